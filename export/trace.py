@@ -1,0 +1,108 @@
+"""Trace one graph of the model to ONNX under fake tensors: no weight is read, none is allocated."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import onnx_ir as ir
+import torch
+from onnxscript import opset23 as op
+from torch._subclasses import FakeTensorMode
+
+from internvl_edge.export.axes import name_axes
+from internvl_edge.export.config import ModelConfig
+from internvl_edge.export.models.graphs import GraphInput, GraphSpec, graph_spec
+from internvl_edge.export.models.internvl import InternVLModel
+from internvl_edge.runtime.errors import ExportError
+
+OPSET = 23
+"""First opset with Attention, RMSNormalization and RotaryEmbedding."""
+
+_EXAMPLE_SIZES = {"batch": 2, "texts": 2, "length": 5, "past": 11, "total": 16}
+"""Sizes of dynamic axes while tracing: above 1, which torch.export would take for a constant; total = past + length."""
+
+
+def trace_graph(
+    name: str, config: ModelConfig, dtype: torch.dtype, feature_layers: Sequence[int] = ()
+) -> ir.Model:
+    """Return graph `name` in ONNX as the exporter gives it; initializers carry official keys but no values.
+
+    Raises:
+        ExportError: torch cannot trace the graph.
+    """
+    with FakeTensorMode(), _default_dtype(dtype), _quiet():
+        spec = graph_spec(name, config, InternVLModel(config), dtype, feature_layers)
+        try:
+            program = _to_onnx(spec)
+        except (torch.onnx.errors.OnnxExporterError, torch.export.ExportError) as error:
+            reason = str(error).splitlines()[0]
+            raise ExportError(f"{name}: torch cannot trace the graph ({reason}); report this with the config") from error
+    model = program.model
+    model.graph.name = name
+    name_axes(model, spec.inputs)
+    for value in model.graph.initializers.values():
+        value.const_value = None  # a fake tensor has no values; the weight store attaches the real ones
+    return model
+
+
+def _to_onnx(spec: GraphSpec) -> torch.onnx.ONNXProgram:
+    exported = torch.export.export(
+        spec.module.eval(),
+        tuple(_example(item) for item in spec.inputs),
+        dynamic_shapes=_dynamic_shapes(spec),
+        strict=False,
+    )
+    program = torch.onnx.export(
+        exported,
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=[item.name for item in spec.inputs],
+        output_names=list(spec.outputs),
+        custom_translation_table={torch.ops.internvl_edge.select_rows.default: _select_rows},
+        optimize=False,
+        verbose=False,
+    )
+    assert program is not None
+    return program
+
+
+def _select_rows(x, index):  # type: ignore[no-untyped-def]  # the exporter maps annotations to ONNX types
+    return op.GatherND(x, op.Unsqueeze(index, op.Constant(value_ints=[1])), batch_dims=1)
+
+
+def _example(item: GraphInput) -> torch.Tensor:
+    return torch.zeros([_EXAMPLE_SIZES[d] if isinstance(d, str) else d for d in item.shape], dtype=item.dtype)
+
+
+def _dynamic_shapes(spec: GraphSpec) -> tuple[object, ...]:
+    """Return torch.export's description of the dynamic axes; a `*args` forward takes the rest as one tuple."""
+    dims = [{axis: torch.export.Dim.DYNAMIC for axis, d in enumerate(item.shape) if isinstance(d, str)} for item in spec.inputs]
+    if spec.name != "decoder":
+        return tuple(dims)
+    return (*dims[:3], tuple(dims[3:]))
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what the exporter says about itself (an absent torchvision, its own deprecations)."""
+    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = registration.level
+    registration.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        registration.setLevel(level)
