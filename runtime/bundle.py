@@ -1,0 +1,67 @@
+"""A bundle on disk, checked before anything in it is loaded."""
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from internvl_edge.runtime.errors import BundleError
+from internvl_edge.runtime.manifest import FileInfo, Manifest
+
+_CHUNK_BYTES = 8 << 20
+_HASHING_THREADS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An opened bundle."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: Path, *, verify: bool = True) -> "Bundle":
+        """Open the bundle in folder `path`; `verify` compares every file's digest, otherwise its size alone.
+
+        Raises:
+            BundleError: files that are missing or not as they were written, all of them named.
+        """
+        manifest = Manifest.load(path / "manifest.json")
+        with ThreadPoolExecutor(_HASHING_THREADS) as pool:
+            findings = pool.map(lambda item: _finding(path / item[0], item[0], item[1], verify), manifest.files.items())
+            wrong = [finding for finding in findings if finding]
+        if wrong:
+            raise BundleError(f"{path}: {'; '.join(wrong)}; the bundle was changed after export, export it again")
+        return cls(path, manifest)
+
+    def graph_file(self, graph: str) -> Path:
+        """Return the ONNX file of `graph`.
+
+        Raises:
+            BundleError: the bundle has no such graph.
+        """
+        if graph not in self.manifest.graphs:
+            have = ", ".join(self.manifest.graphs)
+            raise BundleError(f"{self.path}: has no graph {graph!r} (it has {have}); export it with --graphs {graph}")
+        return self.path / self.manifest.graphs[graph].file
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file, read in pieces."""
+    digest, buffer = hashlib.sha256(), bytearray(_CHUNK_BYTES)
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(memoryview(buffer)[:count])
+    return digest.hexdigest()
+
+
+def _finding(path: Path, name: str, expected: FileInfo, verify: bool) -> str | None:
+    """Return what is wrong with one file, or None."""
+    if not path.is_file():
+        return f"{name} is missing"
+    size = path.stat().st_size
+    if size != expected.bytes:
+        return f"{name} has {size} bytes instead of {expected.bytes}"
+    if verify and (found := sha256_file(path)) != expected.sha256:
+        return f"{name} has SHA-256 {found[:12]} instead of {expected.sha256[:12]}"
+    return None

@@ -1,0 +1,215 @@
+"""Greedy and beam search over a decoder with a key/value cache, with the semantics of the reference's `generate`.
+
+The cache is a dict of arrays whose axis 0 is the row (a picture, or a beam of it). A step feeds new ids and returns the
+logits of the last position with the longer cache.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+Cache = Mapping[str, np.ndarray]
+
+
+class Step(Protocol):
+    """One pass of the decoder graph."""
+
+    def __call__(
+        self, input_ids: np.ndarray, attention_mask: np.ndarray, position_ids: np.ndarray, cache: Cache
+    ) -> tuple[np.ndarray, Cache]:
+        """Return logits ``[R, V]`` of the last row and the cache with the new rows, for ids ``[R, n]``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationConfig:
+    """Limits of one generation; lengths count new tokens."""
+
+    num_beams: int = 1
+    min_new_tokens: int = 0
+    max_new_tokens: int = 30
+    eos_token_id: int = 2
+    pad_token_id: int = 0
+    """Fills the rows that are finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """New ids ``[B, new tokens]``; for beam search also the score of each row, its mean log-probability."""
+
+    ids: np.ndarray
+    scores: np.ndarray | None = None
+
+
+class _Decoder:
+    """The step with the state that grows by a column a step: the mask and the cache of every row."""
+
+    def __init__(self, step: Step, cache: Cache, held: int, rows: int) -> None:
+        self._step = step
+        self._cache = cache
+        self._mask = np.ones((rows, held), np.int64)
+
+    def feed(self, ids: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+        """Append `ids` ``[R, n]``, of which `mask` 0 is padding, and return the logits ``[R, V]`` of the last column."""
+        new = np.ones_like(ids) if mask is None else mask
+        self._mask = np.concatenate([self._mask, new], axis=1)
+        positions = np.cumsum(self._mask, axis=1) - 1
+        positions[self._mask == 0] = 1
+        logits, self._cache = self._step(ids, self._mask, positions[:, -ids.shape[1] :], self._cache)
+        return np.asarray(logits, np.float32)
+
+    def select(self, rows: np.ndarray) -> None:
+        """Keep the rows of these indexes, in this order, repeats allowed."""
+        self._mask = self._mask[rows]
+        self._cache = {name: values[rows] for name, values in self._cache.items()}
+
+
+def generate(step: Step, cache: Cache, held: int, prompt_ids: np.ndarray, config: GenerationConfig) -> Generated:
+    """Return what the decoder writes behind `prompt_ids` ``[B, n]`` (left padding is id 0) on a cache of `held` rows.
+
+    The cache has one row a picture; beams share it until they part.
+    """
+    decoder = _Decoder(step, cache, held, prompt_ids.shape[0])
+    logits = decoder.feed(prompt_ids, (prompt_ids > 0).astype(np.int64))
+    if config.num_beams == 1:
+        return Generated(_greedy(decoder, logits, config))
+    return _beam_search(decoder, logits, config)
+
+
+def _greedy(decoder: _Decoder, logits: np.ndarray, config: GenerationConfig) -> np.ndarray:
+    rows = logits.shape[0]
+    unfinished = np.ones(rows, bool)
+    columns: list[np.ndarray] = []
+    while len(columns) < config.max_new_tokens:
+        scores = _without_early_eos(logits, len(columns), config)
+        tokens = np.where(unfinished, scores.argmax(axis=1), config.pad_token_id)
+        columns.append(tokens)
+        unfinished &= tokens != config.eos_token_id
+        if not unfinished.any() or len(columns) == config.max_new_tokens:
+            break
+        logits = decoder.feed(tokens[:, None])
+    return np.stack(columns, axis=1).astype(np.int64) if columns else np.zeros((rows, 0), np.int64)
+
+
+def _without_early_eos(scores: np.ndarray, new_tokens: int, config: GenerationConfig) -> np.ndarray:
+    """Return `scores` with eos impossible until `min_new_tokens` are written."""
+    if new_tokens >= config.min_new_tokens:
+        return scores
+    forbidden = scores.copy()
+    forbidden[:, config.eos_token_id] = -np.inf
+    return forbidden
+
+
+class _Hypotheses:
+    """The finished beams of one picture, at most `num_beams`, best score kept; length penalty 1."""
+
+    def __init__(self, num_beams: int) -> None:
+        self._num_beams = num_beams
+        self._beams: list[tuple[float, np.ndarray]] = []
+        self.done = False
+
+    def add(self, ids: np.ndarray, log_probability: float) -> None:
+        """Add a finished beam of new tokens `ids` (eos included in its length, as the reference counts)."""
+        self._beams.append((log_probability / max(len(ids), 1), ids))
+        self._beams.sort(key=lambda beam: beam[0], reverse=True)
+        del self._beams[self._num_beams :]
+
+    def settle(self, best_running: float, length: int) -> None:
+        """Stop when no running beam can still beat the worst finished one at the present length."""
+        full = len(self._beams) >= self._num_beams
+        self.done = self.done or (full and self._beams[-1][0] >= best_running / max(length, 1))
+
+    def best(self) -> tuple[float, np.ndarray]:
+        """Return score and ids of the best finished beam."""
+        return self._beams[0]
+
+
+def _beam_search(decoder: _Decoder, logits: np.ndarray, config: GenerationConfig) -> Generated:
+    pictures, beams = logits.shape[0], config.num_beams
+    vocabulary = logits.shape[1]
+    decoder.select(np.repeat(np.arange(pictures), beams))
+    logits = np.repeat(logits, beams, axis=0)
+    running = np.full((pictures, beams), -1e9, np.float32)
+    running[:, 0] = 0  # the beams are still equal: all but one stay out of the first choice
+    written = np.zeros((pictures * beams, 0), np.int64)
+    finished = [_Hypotheses(beams) for _ in range(pictures)]
+    while True:
+        scores = _without_early_eos(_log_softmax(logits), written.shape[1], config)
+        totals = (scores + running.reshape(-1, 1)).reshape(pictures, beams * vocabulary)
+        candidates = _top(totals, 2 * beams)
+        parents, tokens, running = _advance(candidates, totals, written, finished, vocabulary, config)
+        written = np.concatenate([written[parents], tokens[:, None]], axis=1)
+        if all(hypotheses.done for hypotheses in finished) or written.shape[1] == config.max_new_tokens:
+            break
+        decoder.select(parents)
+        logits = decoder.feed(tokens[:, None])
+    _finish_running(finished, written, running)
+    return _best(finished, config)
+
+
+def _advance(
+    candidates: np.ndarray,
+    totals: np.ndarray,
+    written: np.ndarray,
+    finished: list[_Hypotheses],
+    vocabulary: int,
+    config: GenerationConfig,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return parent row, token and total of the beams that go on; those that end join `finished`.
+
+    Of twice as many candidates as beams, one that ends counts only if it is among the first `num_beams`.
+    """
+    pictures, beams = len(finished), config.num_beams
+    parents = np.zeros((pictures, beams), np.int64)
+    tokens = np.full((pictures, beams), config.pad_token_id, np.int64)
+    running = np.zeros((pictures, beams), np.float32)
+    for picture, hypotheses in enumerate(finished):
+        parents[picture] = picture * beams
+        if hypotheses.done:
+            continue
+        kept = 0
+        for rank, candidate in enumerate(candidates[picture]):
+            parent, token = picture * beams + candidate // vocabulary, candidate % vocabulary
+            total = totals[picture, candidate]
+            if token == config.eos_token_id:
+                if rank < beams:
+                    hypotheses.add(np.append(written[parent], token), float(total))
+                continue
+            parents[picture, kept], tokens[picture, kept], running[picture, kept] = parent, token, total
+            kept += 1
+            if kept == beams:
+                break
+        hypotheses.settle(float(totals[picture, candidates[picture, 0]]), written.shape[1] + 1)
+    return parents.ravel(), tokens.ravel(), running
+
+
+def _finish_running(finished: list[_Hypotheses], written: np.ndarray, running: np.ndarray) -> None:
+    beams = running.shape[1]
+    for picture, hypotheses in enumerate(finished):
+        if not hypotheses.done:
+            for beam in range(beams):
+                hypotheses.add(written[picture * beams + beam], float(running[picture, beam]))
+
+
+def _best(finished: list[_Hypotheses], config: GenerationConfig) -> Generated:
+    best = [hypotheses.best() for hypotheses in finished]
+    width = max(len(ids) for _, ids in best)
+    ids = np.full((len(best), width), config.pad_token_id, np.int64)
+    for row, (_, tokens) in enumerate(best):
+        ids[row, : len(tokens)] = tokens
+    return Generated(ids, np.array([score for score, _ in best], np.float32))
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    result: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return result
+
+
+def _top(totals: np.ndarray, count: int) -> np.ndarray:
+    """Return the indexes of the `count` largest entries of each row, largest first."""
+    nearest = np.argpartition(-totals, count - 1, axis=1)[:, :count]
+    order = np.argsort(-np.take_along_axis(totals, nearest, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(nearest, order, axis=1)

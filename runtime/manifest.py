@@ -1,0 +1,137 @@
+"""`manifest.json`: what a bundle holds, for whom, and the digest of every file."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from internvl_edge.runtime.errors import BundleError
+
+SCHEMA = 1
+"""Version of the manifest's layout that this code writes and reads."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """An input or output of a graph; dynamic axes have names."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphInfo:
+    """One graph: its file within the bundle, its inputs and outputs in order."""
+
+    file: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileInfo:
+    """Size and digest of one file."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What the runtime has to know of the model; None where the model has no such part."""
+
+    family: str
+    image_size: int
+    patch_size: int
+    vision_hidden_size: int
+    vision_tokens: int
+    embed_dim: int | None = None
+    logit_scale: float | None = None
+    """As stored: the logarithm of the factor."""
+    num_query_tokens: int | None = None
+    text_layers: int | None = None
+    text_heads: int | None = None
+    text_head_dim: int | None = None
+    vocab_size: int | None = None
+    max_positions: int | None = None
+    max_text_length: int = 80
+    """Tokens of a text, bos and eos included."""
+    bos_token_id: int = 1
+    eos_token_id: int = 2
+    pad_token_id: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The whole manifest."""
+
+    schema: int
+    producer: Mapping[str, str]
+    """Package -> version that wrote the bundle."""
+    model: ModelInfo
+    precision: str
+    graphs: Mapping[str, GraphInfo]
+    files: Mapping[str, FileInfo]
+    """Path within the bundle -> size and digest; everything but the manifest itself."""
+
+    def save(self, path: Path) -> None:
+        """Write the manifest."""
+        path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "Manifest":
+        """Read the manifest.
+
+        Raises:
+            BundleError: it is absent, not JSON, of a newer schema, incomplete, or names files outside the bundle.
+        """
+        content = _read(path)
+        schema = content.get("schema")
+        if not isinstance(schema, int) or schema > SCHEMA:
+            raise BundleError(
+                f"{path.parent}: bundle has schema {schema}, this runtime reads up to {SCHEMA}; upgrade internvl-edge or export again"
+            )
+        try:
+            manifest = cls(
+                schema=schema,
+                producer=dict(content["producer"]),
+                model=ModelInfo(**content["model"]),
+                precision=content["precision"],
+                graphs={name: _graph(entry) for name, entry in content["graphs"].items()},
+                files={name: FileInfo(**entry) for name, entry in content["files"].items()},
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise BundleError(f"{path}: not a complete manifest ({error}); export the bundle again") from error
+        outside = [name for name in (*manifest.files, *(g.file for g in manifest.graphs.values())) if _escapes(name)]
+        if outside:
+            raise BundleError(f"{path}: names files outside the bundle ({', '.join(outside)}); do not trust this bundle")
+        return manifest
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BundleError(f"{path.parent}: no manifest.json, so no bundle; give the folder that export wrote") from error
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: not readable as JSON ({error}); export the bundle again") from error
+    if not isinstance(content, dict):
+        raise BundleError(f"{path}: holds no JSON object; export the bundle again")
+    return content
+
+
+def _graph(entry: Mapping[str, Any]) -> GraphInfo:
+    inputs, outputs = (tuple(_tensor(t) for t in entry[key]) for key in ("inputs", "outputs"))
+    return GraphInfo(file=entry["file"], inputs=inputs, outputs=outputs)
+
+
+def _tensor(entry: Mapping[str, Any]) -> TensorSpec:
+    known = {name: entry[name] for name in (f.name for f in fields(TensorSpec))}
+    return TensorSpec(**{**known, "shape": tuple(known["shape"])})
+
+
+def _escapes(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts

@@ -1,0 +1,96 @@
+"""Texts to ids as the reference's slow LLaMA tokenizer gives them (MODEL.md 4.1)."""
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from internvl_edge.runtime.errors import BundleError, InputError
+
+logger = logging.getLogger(__name__)
+
+TEXT_PREFIX = "summarize:"
+"""In front of every text that is embedded, joined without a space."""
+MAX_LENGTH = 80
+"""Tokens of a text, bos and eos included; what is longer is cut, eos stays."""
+
+_SPECIAL = re.compile(r"(<s>|</s>|<unk>)")
+"""Written in a text, these are taken for the tokens themselves, as the slow tokenizer does."""
+
+
+class Tokenizer:
+    """A SentencePiece model with bos in front, right padding with id 0, and no token of its own for padding."""
+
+    def __init__(self, model_file: Path) -> None:
+        self._pieces = _load(model_file)
+        self._special = {"<s>": self._pieces.bos_id(), "</s>": self._pieces.eos_id(), "<unk>": self._pieces.unk_id()}
+
+    def encode_texts(
+        self,
+        texts: Sequence[str],
+        *,
+        prefix: str = TEXT_PREFIX,
+        max_length: int = MAX_LENGTH,
+        pad_to: int | None = None,
+        allow_empty: bool = False,
+    ) -> np.ndarray:
+        """Return ids ``[T, L]`` with bos and eos, right-padded with 0 to the longest text or to `pad_to`.
+
+        A text past `max_length` tokens is cut with a warning; eos is kept.
+
+        Raises:
+            InputError: empty texts, all of them named by position, unless `allow_empty`.
+        """
+        empty = [str(index) for index, text in enumerate(texts) if not text.strip()]
+        if empty and not allow_empty:
+            raise InputError(f"texts: empty at position {', '.join(empty)}; leave them out or write something")
+        rows = [self._row(text, prefix, max_length) for text in texts]
+        width = max([pad_to or 0, *(len(row) for row in rows)])
+        ids = np.zeros((len(rows), width), np.int64)
+        for index, row in enumerate(rows):
+            ids[index, : len(row)] = row
+        return ids
+
+    def encode_prompt(self, prompt: str) -> np.ndarray:
+        """Return the ids ``[1, n]`` of a caption prompt: bos, no eos."""
+        return np.array([[self._pieces.bos_id(), *self._ids(prompt)]], np.int64)
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """Return the text of generated ids up to eos, special tokens left out."""
+        kept: list[int] = []
+        for token in np.asarray(ids).tolist():
+            if token == self._pieces.eos_id():
+                break
+            if token not in self._special.values():
+                kept.append(token)
+        text: str = self._pieces.decode(kept)
+        return text.strip()
+
+    def _row(self, text: str, prefix: str, max_length: int) -> list[int]:
+        ids = [self._pieces.bos_id(), *self._ids(prefix + text), self._pieces.eos_id()]
+        if len(ids) > max_length:
+            logger.warning("text of %d tokens cut to %d: %.40s...", len(ids), max_length, text)
+            ids = [*ids[: max_length - 1], self._pieces.eos_id()]
+        return ids
+
+    def _ids(self, text: str) -> list[int]:
+        """Return the ids of `text` without bos and eos; special tokens written in it count as such."""
+        ids: list[int] = []
+        for part in _SPECIAL.split(text):
+            if part in self._special:
+                ids.append(self._special[part])
+            elif part:
+                ids += self._pieces.encode(part)
+        return ids
+
+
+def _load(model_file: Path) -> Any:
+    import sentencepiece
+
+    try:
+        return sentencepiece.SentencePieceProcessor(model_file=str(model_file))
+    except (OSError, RuntimeError) as error:
+        raise BundleError(f"{model_file}: not a SentencePiece model ({error}); export the bundle again") from error
