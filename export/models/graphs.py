@@ -163,8 +163,9 @@ class ItmGraph(nn.Module):
         text = self.qllama.model.embed_tokens(input_ids)
         rows = torch.cat([self.query_tokens.expand(batch, -1, -1), text], dim=1)
         kept = torch.nn.functional.pad(input_ids, (queries, 0), value=1) > 0
-        positions = torch.arange(queries + input_ids.shape[1]).unsqueeze(0).expand(batch, -1)
-        bias = self.attention_bias(kept.unsqueeze(1))
+        length = queries + input_ids.shape[1]
+        positions = torch.arange(length).unsqueeze(0).expand(batch, -1)
+        bias = self.attention_bias(kept.unsqueeze(1).expand(-1, length, -1))
         context = Context(positions=positions, bias=bias, vision_states=vision_states, num_queries=queries)
         states, _ = self.qllama.model(rows, context)
         logits: Tensor = self.itm_head(self.qllama.model.norm(states[-1][:, :queries]))

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from internvl_edge.export.config import ConnectorConfig, ModelConfig
+from internvl_edge.export.config import ConnectorConfig, ModelConfig, QllamaConfig
 from internvl_edge.export.models.internvit import InternVisionModel
 from internvl_edge.export.models.pool import AttentionPool
 from internvl_edge.export.models.qllama import Qllama
@@ -22,16 +22,25 @@ class InternVLModel(nn.Module):
         self.vision_model = InternVisionModel(config.vision)
         if config.embed_dim is not None and config.pool_heads is not None:
             self.clip_projector = AttentionPool(config.vision.hidden_size, config.embed_dim, config.pool_heads)
-        if config.qllama is not None and config.embed_dim is not None and config.pool_heads is not None:
-            width = config.qllama.hidden_size
-            self.qllama = Qllama(config.qllama)
-            self.clip_projector2 = AttentionPool(width, config.embed_dim, config.pool_heads)
-            self.query_tokens = nn.Parameter(torch.empty(1, config.qllama.num_queries, width))
-            self.text_projection = nn.Parameter(torch.empty(width, config.embed_dim))
-            self.itm_head = nn.Linear(width, 2)
-            self.logit_scale = nn.Parameter(torch.empty(()))
+        if config.qllama is not None:
+            self._add_qllama(config, config.qllama)
         if config.connector is not None:
             self.mlp1 = connector_mlp(config.connector, config.vision.hidden_size)
+
+
+    def _add_qllama(self, config: ModelConfig, text: QllamaConfig) -> None:
+        """Add QLLaMA and what its graphs need; the plain-PyTorch InternVL-C file has the text encoder alone."""
+        assert config.embed_dim is not None
+        assert config.pool_heads is not None
+        uses = config.qllama_graphs
+        self.qllama = Qllama(text, with_head="decoder" in uses)
+        self.text_projection = nn.Parameter(torch.empty(text.hidden_size, config.embed_dim))
+        self.logit_scale = nn.Parameter(torch.empty(()))
+        if "query" in uses:
+            self.query_tokens = nn.Parameter(torch.empty(1, text.num_queries, text.hidden_size))
+            self.clip_projector2 = AttentionPool(text.hidden_size, config.embed_dim, config.pool_heads)
+        if "itm" in uses:
+            self.itm_head = nn.Linear(text.hidden_size, 2)
 
 
 def connector_mlp(config: ConnectorConfig, vision_width: int) -> nn.Sequential:

@@ -159,9 +159,10 @@ class QllamaModel(nn.Module):
 
 
 class Qllama(nn.Module):
-    """The language model with its head."""
+    """The language model, with its head where captions are wanted."""
 
-    def __init__(self, config: QllamaConfig) -> None:
+    def __init__(self, config: QllamaConfig, *, with_head: bool) -> None:
         super().__init__()
         self.model = QllamaModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if with_head:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)

@@ -1,0 +1,52 @@
+"""Every tensor of a checkpoint is used, known to be unused, or an error; all errors at once, by name."""
+
+from collections.abc import Mapping
+
+import torch
+
+from internvl_edge.export.tensor_files import LazyTensor, MergedTensor
+from internvl_edge.runtime.errors import CheckpointError
+
+_SHOWN = 8
+"""Names listed per kind of problem before the rest is counted."""
+
+_EXPONENTS = {torch.float16: (torch.int16, 0x7C00), torch.bfloat16: (torch.int16, 0x7F80), torch.float32: (torch.int32, 0x7F800000)}
+"""Bits that are all ones in NaN and infinity alone."""
+
+
+def account(tensors: Mapping[str, LazyTensor | MergedTensor], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Check that `tensors` are exactly the `expected` names with the expected shapes, of a float type.
+
+    Raises:
+        CheckpointError: missing, unexpected, misshapen and non-float tensors, by name.
+    """
+    shared = [name for name in expected if name in tensors]
+    problems = {
+        "missing": [name for name in expected if name not in tensors],
+        "unexpected": [name for name in tensors if name not in expected],
+        "misshapen": [
+            f"{name} {list(tensors[name].shape)} instead of {list(expected[name])}"
+            for name in shared
+            if tensors[name].shape != expected[name]
+        ],
+        "not float": [f"{n} {tensors[n].dtype}" for n in shared if not tensors[n].dtype.endswith(("float16", "float32", "float64"))],
+    }
+    found = [f"{len(names)} {kind}: {_listed(names)}" for kind, names in problems.items() if names]
+    if found:
+        raise CheckpointError(f"checkpoint: {'; '.join(found)}; give a complete checkpoint whose config.json belongs to it")
+
+
+def non_finite(values: torch.Tensor) -> int:
+    """Return how many of the flat `values` are NaN or infinite."""
+    if values.dtype not in _EXPONENTS:
+        return int((~torch.isfinite(values)).sum())
+    integer, mask = _EXPONENTS[values.dtype]
+    bits = values.view(integer) & mask
+    if bits.numel() == 0 or int(bits.max()) != mask:  # the common case, in one pass
+        return 0
+    return int((bits == mask).sum())
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -1,0 +1,236 @@
+"""A checkpoint of any official layout as one thing: its config, and its tensors under the official names, on disk."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from internvl_edge.export.config import ModelConfig, QllamaConfig, VisionConfig, config_from_json
+from internvl_edge.export.lora import merge_lora
+from internvl_edge.export.samples import PICTURE_SUFFIXES
+from internvl_edge.export.tensor_files import LazyTensor, MergedTensor, read_safetensors, read_torch_file
+from internvl_edge.runtime.errors import CheckpointError
+
+StoredTensor = LazyTensor | MergedTensor
+
+_KNOWN_UNUSED = re.compile(r"rotary_emb\.inv_freq$|position_ids$|^language_model\.|^head\.|^llm_proj")
+"""Written by older code (MODEL.md 2.1), or another program's part: a chat model's language model, a classifier's head."""
+
+_PTH_NAMES = (
+    (re.compile(r"^cls_token$"), "vision_model.embeddings.class_embedding"),
+    (re.compile(r"^pos_embed$"), "vision_model.embeddings.position_embedding"),
+    (re.compile(r"^patch_embed\.proj\."), "vision_model.embeddings.patch_embedding."),
+    (re.compile(r"^blocks\.(\d+)\.(ls[12])\.gamma$"), r"vision_model.encoder.layers.\1.\2"),
+    (re.compile(r"^blocks\."), "vision_model.encoder.layers."),
+    (re.compile(r"^transformer\."), "qllama.model."),
+)
+"""Plain-PyTorch names -> official names (MODEL.md 2.2)."""
+
+_POSITIONS = "vision_model.embeddings.position_embedding"
+_HEAD, _EMBEDDING = "qllama.lm_head.weight", "qllama.model.embed_tokens.weight"
+_CROSS_LAYER = re.compile(r"^qllama\.model\.layers\.(\d+)\.cross_attn\.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """An opened checkpoint; no weight is in memory."""
+
+    folder: Path
+    config: ModelConfig
+    tensors: Mapping[str, StoredTensor]
+    ignored: tuple[str, ...]
+    """Names that are known and not needed."""
+    tokenizer_file: Path | None
+    preprocessor: Mapping[str, Any]
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether the folder itself holds pictures to verify on."""
+        return any(path.suffix.lower() in PICTURE_SUFFIXES for path in self.folder.iterdir())
+
+
+def open_checkpoint(source: str | Path, revision: str | None = None) -> Checkpoint:
+    """Open a folder, a single weight file or a Hub id.
+
+    Raises:
+        CheckpointError: nothing is there, a file is broken, or the config does not describe a supported model.
+    """
+    path = Path(source)
+    if not path.exists():
+        path = _from_hub(str(source), revision)
+    folder = path if path.is_dir() else path.parent
+    stored = _read_folder(path) if path.is_dir() else _read_file(path)
+    config_file = folder / "config.json"
+    tensors, ignored = _official(stored)
+    config = config_from_json(_read_json(config_file)) if config_file.exists() else _config_from_shapes(tensors, path)
+    config = _as_stored(config, tensors)
+    tokenizer, preprocessor = folder / "tokenizer.model", folder / "preprocessor_config.json"
+    return Checkpoint(
+        folder=folder,
+        config=config,
+        tensors=_with_tied_head(tensors, config),
+        ignored=tuple(ignored),
+        tokenizer_file=tokenizer if tokenizer.exists() else None,
+        preprocessor=_read_json(preprocessor) if preprocessor.exists() else {},
+    )
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    if name.count("/") != 1 or name.startswith((".", "/")):
+        raise CheckpointError(f"{name}: no such folder or file; give a checkpoint folder, a weight file or a Hub id")
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise CheckpointError(f"{name}: no such folder, and huggingface_hub is not installed; pip install huggingface_hub") from error
+    wanted = ["*.json", "*.safetensors", "*.bin", "*.model"]
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{name}: the Hub does not give it ({reason}); check the name and the network") from error
+
+
+def _read_folder(folder: Path) -> dict[str, LazyTensor]:
+    """Return the tensors of a folder; safetensors before torch files, an index before single files."""
+    for index, read in (("model.safetensors.index.json", read_safetensors), ("pytorch_model.bin.index.json", read_torch_file)):
+        if (folder / index).exists():
+            return _read_shards(folder / index, read)
+    for name, read in (("model.safetensors", read_safetensors), ("pytorch_model.bin", read_torch_file)):
+        if (folder / name).exists():
+            return read(folder / name)
+    raise CheckpointError(f"{folder}: no weights; expected model.safetensors or pytorch_model.bin, or an index of either")
+
+
+def _read_shards(index: Path, read: Any) -> dict[str, LazyTensor]:
+    weight_map = _read_json(index).get("weight_map", {})
+    shards = sorted(set(weight_map.values()))
+    absent = [name for name in shards if not (index.parent / name).exists()]
+    if absent:
+        raise CheckpointError(f"{index}: names {len(absent)} absent shards: {', '.join(absent)}; download them")
+    tensors: dict[str, LazyTensor] = {}
+    for name in shards:
+        tensors |= read(index.parent / name)
+    lost = sorted(set(weight_map) - set(tensors))
+    if lost:
+        raise CheckpointError(f"{index}: {len(lost)} tensors are in no shard, as {lost[0]}; download the shards again")
+    return tensors
+
+
+def _read_file(path: Path) -> dict[str, LazyTensor]:
+    return read_safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON ({error}); download it again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds no JSON object; download it again")
+    return content
+
+
+def _official(stored: Mapping[str, LazyTensor]) -> tuple[dict[str, StoredTensor], list[str]]:
+    """Return the tensors under official names, LoRA merged, and the names that are known to be unused."""
+    tensors: dict[str, LazyTensor] = {}
+    ignored = []
+    vision_only = "embeddings.class_embedding" in stored
+    for name, tensor in stored.items():
+        renamed = _renamed(name, vision_only)
+        if _KNOWN_UNUSED.search(renamed):
+            ignored.append(name)
+        else:
+            tensors[renamed] = replace(tensor, name=renamed)
+    return merge_lora(tensors), ignored
+
+
+def _renamed(name: str, vision_only: bool) -> str:
+    if vision_only:
+        return f"vision_model.{name}"
+    for pattern, official in _PTH_NAMES:
+        renamed, count = pattern.subn(official, name)
+        if count:
+            return re.sub(r"\.(ls[12])\.gamma$", r".\1", renamed)
+    return name
+
+
+def _as_stored(config: ModelConfig, tensors: Mapping[str, StoredTensor]) -> ModelConfig:
+    """Return `config` corrected by what the tensors say: the position table's rows, the layers with cross-attention."""
+    table = tensors.get(_POSITIONS)
+    vision = config.vision
+    if table is not None and len(table.shape) == 3 and table.shape[1] != vision.tokens:
+        side = round((table.shape[1] - 1) ** 0.5)
+        if side * side + 1 == table.shape[1]:
+            vision = replace(vision, image_size=side * vision.patch_size)
+    qllama = config.qllama
+    if qllama is not None:
+        layers = sorted({int(match[1]) for name in tensors if (match := _CROSS_LAYER.match(name))})
+        qllama = replace(qllama, cross_attention_layers=tuple(layers))
+    return replace(config, vision=vision, qllama=qllama)
+
+
+def _with_tied_head(tensors: dict[str, StoredTensor], config: ModelConfig) -> dict[str, StoredTensor]:
+    """Return `tensors` with the embedding table as head where none is stored: the file was saved tied (MODEL.md T1)."""
+    tied = config.qllama is not None and "decoder" in config.qllama_graphs
+    if not tied or _HEAD in tensors or not isinstance(table := tensors.get(_EMBEDDING), LazyTensor):
+        return tensors
+    return tensors | {_HEAD: replace(table, name=_HEAD)}
+
+
+def _config_from_shapes(tensors: Mapping[str, StoredTensor], path: Path) -> ModelConfig:
+    """Return the config of a bare weight file; what shapes do not tell is that of the 6B family (MODEL.md 1.1).
+
+    Raises:
+        CheckpointError: the names are not those of InternViT-6B or InternVL-C.
+    """
+    try:
+        vision = _vision_from_shapes(tensors)
+        pooled = tensors["clip_projector.cross_attn.proj.weight"].shape[0] if "clip_projector.cross_attn.proj.weight" in tensors else None
+        qllama = _qllama_from_shapes(tensors, vision) if _EMBEDDING in tensors else None
+    except KeyError as error:
+        raise CheckpointError(f"{path}: no config.json beside it and no tensor {error}; give the folder of the checkpoint") from error
+    return ModelConfig(
+        family="internvl" if qllama else "internvit",
+        vision=vision,
+        qllama=qllama,
+        embed_dim=pooled,
+        pool_heads=16 if pooled else None,
+        qllama_graphs=("text",),
+    )
+
+
+def _vision_from_shapes(tensors: Mapping[str, StoredTensor]) -> VisionConfig:
+    width, _, patch, _ = tensors["vision_model.embeddings.patch_embedding.weight"].shape
+    first = "vision_model.encoder.layers.0"
+    layer_norm = f"{first}.norm1.bias" in tensors
+    rows = tensors[_POSITIONS].shape[1]
+    return VisionConfig(
+        hidden_size=width,
+        num_heads=width // (64 if layer_norm else 128),
+        num_layers=_count(tensors, "vision_model.encoder.layers."),
+        intermediate_size=tensors[f"{first}.mlp.fc1.weight"].shape[0],
+        patch_size=patch,
+        image_size=round((rows - 1) ** 0.5) * patch,
+        norm_type="layer_norm" if layer_norm else "rms_norm",
+        qkv_bias=f"{first}.attn.qkv.bias" in tensors,
+        qk_norm=f"{first}.attn.q_norm.weight" in tensors,
+    )
+
+
+def _qllama_from_shapes(tensors: Mapping[str, StoredTensor], vision: VisionConfig) -> QllamaConfig:
+    vocab, width = tensors[_EMBEDDING].shape
+    return QllamaConfig(
+        hidden_size=width,
+        num_heads=width // 128,
+        num_layers=_count(tensors, "qllama.model.layers."),
+        intermediate_size=tensors["qllama.model.layers.0.mlp.gate_proj.weight"].shape[0],
+        vocab_size=vocab,
+        vision_hidden_size=vision.hidden_size,
+    )
+
+
+def _count(names: Iterable[str], prefix: str) -> int:
+    return 1 + max(int(name[len(prefix) :].split(".")[0]) for name in names if name.startswith(prefix))

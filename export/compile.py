@@ -1,0 +1,289 @@
+"""From a checkpoint to a bundle: the stages of `internvl-edge export`, top to bottom."""
+
+import json
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+
+from internvl_edge.export.accounting import account
+from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
+from internvl_edge.export.config import ModelConfig
+from internvl_edge.export.engine import PlanInfo, build_plan
+from internvl_edge.export.models.graphs import available_graphs
+from internvl_edge.export.models.internvl import InternVLModel
+from internvl_edge.export.options import DTYPES, ExportOptions, Progress, Silent
+from internvl_edge.export.passes import canonicalize
+from internvl_edge.export.profiles import profiles_for
+from internvl_edge.export.rehearsal import Rehearsal
+from internvl_edge.export.resolution import at_image_size, checked_feature_layers
+from internvl_edge.export.samples import load_samples
+from internvl_edge.export.sources import weight_sources
+from internvl_edge.export.staging import Staging, code_digest, key_of, staged
+from internvl_edge.export.targets import Target, find_target
+from internvl_edge.export.trace import trace_graph
+from internvl_edge.export.verify import OutputError, require_ok
+from internvl_edge.export.weights import (
+    Source,
+    WeightPlan,
+    attach_placeholders,
+    attach_weights,
+    plan_weights,
+    write_store,
+)
+from internvl_edge.runtime.bundle import sha256_file
+from internvl_edge.runtime.errors import ExportError
+from internvl_edge.runtime.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, ModelInfo, TensorSpec
+from internvl_edge.runtime.tokenizer import Tokenizer
+
+_TRACED = "traced"
+"""Folder of the staging area for traced graphs; it does not ship."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportReport:
+    """What came out."""
+
+    output: Path
+    graphs: tuple[str, ...]
+    errors: tuple[OutputError, ...]
+    samples: str
+    linked_tensors: int
+    written_tensors: int
+    store_bytes: int
+    plans: Mapping[str, PlanInfo]
+    ignored: tuple[str, ...]
+
+
+def export_bundle(options: ExportOptions, progress: Progress | None = None) -> ExportReport:
+    """Write the bundle of `options.checkpoint` to `options.output`; either the whole bundle appears or none.
+
+    Raises:
+        EdgeError: the checkpoint, an option or a graph is not right, in one line.
+    """
+    progress = progress or Silent()
+    target = find_target(options.target) if options.target else None
+    checkpoint = open_checkpoint(options.checkpoint, options.revision)
+    with torch.device("meta"):
+        stored = {name: tuple(value.shape) for name, value in InternVLModel(checkpoint.config).state_dict().items()}
+    account(checkpoint.tensors, stored)
+    config = at_image_size(checkpoint.config, options.image_size)
+    layers = checked_feature_layers(options.feature_layers, config)
+    names = _wanted_graphs(options, config)
+
+    with staged(options.output) as staging:
+        folder = staging.folder / "onnx" / options.dtype
+        folder.mkdir(parents=True, exist_ok=True)
+        used = _trace(staging, names, config, options, layers, progress)
+        plan = plan_weights(_used_sources(checkpoint, config, used), DTYPES[options.dtype], link=options.weights == "link")
+        graphs = {name: _place(staging, folder, name, plan) for name in names}
+        files = _store(staging, folder, plan, options, progress)
+        samples, errors = _verify(staging, folder, names, checkpoint, config, options, layers, progress)
+        plans = _plans(staging, folder, names, config, target, progress) if target else {}
+        _copy_companions(checkpoint, staging.folder)
+        shutil.rmtree(staging.folder / _TRACED)
+        manifest = Manifest(
+            schema=SCHEMA,
+            producer=_producer(),
+            model=_model_info(config, checkpoint),
+            precision=options.dtype,
+            graphs=graphs,
+            files=_digests(staging.folder, files),
+        )
+        manifest.save(staging.folder / "manifest.json")
+    return ExportReport(
+        output=options.output,
+        graphs=names,
+        errors=tuple(errors),
+        samples=samples,
+        linked_tensors=len(plan.linked),
+        written_tensors=len(plan.written),
+        store_bytes=sum(place.nbytes for place in plan.placements.values()),
+        plans=plans,
+        ignored=checkpoint.ignored,
+    )
+
+
+def _wanted_graphs(options: ExportOptions, config: ModelConfig) -> tuple[str, ...]:
+    available = available_graphs(config)
+    absent = [name for name in options.graphs or () if name not in available]
+    if absent:
+        raise ExportError(
+            f"--graphs {','.join(absent)}: {options.checkpoint} has no weights for it; it has {', '.join(available)}"
+        )
+    return tuple(name for name in available if options.graphs is None or name in options.graphs)
+
+
+def _trace(
+    staging: Staging,
+    names: Sequence[str],
+    config: ModelConfig,
+    options: ExportOptions,
+    layers: tuple[int, ...],
+    progress: Progress,
+) -> set[str]:
+    """Trace what no earlier run has traced; return the names of all weights that the graphs use."""
+    folder = staging.folder / _TRACED
+    folder.mkdir(exist_ok=True)
+    used: set[str] = set()
+    code = code_digest()
+    with progress.task("Tracing graphs", len(names)) as advance:
+        for name in names:
+            key = key_of(code, torch.__version__, version("onnxscript"), config, options.dtype, name, layers)
+            done = staging.finished(f"trace {name}", key)
+            if done is None:
+                model = canonicalize(trace_graph(name, config, getattr(torch, DTYPES[options.dtype]), layers))
+                done = {"weights": attach_placeholders(model)}
+                ir.save(model, folder / f"{name}.onnx")
+                staging.finish(f"trace {name}", key, done)
+            used |= set(done["weights"])
+            advance(1)
+    return used
+
+
+def _used_sources(checkpoint: Checkpoint, config: ModelConfig, used: set[str]) -> list[Source]:
+    sources = weight_sources(checkpoint.tensors, config)
+    return [sources[name] for name in sorted(used)]
+
+
+def _place(staging: Staging, folder: Path, name: str, plan: WeightPlan) -> GraphInfo:
+    """Point the traced graph at the store and save it; return what the runtime has to know of it."""
+    model = ir.load(staging.folder / _TRACED / f"{name}.onnx")
+    attach_weights(model, plan)
+    path = folder / f"{name}.onnx"
+    ir.save(model, path)
+    return GraphInfo(
+        file=path.relative_to(staging.folder).as_posix(),
+        inputs=tuple(_tensor_spec(value) for value in model.graph.inputs),
+        outputs=tuple(_tensor_spec(value) for value in model.graph.outputs),
+    )
+
+
+def _tensor_spec(value: ir.Value) -> TensorSpec:
+    assert value.shape is not None
+    assert value.dtype is not None
+    shape = tuple(dim if isinstance(dim, int) else str(dim.value) for dim in value.shape)
+    dtype = {"FLOAT": "float32"}.get(value.dtype.name, value.dtype.name.lower())
+    return TensorSpec(name=str(value.name), dtype=dtype, shape=shape)
+
+
+def _store(
+    staging: Staging, folder: Path, plan: WeightPlan, options: ExportOptions, progress: Progress
+) -> dict[str, FileInfo]:
+    """Write and link the weights unless an earlier run has; return each file's size and digest by path in the bundle."""
+    key = key_of(plan.dtype, sorted(plan.placements.items()), plan.identities)
+    done = staging.finished("weights", key)
+    if done is None:
+        label = "Linking weights" if options.weights == "link" else "Writing weights"
+        with progress.task(label, plan.bytes_to_read) as advance:
+            done = {name: asdict(info) for name, info in write_store(plan, folder, advance).items()}
+        staging.finish("weights", key, done)
+    return {(folder / name).relative_to(staging.folder).as_posix(): FileInfo(**info) for name, info in done.items()}
+
+
+def _verify(
+    staging: Staging,
+    folder: Path,
+    names: Sequence[str],
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    options: ExportOptions,
+    layers: tuple[int, ...],
+    progress: Progress,
+) -> tuple[str, list[OutputError]]:
+    """Run every graph against torch; return where the samples came from and the error of every output."""
+    origin = options.samples or (checkpoint.folder if checkpoint.has_pictures else None)
+    samples = load_samples(origin, config.vision.image_size, options.sample_count)
+    tokenizer = Tokenizer(checkpoint.tokenizer_file) if checkpoint.tokenizer_file else None
+    rehearsal = Rehearsal(config, weight_sources(checkpoint.tensors, config), samples, tokenizer, layers)
+    errors: list[OutputError] = []
+    with progress.task("Verifying graphs", len(names)) as advance:
+        for name in names:
+            file = folder / f"{name}.onnx"
+            key = key_of(sha256_file(file), options.atol, samples.digest)
+            done = staging.finished(f"verify {name}", key)
+            if done is None:
+                found = rehearsal.verify(name, file, options.dtype, options.atol)
+                require_ok(found)
+                done = {"errors": [asdict(error) for error in found]}
+                staging.finish(f"verify {name}", key, done)
+            errors += [OutputError(**error) for error in done["errors"]]
+            advance(1)
+    _write_json(staging.folder / "reports" / "verification.json", {"samples": samples.source, "outputs": [asdict(e) for e in errors]})
+    return samples.source, errors
+
+
+def _plans(
+    staging: Staging, folder: Path, names: Sequence[str], config: ModelConfig, target: Target, progress: Progress
+) -> dict[str, PlanInfo]:
+    """Build a plan of every graph for `target`, beside `engine.json` that says what each one is."""
+    plans: dict[str, PlanInfo] = {}
+    place = staging.folder / "engines" / target.name
+    place.mkdir(parents=True, exist_ok=True)
+    with progress.task(f"Building plans for {target.name}", len(names)) as advance:
+        for name in names:
+            file = folder / f"{name}.onnx"
+            key = key_of(sha256_file(file), target)
+            done = staging.finished(f"plan {name}", key)
+            if done is None:
+                info = build_plan(file, place / f"{name}.plan", target=target, profiles=profiles_for(name, config))
+                done = asdict(info)
+                staging.finish(f"plan {name}", key, done)
+            plans[name] = PlanInfo(**done)
+            advance(1)
+    graphs = {name: {**asdict(info), "graph_sha256": sha256_file(folder / f"{name}.onnx")} for name, info in plans.items()}
+    _write_json(place / "engine.json", {"target": target.name, "graphs": graphs})
+    return plans
+
+
+def _copy_companions(checkpoint: Checkpoint, folder: Path) -> None:
+    """Ship what the runtime needs beside the graphs: the tokenizer and the preprocessor's settings."""
+    if checkpoint.tokenizer_file:
+        shutil.copyfile(checkpoint.tokenizer_file, folder / "tokenizer.model")
+    if checkpoint.preprocessor:
+        _write_json(folder / "preprocessor.json", checkpoint.preprocessor)
+
+
+def _producer() -> dict[str, str]:
+    packages = ("internvl-edge", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def _model_info(config: ModelConfig, checkpoint: Checkpoint) -> ModelInfo:
+    vision, text = config.vision, config.qllama
+    scale = checkpoint.tensors.get("logit_scale")
+    return ModelInfo(
+        family=config.family,
+        image_size=vision.image_size,
+        patch_size=vision.patch_size,
+        vision_hidden_size=vision.hidden_size,
+        vision_tokens=vision.tokens,
+        embed_dim=config.embed_dim,
+        logit_scale=float(scale.torch()) if scale is not None else None,
+        num_query_tokens=text.num_queries if text else None,
+        text_layers=text.num_layers if text else None,
+        text_heads=text.num_heads if text else None,
+        text_head_dim=text.head_dim if text else None,
+        vocab_size=text.vocab_size if text else None,
+        max_positions=text.max_positions if text else None,
+    )
+
+
+def _digests(folder: Path, known: Mapping[str, FileInfo]) -> dict[str, FileInfo]:
+    """Return size and digest of every file of the bundle; the weights' are known from writing them."""
+    files = dict(known)
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in files and path.name != "stages.json":
+            files[name] = FileInfo(bytes=path.stat().st_size, sha256=sha256_file(path))
+    return files
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

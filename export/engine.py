@@ -1,0 +1,147 @@
+"""Plans for a GPU that is not here: TensorRT-RTX compiles a graph ahead of time on the CPU, streamed to a file."""
+
+import hashlib
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from internvl_edge.export.targets import Target
+from internvl_edge.runtime.errors import EngineError
+
+logger = logging.getLogger(__name__)
+
+Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+"""min, opt and max of one input."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanInfo:
+    """What a plan is, as `engine.json` records it."""
+
+    flavour: str
+    version: str
+    sm: int
+    bytes: int
+    sha256: str
+    seconds: float
+    profiles: Sequence[Mapping[str, Shapes]]
+
+
+def build_plan(
+    onnx_file: Path, plan_file: Path, *, target: Target, profiles: Sequence[Mapping[str, Shapes]]
+) -> PlanInfo:
+    """Build the plan of `onnx_file` for `target`; the file appears whole or not at all.
+
+    The network is strongly typed: every precision is in the graph. Weights are read in place from beside the graph.
+
+    Raises:
+        EngineError: TensorRT-RTX is not installed, or refuses the graph or a profile, in its own words.
+    """
+    trt = _tensorrt_rtx()
+    started = time.monotonic()
+    log = _log(trt)
+    builder = trt.Builder(log)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse_from_file(str(onnx_file)):
+        raise EngineError(_parser_message(onnx_file, parser))
+    _allow_decomposition(trt, network)
+    config = _config(trt, builder, target, profiles)
+    temporary = plan_file.with_suffix(".partial")
+    try:
+        with temporary.open("wb") as file:
+            writer = _writer(trt, file)
+            built = builder.build_serialized_network_to_stream(network, config, writer)
+            if writer.error is not None:  # the builder swallows what its writer raises
+                raise writer.error
+            if not built or file.tell() == 0:
+                reason = log.errors[-1] if log.errors else "no reason given"
+                raise EngineError(f"{onnx_file.name}: TensorRT-RTX cannot build it for sm_{target.sm} ({reason}); export for another target")
+        temporary.replace(plan_file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return PlanInfo(
+        flavour="tensorrt_rtx",
+        version=trt.__version__,
+        sm=target.sm,
+        bytes=plan_file.stat().st_size,
+        sha256=writer.digest.hexdigest(),
+        seconds=time.monotonic() - started,
+        profiles=[dict(profile) for profile in profiles],
+    )
+
+
+def _tensorrt_rtx() -> Any:
+    try:
+        import onnxruntime_ep_nv_tensorrt_rtx  # noqa: F401  # brings the libraries that the bindings load
+        import tensorrt_rtx_bindings
+    except (ImportError, OSError) as error:
+        raise EngineError(f"TensorRT-RTX: not installed ({error}); pip install 'internvl-edge[rtx]', or leave out --target") from error
+    return tensorrt_rtx_bindings
+
+
+def _allow_decomposition(trt: Any, network: Any) -> None:
+    """Let attention without a dedicated kernel (pools: one query, heads of 200 and 256) be built from plain operations."""
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.type == trt.LayerType.ATTENTION_OUTPUT:
+            layer.__class__ = trt.IAttentionOutputLayer  # get_layer gives the base class; this is the documented downcast
+            layer.attention.decomposable = True
+
+
+def _config(trt: Any, builder: Any, target: Target, profiles: Sequence[Mapping[str, Shapes]]) -> Any:
+    config = builder.create_builder_config()
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{target.sm}"), 0)
+    for shapes in profiles:
+        profile = builder.create_optimization_profile()
+        for name, (smallest, usual, largest) in shapes.items():
+            profile.set_shape(name, smallest, usual, largest)
+        if config.add_optimization_profile(profile) < 0:
+            raise EngineError(f"profile {dict(shapes)}: TensorRT-RTX refuses it; every min <= opt <= max must hold")
+    return config
+
+
+def _parser_message(onnx_file: Path, parser: Any) -> str:
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    listed = "; ".join(f"{e.node_name()} ({e.node_operator()}): {e.desc()}" for e in errors[:4])
+    return f"{onnx_file.name}: TensorRT-RTX cannot parse {listed or 'the file'}; leave out --target to ship ONNX alone"
+
+
+def _log(trt: Any) -> Any:
+    """Return a TensorRT logger that keeps errors for our own message and passes the rest on."""
+
+    class Log(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if int(severity) <= int(trt.ILogger.Severity.ERROR):
+                self.errors.append(message)
+            logger.debug("%s", message)
+
+    return Log()
+
+
+def _writer(trt: Any, file: IO[bytes]) -> Any:
+    """Return a TensorRT stream writer into `file` that digests what passes and keeps the first error."""
+
+    class Writer(trt.IStreamWriter):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IStreamWriter.__init__(self)
+            self.digest = hashlib.sha256()
+            self.error: OSError | None = None
+
+        def write(self, data: bytes) -> int:
+            self.digest.update(data)
+            try:
+                return file.write(data)
+            except OSError as error:
+                self.error = self.error or error
+                return 0
+
+    return Writer()

@@ -1,0 +1,25 @@
+"""The summary of an export in words."""
+
+from internvl_edge.export.compile import ExportReport
+
+
+def report_text(report: ExportReport) -> str:
+    """Return what was written and how far each graph is from torch, one line a graph."""
+    lines = [
+        f"{report.output}: {', '.join(report.graphs)}",
+        f"weights: {report.store_bytes / 1e6:,.1f} MB, {report.linked_tensors} tensors linked, "
+        f"{report.written_tensors} written",
+        f"verified on {report.samples} against torch fp32 (largest difference, lowest cosine):",
+    ]
+    for graph in report.graphs:
+        errors = [error for error in report.errors if error.graph == graph]
+        worst = max(errors, key=lambda error: error.max_abs_diff / error.atol if error.atol else error.max_abs_diff)
+        cosine = min(error.cosine for error in errors)
+        lines.append(
+            f"  {graph:<10} {worst.max_abs_diff:.2e} in {worst.output} (allowed {worst.atol:.2e}), cosine {cosine:.7f}"
+        )
+    for name, plan in report.plans.items():
+        lines.append(f"  {name}.plan: {plan.bytes / 1e6:,.1f} MB for sm_{plan.sm} in {plan.seconds:.1f} s (not run: needs that GPU)")
+    if report.ignored:
+        lines.append(f"left alone in the checkpoint: {len(report.ignored)} tensors, as {report.ignored[0]}")
+    return "\n".join(lines)

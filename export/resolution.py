@@ -1,0 +1,37 @@
+"""Picture size and feature maps of an export: what may be asked for, given the model."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from internvl_edge.export.config import ModelConfig
+from internvl_edge.runtime.errors import ExportError
+
+
+def at_image_size(config: ModelConfig, image_size: int | None) -> ModelConfig:
+    """Return `config` for pictures of `image_size` pixels a side; None keeps the checkpoint's own.
+
+    Raises:
+        ExportError: the size is no multiple of the patch, or gives an odd grid that the connector cannot shuffle.
+    """
+    if image_size is None or image_size == config.vision.image_size:
+        return config
+    patch = config.vision.patch_size
+    if image_size <= 0 or image_size % patch:
+        near = max(patch, round(image_size / patch) * patch)
+        raise ExportError(f"--image-size {image_size}: no multiple of the patch size {patch}; try {near}")
+    if config.connector is not None and (image_size // patch) % round(1 / config.connector.downsample):
+        raise ExportError(f"--image-size {image_size}: the connector needs an even patch grid; try {image_size + patch}")
+    return replace(config, vision=replace(config.vision, image_size=image_size))
+
+
+def checked_feature_layers(layers: Sequence[int], config: ModelConfig) -> tuple[int, ...]:
+    """Return `layers` as block indexes counted from 0; negative ones count from the end.
+
+    Raises:
+        ExportError: blocks that the tower does not have, all of them named.
+    """
+    count = config.vision.num_layers
+    outside = [layer for layer in layers if not -count <= layer < count]
+    if outside:
+        raise ExportError(f"--feature-layers {outside}: the tower has blocks 0 to {count - 1}; choose among them")
+    return tuple(layer % count for layer in layers)

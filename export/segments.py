@@ -1,0 +1,105 @@
+"""Run a graph on ONNX Runtime in segments cut between blocks, so that a tower larger than memory can be run at all."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx.utils import Extractor
+
+_BLOCK = re.compile(r"^(.*?\blayers\.\d+)\b")
+
+DEFAULT_LIMIT_BYTES = 400 << 20
+"""Weights of one segment, as stored: one block of InternViT-6B (246 MB) or QLLaMA (486 MB with cross-attention)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """Consecutive nodes with the values that cross their borders."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: int
+
+
+def cut(graph: ir.Graph, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> list[Segment]:
+    """Return the segments of `graph`, cut only between blocks, each with at most `limit_bytes` of weights if it can be."""
+    groups: list[list[ir.Node]] = []
+    held = 0
+    for run in _runs(graph):
+        size = sum(_weight_bytes(node) for node in run)
+        if not groups or held + size > limit_bytes:
+            groups.append([])
+            held = 0
+        groups[-1] += run
+        held += size
+    return _segments(graph, groups)
+
+
+def run_segments(
+    proto: onnx.ModelProto, segments: Sequence[Segment], folder: Path, feeds: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Return the outputs of `proto`, whose weights lie in `folder`, running one segment after the other."""
+    if len(segments) == 1:
+        return _run(proto, folder, feeds)
+    values = dict(feeds)
+    extractor = Extractor(proto)
+    for segment in segments:
+        part = extractor.extract_model(list(segment.inputs), list(segment.outputs))
+        values |= _run(part, folder, {name: values[name] for name in segment.inputs})
+    return {output.name: values[output.name] for output in proto.graph.output}
+
+
+def _run(proto: onnx.ModelProto, folder: Path, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    options.add_session_config_entry("session.disable_prepacking", "1")  # a second copy of weights that run once
+    options.enable_cpu_mem_arena = False
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+
+def _runs(graph: ir.Graph) -> list[list[ir.Node]]:
+    """Return the nodes in order, split where another block starts; nodes outside of blocks stay with those before."""
+    runs: list[list[ir.Node]] = [[]]
+    block = None
+    for node in graph:
+        match = _BLOCK.match(node.name or "")
+        if match and match[1] != block:
+            block = match[1]
+            runs.append([])
+        runs[-1].append(node)
+    return [run for run in runs if run]
+
+
+def _weight_bytes(node: ir.Node) -> int:
+    held = (value.const_value for value in node.inputs if value is not None and value.is_initializer())
+    return sum(tensor.nbytes for tensor in held if tensor is not None)
+
+
+def _segments(graph: ir.Graph, groups: Sequence[Sequence[ir.Node]]) -> list[Segment]:
+    graph_inputs, graph_outputs = list(graph.inputs), set(graph.outputs)
+    home = {value: index for index, nodes in enumerate(groups) for node in nodes for value in node.outputs}
+    segments = []
+    for index, nodes in enumerate(groups):
+        read = dict.fromkeys(v for node in nodes for v in node.inputs if v is not None)
+        inputs = [v for v in read if v in graph_inputs or (v in home and home[v] != index)]
+        outputs = [
+            v
+            for node in nodes
+            for v in node.outputs
+            if v in graph_outputs or any(home[user.outputs[0]] != index for user in v.consumers())
+        ]
+        segments.append(Segment(inputs=_names(inputs), outputs=_names(outputs), nodes=len(nodes)))
+    return segments
+
+
+def _names(values: Sequence[ir.Value]) -> tuple[str, ...]:
+    return tuple(str(value.name) for value in values)

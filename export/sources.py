@@ -1,0 +1,25 @@
+"""Where the values of each initializer come from: the checkpoint's tensors, and the few that are computed."""
+
+from collections.abc import Mapping
+
+from internvl_edge.export.config import ModelConfig
+from internvl_edge.export.models.internvit import resize_position_table
+from internvl_edge.export.models.qllama import rotary_table
+from internvl_edge.export.tensor_files import LazyTensor
+from internvl_edge.export.weights import ComputedTensor, Source
+
+POSITION_TABLE = "vision_model.embeddings.position_embedding"
+
+
+def weight_sources(tensors: Mapping[str, LazyTensor], config: ModelConfig) -> dict[str, Source]:
+    """Return the source of every parameter and buffer of the model by its official name."""
+    sources: dict[str, Source] = dict(tensors)
+    if tensors[POSITION_TABLE].shape[1] != config.vision.tokens:
+        grid = (config.vision.grid, config.vision.grid)
+        table = resize_position_table(tensors[POSITION_TABLE].torch(), grid)
+        sources[POSITION_TABLE] = ComputedTensor(name=POSITION_TABLE, value=table)
+    if config.qllama is not None:
+        for part in ("cos", "sin"):
+            name = f"qllama.model.rotary.{part}"
+            sources[name] = ComputedTensor(name=name, value=rotary_table(config.qllama, part))
+    return sources

@@ -1,0 +1,87 @@
+"""A bundle grows in a temporary sibling and is renamed when whole; finished stages outlive a kill, nothing outlives an error."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from internvl_edge.runtime.errors import EdgeError, ExportError
+
+_STAGES = "stages.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """The temporary folder and the record of its finished stages."""
+
+    folder: Path
+
+    def finished(self, stage: str, key: str) -> dict[str, Any] | None:
+        """Return what `stage` recorded when it finished under the same `key`, or None if it has to run."""
+        record = self._read().get(stage)
+        return record["result"] if record is not None and record["key"] == key else None
+
+    def finish(self, stage: str, key: str, result: dict[str, Any]) -> None:
+        """Record that `stage` is done; its files must be in place."""
+        stages = self._read() | {stage: {"key": key, "result": result}}
+        temporary = self.folder / f"{_STAGES}.tmp"
+        temporary.write_text(json.dumps(stages))
+        temporary.replace(self.folder / _STAGES)
+
+    def _read(self) -> dict[str, Any]:
+        path = self.folder / _STAGES
+        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        return found
+
+
+@contextmanager
+def staged(output: Path) -> Iterator[Staging]:
+    """Give a folder to build in; on success it becomes `output`, replacing an earlier one in one rename.
+
+    A kill or Ctrl-C leaves the folder for the next run to take up; an error removes it.
+
+    Raises:
+        ExportError: `output` exists and is no bundle, or the disk is full.
+    """
+    if output.exists() and not (output / "manifest.json").exists() and (output.is_file() or any(output.iterdir())):
+        raise ExportError(f"{output}: exists and is not a bundle; choose another folder for --output")
+    folder = output.with_name(f".{output.name}.partial")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield Staging(folder)
+        (folder / _STAGES).unlink(missing_ok=True)
+        _swap(folder, output)
+    except EdgeError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise ExportError(f"{error.filename or output}: {error.strerror}; free space or choose another --output") from error
+
+
+def key_of(*parts: object) -> str:
+    """Return a digest of what a stage depends on; every part must have a stable `repr`."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def code_digest() -> str:
+    """Return a digest of this package's own code, so that a stage of another version is not taken up."""
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _swap(folder: Path, output: Path) -> None:
+    old = output.with_name(f".{output.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if output.exists():
+        os.replace(output, old)
+    os.replace(folder, output)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,52 @@
+"""Devices by name, and the compute capability that TensorRT-RTX builds for on any machine."""
+
+import difflib
+import re
+from dataclasses import dataclass
+
+from internvl_edge.runtime.errors import EngineError
+
+_BUILDABLE = {
+    "t4": 75,
+    "a100": 80,
+    "a10": 86,
+    "rtx-3090": 86,
+    "l4": 89,
+    "l40s": 89,
+    "rtx-4090": 89,
+    "rtx-5090": 120,
+    "dgx-spark": 121,
+}
+_ON_DEVICE = ("orin-nano-8gb", "orin-nx-16gb", "agx-orin-64gb", "agx-thor", "h100", "h200", "gh200", "b200")
+"""No targets of TensorRT-RTX: the standard TensorRT builds on the device itself."""
+
+_BARE = re.compile(r"^sm_?(\d+)$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A device to build for."""
+
+    name: str
+    sm: int
+
+
+def find_target(name: str) -> Target:
+    """Return the target called `name`, or a bare ``sm_89``.
+
+    Raises:
+        EngineError: the name is unknown, or plans for it cannot be built ahead of time.
+    """
+    wanted = name.lower()
+    if wanted in _BUILDABLE:
+        return Target(name=wanted, sm=_BUILDABLE[wanted])
+    if (match := _BARE.match(wanted)) and int(match[1]) in _BUILDABLE.values():
+        return Target(name=f"sm_{match[1]}", sm=int(match[1]))
+    if wanted in _ON_DEVICE or match:
+        built = ", ".join(f"sm_{sm}" for sm in sorted(set(_BUILDABLE.values())))
+        raise EngineError(
+            f"--target {name}: TensorRT-RTX builds ahead of time for {built} only; build on the device from the bundle's ONNX "
+            "files with its own TensorRT"
+        )
+    near = difflib.get_close_matches(wanted, [*_BUILDABLE, *_ON_DEVICE], n=3) or list(_BUILDABLE)
+    raise EngineError(f"--target {name}: unknown device; did you mean {', '.join(near)}?")

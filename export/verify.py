@@ -1,0 +1,106 @@
+"""Hold every graph, run on ONNX Runtime, against the torch module in fp32 on the same weights and inputs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from internvl_edge.export.config import ModelConfig
+from internvl_edge.export.models.graphs import graph_spec
+from internvl_edge.export.models.internvl import InternVLModel
+from internvl_edge.export.segments import cut, run_segments
+from internvl_edge.export.streamed import Fetch, run_streamed
+from internvl_edge.export.widen import widen_bfloat16
+from internvl_edge.runtime.errors import VerificationError
+
+RELATIVE_TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 6e-2}
+"""Largest difference allowed per unit of the output's largest value, when no --atol is given.
+
+fp32 differs by summation order alone. fp16 keeps 11 bits (5e-4 per rounding) and bf16 8 bits (4e-3); a tower adds up
+roundings of the residual stream, measured at up to 4e-3 and 2e-2 on the trained demo: a few times that is a wrong graph.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputError:
+    """How far one output of a graph is from torch's."""
+
+    graph: str
+    output: str
+    max_abs_diff: float
+    cosine: float
+    """Of the flattened outputs."""
+    atol: float
+    """What `max_abs_diff` may be."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the output may ship; NaN may not."""
+        return self.max_abs_diff <= self.atol
+
+
+def torch_outputs(
+    name: str,
+    config: ModelConfig,
+    inputs: Mapping[str, np.ndarray],
+    fetch: Fetch,
+    feature_layers: tuple[int, ...] = (),
+) -> dict[str, np.ndarray]:
+    """Return what the torch module of graph `name` computes in fp32, holding one block of weights at a time."""
+    with torch.device("meta"):
+        spec = graph_spec(name, config, InternVLModel(config).eval(), torch.float32, feature_layers)
+    tensors = [torch.from_numpy(np.array(inputs[item.name])) for item in spec.inputs]
+    outputs = run_streamed(spec.module, fetch, *tensors)
+    return {output: tensor.numpy() for output, tensor in zip(spec.outputs, outputs, strict=True)}
+
+
+def verify_graph(
+    name: str,
+    onnx_file: Path,
+    inputs: Mapping[str, np.ndarray],
+    expected: Mapping[str, np.ndarray],
+    *,
+    precision: str,
+    atol: float | None = None,
+) -> list[OutputError]:
+    """Return the error of every output of the graph on `inputs` (fp32 or int64; the graph gets them in its own types)."""
+    found = onnx_outputs(onnx_file, inputs)
+    return [_compare(name, output, found[output], values, precision, atol) for output, values in expected.items()]
+
+
+def onnx_outputs(onnx_file: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return what the graph computes on ONNX Runtime, segment by segment where its weights are large."""
+    model = widen_bfloat16(ir.load(onnx_file))
+    feeds = {str(v.name): inputs[str(v.name)].astype(v.dtype.numpy()) for v in model.graph.inputs if v.dtype is not None}
+    return run_segments(ir.to_proto(model), cut(model.graph), onnx_file.parent, feeds)
+
+
+def require_ok(errors: list[OutputError]) -> None:
+    """Raise if any output is out of tolerance, naming all of them.
+
+    Raises:
+        VerificationError: with the largest differences and what was allowed.
+    """
+    bad = [error for error in errors if not error.ok]
+    if bad:
+        listed = "; ".join(f"{e.graph}.{e.output} differs by {e.max_abs_diff:.3g} (allowed {e.atol:.3g})" for e in bad)
+        raise VerificationError(f"exported graphs: {listed}; try --dtype fp32 or bf16, or allow it with --atol")
+
+
+def _compare(
+    graph: str, output: str, found: np.ndarray, expected: np.ndarray, precision: str, atol: float | None
+) -> OutputError:
+    a, b = found.astype(np.float64).ravel(), expected.astype(np.float64).ravel()
+    difference = float(np.abs(a - b).max(initial=0.0))
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    allowed = atol if atol is not None else RELATIVE_TOLERANCE[precision] * max(1.0, float(np.abs(b).max(initial=0.0)))
+    return OutputError(
+        graph=graph,
+        output=output,
+        max_abs_diff=difference,
+        cosine=float(a @ b) / norms if norms else 1.0,
+        atol=allowed,
+    )

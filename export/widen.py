@@ -1,0 +1,42 @@
+"""Widen a bf16 graph to fp32 arithmetic on the same bf16 weights: ONNX Runtime has no bf16 kernels for CPUs."""
+
+import onnx_ir as ir
+
+_NARROW, _WIDE = ir.DataType.BFLOAT16, ir.DataType.FLOAT
+
+
+def widen_bfloat16(model: ir.Model) -> ir.Model:
+    """Return `model` with every bf16 value in fp32 and every bf16 weight cast up; a graph without bf16 is unchanged.
+
+    What this cannot show is the rounding of bf16 arithmetic itself.
+    """
+    graph = model.graph
+    casts: dict[ir.Value, ir.Value] = {}
+    for value in list(graph.initializers.values()):
+        if value.dtype == _NARROW:
+            cast = ir.node("Cast", [value], attributes={"to": _WIDE}, name=f"{value.name}/Cast")
+            cast.outputs[0].name = f"{value.name}/widened"
+            casts[value] = cast.outputs[0]
+    for node in list(graph):
+        _widen_node(graph, node, casts)
+    for value in graph.inputs:
+        _widen_value(value)
+    return model
+
+
+def _widen_node(graph: ir.Graph, node: ir.Node, casts: dict[ir.Value, ir.Value]) -> None:
+    for index, value in enumerate(node.inputs):
+        if value is not None and value in casts:
+            wide = casts[value]
+            if wide.producer().graph is None:  # type: ignore[union-attr]
+                graph.insert_before(node, wide.producer())  # type: ignore[arg-type]
+            node.replace_input_with(index, wide)
+    if node.op_type == "Cast" and node.attributes.get_int("to") == _NARROW:
+        node.attributes["to"] = ir.AttrInt64("to", _WIDE)
+    for value in node.outputs:
+        _widen_value(value)
+
+
+def _widen_value(value: ir.Value) -> None:
+    if value.dtype == _NARROW:
+        value.dtype = _WIDE
