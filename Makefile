@@ -1,0 +1,45 @@
+# make demo   export the trained example with a TensorRT plan, and use it
+# make test   lint, types and the whole test suite, as CI runs them
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ROOMS := internvl_edge.cli internvl_edge.progress internvl_edge.export internvl_edge.calib internvl_edge.runtime
+EMOJI := examples/emoji
+BUNDLE := demo-bundle
+
+.PHONY: demo test lint types unit gpu-check clean
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt "torch"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[export,cpu,rtx,dev]"
+	mkdir -p .mypy_root && ln -sfn .. .mypy_root/internvl_edge
+	touch $@
+
+demo: $(READY)
+	$(BIN)/internvl-edge export $(EMOJI)/checkpoint -o $(BUNDLE) --target rtx-4090 --samples $(EMOJI)/data/test.jsonl
+	$(BIN)/python -m zipfile -e $(EMOJI)/data/test.zip $(BUNDLE)-pictures
+	$(BIN)/internvl-edge run retrieve $(BUNDLE) $(BUNDLE)-pictures/0000.png $(BUNDLE)-pictures/0002.png \
+	  -t "downwards button" -t "flag: Liechtenstein" -t "red heart" -t "sleeping face"
+	$(BIN)/internvl-edge run caption $(BUNDLE) $(BUNDLE)-pictures/0000.png $(BUNDLE)-pictures/0002.png
+	$(BIN)/internvl-edge run caption $(BUNDLE) $(BUNDLE)-pictures/0000.png --prompt "French caption:"
+
+test: lint types unit
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	MYPYPATH=.mypy_root $(BIN)/mypy --strict $(ROOMS:%=-p %)
+
+unit: $(READY)
+	$(BIN)/python -m pytest -n 2
+
+gpu-check: $(READY)
+	$(BIN)/python -m pytest -m gpu -rs
+
+clean:
+	rm -rf $(VENV) .mypy_root $(BUNDLE) $(BUNDLE)-pictures .$(BUNDLE).partial

@@ -1,0 +1,185 @@
+"""The `internvl-edge` command: parse, one call, print."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from internvl_edge.runtime.errors import EdgeError
+
+
+class _Group(click.Group):
+    """Turns an `EdgeError` into one line and exit code 1; anything else keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EdgeError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(1)
+
+
+class _Names(click.ParamType):
+    """A comma-separated list, as `vision,text`."""
+
+    name = "NAME[,NAME...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        return value if isinstance(value, tuple) else tuple(part.strip() for part in str(value).split(",") if part.strip())
+
+
+class _Integers(_Names):
+    """A comma-separated list of integers, as `11,23,35,47`."""
+
+    name = "N[,N...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:  # type: ignore[override]
+        try:
+            return tuple(int(part) for part in super().convert(value, param, ctx))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of integers", param, ctx)
+
+
+_BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
+_IMAGES = click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+_BACKEND = click.option("--backend", default="auto", show_default=True, help="Library that runs the graphs.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="internvl-edge")
+@click.option("-v", "--verbose", is_flag=True, help="Log what each stage does.")
+def main(verbose: bool) -> None:
+    """Compile InternVL checkpoints for edge and data-center GPUs, and run what came out.
+
+    \b
+    internvl-edge export CHECKPOINT -o BUNDLE      checkpoint to verified ONNX graphs (and plans)
+    internvl-edge run retrieve BUNDLE IMAGES -t "a red kite"
+    internvl-edge inspect BUNDLE                   what is inside
+    """
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+
+
+@main.command()
+@click.argument("checkpoint")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Bundle folder to write.")
+@click.option("--graphs", type=_Names(), help="Graphs to write; default: all that the checkpoint has weights for.")
+@click.option("--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp16", show_default=True, help="Type of weights and activations.")
+@click.option("--weights", type=click.Choice(["link", "copy"]), default="link", show_default=True, help="Refer to the checkpoint's own files where the type fits, or write all weights anew.")
+@click.option("--image-size", type=int, help="Picture side in pixels; interpolates the position table. Default: the checkpoint's.")
+@click.option("--feature-layers", type=_Integers(), default=(), help="Blocks whose patch maps `vision` also puts out, as 11,23,35,47.")
+@click.option("--target", help="Also build TensorRT-RTX plans for this device, as rtx-4090 or sm_89.")
+@click.option("--atol", type=float, help="Largest absolute difference to torch that may ship. Default: relative, per dtype.")
+@click.option("--samples", type=click.Path(exists=True, path_type=Path), help="Folder or JSONL of real pictures (and texts) to verify on.")
+@click.option("--sample-count", type=int, default=2, show_default=True, help="How many of them.")
+@click.option("--revision", help="Revision of a Hub id.")
+def export(**options: Any) -> None:
+    """Write CHECKPOINT (a folder, a .pth file or a Hub id) as a bundle of verified ONNX graphs.
+
+    Every graph is run on ONNX Runtime against the torch module before the bundle appears; a killed export leaves no
+    half bundle, and the next run takes up what it had finished.
+
+    \b
+    internvl-edge export OpenGVLab/InternVL-14B-224px -o bundle
+    internvl-edge export InternViT-300M-448px -o bundle --dtype bf16 --image-size 336
+    internvl-edge export examples/emoji/checkpoint -o bundle --target rtx-4090 --samples examples/emoji/data/test.jsonl
+    """
+    from internvl_edge.export.compile import export_bundle
+    from internvl_edge.export.options import ExportOptions
+    from internvl_edge.export.report import report_text
+    from internvl_edge.progress import RichProgress
+
+    with RichProgress() as progress:
+        report = export_bundle(ExportOptions(**options), progress)
+    click.echo(report_text(report))
+
+
+@main.command()
+@_BUNDLE
+@click.option("--batch", type=int, default=1, show_default=True, help="Pictures and texts that FLOPs are counted for.")
+@click.option("--length", type=int, default=80, show_default=True, help="Text length that FLOPs are counted for.")
+@_JSON
+def inspect(bundle: Path, batch: int, length: int, as_json: bool) -> None:
+    """Show the graphs of BUNDLE: shapes, operators, parameters, bytes and FLOPs."""
+    from internvl_edge.export.graph_stats import inspect_bundle, stats_text, to_json
+
+    stats = inspect_bundle(bundle, batch=batch, length=length)
+    click.echo(json.dumps(to_json(stats), indent=2) if as_json else stats_text(stats))
+
+
+@main.group()
+def run() -> None:
+    """Run a task on a bundle: classify, retrieve, caption or embed."""
+
+
+@run.command()
+@_BUNDLE
+@_IMAGES
+@click.option("-l", "--label", "labels", multiple=True, required=True, help="A class name; repeat for each class.")
+@click.option("--template", "templates", multiple=True, help="Text around a class name, as 'a photo of {}'.")
+@_BACKEND
+@_JSON
+def classify(bundle: Path, images: tuple[Path, ...], labels: tuple[str, ...], templates: tuple[str, ...], backend: str, as_json: bool) -> None:
+    """Classify IMAGES among the labels, without training."""
+    from internvl_edge.runtime import InternVL
+    from internvl_edge.runtime.tables import ranking_text
+
+    probabilities = InternVL.open(bundle, backend=backend).classify(images, labels, templates=templates or None)
+    click.echo(ranking_text(images, labels, probabilities, as_json=as_json))
+
+
+@run.command()
+@_BUNDLE
+@_IMAGES
+@click.option("-t", "--text", "texts", multiple=True, required=True, help="A text; repeat for each text.")
+@click.option("--mode", type=click.Choice(["c", "g"]), default="g", show_default=True, help="InternVL-C or InternVL-G picture features.")
+@_BACKEND
+@_JSON
+def retrieve(bundle: Path, images: tuple[Path, ...], texts: tuple[str, ...], mode: str, backend: str, as_json: bool) -> None:
+    """Rank the texts for each of IMAGES by similarity."""
+    from internvl_edge.runtime import InternVL
+    from internvl_edge.runtime.tables import ranking_text
+
+    logits = InternVL.open(bundle, backend=backend).similarity(images, texts, mode=mode)
+    click.echo(ranking_text(images, texts, logits, as_json=as_json))
+
+
+@run.command()
+@_BUNDLE
+@_IMAGES
+@click.option("--prompt", default="English caption:", show_default=True)
+@click.option("--num-beams", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--min-new-tokens", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--max-new-tokens", type=click.IntRange(1), default=30, show_default=True)
+@_BACKEND
+@_JSON
+def caption(bundle: Path, images: tuple[Path, ...], backend: str, as_json: bool, **settings: Any) -> None:
+    """Write a caption for each of IMAGES."""
+    from internvl_edge.runtime import InternVL
+    from internvl_edge.runtime.tables import lines_text
+
+    captions = InternVL.open(bundle, backend=backend).caption(images, **settings)
+    click.echo(lines_text(images, captions, as_json=as_json))
+
+
+@run.command()
+@_BUNDLE
+@click.argument("images", nargs=-1, type=click.Path(path_type=Path))
+@click.option("-t", "--text", "texts", multiple=True, help="A text to embed; repeat for each text.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="NumPy .npz to write.")
+@click.option("--mode", type=click.Choice(["c", "g"]), default="g", show_default=True, help="InternVL-C or InternVL-G picture features.")
+@_BACKEND
+def embed(bundle: Path, images: tuple[Path, ...], texts: tuple[str, ...], output: Path, mode: str, backend: str) -> None:
+    """Write the raw features of IMAGES and texts to an .npz with `images`, `image_embeds`, `texts`, `text_embeds`."""
+    from internvl_edge.runtime import InternVL
+    from internvl_edge.runtime.tables import save_embeddings
+
+    saved = save_embeddings(InternVL.open(bundle, backend=backend), images, texts, mode, output)
+    click.echo(saved)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

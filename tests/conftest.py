@@ -1,0 +1,32 @@
+"""Fixtures that every room's tests share."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A seeded generator: random input that is the same in every run."""
+    return np.random.default_rng(20231222)
+
+
+@pytest.fixture(scope="session")
+def golden_a() -> Path:
+    """InternVL-14B style case: checkpoints and recorded reference outputs."""
+    return ROOT / "tests" / "data" / "golden" / "case_a_internvl14b"
+
+
+@pytest.fixture(scope="session")
+def golden_b() -> Path:
+    """InternViT-300M style case with a chat connector."""
+    return ROOT / "tests" / "data" / "golden" / "case_b_internvit300m"
+
+
+@pytest.fixture(scope="session")
+def emoji() -> Path:
+    """The trained demo checkpoint with its pictures and captions."""
+    return ROOT / "examples" / "emoji"
