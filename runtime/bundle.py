@@ -34,15 +34,27 @@ class Bundle:
             raise BundleError(f"{path}: {'; '.join(wrong)}; the bundle was changed after export, export it again")
         return cls(path, manifest)
 
+    def require(self, *graphs: str) -> None:
+        """Check that the bundle has `graphs`.
+
+        Raises:
+            BundleError: it lacks some, all of them named with the flag that adds them.
+        """
+        have = list(self.manifest.graphs)
+        lacking = [graph for graph in graphs if graph not in have]
+        if lacking:
+            raise BundleError(
+                f"{self.path}: has no graph {', '.join(lacking)} (it has {', '.join(have)});"
+                f" export it with --graphs {','.join([*have, *lacking])}"
+            )
+
     def graph_file(self, graph: str) -> Path:
         """Return the ONNX file of `graph`.
 
         Raises:
             BundleError: the bundle has no such graph.
         """
-        if graph not in self.manifest.graphs:
-            have = ", ".join(self.manifest.graphs)
-            raise BundleError(f"{self.path}: has no graph {graph!r} (it has {have}); export it with --graphs {graph}")
+        self.require(graph)
         return self.path / self.manifest.graphs[graph].file
 
 
@@ -62,6 +74,10 @@ def _finding(path: Path, name: str, expected: FileInfo, verify: bool) -> str | N
     size = path.stat().st_size
     if size != expected.bytes:
         return f"{name} has {size} bytes instead of {expected.bytes}"
-    if verify and (found := sha256_file(path)) != expected.sha256:
+    try:
+        found = sha256_file(path) if verify else expected.sha256
+    except OSError as error:
+        return f"{name} cannot be read ({error.strerror})"
+    if found != expected.sha256:
         return f"{name} has SHA-256 {found[:12]} instead of {expected.sha256[:12]}"
     return None

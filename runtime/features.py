@@ -22,7 +22,7 @@ def similarity_logits(images: np.ndarray, texts: np.ndarray, logit_scale: float)
 
 
 def zero_shot_classifier(template_features: Sequence[np.ndarray]) -> np.ndarray:
-    """Return ``[D, classes]`` from raw text features per class, ``[templates, D]`` each: normalised, averaged, normalised."""
+    """Return ``[D, classes]`` of raw text features ``[templates, D]`` per class: normalised, averaged, normalised."""
     return np.stack([unit(unit(features).mean(axis=0)) for features in template_features], axis=1)
 
 

@@ -10,6 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
+from internvl_edge.runtime.errors import InputError
+
 Cache = Mapping[str, np.ndarray]
 
 
@@ -25,7 +27,11 @@ class Step(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationConfig:
-    """Limits of one generation; lengths count new tokens."""
+    """Limits of one generation; lengths count new tokens.
+
+    Raises:
+        InputError: limits that no generation can keep.
+    """
 
     num_beams: int = 1
     min_new_tokens: int = 0
@@ -33,6 +39,20 @@ class GenerationConfig:
     eos_token_id: int = 2
     pad_token_id: int = 0
     """Fills the rows that are finished."""
+
+    def __post_init__(self) -> None:
+        """Check the limits, all at once."""
+        wrong = [
+            f"{name} is {getattr(self, name)}" for name in ("num_beams", "max_new_tokens") if getattr(self, name) < 1
+        ]
+        if not 0 <= self.min_new_tokens <= max(self.max_new_tokens, 1):
+            wrong.append(f"min_new_tokens is {self.min_new_tokens} with max_new_tokens {self.max_new_tokens}")
+        if self.eos_token_id < 0:
+            wrong.append(f"eos_token_id is {self.eos_token_id}")
+        if wrong:
+            raise InputError(
+                f"generation: {', '.join(wrong)}; give at least 1 beam, 1 token and a minimum below the maximum"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +72,7 @@ class _Decoder:
         self._mask = np.ones((rows, held), np.int64)
 
     def feed(self, ids: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-        """Append `ids` ``[R, n]``, of which `mask` 0 is padding, and return the logits ``[R, V]`` of the last column."""
+        """Append `ids` ``[R, n]``, padding where `mask` is 0; return the logits ``[R, V]`` of the last column."""
         new = np.ones_like(ids) if mask is None else mask
         self._mask = np.concatenate([self._mask, new], axis=1)
         positions = np.cumsum(self._mask, axis=1) - 1
@@ -79,18 +99,16 @@ def generate(step: Step, cache: Cache, held: int, prompt_ids: np.ndarray, config
 
 
 def _greedy(decoder: _Decoder, logits: np.ndarray, config: GenerationConfig) -> np.ndarray:
-    rows = logits.shape[0]
-    unfinished = np.ones(rows, bool)
+    unfinished = np.ones(logits.shape[0], bool)
     columns: list[np.ndarray] = []
-    while len(columns) < config.max_new_tokens:
+    while True:
         scores = _without_early_eos(logits, len(columns), config)
         tokens = np.where(unfinished, scores.argmax(axis=1), config.pad_token_id)
         columns.append(tokens)
         unfinished &= tokens != config.eos_token_id
         if not unfinished.any() or len(columns) == config.max_new_tokens:
-            break
+            return np.stack(columns, axis=1).astype(np.int64)
         logits = decoder.feed(tokens[:, None])
-    return np.stack(columns, axis=1).astype(np.int64) if columns else np.zeros((rows, 0), np.int64)
 
 
 def _without_early_eos(scores: np.ndarray, new_tokens: int, config: GenerationConfig) -> np.ndarray:
@@ -103,7 +121,11 @@ def _without_early_eos(scores: np.ndarray, new_tokens: int, config: GenerationCo
 
 
 class _Hypotheses:
-    """The finished beams of one picture, at most `num_beams`, best score kept; length penalty 1."""
+    """The finished beams of one picture, at most `num_beams`, best score kept; length penalty 1.
+
+    Equal scores are kept as the reference keeps them: a full set takes no equal, the oldest of the worst leaves, the
+    youngest of the best is the answer.
+    """
 
     def __init__(self, num_beams: int) -> None:
         self._num_beams = num_beams
@@ -112,18 +134,25 @@ class _Hypotheses:
 
     def add(self, ids: np.ndarray, log_probability: float) -> None:
         """Add a finished beam of new tokens `ids` (eos included in its length, as the reference counts)."""
-        self._beams.append((log_probability / max(len(ids), 1), ids))
-        self._beams.sort(key=lambda beam: beam[0], reverse=True)
-        del self._beams[self._num_beams :]
+        score = log_probability / len(ids)
+        if len(self._beams) < self._num_beams:
+            self._beams.append((score, ids))
+        elif score > self._worst():
+            del self._beams[min(range(self._num_beams), key=lambda index: self._beams[index][0])]
+            self._beams.append((score, ids))
 
     def settle(self, best_running: float, length: int) -> None:
         """Stop when no running beam can still beat the worst finished one at the present length."""
-        full = len(self._beams) >= self._num_beams
-        self.done = self.done or (full and self._beams[-1][0] >= best_running / max(length, 1))
+        full = len(self._beams) == self._num_beams
+        self.done = full and self._worst() >= best_running / length
 
     def best(self) -> tuple[float, np.ndarray]:
         """Return score and ids of the best finished beam."""
-        return self._beams[0]
+        index = max(range(len(self._beams)), key=lambda index: (self._beams[index][0], index))
+        return self._beams[index]
+
+    def _worst(self) -> float:
+        return min(score for score, _ in self._beams)
 
 
 def _beam_search(decoder: _Decoder, logits: np.ndarray, config: GenerationConfig) -> Generated:

@@ -1,12 +1,14 @@
 """`manifest.json`: what a bundle holds, for whom, and the digest of every file."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from internvl_edge.runtime.errors import BundleError
+
+_Record = TypeVar("_Record")
 
 SCHEMA = 1
 """Version of the manifest's layout that this code writes and reads."""
@@ -85,28 +87,29 @@ class Manifest:
         """Read the manifest.
 
         Raises:
-            BundleError: it is absent, not JSON, of a newer schema, incomplete, or names files outside the bundle.
+            BundleError: it is absent, not JSON, of a newer schema, incomplete, or names files that it must not.
         """
         content = _read(path)
         schema = content.get("schema")
-        if not isinstance(schema, int) or schema > SCHEMA:
+        if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
             raise BundleError(
-                f"{path.parent}: bundle has schema {schema}, this runtime reads up to {SCHEMA}; upgrade internvl-edge or export again"
+                f"{path.parent}: bundle has schema {schema}, this runtime reads 1 to {SCHEMA};"
+                " upgrade internvl-edge or export again"
             )
         try:
             manifest = cls(
                 schema=schema,
                 producer=dict(content["producer"]),
-                model=ModelInfo(**content["model"]),
-                precision=content["precision"],
+                model=_record(ModelInfo, content["model"]),
+                precision=str(content["precision"]),
                 graphs={name: _graph(entry) for name, entry in content["graphs"].items()},
-                files={name: FileInfo(**entry) for name, entry in content["files"].items()},
+                files={name: _record(FileInfo, entry) for name, entry in content["files"].items()},
             )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise BundleError(f"{path}: not a complete manifest ({error}); export the bundle again") from error
-        outside = [name for name in (*manifest.files, *(g.file for g in manifest.graphs.values())) if _escapes(name)]
-        if outside:
-            raise BundleError(f"{path}: names files outside the bundle ({', '.join(outside)}); do not trust this bundle")
+        except KeyError as error:
+            raise BundleError(f"{path}: has no {error}; export the bundle again") from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise BundleError(f"{path}: not a manifest ({error}); export the bundle again") from error
+        _check_files(manifest, path)
         return manifest
 
 
@@ -114,7 +117,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise BundleError(f"{path.parent}: no manifest.json, so no bundle; give the folder that export wrote") from error
+        raise BundleError(
+            f"{path.parent}: no bundle, it has no {path.name}; give a folder that export wrote"
+        ) from error
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: not readable as JSON ({error}); export the bundle again") from error
     if not isinstance(content, dict):
@@ -124,12 +129,35 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _graph(entry: Mapping[str, Any]) -> GraphInfo:
     inputs, outputs = (tuple(_tensor(t) for t in entry[key]) for key in ("inputs", "outputs"))
-    return GraphInfo(file=entry["file"], inputs=inputs, outputs=outputs)
+    return GraphInfo(file=str(entry["file"]), inputs=inputs, outputs=outputs)
 
 
 def _tensor(entry: Mapping[str, Any]) -> TensorSpec:
-    known = {name: entry[name] for name in (f.name for f in fields(TensorSpec))}
-    return TensorSpec(**{**known, "shape": tuple(known["shape"])})
+    return TensorSpec(name=entry["name"], dtype=entry["dtype"], shape=tuple(entry["shape"]))
+
+
+def _record(kind: Callable[..., _Record], entry: Mapping[str, Any]) -> _Record:
+    """Return a flat dataclass of `entry`; a value of a wrong type is a TypeError that names all of them."""
+    record = kind(**entry)
+    values = {field: getattr(record, field.name) for field in fields(record)}  # type: ignore[arg-type]
+    wrong = [f"{field.name} is {value!r}" for field, value in values.items() if not _is_a(value, field.type)]
+    if wrong:
+        raise TypeError(", ".join(wrong))
+    return record
+
+
+def _is_a(value: object, kind: Any) -> bool:
+    """Return whether `value` is of `kind`; JSON writes a whole float as an integer."""
+    return isinstance(value, kind) or (type(value) is int and isinstance(float(value), kind))
+
+
+def _check_files(manifest: Manifest, path: Path) -> None:
+    graph_files = [graph.file for graph in manifest.graphs.values()]
+    if outside := [name for name in (*manifest.files, *graph_files) if _escapes(name)]:
+        listed = ", ".join(sorted(set(outside)))
+        raise BundleError(f"{path}: names files outside the bundle ({listed}); do not trust this bundle")
+    if unlisted := [name for name in graph_files if name not in manifest.files]:
+        raise BundleError(f"{path}: has no digest of {', '.join(unlisted)}; export the bundle again")
 
 
 def _escapes(name: str) -> bool:

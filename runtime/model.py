@@ -1,4 +1,4 @@
-"""InternVL as users see it: features, similarity, zero-shot classes, captions and matching over the graphs of a bundle."""
+"""InternVL as users see it: features, similarity, zero-shot classes, captions and matching over a bundle's graphs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from internvl_edge.runtime.backends import Session, open_session
+from internvl_edge.runtime.backends import Session, open_session, require_backend
 from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.errors import BundleError, InputError
 from internvl_edge.runtime.features import (
@@ -18,19 +18,21 @@ from internvl_edge.runtime.features import (
 )
 from internvl_edge.runtime.generation import Cache, GenerationConfig, generate
 from internvl_edge.runtime.manifest import ModelInfo
-from internvl_edge.runtime.preprocess import Geometry, preprocess
-from internvl_edge.runtime.tokenizer import Tokenizer
+from internvl_edge.runtime.preprocess import Geometry, Pictures, check_pictures, picture_count, preprocess
+from internvl_edge.runtime.tokenizer import TEXT_PREFIX, Tokenizer
 
 _T = TypeVar("_T")
 
 Mode = Literal["c", "g"]
-Images = Sequence[object] | np.ndarray
-"""Paths, PIL pictures or uint8 arrays; or `pixel_values` fp32 ``[B, 3, S, S]``."""
+Images = Pictures
+"""Paths, PIL pictures or uint8 arrays; or `pixel_values` as floats ``[B, 3, S, S]``."""
 Texts = Sequence[str] | np.ndarray
 """Strings; or `input_ids` int64 ``[T, L]``."""
 
 DEFAULT_PROMPT = "English caption:"
 DEFAULT_TEMPLATES = ("{}",)
+_TOKENIZER_FILE = "tokenizer.model"
+_MODE_GRAPHS: dict[Mode, tuple[str, ...]] = {"c": ("vision",), "g": ("vision", "query")}
 BATCH_SIZE = 32
 """Pictures or texts that go through a graph at once; more are cut into such batches."""
 
@@ -53,7 +55,12 @@ class InternVL:
 
         Raises:
             BundleError: the bundle is absent, changed, or of a newer schema.
+            BackendError: there is no such backend.
+            InputError: a batch of no rows.
         """
+        require_backend(backend)
+        if batch_size < 1:
+            raise InputError(f"batch_size: {batch_size} rows; give 1 or more")
         return cls(Bundle.open(Path(bundle), verify=verify), backend, batch_size)
 
     @property
@@ -63,17 +70,17 @@ class InternVL:
 
     def encode_image(self, images: Images, mode: Mode = "c") -> np.ndarray:
         """Return raw features ``[B, D]``: InternVL-C's pooled feature, or InternVL-G's sum of two unit vectors."""
-        _check_mode(mode)
-        return _stacked([self._image_features(pixels, mode) for pixels in self._picture_batches(images)])
+        return self._image_features(images, mode, "squash")
 
     def encode_text(self, texts: Texts) -> np.ndarray:
         """Return raw features ``[T, D]``."""
-        ids = self.tokenize(texts) if not isinstance(texts, np.ndarray) else texts
+        self._bundle.require("text")
+        ids = self._ids(texts, TEXT_PREFIX)
         return _stacked([self.run_graph("text", {"input_ids": part})["text_embeds"] for part in self._parts(ids)])
 
     def similarity(self, images: Images, texts: Texts, mode: Mode = "g") -> np.ndarray:
         """Return logits ``[B, T]`` as the reference's forward: scaled cosines."""
-        scale = self._required(self.info.logit_scale, "similarity")
+        scale = self._required(self.info.logit_scale, "logit scale")
         return similarity_logits(self.encode_image(images, mode), self.encode_text(texts), scale)
 
     def classify(
@@ -84,14 +91,15 @@ class InternVL:
         Raises:
             InputError: no label, or a template without a place for one.
         """
-        chosen = tuple(templates or DEFAULT_TEMPLATES)
+        chosen = tuple(DEFAULT_TEMPLATES if templates is None else templates)
         lacking = [template for template in chosen if "{}" not in template]
-        if lacking or not labels:
-            finding = f"templates without {{}}: {', '.join(lacking)}" if lacking else "no label"
+        if lacking or not labels or not chosen:
+            finding = f"templates without {{}}: {', '.join(lacking)}" if lacking else "no label or no template"
             raise InputError(f"classify: {finding}; give labels, and templates as 'a photo of {{}}'")
-        classifier = self.classifier(labels, chosen)
-        features = self.encode_image(self._as_pixels(images, "crop"), mode)
-        return softmax(CLASSIFICATION_SCALE * (unit(features) @ classifier))
+        if isinstance(labels, str):
+            raise InputError(f"classify: {labels!r} is one label, not several; give a list")
+        features = self._image_features(images, mode, "crop")
+        return softmax(CLASSIFICATION_SCALE * (unit(features) @ self.classifier(labels, chosen)))
 
     def classifier(self, labels: Sequence[str], templates: Sequence[str]) -> np.ndarray:
         """Return the zero-shot classifier ``[D, labels]``."""
@@ -108,6 +116,7 @@ class InternVL:
         min_new_tokens: int = 0,
     ) -> list[str]:
         """Return one caption a picture."""
+        self._bundle.require("vision", "query", "decoder")
         ids = self.generate(
             images,
             self._tokens().encode_prompt(prompt),
@@ -134,16 +143,16 @@ class InternVL:
         Raises:
             InputError: prompts that do not match the pictures, or more positions than the model has.
         """
+        self._bundle.require("vision", "query", "decoder")
         config = GenerationConfig(
             num_beams=num_beams,
             min_new_tokens=min_new_tokens,
             max_new_tokens=max_new_tokens,
             eos_token_id=self.info.eos_token_id if eos_token_id is None else eos_token_id,
         )
-        pixels = self._as_pixels(images, "squash")
-        prompts = self._prompts(np.atleast_2d(prompt_ids), len(pixels), config)
-        parts = zip(self._parts(pixels), self._parts(prompts), strict=True)
-        return _padded([self._generate_batch(part, prompt, config) for part, prompt in parts])
+        prompts = self._prompts(np.atleast_2d(prompt_ids), picture_count(images), config)
+        parts = zip(self._batches(images, "squash"), self._parts(prompts), strict=True)
+        return _padded([self._generate_batch(pixels, prompt, config) for pixels, prompt in parts])
 
     def match(self, images: Images, texts: Texts) -> np.ndarray:
         """Return image-text matching logits ``[B, 2]`` of picture i with text i; column 1 says match.
@@ -151,23 +160,24 @@ class InternVL:
         Raises:
             InputError: another number of texts than pictures.
         """
-        ids = self._tokens().encode_texts(texts, prefix="") if not isinstance(texts, np.ndarray) else texts
-        pixels = self._as_pixels(images, "squash")
-        if len(ids) != len(pixels):
-            raise InputError(f"match: {len(pixels)} pictures but {len(ids)} texts; give one text a picture")
+        self._bundle.require("vision", "itm")
+        ids = self._ids(texts, prefix="", held=self.info.num_query_tokens or 0)
+        pictures = picture_count(images)
+        if len(ids) != pictures:
+            raise InputError(f"match: {pictures} pictures but {len(ids)} texts; give one text a picture")
         logits = [
-            self.run_graph("itm", {"vision_states": self._vision_states(part), "input_ids": rows})["itm_logits"]
-            for part, rows in zip(self._parts(pixels), self._parts(ids), strict=True)
+            self.run_graph("itm", {"vision_states": self._vision_states(pixels), "input_ids": rows})["itm_logits"]
+            for pixels, rows in zip(self._batches(images, "squash"), self._parts(ids), strict=True)
         ]
         return _stacked(logits)
 
-    def preprocess(self, images: Sequence[object], geometry: Geometry = "squash") -> np.ndarray:
+    def preprocess(self, images: Images, geometry: Geometry = "squash") -> np.ndarray:
         """Return `pixel_values` ``[B, 3, S, S]`` of pictures."""
         return preprocess(images, self.info.image_size, geometry)
 
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
         """Return the ids ``[T, L]`` that `encode_text` takes."""
-        return self._tokens().encode_texts(list(texts), max_length=self.info.max_text_length)
+        return self._tokens().encode_texts(texts, max_length=self.info.max_text_length)
 
     def run_graph(self, graph: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run one graph: named arrays in, named arrays out.
@@ -180,13 +190,19 @@ class InternVL:
             self._sessions[graph] = open_session(self._backend, self._bundle.graph_file(graph))
         return self._sessions[graph].run(inputs)
 
-    def _image_features(self, pixels: np.ndarray, mode: Mode) -> np.ndarray:
+    def _image_features(self, images: Images, mode: Mode, geometry: Geometry) -> np.ndarray:
+        if mode not in _MODE_GRAPHS:
+            raise InputError(f"mode {mode!r}: unknown; choose c (InternVL-C) or g (InternVL-G)")
+        self._bundle.require(*_MODE_GRAPHS[mode])
+        return _stacked([self._batch_features(pixels, mode) for pixels in self._batches(images, geometry)])
+
+    def _batch_features(self, pixels: np.ndarray, mode: Mode) -> np.ndarray:
         vision = self.run_graph("vision", {"pixel_values": pixels})
-        self._required(vision.get("image_embeds"), "encode_image")
+        pooled = self._required(vision.get("image_embeds"), "image embedding")
         if mode == "c":
-            return vision["image_embeds"]
+            return pooled
         query = self.run_graph("query", {"vision_states": vision["vision_states"]})
-        features: np.ndarray = unit(vision["image_embeds"]) + unit(query["query_embeds"])
+        features: np.ndarray = unit(pooled) + unit(query["query_embeds"])
         return features
 
     def _vision_states(self, pixels: np.ndarray) -> np.ndarray:
@@ -195,7 +211,7 @@ class InternVL:
     def _generate_batch(self, pixels: np.ndarray, prompts: np.ndarray, config: GenerationConfig) -> np.ndarray:
         query = self.run_graph("query", {"vision_states": self._vision_states(pixels)})
         cache = {name: values for name, values in query.items() if name.startswith("present.")}
-        held = self._required(self.info.num_query_tokens, "generate")
+        held = self._required(self.info.num_query_tokens, "query tokens")
         return generate(self._decode, cache, held, prompts, config).ids
 
     def _decode(
@@ -208,25 +224,41 @@ class InternVL:
         return logits, outputs
 
     def _prompts(self, prompt_ids: np.ndarray, pictures: int, config: GenerationConfig) -> np.ndarray:
-        if prompt_ids.shape[0] not in (1, pictures):
-            raise InputError(f"generate: {pictures} pictures but {prompt_ids.shape[0]} prompts; give one, or one a picture")
-        held, most = self.info.num_query_tokens or 0, self.info.max_positions or 0
-        wanted = held + prompt_ids.shape[1] + config.max_new_tokens
-        if wanted > most:
-            raise InputError(f"generate: {wanted} positions but the model has {most}; lower max_new_tokens")
-        return np.broadcast_to(prompt_ids, (pictures, prompt_ids.shape[1])).astype(np.int64)
+        self._check_ids(np.array([[config.eos_token_id]]), held=0)
+        count, length = prompt_ids.shape
+        if count not in (1, pictures) or length == 0:
+            raise InputError(f"generate: {pictures} pictures but prompts {[count, length]}; give one, or one a picture")
+        fed = config.max_new_tokens - 1  # the last token is not fed again
+        self._check_ids(prompt_ids, held=(self.info.num_query_tokens or 0) + fed)
+        return np.broadcast_to(prompt_ids, (pictures, length)).astype(np.int64)
 
-    def _as_pixels(self, images: Images, geometry: Geometry) -> np.ndarray:
-        if isinstance(images, np.ndarray) and images.ndim == 4 and images.dtype.kind == "f":
-            return images
-        return self.preprocess(images, geometry)
+    def _ids(self, texts: Texts, prefix: str, held: int = 0) -> np.ndarray:
+        """Return the ids ``[T, L]`` of texts; those given as ids are checked against the model's tables."""
+        if isinstance(texts, np.ndarray):
+            self._check_ids(texts, held)
+            return texts
+        return self._tokens().encode_texts(texts, prefix=prefix, max_length=self.info.max_text_length)
 
-    def _picture_batches(self, images: Images) -> Iterator[np.ndarray]:
+    def _check_ids(self, ids: np.ndarray, held: int) -> None:
+        """Check ids that follow, or are followed by, `held` other positions."""
+        if ids.ndim != 2 or ids.dtype.kind not in "iu":
+            raise InputError(f"ids: found {ids.dtype} {list(ids.shape)}; give integers [rows, length]")
+        known, places = self.info.vocab_size, self.info.max_positions
+        if known is not None and ids.size and not 0 <= ids.min() <= ids.max() < known:
+            raise InputError(f"ids: found {ids.min()} to {ids.max()}; the model knows 0 to {known - 1}")
+        if places is not None and ids.shape[1] + held > places:
+            raise InputError(f"ids: {ids.shape[1] + held} positions, the model has {places}; shorten them")
+
+    def _batches(self, images: Images, geometry: Geometry) -> Iterator[np.ndarray]:
+        """Yield `pixel_values` batch by batch, so that a long list of files never lies in memory as a whole."""
         if isinstance(images, np.ndarray) and images.dtype.kind == "f":
             yield from self._parts(images)
             return
-        for start in range(0, len(images), self._batch_size):
-            yield self.preprocess(images[start : start + self._batch_size])
+        pictures = picture_count(images)
+        if pictures > self._batch_size:
+            check_pictures(images)
+        for start in range(0, pictures, self._batch_size):
+            yield self.preprocess(images[start : start + self._batch_size], geometry)
 
     def _parts(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         for start in range(0, len(rows), self._batch_size):
@@ -234,21 +266,17 @@ class InternVL:
 
     def _tokens(self) -> Tokenizer:
         if self._tokenizer is None:
-            path = self._bundle.path / "tokenizer.model"
-            if not path.exists():
-                raise BundleError(f"{self._bundle.path}: has no tokenizer.model; export from a folder that has one, or pass ids")
-            self._tokenizer = Tokenizer(path)
+            if _TOKENIZER_FILE not in self._bundle.manifest.files:
+                where = self._bundle.path
+                raise BundleError(f"{where}: has no {_TOKENIZER_FILE}; export from a folder that has one, or pass ids")
+            self._tokenizer = Tokenizer(self._bundle.path / _TOKENIZER_FILE)
         return self._tokenizer
 
-    def _required(self, value: _T | None, use: str) -> _T:
+    def _required(self, value: _T | None, part: str) -> _T:
         if value is None:
-            raise BundleError(f"{self._bundle.path}: {self.info.family} has no {use}; use a bundle of InternVL-14B for it")
+            family = self.info.family
+            raise BundleError(f"{self._bundle.path}: {family} has no {part}; use a bundle of InternVL-14B for this")
         return value
-
-
-def _check_mode(mode: str) -> None:
-    if mode not in ("c", "g"):
-        raise InputError(f"mode {mode!r}: unknown; choose c (InternVL-C) or g (InternVL-G)")
 
 
 def _stacked(parts: list[np.ndarray]) -> np.ndarray:

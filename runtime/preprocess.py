@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 
@@ -11,18 +11,22 @@ from internvl_edge.runtime.errors import InputError
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
+_T = TypeVar("_T")
+
 Geometry = Literal["squash", "crop", "clip"]
-ImageLike = "str | Path | Picture | np.ndarray"
+Pictures = Sequence[object] | np.ndarray
+"""Paths, PIL pictures or uint8 arrays ``[H, W, C]`` or ``[H, W]``; or one array ``[B, H, W, C]``."""
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
-def preprocess(images: Sequence[object], image_size: int, geometry: Geometry = "squash") -> np.ndarray:
-    """Return fp32 ``[B, 3, S, S]`` of paths, PIL pictures or uint8 arrays ``[H, W, C]`` or ``[H, W]``.
+def preprocess(images: Pictures, image_size: int, geometry: Geometry = "squash") -> np.ndarray:
+    """Return fp32 ``[B, 3, S, S]`` of pictures.
 
-    `geometry`: ``squash`` ignores the aspect ratio (retrieval, captions); ``crop`` is torchvision's short side and centre
-    crop (zero-shot classification); ``clip`` is CLIPImageProcessor's (the model card), whose crop may lie a pixel off.
+    `geometry`: ``squash`` ignores the aspect ratio (retrieval, captions); ``crop`` is torchvision's short side and
+    centre crop (zero-shot classification); ``clip`` is CLIPImageProcessor's (the model card), whose crop may lie a
+    pixel off. As in the reference, alpha is dropped without blending and EXIF orientation is not applied.
 
     Raises:
         InputError: pictures that cannot be read, all of them named; an unknown geometry.
@@ -35,22 +39,59 @@ def preprocess(images: Sequence[object], image_size: int, geometry: Geometry = "
     return np.stack([_PATHS[geometry](picture, image_size) for picture in pictures])
 
 
-def load_pictures(images: Sequence[object]) -> "list[Picture]":
+def load_pictures(images: Pictures) -> "list[Picture]":
     """Return the pictures as RGB.
 
     Raises:
-        InputError: those that cannot be read, all of them named.
+        InputError: those that cannot be read, all of them named; one picture where several are expected.
     """
-    pictures, unreadable = [], []
+    return _each(images, _as_rgb)
+
+
+def picture_count(images: Pictures) -> int:
+    """Return how many pictures there are.
+
+    Raises:
+        InputError: one picture where a list is expected.
+    """
+    if isinstance(images, np.ndarray):
+        if images.ndim != 4:
+            raise InputError(f"pictures: an array of shape {list(images.shape)}; give a list, or [B, H, W, C]")
+    elif isinstance(images, str) or not isinstance(images, Sequence):
+        raise InputError(f"pictures: {images} is a {type(images).__name__}; give a list")
+    return len(images)
+
+
+def check_pictures(images: Pictures) -> None:
+    """Read no more than the headers of picture files, so that a long list fails before its first batch is computed.
+
+    Raises:
+        InputError: as `load_pictures`.
+    """
+    _each(images, _check_header)
+
+
+def _each(images: Pictures, read: Callable[[object], _T]) -> list[_T]:
+    """Return `read` of every picture, or raise one error for all that fail."""
+    picture_count(images)
+    results, unreadable = [], []
     for image in images:
         try:
-            pictures.append(_as_rgb(image))
-        except (OSError, ValueError, TypeError, SyntaxError) as error:
+            results.append(read(image))
+        except Exception as error:  # Pillow's decoders raise whatever the parser of their format does
             name = str(image) if isinstance(image, str | Path) else type(image).__name__
             unreadable.append(f"{name} ({_reason(error)})")
     if unreadable:
-        raise InputError(f"unreadable pictures: {', '.join(unreadable)}; give PNG, JPEG or another format that Pillow reads")
-    return pictures
+        listed = ", ".join(unreadable)
+        raise InputError(f"unreadable pictures: {listed}; give PNG, JPEG or another format that Pillow reads")
+    return results
+
+
+def _check_header(image: object) -> None:
+    from PIL import Image
+
+    if isinstance(image, str | Path):
+        Image.open(image).close()
 
 
 def _as_rgb(image: object) -> "Picture":
@@ -61,11 +102,8 @@ def _as_rgb(image: object) -> "Picture":
             raise ValueError(f"array of {image.dtype} {list(image.shape)} instead of uint8 [H, W, C]")
         return Image.fromarray(image).convert("RGB")
     if isinstance(image, str | Path):
-        try:
-            with Image.open(image) as opened:
-                return opened.convert("RGB")
-        except Image.DecompressionBombError as error:
-            raise ValueError("more pixels than Pillow allows") from error
+        with Image.open(image) as opened:
+            return opened.convert("RGB")
     if isinstance(image, Image.Image):
         return image.convert("RGB")
     raise TypeError(f"{type(image).__name__} is no picture")
@@ -90,12 +128,10 @@ def _crop(picture: "Picture", size: int) -> np.ndarray:
 
 
 def _clip(picture: "Picture", size: int) -> np.ndarray:
-    """CLIPImageProcessor: half a pixel of crop offset is rounded down, and 1/255 is a factor."""
+    """CLIPImageProcessor: half a pixel of crop offset is rounded down."""
     resized = _short_side(picture, size)
     left, top = (resized.width - size) // 2, (resized.height - size) // 2
-    pixels = np.asarray(resized.crop((left, top, left + size, top + size)))
-    scaled = (pixels * (1 / 255)).astype(np.float32)
-    return np.ascontiguousarray(((scaled - MEAN) / STD).transpose(2, 0, 1))
+    return _normalised(resized.crop((left, top, left + size, top + size)))
 
 
 _PATHS: dict[str, "Callable[[Picture, int], np.ndarray]"] = {"squash": _squash, "crop": _crop, "clip": _clip}
@@ -115,6 +151,9 @@ def _resize(picture: "Picture", width: int, height: int) -> "Picture":
 
 
 def _normalised(picture: "Picture") -> np.ndarray:
-    """Return torchvision's ToTensor and Normalize: divide by 255 in fp32, subtract, divide."""
+    """Return torchvision's ToTensor and Normalize: divide by 255 in fp32, subtract, divide.
+
+    CLIPImageProcessor multiplies by 1/255 in fp64 and rounds to fp32: the same bits for all 256 values.
+    """
     pixels = np.asarray(picture).transpose(2, 0, 1).astype(np.float32) / np.float32(255)
     return np.ascontiguousarray((pixels - MEAN[:, None, None]) / STD[:, None, None])

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,7 @@ def save_embeddings(model: InternVL, images: Sequence[Path], texts: Sequence[str
     """
     if not images and not texts:
         raise InputError("embed: neither pictures nor texts given; name pictures, or add -t TEXT")
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     if images:
         arrays |= {"images": np.array([str(p) for p in images]), "image_embeds": model.encode_image(images, mode)}
     if texts:

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from internvl_edge.runtime.errors import InputError
+
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
@@ -10,10 +12,19 @@ def tile_grid(width: int, height: int, *, tile: int = 448, smallest: int = 1, la
     """Return (columns, rows) whose aspect ratio is nearest to the picture's, with `smallest` to `largest` tiles.
 
     On an exact tie the later candidate wins if the picture has more than half of its pixels.
+
+    Raises:
+        InputError: limits that no grid can keep.
     """
+    if not 1 <= smallest <= largest:
+        raise InputError(f"tiles: {smallest} to {largest} allowed; give 1 or more, the smaller number first")
     # The reference orders equal products by Python's set order; it is part of what makes results equal.
     candidates = {
-        (i, j) for n in range(smallest, largest + 1) for i in range(1, n + 1) for j in range(1, n + 1) if smallest <= i * j <= largest
+        (columns, rows)
+        for most in range(smallest, largest + 1)
+        for columns in range(1, most + 1)
+        for rows in range(1, most + 1)
+        if smallest <= columns * rows <= largest
     }
     best, best_difference = (1, 1), float("inf")
     for columns, rows in sorted(candidates, key=lambda grid: grid[0] * grid[1]):
@@ -28,7 +39,7 @@ def tile_grid(width: int, height: int, *, tile: int = 448, smallest: int = 1, la
 def tile_image(
     picture: "Picture", *, tile: int = 448, smallest: int = 1, largest: int = 12, thumbnail: bool = True
 ) -> "list[Picture]":
-    """Return the tiles of `picture` row by row, ``tile`` pixels square each; the whole picture last if it was cut."""
+    """Return the tiles of an RGB `picture` row by row, ``tile`` pixels square; the whole picture last if it was cut."""
     columns, rows = tile_grid(*picture.size, tile=tile, smallest=smallest, largest=largest)
     resized = picture.resize((columns * tile, rows * tile))
     corners = [(column * tile, row * tile) for row in range(rows) for column in range(columns)]

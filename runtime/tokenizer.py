@@ -42,11 +42,9 @@ class Tokenizer:
         A text past `max_length` tokens is cut with a warning; eos is kept.
 
         Raises:
-            InputError: empty texts, all of them named by position, unless `allow_empty`.
+            InputError: empty texts (unless `allow_empty`) or broken ones, all of them named by position.
         """
-        empty = [str(index) for index, text in enumerate(texts) if not text.strip()]
-        if empty and not allow_empty:
-            raise InputError(f"texts: empty at position {', '.join(empty)}; leave them out or write something")
+        _check_texts(texts, allow_empty)
         rows = [self._row(text, prefix, max_length) for text in texts]
         width = max([pad_to or 0, *(len(row) for row in rows)])
         ids = np.zeros((len(rows), width), np.int64)
@@ -55,16 +53,25 @@ class Tokenizer:
         return ids
 
     def encode_prompt(self, prompt: str) -> np.ndarray:
-        """Return the ids ``[1, n]`` of a caption prompt: bos, no eos."""
+        """Return the ids ``[1, n]`` of a caption prompt: bos, no eos; an empty prompt is bos alone.
+
+        Raises:
+            InputError: a prompt that is no valid Unicode.
+        """
+        _check_texts([prompt], allow_empty=True)
         return np.array([[self._pieces.bos_id(), *self._ids(prompt)]], np.int64)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Return the text of generated ids up to eos, special tokens left out."""
+        """Return the text of generated ids up to eos, special tokens left out.
+
+        So are ids past the vocabulary file: the embedding may have rows for tokens that were added beside it, as the
+        official model has for ``[PAD]``.
+        """
         kept: list[int] = []
         for token in np.asarray(ids).tolist():
             if token == self._pieces.eos_id():
                 break
-            if token not in self._special.values():
+            if token not in self._special.values() and token < self._pieces.vocab_size():
                 kept.append(token)
         text: str = self._pieces.decode(kept)
         return text.strip()
@@ -85,6 +92,21 @@ class Tokenizer:
             elif part:
                 ids += self._pieces.encode(part)
         return ids
+
+
+def _check_texts(texts: Sequence[str], allow_empty: bool) -> None:
+    if isinstance(texts, str):
+        raise InputError(f"texts: {texts!r} is one text, not several; give a list")
+    if broken := [str(index) for index, text in enumerate(texts) if not _is_unicode(text)]:
+        raise InputError(f"texts: no valid Unicode at position {', '.join(broken)}; give strings encoded in UTF-8")
+    empty = [str(index) for index, text in enumerate(texts) if not text.strip()]
+    if empty and not allow_empty:
+        raise InputError(f"texts: empty at position {', '.join(empty)}; leave them out or write something")
+
+
+def _is_unicode(text: object) -> bool:
+    """Return whether `text` is a string without lone surrogates, which undecodable bytes of a command line become."""
+    return isinstance(text, str) and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _load(model_file: Path) -> Any:

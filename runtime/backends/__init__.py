@@ -17,14 +17,23 @@ class Session(Protocol):
         ...
 
 
+def require_backend(backend: str) -> None:
+    """Check a backend's name, without loading its library.
+
+    Raises:
+        BackendError: there is no such backend.
+    """
+    if backend not in _OPENERS:
+        raise BackendError(f"backend {backend!r}: unknown; choose from {', '.join(_OPENERS)}")
+
+
 def open_session(backend: str, graph_file: Path) -> Session:
     """Open `graph_file` with `backend`; ``auto`` takes the first that can run here.
 
     Raises:
         BackendError: the backend is unknown, not installed, or refuses the graph.
     """
-    if backend not in _OPENERS:
-        raise BackendError(f"backend {backend!r}: unknown; choose from {', '.join(_OPENERS)}")
+    require_backend(backend)
     return _OPENERS[backend](graph_file)
 
 

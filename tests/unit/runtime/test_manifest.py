@@ -1,0 +1,133 @@
+"""The manifest survives a round trip, and a broken one is told in one line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from internvl_edge.runtime.errors import BundleError
+from internvl_edge.runtime.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, ModelInfo, TensorSpec
+
+MANIFEST = Manifest(
+    schema=SCHEMA,
+    producer={"internvl-edge": "0.1.0"},
+    model=ModelInfo(
+        family="internvl",
+        image_size=56,
+        patch_size=14,
+        vision_hidden_size=64,
+        vision_tokens=17,
+        embed_dim=32,
+        logit_scale=2.5,
+    ),
+    precision="fp16",
+    graphs={
+        "vision": GraphInfo(
+            file="onnx/fp16/vision.onnx",
+            inputs=(TensorSpec(name="pixel_values", dtype="float32", shape=("batch", 3, 56, 56)),),
+            outputs=(TensorSpec(name="vision_states", dtype="float16", shape=("batch", 17, 64)),),
+        )
+    },
+    files={"onnx/fp16/vision.onnx": FileInfo(bytes=3, sha256="ab" * 32)},
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    MANIFEST.save(tmp_path / "manifest.json")
+    return tmp_path / "manifest.json"
+
+
+def edit(path: Path, change: Callable[[Any], object]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(BundleError) as caught:
+        Manifest.load(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_round_trip(path: Path) -> None:
+    assert Manifest.load(path) == MANIFEST
+
+
+def test_a_whole_logit_scale_is_read(path: Path) -> None:
+    edit(path, lambda content: content["model"].update(logit_scale=3))
+    assert Manifest.load(path).model.logit_scale == 3.0
+
+
+def test_a_newer_schema_names_both_sides_and_the_remedy(path: Path) -> None:
+    edit(path, lambda content: content.update(schema=SCHEMA + 1))
+    message = refusal(path)
+    assert f"schema {SCHEMA + 1}" in message
+    assert f"1 to {SCHEMA}" in message
+    assert "upgrade internvl-edge or export again" in message
+
+
+def test_a_newer_schema_wins_over_what_it_changed(path: Path) -> None:
+    edit(path, lambda content: (content.clear(), content.update(schema=SCHEMA + 1)))
+    assert "upgrade" in refusal(path)
+
+
+@pytest.mark.parametrize("key", ["producer", "model", "precision", "graphs", "files"])
+def test_a_missing_key_is_named(path: Path, key: str) -> None:
+    edit(path, lambda content: content.pop(key))
+    assert f"has no '{key}'" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda c: c.pop("schema"), "schema None"),
+        (lambda c: c.update(schema="1"), "schema 1,"),
+        (lambda c: c.update(schema=0), "schema 0"),
+        (lambda c: c.update(files=[]), "'list'"),
+        (lambda c: c.update(producer="me"), "not a manifest"),
+        (lambda c: c["model"].pop("image_size"), "image_size"),
+        (lambda c: c["model"].update(depth=3), "depth"),
+        (lambda c: c["model"].update(image_size="56", patch_size=None), "image_size is '56', patch_size is None"),
+        (lambda c: c["files"]["onnx/fp16/vision.onnx"].update(bytes="3"), "bytes is '3'"),
+        (lambda c: c["graphs"]["vision"].pop("outputs"), "outputs"),
+        (lambda c: c["graphs"]["vision"]["inputs"][0].pop("dtype"), "dtype"),
+    ],
+)
+def test_a_malformed_manifest_is_refused(path: Path, change: Callable[[Any], object], found: str) -> None:
+    edit(path, change)
+    assert found in refusal(path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\x00", '{"schema": 1'])
+def test_what_is_no_json_object_is_refused(path: Path, text: str) -> None:
+    path.write_text(text)
+    assert str(path) in refusal(path)
+
+
+def test_bytes_that_are_no_text_are_refused(path: Path) -> None:
+    path.write_bytes(b"\xff\xfe\xfd")
+    assert "not readable" in refusal(path)
+
+
+def test_a_folder_without_manifest_is_no_bundle(tmp_path: Path) -> None:
+    assert f"{tmp_path}: no bundle" in refusal(tmp_path / "manifest.json")
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../secret", "onnx/../../secret"])
+def test_a_listed_file_outside_the_bundle_is_refused(path: Path, name: str) -> None:
+    edit(path, lambda content: content["files"].update({name: {"bytes": 1, "sha256": "00"}}))
+    assert f"outside the bundle ({name})" in refusal(path)
+
+
+def test_a_graph_outside_the_bundle_is_refused(path: Path) -> None:
+    edit(path, lambda content: content["graphs"]["vision"].update(file="../vision.onnx"))
+    assert "outside the bundle (../vision.onnx)" in refusal(path)
+
+
+def test_a_graph_without_digest_is_refused(path: Path) -> None:
+    edit(path, lambda content: content["graphs"]["vision"].update(file="onnx/fp16/other.onnx"))
+    assert "no digest of onnx/fp16/other.onnx" in refusal(path)

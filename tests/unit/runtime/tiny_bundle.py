@@ -1,0 +1,48 @@
+"""A small bundle on disk whose graph files hold only their names: the tests bring the functions."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+from internvl_edge.runtime.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, ModelInfo
+
+MODEL = ModelInfo(
+    family="internvl",
+    image_size=4,
+    patch_size=2,
+    vision_hidden_size=3,
+    vision_tokens=1,
+    embed_dim=3,
+    logit_scale=1.5,
+    num_query_tokens=2,
+    text_layers=1,
+    text_heads=1,
+    text_head_dim=2,
+    vocab_size=320,
+    max_positions=40,
+)
+
+
+def write_bundle(folder: Path, graphs: tuple[str, ...], model: ModelInfo, tokenizer: Path | None) -> Path:
+    """Write a bundle whose graph files hold only their names."""
+    (folder / "onnx" / "fp32").mkdir(parents=True)
+    for graph in graphs:
+        (folder / "onnx" / "fp32" / f"{graph}.onnx").write_text(graph)
+    if tokenizer:
+        shutil.copy(tokenizer, folder / "tokenizer.model")
+    files = {
+        path.relative_to(folder).as_posix(): FileInfo(
+            bytes=path.stat().st_size, sha256=hashlib.sha256(path.read_bytes()).hexdigest()
+        )
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    Manifest(
+        schema=SCHEMA,
+        producer={"internvl-edge": "0"},
+        model=model,
+        precision="fp32",
+        graphs={graph: GraphInfo(file=f"onnx/fp32/{graph}.onnx", inputs=(), outputs=()) for graph in graphs},
+        files=files,
+    ).save(folder / "manifest.json")
+    return folder
