@@ -7,10 +7,16 @@ import torch
 from internvl_edge.export.tensor_files import LazyTensor, MergedTensor
 from internvl_edge.runtime.errors import CheckpointError
 
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+
 _SHOWN = 8
 """Names listed per kind of problem before the rest is counted."""
 
-_EXPONENTS = {torch.float16: (torch.int16, 0x7C00), torch.bfloat16: (torch.int16, 0x7F80), torch.float32: (torch.int32, 0x7F800000)}
+_EXPONENTS = {
+    torch.float16: (torch.int16, 0x7C00),
+    torch.bfloat16: (torch.int16, 0x7F80),
+    torch.float32: (torch.int32, 0x7F800000),
+}
 """Bits that are all ones in NaN and infinity alone."""
 
 
@@ -18,7 +24,7 @@ def account(tensors: Mapping[str, LazyTensor | MergedTensor], expected: Mapping[
     """Check that `tensors` are exactly the `expected` names with the expected shapes, of a float type.
 
     Raises:
-        CheckpointError: missing, unexpected, misshapen and non-float tensors, by name.
+        CheckpointError: missing, unexpected, misshapen and non-float tensors and misfit LoRA adapters, by name.
     """
     shared = [name for name in expected if name in tensors]
     problems = {
@@ -29,11 +35,16 @@ def account(tensors: Mapping[str, LazyTensor | MergedTensor], expected: Mapping[
             for name in shared
             if tensors[name].shape != expected[name]
         ],
-        "not float": [f"{n} {tensors[n].dtype}" for n in shared if not tensors[n].dtype.endswith(("float16", "float32", "float64"))],
+        "not float": [f"{name} {tensors[name].dtype}" for name in shared if tensors[name].dtype not in _FLOATS],
+        "with a LoRA adapter of another shape": [
+            name for name in shared if isinstance(tensor := tensors[name], MergedTensor) and not tensor.fits
+        ],
     }
     found = [f"{len(names)} {kind}: {_listed(names)}" for kind, names in problems.items() if names]
     if found:
-        raise CheckpointError(f"checkpoint: {'; '.join(found)}; give a complete checkpoint whose config.json belongs to it")
+        raise CheckpointError(
+            f"checkpoint: {'; '.join(found)}; give a complete checkpoint whose config.json belongs to it"
+        )
 
 
 def non_finite(values: torch.Tensor) -> int:
@@ -41,8 +52,8 @@ def non_finite(values: torch.Tensor) -> int:
     if values.dtype not in _EXPONENTS:
         return int((~torch.isfinite(values)).sum())
     integer, mask = _EXPONENTS[values.dtype]
-    bits = values.view(integer) & mask
-    if bits.numel() == 0 or int(bits.max()) != mask:  # the common case, in one pass
+    bits = values.view(integer).numpy() & mask  # NumPy keeps to one thread: another one is tracing
+    if bits.size == 0 or bits.max() != mask:
         return 0
     return int((bits == mask).sum())
 

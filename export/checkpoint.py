@@ -1,13 +1,21 @@
 """A checkpoint of any official layout as one thing: its config, and its tensors under the official names, on disk."""
 
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from internvl_edge.export.config import ModelConfig, QllamaConfig, VisionConfig, config_from_json
+from internvl_edge.export.config import (
+    ALL_QLLAMA_GRAPHS,
+    ModelConfig,
+    QllamaConfig,
+    VisionConfig,
+    config_from_json,
+)
 from internvl_edge.export.lora import merge_lora
 from internvl_edge.export.samples import PICTURE_SUFFIXES
 from internvl_edge.export.tensor_files import LazyTensor, MergedTensor, read_safetensors, read_torch_file
@@ -16,7 +24,7 @@ from internvl_edge.runtime.errors import CheckpointError
 StoredTensor = LazyTensor | MergedTensor
 
 _KNOWN_UNUSED = re.compile(r"rotary_emb\.inv_freq$|position_ids$|^language_model\.|^head\.|^llm_proj")
-"""Written by older code (MODEL.md 2.1), or another program's part: a chat model's language model, a classifier's head."""
+"""Written by older code (MODEL.md 2.1), or another program's part: a language model, a classifier's head."""
 
 _PTH_NAMES = (
     (re.compile(r"^cls_token$"), "vision_model.embeddings.class_embedding"),
@@ -27,9 +35,13 @@ _PTH_NAMES = (
     (re.compile(r"^transformer\."), "qllama.model."),
 )
 """Plain-PyTorch names -> official names (MODEL.md 2.2)."""
+_PLAIN_MARK = "cls_token"
+"""A name that every plain-PyTorch file has, and no other."""
 
 _POSITIONS = "vision_model.embeddings.position_embedding"
 _HEAD, _EMBEDDING = "qllama.lm_head.weight", "qllama.model.embed_tokens.weight"
+_POOLED = "clip_projector.cross_attn.proj.weight"
+_QUERIES = "query_tokens"
 _CROSS_LAYER = re.compile(r"^qllama\.model\.layers\.(\d+)\.cross_attn\.")
 
 
@@ -65,6 +77,8 @@ def open_checkpoint(source: str | Path, revision: str | None = None) -> Checkpoi
     config_file = folder / "config.json"
     tensors, ignored = _official(stored)
     config = config_from_json(_read_json(config_file)) if config_file.exists() else _config_from_shapes(tensors, path)
+    if _PLAIN_MARK in stored:
+        config = _as_plain_file(config, tensors)
     config = _as_stored(config, tensors)
     tokenizer, preprocessor = folder / "tokenizer.model", folder / "preprocessor_config.json"
     return Checkpoint(
@@ -82,30 +96,35 @@ def _from_hub(name: str, revision: str | None) -> Path:
         raise CheckpointError(f"{name}: no such folder or file; give a checkpoint folder, a weight file or a Hub id")
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError as error:
-        raise CheckpointError(f"{name}: no such folder, and huggingface_hub is not installed; pip install huggingface_hub") from error
+        raise CheckpointError(
+            f"{name}: no such folder, and huggingface_hub is not installed; pip install huggingface_hub"
+        ) from error
     wanted = ["*.json", "*.safetensors", "*.bin", "*.model"]
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).partition("\n")[0]
         raise CheckpointError(f"{name}: the Hub does not give it ({reason}); check the name and the network") from error
 
 
 def _read_folder(folder: Path) -> dict[str, LazyTensor]:
-    """Return the tensors of a folder; safetensors before torch files, an index before single files."""
-    for index, read in (("model.safetensors.index.json", read_safetensors), ("pytorch_model.bin.index.json", read_torch_file)):
-        if (folder / index).exists():
-            return _read_shards(folder / index, read)
+    """Return the tensors of a folder; safetensors before torch files, an index before a single file."""
     for name, read in (("model.safetensors", read_safetensors), ("pytorch_model.bin", read_torch_file)):
+        if (index := folder / f"{name}.index.json").exists():
+            return _read_shards(index, read)
         if (folder / name).exists():
             return read(folder / name)
-    raise CheckpointError(f"{folder}: no weights; expected model.safetensors or pytorch_model.bin, or an index of either")
+    raise CheckpointError(
+        f"{folder}: no weights; expected model.safetensors or pytorch_model.bin, or an index of either"
+    )
 
 
-def _read_shards(index: Path, read: Any) -> dict[str, LazyTensor]:
-    weight_map = _read_json(index).get("weight_map", {})
+def _read_shards(index: Path, read: Callable[[Path], dict[str, LazyTensor]]) -> dict[str, LazyTensor]:
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
+        raise CheckpointError(f"{index}: has no weight_map of tensors to files; download it again")
     shards = sorted(set(weight_map.values()))
     absent = [name for name in shards if not (index.parent / name).exists()]
     if absent:
@@ -143,8 +162,8 @@ def _official(stored: Mapping[str, LazyTensor]) -> tuple[dict[str, StoredTensor]
         if _KNOWN_UNUSED.search(renamed):
             ignored.append(name)
         else:
-            tensors[renamed] = replace(tensor, name=renamed)
-    return merge_lora(tensors), ignored
+            tensors[renamed] = tensor
+    return {name: replace(tensor, name=name) for name, tensor in merge_lora(tensors).items()}, ignored
 
 
 def _renamed(name: str, vision_only: bool) -> str:
@@ -153,23 +172,54 @@ def _renamed(name: str, vision_only: bool) -> str:
     for pattern, official in _PTH_NAMES:
         renamed, count = pattern.subn(official, name)
         if count:
-            return re.sub(r"\.(ls[12])\.gamma$", r".\1", renamed)
+            return renamed
     return name
+
+
+def _as_plain_file(config: ModelConfig, tensors: Mapping[str, StoredTensor]) -> ModelConfig:
+    """Return `config` cut to the parts of a plain-PyTorch file: the tower, maybe its pool, maybe the text encoder."""
+    qllama = config.qllama if _EMBEDDING in tensors else None
+    pooled = _POOLED in tensors
+    return replace(
+        config,
+        family="internvl" if qllama else "internvit",
+        qllama=qllama,
+        embed_dim=tensors[_POOLED].shape[0] if pooled else None,
+        pool_heads=(config.pool_heads or 16) if pooled else None,
+        connector=None,
+        qllama_graphs=("text",),
+    )
 
 
 def _as_stored(config: ModelConfig, tensors: Mapping[str, StoredTensor]) -> ModelConfig:
     """Return `config` corrected by what the tensors say: the position table's rows, the layers with cross-attention."""
     table = tensors.get(_POSITIONS)
     vision = config.vision
-    if table is not None and len(table.shape) == 3 and table.shape[1] != vision.tokens:
-        side = round((table.shape[1] - 1) ** 0.5)
-        if side * side + 1 == table.shape[1]:
-            vision = replace(vision, image_size=side * vision.patch_size)
+    if table is not None and len(table.shape) == 3 and (side := _square_side(table.shape[1] - 1)):
+        vision = replace(vision, image_size=side * vision.patch_size)
     qllama = config.qllama
     if qllama is not None:
-        layers = sorted({int(match[1]) for name in tensors if (match := _CROSS_LAYER.match(name))})
-        qllama = replace(qllama, cross_attention_layers=tuple(layers))
+        qllama = replace(qllama, cross_attention_layers=_cross_layers(config, qllama, tensors))
     return replace(config, vision=vision, qllama=qllama)
+
+
+def _square_side(count: int) -> int:
+    """Return the root of a square number, 0 for every other."""
+    side = math.isqrt(max(count, 0))
+    return side if side * side == count else 0
+
+
+def _cross_layers(config: ModelConfig, qllama: QllamaConfig, names: Iterable[str]) -> tuple[int, ...]:
+    """Return every f-th layer, f being the smallest step between stored ones, so that a lost layer counts as missing.
+
+    The config's word stands only where no layer is stored: what it says of f is unreliable (MODEL.md T2).
+    """
+    found = {int(match[1]) for name in names if (match := _CROSS_LAYER.match(name))}
+    stored = sorted(layer for layer in found if layer < qllama.num_layers)
+    if not stored:
+        return qllama.cross_attention_layers if "query" in config.qllama_graphs else ()
+    step = min((after - before for before, after in pairwise(stored)), default=qllama.num_layers)
+    return tuple(sorted({*range(stored[0] % step, qllama.num_layers, step), *stored}))
 
 
 def _with_tied_head(tensors: dict[str, StoredTensor], config: ModelConfig) -> dict[str, StoredTensor]:
@@ -188,18 +238,21 @@ def _config_from_shapes(tensors: Mapping[str, StoredTensor], path: Path) -> Mode
     """
     try:
         vision = _vision_from_shapes(tensors)
-        pooled = tensors["clip_projector.cross_attn.proj.weight"].shape[0] if "clip_projector.cross_attn.proj.weight" in tensors else None
         qllama = _qllama_from_shapes(tensors, vision) if _EMBEDDING in tensors else None
+        return ModelConfig(
+            family="internvl" if qllama else "internvit",
+            vision=vision,
+            qllama=qllama,
+            embed_dim=tensors[_POOLED].shape[0] if _POOLED in tensors else None,
+            pool_heads=16 if _POOLED in tensors else None,
+            qllama_graphs=ALL_QLLAMA_GRAPHS if _QUERIES in tensors else ("text",),
+        )
     except KeyError as error:
-        raise CheckpointError(f"{path}: no config.json beside it and no tensor {error}; give the folder of the checkpoint") from error
-    return ModelConfig(
-        family="internvl" if qllama else "internvit",
-        vision=vision,
-        qllama=qllama,
-        embed_dim=pooled,
-        pool_heads=16 if pooled else None,
-        qllama_graphs=("text",),
-    )
+        finding = f"no config.json beside it and no tensor {error}"
+        raise CheckpointError(f"{path}: {finding}; give the folder of the checkpoint") from error
+    except (CheckpointError, ValueError, IndexError) as error:
+        finding = f"no config.json beside it, and the shapes are not those of the 6B family ({error})"
+        raise CheckpointError(f"{path}: {finding}; put the config.json beside it") from error
 
 
 def _vision_from_shapes(tensors: Mapping[str, StoredTensor]) -> VisionConfig:
@@ -213,7 +266,7 @@ def _vision_from_shapes(tensors: Mapping[str, StoredTensor]) -> VisionConfig:
         num_layers=_count(tensors, "vision_model.encoder.layers."),
         intermediate_size=tensors[f"{first}.mlp.fc1.weight"].shape[0],
         patch_size=patch,
-        image_size=round((rows - 1) ** 0.5) * patch,
+        image_size=_square_side(rows - 1) * patch,
         norm_type="layer_norm" if layer_norm else "rms_norm",
         qkv_bias=f"{first}.attn.qkv.bias" in tensors,
         qk_norm=f"{first}.attn.q_norm.weight" in tensors,
@@ -222,7 +275,7 @@ def _vision_from_shapes(tensors: Mapping[str, StoredTensor]) -> VisionConfig:
 
 def _qllama_from_shapes(tensors: Mapping[str, StoredTensor], vision: VisionConfig) -> QllamaConfig:
     vocab, width = tensors[_EMBEDDING].shape
-    return QllamaConfig(
+    config = QllamaConfig(
         hidden_size=width,
         num_heads=width // 128,
         num_layers=_count(tensors, "qllama.model.layers."),
@@ -230,6 +283,7 @@ def _qllama_from_shapes(tensors: Mapping[str, StoredTensor], vision: VisionConfi
         vocab_size=vocab,
         vision_hidden_size=vision.hidden_size,
     )
+    return replace(config, num_queries=tensors[_QUERIES].shape[1]) if _QUERIES in tensors else config
 
 
 def _count(names: Iterable[str], prefix: str) -> int:

@@ -26,7 +26,9 @@ def merge_lora(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor | Merg
             plain[_unwrapped(name)] = tensor
     alone = [path for path, sides in adapters.items() if set(sides) != {"A", "B"} or f"{path}.weight" not in plain]
     if alone:
-        raise CheckpointError(f"LoRA adapters: incomplete at {', '.join(alone)}; merge them with PEFT or give all shards")
+        raise CheckpointError(
+            f"LoRA adapters: incomplete at {', '.join(alone)}; merge them with PEFT or give all shards"
+        )
     for path, sides in adapters.items():
         base = plain[f"{path}.weight"]
         assert isinstance(base, LazyTensor)

@@ -1,9 +1,11 @@
-"""Weights on disk without loading them: every tensor of a safetensors or torch file as a name, a type and a byte range."""
+"""Weights on disk without loading them: each tensor of a safetensors or torch file is a name, type and byte range."""
 
 import json
 import math
+import mmap
 import os
 import pickle
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -37,6 +39,7 @@ _SAFETENSORS_NAMES = {
 }
 _NESTING_KEYS = ("module", "state_dict", "model")
 """Under which training scripts put the weights."""
+_LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,15 +56,20 @@ class LazyTensor:
     """In elements, where the file holds the tensor in another order than row-major; None is row-major."""
 
     def chunks(self, limit_bytes: int) -> Iterator[torch.Tensor]:
-        """Yield the values in row-major order as flat tensors of at most `limit_bytes`.
+        """Yield the values in row-major order as flat tensors of at most `limit_bytes`, one value at least.
 
-        A chunk is valid until the next one is asked for: they share one buffer.
+        A chunk is valid until the next one is asked for: they share one buffer. A tensor with strides comes whole.
         """
         if self.strides is not None:
             yield self.torch().flatten()
             return
         dtype = TORCH_DTYPES[self.dtype]
-        buffer = torch.empty(min(limit_bytes, self.nbytes) // dtype.itemsize, dtype=dtype)
+        if self.nbytes == 0:
+            return
+        # Pages of our own, returned when the last view goes: buffers of this size fragment malloc's heap by gigabytes.
+        values = max(1, min(limit_bytes, self.nbytes) // dtype.itemsize)
+        pages = mmap.mmap(-1, values * dtype.itemsize)
+        buffer = torch.frombuffer(pages, dtype=dtype)
         descriptor = os.open(self.file, os.O_RDONLY)
         try:
             done = 0
@@ -115,6 +123,13 @@ class MergedTensor:
         """File of the base weight."""
         return self.base.file
 
+    @property
+    def fits(self) -> bool:
+        """Whether ``up @ down`` has the shape of the base weight."""
+        if len(self.down.shape) != 2 or len(self.up.shape) != 2:
+            return False
+        return self.up.shape[1] == self.down.shape[0] and (self.up.shape[0], self.down.shape[1]) == self.shape
+
     def chunks(self, limit_bytes: int) -> Iterator[torch.Tensor]:
         """Yield the merged values as one flat tensor: the product needs the whole weight anyway."""
         yield self.torch().flatten()
@@ -133,6 +148,7 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
     """
     import safetensors
 
+    _refuse_pointer(path)
     try:
         with safetensors.safe_open(path, framework="np"):  # checks the header against the file's size
             pass
@@ -154,24 +170,51 @@ def read_torch_file(path: Path) -> dict[str, LazyTensor]:
     Raises:
         CheckpointError: the file is corrupt, holds code, or is in torch's format from before 1.6.
     """
+    _refuse_pointer(path)
     try:
         with FakeTensorMode():  # storages then carry their offset in the file instead of data
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: the pickle holds code or objects that are no tensors; convert it to safetensors") from error
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        raise CheckpointError(_pickle_message(path, str(error))) from error
+    except Exception as error:  # a broken pickle raises whatever its bytes happen to spell
+        reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
         raise CheckpointError(f"{path}: not a whole torch file ({reason}); download it again") from error
     tensors = _unnested(content)
     if not tensors:
         raise CheckpointError(f"{path}: holds no tensors; give a state dict")
+    sparse = [name for name, tensor in tensors.items() if tensor.layout != torch.strided]
+    if sparse:
+        raise CheckpointError(f"{path}: sparse tensors {', '.join(sparse)}; save them dense")
     if any(_storage_offset(tensor) is None for tensor in tensors.values()):
-        raise CheckpointError(f"{path}: saved in torch's format from before 1.6, which cannot be mapped; load and save it anew")
+        raise CheckpointError(
+            f"{path}: saved in torch's format from before 1.6, which cannot be mapped; load and save it anew"
+        )
     return {name: _from_fake(name, tensor, path) for name, tensor in tensors.items()}
 
 
+def _refuse_pointer(path: Path) -> None:
+    """Tell apart what a clone without Git LFS leaves in place of the weights."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_LFS_POINTER))
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror}); check the path and its permissions"
+        ) from error
+    if start == _LFS_POINTER:
+        raise CheckpointError(f"{path}: is a Git LFS pointer, not the weights; run git lfs pull")
+
+
+def _pickle_message(path: Path, reason: str) -> str:
+    if (forbidden := re.search(r"GLOBAL (\S+)", reason)) is not None:
+        return (
+            f"{path}: the pickle holds code or objects that are no tensors ({forbidden[1]}); convert it to safetensors"
+        )
+    return f"{path}: the pickle holds objects that are no tensors, or is broken; convert it to safetensors"
+
+
 def _read_into(descriptor: int, out: torch.Tensor, offset: int, path: Path) -> None:
-    view = memoryview(out.view(torch.uint8).numpy())
+    view = out.view(torch.uint8).numpy().data
     done = 0
     while done < len(view):
         count = os.preadv(descriptor, [view[done:]], offset + done)
@@ -214,7 +257,7 @@ def _from_fake(name: str, tensor: torch.Tensor, path: Path) -> LazyTensor:
         dtype=str(tensor.dtype).removeprefix("torch."),
         shape=tuple(tensor.shape),
         file=path,
-        offset=start + tensor.storage_offset() * tensor.element_size(),
+        offset=start + int(tensor.storage_offset()) * tensor.element_size(),
         nbytes=tensor.numel() * tensor.element_size(),
         strides=None if tensor.is_contiguous() else tuple(tensor.stride()),
     )
