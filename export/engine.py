@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ def build_plan(
 
     Raises:
         EngineError: TensorRT-RTX is not installed, or refuses the graph or a profile, in its own words.
+        OSError: the plan cannot be written, as on a full disk.
     """
     trt = _tensorrt_rtx()
     started = time.monotonic()
@@ -48,8 +50,13 @@ def build_plan(
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(onnx_file)):
         raise EngineError(_parser_message(onnx_file, parser))
+    if wrong := _profile_findings(network, profiles):
+        raise EngineError(f"{onnx_file.name}: {'; '.join(wrong)}; a profile shapes all dynamic inputs and nothing else")
     _allow_decomposition(trt, network)
-    config = _config(trt, builder, target, profiles)
+    config = _config(trt, builder, target)
+    for shapes in profiles:
+        _add_profile(builder, config, onnx_file, shapes)
+    log.errors.clear()
     temporary = plan_file.with_suffix(".partial")
     try:
         with temporary.open("wb") as file:
@@ -58,8 +65,7 @@ def build_plan(
             if writer.error is not None:  # the builder swallows what its writer raises
                 raise writer.error
             if not built or file.tell() == 0:
-                reason = log.errors[-1] if log.errors else "no reason given"
-                raise EngineError(f"{onnx_file.name}: TensorRT-RTX cannot build it for sm_{target.sm} ({reason}); export for another target")
+                raise EngineError(_build_message(onnx_file, target, log.errors))
         temporary.replace(plan_file)
     finally:
         temporary.unlink(missing_ok=True)
@@ -79,36 +85,78 @@ def _tensorrt_rtx() -> Any:
         import onnxruntime_ep_nv_tensorrt_rtx  # noqa: F401  # brings the libraries that the bindings load
         import tensorrt_rtx_bindings
     except (ImportError, OSError) as error:
-        raise EngineError(f"TensorRT-RTX: not installed ({error}); pip install 'internvl-edge[rtx]', or leave out --target") from error
+        raise EngineError(
+            f"TensorRT-RTX: not installed ({error}); pip install 'internvl-edge[rtx]', or leave out --target"
+        ) from error
     return tensorrt_rtx_bindings
 
 
 def _allow_decomposition(trt: Any, network: Any) -> None:
-    """Let attention without a dedicated kernel (pools: one query, heads of 200 and 256) be built from plain operations."""
+    """Let attention without a kernel of its own (fp32, heads of an odd size) be built from plain operations.
+
+    Attention that has a kernel still gets it (seen in plans).
+    """
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         if layer.type == trt.LayerType.ATTENTION_OUTPUT:
-            layer.__class__ = trt.IAttentionOutputLayer  # get_layer gives the base class; this is the documented downcast
+            layer.__class__ = trt.IAttentionOutputLayer  # the documented downcast: get_layer gives the base class
             layer.attention.decomposable = True
 
 
-def _config(trt: Any, builder: Any, target: Target, profiles: Sequence[Mapping[str, Shapes]]) -> Any:
+def _config(trt: Any, builder: Any, target: Target) -> Any:
     config = builder.create_builder_config()
     config.num_compute_capabilities = 1
     config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{target.sm}"), 0)
-    for shapes in profiles:
-        profile = builder.create_optimization_profile()
-        for name, (smallest, usual, largest) in shapes.items():
-            profile.set_shape(name, smallest, usual, largest)
-        if config.add_optimization_profile(profile) < 0:
-            raise EngineError(f"profile {dict(shapes)}: TensorRT-RTX refuses it; every min <= opt <= max must hold")
     return config
+
+
+def _profile_findings(network: Any, profiles: Sequence[Mapping[str, Shapes]]) -> list[str]:
+    """Return what `profiles` name too much or too little; TensorRT-RTX itself lets unknown names pass."""
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    known = {tensor.name for tensor in inputs}
+    dynamic = {tensor.name for tensor in inputs if -1 in tuple(tensor.shape)}
+    findings = [] if profiles or not dynamic else [f"no profile for dynamic inputs {', '.join(sorted(dynamic))}"]
+    for number, shapes in enumerate(profiles):
+        if unknown := sorted(shapes.keys() - known):
+            findings.append(f"profile {number} shapes {', '.join(unknown)}, which is no input")
+        if lacking := sorted(dynamic - shapes.keys()):
+            findings.append(f"profile {number} lacks {', '.join(lacking)}")
+    return findings
+
+
+def _add_profile(builder: Any, config: Any, onnx_file: Path, shapes: Mapping[str, Shapes]) -> None:
+    profile = builder.create_optimization_profile()
+    for name, (smallest, usual, largest) in shapes.items():
+        profile.set_shape(name, smallest, usual, largest)
+    if config.add_optimization_profile(profile) < 0:
+        raise EngineError(
+            f"{onnx_file.name}: TensorRT-RTX refuses profile {dict(shapes)}; min <= opt <= max must hold on every axis"
+        )
 
 
 def _parser_message(onnx_file: Path, parser: Any) -> str:
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    listed = "; ".join(f"{e.node_name()} ({e.node_operator()}): {e.desc()}" for e in errors[:4])
+    listed = "; ".join(f"{_place(error)}: {error.code().name}, {_one_line(error.desc())}" for error in errors[:4])
     return f"{onnx_file.name}: TensorRT-RTX cannot parse {listed or 'the file'}; leave out --target to ship ONNX alone"
+
+
+def _place(error: Any) -> str:
+    """Return the node that a parser error is about, by name and operator; the whole file if it is about none."""
+    name, operator = error.node_name(), error.node_operator()
+    return f"{name} ({operator})" if name and operator else name or operator or "the file"
+
+
+def _build_message(onnx_file: Path, target: Target, errors: Sequence[str]) -> str:
+    reason = _one_line(errors[0]) if errors else "no reason given"  # the last one only says that no GPU is here
+    return (
+        f"{onnx_file.name}: TensorRT-RTX cannot build it for sm_{target.sm} ({reason}); "
+        "choose another --target, or leave it out to ship ONNX alone"
+    )
+
+
+def _one_line(message: str) -> str:
+    """Return a message of TensorRT on one line, without the place in its source code."""
+    return re.sub(r"\.? In \w+ at [^\s)]+", "", " ".join(message.split()))
 
 
 def _log(trt: Any) -> Any:

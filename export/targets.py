@@ -45,8 +45,9 @@ def find_target(name: str) -> Target:
     if wanted in _ON_DEVICE or match:
         built = ", ".join(f"sm_{sm}" for sm in sorted(set(_BUILDABLE.values())))
         raise EngineError(
-            f"--target {name}: TensorRT-RTX builds ahead of time for {built} only; build on the device from the bundle's ONNX "
-            "files with its own TensorRT"
+            f"--target {name}: TensorRT-RTX builds ahead of time for {built} only; "
+            "build on the device from the bundle's ONNX files with its own TensorRT"
         )
-    near = difflib.get_close_matches(wanted, [*_BUILDABLE, *_ON_DEVICE], n=3) or list(_BUILDABLE)
+    known = [*_BUILDABLE, *_ON_DEVICE]
+    near = [n for n in known if wanted in n] or difflib.get_close_matches(wanted, known, n=3) or known
     raise EngineError(f"--target {name}: unknown device; did you mean {', '.join(near)}?")
