@@ -11,7 +11,7 @@ _SYMBOL = re.compile(r"\bs\d+\b")
 
 
 def name_axes(model: ir.Model, inputs: Sequence[GraphInput]) -> None:
-    """Rename symbols everywhere: an input's axis takes its name, an expression of symbols one of names (``past + length``)."""
+    """Rename symbols everywhere: an input's axis takes its name, a sum of symbols becomes one of names."""
     names: dict[str, str] = {}
     for value, item in zip(model.graph.inputs, inputs, strict=True):
         assert value.shape is not None
@@ -32,4 +32,5 @@ def _values(graph: ir.Graph) -> list[ir.Value]:
 def _renamed(dim: int | ir.SymbolicDim, names: dict[str, str]) -> int | str | None:
     if isinstance(dim, int) or dim.value is None:
         return dim if isinstance(dim, int) else None
-    return _SYMBOL.sub(lambda match: names.get(match[0], match[0]), dim.value)
+    renamed = _SYMBOL.sub(lambda match: names.get(match[0], match[0]), dim.value)
+    return " + ".join(sorted(renamed.split(" + "), reverse=True))  # torch orders sums by symbol: one order for all

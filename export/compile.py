@@ -3,6 +3,7 @@
 import json
 import platform
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -25,6 +26,7 @@ from internvl_edge.export.resolution import at_image_size, checked_feature_layer
 from internvl_edge.export.samples import load_samples
 from internvl_edge.export.sources import weight_sources
 from internvl_edge.export.staging import Staging, code_digest, key_of, staged
+from internvl_edge.export.sweep import Sweep
 from internvl_edge.export.targets import Target, find_target
 from internvl_edge.export.trace import trace_graph
 from internvl_edge.export.verify import OutputError, require_ok
@@ -33,6 +35,7 @@ from internvl_edge.export.weights import (
     WeightPlan,
     attach_placeholders,
     attach_weights,
+    linkable,
     plan_weights,
     write_store,
 )
@@ -52,6 +55,8 @@ class ExportReport:
     output: Path
     graphs: tuple[str, ...]
     errors: tuple[OutputError, ...]
+    seconds: Mapping[str, float]
+    """Stage -> how long it took in this run."""
     samples: str
     linked_tensors: int
     written_tensors: int
@@ -76,16 +81,24 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
     layers = checked_feature_layers(options.feature_layers, config)
     names = _wanted_graphs(options, config)
 
-    with staged(options.output) as staging:
+    with staged(options.output) as staging, _sweep(checkpoint, options) as sweep:
         folder = staging.folder / "onnx" / options.dtype
         folder.mkdir(parents=True, exist_ok=True)
+        clock = _Clock()
         used = _trace(staging, names, config, options, layers, progress)
-        plan = plan_weights(_used_sources(checkpoint, config, used), DTYPES[options.dtype], link=options.weights == "link")
+        clock.stage("trace")
+        plan = plan_weights(
+            _used_sources(checkpoint, config, used), DTYPES[options.dtype], link=options.weights == "link"
+        )
         graphs = {name: _place(staging, folder, name, plan) for name in names}
-        files = _store(staging, folder, plan, options, progress)
+        files = _store(staging, folder, plan, sweep, options, progress)
+        clock.stage("weights")
         samples, errors = _verify(staging, folder, names, checkpoint, config, options, layers, progress)
+        clock.stage("verify")
         plans = _plans(staging, folder, names, config, target, progress) if target else {}
+        clock.stage("plans")
         _copy_companions(checkpoint, staging.folder)
+        _write_json(staging.folder / "reports" / "export.json", {"seconds": clock.seconds})
         shutil.rmtree(staging.folder / _TRACED)
         manifest = Manifest(
             schema=SCHEMA,
@@ -100,6 +113,7 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         output=options.output,
         graphs=names,
         errors=tuple(errors),
+        seconds=clock.seconds,
         samples=samples,
         linked_tensors=len(plan.linked),
         written_tensors=len(plan.written),
@@ -107,6 +121,20 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         plans=plans,
         ignored=checkpoint.ignored,
     )
+
+
+class _Clock:
+    """Measures consecutive stages."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def stage(self, name: str) -> None:
+        """Name the time since the last call."""
+        now = time.monotonic()
+        self.seconds[name] = round(now - self._last, 3)
+        self._last = now
 
 
 def _wanted_graphs(options: ExportOptions, config: ModelConfig) -> tuple[str, ...]:
@@ -117,6 +145,13 @@ def _wanted_graphs(options: ExportOptions, config: ModelConfig) -> tuple[str, ..
             f"--graphs {','.join(absent)}: {options.checkpoint} has no weights for it; it has {', '.join(available)}"
         )
     return tuple(name for name in available if options.graphs is None or name in options.graphs)
+
+
+def _sweep(checkpoint: Checkpoint, options: ExportOptions) -> Sweep:
+    """Return a sweep of the files that will be linked; what is written anew is swept as it is written."""
+    dtype = DTYPES[options.dtype]
+    tensors = checkpoint.tensors.values() if options.weights == "link" else ()
+    return Sweep(tensor for tensor in tensors if linkable(tensor, dtype))
 
 
 def _trace(
@@ -173,15 +208,15 @@ def _tensor_spec(value: ir.Value) -> TensorSpec:
 
 
 def _store(
-    staging: Staging, folder: Path, plan: WeightPlan, options: ExportOptions, progress: Progress
+    staging: Staging, folder: Path, plan: WeightPlan, sweep: Sweep, options: ExportOptions, progress: Progress
 ) -> dict[str, FileInfo]:
-    """Write and link the weights unless an earlier run has; return each file's size and digest by path in the bundle."""
+    """Write and link the weights unless an earlier run has; return size and digest of each file in the bundle."""
     key = key_of(plan.dtype, sorted(plan.placements.items()), plan.identities)
     done = staging.finished("weights", key)
     if done is None:
         label = "Linking weights" if options.weights == "link" else "Writing weights"
         with progress.task(label, plan.bytes_to_read) as advance:
-            done = {name: asdict(info) for name, info in write_store(plan, folder, advance).items()}
+            done = {name: asdict(info) for name, info in write_store(plan, folder, sweep, advance).items()}
         staging.finish("weights", key, done)
     return {(folder / name).relative_to(staging.folder).as_posix(): FileInfo(**info) for name, info in done.items()}
 
@@ -214,7 +249,10 @@ def _verify(
                 staging.finish(f"verify {name}", key, done)
             errors += [OutputError(**error) for error in done["errors"]]
             advance(1)
-    _write_json(staging.folder / "reports" / "verification.json", {"samples": samples.source, "outputs": [asdict(e) for e in errors]})
+    _write_json(
+        staging.folder / "reports" / "verification.json",
+        {"samples": samples.source, "outputs": [asdict(e) for e in errors]},
+    )
     return samples.source, errors
 
 
@@ -236,7 +274,9 @@ def _plans(
                 staging.finish(f"plan {name}", key, done)
             plans[name] = PlanInfo(**done)
             advance(1)
-    graphs = {name: {**asdict(info), "graph_sha256": sha256_file(folder / f"{name}.onnx")} for name, info in plans.items()}
+    graphs = {
+        name: {**asdict(info), "graph_sha256": sha256_file(folder / f"{name}.onnx")} for name, info in plans.items()
+    }
     _write_json(place / "engine.json", {"target": target.name, "graphs": graphs})
     return plans
 

@@ -1,4 +1,4 @@
-"""Verification inputs for each graph: pictures and texts for the first graphs, torch's outputs of those for the rest."""
+"""Verification inputs for each graph: pictures and texts for the first, torch's outputs of those for the rest."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,14 +46,11 @@ class Rehearsal:
             self._outputs[name] = torch_outputs(name, self._config, self._inputs(name), self._fetch, layers)
         return self._outputs[name]
 
-    def _fetch(self, name: str) -> torch.Tensor:
-        source = self._sources[name]
-        out = torch.empty(source.shape, dtype=torch.float32)
+    def _fetch(self, name: str, out: torch.Tensor) -> None:
         flat, start = out.view(-1), 0
-        for values in stored_chunks(source, "float32"):
+        for values in stored_chunks(self._sources[name]):
             flat[start : start + values.numel()] = values
             start += values.numel()
-        return out
 
     def _inputs(self, name: str) -> dict[str, np.ndarray]:
         feeder = self._expected(_FEEDS[name]) if name in _FEEDS else {}

@@ -19,7 +19,12 @@ def report_text(report: ExportReport) -> str:
             f"  {graph:<10} {worst.max_abs_diff:.2e} in {worst.output} (allowed {worst.atol:.2e}), cosine {cosine:.7f}"
         )
     for name, plan in report.plans.items():
-        lines.append(f"  {name}.plan: {plan.bytes / 1e6:,.1f} MB for sm_{plan.sm} in {plan.seconds:.1f} s (not run: needs that GPU)")
+        lines.append(
+            f"  {name}.plan: {plan.bytes / 1e6:,.1f} MB for sm_{plan.sm} in {plan.seconds:.1f} s "
+            "(built, not run: that takes the GPU)"
+        )
+    stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in report.seconds.items())
+    lines.append(f"seconds: {stages}")
     if report.ignored:
         lines.append(f"left alone in the checkpoint: {len(report.ignored)} tensors, as {report.ignored[0]}")
     return "\n".join(lines)

@@ -20,7 +20,9 @@ def at_image_size(config: ModelConfig, image_size: int | None) -> ModelConfig:
         near = max(patch, round(image_size / patch) * patch)
         raise ExportError(f"--image-size {image_size}: no multiple of the patch size {patch}; try {near}")
     if config.connector is not None and (image_size // patch) % round(1 / config.connector.downsample):
-        raise ExportError(f"--image-size {image_size}: the connector needs an even patch grid; try {image_size + patch}")
+        raise ExportError(
+            f"--image-size {image_size}: the connector needs an even patch grid; try {image_size + patch}"
+        )
     return replace(config, vision=replace(config.vision, image_size=image_size))
 
 

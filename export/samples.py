@@ -1,4 +1,4 @@
-"""What verification feeds the graphs: real pictures and texts where there are any, stated stand-ins where there are none."""
+"""What verification feeds the graphs: real pictures and texts where there are any, stated stand-ins elsewhere."""
 
 import hashlib
 import json
@@ -14,7 +14,12 @@ from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.preprocess import preprocess
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-STOCK_TEXTS = ("a photo of a red bicycle", "deux bateaux près du vieux port", "一只猫坐在窗台上", "небо над городом ночью")
+STOCK_TEXTS = (
+    "a photo of a red bicycle",
+    "deux bateaux près du vieux port",
+    "一只猫坐在窗台上",
+    "небо над городом ночью",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +38,7 @@ class Samples:
 
 
 def load_samples(origin: Path | None, image_size: int, count: int) -> Samples:
-    """Return `count` pictures and texts from `origin`: a folder, or a JSONL (pictures beside it or in a .zip of its stem).
+    """Return `count` pictures and texts of `origin`: a folder, or a JSONL with pictures beside it or in its .zip.
 
     Without an origin the pictures are synthetic (smooth colour fields and noise, seeded) and the source says so.
 
@@ -41,7 +46,11 @@ def load_samples(origin: Path | None, image_size: int, count: int) -> Samples:
         InputError: `origin` holds no picture, or an unreadable one.
     """
     if origin is None:
-        return Samples(pixel_values=synthetic_pixels(image_size, count), texts=_cycle(STOCK_TEXTS, count), source="synthetic pictures")
+        return Samples(
+            pixel_values=synthetic_pixels(image_size, count),
+            texts=_cycle(STOCK_TEXTS, count),
+            source="synthetic pictures",
+        )
     if origin.suffix == ".jsonl":
         pictures, texts = _from_jsonl(origin, count)
     else:

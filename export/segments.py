@@ -26,7 +26,7 @@ class Segment:
 
 
 def cut(graph: ir.Graph, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> list[Segment]:
-    """Return the segments of `graph`, cut only between blocks, each with at most `limit_bytes` of weights if it can be."""
+    """Return the segments of `graph`, cut only between blocks, with at most `limit_bytes` of weights where possible."""
     groups: list[list[ir.Node]] = []
     held = 0
     for run in _runs(graph):
@@ -58,7 +58,9 @@ def _run(proto: onnx.ModelProto, folder: Path, feeds: Mapping[str, np.ndarray]) 
 
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-    options.add_session_config_entry("session.disable_prepacking", "1")  # a second copy of weights that run once
+    # The graph as it is written: folding would cast and transpose a copy of every weight, for a session that runs once.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")
     options.enable_cpu_mem_arena = False
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -67,16 +69,17 @@ def _run(proto: onnx.ModelProto, folder: Path, feeds: Mapping[str, np.ndarray]) 
 
 
 def _runs(graph: ir.Graph) -> list[list[ir.Node]]:
-    """Return the nodes in order, split where another block starts; nodes outside of blocks stay with those before."""
-    runs: list[list[ir.Node]] = [[]]
-    block = None
+    """Return the nodes in order, split where a block begins or ends."""
+    runs: list[list[ir.Node]] = []
+    last: str | None = "nothing yet"
     for node in graph:
         match = _BLOCK.match(node.name or "")
-        if match and match[1] != block:
-            block = match[1]
+        block = match[1] if match else None
+        if block != last:
             runs.append([])
+            last = block
         runs[-1].append(node)
-    return [run for run in runs if run]
+    return runs
 
 
 def _weight_bytes(node: ir.Node) -> int:

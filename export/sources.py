@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.models.internvit import resize_position_table
 from internvl_edge.export.models.qllama import rotary_table
-from internvl_edge.export.tensor_files import LazyTensor
+from internvl_edge.export.tensor_files import LazyTensor, MergedTensor
 from internvl_edge.export.weights import ComputedTensor, Source
 
 POSITION_TABLE = "vision_model.embeddings.position_embedding"
 
 
-def weight_sources(tensors: Mapping[str, LazyTensor], config: ModelConfig) -> dict[str, Source]:
+def weight_sources(tensors: Mapping[str, LazyTensor | MergedTensor], config: ModelConfig) -> dict[str, Source]:
     """Return the source of every parameter and buffer of the model by its official name."""
     sources: dict[str, Source] = dict(tensors)
     if tensors[POSITION_TABLE].shape[1] != config.vision.tokens:

@@ -1,8 +1,7 @@
-"""A bundle grows in a temporary sibling and is renamed when whole; finished stages outlive a kill, nothing outlives an error."""
+"""A bundle grows in a temporary sibling and is renamed when whole; finished stages outlive a kill, not an error."""
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,7 +60,9 @@ def staged(output: Path) -> Iterator[Staging]:
         raise
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise ExportError(f"{error.filename or output}: {error.strerror}; free space or choose another --output") from error
+        raise ExportError(
+            f"{error.filename or output}: {error.strerror}; free space or choose another --output"
+        ) from error
 
 
 def key_of(*parts: object) -> str:
@@ -82,6 +83,6 @@ def _swap(folder: Path, output: Path) -> None:
     old = output.with_name(f".{output.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if output.exists():
-        os.replace(output, old)
-    os.replace(folder, output)
+        output.replace(old)
+    folder.replace(output)
     shutil.rmtree(old, ignore_errors=True)

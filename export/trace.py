@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -23,9 +24,7 @@ _EXAMPLE_SIZES = {"batch": 2, "texts": 2, "length": 5, "past": 11, "total": 16}
 """Sizes of dynamic axes while tracing: above 1, which torch.export would take for a constant; total = past + length."""
 
 
-def trace_graph(
-    name: str, config: ModelConfig, dtype: torch.dtype, feature_layers: Sequence[int] = ()
-) -> ir.Model:
+def trace_graph(name: str, config: ModelConfig, dtype: torch.dtype, feature_layers: Sequence[int] = ()) -> ir.Model:
     """Return graph `name` in ONNX as the exporter gives it; initializers carry official keys but no values.
 
     Raises:
@@ -35,9 +34,11 @@ def trace_graph(
         spec = graph_spec(name, config, InternVLModel(config), dtype, feature_layers)
         try:
             program = _to_onnx(spec)
-        except (torch.onnx.errors.OnnxExporterError, torch.export.ExportError) as error:
+        except (torch.onnx.errors.OnnxExporterError, torch._dynamo.exc.UserError) as error:
             reason = str(error).splitlines()[0]
-            raise ExportError(f"{name}: torch cannot trace the graph ({reason}); report this with the config") from error
+            raise ExportError(
+                f"{name}: torch cannot trace the graph ({reason}); report this with the config"
+            ) from error
     model = program.model
     model.graph.name = name
     name_axes(model, spec.inputs)
@@ -67,8 +68,9 @@ def _to_onnx(spec: GraphSpec) -> torch.onnx.ONNXProgram:
     return program
 
 
-def _select_rows(x, index):  # type: ignore[no-untyped-def]  # the exporter maps annotations to ONNX types
-    return op.GatherND(x, op.Unsqueeze(index, op.Constant(value_ints=[1])), batch_dims=1)
+def _select_rows(x: Any, index: Any) -> Any:
+    axes: Any = op.Constant(value_ints=[1])
+    return op.GatherND(x, op.Unsqueeze(index, axes), batch_dims=1)
 
 
 def _example(item: GraphInput) -> torch.Tensor:
@@ -77,7 +79,10 @@ def _example(item: GraphInput) -> torch.Tensor:
 
 def _dynamic_shapes(spec: GraphSpec) -> tuple[object, ...]:
     """Return torch.export's description of the dynamic axes; a `*args` forward takes the rest as one tuple."""
-    dims = [{axis: torch.export.Dim.DYNAMIC for axis, d in enumerate(item.shape) if isinstance(d, str)} for item in spec.inputs]
+    dims = [
+        {axis: torch.export.Dim.DYNAMIC for axis, d in enumerate(item.shape) if isinstance(d, str)}
+        for item in spec.inputs
+    ]
     if spec.name != "decoder":
         return tuple(dims)
     return (*dims[:3], tuple(dims[3:]))

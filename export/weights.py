@@ -22,6 +22,7 @@ import onnx_ir as ir
 import torch
 
 from internvl_edge.export.accounting import non_finite
+from internvl_edge.export.sweep import CHUNK_BYTES, Sweep
 from internvl_edge.export.tensor_files import TORCH_DTYPES, LazyTensor, MergedTensor
 from internvl_edge.runtime.errors import CheckpointError
 from internvl_edge.runtime.manifest import FileInfo
@@ -29,9 +30,6 @@ from internvl_edge.runtime.manifest import FileInfo
 logger = logging.getLogger(__name__)
 
 STORE_NAME = "weights.safetensors"
-CHUNK_BYTES = 8 << 20
-"""Large enough that a disk streams, small enough that two chunks are no memory at all."""
-
 _SAFETENSORS_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _IR_DTYPES = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 
@@ -93,7 +91,7 @@ class WeightPlan:
 
 def plan_weights(sources: Sequence[Source], dtype: str, *, link: bool) -> WeightPlan:
     """Decide for every tensor whether it is linked or written; reads nothing."""
-    linked = tuple(s for s in sources if link and _linkable(s, dtype))
+    linked = tuple(s for s in sources if link and linkable(s, dtype))
     names = {tensor.name for tensor in linked}
     written = tuple(s for s in sources if s.name not in names)
     links = _link_names(linked)
@@ -115,7 +113,12 @@ def attach_weights(model: ir.Model, plan: WeightPlan) -> None:
     for name, value in model.graph.initializers.items():
         if (place := plan.placements.get(name)) is not None:
             value.const_value = ir.ExternalTensor(
-                place.location, place.offset, place.nbytes, _IR_DTYPES[plan.dtype], shape=ir.Shape(place.shape), name=name
+                place.location,
+                place.offset,
+                place.nbytes,
+                _IR_DTYPES[plan.dtype],
+                shape=ir.Shape(place.shape),
+                name=name,
             )
 
 
@@ -131,16 +134,20 @@ def attach_placeholders(model: ir.Model) -> list[str]:
     return names
 
 
-def write_store(plan: WeightPlan, folder: Path, progress: Progress) -> dict[str, FileInfo]:
-    """Put every file of the store into `folder`, checked for NaN and infinity on the way; return size and digest of each.
+def write_store(plan: WeightPlan, folder: Path, sweep: Sweep, progress: Progress) -> dict[str, FileInfo]:
+    """Put every file of the store into `folder`, checked for NaN and infinity; return size and digest of each.
 
     Raises:
-        CheckpointError: a tensor holds non-finite values, all of them named.
+        CheckpointError: tensors hold non-finite values, all of them named.
     """
     bad: dict[str, int] = {}
     files: dict[str, FileInfo] = {}
     for name, source in plan.links.items():
-        files[name] = _link_file(source, folder / name, [t for t in plan.linked if t.file == source], bad, progress)
+        _link_or_copy(source, folder / name)
+        swept = sweep.result(source)
+        bad |= swept.bad
+        files[name] = FileInfo(bytes=swept.bytes, sha256=swept.sha256)
+        progress(swept.bytes)
     if plan.written:
         files[STORE_NAME] = _write_file(plan, folder / STORE_NAME, bad, progress)
     if bad:
@@ -148,17 +155,16 @@ def write_store(plan: WeightPlan, folder: Path, progress: Progress) -> dict[str,
     return files
 
 
-def stored_chunks(source: Source, dtype: str) -> Iterator[torch.Tensor]:
-    """Yield the values of `source` as flat tensors of `dtype`, a chunk at a time."""
-    wanted = TORCH_DTYPES[dtype]
+def stored_chunks(source: Source) -> Iterator[torch.Tensor]:
+    """Yield the values of `source` in its own type as flat tensors; each is valid until the next is asked for."""
     if isinstance(source, ComputedTensor):
-        yield source.value.to(wanted).flatten()
+        yield source.value.flatten()
         return
-    for values in source.chunks(CHUNK_BYTES):
-        yield values.to(wanted)
+    yield from source.chunks(CHUNK_BYTES)
 
 
-def _linkable(source: Source, dtype: str) -> TypeGuard[LazyTensor]:
+def linkable(source: Source, dtype: str) -> TypeGuard[LazyTensor]:
+    """Return whether a graph of `dtype` can read the bytes of `source` where they lie."""
     return isinstance(source, LazyTensor) and source.strides is None and source.dtype == dtype
 
 
@@ -195,54 +201,38 @@ def _header(sources: Sequence[Source], sizes: Sequence[int], dtype: str) -> byte
     return struct.pack("<Q", len(text)) + text
 
 
-def _link_file(
-    source: Path, target: Path, tensors: Sequence[LazyTensor], bad: dict[str, int], progress: Progress
-) -> FileInfo:
+def _link_or_copy(source: Path, target: Path) -> None:
     target.unlink(missing_ok=True)
     try:
         os.link(source.resolve(), target)
     except OSError as error:
         logger.info("cannot link %s (%s): copied", source.name, error.strerror)
         shutil.copyfile(source, target)
-    with ThreadPoolExecutor(1) as pool:
-        digest = pool.submit(_digest, target, progress)
-        for tensor in tensors:
-            _count_bad(tensor.name, tensor.chunks(CHUNK_BYTES), bad)
-        return FileInfo(bytes=target.stat().st_size, sha256=digest.result())
-
-
-def _digest(path: Path, progress: Progress) -> str:
-    digest, buffer = hashlib.sha256(), bytearray(CHUNK_BYTES)
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(memoryview(buffer)[:count])
-            progress(count)
-    return digest.hexdigest()
 
 
 def _write_file(plan: WeightPlan, path: Path, bad: dict[str, int], progress: Progress) -> FileInfo:
     sizes = [plan.placements[source.name].nbytes for source in plan.written]
     header = _header(plan.written, sizes, plan.dtype)
     digest = hashlib.sha256(header)
-    with path.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as pool:
+    with path.open("wb") as file, ThreadPoolExecutor(1) as pool:
         file.write(header)
         for source in plan.written:
-            for values in stored_chunks(source, plan.dtype):
-                data = memoryview(values.contiguous().view(torch.uint8).numpy())
+            for stored in stored_chunks(source):
+                values = stored.to(TORCH_DTYPES[plan.dtype])
+                data = values.view(torch.uint8).numpy().data
                 hashed = pool.submit(digest.update, data)
-                _count_bad(source.name, [values], bad)
+                if count := non_finite(values):
+                    bad[source.name] = bad.get(source.name, 0) + count
                 file.write(data)
                 hashed.result()
                 progress(len(data))
     return FileInfo(bytes=path.stat().st_size, sha256=digest.hexdigest())
 
 
-def _count_bad(name: str, chunks: Iterable[torch.Tensor], bad: dict[str, int]) -> None:
-    if count := sum(non_finite(values.flatten()) for values in chunks):
-        bad[name] = bad.get(name, 0) + count
-
-
 def _non_finite_message(bad: Mapping[str, int], dtype: str) -> str:
     shown = ", ".join(f"{name} ({count})" for name, count in list(bad.items())[:8])
     more = f" and {len(bad) - 8} more" if len(bad) > 8 else ""
-    return f"weights as {dtype}: NaN or infinite values in {shown}{more}; repair the checkpoint, or try --dtype bf16 if they only overflow fp16"
+    return (
+        f"weights as {dtype}: NaN or infinite values in {shown}{more}; "
+        "repair the checkpoint, or try --dtype bf16 if they only overflow fp16"
+    )

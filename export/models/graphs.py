@@ -104,7 +104,8 @@ class TextGraph(nn.Module):
         """Return text_embeds ``[T, D]`` of ids ``[T, L]``."""
         normed = self.hidden_states(input_ids)
         last = (input_ids > 0).sum(dim=1) - 1
-        return (select_rows(normed, last) @ self.text_projection).float()
+        embeds: Tensor = select_rows(normed, last) @ self.text_projection
+        return embeds.float()
 
     def hidden_states(self, input_ids: Tensor) -> Tensor:
         """Return the normed states ``[T, L, Ht]``."""

@@ -102,7 +102,7 @@ class InternVisionModel(nn.Module):
         self.encoder = InternVisionEncoder(config)
 
     def forward(self, pixel_values: Tensor) -> list[Tensor]:
-        """Return the hidden states, Nv + 1 tensors ``[B, N, Hv]``: index 0 the embeddings, i the output of block i - 1."""
+        """Return Nv + 1 hidden states ``[B, N, Hv]``: index 0 the embeddings, index i the output of block i - 1."""
         states = [self.embeddings(pixel_values)]
         for layer in self.encoder.layers:
             states.append(layer(states[-1]))

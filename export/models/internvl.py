@@ -27,7 +27,6 @@ class InternVLModel(nn.Module):
         if config.connector is not None:
             self.mlp1 = connector_mlp(config.connector, config.vision.hidden_size)
 
-
     def _add_qllama(self, config: ModelConfig, text: QllamaConfig) -> None:
         """Add QLLaMA and what its graphs need; the plain-PyTorch InternVL-C file has the text encoder alone."""
         assert config.embed_dim is not None
@@ -68,4 +67,4 @@ def pixel_shuffle(patches: Tensor, factor: int, version: str) -> Tensor:
 def patch_grid(states: Tensor) -> Tensor:
     """Return the patch rows of ``[B, 1 + g*g, C]`` as ``[B, g, g, C]``: the class token is dropped."""
     side = math.isqrt(states.shape[1] - 1)
-    return states[:, 1:].unflatten(1, (side, side))
+    return states[:, 1:].reshape(states.shape[0], side, side, states.shape[2])

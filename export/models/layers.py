@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MASKED = -3.0e4
-"""Added to a masked score. Finite in fp16 even on top of the score itself, so that a row without any key stays finite."""
+"""Added to a masked score. Finite in fp16 even on top of the score, so that a row without any key stays finite."""
 
 
 class RMSNorm(nn.Module):
@@ -23,7 +23,8 @@ class RMSNorm(nn.Module):
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """Return ``[B, N, H*D]`` as ``[B, H, N, D]``."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    batch, rows, width = x.shape
+    return x.view(batch, rows, heads, width // heads).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:

@@ -30,6 +30,9 @@ class Context:
 class RotaryTable(nn.Module):
     """Cosine and sine of every position, ``[max_positions, D / 2]``; computed, not stored in any checkpoint."""
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, config: QllamaConfig) -> None:
         super().__init__()
         shape = config.max_positions, config.head_dim // 2
@@ -69,7 +72,8 @@ class SelfAttention(nn.Module):
         if past is not None:
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
         attended = F.scaled_dot_product_attention(q, k, v, context.bias)
-        return self.o_proj(merge_heads(attended)), (k, v)
+        out: Tensor = self.o_proj(merge_heads(attended))
+        return out, (k, v)
 
 
 class CrossAttention(nn.Module):
@@ -131,9 +135,11 @@ class DecoderLayer(nn.Module):
     def _cross_attend(self, x: Tensor, vision_states: Tensor, num_queries: int | None) -> Tensor:
         assert self.cross_attn is not None
         if num_queries is None:
-            return x + self.cross_attn(x, vision_states)
+            every: Tensor = x + self.cross_attn(x, vision_states)
+            return every
         queries, rest = x[:, :num_queries], x[:, num_queries:]
-        return torch.cat([queries + self.cross_attn(queries, vision_states), rest], dim=1)
+        attended: Tensor = self.cross_attn(queries, vision_states)
+        return torch.cat([queries + attended, rest], dim=1)
 
 
 class QllamaModel(nn.Module):
@@ -146,9 +152,7 @@ class QllamaModel(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.eps)
 
-    def forward(
-        self, x: Tensor, context: Context, past: list[Cache] | None = None
-    ) -> tuple[list[Tensor], list[Cache]]:
+    def forward(self, x: Tensor, context: Context, past: list[Cache] | None = None) -> tuple[list[Tensor], list[Cache]]:
         """Return the hidden states (Nt + 1, the last one raw: `norm` is the caller's) and the caches of all layers."""
         states, caches = [x], []
         for index, layer in enumerate(self.layers):

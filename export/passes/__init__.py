@@ -1,4 +1,4 @@
-"""From the exporter's graph to the canonical graph: standard ops of opset 23, static layouts, names that people can read."""
+"""From the exporter's graph to the canonical one: standard ops of opset 23, static layouts, readable names."""
 
 import logging
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ PASSES: tuple[ir.passes.InPlacePass, ...] = (
     AbsorbHeadLayoutPass(),
     DropDefaultAttributesPass(),
     common.RemoveUnusedNodesPass(),
-    common.RemoveUnusedFunctionsPass(),
+    common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
     common.RemoveUnusedOpsetsPass(),
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
     common.DeduplicateInitializersPass(),

@@ -5,7 +5,7 @@ import onnx_ir as ir
 
 
 class ConstantReshapePass(ir.passes.InPlacePass):
-    """Rewrite ``Reshape(x, Concat(...))`` to ``Reshape(x, [0, 0, 25, 128])``: 0 copies an axis of x, one -1 is inferred."""
+    """Rewrite ``Reshape(x, Concat(...))`` to ``Reshape(x, [0, 0, 25, 128])``: 0 copies an axis, one -1 is inferred."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite every Reshape whose shapes are known up to one dynamic axis."""

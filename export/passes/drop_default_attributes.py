@@ -2,7 +2,7 @@
 
 import onnx_ir as ir
 
-_DEFAULTS = {
+_DEFAULTS: dict[str, dict[str, int | float | str]] = {
     "Attention": {"is_causal": 0, "qk_matmul_output_mode": 0, "softcap": 0.0},
     "Conv": {"auto_pad": "NOTSET", "group": 1},
     "RMSNormalization": {"stash_type": 1, "axis": -1},
