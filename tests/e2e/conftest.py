@@ -1,0 +1,45 @@
+"""The command as a user runs it, and the demo as a user exports it."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from internvl_edge.export.compile import export_bundle
+from internvl_edge.export.options import ExportOptions
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def run() -> Run:
+    """Run ``internvl-edge`` in its own process; nothing is a terminal."""
+
+    def call(*arguments: object, **settings: object) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "internvl_edge.cli", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, **settings)  # type: ignore[call-overload,no-any-return]
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def demo_bundle(tmp_path_factory: pytest.TempPathFactory, emoji: Path) -> Path:
+    """The demo in fp32: what the recorded metrics were measured with."""
+    output = tmp_path_factory.mktemp("demo") / "bundle"
+    samples = emoji / "data" / "test.jsonl"
+    export_bundle(ExportOptions(checkpoint=str(emoji / "checkpoint"), output=output, dtype="fp32", samples=samples))
+    return output
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory, emoji: Path) -> Path:
+    """The first test pictures as files."""
+    import zipfile
+
+    folder = tmp_path_factory.mktemp("pictures")
+    with zipfile.ZipFile(emoji / "data" / "test.zip") as archive:
+        for name in sorted(archive.namelist())[:8]:
+            archive.extract(name, folder)
+    return folder

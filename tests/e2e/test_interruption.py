@@ -1,0 +1,65 @@
+"""A killed export leaves the old bundle or none, the next takes up what was finished; a full disk leaves nothing."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.e2e.conftest import Run
+
+
+def _export(checkpoint: Path, output: Path) -> list[str]:
+    return [sys.executable, "-m", "internvl_edge.cli", "export", str(checkpoint), "-o", str(output), "--dtype", "fp32"]
+
+
+def test_kill_and_resume(run: Run, golden_a: Path, tmp_path: Path) -> None:
+    output, partial = tmp_path / "bundle", tmp_path / ".bundle.partial"
+    process = subprocess.Popen(_export(golden_a / "checkpoint", output), stdout=subprocess.DEVNULL)
+    stages = partial / "stages.json"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (stages.exists() and "trace query" in stages.read_text()):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not output.exists()
+    finished = json.loads(stages.read_text())
+    assert "trace query" in finished
+    traced = (partial / "traced" / "query.onnx").stat().st_mtime_ns
+    second = subprocess.Popen(_export(golden_a / "checkpoint", output), stdout=subprocess.PIPE, text=True)
+    while second.poll() is None and (partial / "traced" / "text.onnx").exists() is False:
+        time.sleep(0.02)
+    if (partial / "traced" / "query.onnx").exists():
+        assert (partial / "traced" / "query.onnx").stat().st_mtime_ns == traced, "traced anew instead of taken up"
+    second.communicate()
+    assert second.returncode == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle"]
+    assert run("inspect", output).returncode == 0
+
+
+def test_an_earlier_bundle_stays_until_the_new_one_is_whole(run: Run, golden_b: Path, tmp_path: Path) -> None:
+    output = tmp_path / "bundle"
+    assert run("export", golden_b / "checkpoint_vit", "-o", output, "--dtype", "fp32").returncode == 0
+    before = (output / "manifest.json").read_bytes()
+    assert run("export", golden_b / "checkpoint_vit", "-o", output, "--atol", "1e-12").returncode == 1
+    assert (output / "manifest.json").read_bytes() == before
+    assert run("export", golden_b / "checkpoint_chat", "-o", output, "--dtype", "fp32").returncode == 0
+    assert "connector" in json.loads((output / "manifest.json").read_text())["graphs"]
+
+
+def test_full_disk(run: Run, golden_b: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk: the write fails in the middle of the store."""
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+    arguments = ["export", golden_b / "checkpoint_vit", "-o", tmp_path / "b", "--weights", "copy", "--dtype", "fp32"]
+    done = run(*arguments, preexec_fn=limit, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
+    assert done.returncode == 1, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "File too large" in done.stderr
+    assert list(tmp_path.iterdir()) == []

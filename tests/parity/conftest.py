@@ -1,0 +1,66 @@
+"""The golden cases as torch models with their weights, and as exported bundles."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from internvl_edge.export.checkpoint import open_checkpoint
+from internvl_edge.export.compile import export_bundle
+from internvl_edge.export.config import ModelConfig
+from internvl_edge.export.models.internvl import InternVLModel
+from internvl_edge.export.options import ExportOptions
+from internvl_edge.export.sources import weight_sources
+from internvl_edge.export.weights import ComputedTensor
+from internvl_edge.runtime import InternVL
+
+Loaded = tuple[ModelConfig, InternVLModel]
+
+
+def load_model(folder: Path, image_size: int | None = None) -> Loaded:
+    """Return the checkpoint as a torch model in fp32, its position table resized where asked."""
+    checkpoint = open_checkpoint(folder)
+    config = checkpoint.config
+    if image_size is not None:
+        config = replace(config, vision=replace(config.vision, image_size=image_size))
+    model = InternVLModel(config).eval()
+    sources = weight_sources(checkpoint.tensors, config)
+    with torch.no_grad():
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            source = sources[name]
+            tensor.copy_(source.value if isinstance(source, ComputedTensor) else source.torch())
+    return config, model
+
+
+@pytest.fixture(scope="session")
+def model_a(golden_a: Path) -> Loaded:
+    return load_model(golden_a / "checkpoint")
+
+
+@pytest.fixture(scope="session")
+def recorded_a(golden_a: Path) -> dict[str, torch.Tensor]:
+    return load_file(golden_a / "golden.safetensors")
+
+
+@pytest.fixture(scope="session")
+def recorded_b(golden_b: Path) -> dict[str, torch.Tensor]:
+    return load_file(golden_b / "golden.safetensors")
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., InternVL]:
+    """Export a checkpoint (once per settings) and open the bundle."""
+    made: dict[str, InternVL] = {}
+
+    def export(checkpoint: Path, **settings: object) -> InternVL:
+        key = f"{checkpoint} {sorted(settings.items())}"
+        if key not in made:
+            output = tmp_path_factory.mktemp("bundle") / "bundle"
+            export_bundle(ExportOptions(checkpoint=str(checkpoint), output=output, **settings))  # type: ignore[arg-type]
+            made[key] = InternVL.open(output)
+        return made[key]
+
+    return export

@@ -1,0 +1,43 @@
+"""The benchmarks' random checkpoints are checkpoints: they open, add up, and hold finite values of the right scale."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from internvl_edge.export.accounting import account, non_finite
+from internvl_edge.export.checkpoint import open_checkpoint
+from internvl_edge.export.models.internvl import InternVLModel
+
+SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "random_checkpoint.py"
+
+
+@pytest.fixture(scope="module")
+def write_checkpoint() -> Callable[..., int]:
+    spec = importlib.util.spec_from_file_location("random_checkpoint", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    writer: Callable[..., int] = module.write_checkpoint
+    return writer
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_it_opens_adds_up_and_is_finite(tmp_path: Path, write_checkpoint: Callable[..., int], dtype: str) -> None:
+    written = write_checkpoint(tmp_path, "internvit-300m", layers=1, dtype=dtype, tokenizer=True)
+    checkpoint = open_checkpoint(tmp_path)
+    with torch.device("meta"):
+        expected = {name: tuple(v.shape) for name, v in InternVLModel(checkpoint.config).state_dict().items()}
+    account(checkpoint.tensors, expected)
+    assert checkpoint.tokenizer_file is not None
+    values = {name: tensor.torch() for name, tensor in checkpoint.tensors.items()}
+    assert {str(value.dtype) for value in values.values()} == {f"torch.{dtype}"}
+    assert sum(value.nbytes for value in values.values()) == written
+    assert [name for name, value in values.items() if non_finite(value.flatten())] == []
+    block = "vision_model.encoder.layers.0"
+    assert values[f"{block}.mlp.fc2.weight"].float().std().item() == pytest.approx(4096**-0.5, rel=0.05)
+    assert values[f"{block}.norm1.weight"].float().mean().item() == pytest.approx(1, abs=0.05)
+    assert values[f"{block}.ls1"].float().mean().item() == pytest.approx(0.1, abs=0.01)
