@@ -4,9 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-ROOMS := internvl_edge.cli internvl_edge.progress internvl_edge.export internvl_edge.calib internvl_edge.runtime
+ROOMS := internvl_edge.cli internvl_edge.progress internvl_edge.export internvl_edge.calib internvl_edge.runtime \
+  internvl_edge.optimum_register
 EMOJI := examples/emoji
 BUNDLE := demo-bundle
+PICTURES := demo-pictures
 
 .PHONY: demo test lint types unit gpu-check clean
 
@@ -14,17 +16,17 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt "torch"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[export,cpu,rtx,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[export,cpu,rtx,optimum,dev]"
 	mkdir -p .mypy_root && ln -sfn .. .mypy_root/internvl_edge
 	touch $@
 
 demo: $(READY)
 	$(BIN)/internvl-edge export $(EMOJI)/checkpoint -o $(BUNDLE) --target rtx-4090 --samples $(EMOJI)/data/test.jsonl
-	$(BIN)/python -m zipfile -e $(EMOJI)/data/test.zip $(BUNDLE)-pictures
-	$(BIN)/internvl-edge run retrieve $(BUNDLE) $(BUNDLE)-pictures/0000.png $(BUNDLE)-pictures/0002.png \
-	  -t "downwards button" -t "flag: Liechtenstein" -t "red heart" -t "sleeping face"
-	$(BIN)/internvl-edge run caption $(BUNDLE) $(BUNDLE)-pictures/0000.png $(BUNDLE)-pictures/0002.png
-	$(BIN)/internvl-edge run caption $(BUNDLE) $(BUNDLE)-pictures/0000.png --prompt "French caption:"
+	$(BIN)/python -m zipfile -e $(EMOJI)/data/test.zip $(PICTURES)
+	$(BIN)/internvl-edge run retrieve $(BUNDLE) $(PICTURES)/0011.png $(PICTURES)/0053.png \
+	  -t "gem stone" -t "flag: Nepal" -t "sleeping face" -t "a slice of pizza"
+	$(BIN)/internvl-edge run caption $(BUNDLE) $(PICTURES)/0011.png $(PICTURES)/0053.png
+	$(BIN)/internvl-edge run caption $(BUNDLE) $(PICTURES)/0011.png $(PICTURES)/0053.png --prompt "Japanese caption:"
 
 test: lint types unit
 
@@ -42,4 +44,4 @@ gpu-check: $(READY)
 	$(BIN)/python -m pytest -m gpu -rs
 
 clean:
-	rm -rf $(VENV) .mypy_root $(BUNDLE) $(BUNDLE)-pictures .$(BUNDLE).partial
+	rm -rf $(VENV) .mypy_root $(BUNDLE) $(PICTURES) .$(BUNDLE).partial

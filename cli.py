@@ -4,11 +4,14 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from internvl_edge.runtime.errors import EdgeError
+
+if TYPE_CHECKING:
+    from internvl_edge.runtime.model import Mode
 
 
 class _Group(click.Group):
@@ -22,13 +25,15 @@ class _Group(click.Group):
             ctx.exit(1)
 
 
-class _Names(click.ParamType):
+class _Names(click.ParamType[tuple[str, ...]]):
     """A comma-separated list, as `vision,text`."""
 
     name = "NAME[,NAME...]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        return value if isinstance(value, tuple) else tuple(part.strip() for part in str(value).split(",") if part.strip())
+        return (
+            value if isinstance(value, tuple) else tuple(part.strip() for part in str(value).split(",") if part.strip())
+        )
 
 
 class _Integers(_Names):
@@ -60,20 +65,47 @@ def main(verbose: bool) -> None:
     internvl-edge run retrieve BUNDLE IMAGES -t "a red kite"
     internvl-edge inspect BUNDLE                   what is inside
     """
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
 
 
 @main.command()
 @click.argument("checkpoint")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Bundle folder to write.")
 @click.option("--graphs", type=_Names(), help="Graphs to write; default: all that the checkpoint has weights for.")
-@click.option("--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp16", show_default=True, help="Type of weights and activations.")
-@click.option("--weights", type=click.Choice(["link", "copy"]), default="link", show_default=True, help="Refer to the checkpoint's own files where the type fits, or write all weights anew.")
-@click.option("--image-size", type=int, help="Picture side in pixels; interpolates the position table. Default: the checkpoint's.")
-@click.option("--feature-layers", type=_Integers(), default=(), help="Blocks whose patch maps `vision` also puts out, as 11,23,35,47.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["fp32", "fp16", "bf16"]),
+    default="fp16",
+    show_default=True,
+    help="Type of weights and activations.",
+)
+@click.option(
+    "--weights",
+    type=click.Choice(["link", "copy"]),
+    default="link",
+    show_default=True,
+    help="Refer to the checkpoint's own files where the type fits, or write all weights anew.",
+)
+@click.option(
+    "--image-size", type=int, help="Picture side in pixels; interpolates the position table. Default: the checkpoint's."
+)
+@click.option(
+    "--feature-layers",
+    type=_Integers(),
+    default=(),
+    help="Blocks whose patch maps `vision` also puts out, as 11,23,35,47.",
+)
 @click.option("--target", help="Also build TensorRT-RTX plans for this device, as rtx-4090 or sm_89.")
-@click.option("--atol", type=float, help="Largest absolute difference to torch that may ship. Default: relative, per dtype.")
-@click.option("--samples", type=click.Path(exists=True, path_type=Path), help="Folder or JSONL of real pictures (and texts) to verify on.")
+@click.option(
+    "--atol", type=float, help="Largest absolute difference to torch that may ship. Default: relative, per dtype."
+)
+@click.option(
+    "--samples",
+    type=click.Path(exists=True, path_type=Path),
+    help="Folder or JSONL of real pictures (and texts) to verify on.",
+)
 @click.option("--sample-count", type=int, default=2, show_default=True, help="How many of them.")
 @click.option("--revision", help="Revision of a Hub id.")
 def export(**options: Any) -> None:
@@ -106,7 +138,7 @@ def inspect(bundle: Path, batch: int, length: int, as_json: bool) -> None:
     """Show the graphs of BUNDLE: shapes, operators, parameters, bytes and FLOPs."""
     from internvl_edge.export.graph_stats import inspect_bundle, stats_text, to_json
 
-    stats = inspect_bundle(bundle, batch=batch, length=length)
+    stats = inspect_bundle(bundle, {"batch": batch, "texts": batch, "length": length})
     click.echo(json.dumps(to_json(stats), indent=2) if as_json else stats_text(stats))
 
 
@@ -122,7 +154,14 @@ def run() -> None:
 @click.option("--template", "templates", multiple=True, help="Text around a class name, as 'a photo of {}'.")
 @_BACKEND
 @_JSON
-def classify(bundle: Path, images: tuple[Path, ...], labels: tuple[str, ...], templates: tuple[str, ...], backend: str, as_json: bool) -> None:
+def classify(
+    bundle: Path,
+    images: tuple[Path, ...],
+    labels: tuple[str, ...],
+    templates: tuple[str, ...],
+    backend: str,
+    as_json: bool,
+) -> None:
     """Classify IMAGES among the labels, without training."""
     from internvl_edge.runtime import InternVL
     from internvl_edge.runtime.tables import ranking_text
@@ -135,10 +174,18 @@ def classify(bundle: Path, images: tuple[Path, ...], labels: tuple[str, ...], te
 @_BUNDLE
 @_IMAGES
 @click.option("-t", "--text", "texts", multiple=True, required=True, help="A text; repeat for each text.")
-@click.option("--mode", type=click.Choice(["c", "g"]), default="g", show_default=True, help="InternVL-C or InternVL-G picture features.")
+@click.option(
+    "--mode",
+    type=click.Choice(["c", "g"]),
+    default="g",
+    show_default=True,
+    help="InternVL-C or InternVL-G picture features.",
+)
 @_BACKEND
 @_JSON
-def retrieve(bundle: Path, images: tuple[Path, ...], texts: tuple[str, ...], mode: str, backend: str, as_json: bool) -> None:
+def retrieve(
+    bundle: Path, images: tuple[Path, ...], texts: tuple[str, ...], mode: "Mode", backend: str, as_json: bool
+) -> None:
     """Rank the texts for each of IMAGES by similarity."""
     from internvl_edge.runtime import InternVL
     from internvl_edge.runtime.tables import ranking_text
@@ -170,9 +217,17 @@ def caption(bundle: Path, images: tuple[Path, ...], backend: str, as_json: bool,
 @click.argument("images", nargs=-1, type=click.Path(path_type=Path))
 @click.option("-t", "--text", "texts", multiple=True, help="A text to embed; repeat for each text.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="NumPy .npz to write.")
-@click.option("--mode", type=click.Choice(["c", "g"]), default="g", show_default=True, help="InternVL-C or InternVL-G picture features.")
+@click.option(
+    "--mode",
+    type=click.Choice(["c", "g"]),
+    default="g",
+    show_default=True,
+    help="InternVL-C or InternVL-G picture features.",
+)
 @_BACKEND
-def embed(bundle: Path, images: tuple[Path, ...], texts: tuple[str, ...], output: Path, mode: str, backend: str) -> None:
+def embed(
+    bundle: Path, images: tuple[Path, ...], texts: tuple[str, ...], output: Path, mode: "Mode", backend: str
+) -> None:
     """Write the raw features of IMAGES and texts to an .npz with `images`, `image_embeds`, `texts`, `text_embeds`."""
     from internvl_edge.runtime import InternVL
     from internvl_edge.runtime.tables import save_embeddings
