@@ -58,16 +58,16 @@ class VisionGraph(nn.Module):
         self.vision_model = model.vision_model
         self.clip_projector = getattr(model, "clip_projector", None)
         self.dtype = dtype
-        self.last = last
-        self.feature_layers = tuple(feature_layers)
+        self.last = last % (len(model.vision_model.encoder.layers) + 1)
+        self.features = tuple(layer + 1 for layer in feature_layers)
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
         """Return vision_states ``[B, N, Hv]``, image_embeds ``[B, D]`` if pooled, maps ``[B, Hv, g, g]``."""
-        states = self.vision_model(pixel_values.to(self.dtype))
+        states = self.vision_model(pixel_values.to(self.dtype), (self.last, *self.features))
         outputs = [states[self.last]]
         if self.clip_projector is not None:
             outputs.append(self.clip_projector(states[self.last]).float())
-        outputs += [patch_grid(states[layer + 1]).permute(0, 3, 1, 2) for layer in self.feature_layers]
+        outputs += [patch_grid(states[index]).permute(0, 3, 1, 2) for index in self.features]
         return tuple(outputs)
 
 
@@ -86,8 +86,8 @@ class QueryGraph(nn.Module):
         rows = self.query_tokens.expand(batch, -1, -1)
         positions = torch.arange(queries).unsqueeze(0).expand(batch, -1)
         context = Context(positions=positions, vision_states=vision_states)
-        states, caches = self.qllama.model(rows, context)
-        normed = self.qllama.model.norm(states[-1])
+        last, caches = self.qllama.model(rows, context)
+        normed = self.qllama.model.norm(last)
         return self.clip_projector2(normed).float(), normed, *_flat(caches)
 
 
@@ -114,8 +114,8 @@ class TextGraph(nn.Module):
         allowed = causal.unsqueeze(0) & (input_ids > 0).unsqueeze(1)
         positions = steps.unsqueeze(0).expand(input_ids.shape[0], -1)
         context = Context(positions=positions, bias=self.attention_bias(allowed))
-        states, _ = self.qllama.model(self.qllama.model.embed_tokens(input_ids), context)
-        normed: Tensor = self.qllama.model.norm(states[-1])
+        last, _ = self.qllama.model(self.qllama.model.embed_tokens(input_ids), context)
+        normed: Tensor = self.qllama.model.norm(last)
         return normed
 
 
@@ -139,9 +139,9 @@ class DecoderGraph(nn.Module):
         allowed = causal.unsqueeze(0) & (attention_mask > 0).unsqueeze(1)
         context = Context(positions=position_ids, bias=self.attention_bias(allowed))
         caches = list(zip(past[::2], past[1::2], strict=True))
-        states, caches = self.qllama.model(self.qllama.model.embed_tokens(input_ids), context, caches)
-        last = self.qllama.model.norm(states[-1][:, -1:])
-        return self.qllama.lm_head(last).squeeze(1).float(), *_flat(caches)
+        last, caches = self.qllama.model(self.qllama.model.embed_tokens(input_ids), context, caches)
+        normed = self.qllama.model.norm(last[:, -1:])
+        return self.qllama.lm_head(normed).squeeze(1).float(), *_flat(caches)
 
 
 class ItmGraph(nn.Module):
@@ -168,8 +168,8 @@ class ItmGraph(nn.Module):
         positions = torch.arange(length).unsqueeze(0).expand(batch, -1)
         bias = self.attention_bias(kept.unsqueeze(1).expand(-1, length, -1))
         context = Context(positions=positions, bias=bias, vision_states=vision_states, num_queries=queries)
-        states, _ = self.qllama.model(rows, context)
-        logits: Tensor = self.itm_head(self.qllama.model.norm(states[-1][:, :queries]))
+        last, _ = self.qllama.model(rows, context)
+        logits: Tensor = self.itm_head(self.qllama.model.norm(last[:, :queries]))
         return logits
 
 

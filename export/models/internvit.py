@@ -1,5 +1,7 @@
 """InternViT (6B and 300M families): patch embedding and pre-norm blocks, no final norm (MODEL.md 3.1)."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -101,12 +103,18 @@ class InternVisionModel(nn.Module):
         self.embeddings = InternVisionEmbeddings(config)
         self.encoder = InternVisionEncoder(config)
 
-    def forward(self, pixel_values: Tensor) -> list[Tensor]:
-        """Return Nv + 1 hidden states ``[B, N, Hv]``: index 0 the embeddings, index i the output of block i - 1."""
-        states = [self.embeddings(pixel_values)]
-        for layer in self.encoder.layers:
-            states.append(layer(states[-1]))
-        return states
+    def forward(self, pixel_values: Tensor, wanted: Sequence[int]) -> dict[int, Tensor]:
+        """Return the hidden states ``[B, N, Hv]`` at `wanted` indexes: 0 the embeddings, i block i - 1.
+
+        Others are dropped as the next one is there: a deep tower's would outweigh a block of its weights.
+        """
+        x = self.embeddings(pixel_values)
+        kept = {0: x} if 0 in wanted else {}
+        for index, layer in enumerate(self.encoder.layers, start=1):
+            x = layer(x)
+            if index in wanted:
+                kept[index] = x
+        return kept
 
 
 def resize_position_table(table: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -152,14 +152,13 @@ class QllamaModel(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.eps)
 
-    def forward(self, x: Tensor, context: Context, past: list[Cache] | None = None) -> tuple[list[Tensor], list[Cache]]:
-        """Return the hidden states (Nt + 1, the last one raw: `norm` is the caller's) and the caches of all layers."""
-        states, caches = [x], []
+    def forward(self, x: Tensor, context: Context, past: list[Cache] | None = None) -> tuple[Tensor, list[Cache]]:
+        """Return the last layer's output ``[B, n, Ht]``, raw (`norm` is the caller's), and the caches of all layers."""
+        caches = []
         for index, layer in enumerate(self.layers):
-            x, cache = layer(states[-1], context, self.rotary, past[index] if past else None)
-            states.append(x)
+            x, cache = layer(x, context, self.rotary, past[index] if past else None)
             caches.append(cache)
-        return states, caches
+        return x, caches
 
 
 class Qllama(nn.Module):

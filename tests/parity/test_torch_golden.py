@@ -30,6 +30,12 @@ def close(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, atol=GOLDEN_FP32, rtol=0)
 
 
+def every_state(tower: torch.nn.Module, pixels: Tensor) -> list[Tensor]:
+    count = len(tower.encoder.layers) + 1
+    states = tower(pixels, range(count))
+    return [states[index] for index in range(count)]
+
+
 def graph(name: str, loaded: Loaded) -> torch.nn.Module:
     config, model = loaded
     return graph_spec(name, config, model, torch.float32).module.eval()
@@ -46,7 +52,7 @@ def test_vision_tower_at_every_depth(model_a: Loaded, recorded_a: Recorded) -> N
         .register_forward_hook(lambda _, __, output, name=name: recorded.__setitem__(name, output))
         for name in names
     ]
-    states = tower(recorded_a["pixel_values"])
+    states = every_state(tower, recorded_a["pixel_values"])
     for hook in hooks:
         hook.remove()
     for name in names:
@@ -62,11 +68,18 @@ def test_query_transformer_at_every_depth(model_a: Loaded, recorded_a: Recorded)
     vision = recorded_a["vit.last_hidden_state"]
     rows = model.query_tokens.expand(3, -1, -1)
     context = Context(positions=torch.arange(8).unsqueeze(0).expand(3, -1), vision_states=vision)
-    states, _ = model.qllama.model(rows, context)
+    states = [rows]
+    hooks = [
+        layer.register_forward_hook(lambda _, __, output: states.append(output[0]))
+        for layer in model.qllama.model.layers
+    ]
+    last, _ = model.qllama.model(rows, context)
+    for hook in hooks:
+        hook.remove()
     layers = config.qllama.num_layers if config.qllama else 0
     for index in range(layers):
         close(states[index], recorded_a[f"query.hidden_states.{index}"])
-    close(model.qllama.model.norm(states[-1]), recorded_a[f"query.hidden_states.{layers}"])
+    close(model.qllama.model.norm(last), recorded_a[f"query.hidden_states.{layers}"])
 
 
 def test_features(model_a: Loaded, recorded_a: Recorded) -> None:
@@ -148,7 +161,7 @@ def test_resized_pictures(golden_a: Path, recorded_a: Recorded) -> None:
 def test_small_tower_at_every_depth(golden_b: Path, recorded_b: Recorded) -> None:
     for folder in ("checkpoint_vit", "checkpoint_chat"):
         _, model = load_model(golden_b / folder)
-        states = model.vision_model(recorded_b["pixel_values"])
+        states = every_state(model.vision_model, recorded_b["pixel_values"])
         for index, state in enumerate(states):
             close(state, recorded_b[f"vit.hidden_states.{index}"])
         close(states[-1], recorded_b["vit.last_hidden_state"])
@@ -188,4 +201,4 @@ def test_a_picture_that_is_not_square(golden_b: Path, recorded_b: Recorded) -> N
     embeddings = model.vision_model.embeddings
     table = resize_position_table(embeddings.position_embedding, (4, 6))
     embeddings.position_embedding = torch.nn.Parameter(table)
-    close(model.vision_model(recorded_b["rect.pixel_values"])[-1], recorded_b["rect.last_hidden_state"])
+    close(every_state(model.vision_model, recorded_b["rect.pixel_values"])[-1], recorded_b["rect.last_hidden_state"])
