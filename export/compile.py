@@ -5,7 +5,7 @@ import platform
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -81,7 +81,7 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
     layers = checked_feature_layers(options.feature_layers, config)
     names = _wanted_graphs(options, config)
 
-    with staged(options.output) as staging, _sweep(checkpoint, options) as sweep:
+    with staged(options.output, _run_key(checkpoint, options)) as staging, _sweep(checkpoint, options) as sweep:
         folder = staging.folder / "onnx" / options.dtype
         folder.mkdir(parents=True, exist_ok=True)
         clock = _Clock()
@@ -147,6 +147,13 @@ def _wanted_graphs(options: ExportOptions, config: ModelConfig) -> tuple[str, ..
     return tuple(name for name in available if options.graphs is None or name in options.graphs)
 
 
+def _run_key(checkpoint: Checkpoint, options: ExportOptions) -> str:
+    """Return the digest of what a bundle depends on: code, versions, options, the checkpoint's files as they are."""
+    files = sorted({tensor.file for tensor in checkpoint.tensors.values()})
+    identities = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return key_of(code_digest(), _producer(), replace(options, output=Path()), identities)
+
+
 def _sweep(checkpoint: Checkpoint, options: ExportOptions) -> Sweep:
     """Return a sweep of the files that will be linked; what is written anew is swept as it is written."""
     dtype = DTYPES[options.dtype]
@@ -166,16 +173,14 @@ def _trace(
     folder = staging.folder / _TRACED
     folder.mkdir(exist_ok=True)
     used: set[str] = set()
-    code = code_digest()
     with progress.task("Tracing graphs", len(names)) as advance:
         for name in names:
-            key = key_of(code, torch.__version__, version("onnxscript"), config, options.dtype, name, layers)
-            done = staging.finished(f"trace {name}", key)
+            done = staging.finished(f"trace {name}")
             if done is None:
                 model = canonicalize(trace_graph(name, config, getattr(torch, DTYPES[options.dtype]), layers))
                 done = {"weights": attach_placeholders(model)}
                 ir.save(model, folder / f"{name}.onnx")
-                staging.finish(f"trace {name}", key, done)
+                staging.finish(f"trace {name}", done)
             used |= set(done["weights"])
             advance(1)
     return used
@@ -211,13 +216,12 @@ def _store(
     staging: Staging, folder: Path, plan: WeightPlan, sweep: Sweep, options: ExportOptions, progress: Progress
 ) -> dict[str, FileInfo]:
     """Write and link the weights unless an earlier run has; return size and digest of each file in the bundle."""
-    key = key_of(plan.dtype, sorted(plan.placements.items()), plan.identities)
-    done = staging.finished("weights", key)
+    done = staging.finished("weights")
     if done is None:
         label = "Linking weights" if options.weights == "link" else "Writing weights"
         with progress.task(label, plan.bytes_to_read) as advance:
             done = {name: asdict(info) for name, info in write_store(plan, folder, sweep, advance).items()}
-        staging.finish("weights", key, done)
+        staging.finish("weights", done)
     return {(folder / name).relative_to(staging.folder).as_posix(): FileInfo(**info) for name, info in done.items()}
 
 
@@ -240,13 +244,12 @@ def _verify(
     with progress.task("Verifying graphs", len(names)) as advance:
         for name in names:
             file = folder / f"{name}.onnx"
-            key = key_of(sha256_file(file), options.atol, samples.digest)
-            done = staging.finished(f"verify {name}", key)
+            done = staging.finished(f"verify {name}")
             if done is None:
                 found = rehearsal.verify(name, file, options.dtype, options.atol)
                 require_ok(found)
                 done = {"errors": [asdict(error) for error in found]}
-                staging.finish(f"verify {name}", key, done)
+                staging.finish(f"verify {name}", done)
             errors += [OutputError(**error) for error in done["errors"]]
             advance(1)
     _write_json(
@@ -266,12 +269,11 @@ def _plans(
     with progress.task(f"Building plans for {target.name}", len(names)) as advance:
         for name in names:
             file = folder / f"{name}.onnx"
-            key = key_of(sha256_file(file), target)
-            done = staging.finished(f"plan {name}", key)
+            done = staging.finished(f"plan {name}")
             if done is None:
                 info = build_plan(file, place / f"{name}.plan", target=target, profiles=profiles_for(name, config))
                 done = asdict(info)
-                staging.finish(f"plan {name}", key, done)
+                staging.finish(f"plan {name}", done)
             plans[name] = PlanInfo(**done)
             advance(1)
     graphs = {

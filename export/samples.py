@@ -1,6 +1,5 @@
 """What verification feeds the graphs: real pictures and texts where there are any, stated stand-ins elsewhere."""
 
-import hashlib
 import json
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -30,11 +29,6 @@ class Samples:
     """``[B, 3, S, S]`` fp32."""
     texts: tuple[str, ...]
     source: str
-
-    @property
-    def digest(self) -> str:
-        """Identity of the pictures and texts."""
-        return hashlib.sha256(self.pixel_values.tobytes() + repr(self.texts).encode()).hexdigest()
 
 
 def load_samples(origin: Path | None, image_size: int, count: int) -> Samples:

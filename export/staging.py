@@ -20,29 +20,39 @@ class Staging:
 
     folder: Path
 
-    def finished(self, stage: str, key: str) -> dict[str, Any] | None:
-        """Return what `stage` recorded when it finished under the same `key`, or None if it has to run."""
-        record = self._read().get(stage)
-        return record["result"] if record is not None and record["key"] == key else None
+    def finished(self, stage: str) -> dict[str, Any] | None:
+        """Return what `stage` recorded when it finished, or None if it has to run."""
+        result: dict[str, Any] | None = self._read()["stages"].get(stage)
+        return result
 
-    def finish(self, stage: str, key: str, result: dict[str, Any]) -> None:
+    def finish(self, stage: str, result: dict[str, Any]) -> None:
         """Record that `stage` is done; its files must be in place."""
-        stages = self._read() | {stage: {"key": key, "result": result}}
+        record = self._read()
+        self.write({**record, "stages": {**record["stages"], stage: result}})
+
+    def key(self) -> str | None:
+        """Return the key of the run that began this folder, or None if none has."""
+        found: str | None = self._read()["key"]
+        return found
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Replace the record in one step."""
         temporary = self.folder / f"{_STAGES}.tmp"
-        temporary.write_text(json.dumps(stages))
+        temporary.write_text(json.dumps(record))
         temporary.replace(self.folder / _STAGES)
 
     def _read(self) -> dict[str, Any]:
         path = self.folder / _STAGES
-        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"key": None, "stages": {}}
         return found
 
 
 @contextmanager
-def staged(output: Path) -> Iterator[Staging]:
+def staged(output: Path, key: str) -> Iterator[Staging]:
     """Give a folder to build in; on success it becomes `output`, replacing an earlier one in one rename.
 
-    A kill or Ctrl-C leaves the folder for the next run to take up; an error removes it.
+    A kill or Ctrl-C leaves the folder; the next run takes it up if its `key`, the digest of everything that the result
+    depends on, is the same, and starts anew if not. An error removes it.
 
     Raises:
         ExportError: `output` exists and is no bundle, or the disk is full.
@@ -50,9 +60,14 @@ def staged(output: Path) -> Iterator[Staging]:
     if output.exists() and not (output / "manifest.json").exists() and (output.is_file() or any(output.iterdir())):
         raise ExportError(f"{output}: exists and is not a bundle; choose another folder for --output")
     folder = output.with_name(f".{output.name}.partial")
+    staging = Staging(folder)
+    if staging.key() != key:
+        shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        yield Staging(folder)
+        if staging.key() is None:
+            staging.write({"key": key, "stages": {}})
+        yield staging
         (folder / _STAGES).unlink(missing_ok=True)
         _swap(folder, output)
     except EdgeError:
@@ -66,12 +81,12 @@ def staged(output: Path) -> Iterator[Staging]:
 
 
 def key_of(*parts: object) -> str:
-    """Return a digest of what a stage depends on; every part must have a stable `repr`."""
+    """Return a digest of `parts`; every one must have a stable `repr`."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def code_digest() -> str:
-    """Return a digest of this package's own code, so that a stage of another version is not taken up."""
+    """Return a digest of this package's own code, so that what another version began is not taken up."""
     root = Path(__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):

@@ -76,13 +76,6 @@ class WeightPlan:
     """In the order of their offsets in `STORE_NAME`."""
 
     @property
-    def identities(self) -> tuple[tuple[str, int, int], ...]:
-        """Path, size and time of change of every checkpoint file behind the store: what a stage depends on."""
-        lazy = (*self.linked, *(s for s in self.written if not isinstance(s, ComputedTensor)))
-        files = sorted({tensor.file for tensor in lazy})
-        return tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
-
-    @property
     def bytes_to_read(self) -> int:
         """Bytes that `write_store` deals with, for a progress bar."""
         placed = sum(self.placements[source.name].nbytes for source in self.written)
