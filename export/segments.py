@@ -47,10 +47,13 @@ def run_segments(
         return _run(proto, folder, feeds)
     values = dict(feeds)
     extractor = Extractor(proto)
-    for segment in segments:
+    outputs = {output.name for output in proto.graph.output}
+    for index, segment in enumerate(segments):
         part = extractor.extract_model(list(segment.inputs), list(segment.outputs))
         values |= _run(part, folder, {name: values[name] for name in segment.inputs})
-    return {output.name: values[output.name] for output in proto.graph.output}
+        needed = outputs.union(*(later.inputs for later in segments[index + 1 :]))
+        values = {name: value for name, value in values.items() if name in needed}
+    return values
 
 
 def _run(proto: onnx.ModelProto, folder: Path, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

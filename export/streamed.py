@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from internvl_edge.export.heap import trim_heap
+
 Fetch = Callable[[str, Tensor], None]
 """Fills a tensor with the weight of a parameter's full name."""
 
@@ -98,6 +100,7 @@ def _freer(buffers: _Buffers) -> Callable[[nn.Module, object, object], None]:
 def _unload(unit: nn.Module, _: object, __: object) -> None:
     for name, tensor in _tensors(unit):
         _put(unit, name, torch.empty(tensor.shape, device="meta"))
+    trim_heap()
 
 
 def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:

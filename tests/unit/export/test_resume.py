@@ -9,7 +9,7 @@ from internvl_edge.runtime.errors import ExportError
 
 
 def _interrupted(output: Path, key: str) -> None:
-    with pytest.raises(KeyboardInterrupt), staged(output, key) as staging:
+    with pytest.raises(KeyboardInterrupt), staged(output, key) as staging:  # noqa: PT012
         (staging.folder / "half").write_text("done")
         staging.finish("first", {"value": 1})
         raise KeyboardInterrupt
@@ -35,7 +35,7 @@ def test_another_run_starts_anew(tmp_path: Path) -> None:
 
 
 def test_an_error_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="broken"), staged(tmp_path / "bundle", "key") as staging:
+    with pytest.raises(ExportError, match="broken"), staged(tmp_path / "b", "k") as staging:  # noqa: PT012
         (staging.folder / "half").write_text("done")
         raise ExportError("thing: broken; mend it")
     assert list(tmp_path.iterdir()) == []
