@@ -26,7 +26,7 @@ def test_kill_and_resume(run: Run, golden_a: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not output.exists()
-    finished = json.loads(stages.read_text())
+    finished = json.loads(stages.read_text())["stages"]
     assert "trace query" in finished
     traced = (partial / "traced" / "query.onnx").stat().st_mtime_ns
     second = subprocess.Popen(_export(golden_a / "checkpoint", output), stdout=subprocess.PIPE, text=True)
