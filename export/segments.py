@@ -10,6 +10,8 @@ import onnx
 import onnx_ir as ir
 from onnx.utils import Extractor
 
+from internvl_edge.export.heap import trim_heap
+
 _BLOCK = re.compile(r"^(.*?\blayers\.\d+)\b")
 
 DEFAULT_LIMIT_BYTES = 400 << 20
@@ -53,6 +55,7 @@ def run_segments(
         values |= _run(part, folder, {name: values[name] for name in segment.inputs})
         needed = outputs.union(*(later.inputs for later in segments[index + 1 :]))
         values = {name: value for name, value in values.items() if name in needed}
+        trim_heap()
     return values
 
 
