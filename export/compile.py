@@ -1,12 +1,10 @@
 """From a checkpoint to a bundle: the stages of `internvl-edge export`, top to bottom."""
 
 import json
-import platform
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import onnx_ir as ir
@@ -17,14 +15,14 @@ from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.engine import PlanInfo, build_plan
 from internvl_edge.export.models.graphs import available_graphs
-from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.export.options import DTYPES, ExportOptions, Progress, Silent
 from internvl_edge.export.passes import canonicalize
+from internvl_edge.export.producer import producer
 from internvl_edge.export.profiles import profiles_for
 from internvl_edge.export.rehearsal import Rehearsal
 from internvl_edge.export.resolution import at_image_size, checked_feature_layers
 from internvl_edge.export.samples import load_samples
-from internvl_edge.export.sources import weight_sources
+from internvl_edge.export.sources import stored_shapes, weight_sources
 from internvl_edge.export.staging import Staging, code_digest, key_of, staged
 from internvl_edge.export.sweep import Sweep
 from internvl_edge.export.targets import Target, find_target
@@ -74,9 +72,7 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
     progress = progress or Silent()
     target = find_target(options.target) if options.target else None
     checkpoint = open_checkpoint(options.checkpoint, options.revision)
-    with torch.device("meta"):
-        stored = {name: tuple(value.shape) for name, value in InternVLModel(checkpoint.config).state_dict().items()}
-    account(checkpoint.tensors, stored)
+    account(checkpoint.tensors, stored_shapes(checkpoint.config))
     config = at_image_size(checkpoint.config, options.image_size)
     layers = checked_feature_layers(options.feature_layers, config)
     names = _wanted_graphs(options, config)
@@ -102,7 +98,7 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         shutil.rmtree(staging.folder / _TRACED)
         manifest = Manifest(
             schema=SCHEMA,
-            producer=_producer(),
+            producer=producer(),
             model=_model_info(config, checkpoint),
             precision=options.dtype,
             graphs=graphs,
@@ -151,7 +147,7 @@ def _run_key(checkpoint: Checkpoint, options: ExportOptions) -> str:
     """Return the digest of what a bundle depends on: code, versions, options, the checkpoint's files as they are."""
     files = sorted({tensor.file for tensor in checkpoint.tensors.values()})
     identities = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return key_of(code_digest(), _producer(), replace(options, output=Path()), identities)
+    return key_of(code_digest(), producer(), replace(options, output=Path()), identities)
 
 
 def _sweep(checkpoint: Checkpoint, options: ExportOptions) -> Sweep:
@@ -289,11 +285,6 @@ def _copy_companions(checkpoint: Checkpoint, folder: Path) -> None:
         shutil.copyfile(checkpoint.tokenizer_file, folder / "tokenizer.model")
     if checkpoint.preprocessor:
         _write_json(folder / "preprocessor.json", checkpoint.preprocessor)
-
-
-def _producer() -> dict[str, str]:
-    packages = ("internvl-edge", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def _model_info(config: ModelConfig, checkpoint: Checkpoint) -> ModelInfo:

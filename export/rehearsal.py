@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.samples import Samples
+from internvl_edge.export.sources import fetch_from
 from internvl_edge.export.verify import OutputError, torch_outputs, verify_graph
-from internvl_edge.export.weights import Source, stored_chunks
+from internvl_edge.export.weights import Source
 from internvl_edge.runtime.tokenizer import Tokenizer
 
 PROMPT = "English caption:"
@@ -29,7 +29,7 @@ class Rehearsal:
         feature_layers: tuple[int, ...],
     ) -> None:
         self._config = config
-        self._sources = sources
+        self._fetch = fetch_from(sources)
         self._samples = samples
         self._tokenizer = tokenizer
         self._layers = feature_layers
@@ -45,12 +45,6 @@ class Rehearsal:
             layers = self._layers if name == "vision" else ()
             self._outputs[name] = torch_outputs(name, self._config, self._inputs(name), self._fetch, layers)
         return self._outputs[name]
-
-    def _fetch(self, name: str, out: torch.Tensor) -> None:
-        flat, start = out.view(-1), 0
-        for values in stored_chunks(self._sources[name]):
-            flat[start : start + values.numel()] = values
-            start += values.numel()
 
     def _inputs(self, name: str) -> dict[str, np.ndarray]:
         feeder = self._expected(_FEEDS[name]) if name in _FEEDS else {}

@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping
 
+import torch
+
 from internvl_edge.export.config import ModelConfig
+from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.export.models.internvit import resize_position_table
 from internvl_edge.export.models.qllama import rotary_table
+from internvl_edge.export.streamed import Fetch
 from internvl_edge.export.tensor_files import LazyTensor, MergedTensor
-from internvl_edge.export.weights import ComputedTensor, Source
+from internvl_edge.export.weights import ComputedTensor, Source, stored_chunks
 
 POSITION_TABLE = "vision_model.embeddings.position_embedding"
 
@@ -23,3 +27,21 @@ def weight_sources(tensors: Mapping[str, LazyTensor | MergedTensor], config: Mod
             name = f"qllama.model.rotary.{part}"
             sources[name] = ComputedTensor(name=name, value=rotary_table(config.qllama, part))
     return sources
+
+
+def stored_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor that a checkpoint of `config` stores."""
+    with torch.device("meta"):
+        return {name: tuple(value.shape) for name, value in InternVLModel(config).state_dict().items()}
+
+
+def fetch_from(sources: Mapping[str, Source]) -> Fetch:
+    """Return a function that fills a tensor with the values of a source, chunk by chunk."""
+
+    def fetch(name: str, out: torch.Tensor) -> None:
+        flat, start = out.view(-1), 0
+        for values in stored_chunks(sources[name]):
+            flat[start : start + values.numel()] = values
+            start += values.numel()
+
+    return fetch

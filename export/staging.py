@@ -1,4 +1,4 @@
-"""A bundle grows in a temporary sibling and is renamed when whole; finished stages outlive a kill, not an error."""
+"""A bundle, or the ranges of a checkpoint, grows in a temporary sibling and is renamed when whole; finished stages outlive a kill, not an error."""
 
 import hashlib
 import json
@@ -48,17 +48,17 @@ class Staging:
 
 
 @contextmanager
-def staged(output: Path, key: str) -> Iterator[Staging]:
+def staged(output: Path, key: str, marker: str = "manifest.json") -> Iterator[Staging]:
     """Give a folder to build in; on success it becomes `output`, replacing an earlier one in one rename.
 
     A kill or Ctrl-C leaves the folder; the next run takes it up if its `key`, the digest of everything that the result
     depends on, is the same, and starts anew if not. An error removes it.
 
     Raises:
-        ExportError: `output` exists and is no bundle, or the disk is full.
+        ExportError: `output` exists and is nothing of ours (has no file `marker`), or the disk is full.
     """
-    if output.exists() and not (output / "manifest.json").exists() and (output.is_file() or any(output.iterdir())):
-        raise ExportError(f"{output}: exists and is not a bundle; choose another folder for --output")
+    if output.exists() and not (output / marker).exists() and (output.is_file() or any(output.iterdir())):
+        raise ExportError(f"{output}: exists and has no {marker}; choose another folder for --output")
     folder = output.with_name(f".{output.name}.partial")
     staging = Staging(folder)
     if staging.key() != key:

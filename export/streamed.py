@@ -11,10 +11,6 @@ from internvl_edge.export.heap import trim_heap
 Fetch = Callable[[str, Tensor], None]
 """Fills a tensor with the weight of a parameter's full name."""
 
-_Buffers = dict[tuple[str, torch.Size], Tensor]
-"""Memory for the weights of a part, by name within it and shape."""
-
-
 @torch.no_grad()
 def run_streamed(module: nn.Module, fetch: Fetch, *inputs: Tensor) -> list[Tensor]:
     """Return the outputs of `module` (built on the meta device) on `inputs`, holding one block of weights at a time."""
@@ -27,11 +23,11 @@ def run_streamed(module: nn.Module, fetch: Fetch, *inputs: Tensor) -> list[Tenso
 def _streaming(module: nn.Module, fetch: Fetch) -> Iterator[None]:
     handles = []
     for group in groups(module):
-        buffers: _Buffers = {}
+        loader = Loader(fetch)
         for path, unit in group:
-            handles.append(unit.register_forward_pre_hook(_loader(path, fetch, buffers)))
-            handles.append(unit.register_forward_hook(_unload))
-        handles.append(group[-1][1].register_forward_hook(_freer(buffers)))
+            handles.append(unit.register_forward_pre_hook(_before(loader, path)))
+            handles.append(unit.register_forward_hook(_after(loader)))
+        handles.append(group[-1][1].register_forward_hook(_at_last(loader)))
     own = _Own(module)
     own.load(fetch)
     try:
@@ -58,6 +54,35 @@ def groups(module: nn.Module, path: str = "") -> Iterator[list[tuple[str, nn.Mod
             yield [(full, child)]
 
 
+class Loader:
+    """Fills parts of a module built on the meta device with their weights; parts of equal shape share one memory."""
+
+    def __init__(self, fetch: Fetch, matrix_dtype: torch.dtype = torch.float32) -> None:
+        self._fetch = fetch
+        self._matrix_dtype = matrix_dtype
+        self._buffers: dict[tuple[str, torch.Size], Tensor] = {}
+
+    def load(self, path: str, unit: nn.Module) -> None:
+        """Give the tensors of `unit`, whose full name is `path`, their values; matrices in `matrix_dtype`."""
+        for name, tensor in _tensors(unit):
+            key = name, tensor.shape
+            if key not in self._buffers:
+                dtype = self._matrix_dtype if tensor.ndim == 2 else torch.float32
+                self._buffers[key] = torch.empty(tensor.shape, dtype=dtype)
+            self._fetch(f"{path}.{name}" if path else name, self._buffers[key])
+            _put(unit, name, self._buffers[key])
+
+    def unload(self, unit: nn.Module) -> None:
+        """Take the values away again."""
+        for name, tensor in _tensors(unit):
+            _put(unit, name, torch.empty(tensor.shape, device="meta"))
+        trim_heap()
+
+    def free(self) -> None:
+        """Give the memory back."""
+        self._buffers.clear()
+
+
 class _Own:
     """The few tensors that `module` and its containers hold outside of every unit: loaded for the whole run."""
 
@@ -78,29 +103,16 @@ class _Own:
             _put(self._module, name, torch.empty(shape, device="meta"))
 
 
-def _loader(path: str, fetch: Fetch, buffers: _Buffers) -> Callable[[nn.Module, object], None]:
-    def load(unit: nn.Module, _: object) -> None:
-        for name, tensor in _tensors(unit):
-            key = name, tensor.shape
-            if key not in buffers:
-                buffers[key] = torch.empty(tensor.shape)
-            fetch(f"{path}.{name}", buffers[key])
-            _put(unit, name, buffers[key])
-
-    return load
+def _before(loader: Loader, path: str) -> Callable[[nn.Module, object], None]:
+    return lambda unit, _: loader.load(path, unit)
 
 
-def _freer(buffers: _Buffers) -> Callable[[nn.Module, object, object], None]:
-    def free(_: nn.Module, __: object, ___: object) -> None:
-        buffers.clear()
-
-    return free
+def _after(loader: Loader) -> Callable[[nn.Module, object, object], None]:
+    return lambda unit, _, __: loader.unload(unit)
 
 
-def _unload(unit: nn.Module, _: object, __: object) -> None:
-    for name, tensor in _tensors(unit):
-        _put(unit, name, torch.empty(tensor.shape, device="meta"))
-    trim_heap()
+def _at_last(loader: Loader) -> Callable[[nn.Module, object, object], None]:
+    return lambda _, __, ___: loader.free()
 
 
 def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:

@@ -82,13 +82,16 @@ class QueryGraph(nn.Module):
 
     def forward(self, vision_states: Tensor) -> tuple[Tensor, ...]:
         """Return query_embeds ``[B, D]``, query_states ``[B, Q, Ht]``, then key and value of every layer."""
-        batch, queries = vision_states.shape[0], self.query_tokens.shape[1]
-        rows = self.query_tokens.expand(batch, -1, -1)
-        positions = torch.arange(queries).unsqueeze(0).expand(batch, -1)
-        context = Context(positions=positions, vision_states=vision_states)
-        last, caches = self.qllama.model(rows, context)
+        rows = self.query_tokens.expand(vision_states.shape[0], -1, -1)
+        last, caches = self.qllama.model(rows, self.context(vision_states))
         normed = self.qllama.model.norm(last)
         return self.clip_projector2(normed).float(), normed, *_flat(caches)
+
+    def context(self, vision_states: Tensor) -> Context:
+        """Return what the layers see: every query, and the vision states."""
+        batch, queries = vision_states.shape[0], self.query_tokens.shape[1]
+        positions = torch.arange(queries).unsqueeze(0).expand(batch, -1)
+        return Context(positions=positions, vision_states=vision_states)
 
 
 class TextGraph(nn.Module):
@@ -109,14 +112,17 @@ class TextGraph(nn.Module):
 
     def hidden_states(self, input_ids: Tensor) -> Tensor:
         """Return the normed states ``[T, L, Ht]``."""
+        last, _ = self.qllama.model(self.qllama.model.embed_tokens(input_ids), self.context(input_ids))
+        normed: Tensor = self.qllama.model.norm(last)
+        return normed
+
+    def context(self, input_ids: Tensor) -> Context:
+        """Return what the layers see: earlier rows that are no padding."""
         steps = torch.arange(input_ids.shape[1])
         causal = steps.unsqueeze(0) <= steps.unsqueeze(1)
         allowed = causal.unsqueeze(0) & (input_ids > 0).unsqueeze(1)
         positions = steps.unsqueeze(0).expand(input_ids.shape[0], -1)
-        context = Context(positions=positions, bias=self.attention_bias(allowed))
-        last, _ = self.qllama.model(self.qllama.model.embed_tokens(input_ids), context)
-        normed: Tensor = self.qllama.model.norm(last)
-        return normed
+        return Context(positions=positions, bias=self.attention_bias(allowed))
 
 
 class DecoderGraph(nn.Module):
@@ -134,14 +140,18 @@ class DecoderGraph(nn.Module):
 
         `attention_mask` ``[B, P + n]`` is 1 for rows that count: queries, kept prompt ids and new tokens.
         """
-        held, total = past[0].shape[2], past[0].shape[2] + input_ids.shape[1]
-        causal = torch.arange(total).unsqueeze(0) <= torch.arange(held, total).unsqueeze(1)
-        allowed = causal.unsqueeze(0) & (attention_mask > 0).unsqueeze(1)
-        context = Context(positions=position_ids, bias=self.attention_bias(allowed))
+        context = self.context(attention_mask, position_ids, past[0].shape[2])
         caches = list(zip(past[::2], past[1::2], strict=True))
         last, caches = self.qllama.model(self.qllama.model.embed_tokens(input_ids), context, caches)
         normed = self.qllama.model.norm(last[:, -1:])
         return self.qllama.lm_head(normed).squeeze(1).float(), *_flat(caches)
+
+    def context(self, attention_mask: Tensor, position_ids: Tensor, held: int) -> Context:
+        """Return what the layers see of `held` cached rows and the new ones: earlier rows that count."""
+        total = held + position_ids.shape[1]
+        causal = torch.arange(total).unsqueeze(0) <= torch.arange(held, total).unsqueeze(1)
+        allowed = causal.unsqueeze(0) & (attention_mask > 0).unsqueeze(1)
+        return Context(positions=position_ids, bias=self.attention_bias(allowed))
 
 
 class ItmGraph(nn.Module):
@@ -160,17 +170,23 @@ class ItmGraph(nn.Module):
 
     def per_query(self, vision_states: Tensor, input_ids: Tensor) -> Tensor:
         """Return the head's logits of every query row, ``[B, Q, 2]``."""
-        batch, queries = input_ids.shape[0], self.query_tokens.shape[1]
+        last, _ = self.qllama.model(self.rows(input_ids), self.context(vision_states, input_ids))
+        logits: Tensor = self.itm_head(self.qllama.model.norm(last[:, : self.query_tokens.shape[1]]))
+        return logits
+
+    def rows(self, input_ids: Tensor) -> Tensor:
+        """Return queries and embedded text, ``[B, Q + L, Ht]``."""
         text = self.qllama.model.embed_tokens(input_ids)
-        rows = torch.cat([self.query_tokens.expand(batch, -1, -1), text], dim=1)
+        return torch.cat([self.query_tokens.expand(input_ids.shape[0], -1, -1), text], dim=1)
+
+    def context(self, vision_states: Tensor, input_ids: Tensor) -> Context:
+        """Return what the layers see: every row that is no padding."""
+        queries = self.query_tokens.shape[1]
         kept = torch.nn.functional.pad(input_ids, (queries, 0), value=1) > 0
         length = queries + input_ids.shape[1]
-        positions = torch.arange(length).unsqueeze(0).expand(batch, -1)
+        positions = torch.arange(length).unsqueeze(0).expand(input_ids.shape[0], -1)
         bias = self.attention_bias(kept.unsqueeze(1).expand(-1, length, -1))
-        context = Context(positions=positions, bias=bias, vision_states=vision_states, num_queries=queries)
-        last, _ = self.qllama.model(rows, context)
-        logits: Tensor = self.itm_head(self.qllama.model.norm(last[:, :queries]))
-        return logits
+        return Context(positions=positions, bias=bias, vision_states=vision_states, num_queries=queries)
 
 
 class ConnectorGraph(nn.Module):
