@@ -41,6 +41,8 @@ class Site:
     """None: nothing before the tensor takes a factor exactly (GELU)."""
     layer_scale: str | None = None
     """Vector that multiplies the linear's output, folded into its rows."""
+    row_multiple: int = 1
+    """Output rows are padded with zeros to a multiple of this, and cut again behind the product."""
 
     @property
     def weights(self) -> tuple[str, ...]:

@@ -197,6 +197,6 @@ def _identity(data: CalibrationData) -> dict[str, object]:
         "source": data.source,
         "sha256": data.sha256,
         "pictures": int(np.shape(data.pixel_values)[0]),
-        "texts": len(data.texts),
+        "texts": len(data.texts) + len(data.class_texts),
         "unreadable": list(data.unreadable),
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from internvl_edge.calib.dataset import DataSet, Row, digest_of, open_data, picture_of
+from internvl_edge.calib.dataset import DataSet, Prompts, Row, digest_of, open_data, picture_of
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.samples import STOCK_TEXTS, synthetic_pixels
 from internvl_edge.export.walk import WalkInputs
@@ -32,6 +32,8 @@ class CalibrationData:
     texts: tuple[str, ...]
     prompts: tuple[str, ...]
     """The prompt that a caption follows, one a text."""
+    class_texts: tuple[str, ...] = ()
+    """Class names in their templates, where the data set has them: what zero-shot classification embeds."""
     source: str
     sha256: str
     unreadable: tuple[str, ...] = ()
@@ -63,11 +65,13 @@ def load_data(source: str, image_size: int, count: int) -> CalibrationData:
                 "give pictures like those of the task"
             )
     captions = [_caption(data, row, index) for index, row in enumerate(rows)]
-    contents += [text.encode() for text, _ in captions]
+    class_texts = _class_texts(data.prompts, count)
+    contents += [text.encode() for text in (*(text for text, _ in captions), *class_texts)]
     return CalibrationData(
         pixel_values=preprocess(pictures, image_size),
         texts=tuple(text for text, _ in captions),
         prompts=tuple(prompt for _, prompt in captions),
+        class_texts=class_texts,
         source=source,
         sha256=digest_of(contents),
         unreadable=tuple(unreadable),
@@ -85,7 +89,7 @@ def walk_inputs(data: CalibrationData, tokenizer: Tokenizer | None, config: Mode
         return WalkInputs(pixel_values=data.pixel_values, text_ids=ids, caption_ids=ids, match_ids=ids)
     return WalkInputs(
         pixel_values=data.pixel_values,
-        text_ids=tokenizer.encode_texts(data.texts, prefix=TEXT_PREFIX),
+        text_ids=tokenizer.encode_texts([*data.texts, *data.class_texts], prefix=TEXT_PREFIX),
         caption_ids=_caption_ids(data, tokenizer),
         match_ids=tokenizer.encode_texts(data.texts, prefix=""),
     )
@@ -112,6 +116,21 @@ def _caption(data: DataSet, row: Row, index: int) -> tuple[str, str]:
         return STOCK_TEXTS[index % len(STOCK_TEXTS)], DEFAULT_PROMPT
     language = languages[index % len(languages)]
     return row.texts[language], data.prompts.caption_prompts.get(language, DEFAULT_PROMPT)
+
+
+def _class_texts(prompts: Prompts, count: int) -> tuple[str, ...]:
+    """Return at most `count` class texts, evenly spread over languages, classes and templates.
+
+    They are no captions, and drive other channels: the demo's "people & body" reaches eight times what any caption does.
+    """
+    texts = [
+        template.replace("{}", name)
+        for language, names in prompts.class_names.items()
+        for name in names
+        for template in prompts.templates.get(language, ())
+    ]
+    step = max(1.0, len(texts) / count)
+    return tuple(texts[int(index * step)] for index in range(min(count, len(texts))))
 
 
 def _caption_ids(data: CalibrationData, tokenizer: Tokenizer) -> np.ndarray:

@@ -10,18 +10,26 @@ from pathlib import Path
 import onnx_ir as ir
 import torch
 
+from internvl_edge.calib.decide import Rules
+from internvl_edge.calib.formats import FORMATS
+from internvl_edge.calib.qdq import quantize_graph
+from internvl_edge.calib.ranges import check_fits, open_ranges, save_info
+from internvl_edge.calib.recipe import Recipe, save_recipe
 from internvl_edge.export.accounting import account
+from internvl_edge.export.calibrate import CalibrateOptions, calibrate, fingerprint
 from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.engine import PlanInfo, build_plan
-from internvl_edge.export.models.graphs import available_graphs
+from internvl_edge.export.models.graphs import UNQUANTIZED_GRAPHS, available_graphs
 from internvl_edge.export.options import DTYPES, ExportOptions, Progress, Silent
 from internvl_edge.export.passes import canonicalize
 from internvl_edge.export.producer import producer
 from internvl_edge.export.profiles import profiles_for
+from internvl_edge.export.quantize import make_recipe, matching, quantized_sources
 from internvl_edge.export.rehearsal import Rehearsal
 from internvl_edge.export.resolution import at_image_size, checked_feature_layers
 from internvl_edge.export.samples import load_samples
+from internvl_edge.export.sites import model_sites
 from internvl_edge.export.sources import stored_shapes, weight_sources
 from internvl_edge.export.staging import Staging, code_digest, key_of, staged
 from internvl_edge.export.sweep import Sweep
@@ -34,16 +42,19 @@ from internvl_edge.export.weights import (
     attach_placeholders,
     attach_weights,
     linkable,
+    placeholders,
     plan_weights,
     write_store,
 )
 from internvl_edge.runtime.bundle import sha256_file
-from internvl_edge.runtime.errors import ExportError
+from internvl_edge.runtime.errors import CalibrationError, ExportError
 from internvl_edge.runtime.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, ModelInfo, TensorSpec
 from internvl_edge.runtime.tokenizer import Tokenizer
 
 _TRACED = "traced"
 """Folder of the staging area for traced graphs; it does not ship."""
+_RANGES = "ranges"
+"""Folder of the staging area for ranges that are measured on the way; what was decided from them ships."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,29 +89,36 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
     names = _wanted_graphs(options, config)
 
     with staged(options.output, _run_key(checkpoint, options)) as staging, _sweep(checkpoint, options) as sweep:
-        folder = staging.folder / "onnx" / options.dtype
+        folder = staging.folder / "onnx" / options.bundle_precision
         folder.mkdir(parents=True, exist_ok=True)
         clock = _Clock()
-        used = _trace(staging, names, config, options, layers, progress)
+        _trace(staging, names, config, options, layers, progress)
         clock.stage("trace")
-        plan = plan_weights(
-            _used_sources(checkpoint, config, used), DTYPES[options.dtype], link=options.weights == "link"
-        )
-        graphs = {name: _place(staging, folder, name, plan) for name in names}
+        sources = weight_sources(checkpoint.tensors, config)
+        recipe = _recipe(staging, names, checkpoint, config, options, sources, progress) if options.precision else None
+        clock.stage("calibrate")
+        if recipe is not None:
+            sources = quantized_sources(recipe, sources)
+        models = {name: _graph(staging, name, recipe) for name in names}
+        used = sorted({weight for model in models.values() for weight in placeholders(model)})
+        plan = plan_weights([sources[name] for name in used], DTYPES[options.dtype], link=_links(options))
+        graphs = {name: _place(staging, folder, model, plan) for name, model in models.items()}
+        del models
         files = _store(staging, folder, plan, sweep, options, progress)
         clock.stage("weights")
-        samples, errors = _verify(staging, folder, names, checkpoint, config, options, layers, progress)
+        samples, errors = _verify(staging, folder, names, checkpoint, config, options, layers, recipe, sources, progress)
         clock.stage("verify")
         plans = _plans(staging, folder, names, config, target, progress) if target else {}
         clock.stage("plans")
         _copy_companions(checkpoint, staging.folder)
         _write_json(staging.folder / "reports" / "export.json", {"seconds": clock.seconds})
         shutil.rmtree(staging.folder / _TRACED)
+        shutil.rmtree(staging.folder / _RANGES, ignore_errors=True)
         manifest = Manifest(
             schema=SCHEMA,
             producer=producer(),
             model=_model_info(config, checkpoint),
-            precision=options.dtype,
+            precision=options.bundle_precision,
             graphs=graphs,
             files=_digests(staging.folder, files),
         )
@@ -153,7 +171,7 @@ def _run_key(checkpoint: Checkpoint, options: ExportOptions) -> str:
 def _sweep(checkpoint: Checkpoint, options: ExportOptions) -> Sweep:
     """Return a sweep of the files that will be linked; what is written anew is swept as it is written."""
     dtype = DTYPES[options.dtype]
-    tensors = checkpoint.tensors.values() if options.weights == "link" else ()
+    tensors = checkpoint.tensors.values() if _links(options) else ()
     return Sweep(tensor for tensor in tensors if linkable(tensor, dtype))
 
 
@@ -164,34 +182,85 @@ def _trace(
     options: ExportOptions,
     layers: tuple[int, ...],
     progress: Progress,
-) -> set[str]:
-    """Trace what no earlier run has traced; return the names of all weights that the graphs use."""
+) -> None:
+    """Trace what no earlier run has traced."""
     folder = staging.folder / _TRACED
     folder.mkdir(exist_ok=True)
-    used: set[str] = set()
     with progress.task("Tracing graphs", len(names)) as advance:
         for name in names:
-            done = staging.finished(f"trace {name}")
-            if done is None:
+            if staging.finished(f"trace {name}") is None:
                 model = canonicalize(trace_graph(name, config, getattr(torch, DTYPES[options.dtype]), layers))
-                done = {"weights": attach_placeholders(model)}
+                attach_placeholders(model)
                 ir.save(model, folder / f"{name}.onnx")
-                staging.finish(f"trace {name}", done)
-            used |= set(done["weights"])
+                staging.finish(f"trace {name}", {})
             advance(1)
-    return used
 
 
-def _used_sources(checkpoint: Checkpoint, config: ModelConfig, used: set[str]) -> list[Source]:
-    sources = weight_sources(checkpoint.tensors, config)
-    return [sources[name] for name in sorted(used)]
+def _recipe(
+    staging: Staging,
+    names: Sequence[str],
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    options: ExportOptions,
+    sources: Mapping[str, Source],
+    progress: Progress,
+) -> Recipe:
+    """Decide how to quantize, on ranges that are given or measured now."""
+    sites = model_sites(config)
+    high = matching(options.keep_high, sites)
+    ranges = open_ranges(options.ranges or _measured(staging, names, options, progress))
+    check_fits(
+        ranges, fingerprint(list(checkpoint.tensors.values())), config.vision.image_size, options.checkpoint
+    )
+    if absent := sorted(set(names) - set(ranges.info.graphs) - UNQUANTIZED_GRAPHS):
+        raise CalibrationError(f"{ranges.folder}: did not measure {', '.join(absent)}; calibrate with these graphs")
+    rules = Rules(
+        form=FORMATS[str(options.precision)],
+        dtype=DTYPES[options.dtype],
+        method=ranges.info.method,
+        smooth=options.smooth if options.smooth in ("auto", "off") else float(options.smooth),
+    )
+    recipe = make_recipe(sites, ranges, sources, rules, high, progress)
+    save_recipe(recipe, staging.folder / "calibration")
+    save_info(staging.folder / "calibration", ranges.info)
+    return recipe
 
 
-def _place(staging: Staging, folder: Path, name: str, plan: WeightPlan) -> GraphInfo:
-    """Point the traced graph at the store and save it; return what the runtime has to know of it."""
+def _measured(staging: Staging, names: Sequence[str], options: ExportOptions, progress: Progress) -> Path:
+    """Return the ranges of this run's data, measuring them unless an earlier run has."""
+    folder = staging.folder / _RANGES
+    if staging.finished("ranges") is None:
+        calibrate(
+            CalibrateOptions(
+                checkpoint=options.checkpoint,
+                output=folder,
+                data=options.data,
+                samples=options.calibration_samples,
+                method=options.method,
+                graphs=tuple(name for name in names if name not in UNQUANTIZED_GRAPHS),
+                image_size=options.image_size,
+                revision=options.revision,
+            ),
+            progress,
+        )
+        staging.finish("ranges", {})
+    return folder
+
+
+def _links(options: ExportOptions) -> bool:
+    """Return whether weights are linked: beside codes, the checkpoint's file would be dead weight."""
+    return options.weights == "link" and options.precision is None
+
+
+def _graph(staging: Staging, name: str, recipe: Recipe | None) -> ir.Model:
     model = ir.load(staging.folder / _TRACED / f"{name}.onnx")
+    return model if recipe is None else quantize_graph(model, recipe)
+
+
+def _place(staging: Staging, folder: Path, model: ir.Model, plan: WeightPlan) -> GraphInfo:
+    """Point a graph at the store and save it; return what the runtime has to know of it."""
     attach_weights(model, plan)
-    path = folder / f"{name}.onnx"
+    path = folder / f"{model.graph.name}.onnx"
     ir.save(model, path)
     return GraphInfo(
         file=path.relative_to(staging.folder).as_posix(),
@@ -229,20 +298,22 @@ def _verify(
     config: ModelConfig,
     options: ExportOptions,
     layers: tuple[int, ...],
+    recipe: Recipe | None,
+    sources: Mapping[str, Source],
     progress: Progress,
 ) -> tuple[str, list[OutputError]]:
     """Run every graph against torch; return where the samples came from and the error of every output."""
     origin = options.samples or (checkpoint.folder if checkpoint.has_pictures else None)
     samples = load_samples(origin, config.vision.image_size, options.sample_count)
     tokenizer = Tokenizer(checkpoint.tokenizer_file) if checkpoint.tokenizer_file else None
-    rehearsal = Rehearsal(config, weight_sources(checkpoint.tensors, config), samples, tokenizer, layers)
+    rehearsal = Rehearsal(config, sources, samples, tokenizer, layers, recipe)
     errors: list[OutputError] = []
     with progress.task("Verifying graphs", len(names)) as advance:
         for name in names:
             file = folder / f"{name}.onnx"
             done = staging.finished(f"verify {name}")
             if done is None:
-                found = rehearsal.verify(name, file, options.dtype, options.atol)
+                found = rehearsal.verify(name, file, options.bundle_precision, options.atol)
                 require_ok(found)
                 done = {"errors": [asdict(error) for error in found]}
                 staging.finish(f"verify {name}", done)

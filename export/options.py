@@ -1,11 +1,13 @@
 """What `internvl-edge export` may be asked for, checked once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from internvl_edge.calib.formats import FORMATS
+from internvl_edge.calib.thresholds import METHODS
 from internvl_edge.export.models.graphs import GRAPH_NAMES
 from internvl_edge.runtime.errors import ExportError
 
@@ -35,6 +37,24 @@ class ExportOptions:
     samples: Path | None = None
     """Pictures and texts to verify on; None: those in the checkpoint folder, else synthetic ones."""
     sample_count: int = 2
+    precision: str | None = None
+    """8-bit format of the linears; None leaves everything in `dtype`."""
+    data: str | None = None
+    """What to calibrate on, as `calibrate --data`."""
+    calibration_samples: int = 128
+    method: str = "auto"
+    ranges: Path | None = None
+    """What `calibrate` wrote; instead of `data`."""
+    smooth: str = "auto"
+    """``auto``, ``off``, or SmoothQuant's alpha."""
+    keep_high: tuple[str, ...] = ()
+    """Names or globs of linears that stay in `dtype`."""
+    max_drop: float = 0.5
+    """Points of accuracy that quantization may cost on the data."""
+    budget_layers: int | None = None
+    """Sites that may be kept high to stay within `max_drop`; None: as many as it takes."""
+    gate_samples: int = 64
+    """Pictures that the drop is measured on; 0 measures none."""
     revision: str | None = None
     """Of a Hub id."""
 
@@ -54,10 +74,40 @@ class ExportOptions:
             wrong.append(f"--graphs {','.join(unknown)}: unknown; choose from {', '.join(GRAPH_NAMES)}")
         if self.atol is not None and not self.atol >= 0:
             wrong.append(f"--atol {self.atol}: not a tolerance; give a number >= 0")
+        wrong += self._quantization_findings()
         if self.sample_count < 1:
             wrong.append(f"--sample-count {self.sample_count}: nothing to verify on; give at least 1")
         if wrong:
             raise ExportError("; ".join(wrong))
+
+
+    @property
+    def bundle_precision(self) -> str:
+        """Name of the precision as the bundle has it."""
+        return self.precision or self.dtype
+
+    def _quantization_findings(self) -> Iterator[str]:
+        if self.precision is None:
+            if self.ranges is not None or self.data is not None or self.keep_high:
+                yield "--data, --ranges, --keep-high: without --precision nothing is quantized; add --precision int8"
+            return
+        if self.precision not in FORMATS:
+            yield f"--precision {self.precision}: unknown; choose from {', '.join(FORMATS)}"
+        if (self.data is None) == (self.ranges is None):
+            yield f"--precision {self.precision}: give --data or --ranges, one of them"
+        if self.method not in METHODS:
+            yield f"--method {self.method}: unknown; choose from {', '.join(METHODS)}"
+        if self.smooth not in ("auto", "off") and not _is_share(self.smooth):
+            yield f"--smooth {self.smooth}: give auto, off, or a number from 0 to 1"
+        if not self.max_drop >= 0:
+            yield f"--max-drop {self.max_drop}: not a drop; give points >= 0"
+
+
+def _is_share(text: str) -> bool:
+    try:
+        return 0 <= float(text) <= 1
+    except ValueError:
+        return False
 
 
 Advance = Callable[[int], None]

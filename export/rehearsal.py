@@ -5,9 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from internvl_edge.calib.recipe import Recipe
 from internvl_edge.export.config import ModelConfig
+from internvl_edge.export.quantize import fake_quantizers
 from internvl_edge.export.samples import Samples
 from internvl_edge.export.sources import fetch_from
+from internvl_edge.export.streamed import Change
 from internvl_edge.export.verify import OutputError, torch_outputs, verify_graph
 from internvl_edge.export.weights import Source
 from internvl_edge.runtime.tokenizer import Tokenizer
@@ -18,7 +21,10 @@ _FEEDS = {"query": "vision", "itm": "vision", "connector": "vision", "decoder": 
 
 
 class Rehearsal:
-    """Verifies the graphs of one export, running torch for a graph's inputs only when they are needed."""
+    """Verifies the graphs of one export, running torch for a graph's inputs only when they are needed.
+
+    Quantized graphs are held against torch with the same codes and scales.
+    """
 
     def __init__(
         self,
@@ -27,12 +33,14 @@ class Rehearsal:
         samples: Samples,
         tokenizer: Tokenizer | None,
         feature_layers: tuple[int, ...],
+        recipe: Recipe | None = None,
     ) -> None:
         self._config = config
         self._fetch = fetch_from(sources)
         self._samples = samples
         self._tokenizer = tokenizer
         self._layers = feature_layers
+        self._recipe = recipe
         self._outputs: dict[str, dict[str, np.ndarray]] = {}
 
     def verify(self, name: str, onnx_file: Path, precision: str, atol: float | None) -> list[OutputError]:
@@ -43,8 +51,11 @@ class Rehearsal:
     def _expected(self, name: str) -> dict[str, np.ndarray]:
         if name not in self._outputs:
             layers = self._layers if name == "vision" else ()
-            self._outputs[name] = torch_outputs(name, self._config, self._inputs(name), self._fetch, layers)
+            self._outputs[name] = torch_outputs(name, self._config, self._inputs(name), self._fetch, layers, self._changed(name))
         return self._outputs[name]
+
+    def _changed(self, name: str) -> dict[str, Change] | None:
+        return fake_quantizers(self._recipe, name) if self._recipe is not None else None
 
     def _inputs(self, name: str) -> dict[str, np.ndarray]:
         feeder = self._expected(_FEEDS[name]) if name in _FEEDS else {}

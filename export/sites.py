@@ -8,6 +8,8 @@ from internvl_edge.export.config import ModelConfig, QllamaConfig, VisionConfig
 VISION_BLOCK = "vision_model.encoder.layers.{}"
 QLLAMA_BLOCK = "qllama.model.layers.{}"
 HEAD = "qllama.lm_head"
+_HEAD_ROWS = 16
+"""What 8-bit GEMM kernels want; the vocabulary is 49,954, which is 2 mod 16."""
 
 
 def model_sites(config: ModelConfig) -> list[Site]:
@@ -94,4 +96,5 @@ def _head(text: QllamaConfig) -> Site:
         kind="lm_head",
         channels=text.hidden_size,
         fold=None,
+        row_multiple=_HEAD_ROWS,
     )

@@ -10,7 +10,7 @@ from internvl_edge.export.models.internvit import resize_position_table
 from internvl_edge.export.models.qllama import rotary_table
 from internvl_edge.export.streamed import Fetch
 from internvl_edge.export.tensor_files import LazyTensor, MergedTensor
-from internvl_edge.export.weights import ComputedTensor, Source, stored_chunks
+from internvl_edge.export.weights import ComputedTensor, QuantizedTensor, Source, stored_chunks
 
 POSITION_TABLE = "vision_model.embeddings.position_embedding"
 
@@ -39,8 +39,12 @@ def fetch_from(sources: Mapping[str, Source]) -> Fetch:
     """Return a function that fills a tensor with the values of a source, chunk by chunk."""
 
     def fetch(name: str, out: torch.Tensor) -> None:
+        source = sources[name]
+        if isinstance(source, QuantizedTensor):
+            out.copy_(source.dequantized())
+            return
         flat, start = out.view(-1), 0
-        for values in stored_chunks(sources[name]):
+        for values in stored_chunks(source):
             flat[start : start + values.numel()] = values
             start += values.numel()
 

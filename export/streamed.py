@@ -1,6 +1,6 @@
 """Run a torch module larger than memory: each block's weights come when it runs and go when it is done."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -11,12 +11,32 @@ from internvl_edge.export.heap import trim_heap
 Fetch = Callable[[str, Tensor], None]
 """Fills a tensor with the weight of a parameter's full name."""
 
+Change = Callable[[Tensor], Tensor]
+
+
 @torch.no_grad()
-def run_streamed(module: nn.Module, fetch: Fetch, *inputs: Tensor) -> list[Tensor]:
-    """Return the outputs of `module` (built on the meta device) on `inputs`, holding one block of weights at a time."""
-    with _streaming(module, fetch):
-        outputs = module(*inputs)
+def run_streamed(
+    module: nn.Module, fetch: Fetch, *inputs: Tensor, changed: Mapping[str, Change] | None = None
+) -> list[Tensor]:
+    """Return the outputs of `module` (built on the meta device) on `inputs`, holding one block of weights at a time.
+
+    `changed` says what becomes of the input of a part before it runs, by the part's path: fake quantization.
+    """
+    handles = []
+    for path, part in module.named_modules():
+        if changed is not None and path in changed:
+            handles.append(part.register_forward_pre_hook(_changing(changed[path])))
+    try:
+        with _streaming(module, fetch):
+            outputs = module(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
     return [outputs] if isinstance(outputs, Tensor) else list(outputs)
+
+
+def _changing(change: Change) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+    return lambda _, inputs: (change(inputs[0]), *inputs[1:])
 
 
 @contextmanager

@@ -21,6 +21,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from internvl_edge.calib.formats import Format
 from internvl_edge.export.accounting import non_finite
 from internvl_edge.export.sweep import CHUNK_BYTES, Sweep
 from internvl_edge.export.tensor_files import TORCH_DTYPES, LazyTensor, MergedTensor
@@ -30,8 +31,20 @@ from internvl_edge.runtime.manifest import FileInfo
 logger = logging.getLogger(__name__)
 
 STORE_NAME = "weights.safetensors"
-_SAFETENSORS_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-_IR_DTYPES = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
+_SAFETENSORS_DTYPES = {
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int8": "I8",
+    "float8_e4m3fn": "F8_E4M3",
+}
+_IR_DTYPES = {
+    "float32": ir.DataType.FLOAT,
+    "float16": ir.DataType.FLOAT16,
+    "bfloat16": ir.DataType.BFLOAT16,
+    "int8": ir.DataType.INT8,
+    "float8_e4m3fn": ir.DataType.FLOAT8E4M3FN,
+}
 
 Progress = Callable[[int], None]
 """Called with the number of bytes that have just been dealt with."""
@@ -50,7 +63,56 @@ class ComputedTensor:
         return tuple(self.value.shape)
 
 
-Source = LazyTensor | MergedTensor | ComputedTensor
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdjustedTensor:
+    """A tensor that something folds into: its values are changed, its type and shape are not."""
+
+    name: str
+    base: "Source"
+    adjust: Callable[[torch.Tensor], torch.Tensor]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Axes of the tensor."""
+        return self.base.shape
+
+    def torch(self) -> torch.Tensor:
+        """Return the changed values in fp32."""
+        return self.adjust(whole(self.base))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizedTensor:
+    """A weight ``[out, C]`` as 8-bit codes with one scale a row; rows of zeros pad it to the length of `scale`."""
+
+    name: str
+    base: "Source"
+    adjust: Callable[[torch.Tensor], torch.Tensor]
+    scale: torch.Tensor
+    form: Format
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Axes of the tensor, padding included."""
+        return (len(self.scale), *self.base.shape[1:])
+
+    @property
+    def dtype(self) -> str:
+        """Type of the codes."""
+        return {"int8": "int8", "fp8": "float8_e4m3fn"}[self.form.name]
+
+    def dequantized(self) -> torch.Tensor:
+        """Return what the codes stand for in fp32, without padding."""
+        return (self.torch().float() * self.scale[:, None])[: self.base.shape[0]]
+
+    def torch(self) -> torch.Tensor:
+        """Return the codes."""
+        values = self.adjust(whole(self.base))
+        values = torch.nn.functional.pad(values, (0, 0, 0, len(self.scale) - len(values)))
+        return self.form.codes(values, self.scale[:, None])
+
+
+Source = LazyTensor | MergedTensor | ComputedTensor | AdjustedTensor | QuantizedTensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +123,7 @@ class Placement:
     offset: int
     nbytes: int
     shape: tuple[int, ...]
+    dtype: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +152,8 @@ def plan_weights(sources: Sequence[Source], dtype: str, *, link: bool) -> Weight
     written = tuple(s for s in sources if s.name not in names)
     links = _link_names(linked)
     placements = {
-        t.name: Placement(location=links[t.file], offset=t.offset, nbytes=t.nbytes, shape=t.shape) for t in linked
+        t.name: Placement(location=links[t.file], offset=t.offset, nbytes=t.nbytes, shape=t.shape, dtype=dtype)
+        for t in linked
     }
     placements |= _store_layout(written, dtype)
     return WeightPlan(
@@ -109,22 +173,26 @@ def attach_weights(model: ir.Model, plan: WeightPlan) -> None:
                 place.location,
                 place.offset,
                 place.nbytes,
-                _IR_DTYPES[plan.dtype],
+                _IR_DTYPES[place.dtype],
                 shape=ir.Shape(place.shape),
                 name=name,
             )
 
 
-def attach_placeholders(model: ir.Model) -> list[str]:
-    """Give every initializer without a value a place that is not yet known; return their names, the weights."""
-    names = []
+def attach_placeholders(model: ir.Model) -> None:
+    """Give every initializer without a value a place that is not yet known."""
     for name, value in model.graph.initializers.items():
         if value.const_value is None:
             assert value.dtype is not None
             assert value.shape is not None
             value.const_value = ir.ExternalTensor("unplaced", 0, 0, value.dtype, shape=value.shape, name=name)
-            names.append(name)
-    return names
+
+
+def placeholders(model: ir.Model) -> list[str]:
+    """Return the names of the initializers whose place is not yet known: the weights."""
+    return [
+        name for name, value in model.graph.initializers.items() if isinstance(value.const_value, ir.ExternalTensor)
+    ]
 
 
 def write_store(plan: WeightPlan, folder: Path, sweep: Sweep, progress: Progress) -> dict[str, FileInfo]:
@@ -150,15 +218,26 @@ def write_store(plan: WeightPlan, folder: Path, sweep: Sweep, progress: Progress
 
 def stored_chunks(source: Source) -> Iterator[torch.Tensor]:
     """Yield the values of `source` in its own type as flat tensors; each is valid until the next is asked for."""
+    if isinstance(source, LazyTensor | MergedTensor):
+        yield from source.chunks(CHUNK_BYTES)
+    else:
+        yield (source.value if isinstance(source, ComputedTensor) else source.torch()).flatten()
+
+
+def whole(source: Source) -> torch.Tensor:
+    """Return the values that a graph computes with, in fp32."""
     if isinstance(source, ComputedTensor):
-        yield source.value.flatten()
-        return
-    yield from source.chunks(CHUNK_BYTES)
+        return source.value.float()
+    return source.dequantized() if isinstance(source, QuantizedTensor) else source.torch().float()
 
 
 def linkable(source: Source, dtype: str) -> TypeGuard[LazyTensor]:
     """Return whether a graph of `dtype` can read the bytes of `source` where they lie."""
     return isinstance(source, LazyTensor) and source.strides is None and source.dtype == dtype
+
+
+def _stored_dtype(source: Source, dtype: str) -> str:
+    return source.dtype if isinstance(source, QuantizedTensor) else dtype
 
 
 def _link_names(tensors: Iterable[LazyTensor]) -> dict[Path, str]:
@@ -168,13 +247,13 @@ def _link_names(tensors: Iterable[LazyTensor]) -> dict[Path, str]:
 
 
 def _store_layout(sources: Sequence[Source], dtype: str) -> dict[str, Placement]:
-    itemsize = TORCH_DTYPES[dtype].itemsize
-    sizes = [int(np.prod(source.shape, dtype=np.int64)) * itemsize for source in sources]
+    types = [_stored_dtype(source, dtype) for source in sources]
+    sizes = [int(np.prod(s.shape, dtype=np.int64)) * TORCH_DTYPES[t].itemsize for s, t in zip(sources, types, strict=True)]
     header = _header(sources, sizes, dtype)
     offsets = np.cumsum([len(header), *sizes])
     return {
-        source.name: Placement(location=STORE_NAME, offset=int(offset), nbytes=size, shape=source.shape)
-        for source, size, offset in zip(sources, sizes, offsets, strict=False)
+        source.name: Placement(location=STORE_NAME, offset=int(offset), nbytes=size, shape=source.shape, dtype=stored)
+        for source, stored, size, offset in zip(sources, types, sizes, offsets, strict=False)
     }
 
 
@@ -183,7 +262,7 @@ def _header(sources: Sequence[Source], sizes: Sequence[int], dtype: str) -> byte
     ends = np.cumsum(sizes, dtype=np.int64)
     entries = {
         source.name: {
-            "dtype": _SAFETENSORS_DTYPES[dtype],
+            "dtype": _SAFETENSORS_DTYPES[_stored_dtype(source, dtype)],
             "shape": list(source.shape),
             "data_offsets": [int(end) - size, int(end)],
         }
@@ -211,10 +290,10 @@ def _write_file(plan: WeightPlan, path: Path, bad: dict[str, int], progress: Pro
         file.write(header)
         for source in plan.written:
             for stored in stored_chunks(source):
-                values = stored.to(TORCH_DTYPES[plan.dtype])
+                values = stored.to(TORCH_DTYPES[plan.placements[source.name].dtype])
                 data = values.view(torch.uint8).numpy().data
                 hashed = pool.submit(digest.update, data)
-                if count := non_finite(values):
+                if values.itemsize > 1 and (count := non_finite(values)):
                     bad[source.name] = bad.get(source.name, 0) + count
                 file.write(data)
                 hashed.result()

@@ -16,6 +16,8 @@ from internvl_edge.export.models.internvl import InternVLModel, patch_grid, pixe
 from internvl_edge.export.models.layers import MASKED, select_rows
 from internvl_edge.export.models.qllama import Cache, Context
 
+UNQUANTIZED_GRAPHS = frozenset({"connector"})
+"""Graphs without any site: nothing of them is measured."""
 GRAPH_NAMES = ("vision", "query", "text", "decoder", "itm", "connector")
 
 
