@@ -108,6 +108,34 @@ def main(verbose: bool) -> None:
 )
 @click.option("--sample-count", type=int, default=2, show_default=True, help="How many of them.")
 @click.option("--revision", help="Revision of a Hub id.")
+@click.option(
+    "--precision",
+    "--quantize_mode",
+    "precision",
+    type=click.Choice(["int8", "fp8"]),
+    help="Quantize the linears to 8 bits, with Q/DQ in the graph; needs --data or --ranges.",
+)
+@click.option(
+    "--data", help="Pictures (and captions) to calibrate and judge on: a folder, a JSONL, or the word random."
+)
+@click.option("--calibration-samples", type=int, default=128, show_default=True, help="How many to calibrate on.")
+@click.option("--ranges", type=click.Path(path_type=Path), help="What `calibrate` wrote, instead of measuring now.")
+@click.option("--method", "--calibration_method", "method", help="Clip by auto, max, percentile, entropy or mse.")
+@click.option("--smooth", default="auto", show_default=True, help="auto, off, or SmoothQuant's alpha from 0 to 1.")
+@click.option(
+    "--keep-high",
+    "--nodes_to_exclude",
+    "keep_high",
+    multiple=True,
+    help="Linears that stay in --dtype: a name or a glob; repeat for more.",
+)
+@click.option(
+    "--max-drop", type=float, default=0.5, show_default=True, help="Points of accuracy that may be lost on --data."
+)
+@click.option("--budget-layers", type=int, help="Most sites to keep high to stay within --max-drop. Default: any.")
+@click.option(
+    "--gate-samples", type=int, default=64, show_default=True, help="Pictures to judge the drop on; 0: do not."
+)
 def export(**options: Any) -> None:
     """Write CHECKPOINT (a folder, a .pth file or a Hub id) as a bundle of verified ONNX graphs.
 
@@ -118,6 +146,7 @@ def export(**options: Any) -> None:
     internvl-edge export OpenGVLab/InternVL-14B-224px -o bundle
     internvl-edge export InternViT-300M-448px -o bundle --dtype bf16 --image-size 336
     internvl-edge export examples/emoji/checkpoint -o bundle --target rtx-4090 --samples examples/emoji/data/test.jsonl
+    internvl-edge export examples/emoji/checkpoint -o bundle --precision int8 --data examples/emoji/data/calibration.jsonl
     """
     from internvl_edge.export.compile import export_bundle
     from internvl_edge.export.options import ExportOptions
@@ -127,6 +156,47 @@ def export(**options: Any) -> None:
     with RichProgress() as progress:
         report = export_bundle(ExportOptions(**options), progress)
     click.echo(report_text(report))
+
+
+@main.command()
+@click.argument("checkpoint")
+@click.option("--data", help="Pictures (and captions): a folder, a JSONL, or the word random.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of ranges to write.")
+@click.option("--samples", type=int, default=128, show_default=True, help="How many pictures of the data to take.")
+@click.option(
+    "--method",
+    "--calibration_method",
+    "method",
+    default="auto",
+    show_default=True,
+    help="Rule for clips that export follows: auto, max, percentile, entropy or mse.",
+)
+@click.option("--graphs", type=_Names(), help="Graphs to measure; default: all that the checkpoint has weights for.")
+@click.option("--image-size", type=int, help="Picture side in pixels. Default: the checkpoint's.")
+@click.option("--compute", default="auto", show_default=True, help="Matrix products in auto, fp32 or bf16.")
+@click.option(
+    "--merge", type=click.Path(path_type=Path), multiple=True, help="Ranges of one part of the data; repeat for each."
+)
+@click.option("--revision", help="Revision of a Hub id.")
+def calibrate(**options: Any) -> None:
+    """Measure the ranges of CHECKPOINT on pictures and captions, block by block, for `export --ranges`.
+
+    One block's weights are in memory at a time; a killed run goes on where it was. Shards of a large data set are
+    measured apart and merged.
+
+    \b
+    internvl-edge calibrate CHECKPOINT --data pictures/ -o ranges
+    internvl-edge calibrate CHECKPOINT --data coco.jsonl -o ranges --samples 512
+    internvl-edge calibrate CHECKPOINT --merge ranges-a --merge ranges-b -o ranges
+    """
+    from internvl_edge.export.calibrate import CalibrateOptions
+    from internvl_edge.export.calibrate import calibrate as measure
+    from internvl_edge.export.report import ranges_text
+    from internvl_edge.progress import RichProgress
+
+    with RichProgress() as progress:
+        report = measure(CalibrateOptions(**options), progress)
+    click.echo(ranges_text(report))
 
 
 @main.command()

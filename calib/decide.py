@@ -169,9 +169,7 @@ def _judged(weights: Sequence[Tensor]) -> Tensor:
     return torch.cat([w[::step] for w in weights])
 
 
-def _vectors(
-    site: Site, seen: Mapping[str, Statistics], columns: Tensor, rules: Rules
-) -> dict[str, Tensor | None]:
+def _vectors(site: Site, seen: Mapping[str, Statistics], columns: Tensor, rules: Rules) -> dict[str, Tensor | None]:
     """Return the smoothing vectors that may be chosen, by their alpha, decided over all graphs at once."""
     if site.fold is None or rules.smooth == "off":
         return {"off": None}

@@ -46,7 +46,7 @@ def scale_of(amax: Tensor, form: Format, dtype: str) -> Tensor:
 
 
 def sqnr_db(reference: Tensor, found: Tensor) -> float:
-    """Return the signal-to-quantization-noise ratio ``10 log10(sum r^2 / sum (r - f)^2)``, 200 where nothing differs."""
+    """Return the signal-to-quantization-noise ratio ``10 log10(sum r^2 / sum (r - f)^2)``, 200 if nothing differs."""
     signal = float(reference.double().square().sum())
     noise = float((reference.double() - found.double()).square().sum())
     return decibel(signal, noise)

@@ -35,7 +35,7 @@ class FoldLayerScalePass(ir.passes.InPlacePass):
 class InsertQdqPass(ir.passes.InPlacePass):
     """Quantize the sites of one graph: ``x -> Q -> DQ -> MatMul <- Transpose <- DQ <- codes``.
 
-    Linears that read the same tensor share its Q and DQ. Scales are initializers of the graph, weights keep their names.
+    Linears that read the same tensor share its Q and DQ. Scales are initializers, weights keep their names.
     """
 
     def __init__(self, recipe: Recipe, graph: str) -> None:
@@ -62,7 +62,9 @@ class InsertQdqPass(ir.passes.InPlacePass):
     def _quantize_input(self, graph: ir.Graph, site: Site, clip: Clip, nodes: list[ir.Node]) -> None:
         x = nodes[0].inputs[0]
         if x is None or any(node.inputs[0] is not x for node in nodes):
-            raise CalibrationError(f"{self._graph}: {', '.join(site.linears)} do not read one tensor; report this graph")
+            raise CalibrationError(
+                f"{self._graph}: {', '.join(site.linears)} do not read one tensor; report this graph"
+            )
         assert x.dtype is not None
         scale = _initializer(graph, f"{site.name}.input_scale", np.array(clip.scale, x.dtype.numpy()))
         zero = _zero_point(graph, f"{site.name}.input_zero_point", self._recipe.form.name)
@@ -78,11 +80,10 @@ class InsertQdqPass(ir.passes.InPlacePass):
         weight = transpose.inputs[0] if transpose is not None and transpose.op_type == "Transpose" else None
         if transpose is None or weight is None or weight.name != f"{path}.weight":
             raise CalibrationError(f"{self._graph}: {path} is no product with its transposed weight; report this graph")
+        assert weight.dtype is not None
         dtype = weight.dtype
         scales = self._recipe.linears[path].scale
-        scale = ir.Value(
-            name=f"{path}.weight_scale", shape=ir.Shape([len(scales)]), type=ir.TensorType(dtype or ir.DataType.FLOAT)
-        )
+        scale = ir.Value(name=f"{path}.weight_scale", shape=ir.Shape([len(scales)]), type=ir.TensorType(dtype))
         graph.register_initializer(_placeholder(scale))
         weight.const_value = None
         weight.dtype = _CODES[self._recipe.form.name]
@@ -111,6 +112,7 @@ def _cut_padding(graph: ir.Graph, path: str, node: ir.Node, recipe: Recipe) -> N
     """Cut the rows of padding off the product, where there are any."""
     product = node.outputs[0]
     assert product.shape is not None
+    assert product.dtype is not None
     rows, stored = product.shape[-1], len(recipe.linears[path].scale)
     if rows == stored or not isinstance(rows, int):
         return
@@ -135,7 +137,7 @@ def _node(
 
 def _initializer(graph: ir.Graph, name: str, value: np.ndarray) -> ir.Value:
     tensor = ir.tensor(value, name=name)
-    made = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    made = ir.Value(name=name, shape=ir.Shape(value.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(made)
     return made
 

@@ -73,7 +73,9 @@ def open_ranges(folder: Path) -> Ranges:
         raise CalibrationError(
             f"{folder}: schema {content.get('schema')}, this version reads {SCHEMA}; calibrate again"
         )
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
+    }
     return Ranges(folder, RangesInfo(**fields))
 
 

@@ -91,9 +91,9 @@ def _divide_source(factors: dict[str, Factors], site: Site, vector: Tensor) -> N
         for name in fold.parameters:
             _multiply(factors, name, rows=1 / vector)
         return
-    for name in (fold.weight, fold.bias):
-        if name is not None:
-            _multiply(factors, name, rows=torch.cat([torch.ones(fold.start), 1 / vector]))
+    for part in (fold.weight, fold.bias):
+        if part is not None:
+            _multiply(factors, part, rows=torch.cat([torch.ones(fold.start), 1 / vector]))
 
 
 def _multiply(
@@ -110,7 +110,7 @@ def _product(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 
 def save_recipe(recipe: Recipe, folder: Path) -> None:
-    """Write the decisions (json) and the vectors of smoothing and weight scales (safetensors) for whoever wants to check."""
+    """Write the decisions (json) and the vectors of smoothing and weight scales (safetensors)."""
     content = {
         "precision": recipe.form.name,
         "dtype": recipe.rules.dtype,

@@ -116,9 +116,7 @@ def compute_type(compute: str) -> torch.dtype:
     return torch.bfloat16 if compute == "bf16" else torch.float32
 
 
-def _measure(
-    options: CalibrateOptions, checkpoint: Checkpoint, config: ModelConfig, progress: Progress
-) -> RangesInfo:
+def _measure(options: CalibrateOptions, checkpoint: Checkpoint, config: ModelConfig, progress: Progress) -> RangesInfo:
     assert options.data is not None
     data = load_data(options.data, config.vision.image_size, options.samples)
     tokenizer = Tokenizer(checkpoint.tokenizer_file) if checkpoint.tokenizer_file else None
@@ -179,7 +177,8 @@ def _take_up(walk: Walk, staging: Staging) -> None:
     file = staging.folder / _STATE
     if file.exists():
         with safe_open(file, "pt") as saved:
-            walk.take_up(int(saved.metadata()["position"]), {name: saved.get_tensor(name) for name in saved.keys()})
+            names = list(saved.keys())
+            walk.take_up(int(saved.metadata()["position"]), {name: saved.get_tensor(name) for name in names})
 
 
 def _merge(options: CalibrateOptions) -> RangesInfo:

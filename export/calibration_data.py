@@ -58,12 +58,12 @@ def load_data(source: str, image_size: int, count: int) -> CalibrationData:
         raise CalibrationError(
             f"{source}: {len(pictures)} samples, ranges need at least {FEWEST}; give more pictures or raise --samples"
         )
-    if flat := [row.file for row, picture in zip(rows, pictures, strict=True) if _is_flat(picture)]:
-        if len(flat) > UNREADABLE_SHARE * len(pictures):
-            raise CalibrationError(
-                f"{source}: {len(flat)} of {len(pictures)} pictures have one colour only ({_some(flat)}); "
-                "give pictures like those of the task"
-            )
+    flat = [row.file for row, picture in zip(rows, pictures, strict=True) if _is_flat(picture)]
+    if len(flat) > UNREADABLE_SHARE * len(pictures):
+        raise CalibrationError(
+            f"{source}: {len(flat)} of {len(pictures)} pictures have one colour only ({_some(flat)}); "
+            "give pictures like those of the task"
+        )
     captions = [_caption(data, row, index) for index, row in enumerate(rows)]
     class_texts = _class_texts(data.prompts, count)
     contents += [text.encode() for text in (*(text for text, _ in captions), *class_texts)]
@@ -79,12 +79,14 @@ def load_data(source: str, image_size: int, count: int) -> CalibrationData:
 
 
 def walk_inputs(data: CalibrationData, tokenizer: Tokenizer | None, config: ModelConfig) -> WalkInputs:
-    """Return the model's inputs; without a tokenizer there are no texts, and random ids stand in only for random data."""
+    """Return the model's inputs; without a tokenizer random ids stand in for texts, but only beside random pictures."""
     if config.qllama is None or not config.qllama_graphs:
         return WalkInputs(pixel_values=data.pixel_values)
     if tokenizer is None:
         if data.source != RANDOM:
-            raise CalibrationError("calibrate: the checkpoint has no tokenizer.model, so captions cannot be read; add it")
+            raise CalibrationError(
+                "calibrate: the checkpoint has no tokenizer.model, so captions cannot be read; add it"
+            )
         ids = _random_ids(len(data.texts), config.qllama.vocab_size)
         return WalkInputs(pixel_values=data.pixel_values, text_ids=ids, caption_ids=ids, match_ids=ids)
     return WalkInputs(
@@ -121,7 +123,7 @@ def _caption(data: DataSet, row: Row, index: int) -> tuple[str, str]:
 def _class_texts(prompts: Prompts, count: int) -> tuple[str, ...]:
     """Return at most `count` class texts, evenly spread over languages, classes and templates.
 
-    They are no captions, and drive other channels: the demo's "people & body" reaches eight times what any caption does.
+    They are no captions, and drive other channels: the demo's "people & body" reaches 8 times what captions do.
     """
     texts = [
         template.replace("{}", name)

@@ -10,26 +10,26 @@ from pathlib import Path
 import onnx_ir as ir
 import torch
 
-from internvl_edge.calib.decide import Rules
-from internvl_edge.calib.formats import FORMATS
 from internvl_edge.calib.qdq import quantize_graph
-from internvl_edge.calib.ranges import check_fits, open_ranges, save_info
+from internvl_edge.calib.ranges import save_info
 from internvl_edge.calib.recipe import Recipe, save_recipe
+from internvl_edge.calib.report import build_report
+from internvl_edge.calib.report_html import render_html
+from internvl_edge.calib.verdict import Verdict
 from internvl_edge.export.accounting import account
-from internvl_edge.export.calibrate import CalibrateOptions, calibrate, fingerprint
 from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.engine import PlanInfo, build_plan
-from internvl_edge.export.models.graphs import UNQUANTIZED_GRAPHS, available_graphs
+from internvl_edge.export.models.graphs import available_graphs
 from internvl_edge.export.options import DTYPES, ExportOptions, Progress, Silent
 from internvl_edge.export.passes import canonicalize
+from internvl_edge.export.precision import RANGES, Precision, choose_precision, gate
 from internvl_edge.export.producer import producer
 from internvl_edge.export.profiles import profiles_for
-from internvl_edge.export.quantize import make_recipe, matching, quantized_sources
+from internvl_edge.export.quantize import quantized_sources
 from internvl_edge.export.rehearsal import Rehearsal
 from internvl_edge.export.resolution import at_image_size, checked_feature_layers
-from internvl_edge.export.samples import load_samples
-from internvl_edge.export.sites import model_sites
+from internvl_edge.export.samples import Samples, load_samples
 from internvl_edge.export.sources import stored_shapes, weight_sources
 from internvl_edge.export.staging import Staging, code_digest, key_of, staged
 from internvl_edge.export.sweep import Sweep
@@ -47,14 +47,12 @@ from internvl_edge.export.weights import (
     write_store,
 )
 from internvl_edge.runtime.bundle import sha256_file
-from internvl_edge.runtime.errors import CalibrationError, ExportError
+from internvl_edge.runtime.errors import ExportError, VerificationError
 from internvl_edge.runtime.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, ModelInfo, TensorSpec
 from internvl_edge.runtime.tokenizer import Tokenizer
 
 _TRACED = "traced"
 """Folder of the staging area for traced graphs; it does not ship."""
-_RANGES = "ranges"
-"""Folder of the staging area for ranges that are measured on the way; what was decided from them ships."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +70,10 @@ class ExportReport:
     store_bytes: int
     plans: Mapping[str, PlanInfo]
     ignored: tuple[str, ...]
+    verdict: Verdict | None = None
+    """What quantization cost, where it was measured."""
+    kept_high: tuple[str, ...] = ()
+    """Sites that are not quantized."""
 
 
 def export_bundle(options: ExportOptions, progress: Progress | None = None) -> ExportReport:
@@ -95,7 +97,8 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         _trace(staging, names, config, options, layers, progress)
         clock.stage("trace")
         sources = weight_sources(checkpoint.tensors, config)
-        recipe = _recipe(staging, names, checkpoint, config, options, sources, progress) if options.precision else None
+        precision = _precision(staging, names, checkpoint, config, options, layers, sources, progress)
+        recipe = precision.recipe if precision is not None else None
         clock.stage("calibrate")
         if recipe is not None:
             sources = quantized_sources(recipe, sources)
@@ -106,14 +109,18 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         del models
         files = _store(staging, folder, plan, sweep, options, progress)
         clock.stage("weights")
-        samples, errors = _verify(staging, folder, names, checkpoint, config, options, layers, recipe, sources, progress)
+        samples, errors = _verify(
+            staging, folder, names, checkpoint, config, options, layers, recipe, sources, progress
+        )
         clock.stage("verify")
+        verdict = _judge(staging, folder, options, precision)
+        clock.stage("judge")
         plans = _plans(staging, folder, names, config, target, progress) if target else {}
         clock.stage("plans")
         _copy_companions(checkpoint, staging.folder)
         _write_json(staging.folder / "reports" / "export.json", {"seconds": clock.seconds})
         shutil.rmtree(staging.folder / _TRACED)
-        shutil.rmtree(staging.folder / _RANGES, ignore_errors=True)
+        shutil.rmtree(staging.folder / RANGES, ignore_errors=True)
         manifest = Manifest(
             schema=SCHEMA,
             producer=producer(),
@@ -134,6 +141,8 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         store_bytes=sum(place.nbytes for place in plan.placements.values()),
         plans=plans,
         ignored=checkpoint.ignored,
+        verdict=verdict,
+        kept_high=tuple(d.site.name for d in recipe.decisions if not d.quantized) if recipe is not None else (),
     )
 
 
@@ -196,55 +205,49 @@ def _trace(
             advance(1)
 
 
-def _recipe(
+def _precision(
     staging: Staging,
     names: Sequence[str],
     checkpoint: Checkpoint,
     config: ModelConfig,
     options: ExportOptions,
+    layers: tuple[int, ...],
     sources: Mapping[str, Source],
     progress: Progress,
-) -> Recipe:
-    """Decide how to quantize, on ranges that are given or measured now."""
-    sites = model_sites(config)
-    high = matching(options.keep_high, sites)
-    ranges = open_ranges(options.ranges or _measured(staging, names, options, progress))
-    check_fits(
-        ranges, fingerprint(list(checkpoint.tensors.values())), config.vision.image_size, options.checkpoint
-    )
-    if absent := sorted(set(names) - set(ranges.info.graphs) - UNQUANTIZED_GRAPHS):
-        raise CalibrationError(f"{ranges.folder}: did not measure {', '.join(absent)}; calibrate with these graphs")
-    rules = Rules(
-        form=FORMATS[str(options.precision)],
-        dtype=DTYPES[options.dtype],
-        method=ranges.info.method,
-        smooth=options.smooth if options.smooth in ("auto", "off") else float(options.smooth),
-    )
-    recipe = make_recipe(sites, ranges, sources, rules, high, progress)
-    save_recipe(recipe, staging.folder / "calibration")
-    save_info(staging.folder / "calibration", ranges.info)
-    return recipe
+) -> Precision | None:
+    """Decide how to quantize; None if nothing is."""
+    if options.precision is None:
+        return None
+    _, rehearsal = _rehearsal(checkpoint, config, options, layers, sources)
+    chosen = choose_precision(options, checkpoint, config, names, sources, staging, rehearsal.inputs, progress)
+    save_recipe(chosen.recipe, staging.folder / "calibration")
+    save_info(staging.folder / "calibration", chosen.ranges.info)
+    return chosen
 
 
-def _measured(staging: Staging, names: Sequence[str], options: ExportOptions, progress: Progress) -> Path:
-    """Return the ranges of this run's data, measuring them unless an earlier run has."""
-    folder = staging.folder / _RANGES
-    if staging.finished("ranges") is None:
-        calibrate(
-            CalibrateOptions(
-                checkpoint=options.checkpoint,
-                output=folder,
-                data=options.data,
-                samples=options.calibration_samples,
-                method=options.method,
-                graphs=tuple(name for name in names if name not in UNQUANTIZED_GRAPHS),
-                image_size=options.image_size,
-                revision=options.revision,
-            ),
-            progress,
+def _judge(staging: Staging, folder: Path, options: ExportOptions, precision: Precision | None) -> Verdict | None:
+    """Measure what the written graphs lose, and write the report.
+
+    Raises:
+        VerificationError: more than --max-drop; the report lies beside where the bundle would have been.
+    """
+    if precision is None:
+        return None
+    verdict = gate(precision.judge, folder) if precision.judge is not None else None
+    report = build_report(
+        precision.recipe, precision.ranges, precision.damages, verdict, options.max_drop, precision.notes
+    )
+    missed = verdict is not None and verdict.drop > options.max_drop
+    place = options.output.with_name(f"{options.output.name}.rejected") if missed else staging.folder / "reports"
+    _write_json(place / "quantization.json", report)
+    (place / "quantization.html").write_text(render_html(report), encoding="utf-8")
+    if verdict is not None and missed:
+        raise VerificationError(
+            f"{options.output}: {options.precision} loses {verdict.drop:.2f} points on {verdict.pictures} pictures, "
+            f"--max-drop is {options.max_drop:g}; see {place / 'quantization.html'}, keep more layers high "
+            "(--budget-layers, --keep-high) or allow it"
         )
-        staging.finish("ranges", {})
-    return folder
+    return verdict
 
 
 def _links(options: ExportOptions) -> bool:
@@ -303,10 +306,7 @@ def _verify(
     progress: Progress,
 ) -> tuple[str, list[OutputError]]:
     """Run every graph against torch; return where the samples came from and the error of every output."""
-    origin = options.samples or (checkpoint.folder if checkpoint.has_pictures else None)
-    samples = load_samples(origin, config.vision.image_size, options.sample_count)
-    tokenizer = Tokenizer(checkpoint.tokenizer_file) if checkpoint.tokenizer_file else None
-    rehearsal = Rehearsal(config, sources, samples, tokenizer, layers, recipe)
+    samples, rehearsal = _rehearsal(checkpoint, config, options, layers, sources, recipe)
     errors: list[OutputError] = []
     with progress.task("Verifying graphs", len(names)) as advance:
         for name in names:
@@ -324,6 +324,21 @@ def _verify(
         {"samples": samples.source, "outputs": [asdict(e) for e in errors]},
     )
     return samples.source, errors
+
+
+def _rehearsal(
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    options: ExportOptions,
+    layers: tuple[int, ...],
+    sources: Mapping[str, Source],
+    recipe: Recipe | None = None,
+) -> tuple[Samples, Rehearsal]:
+    """Return the samples that graphs are tried on, and what runs torch on them."""
+    origin = options.samples or (checkpoint.folder if checkpoint.has_pictures else None)
+    samples = load_samples(origin, config.vision.image_size, options.sample_count)
+    tokenizer = Tokenizer(checkpoint.tokenizer_file) if checkpoint.tokenizer_file else None
+    return samples, Rehearsal(config, sources, samples, tokenizer, layers, recipe)
 
 
 def _plans(

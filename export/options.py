@@ -42,7 +42,8 @@ class ExportOptions:
     data: str | None = None
     """What to calibrate on, as `calibrate --data`."""
     calibration_samples: int = 128
-    method: str = "auto"
+    method: str | None = None
+    """Rule for clips; None: that of the ranges, ``auto`` where they are measured now."""
     ranges: Path | None = None
     """What `calibrate` wrote; instead of `data`."""
     smooth: str = "auto"
@@ -80,7 +81,6 @@ class ExportOptions:
         if wrong:
             raise ExportError("; ".join(wrong))
 
-
     @property
     def bundle_precision(self) -> str:
         """Name of the precision as the bundle has it."""
@@ -93,9 +93,9 @@ class ExportOptions:
             return
         if self.precision not in FORMATS:
             yield f"--precision {self.precision}: unknown; choose from {', '.join(FORMATS)}"
-        if (self.data is None) == (self.ranges is None):
-            yield f"--precision {self.precision}: give --data or --ranges, one of them"
-        if self.method not in METHODS:
+        if self.data is None and self.ranges is None:
+            yield f"--precision {self.precision}: nothing to calibrate on; give --data or --ranges"
+        if self.method is not None and self.method not in METHODS:
             yield f"--method {self.method}: unknown; choose from {', '.join(METHODS)}"
         if self.smooth not in ("auto", "off") and not _is_share(self.smooth):
             yield f"--smooth {self.smooth}: give auto, off, or a number from 0 to 1"

@@ -21,6 +21,7 @@ from internvl_edge.export.streamed import Change
 from internvl_edge.export.weights import AdjustedTensor, ComputedTensor, QuantizedTensor, Source, whole
 from internvl_edge.runtime.errors import CalibrationError
 
+
 def make_recipe(
     sites: Sequence[Site],
     ranges: Ranges,
@@ -86,7 +87,7 @@ def quantized_sources(recipe: Recipe, sources: Mapping[str, Source]) -> dict[str
 
 def fake_quantizers(recipe: Recipe, graph: str) -> dict[str, Change]:
     """Return what each quantized linear of `graph` does to its input, by its path."""
-    found = {}
+    found: dict[str, Change] = {}
     for site, clip in recipe.quantized(graph):
         change = partial(recipe.form.fake, scale=torch.tensor(clip.scale))
         found |= dict.fromkeys(site.linears, change)
@@ -160,7 +161,9 @@ def _weights_of(
     graph = next(iter(decision.clips))
     mean = ranges.block(block_of(decision.site))[graph, decision.site.name].mean
     mean = mean if decision.smoothing is None else mean / decision.smoothing
-    return LinearWeights(scale=scale, correction=mean_correction(weight, form.codes(weight, scale[:, None]), scale, mean))
+    return LinearWeights(
+        scale=scale, correction=mean_correction(weight, form.codes(weight, scale[:, None]), scale, mean)
+    )
 
 
 def _padded(weight: Tensor, multiple: int) -> Tensor:

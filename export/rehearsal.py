@@ -46,18 +46,21 @@ class Rehearsal:
     def verify(self, name: str, onnx_file: Path, precision: str, atol: float | None) -> list[OutputError]:
         """Return the error of every output of graph `name`."""
         expected = self._expected(name)
-        return verify_graph(name, onnx_file, self._inputs(name), expected, precision=precision, atol=atol)
+        return verify_graph(name, onnx_file, self.inputs(name), expected, precision=precision, atol=atol)
 
     def _expected(self, name: str) -> dict[str, np.ndarray]:
         if name not in self._outputs:
             layers = self._layers if name == "vision" else ()
-            self._outputs[name] = torch_outputs(name, self._config, self._inputs(name), self._fetch, layers, self._changed(name))
+            self._outputs[name] = torch_outputs(
+                name, self._config, self.inputs(name), self._fetch, layers, self._changed(name)
+            )
         return self._outputs[name]
 
     def _changed(self, name: str) -> dict[str, Change] | None:
         return fake_quantizers(self._recipe, name) if self._recipe is not None else None
 
-    def _inputs(self, name: str) -> dict[str, np.ndarray]:
+    def inputs(self, name: str) -> dict[str, np.ndarray]:
+        """Return the inputs that graph `name` is tried on."""
         feeder = self._expected(_FEEDS[name]) if name in _FEEDS else {}
         if name == "vision":
             return {"pixel_values": self._samples.pixel_values}

@@ -1,6 +1,22 @@
-"""The summary of an export in words."""
+"""The summaries of an export and of a calibration in words."""
 
+from internvl_edge.export.calibrate import CalibrateReport
 from internvl_edge.export.compile import ExportReport
+
+
+def ranges_text(report: CalibrateReport) -> str:
+    """Return what was measured, on what, and how long it took."""
+    info = report.info
+    pictures, texts = (sum(int(part[key]) for part in info.data) for key in ("pictures", "texts"))
+    unreadable = [name for part in info.data for name in part["unreadable"]]
+    lines = [
+        f"{report.output}: ranges of {len(info.blocks)} blocks in {', '.join(info.graphs)}",
+        f"{pictures} pictures and {texts} texts of {', '.join(str(part['source']) for part in info.data)}, "
+        f"{info.compute} products, {report.seconds:.1f} s",
+    ]
+    if unreadable:
+        lines.append(f"left out, unreadable: {len(unreadable)} pictures: {', '.join(unreadable[:8])}")
+    return "\n".join(lines)
 
 
 def report_text(report: ExportReport) -> str:
@@ -18,6 +34,14 @@ def report_text(report: ExportReport) -> str:
         lines.append(
             f"  {graph:<10} {worst.max_abs_diff:.2e} in {worst.output} (allowed {worst.atol:.2e}), cosine {cosine:.7f}"
         )
+    if report.verdict is not None:
+        verdict = report.verdict
+        lines.append(
+            f"accuracy: {verdict.drop:+.2f} points lost in the mean of {len(verdict.measures)} figures on "
+            f"{verdict.pictures} pictures of {verdict.source}; see reports/quantization.html"
+        )
+    if report.kept_high:
+        lines.append(f"kept high: {len(report.kept_high)} sites, as {report.kept_high[0]}")
     for name, plan in report.plans.items():
         lines.append(
             f"  {name}.plan: {plan.bytes / 1e6:,.1f} MB for sm_{plan.sm} in {plan.seconds:.1f} s "

@@ -62,9 +62,7 @@ def _qllama_block(config: ModelConfig, text: QllamaConfig, index: int) -> Iterat
 
     def site(kind: str, linears: tuple[str, ...], fold: NormFold | RowFold, channels: int) -> Site:
         paths = tuple(f"{path}.{linear}" for linear in linears)
-        return Site(
-            name=paths[0], linears=paths, tower="qllama", block=index, kind=kind, channels=channels, fold=fold
-        )
+        return Site(name=paths[0], linears=paths, tower="qllama", block=index, kind=kind, channels=channels, fold=fold)
 
     def norm(name: str) -> NormFold:
         return NormFold(parameters=(f"{path}.{name}.weight",))

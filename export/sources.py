@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 
 from internvl_edge.export.config import ModelConfig
-from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.export.models.internvit import resize_position_table
+from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.export.models.qllama import rotary_table
 from internvl_edge.export.streamed import Fetch
 from internvl_edge.export.tensor_files import LazyTensor, MergedTensor

@@ -1,4 +1,4 @@
-"""A bundle, or the ranges of a checkpoint, grows in a temporary sibling and is renamed when whole; finished stages outlive a kill, not an error."""
+"""A folder grows in a temporary sibling and is renamed when whole; finished stages outlive a kill, not an error."""
 
 import hashlib
 import json

@@ -20,8 +20,8 @@ RELATIVE_TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 6e-2, "int8": 1e-1, "f
 """Largest difference allowed per unit of the output's largest value, when no --atol is given.
 
 fp32 differs by summation order alone. fp16 keeps 11 bits (5e-4 per rounding) and bf16 8 bits (4e-3); a tower adds up
-roundings of the residual stream. int8 and fp8 graphs are held against torch with the same quantization: a value near the
-border of two codes falls on either side, which is as much as quantization itself does, but to few values. What the demo and InternViT-6B reach stands in docs/benchmarks.md, well below.
+roundings of the residual stream. int8 and fp8 graphs are held against torch with the same codes and scales: a value
+near the border of two codes may fall on either side. What was reached stands in docs/benchmarks.md, well below.
 """
 
 

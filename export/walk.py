@@ -130,12 +130,12 @@ class Walk:
         path, loader = "vision_model.embeddings", Loader(self._fetch)
         loader.load(path, embeddings)
         pixels = torch.from_numpy(self._inputs.pixel_values)
-        states = torch.cat([embeddings(part) for part in pixels.split(8)])
+        states = torch.cat([embeddings(part) for part in torch.split(pixels, 8)])
         loader.unload(embeddings)
         return states
 
     def _start_streams(self) -> None:
-        """Load what QLLaMA has outside of its blocks: queries and the rotary tables for good, embeddings for a moment."""
+        """Load what QLLaMA has outside of its blocks: queries and rotary tables for good, embeddings for a moment."""
         text = self._model.qllama.model
         loader = Loader(self._fetch, self._compute)
         loader.load("qllama.model.rotary", text.rotary)
@@ -207,9 +207,7 @@ class _Chunk:
         if self.follower is not None:
             self._through(self.follower, cache, path, layer, listener)
 
-    def _through(
-        self, stream: _Stream, past: Cache | None, path: str, layer: nn.Module, listener: Listener
-    ) -> Cache:
+    def _through(self, stream: _Stream, past: Cache | None, path: str, layer: nn.Module, listener: Listener) -> Cache:
         vision = self.states["vision"][self.rows] if stream.name in ("query", "itm") else None
         held = past[0].shape[2] if past is not None else 0
         context = stream.context(self.rows, vision, held)

@@ -248,7 +248,9 @@ def _link_names(tensors: Iterable[LazyTensor]) -> dict[Path, str]:
 
 def _store_layout(sources: Sequence[Source], dtype: str) -> dict[str, Placement]:
     types = [_stored_dtype(source, dtype) for source in sources]
-    sizes = [int(np.prod(s.shape, dtype=np.int64)) * TORCH_DTYPES[t].itemsize for s, t in zip(sources, types, strict=True)]
+    sizes = [
+        int(np.prod(s.shape, dtype=np.int64)) * TORCH_DTYPES[t].itemsize for s, t in zip(sources, types, strict=True)
+    ]
     header = _header(sources, sizes, dtype)
     offsets = np.cumsum([len(header), *sizes])
     return {

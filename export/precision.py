@@ -1,0 +1,185 @@
+"""Choose what is quantized and how: ranges, recipe, and the fewest sites kept high that keep the accuracy."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from internvl_edge.calib.dataset import open_data
+from internvl_edge.calib.decide import Rules
+from internvl_edge.calib.formats import FORMATS
+from internvl_edge.calib.ranges import Ranges, check_fits, open_ranges
+from internvl_edge.calib.recipe import Recipe
+from internvl_edge.calib.verdict import Damage, Verdict
+from internvl_edge.export.calibrate import CalibrateOptions, calibrate, fingerprint
+from internvl_edge.export.calibration_data import RANDOM
+from internvl_edge.export.checkpoint import Checkpoint
+from internvl_edge.export.config import ModelConfig
+from internvl_edge.export.judge import Judge, Run, held_out
+from internvl_edge.export.models.graphs import UNQUANTIZED_GRAPHS
+from internvl_edge.export.options import DTYPES, ExportOptions, Progress
+from internvl_edge.export.quantize import fake_quantizers, keep_high, make_recipe, matching, quantized_sources
+from internvl_edge.export.sensitivity import rank
+from internvl_edge.export.sites import model_sites
+from internvl_edge.export.sources import fetch_from
+from internvl_edge.export.staging import Staging
+from internvl_edge.export.verify import onnx_outputs, torch_outputs
+from internvl_edge.export.weights import Source
+from internvl_edge.runtime.errors import CalibrationError, InputError
+from internvl_edge.runtime.tokenizer import Tokenizer
+
+RANGES = "ranges"
+"""Folder of the staging area for ranges that are measured on the way; what was decided from them ships."""
+_SMALL_VALUES = 1_000_000_000
+"""Weights below which the damage of every site is measured always: it takes one pass over the model for each."""
+
+Inputs = Callable[[str], Mapping[str, np.ndarray]]
+"""Gives the inputs of a graph by its name, to tell damage by."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Precision:
+    """What was chosen, and what it was chosen by."""
+
+    recipe: Recipe
+    ranges: Ranges
+    damages: Sequence[Damage]
+    judge: Judge | None
+    notes: list[str] = field(default_factory=list)
+
+
+def choose_precision(
+    options: ExportOptions,
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    names: Sequence[str],
+    sources: Mapping[str, Source],
+    staging: Staging,
+    inputs: Inputs,
+    progress: Progress,
+) -> Precision:
+    """Decide the recipe on ranges that are given or measured now, and keep sites high until the gate is passed.
+
+    Raises:
+        CalibrationError: ranges of something else, or that lack a graph; patterns that match nothing.
+    """
+    sites = model_sites(config)
+    high = matching(options.keep_high, sites)
+    ranges = open_ranges(options.ranges or _measured(options, names, staging, progress))
+    check_fits(ranges, fingerprint(list(checkpoint.tensors.values())), config.vision.image_size, options.checkpoint)
+    if absent := sorted(set(names) - set(ranges.info.graphs) - UNQUANTIZED_GRAPHS):
+        raise CalibrationError(f"{ranges.folder}: did not measure {', '.join(absent)}; calibrate with these graphs")
+    rules = Rules(
+        form=FORMATS[str(options.precision)],
+        dtype=DTYPES[options.dtype],
+        method=options.method or ranges.info.method,
+        smooth=options.smooth if options.smooth in ("auto", "off") else float(options.smooth),
+    )
+    recipe = make_recipe(sites, ranges, sources, rules, high, progress)
+    notes: list[str] = []
+    judge = _judge(options, checkpoint, config, names, sources, ranges, notes)
+    missed = judge is not None and judge.verdict(torch_run(config, sources, recipe)).drop > options.max_drop
+    damages: Sequence[Damage] = ()
+    if missed or _values(sources) < _SMALL_VALUES:
+        judged = {name: inputs(name) for name in names if name not in UNQUANTIZED_GRAPHS}
+        damages = rank(recipe, config, ranges, sources, judged, progress)
+    else:
+        notes.append("sensitivity: not measured, since the gate was passed and the model is large")
+    if missed and judge is not None:
+        recipe = fewest_high(recipe, damages, options, judge, config, ranges, sources)
+    return Precision(recipe=recipe, ranges=ranges, damages=damages, judge=judge, notes=notes)
+
+
+def fewest_high(
+    recipe: Recipe,
+    damages: Sequence[Damage],
+    options: ExportOptions,
+    judge: Judge,
+    config: ModelConfig,
+    ranges: Ranges,
+    sources: Mapping[str, Source],
+) -> Recipe:
+    """Return `recipe` with the fewest of the worst sites kept high that stay within the drop, or all of the budget."""
+    limit = len(damages) if options.budget_layers is None else min(options.budget_layers, len(damages))
+
+    def kept(count: int) -> Recipe:
+        worst = {d.site: f"alone it leaves {d.sqnr_db:.1f} dB of {d.graph}" for d in damages[:count]}
+        return keep_high(recipe, worst, ranges, sources)
+
+    def passes(count: int) -> bool:
+        return judge.verdict(torch_run(config, sources, kept(count))).drop <= options.max_drop
+
+    failing, count = 0, min(1, limit)
+    while count < limit and not passes(count):
+        failing, count = count, min(2 * count, limit)
+    while count - failing > 1:
+        middle = (failing + count) // 2
+        failing, count = (failing, middle) if passes(middle) else (middle, count)
+    return kept(count)
+
+
+def torch_run(config: ModelConfig, sources: Mapping[str, Source], recipe: Recipe | None) -> Run:
+    """Return what runs a graph in torch, quantized as `recipe` says; None runs it as it is."""
+    fetch = fetch_from(sources if recipe is None else quantized_sources(recipe, sources))
+
+    def run(graph: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        changed = None if recipe is None else fake_quantizers(recipe, graph)
+        return torch_outputs(graph, config, inputs, fetch, (), changed)
+
+    return run
+
+
+def gate(judge: Judge, folder: Path) -> Verdict:
+    """Return what the written graphs in `folder` lose."""
+    return judge.verdict(lambda graph, inputs: onnx_outputs(folder / f"{graph}.onnx", inputs))
+
+
+def _measured(options: ExportOptions, names: Sequence[str], staging: Staging, progress: Progress) -> Path:
+    """Return the ranges of this run's data, measuring them unless an earlier run has."""
+    folder = staging.folder / RANGES
+    if staging.finished("ranges") is None:
+        calibrate(
+            CalibrateOptions(
+                checkpoint=options.checkpoint,
+                output=folder,
+                data=options.data,
+                samples=options.calibration_samples,
+                method=options.method or "auto",
+                graphs=tuple(name for name in names if name not in UNQUANTIZED_GRAPHS),
+                image_size=options.image_size,
+                revision=options.revision,
+            ),
+            progress,
+        )
+        staging.finish("ranges", {})
+    return folder
+
+
+def _judge(
+    options: ExportOptions,
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    names: Sequence[str],
+    sources: Mapping[str, Source],
+    ranges: Ranges,
+    notes: list[str],
+) -> Judge | None:
+    """Return who tells the drop, or None with a note where there is nothing to tell it on."""
+    source = options.data or str(ranges.info.data[0]["source"])
+    if options.gate_samples == 0 or "vision" not in names or source == RANDOM:
+        notes.append("accuracy: not measured; give --data with pictures, --gate-samples and the vision graph")
+        return None
+    try:
+        data = open_data(Path(source))
+    except InputError as error:
+        notes.append(f"accuracy: not measured ({error})")
+        return None
+    calibrated = sum(int(part["pictures"]) for part in ranges.info.data)
+    tokenizer = Tokenizer(checkpoint.tokenizer_file) if checkpoint.tokenizer_file else None
+    reference = torch_run(config, sources, None)
+    return Judge(held_out(data, calibrated, options.gate_samples), config, names, tokenizer, reference)
+
+
+def _values(sources: Mapping[str, Source]) -> int:
+    return sum(int(np.prod(source.shape, dtype=np.int64)) for source in sources.values())
