@@ -129,6 +129,7 @@ def main(verbose: bool) -> None:
     multiple=True,
     help="Linears that stay in --dtype: a name or a glob; repeat for more.",
 )
+@click.option("--fp8-attention", is_flag=True, help="With fp8: quantize attention's products as well.")
 @click.option(
     "--max-drop", type=float, default=0.5, show_default=True, help="Points of accuracy that may be lost on --data."
 )
@@ -146,7 +147,7 @@ def export(**options: Any) -> None:
     internvl-edge export OpenGVLab/InternVL-14B-224px -o bundle
     internvl-edge export InternViT-300M-448px -o bundle --dtype bf16 --image-size 336
     internvl-edge export examples/emoji/checkpoint -o bundle --target rtx-4090 --samples examples/emoji/data/test.jsonl
-    internvl-edge export examples/emoji/checkpoint -o bundle --precision int8 --data examples/emoji/data/calibration.jsonl
+    internvl-edge export CHECKPOINT -o bundle --precision int8 --data examples/emoji/data/calibration.jsonl
     """
     from internvl_edge.export.compile import export_bundle
     from internvl_edge.export.options import ExportOptions

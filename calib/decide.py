@@ -69,6 +69,8 @@ class Rules:
     """Type of scales and of what is not quantized, as torch names it."""
     method: str = "auto"
     smooth: str | float = "auto"
+    fp8_attention: bool = False
+    """Whether attention itself is quantized as well; for fp8."""
 
 
 def decide(site: Site, seen: Mapping[str, Statistics], weights: Sequence[Tensor], rules: Rules) -> Decision:

@@ -4,6 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from internvl_edge.calib.decide import Clip
+from internvl_edge.calib.fp8_attention import QuantizeAttentionPass
 from internvl_edge.calib.recipe import Recipe
 from internvl_edge.calib.sites import Site
 from internvl_edge.runtime.errors import CalibrationError
@@ -100,6 +101,7 @@ def quantize_graph(model: ir.Model, recipe: Recipe) -> ir.Model:
     scales = frozenset(d.site.layer_scale for d in recipe.decisions if d.site.layer_scale is not None)
     FoldLayerScalePass(scales)(model)
     InsertQdqPass(recipe, str(model.graph.name))(model)
+    QuantizeAttentionPass(recipe.attention.get(str(model.graph.name), {}))(model)
     return model
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from internvl_edge.calib.decide import Clip, Decision, Rules
 from internvl_edge.calib.formats import Format
+from internvl_edge.calib.fp8_attention import AttentionRange
 from internvl_edge.calib.sites import NormFold, Site
 
 
@@ -53,6 +54,8 @@ class Recipe:
     """Parameter -> what it is multiplied by."""
     linears: Mapping[str, LinearWeights] = field(default_factory=dict)
     """Module path of every quantized linear."""
+    attention: Mapping[str, Mapping[str, AttentionRange]] = field(default_factory=dict)
+    """Graph -> attention that is quantized too -> its ranges; fp8 on demand only."""
 
     @property
     def form(self) -> Format:

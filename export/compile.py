@@ -33,7 +33,7 @@ from internvl_edge.export.samples import Samples, load_samples
 from internvl_edge.export.sources import stored_shapes, weight_sources
 from internvl_edge.export.staging import Staging, code_digest, key_of, staged
 from internvl_edge.export.sweep import Sweep
-from internvl_edge.export.targets import Target, find_target
+from internvl_edge.export.targets import Target, find_target, require_precision
 from internvl_edge.export.trace import trace_graph
 from internvl_edge.export.verify import OutputError, require_ok
 from internvl_edge.export.weights import (
@@ -60,6 +60,7 @@ class ExportReport:
     """What came out."""
 
     output: Path
+    precision: str
     graphs: tuple[str, ...]
     errors: tuple[OutputError, ...]
     seconds: Mapping[str, float]
@@ -84,6 +85,8 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
     """
     progress = progress or Silent()
     target = find_target(options.target) if options.target else None
+    if target is not None:
+        require_precision(target, options.precision)
     checkpoint = open_checkpoint(options.checkpoint, options.revision)
     account(checkpoint.tensors, stored_shapes(checkpoint.config))
     config = at_image_size(checkpoint.config, options.image_size)
@@ -132,6 +135,7 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         manifest.save(staging.folder / "manifest.json")
     return ExportReport(
         output=options.output,
+        precision=options.bundle_precision,
         graphs=names,
         errors=tuple(errors),
         seconds=clock.seconds,

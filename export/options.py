@@ -50,6 +50,8 @@ class ExportOptions:
     """``auto``, ``off``, or SmoothQuant's alpha."""
     keep_high: tuple[str, ...] = ()
     """Names or globs of linears that stay in `dtype`."""
+    fp8_attention: bool = False
+    """Quantize q, k, v and the probabilities as well; for fp8."""
     max_drop: float = 0.5
     """Points of accuracy that quantization may cost on the data."""
     budget_layers: int | None = None
@@ -97,6 +99,8 @@ class ExportOptions:
             yield f"--precision {self.precision}: nothing to calibrate on; give --data or --ranges"
         if self.method is not None and self.method not in METHODS:
             yield f"--method {self.method}: unknown; choose from {', '.join(METHODS)}"
+        if self.fp8_attention and self.precision != "fp8":
+            yield f"--fp8-attention with --precision {self.precision}: it is for fp8; leave it out"
         if self.smooth not in ("auto", "off") and not _is_share(self.smooth):
             yield f"--smooth {self.smooth}: give auto, off, or a number from 0 to 1"
         if not self.max_drop >= 0:

@@ -75,6 +75,7 @@ def choose_precision(
         dtype=DTYPES[options.dtype],
         method=options.method or ranges.info.method,
         smooth=options.smooth if options.smooth in ("auto", "off") else float(options.smooth),
+        fp8_attention=options.fp8_attention,
     )
     recipe = make_recipe(sites, ranges, sources, rules, high, progress)
     notes: list[str] = []

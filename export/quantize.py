@@ -11,6 +11,7 @@ from torch import Tensor
 
 from internvl_edge.calib.decide import Decision, Rules, decide
 from internvl_edge.calib.formats import scale_of
+from internvl_edge.calib.fp8_attention import AttentionRange
 from internvl_edge.calib.ranges import Ranges
 from internvl_edge.calib.recipe import Factors, LinearWeights, Recipe, folded, mean_correction
 from internvl_edge.calib.sites import Site
@@ -39,7 +40,8 @@ def make_recipe(
             decisions += _decide_block(path, sites, ranges, sources, rules, high)
             trim_heap()
             advance(1)
-    return with_weights(Recipe(rules=rules, decisions=tuple(decisions)), ranges, sources)
+    attention = _attention(decisions, ranges) if rules.fp8_attention else {}
+    return with_weights(Recipe(rules=rules, decisions=tuple(decisions), attention=attention), ranges, sources)
 
 
 def keep_high(recipe: Recipe, high: Mapping[str, str], ranges: Ranges, sources: Mapping[str, Source]) -> Recipe:
@@ -137,6 +139,22 @@ def _decide_block(
             decision = replace(decision, quantized=False, reason=high[site.name], prescription="keep high")
         decisions.append(decision)
     return decisions
+
+
+def _attention(decisions: Sequence[Decision], ranges: Ranges) -> dict[str, dict[str, AttentionRange]]:
+    """Return the ranges of every attention in front of a quantized projection; v as its smoothing leaves it."""
+    found: dict[str, dict[str, AttentionRange]] = {}
+    for decision in decisions:
+        path, _, linear = decision.site.name.rpartition(".")
+        if linear not in ("proj", "o_proj") or not decision.quantized:
+            continue
+        statistics = ranges.block(block_of(decision.site))
+        for graph in decision.clips:
+            q, k, v = (statistics[graph, f"{path}.{part}"].amax for part in "qkv")
+            values = v if decision.smoothing is None else v / decision.smoothing
+            held = AttentionRange(q=float(q.max()), k=float(k.max()), v=float(values.max()))
+            found.setdefault(graph, {})[path] = held
+    return found
 
 
 def _scaled(site: Site, sources: Mapping[str, Source], name: str) -> Tensor:

@@ -25,7 +25,7 @@ def report_text(report: ExportReport) -> str:
         f"{report.output}: {', '.join(report.graphs)}",
         f"weights: {report.store_bytes / 1e6:,.1f} MB, {report.linked_tensors} tensors linked, "
         f"{report.written_tensors} written",
-        f"verified on {report.samples} against torch fp32 (largest difference, lowest cosine):",
+        f"verified on {report.samples} against torch {_reference(report)} (largest difference, lowest cosine):",
     ]
     for graph in report.graphs:
         errors = [error for error in report.errors if error.graph == graph]
@@ -52,3 +52,7 @@ def report_text(report: ExportReport) -> str:
     if report.ignored:
         lines.append(f"left alone in the checkpoint: {len(report.ignored)} tensors, as {report.ignored[0]}")
     return "\n".join(lines)
+
+
+def _reference(report: ExportReport) -> str:
+    return f"with the same {report.precision} codes" if report.precision in ("int8", "fp8") else "fp32"

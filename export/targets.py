@@ -31,6 +31,21 @@ class Target:
     sm: int
 
 
+FIRST_FP8_SM = 89
+"""Ada; TensorRT refuses FP8 below."""
+
+
+def require_precision(target: Target, precision: str | None) -> None:
+    """Refuse a precision that the device has no units for.
+
+    Raises:
+        EngineError: naming the devices that have them.
+    """
+    if precision == "fp8" and target.sm < FIRST_FP8_SM:
+        able = ", ".join(name for name, sm in _BUILDABLE.items() if sm >= FIRST_FP8_SM)
+        raise EngineError(f"--precision fp8 --target {target.name}: sm_{target.sm} has no FP8; {able} have; use int8")
+
+
 def find_target(name: str) -> Target:
     """Return the target called `name`, or a bare ``sm_89``.
 
