@@ -200,6 +200,27 @@ def calibrate(**options: Any) -> None:
     click.echo(ranges_text(report))
 
 
+@main.command("eval")
+@_BUNDLE
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="JSONL of pictures with captions.")
+@click.option("--baseline", type=click.Path(path_type=Path), help="Bundle to compare with.")
+@click.option("--limit", type=click.IntRange(1), help="Pictures to take, evenly spread. Default: all.")
+@click.option("--languages", type=_Names(), help="Languages to measure, as en,zh. Default: all of the data.")
+@click.option("--tasks", type=_Names(), help="Of retrieval,zero_shot,captions. Default: all.")
+@_BACKEND
+@_JSON
+def evaluate(bundle: Path, data: Path, baseline: Path | None, as_json: bool, **settings: Any) -> None:
+    """Measure BUNDLE on labelled pictures: recall per language, zero-shot accuracy, captions, nearness to a baseline."""
+    from internvl_edge.calib.evaluate import EvalOptions, evaluate_bundle, evaluation_text
+    from internvl_edge.progress import RichProgress
+
+    options = EvalOptions(**{name: value for name, value in settings.items() if value is not None})
+    with RichProgress() as progress:
+        found = evaluate_bundle(bundle, data, options, baseline, progress)
+    text = evaluation_text(found.report, found.baseline, found.cosines)
+    click.echo(json.dumps(found.to_json(), indent=2) if as_json else text)
+
+
 @main.command()
 @_BUNDLE
 @click.option("--batch", type=int, default=1, show_default=True, help="Pictures and texts that FLOPs are counted for.")

@@ -278,8 +278,8 @@ def evaluation_text(report: EvalReport, baseline: EvalReport | None = None, cosi
         blocks.append(["difference to the baseline, points", *_table(differences, "+.1f")])
     blocks.append(_mean_lines(report, baseline))
     if cosines:
-        lines = [f"{name:<22}{values['mean']:>10.5f}{values['min']:>10.5f}" for name, values in cosines.items()]
-        blocks.append([f"{'cosine to the baseline':<22}{'mean':>10}{'min':>10}", *lines])
+        lines = [f"{name:<22}{values['mean']:>12.7f}{values['min']:>12.7f}" for name, values in cosines.items()]
+        blocks.append([f"{'cosine to the baseline':<22}{'mean':>12}{'min':>12}", *lines])
     blocks.append([f"skipped {what}: {reason}" for what, reason in report.skipped])
     if baseline is not None:
         skipped = [pair for pair in baseline.skipped if pair not in report.skipped]

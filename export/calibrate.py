@@ -138,7 +138,7 @@ def _measure(options: CalibrateOptions, checkpoint: Checkpoint, config: ModelCon
         graphs=graphs,
         blocks=tuple(walk.blocks),
     )
-    with staged(options.output, key_of(info), marker=MARKER) as staging:
+    with staged(options.output, key_of(info), "ranges", MARKER) as staging:
         _collect(walk, config, inputs, staging, progress)
         save_info(staging.folder, info)
     return info
@@ -185,7 +185,7 @@ def _merge(options: CalibrateOptions) -> RangesInfo:
     shards = [open_ranges(folder) for folder in options.merge]
     if len(shards) < 2:
         raise CalibrationError("--merge: one shard is nothing to merge; give at least two")
-    with staged(options.output, key_of([shard.info for shard in shards]), marker=MARKER) as staging:
+    with staged(options.output, key_of([shard.info for shard in shards]), "ranges", MARKER) as staging:
         info = merge_ranges(shards, staging.folder)
         save_info(staging.folder, info)
     return info

@@ -48,7 +48,7 @@ class Staging:
 
 
 @contextmanager
-def staged(output: Path, key: str, marker: str = "manifest.json") -> Iterator[Staging]:
+def staged(output: Path, key: str, kind: str = "a bundle", marker: str = "manifest.json") -> Iterator[Staging]:
     """Give a folder to build in; on success it becomes `output`, replacing an earlier one in one rename.
 
     A kill or Ctrl-C leaves the folder; the next run takes it up if its `key`, the digest of everything that the result
@@ -58,7 +58,7 @@ def staged(output: Path, key: str, marker: str = "manifest.json") -> Iterator[St
         ExportError: `output` exists and is nothing of ours (has no file `marker`), or the disk is full.
     """
     if output.exists() and not (output / marker).exists() and (output.is_file() or any(output.iterdir())):
-        raise ExportError(f"{output}: exists and has no {marker}; choose another folder for --output")
+        raise ExportError(f"{output}: exists and is not {kind}: no {marker} in it; choose another folder for --output")
     folder = output.with_name(f".{output.name}.partial")
     staging = Staging(folder)
     if staging.key() != key:

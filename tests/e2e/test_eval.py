@@ -27,6 +27,12 @@ def report(demo_bundle: Path, data: DataSet) -> EvalReport:
     return evaluate(InternVL.open(demo_bundle), data, EvalOptions(tasks=("retrieval", "zero_shot")))
 
 
+@pytest.fixture(scope="module")
+def evaluation(demo_bundle: Path, emoji: Path) -> Evaluation:
+    options = EvalOptions(limit=40, languages=("en",))
+    return evaluate_bundle(demo_bundle, emoji / "data" / "test.jsonl", options, baseline=demo_bundle)
+
+
 def _far(found: dict[str, Any], wanted: dict[str, Any], path: str = "") -> list[str]:
     """Return the figures that lie beyond the bound, or are on one side alone."""
     if found.keys() != wanted.keys():
@@ -61,11 +67,6 @@ def test_captions(demo_bundle: Path, data: DataSet, expected: dict[str, Any]) ->
 
 
 class TestBaseline:
-    @pytest.fixture(scope="class")
-    def evaluation(self, demo_bundle: Path, emoji: Path) -> Evaluation:
-        options = EvalOptions(limit=40, languages=("en",))
-        return evaluate_bundle(demo_bundle, emoji / "data" / "test.jsonl", options, baseline=demo_bundle)
-
     def test_a_bundle_does_not_differ_from_itself(self, evaluation: Evaluation) -> None:
         assert evaluation.report == evaluation.baseline
         assert evaluation.cosines is not None

@@ -298,7 +298,7 @@ class TestText:
         text = evaluation_text(report, baseline, {"images.c": {"mean": 0.99, "min": 0.9}})
         assert "caption exact match  -12.5  +0.0  -6.2" in text
         assert "mean caption exact match 37.50, baseline 43.75, difference -6.25" in text
-        assert "images.c                 0.99000   0.90000" in text
+        assert "images.c                 0.9900000   0.9000000" in text
         assert "skipped x of the baseline: no y" in text
 
     def test_means_over_other_figures_are_not_compared(self) -> None:
