@@ -210,7 +210,12 @@ def calibrate(**options: Any) -> None:
 @_BACKEND
 @_JSON
 def evaluate(bundle: Path, data: Path, baseline: Path | None, as_json: bool, **settings: Any) -> None:
-    """Measure BUNDLE on labelled pictures: recall per language, zero-shot accuracy, captions, nearness to a baseline."""
+    """Measure BUNDLE on labelled pictures: recall per language, zero-shot accuracy, captions, distance to a baseline.
+
+    \b
+    internvl-edge eval bundle --data examples/emoji/data/test.jsonl
+    internvl-edge eval bundle-int8 --data examples/emoji/data/test.jsonl --baseline bundle --limit 400
+    """
     from internvl_edge.calib.evaluate import EvalOptions, evaluate_bundle, evaluation_text
     from internvl_edge.progress import RichProgress
 
@@ -219,6 +224,34 @@ def evaluate(bundle: Path, data: Path, baseline: Path | None, as_json: bool, **s
         found = evaluate_bundle(bundle, data, options, baseline, progress)
     text = evaluation_text(found.report, found.baseline, found.cosines)
     click.echo(json.dumps(found.to_json(), indent=2) if as_json else text)
+
+
+@main.command()
+@_BUNDLE
+@click.argument("reference", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="A folder of pictures, or a JSONL.")
+@click.option("--samples", type=int, default=4, show_default=True, help="Pictures to take, evenly spread.")
+@click.option("--graphs", type=_Names(), help="Graphs to compare; default: all of BUNDLE.")
+@click.option("--threshold-db", type=float, default=20.0, show_default=True, help="SQNR below which a block diverges.")
+@_JSON
+def compare(bundle: Path, reference: Path, as_json: bool, **settings: Any) -> None:
+    """Show after which block BUNDLE leaves REFERENCE, another bundle or the checkpoint: cosine, SQNR, largest error.
+
+    Each graph gets the reference's inputs, so each is judged alone; the last line says where the first divergence is
+    and what keeps it high. The checkpoint runs in torch, fp32, one block's weights in memory at a time.
+
+    \b
+    internvl-edge compare bundle-int8 bundle --data pictures/
+    internvl-edge compare bundle-int8 examples/emoji/checkpoint --data examples/emoji/data/test.jsonl --graphs vision
+    """
+    from internvl_edge.export.compare import CompareOptions
+    from internvl_edge.export.compare import compare as against
+    from internvl_edge.export.compare_report import comparison_json, comparison_text
+    from internvl_edge.progress import RichProgress
+
+    with RichProgress() as progress:
+        found = against(bundle, reference, CompareOptions(**settings), progress)
+    click.echo(json.dumps(comparison_json(found), indent=2) if as_json else comparison_text(found))
 
 
 @main.command()

@@ -59,16 +59,15 @@ class OnnxBlocks:
         held = dict(inputs)
         for index, segment in enumerate(self._segments):
             part = extractor.extract_model(list(segment.inputs), list(segment.outputs))
-            found = run_segments(
-                part, [segment], self._folder, {name: self._cast(name, held) for name in segment.inputs}
-            )
+            feeds = {name: self._cast(name, held) for name in segment.inputs}
+            found = run_segments(part, [segment], self._folder, feeds)
             for name, value in found.items():
                 if name in self._streams:
                     hear(self._streams[name], value)
                 if name in self._outputs:
                     hear(name, value)
             held = {k: v for k, v in (held | found).items() if self._last_use.get(k, -1) > index}
-            del found
+            del feeds, found
             trim_heap()
 
     def _cast(self, name: str, held: Mapping[str, np.ndarray]) -> np.ndarray:

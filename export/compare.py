@@ -1,6 +1,5 @@
 """Hold a bundle against another or against a checkpoint, block by block: `internvl-edge compare`, top to bottom."""
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from internvl_edge.calib.dataset import open_data
+from internvl_edge.calib.dataset import DataSet, open_data
 from internvl_edge.export.differences import Difference, Divergence, difference, divergence
 from internvl_edge.export.graph_inputs import FEEDS, GraphInputs, counting_rows
 from internvl_edge.export.models.graphs import GRAPH_NAMES
@@ -103,10 +102,11 @@ def compare(a: Path, b: Path, options: CompareOptions, progress: Progress | None
     """
     side = BundleSide(a)
     reference = open_reference(b, side)
+    _check_sizes(side, reference)
     names = _graphs(side, reference, options)
-    _check_match(side, reference, names)
+    _check_blocks(side, reference, names)
     data = open_data(options.data).spread(options.samples)
-    inputs, texts = _samples(options, side, reference)
+    inputs, texts = _samples(data, side, reference)
     with TemporaryDirectory(prefix="internvl-compare-") as folder:
         recorded = _Recorded(reference, inputs, Path(folder))
         compared = tuple(_compare_graph(name, side, recorded, options, progress or Silent()) for name in names)
@@ -155,32 +155,41 @@ def _closed(names: Sequence[str]) -> set[str]:
     return found
 
 
-def _check_match(side: Side, reference: Side, names: Sequence[str]) -> None:
-    """Refuse two sides that are not the same model at the same picture size.
+def _check_sizes(side: Side, reference: Side) -> None:
+    """Refuse two sides that are not the same model at the same picture size; parts that only one has are not compared.
 
     Raises:
         BundleError: every size that differs.
     """
     one, other = asdict(side.model), asdict(reference.model)
-    wrong = [f"{key} is {one[key]} and {other[key]}" for key in one if key not in _NOT_SIZES and one[key] != other[key]]
-    if not wrong:
-        wrong = [
-            f"{name} has {len(mine)} and {len(theirs)} blocks"
-            for name in names
-            if (mine := side.blocks(name)) != (theirs := reference.blocks(name))
-        ]
+    pairs = {key: (one[key], other[key]) for key in one if key not in _NOT_SIZES}
+    _require_equal(side, reference, {key: pair for key, pair in pairs.items() if None not in pair})
+
+
+def _check_blocks(side: Side, reference: Side, names: Sequence[str]) -> None:
+    """Refuse towers of different depth.
+
+    Raises:
+        BundleError: every graph whose blocks differ.
+    """
+    counts = {f"blocks of {name}": (len(side.blocks(name)), len(reference.blocks(name))) for name in names}
+    _require_equal(side, reference, counts)
+
+
+def _require_equal(side: Side, reference: Side, pairs: Mapping[str, tuple[int, int]]) -> None:
+    wrong = [f"{what}: {mine} and {theirs}" for what, (mine, theirs) in pairs.items() if mine != theirs]
     if wrong:
         raise BundleError(
-            f"{side.path} and {reference.path} do not match: {'; '.join(wrong)}; compare two of one checkpoint and size"
+            f"{side.path} and {reference.path} do not match ({', '.join(wrong)}); "
+            "compare two of one checkpoint, at one picture size"
         )
 
 
-def _samples(options: CompareOptions, side: Side, reference: Side) -> tuple[GraphInputs, str]:
+def _samples(data: DataSet, side: Side, reference: Side) -> tuple[GraphInputs, str]:
     """Return pictures and ids, and where the ids came from."""
-    data = open_data(options.data).spread(options.samples)
     pixels = preprocess([data.picture(row) for row in data.rows], side.model.image_size)
     if side.model.vocab_size is None:
-        return GraphInputs(pixel_values=pixels), "none"
+        return GraphInputs(pixel_values=pixels), "no texts"
     captions = [list(row.texts.values()) for row in data.rows]
     texts = [own[i % len(own)] if own else STOCK_TEXTS[i % len(STOCK_TEXTS)] for i, own in enumerate(captions)]
     file = reference.tokenizer_file or side.tokenizer_file

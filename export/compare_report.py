@@ -6,13 +6,13 @@ from dataclasses import asdict
 from typing import Any
 
 from internvl_edge.calib.formats import FORMATS
-from internvl_edge.export.compare import Comparison, GraphComparison
+from internvl_edge.export.compare import Comparison
 from internvl_edge.export.differences import Difference, Divergence
 
 
 def comparison_text(comparison: Comparison) -> str:
     """Return a table of every graph, and at the end where the sides begin to differ and what to do."""
-    fed = sorted({graph.fed_by for graph in comparison.graphs if graph.fed_by is not None})
+    fed = list(dict.fromkeys(graph.fed_by for graph in comparison.graphs if graph.fed_by is not None))
     lines = [
         f"{comparison.a} ({comparison.precision_a}) against {comparison.b} ({comparison.precision_b})",
         f"on {comparison.pictures} pictures of {comparison.data}, {comparison.texts}",
@@ -23,7 +23,7 @@ def comparison_text(comparison: Comparison) -> str:
     width = max(map(len, names), default=0)
     for graph in comparison.graphs:
         lines += ["", f"{graph.graph:<{width + 2}}  {'cosine':>10}  {'SQNR dB':>8}  {'max |a-b|':>10}"]
-        lines += [_row(item, width, _mark(item, graph)) for item in (*graph.blocks, *graph.outputs)]
+        lines += [_row(item, width, _mark(item, graph.divergence)) for item in (*graph.blocks, *graph.outputs)]
         lines += _cache_line(graph.caches)
     return "\n".join([*lines, "", _verdict(comparison)])
 
@@ -45,12 +45,10 @@ def _row(item: Difference, width: int, mark: str) -> str:
     return f"  {item.name:<{width}}  {item.cosine:>10.7f}  {item.sqnr_db:>8.1f}  {item.max_abs:>10.3g}{mark}"
 
 
-def _mark(item: Difference, graph: GraphComparison) -> str:
-    found = graph.divergence
-    if found is None or item.name not in (found.place, found.steepest):
-        return ""
-    marks = [f"< {'diverges' if found.below else 'largest drop'}"] if item.name == found.place else ["< largest drop"]
-    return f"  {marks[0]}"
+def _mark(item: Difference, found: Divergence | None) -> str:
+    if found is not None and found.below and item.name == found.place:
+        return "  < diverges"
+    return "  < largest drop" if found is not None and item.name == found.steepest else ""
 
 
 def _cache_line(caches: Sequence[Difference]) -> Iterator[str]:
@@ -60,31 +58,35 @@ def _cache_line(caches: Sequence[Difference]) -> Iterator[str]:
 
 
 def _verdict(comparison: Comparison) -> str:
-    found = comparison.first_divergence
-    threshold = f"{comparison.threshold_db:g} dB"
+    found, threshold = comparison.first_divergence, f"{comparison.threshold_db:g} dB"
     if found is None:
-        every = [(item, graph.graph) for graph in comparison.graphs for item in (*graph.blocks, *graph.outputs)]
-        item, graph = min(every, key=lambda pair: pair[0].sqnr_db)
-        return f"no divergence: nothing falls below {threshold}; the lowest is {item.sqnr_db:.1f} dB in {graph} {item.name}"
-    drop = f"{found.drop_db:.1f} dB at {found.steepest}"
+        return f"no divergence: {_lowest(comparison, threshold)}"
+    remedy = _remedy(found, comparison.precision_a)
+    drop = f"the largest drop of a block is {found.drop_db:.1f} dB at {found.steepest}"
     if not found.below:
-        what = (
-            f"nothing falls below {threshold}; the largest drop is {drop} of {found.graph}, to {found.sqnr_db:.1f} dB"
-        )
-        return f"{what}: if accuracy is lost, {_remedy(found, comparison.precision_a)}"
-    what = f"first divergence: {found.graph} falls below {threshold} at {found.place} ({found.sqnr_db:.1f} dB)"
+        finding = f"nothing falls below {threshold}; in {found.graph} {drop}, to {found.sqnr_db:.1f} dB"
+        return f"{finding}: should accuracy be lost, {remedy}"
+    finding = f"first divergence: {found.graph} falls below {threshold} at {found.place} ({found.sqnr_db:.1f} dB)"
     if found.steepest not in (None, found.place):
-        what += f", with the largest drop of a block up to there {drop}"
-    return f"{what}; {_remedy(found, comparison.precision_a)}"
+        finding = f"{finding}; up to there {drop}"
+    return f"{finding}: {remedy}"
+
+
+def _lowest(comparison: Comparison, threshold: str) -> str:
+    every = [(item, graph.graph) for graph in comparison.graphs for item in (*graph.blocks, *graph.outputs)]
+    item, graph = min(every, key=lambda pair: pair[0].sqnr_db)
+    if item.sqnr_db == math.inf:
+        return "every block and every output is equal"
+    return f"nothing falls below {threshold}, the lowest is {item.sqnr_db:.1f} dB at {item.name} of {graph}"
 
 
 def _remedy(found: Divergence, precision: str) -> str:
     if precision not in FORMATS:
-        return f"nothing of a {precision} bundle is quantized: export it again, or with a wider --dtype"
+        return f"export it again, or with a wider --dtype ({precision} quantizes nothing)"
     if not found.keep_high:
-        return "no linear between the last block and it is quantized: export the bundle again"
+        return "export it again (nothing is quantized between the last block and there)"
     patterns = " ".join(f"--keep-high '{pattern}'" for pattern in found.keep_high)
-    return f"keep it in high precision with {patterns}"
+    return f"export with {patterns}"
 
 
 def _entry(item: Difference) -> dict[str, Any]:

@@ -3,11 +3,17 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-NEGLIGIBLE_DB = 40.0
-"""SQNR above which a loss is not looked for: noise of 1% of the signal's amplitude."""
+MARGIN_DB = 10.0
+"""What lies further than this above the threshold counts as exact when drops are compared.
+
+The first 8-bit block always drops, from 60 or 120 dB to about 35: that alone would win over every later block.
+"""
+_LOWEST_DB = -100.0
+"""Stands for -inf, so that two broken blocks in a row have a drop between them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +42,7 @@ class Divergence:
     steepest: str | None
     """The block with the largest drop against the block before, up to `place`."""
     drop_db: float
-    """That drop, from `NEGLIGIBLE_DB` at most: the first 8-bit block always drops from what is next to infinity."""
+    """That drop, from `MARGIN_DB` above the threshold at most."""
 
     @property
     def keep_high(self) -> tuple[str, ...]:
@@ -64,13 +70,13 @@ def difference(name: str, a: np.ndarray, b: np.ndarray, rows: np.ndarray | None 
 def divergence(
     graph: str, blocks: Sequence[Difference], outputs: Sequence[Difference], threshold_db: float
 ) -> Divergence | None:
-    """Return where `graph` begins to differ; None if no block is below `NEGLIGIBLE_DB` and nothing below the threshold.
+    """Return where `graph` begins to differ; None if nothing is below the threshold and no block within `MARGIN_DB`.
 
     `outputs` count where no block is below the threshold: what follows the last block may lose as well.
     """
     place = next((item for item in (*blocks, *outputs) if item.sqnr_db < threshold_db), None)
     before = blocks[: blocks.index(place) + 1] if place in blocks else blocks
-    steepest, drop = _steepest(before)
+    steepest, drop = _steepest(before, threshold_db + MARGIN_DB)
     found = place or steepest
     if found is None:
         return None
@@ -84,10 +90,10 @@ def divergence(
     )
 
 
-def _steepest(blocks: Sequence[Difference]) -> tuple[Difference | None, float]:
-    """Return the block with the largest drop, and the drop; None where none drops below `NEGLIGIBLE_DB`."""
-    levels = [NEGLIGIBLE_DB, *(min(max(block.sqnr_db, -NEGLIGIBLE_DB), NEGLIGIBLE_DB) for block in blocks)]
-    drops = [before - after for before, after in zip(levels, levels[1:], strict=False)]
+def _steepest(blocks: Sequence[Difference], ceiling_db: float) -> tuple[Difference | None, float]:
+    """Return the block with the largest drop below `ceiling_db`, and the drop; None where there is none."""
+    levels = [ceiling_db, *(min(max(block.sqnr_db, _LOWEST_DB), ceiling_db) for block in blocks)]
+    drops = [before - after for before, after in pairwise(levels)]
     largest = max(drops, default=0.0)
     return (blocks[drops.index(largest)], largest) if largest > 0 else (None, 0.0)
 
