@@ -12,7 +12,7 @@ from internvl_edge.calib.dataset import DataSet, open_data
 from internvl_edge.calib.metrics import accuracy, exact_match, recall
 from internvl_edge.runtime.errors import BundleError, InputError
 from internvl_edge.runtime.features import unit
-from internvl_edge.runtime.generation import GenerationConfig, generate
+from internvl_edge.runtime.generation import GenerationConfig
 from internvl_edge.runtime.model import InternVL
 
 TASKS = ("retrieval", "zero_shot", "captions")
@@ -403,7 +403,7 @@ def _opened(bundle: Path, options: EvalOptions) -> InternVL:
 
 def _parts(model: InternVL) -> set[str]:
     """Return what the model has: graphs, image embedding, tokenizer."""
-    manifest = model._bundle.manifest
+    manifest = model.bundle.manifest
     parts = set(manifest.graphs)
     if "vision" in parts and model.info.embed_dim is not None:
         parts.add(_EMBEDDING)
@@ -442,13 +442,10 @@ def _through_vision(
 
 def _captions(model: InternVL, query: Mapping[str, np.ndarray], prompt: str) -> list[str]:
     """Return a greedy caption for each row of the query graph's outputs."""
-    tokenizer = model._tokens()
-    cache = {name: values for name, values in query.items() if name.startswith("present.")}
-    rows = len(next(iter(cache.values())))
-    prompts = np.repeat(tokenizer.encode_prompt(prompt), rows, axis=0)
+    rows = len(query["query_states"])
+    prompts = np.repeat(model.tokenizer.encode_prompt(prompt), rows, axis=0)
     config = GenerationConfig(max_new_tokens=MAX_NEW_TOKENS, eos_token_id=model.info.eos_token_id)
-    ids = generate(model._decode, cache, model.info.num_query_tokens or 0, prompts, config).ids
-    return [tokenizer.decode(row) for row in ids]
+    return [model.tokenizer.decode(row) for row in model.continue_from(query, prompts, config)]
 
 
 def _checked(features: np.ndarray, name: str) -> np.ndarray:

@@ -64,9 +64,28 @@ class InternVL:
         return cls(Bundle.open(Path(bundle), verify=verify), backend, batch_size)
 
     @property
+    def bundle(self) -> Bundle:
+        """The bundle that was opened."""
+        return self._bundle
+
+    @property
     def info(self) -> ModelInfo:
         """What the bundle says of its model."""
         return self._bundle.manifest.model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The bundle's tokenizer, loaded when it is first needed.
+
+        Raises:
+            BundleError: it has none.
+        """
+        if self._tokenizer is None:
+            if _TOKENIZER_FILE not in self._bundle.manifest.files:
+                where = self._bundle.path
+                raise BundleError(f"{where}: has no {_TOKENIZER_FILE}; export from a folder that has one, or pass ids")
+            self._tokenizer = Tokenizer(self._bundle.path / _TOKENIZER_FILE)
+        return self._tokenizer
 
     def encode_image(self, images: Images, mode: Mode = "c") -> np.ndarray:
         """Return raw features ``[B, D]``: InternVL-C's pooled feature, or InternVL-G's sum of two unit vectors."""
@@ -119,12 +138,12 @@ class InternVL:
         self._bundle.require("vision", "query", "decoder")
         ids = self.generate(
             images,
-            self._tokens().encode_prompt(prompt),
+            self.tokenizer.encode_prompt(prompt),
             num_beams=num_beams,
             min_new_tokens=min_new_tokens,
             max_new_tokens=max_new_tokens,
         )
-        return [self._tokens().decode(row) for row in ids]
+        return [self.tokenizer.decode(row) for row in ids]
 
     def generate(
         self,
@@ -177,7 +196,7 @@ class InternVL:
 
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
         """Return the ids ``[T, L]`` that `encode_text` takes."""
-        return self._tokens().encode_texts(texts, max_length=self.info.max_text_length)
+        return self.tokenizer.encode_texts(texts, max_length=self.info.max_text_length)
 
     def run_graph(self, graph: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run one graph: named arrays in, named arrays out.
@@ -189,6 +208,17 @@ class InternVL:
         if graph not in self._sessions:
             self._sessions[graph] = open_session(self._backend, self._bundle.graph_file(graph))
         return self._sessions[graph].run(inputs)
+
+    def continue_from(
+        self, query: Mapping[str, np.ndarray], prompt_ids: np.ndarray, config: GenerationConfig
+    ) -> np.ndarray:
+        """Return the ids ``[B, n]`` that follow `prompt_ids` ``[B, p]``; `query` is what that graph returned.
+
+        For several prompts on one set of pictures: vision and queries run once.
+        """
+        cache = {name: values for name, values in query.items() if name.startswith("present.")}
+        held = self._required(self.info.num_query_tokens, "query tokens")
+        return generate(self._decode, cache, held, prompt_ids, config).ids
 
     def _image_features(self, images: Images, mode: Mode, geometry: Geometry) -> np.ndarray:
         if mode not in _MODE_GRAPHS:
@@ -210,9 +240,7 @@ class InternVL:
 
     def _generate_batch(self, pixels: np.ndarray, prompts: np.ndarray, config: GenerationConfig) -> np.ndarray:
         query = self.run_graph("query", {"vision_states": self._vision_states(pixels)})
-        cache = {name: values for name, values in query.items() if name.startswith("present.")}
-        held = self._required(self.info.num_query_tokens, "query tokens")
-        return generate(self._decode, cache, held, prompts, config).ids
+        return self.continue_from(query, prompts, config)
 
     def _decode(
         self, input_ids: np.ndarray, attention_mask: np.ndarray, position_ids: np.ndarray, cache: Cache
@@ -237,7 +265,7 @@ class InternVL:
         if isinstance(texts, np.ndarray):
             self._check_ids(texts, held)
             return texts
-        return self._tokens().encode_texts(texts, prefix=prefix, max_length=self.info.max_text_length)
+        return self.tokenizer.encode_texts(texts, prefix=prefix, max_length=self.info.max_text_length)
 
     def _check_ids(self, ids: np.ndarray, held: int) -> None:
         """Check ids that follow, or are followed by, `held` other positions."""
@@ -263,14 +291,6 @@ class InternVL:
     def _parts(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         for start in range(0, len(rows), self._batch_size):
             yield rows[start : start + self._batch_size]
-
-    def _tokens(self) -> Tokenizer:
-        if self._tokenizer is None:
-            if _TOKENIZER_FILE not in self._bundle.manifest.files:
-                where = self._bundle.path
-                raise BundleError(f"{where}: has no {_TOKENIZER_FILE}; export from a folder that has one, or pass ids")
-            self._tokenizer = Tokenizer(self._bundle.path / _TOKENIZER_FILE)
-        return self._tokenizer
 
     def _required(self, value: _T | None, part: str) -> _T:
         if value is None:
