@@ -1,5 +1,6 @@
 """The two 8-bit formats, as their Q/DQ nodes compute them: INT8 and FP8 E4M3, both symmetric."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -46,10 +47,13 @@ def scale_of(amax: Tensor, form: Format, dtype: str) -> Tensor:
 
 
 def sqnr_db(reference: Tensor, found: Tensor) -> float:
-    """Return the signal-to-quantization-noise ratio ``10 log10(sum r^2 / sum (r - f)^2)``, 200 if nothing differs."""
+    """Return the signal-to-quantization-noise ratio ``10 log10(sum r^2 / sum (r - f)^2)``.
+
+    200 if nothing differs, -200 if a value is not finite.
+    """
     signal = float(reference.double().square().sum())
     noise = float((reference.double() - found.double()).square().sum())
-    return decibel(signal, noise)
+    return decibel(signal, noise) if math.isfinite(noise) else -200.0
 
 
 def decibel(signal: float, noise: float) -> float:

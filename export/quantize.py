@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,8 @@ from internvl_edge.export.sites import block_of
 from internvl_edge.export.streamed import Change
 from internvl_edge.export.weights import AdjustedTensor, ComputedTensor, QuantizedTensor, Source, whole
 from internvl_edge.runtime.errors import CalibrationError
+
+_CACHED_VALUE = "past_key_values.{}.value"
 
 
 def make_recipe(
@@ -93,6 +96,21 @@ def fake_quantizers(recipe: Recipe, graph: str) -> dict[str, Change]:
     for site, clip in recipe.quantized(graph):
         change = partial(recipe.form.fake, scale=torch.tensor(clip.scale))
         found |= dict.fromkeys(site.linears, change)
+    return found
+
+
+def with_cached_values(recipe: Recipe, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return `inputs` with cached values ``[B, H, n, D]`` of the plain model as the quantized one would have left them.
+
+    Smoothing of ``o_proj`` divides the rows of ``v_proj``, so it divides what the cache holds.
+    """
+    found = dict(inputs)
+    for decision in recipe.decisions:
+        name = _CACHED_VALUE.format(decision.site.block)
+        is_output = decision.site.tower == "qllama" and decision.site.name.endswith(".self_attn.o_proj")
+        if is_output and decision.quantized and decision.smoothing is not None and name in found:
+            heads, width = found[name].shape[1], found[name].shape[3]
+            found[name] = found[name] / decision.smoothing.reshape(heads, 1, width)
     return found
 
 

@@ -12,8 +12,9 @@ from internvl_edge.calib.recipe import Recipe
 from internvl_edge.calib.verdict import Damage
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.options import Progress
-from internvl_edge.export.quantize import fake_quantizers, quantized_sources, with_weights
+from internvl_edge.export.quantize import fake_quantizers, quantized_sources, with_cached_values, with_weights
 from internvl_edge.export.sources import fetch_from
+from internvl_edge.export.streamed import Change
 from internvl_edge.export.verify import torch_outputs
 from internvl_edge.export.weights import Source
 
@@ -64,5 +65,7 @@ def _output(
     sources: Mapping[str, Source],
     recipe: Recipe | None,
 ) -> torch.Tensor:
-    changed = fake_quantizers(recipe, graph) if recipe is not None else None
+    changed: Mapping[str, Change] = {}
+    if recipe is not None:
+        changed, inputs = fake_quantizers(recipe, graph), with_cached_values(recipe, inputs)
     return torch.from_numpy(torch_outputs(graph, config, inputs, fetch_from(sources), (), changed)[_JUDGED[graph]])
