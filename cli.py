@@ -62,6 +62,9 @@ def main(verbose: bool) -> None:
 
     \b
     internvl-edge export CHECKPOINT -o BUNDLE      checkpoint to verified ONNX graphs (and plans)
+    internvl-edge export CHECKPOINT -o BUNDLE --precision int8 --data PICTURES
+    internvl-edge eval BUNDLE --data JSONL         what it is worth, and what it lost against another bundle
+    internvl-edge compare BUNDLE CHECKPOINT --data PICTURES    after which block they part
     internvl-edge run retrieve BUNDLE IMAGES -t "a red kite"
     internvl-edge inspect BUNDLE                   what is inside
     """
@@ -76,6 +79,8 @@ def main(verbose: bool) -> None:
 @click.option("--graphs", type=_Names(), help="Graphs to write; default: all that the checkpoint has weights for.")
 @click.option(
     "--dtype",
+    "--high_precision_dtype",
+    "dtype",
     type=click.Choice(["fp32", "fp16", "bf16"]),
     default="fp16",
     show_default=True,

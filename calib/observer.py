@@ -10,7 +10,7 @@ from torch import Tensor
 from internvl_edge.calib.magnitudes import Magnitudes
 from internvl_edge.runtime.errors import CalibrationError
 
-COUNTED_VALUES = 4 << 20
+COUNTED_VALUES = 1 << 20
 """Values of one batch that are counted, in rows evenly spaced: counting all of a 6 B tower would double its time."""
 EXTREME_SHARE = 4
 """One in this many kept rows is one of the largest of its batch: a massive token is rare, and must not be missed."""

@@ -105,6 +105,10 @@ class ExportOptions:
             yield f"--smooth {self.smooth}: give auto, off, or a number from 0 to 1"
         if not self.max_drop >= 0:
             yield f"--max-drop {self.max_drop}: not a drop; give points >= 0"
+        if self.budget_layers is not None and self.budget_layers < 0:
+            yield f"--budget-layers {self.budget_layers}: not a count; give 0 or more"
+        if self.gate_samples < 0:
+            yield f"--gate-samples {self.gate_samples}: not a count; give 0 for no gate, or more"
 
 
 def _is_share(text: str) -> bool:
