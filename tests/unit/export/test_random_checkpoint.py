@@ -1,32 +1,18 @@
 """The benchmarks' random checkpoints are checkpoints: they open, add up, and hold finite values of the right scale."""
 
-import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from random_checkpoint import write_checkpoint
 
 from internvl_edge.export.accounting import account, non_finite
 from internvl_edge.export.checkpoint import open_checkpoint
 from internvl_edge.export.models.internvl import InternVLModel
 
-SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "random_checkpoint.py"
-
-
-@pytest.fixture(scope="module")
-def write_checkpoint() -> Callable[..., int]:
-    spec = importlib.util.spec_from_file_location("random_checkpoint", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    writer: Callable[..., int] = module.write_checkpoint
-    return writer
-
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-def test_it_opens_adds_up_and_is_finite(tmp_path: Path, write_checkpoint: Callable[..., int], dtype: str) -> None:
+def test_it_opens_adds_up_and_is_finite(tmp_path: Path, dtype: str) -> None:
     written = write_checkpoint(tmp_path, "internvit-300m", layers=1, dtype=dtype, tokenizer=True)
     checkpoint = open_checkpoint(tmp_path)
     with torch.device("meta"):

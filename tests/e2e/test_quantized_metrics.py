@@ -1,0 +1,94 @@
+"""What 8 bits cost on a task: the demo, and copies of it with outliers, each against its own fp32 graphs.
+
+The bounds are the project's promises for the whole test set (`benchmarks/quant_baselines.py`); here it is a part of it.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from outliers import plant_massive, scale_folds
+
+from internvl_edge.calib.dataset import DataSet, open_data
+from internvl_edge.calib.evaluate import EvalOptions, EvalReport, evaluate
+from internvl_edge.export.compile import export_bundle
+from internvl_edge.export.options import ExportOptions
+from internvl_edge.runtime import InternVL
+from tests.tolerances import CAPTION_POINTS, OUTLIER_POINTS, RECALL_POINTS, ZERO_SHOT_POINTS
+
+PICTURES = 300
+CAPTIONED = 160
+RANKED = EvalOptions(limit=PICTURES, tasks=("retrieval", "zero_shot"))
+
+
+@pytest.fixture(scope="module")
+def data(emoji: Path) -> DataSet:
+    return open_data(emoji / "data" / "test.jsonl")
+
+
+@pytest.fixture(scope="module")
+def quantized(emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, str], Path]:
+    """Export a checkpoint with fp32 around its 8-bit linears, calibrated on the demo's calibration set."""
+
+    def export(checkpoint: Path, precision: str) -> Path:
+        output = tmp_path_factory.mktemp(precision) / "bundle"
+        calibration = str(emoji / "data" / "calibration.jsonl")
+        export_bundle(
+            ExportOptions(
+                checkpoint=str(checkpoint), output=output, dtype="fp32", precision=precision, data=calibration
+            )
+        )
+        return output
+
+    return export
+
+
+@pytest.fixture(scope="module")
+def reference(demo_bundle: Path, data: DataSet) -> EvalReport:
+    return evaluate(InternVL.open(demo_bundle), data, RANKED)
+
+
+def lost(reference: EvalReport, found: EvalReport) -> tuple[float, float]:
+    """Return points of mean R@1 and of mean zero-shot accuracy that `found` lost."""
+    before = (reference.mean_recall_at_1, reference.mean_zero_shot)
+    after = (found.mean_recall_at_1, found.mean_zero_shot)
+    recall, zero_shot = (b - a for b, a in zip(before, after, strict=True) if a is not None and b is not None)
+    return recall, zero_shot
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_the_demo(
+    precision: str,
+    quantized: Callable[[Path, str], Path],
+    emoji: Path,
+    demo_bundle: Path,
+    reference: EvalReport,
+    data: DataSet,
+) -> None:
+    bundle = quantized(emoji / "checkpoint", precision)
+    recall, zero_shot = lost(reference, evaluate(InternVL.open(bundle), data, RANKED))
+    assert recall <= RECALL_POINTS[precision]
+    assert zero_shot <= ZERO_SHOT_POINTS
+    if precision == "int8":  # ONNX Runtime computes fp8 in fp32, token by token: minutes
+        captions = EvalOptions(limit=CAPTIONED, tasks=("captions",), languages=("en",))
+        before, after = (evaluate(InternVL.open(b), data, captions).mean_exact_match for b in (demo_bundle, bundle))
+        assert before is not None
+        assert after is not None
+        assert before - after <= CAPTION_POINTS
+
+
+@pytest.mark.parametrize("plant", [scale_folds, plant_massive])
+def test_a_copy_with_outliers(
+    plant: Callable[[Path, Path], None],
+    quantized: Callable[[Path, str], Path],
+    emoji: Path,
+    tmp_path: Path,
+    data: DataSet,
+) -> None:
+    copy, plain = tmp_path / "checkpoint", tmp_path / "fp32"
+    plant(emoji / "checkpoint", copy)
+    export_bundle(ExportOptions(checkpoint=str(copy), output=plain, dtype="fp32"))
+    before, after = (evaluate(InternVL.open(b), data, RANKED) for b in (plain, quantized(copy, "int8")))
+    assert before.mean_recall_at_1 is not None
+    assert before.mean_recall_at_1 > 55, "the copy is a model that can do something"
+    assert max(lost(before, after)) <= OUTLIER_POINTS
