@@ -4,10 +4,11 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image
@@ -64,7 +65,7 @@ class DataSet:
         """
         try:
             return self._archive.read(row.file) if self._archive is not None else (self._folder / row.file).read_bytes()
-        except (KeyError, OSError, zipfile.BadZipFile) as error:
+        except (KeyError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(f"{self.source}: {row.file} cannot be read ({error}); repair or remove the row") from error
 
     def picture(self, row: Row) -> Image.Image:
@@ -99,7 +100,7 @@ def open_data(source: Path) -> DataSet:
     `group`.
 
     Raises:
-        InputError: nothing is there, or lines that say no file, all of them named.
+        InputError: nothing is there, or lines that say no file inside the folder, all of them named.
     """
     if source.is_dir():
         files = sorted(path for path in source.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
@@ -135,24 +136,30 @@ def digest_of(parts: Sequence[bytes]) -> str:
 
 def _read_rows(path: Path) -> tuple[Row, ...]:
     rows, wrong = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):  # captions may hold other separators
         if not line.strip():
             continue
         try:
-            content = json.loads(line)
-            rows.append(Row(file=content["file"], texts=_texts(content), group=content.get("group")))
+            rows.append(_row(json.loads(line)))
         except (ValueError, KeyError, TypeError):
             wrong.append(str(number))
     if wrong:
         shown = ", ".join(wrong[:8]) + (f" and {len(wrong) - 8} more" if len(wrong) > 8 else "")
-        raise InputError(f"{path}: lines {shown} are no object with a `file`; repair them")
+        raise InputError(f"{path}: lines {shown} are no object with a `file` inside its folder; repair them")
     return tuple(rows)
+
+
+def _row(content: Mapping[str, Any]) -> Row:
+    file = PurePosixPath(content["file"])
+    if file.is_absolute() or ".." in file.parts:
+        raise ValueError(f"{file} lies outside of the folder")
+    return Row(file=content["file"], texts=_texts(content), group=content.get("group"))
 
 
 def _texts(content: Mapping[str, Any]) -> dict[str, str]:
     for key in ("label", "caption", "text"):
         if isinstance(value := content.get(key), dict):
-            return {str(language): str(text) for language, text in value.items()}
+            return {str(language): str(text) for language, text in value.items() if text is not None}
         if isinstance(value, str):
             return {_NO_LANGUAGE: value}
     return {}
@@ -162,7 +169,10 @@ def _read_prompts(source: Path) -> Prompts:
     path = source.parent / "prompts.json"
     if source.is_dir() or not path.exists():
         return Prompts()
-    content = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(_read_text(path))
+    except ValueError as error:
+        raise InputError(f"{path}: is no JSON ({error}); repair it") from error
     return Prompts(
         caption_prompts=content.get("caption_prompts", {}),
         classes=tuple(content.get("classes", ())),
@@ -172,3 +182,10 @@ def _read_prompts(source: Path) -> Prompts:
             for key, texts in content.get("templates", {}).items()
         },
     )
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is no UTF-8 text ({error}); convert it") from error

@@ -53,6 +53,8 @@ def sqnr_db(reference: Tensor, found: Tensor) -> float:
     """
     signal = float(reference.double().square().sum())
     noise = float((reference.double() - found.double()).square().sum())
+    if noise == 0:
+        return 200.0
     return decibel(signal, noise) if math.isfinite(noise) else -200.0
 
 

@@ -5,6 +5,8 @@ import torch
 
 _CODES = 1 << 15
 """bf16 without its sign: 8 bits of exponent, 7 of mantissa, 0.4 % wide bins from 1e-38 to 3e38."""
+_SLACK = 1e-12
+"""Below this, ``share * total`` exceeds a whole number only by its own rounding: 99.9 / 100 is a little above 0.999."""
 _INFINITY = 0x7F80
 """First code that is no finite number."""
 
@@ -48,12 +50,13 @@ class Magnitudes:
         """Return the smallest magnitude that at least `share` of all values do not exceed."""
         if self.total == 0:
             return 0.0
-        rank = max(1, int(np.ceil(share * self.total)))
+        rank = max(1, int(np.ceil(share * self.total * (1 - _SLACK))))
         return float(VALUES[int(np.searchsorted(np.cumsum(self.counts), rank))])
 
     def share_above(self, limit: float) -> float:
-        """Return the share of values whose magnitude exceeds `limit`: what clipping there would touch."""
-        return float(self.counts[limit < VALUES].sum()) / max(1, self.total)
+        """Return the share of values that exceed `limit` in bf16: what clipping there would touch."""
+        code = int(torch.tensor(limit).to(torch.bfloat16).view(torch.int16))
+        return float(self.counts[code + 1 :].sum()) / max(1, self.total)
 
     def seen(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the magnitudes that occur and how often, both ``[K]``."""

@@ -111,13 +111,17 @@ class Observer:
             return
         largest = torch.topk(tokens, due // EXTREME_SHARE).indices
         rng = np.random.default_rng((self.samples, rows.shape[0]))
-        spread = torch.from_numpy(rng.choice(rows.shape[0], due - largest.numel(), replace=False))
+        rest = np.setdiff1d(np.arange(rows.shape[0]), largest.numpy())
+        spread = torch.from_numpy(rng.choice(rest, due - largest.numel(), replace=False))
         self.kept.append(rows[torch.cat([largest, spread])].float().clone())
         self.kept_rows += due
 
 
 def merge_statistics(parts: list[Statistics], rows: int) -> Statistics:
-    """Return what one run over all parts' samples would have seen; of their kept rows, `rows` evenly spaced ones."""
+    """Return what one run over all parts' samples would have seen; of their kept rows, `rows` evenly spaced ones.
+
+    Only the median token is not exact: it is the median of the parts' medians.
+    """
     counted = sum(part.counted_rows for part in parts)
     mean = sum(part.mean.astype(np.float64) * part.counted_rows for part in parts) / max(1, counted)
     magnitudes = Magnitudes()

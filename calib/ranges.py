@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from internvl_edge.calib.collector import KEPT_ROWS, Key
@@ -49,12 +50,15 @@ class Ranges:
         """Return the statistics of block `path` by graph and tensor.
 
         Raises:
-            CalibrationError: the block was not measured.
+            CalibrationError: the block was not measured, or its file is damaged.
         """
         file = block_file(self.folder, path)
         if not file.exists():
             raise CalibrationError(f"{self.folder}: has no statistics of {path}; calibrate this checkpoint again")
-        arrays = load_file(file)
+        try:
+            arrays = load_file(file)
+        except SafetensorError as error:
+            raise CalibrationError(f"{file}: is damaged ({error}); calibrate again") from error
         keys = {name.rpartition("/")[0] for name in arrays}
         return {_key(name): from_arrays(name, arrays) for name in sorted(keys)}
 
@@ -63,12 +67,15 @@ def open_ranges(folder: Path) -> Ranges:
     """Open what `calibrate` wrote.
 
     Raises:
-        CalibrationError: it is no such folder, or of another schema.
+        CalibrationError: it is no such folder, damaged, or of another schema.
     """
     marker = folder / MARKER
     if not marker.exists():
         raise CalibrationError(f"{folder}: no {MARKER} in it; give a folder that internvl-edge calibrate wrote")
-    content = json.loads(marker.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(marker.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CalibrationError(f"{marker}: is damaged ({error}); calibrate again") from error
     if content.get("schema") != SCHEMA:
         raise CalibrationError(
             f"{folder}: schema {content.get('schema')}, this version reads {SCHEMA}; calibrate again"

@@ -43,7 +43,7 @@ def default_choice(method: str) -> str:
 def mse_threshold(seen: Magnitudes, form: Format) -> float:
     """Return the threshold with the smallest mean squared error of the tensor itself."""
     values, counts = seen.seen()
-    if not values.size:
+    if seen.largest == 0:
         return 0.0
     limits = seen.largest * _STEPS
     errors = [float((counts * (values - _rounded(values, limit, form)) ** 2).sum()) for limit in limits]
@@ -56,7 +56,7 @@ def entropy_threshold(seen: Magnitudes, form: Format) -> float:
     For fp8 the codes are not equally wide, so the distribution is compared over the codes' own cells.
     """
     values, counts = seen.seen()
-    if not values.size:
+    if seen.largest == 0:
         return 0.0
     limits = seen.largest * _STEPS
     divergences = [_divergence(values, counts, limit, form) for limit in limits]
