@@ -6,7 +6,7 @@ Writes tens of GB of random checkpoints, ranges and bundles below FOLDER and rem
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -67,7 +67,7 @@ def bare_seconds(blocks: list[list[Product]], dtype: torch.dtype) -> float:
     return time.monotonic() - start
 
 
-def case(folder: Path, preset: str, layers: int | None, what: str) -> list[Row]:
+def case(folder: Path, preset: str, layers: int | None, what: str) -> Iterator[Row]:
     """Calibrate random pictures on `preset`, write its INT8 bundle, and time the bare products before and after."""
     checkpoint, ranges, bundle = folder / "checkpoint", folder / "ranges", folder / "bundle"
     size = write_checkpoint(checkpoint, preset, layers) / 1e9
@@ -77,37 +77,31 @@ def case(folder: Path, preset: str, layers: int | None, what: str) -> list[Row]:
         blocks += [text_products(config, layer) for layer in range(config.qllama.num_layers)]
     command = [sys.executable, "-m", "internvl_edge.cli"]
     dtype = compute_type("auto")
+    kind = str(dtype).removeprefix("torch.")
     try:
         before = bare_seconds(blocks, dtype)
         data = ["--data", "random", "--samples", str(PICTURES)]
         seconds, peak = measured([*command, "calibrate", str(checkpoint), "-o", str(ranges), *data])
         bare = (before + bare_seconds(blocks, dtype)) / 2
-        options = ["--precision", "int8", "--ranges", str(ranges), "--gate-samples", "0", "--sample-count", "1"]
-        export_seconds, export_peak = measured([*command, "export", str(checkpoint), "-o", str(bundle), *options])
-    finally:
-        for path in (checkpoint, ranges, bundle):
-            shutil.rmtree(path, ignore_errors=True)
-    kind = str(dtype).removeprefix("torch.")
-    return [
-        Row(what=f"{what}: bare products ({kind})", gigabytes=None, seconds=bare, peak_gib=None, wanted=""),
-        Row(
+        yield Row(what=f"{what}: bare products ({kind})", gigabytes=None, seconds=bare, peak_gib=None, wanted="")
+        yield Row(
             what=f"{what}: calibrate, {PICTURES} pictures ({seconds / bare:.2f} x bare)",
             gigabytes=size,
             seconds=seconds,
             peak_gib=peak,
             wanted="<= 1.5 x bare, 4 GiB",
-        ),
-        Row(
-            what=f"{what}: export --precision int8",
-            gigabytes=size,
-            seconds=export_seconds,
-            peak_gib=export_peak,
-            wanted="4 GiB",
-        ),
-    ]
+        )
+        options = ["--precision", "int8", "--ranges", str(ranges), "--gate-samples", "0", "--sample-count", "1"]
+        seconds, peak = measured([*command, "export", str(checkpoint), "-o", str(bundle), *options])
+        yield Row(
+            what=f"{what}: export --precision int8", gigabytes=size, seconds=seconds, peak_gib=peak, wanted="4 GiB"
+        )
+    finally:
+        for path in (checkpoint, ranges, bundle):
+            shutil.rmtree(path, ignore_errors=True)
 
 
-CASES: dict[str, Callable[[Path], list[Row]]] = {
+CASES: dict[str, Callable[[Path], Iterator[Row]]] = {
     "6b": lambda folder: case(folder, "internvit-6b", None, "InternViT-6B"),
     "qllama": lambda folder: case(folder, "internvl-14b", 1, "QLLaMA behind one vision block"),
 }
