@@ -10,10 +10,17 @@ RECALL_AT = (1, 5, 10)
 def recall(scores: np.ndarray) -> dict[str, float]:
     """Return ``{"R@1": percent, ...}`` of queries x candidates ``[N, N]`` whose right answers are the diagonal.
 
-    A rank is the number of candidates with a strictly higher score, so a tie does not count against the right answer.
+    A rank is the number of candidates with a strictly higher score, so a tie does not count against the right answer;
+    NaN does.
     """
-    ranks = (scores > np.diag(scores)[:, None]).sum(axis=1)
+    ranks = (~(scores <= np.diag(scores)[:, None])).sum(axis=1)
     return {f"R@{k}": 100.0 * float((ranks < k).mean()) for k in RECALL_AT}
+
+
+def clear_first(scores: np.ndarray) -> float:
+    """Return R@1 of ``[N, N]`` as `recall` does, but ties count as misses: features all alike are no match."""
+    others = np.where(np.eye(len(scores), dtype=bool), -np.inf, scores)
+    return 100.0 * float((others.max(axis=1) < np.diag(scores)).mean())
 
 
 def accuracy(scores: np.ndarray, right: np.ndarray) -> float:

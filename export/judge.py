@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from internvl_edge.calib.dataset import DataSet, Row
-from internvl_edge.calib.metrics import recall
+from internvl_edge.calib.metrics import clear_first
 from internvl_edge.calib.verdict import Measure, Verdict
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.runtime.features import unit
@@ -104,8 +104,8 @@ def _recalls(
 ) -> list[Measure]:
     before, after = expected[picture] @ expected[text].T, found[picture] @ found[text].T
     return [
-        Measure(metric=f"R@1 {what}, to text", reference=recall(before)["R@1"], quantized=recall(after)["R@1"]),
-        Measure(metric=f"R@1 {what}, to image", reference=recall(before.T)["R@1"], quantized=recall(after.T)["R@1"]),
+        Measure(metric=f"R@1 {what}, to text", reference=clear_first(before), quantized=clear_first(after)),
+        Measure(metric=f"R@1 {what}, to image", reference=clear_first(before.T), quantized=clear_first(after.T)),
     ]
 
 

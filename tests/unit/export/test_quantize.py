@@ -1,0 +1,38 @@
+"""Patterns that keep sites high, and what smoothing does to a cache."""
+
+from pathlib import Path
+
+import pytest
+
+from internvl_edge.calib.sites import Site
+from internvl_edge.export.checkpoint import open_checkpoint
+from internvl_edge.export.quantize import matching
+from internvl_edge.export.sites import model_sites
+from internvl_edge.runtime.errors import CalibrationError
+
+
+@pytest.fixture(scope="module")
+def sites(emoji: Path) -> list[Site]:
+    return list(model_sites(open_checkpoint(emoji / "checkpoint").config))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "count"),
+    [("vision_model.encoder.layers.0.mlp.fc1", 1), ("*.mlp.fc2", 6), ("qllama.lm_head", 1), ("mlp.fc1", 6)],
+)
+def test_names_globs_and_tails(sites: list[Site], pattern: str, count: int) -> None:
+    assert len(matching([pattern], sites)) == count
+
+
+def test_a_linear_keeps_the_site_that_it_shares(sites: list[Site]) -> None:
+    found = matching(["qllama.model.layers.2.self_attn.v_proj"], sites)
+    assert list(found) == ["qllama.model.layers.2.self_attn.q_proj"]
+
+
+def test_unknown_patterns_are_all_named_with_near_names(sites: list[Site]) -> None:
+    with pytest.raises(CalibrationError) as caught:
+        matching(["vision_model.encoder.layers.0.mlp.fc3", "zzz"], sites)
+    message = str(caught.value)
+    assert "vision_model.encoder.layers.0.mlp.fc1" in message
+    assert "zzz" in message
+    assert "\n" not in message
