@@ -1,6 +1,5 @@
 """Bad input of `calibrate` and `export --precision`: exit code, one line with the remedy, nothing half-written."""
 
-import json
 import shutil
 import signal
 import subprocess
@@ -100,19 +99,6 @@ def test_fp8_without_hardware(run: Run, emoji: Path, ranges: Path, tmp_path: Pat
     options = ("--quantize_mode", "fp8", "--ranges", ranges, "--target", "a100")
     line = refused(run, tmp_path / "b", "export", emoji / "checkpoint", *options)
     assert "rtx-4090" in line
-
-
-def test_a_missed_gate_keeps_the_report(run: Run, emoji: Path, ranges: Path, tmp_path: Path) -> None:
-    output = tmp_path / "b"
-    gate = ("--max-drop", 0, "--budget-layers", 0, "--gate-samples", 400)
-    options = ("--precision", "int8", "--ranges", ranges, "--data", emoji / "data" / "test.jsonl", *gate)
-    done = run("export", emoji / "checkpoint", *options, "-o", output)
-    if done.returncode == 0:
-        pytest.skip("this machine's rounding loses nothing on these pictures")
-    assert done.returncode == 1
-    assert not output.exists()
-    report = json.loads((tmp_path / "b.rejected" / "reports" / "quantization.json").read_text())
-    assert report["gate"]["passed"] is False
 
 
 def test_a_killed_calibration_ends_with_the_same_scales(
