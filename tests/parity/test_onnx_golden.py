@@ -85,7 +85,7 @@ def test_beam_ids(model: InternVL, recorded_a: Recorded) -> None:
 def test_the_prompt_is_tokenized_as_recorded(model: InternVL, recorded_a: Recorded, meta: dict[str, str]) -> None:
     captions = model.caption(recorded_a["pixel_values"].numpy(), prompt=meta["prompt"], max_new_tokens=12)
     ids = model.generate(recorded_a["pixel_values"].numpy(), recorded_a["gen.prompt_ids"].numpy(), max_new_tokens=12)
-    assert captions == [model._tokens().decode(row) for row in ids]
+    assert captions == [model.tokenizer.decode(row) for row in ids]
 
 
 @pytest.mark.parametrize("kind", ["checkpoint_sharded", "checkpoint_bin"])
