@@ -19,13 +19,14 @@ from internvl_edge.calib.verdict import Verdict
 from internvl_edge.export.accounting import account
 from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
 from internvl_edge.export.config import ModelConfig
-from internvl_edge.export.engine import PlanInfo, build_plan
+from internvl_edge.export.engine.builder import PlanInfo, build_plan
+from internvl_edge.export.engine.profiles import profiles_for
+from internvl_edge.export.engine.targets import Target, find_target, require_precision
 from internvl_edge.export.models.graphs import available_graphs
 from internvl_edge.export.options import DTYPES, ExportOptions, Progress, Silent
 from internvl_edge.export.passes import canonicalize
 from internvl_edge.export.precision import RANGES, Precision, choose_precision, gate
 from internvl_edge.export.producer import producer
-from internvl_edge.export.profiles import profiles_for
 from internvl_edge.export.quantize import quantized_sources
 from internvl_edge.export.rehearsal import Rehearsal
 from internvl_edge.export.resolution import at_image_size, checked_feature_layers
@@ -33,7 +34,6 @@ from internvl_edge.export.samples import Samples, load_samples
 from internvl_edge.export.sources import stored_shapes, weight_sources
 from internvl_edge.export.staging import Staging, code_digest, key_of, staged
 from internvl_edge.export.sweep import Sweep
-from internvl_edge.export.targets import Target, find_target, require_precision
 from internvl_edge.export.trace import trace_graph
 from internvl_edge.export.verify import OutputError, require_ok
 from internvl_edge.export.weights import (

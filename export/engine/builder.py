@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from internvl_edge.export.targets import Target
+from internvl_edge.export.engine.targets import Target
 from internvl_edge.runtime.errors import EngineError
 
 logger = logging.getLogger(__name__)

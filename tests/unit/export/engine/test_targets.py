@@ -2,7 +2,7 @@
 
 import pytest
 
-from internvl_edge.export.targets import Target, find_target
+from internvl_edge.export.engine.targets import Target, find_target
 from internvl_edge.runtime.errors import EngineError
 
 

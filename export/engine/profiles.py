@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from internvl_edge.export.config import ModelConfig
-from internvl_edge.export.engine import Shapes
+from internvl_edge.export.engine.builder import Shapes
 from internvl_edge.export.models.graphs import GraphInput, graph_inputs
 
 Range = tuple[int, int, int]

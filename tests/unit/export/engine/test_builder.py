@@ -11,8 +11,8 @@ import onnx_ir as ir
 import pytest
 from safetensors.numpy import save_file
 
-from internvl_edge.export.engine import Shapes, build_plan
-from internvl_edge.export.targets import Target
+from internvl_edge.export.engine.builder import Shapes, build_plan
+from internvl_edge.export.engine.targets import Target
 from internvl_edge.runtime.bundle import sha256_file
 from internvl_edge.runtime.errors import EngineError
 
