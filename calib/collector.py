@@ -12,6 +12,8 @@ from internvl_edge.calib.sites import Site
 
 KEPT_ROWS = 256
 """Rows kept of each linear input: enough to rank quantizations by output error, 11 MB a block of a 6 B tower."""
+PROBABILITY_SAMPLES = 4
+"""Samples of a chunk whose probabilities are observed: they lie in [0, 1] and need no range, only a look."""
 RESIDUAL = "residual"
 ATTENTION_TENSORS = ("q", "k", "v", "probabilities")
 
@@ -45,11 +47,12 @@ class Collector:
             self._observe(path, self._rows(x), KEPT_ROWS)
 
     def attention(self, path: str, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> None:
-        """Observe q, k and v by channel, and the probabilities of one sample by head."""
+        """Observe q, k and v by channel, and the probabilities of a few samples by head."""
         for name, tensor in (("q", q), ("k", k[:, :, -q.shape[2] :] if self._masks(q) else k), ("v", v)):
             self._observe(f"{path}.{name}", self._rows(tensor.transpose(1, 2).flatten(2)), 0)
-        scores = q[:1].float() @ k[:1].float().transpose(-1, -2) / math.sqrt(q.shape[-1])
-        scores = scores if bias is None else scores + bias[:1].float()
+        few = slice(None, None, -(-q.shape[0] // PROBABILITY_SAMPLES))
+        scores = q[few].float() @ k[few].float().transpose(-1, -2) / math.sqrt(q.shape[-1])
+        scores = scores if bias is None else scores + (bias[few] if bias.shape[0] > 1 else bias).float()
         probabilities = torch.softmax(scores, dim=-1)
         self._observe(f"{path}.probabilities", probabilities.permute(0, 2, 3, 1).flatten(0, 2), 0)
 

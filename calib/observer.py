@@ -10,8 +10,10 @@ from torch import Tensor
 from internvl_edge.calib.magnitudes import Magnitudes
 from internvl_edge.runtime.errors import CalibrationError
 
-COUNTED_VALUES = 1 << 20
+COUNTED_VALUES = 2 << 20
 """Values of one batch that are counted, in rows evenly spaced: counting all of a 6 B tower would double its time."""
+CURVE_POINTS = 8
+"""Of one batch: a batch is as many samples as memory allows, which may be all of them."""
 EXTREME_SHARE = 4
 """One in this many kept rows is one of the largest of its batch: a massive token is rare, and must not be missed."""
 
@@ -29,7 +31,7 @@ class Statistics:
     rows: np.ndarray
     """Rows as they were, ``[R, C]`` fp32: those to try a quantization on."""
     curve: np.ndarray
-    """Largest magnitude after each batch, ``[batches]``: how the range moved over the samples."""
+    """Largest magnitude after each stretch of rows, `CURVE_POINTS` a batch: how the range moved over the samples."""
     token_amax: float
     """Largest magnitude of any row."""
     token_median: float
@@ -73,7 +75,7 @@ class Observer:
                 "or leave out the picture that causes it"
             )
         self.amax = amax if self.amax is None else torch.maximum(self.amax, amax)
-        self.curve.append(float(self.amax.max()))
+        self._draw(tokens)
         self.token_amax.append(tokens.numpy())
         counted = rows[:: max(1, rows.numel() // COUNTED_VALUES)]
         self.magnitudes.add(counted)
@@ -102,6 +104,13 @@ class Observer:
             token_amax=float(tokens.max()),
             token_median=float(np.median(tokens)),
         )
+
+    def _draw(self, tokens: Tensor) -> None:
+        """Go on with the curve: rows come in the order of their samples."""
+        reached = self.curve[-1] if self.curve else 0.0
+        for stretch in tokens.tensor_split(min(CURVE_POINTS, tokens.numel())):
+            reached = max(reached, float(stretch.max()))
+            self.curve.append(reached)
 
     def _keep(self, rows: Tensor, tokens: Tensor) -> None:
         """Keep this batch's part of the rows: the largest few, and seeded ones of the rest."""

@@ -25,8 +25,6 @@ from internvl_edge.export.streamed import Fetch, Loader
 
 _CHUNK_VALUES = 32 << 20
 """Values of the widest tensor of one chunk of samples: 128 MiB in fp32."""
-_LEAST_CHUNKS = 8
-"""Chunks that samples are cut into at least, where there are as many: the convergence curve has one point each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,8 +287,7 @@ def _blocks(config: ModelConfig, graphs: tuple[str, ...], texts: bool) -> list[s
 def _chunks(states: Tensor, width: int) -> Iterator[slice]:
     """Yield consecutive samples whose widest tensor stays below `_CHUNK_VALUES`."""
     samples = states.shape[0]
-    fitting = max(1, _CHUNK_VALUES // (states.shape[1] * width))
-    size = max(1, min(fitting, -(-samples // _LEAST_CHUNKS)))
+    size = max(1, _CHUNK_VALUES // (states.shape[1] * width))
     for start in range(0, samples, size):
         yield slice(start, min(start + size, samples))
 
