@@ -19,8 +19,8 @@ from internvl_edge.export.calibration_data import CalibrationData, load_data, wa
 from internvl_edge.export.checkpoint import Checkpoint, StoredTensor, open_checkpoint
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.models.graphs import GRAPH_NAMES, available_graphs
-from internvl_edge.export.options import Progress, Silent
 from internvl_edge.export.producer import producer
+from internvl_edge.export.progress import Progress, Silent
 from internvl_edge.export.resolution import at_image_size
 from internvl_edge.export.sites import block_of, model_sites
 from internvl_edge.export.sources import fetch_from, stored_shapes, weight_sources

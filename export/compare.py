@@ -11,7 +11,7 @@ from internvl_edge.calib.dataset import DataSet, open_data
 from internvl_edge.export.differences import Difference, Divergence, difference, divergence
 from internvl_edge.export.graph_inputs import FEEDS, GraphInputs, counting_rows
 from internvl_edge.export.models.graphs import GRAPH_NAMES
-from internvl_edge.export.options import Advance, Progress, Silent
+from internvl_edge.export.progress import Advance, Progress, Silent
 from internvl_edge.export.samples import STOCK_TEXTS
 from internvl_edge.export.sides import BundleSide, Side, open_reference
 from internvl_edge.runtime.errors import BundleError, InputError

@@ -1,10 +1,8 @@
 """What `internvl-edge export` may be asked for, checked once."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from internvl_edge.calib.formats import FORMATS
 from internvl_edge.calib.thresholds import METHODS
@@ -116,22 +114,3 @@ def _is_share(text: str) -> bool:
         return 0 <= float(text) <= 1
     except ValueError:
         return False
-
-
-Advance = Callable[[int], None]
-
-
-class Progress(Protocol):
-    """Shows long work: a task has a label and a total, and is advanced from inside its block."""
-
-    def task(self, label: str, total: int) -> AbstractContextManager[Advance]:
-        """Open a task of `total` units."""
-        ...
-
-
-class Silent:
-    """Shows nothing."""
-
-    def task(self, label: str, total: int) -> AbstractContextManager[Advance]:
-        """Return a block whose advance does nothing."""
-        return nullcontext(lambda _: None)

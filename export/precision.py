@@ -18,7 +18,8 @@ from internvl_edge.export.checkpoint import Checkpoint
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.judge import Judge, Run, held_out
 from internvl_edge.export.models.graphs import UNQUANTIZED_GRAPHS
-from internvl_edge.export.options import DTYPES, ExportOptions, Progress
+from internvl_edge.export.options import DTYPES, ExportOptions
+from internvl_edge.export.progress import Progress
 from internvl_edge.export.quantize import fake_quantizers, keep_high, make_recipe, matching, quantized_sources
 from internvl_edge.export.sensitivity import rank
 from internvl_edge.export.sites import model_sites
@@ -80,7 +81,7 @@ def choose_precision(
     recipe = make_recipe(sites, ranges, sources, rules, high, progress)
     notes: list[str] = []
     judge = _judge(options, checkpoint, config, names, sources, ranges, notes)
-    missed = judge is not None and judge.verdict(torch_run(config, sources, recipe)).drop > options.max_drop
+    missed = judge is not None and not judge.verdict(torch_run(config, sources, recipe)).drop <= options.max_drop
     damages: Sequence[Damage] = ()
     if missed or _values(sources) < _SMALL_VALUES:
         judged = {name: inputs(name) for name in names if name not in UNQUANTIZED_GRAPHS}

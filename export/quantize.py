@@ -17,7 +17,7 @@ from internvl_edge.calib.ranges import Ranges
 from internvl_edge.calib.recipe import Factors, LinearWeights, Recipe, folded, mean_correction
 from internvl_edge.calib.sites import Site
 from internvl_edge.export.heap import trim_heap
-from internvl_edge.export.options import Progress
+from internvl_edge.export.progress import Progress
 from internvl_edge.export.sites import block_of
 from internvl_edge.export.streamed import Change
 from internvl_edge.export.weights import AdjustedTensor, ComputedTensor, QuantizedTensor, Source, whole

@@ -11,7 +11,7 @@ from internvl_edge.calib.ranges import Ranges
 from internvl_edge.calib.recipe import Recipe
 from internvl_edge.calib.verdict import Damage
 from internvl_edge.export.config import ModelConfig
-from internvl_edge.export.options import Progress
+from internvl_edge.export.progress import Progress
 from internvl_edge.export.quantize import fake_quantizers, quantized_sources, with_cached_values, with_weights
 from internvl_edge.export.sources import fetch_from
 from internvl_edge.export.streamed import Change
