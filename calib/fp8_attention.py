@@ -12,6 +12,8 @@ from internvl_edge.calib.formats import FP8
 PROBABILITY_SCALE = 1 / 448
 """Probabilities lie in [0, 1]: the largest code of E4M3 stands for 1, as TensorRT's kernels expect."""
 _SWAP = (0, 2, 1, 3)
+_WRITTEN_OUT = {"scale", "q_num_heads", "kv_num_heads"}
+"""Attributes that the rewriting knows; any other (``is_causal``, ``softcap``) makes another function."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +28,7 @@ class AttentionRange:
 class QuantizeAttentionPass(ir.passes.InPlacePass):
     """Rewrite ``Attention(q, k, v, mask)`` to ``softmax(q k^T / sqrt(d) + mask) v`` with Q/DQ on both products' inputs.
 
-    Attentions without a range (the pools) stay as they are.
+    Attentions without a range (the pools), and those that compute more than that, stay as they are.
     """
 
     def __init__(self, ranges: Mapping[str, AttentionRange]) -> None:
@@ -38,10 +40,15 @@ class QuantizeAttentionPass(ir.passes.InPlacePass):
         modified = False
         for node in list(model.graph):
             path = str(node.name).rpartition("/")[0]
-            if node.op_type == "Attention" and path in self._ranges:
+            if node.op_type == "Attention" and path in self._ranges and _is_plain(node):
                 _Writer(model.graph, node, path).write(self._ranges[path])
                 modified = True
         return ir.passes.PassResult(model, modified)
+
+
+def _is_plain(node: ir.Node) -> bool:
+    """Return whether an attention has q, k, v and a mask, one output, and nothing that is not written out."""
+    return set(node.attributes) <= _WRITTEN_OUT and len(node.inputs) <= 4 and len(node.outputs) == 1
 
 
 class _Writer:
@@ -76,7 +83,7 @@ class _Writer:
             attended = self._op("Reshape", [swapped, self._ints("merged_shape", [0, 0, -1])], "packed")
         old = self._node.outputs[0]
         assert old.dtype is not None
-        attended.shape, attended.dtype = old.shape, old.dtype
+        attended.shape, attended.dtype, attended.name = old.shape, old.dtype, old.name
         old.replace_all_uses_with(attended, replace_graph_outputs=True)
         self._graph.remove(self._node, safe=True)
 

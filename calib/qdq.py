@@ -121,7 +121,8 @@ def _cut_padding(graph: ir.Graph, path: str, node: ir.Node, recipe: Recipe) -> N
     names = {"starts": 0, "ends": rows, "axes": len(product.shape) - 1}
     bounds = [_initializer(graph, f"{path}/Slice.{key}", np.array([value], np.int64)) for key, value in names.items()]
     cut = ir.node("Slice", [product, *bounds], name=f"{path}/Slice")
-    cut.outputs[0].name, cut.outputs[0].dtype, cut.outputs[0].shape = f"{path}/Slice", product.dtype, product.shape
+    cut.outputs[0].name, product.name = product.name, f"{path}/padded"  # an output of the graph keeps its name
+    cut.outputs[0].dtype, cut.outputs[0].shape = product.dtype, product.shape
     product.replace_all_uses_with(cut.outputs[0], replace_graph_outputs=True)
     cut.replace_input_with(0, product)
     graph.insert_after(node, cut)

@@ -1,0 +1,158 @@
+"""The planner keeps the fewest of the worst sites high, within its budget; ranges must cover the graphs asked for."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from internvl_edge.calib.decide import Decision, Rules
+from internvl_edge.calib.formats import INT8
+from internvl_edge.calib.recipe import Recipe
+from internvl_edge.calib.sites import Site
+from internvl_edge.calib.verdict import Damage, Measure, Verdict
+from internvl_edge.export import precision
+from internvl_edge.export.calibrate import CalibrateOptions, calibrate
+from internvl_edge.export.checkpoint import open_checkpoint
+from internvl_edge.export.options import ExportOptions
+from internvl_edge.export.precision import choose_precision, fewest_high
+from internvl_edge.export.progress import Silent
+from internvl_edge.export.sources import weight_sources
+from internvl_edge.export.staging import Staging
+from internvl_edge.runtime.errors import CalibrationError
+
+
+@dataclass
+class CountingJudge:
+    """Finds half a drop too much until `needed` sites are high; remembers what it was asked."""
+
+    needed: int
+    asked: list[int] = field(default_factory=list)
+
+    def verdict(self, recipe: Recipe) -> Verdict:
+        high = sum(not decision.quantized for decision in recipe.decisions)
+        self.asked.append(high)
+        lost = 0.4 if high >= self.needed else 0.6
+        measure = Measure(metric="R@1", reference=80.0, quantized=80.0 - lost)
+        return Verdict(measures=(measure,), pictures=64, source="data.jsonl")
+
+
+def quantized(count: int) -> Recipe:
+    """Return a recipe of `count` quantized sites, s0 the first in the model."""
+    sites = [
+        Site(name=f"s{i}", linears=(f"s{i}",), tower="vision", block=i, kind="fc1", channels=4, fold=None)
+        for i in range(count)
+    ]
+    decisions = [
+        Decision(
+            site=site,
+            alpha=None,
+            smoothing=None,
+            smoothing_errors={},
+            clips={},
+            quantized=True,
+            reason="a linear of a block",
+            prescription="none",
+        )
+        for site in sites
+    ]
+    return Recipe(rules=Rules(form=INT8, dtype="float32"), decisions=tuple(decisions))
+
+
+def damages(count: int) -> list[Damage]:
+    """Return the ranking: the last site of the model is the worst."""
+    return [Damage(site=f"s{i}", graph="vision", sqnr_db=float(count - i)) for i in reversed(range(count))]
+
+
+def marked_high(recipe: Recipe, high: Mapping[str, str], *_: object) -> Recipe:
+    """Return what `keep_high` decides, without the weights that follow from it."""
+    decisions = [
+        replace(d, quantized=False, reason=high[d.site.name]) if d.site.name in high else d for d in recipe.decisions
+    ]
+    return replace(recipe, decisions=tuple(decisions))
+
+
+def planned(count: int, needed: int, budget: int | None = None) -> tuple[list[Decision], CountingJudge]:
+    """Return the decisions that are high in the plan, and the judge it was made with."""
+    judge: Any = CountingJudge(needed)
+    options = ExportOptions(
+        checkpoint="c", output=Path("b"), precision="int8", data="d", max_drop=0.5, budget_layers=budget
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precision, "keep_high", marked_high)
+        patch.setattr(precision, "torch_run", lambda config, sources, recipe: recipe)
+        nothing: Any = None
+        found = fewest_high(quantized(count), damages(count), options, judge, nothing, nothing, {})
+    return [decision for decision in found.decisions if not decision.quantized], judge
+
+
+def worst(count: int, kept: int) -> list[str]:
+    return [f"s{i}" for i in range(count - kept, count)]
+
+
+def names(high: Sequence[Decision]) -> list[str]:
+    return [decision.site.name for decision in high]
+
+
+@given(count=st.integers(1, 70), data=st.data())
+def test_the_fewest_that_pass_are_kept_and_they_are_the_worst(count: int, data: st.DataObject) -> None:
+    needed = data.draw(st.integers(1, count))
+    high, judge = planned(count, needed)
+    assert names(high) == worst(count, needed)
+    assert len(judge.asked) <= 2 * count.bit_length(), "a trial runs the whole model"
+    assert len(judge.asked) == len(set(judge.asked)), "a trial was run twice"
+
+
+def test_the_reason_says_what_the_site_costs_alone() -> None:
+    high, _ = planned(5, 2)
+    assert {d.site.name: d.reason for d in high} == {
+        "s4": "alone it leaves 1.0 dB of vision",
+        "s3": "alone it leaves 2.0 dB of vision",
+    }
+
+
+@given(count=st.integers(1, 40), data=st.data())
+def test_a_budget_is_never_exceeded(count: int, data: st.DataObject) -> None:
+    needed, budget = data.draw(st.integers(1, count)), data.draw(st.integers(0, count + 5))
+    high, judge = planned(count, needed, budget)
+    assert names(high) == worst(count, min(needed, budget))
+    assert max(judge.asked, default=0) <= budget
+
+
+@pytest.mark.parametrize(("budget", "kept"), [(None, 9), (0, 0), (1, 1), (6, 6), (9, 9), (100, 9)])
+def test_the_whole_budget_is_spent_where_nothing_passes(budget: int | None, kept: int) -> None:
+    high, _ = planned(9, 10**6, budget)
+    assert names(high) == worst(9, kept)
+
+
+def test_without_a_ranking_nothing_can_be_kept() -> None:
+    judge: Any = CountingJudge(1)
+    options = ExportOptions(checkpoint="c", output=Path("b"), precision="int8", data="d")
+    nothing: Any = None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precision, "keep_high", marked_high)
+        assert fewest_high(quantized(3), [], options, judge, nothing, nothing, {}) == quantized(3)
+    assert judge.asked == []
+
+
+def test_ranges_must_cover_the_graphs(emoji: Path, tmp_path: Path) -> None:
+    folder = str(emoji / "checkpoint")
+    data = str(emoji / "data" / "calibration.jsonl")
+    ranges = tmp_path / "ranges"
+    calibrate(CalibrateOptions(checkpoint=folder, output=ranges, data=data, samples=16, graphs=("vision",)))
+    checkpoint = open_checkpoint(folder)
+    options = ExportOptions(checkpoint=folder, output=tmp_path / "bundle", precision="int8", ranges=ranges)
+    with pytest.raises(CalibrationError, match="did not measure query, text; calibrate with these graphs"):
+        choose_precision(
+            options,
+            checkpoint,
+            checkpoint.config,
+            ("vision", "text", "query", "connector"),
+            weight_sources(checkpoint.tensors, checkpoint.config),
+            Staging(tmp_path),
+            dict,
+            Silent(),
+        )
