@@ -8,6 +8,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let `make gpu-check` say where its report goes."""
+    parser.addoption("--gpu-report", type=Path, help="Write what the gpu checks found to this JSON file.")
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     """A seeded generator: random input that is the same in every run."""

@@ -1,21 +1,24 @@
-"""Plans for a GPU that is not here: TensorRT-RTX compiles a graph ahead of time on the CPU, streamed to a file."""
+"""One ONNX graph to one plan, over whatever TensorRT is found: what differs is asked of its capability table.
+
+TensorRT-RTX compiles ahead of time on a CPU for a GPU that is not here; the standard TensorRT for the GPU that is.
+"""
 
 import hashlib
 import logging
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from internvl_edge.export.engine.flavour import Flavour, load_flavour
+from internvl_edge.export.engine.messages import explained
 from internvl_edge.export.engine.targets import Target
+from internvl_edge.runtime.engines import Profile
 from internvl_edge.runtime.errors import EngineError
 
 logger = logging.getLogger(__name__)
-
-Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
-"""min, opt and max of one input."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,50 +31,54 @@ class PlanInfo:
     bytes: int
     sha256: str
     seconds: float
-    profiles: Sequence[Mapping[str, Shapes]]
+    profiles: Sequence[Profile]
 
 
 def build_plan(
-    onnx_file: Path, plan_file: Path, *, target: Target, profiles: Sequence[Mapping[str, Shapes]]
+    onnx_file: Path,
+    plan_file: Path,
+    *,
+    target: Target,
+    profiles: Sequence[Profile],
+    flavour: str = "tensorrt_rtx",
+    workspace_bytes: int | None = None,
 ) -> PlanInfo:
     """Build the plan of `onnx_file` for `target`; the file appears whole or not at all.
 
     The network is strongly typed: every precision is in the graph. Weights are read in place from beside the graph.
 
     Raises:
-        EngineError: TensorRT-RTX is not installed, or refuses the graph or a profile, in its own words.
+        EngineError: the library is not installed, or refuses the graph or a profile, in its own words.
         OSError: the plan cannot be written, as on a full disk.
     """
-    trt = _tensorrt_rtx()
+    found = load_flavour(flavour)
+    trt = found.trt
     started = time.monotonic()
     log = _log(trt)
     builder = trt.Builder(log)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    network = builder.create_network(_network_flags(found))
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(onnx_file)):
-        raise EngineError(_parser_message(onnx_file, parser))
+        raise EngineError(_parser_message(onnx_file, found, parser))
     if wrong := _profile_findings(network, profiles):
         raise EngineError(f"{onnx_file.name}: {'; '.join(wrong)}; a profile shapes all dynamic inputs and nothing else")
-    _allow_decomposition(trt, network)
-    config = _config(trt, builder, target)
+    _allow_decomposition(found, network)
+    config = _config(found, builder, target, workspace_bytes)
     for shapes in profiles:
         _add_profile(builder, config, onnx_file, shapes)
     log.errors.clear()
     temporary = plan_file.with_suffix(".partial")
     try:
         with temporary.open("wb") as file:
-            writer = _writer(trt, file)
-            built = builder.build_serialized_network_to_stream(network, config, writer)
-            if writer.error is not None:  # the builder swallows what its writer raises
-                raise writer.error
-            if not built or file.tell() == 0:
-                raise EngineError(_build_message(onnx_file, target, log.errors))
+            writer = _writer(found, file)
+            if not _build(found, builder, network, config, writer) or file.tell() == 0:
+                raise EngineError(_build_message(onnx_file, found, target, log.errors))
         temporary.replace(plan_file)
     finally:
         temporary.unlink(missing_ok=True)
     return PlanInfo(
-        flavour="tensorrt_rtx",
-        version=trt.__version__,
+        flavour=found.name,
+        version=found.version,
         sm=target.sm,
         bytes=plan_file.stat().st_size,
         sha256=writer.digest.hexdigest(),
@@ -80,22 +87,21 @@ def build_plan(
     )
 
 
-def _tensorrt_rtx() -> Any:
-    try:
-        import onnxruntime_ep_nv_tensorrt_rtx  # noqa: F401  # brings the libraries that the bindings load
-        import tensorrt_rtx_bindings
-    except (ImportError, OSError) as error:
-        raise EngineError(
-            f"TensorRT-RTX: not installed ({error}); pip install 'internvl-edge[rtx]', or leave out --target"
-        ) from error
-    return tensorrt_rtx_bindings
+def _network_flags(flavour: Flavour) -> int:
+    """Return the flags of a strongly typed network; where there is no such flag, every network is one."""
+    if not flavour.capabilities.strongly_typed_flag:
+        return 0
+    return 1 << int(flavour.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
 
-def _allow_decomposition(trt: Any, network: Any) -> None:
+def _allow_decomposition(flavour: Flavour, network: Any) -> None:
     """Let attention without a kernel of its own (fp32, heads of an odd size) be built from plain operations.
 
     Attention that has a kernel still gets it (seen in plans).
     """
+    if not flavour.capabilities.decomposable_attention:
+        return
+    trt = flavour.trt
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         if layer.type == trt.LayerType.ATTENTION_OUTPUT:
@@ -103,14 +109,36 @@ def _allow_decomposition(trt: Any, network: Any) -> None:
             layer.attention.decomposable = True
 
 
-def _config(trt: Any, builder: Any, target: Target) -> Any:
-    config = builder.create_builder_config()
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{target.sm}"), 0)
+def _config(flavour: Flavour, builder: Any, target: Target, workspace_bytes: int | None) -> Any:
+    trt, config = flavour.trt, builder.create_builder_config()
+    if known := flavour.capabilities.compute_capabilities:
+        if target.sm not in known:
+            built = ", ".join(f"sm_{sm}" for sm in known)
+            raise EngineError(f"{target.name}: {flavour.name} builds for {built}; build on the device, from a kit")
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{target.sm}"), 0)
+    if workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
     return config
 
 
-def _profile_findings(network: Any, profiles: Sequence[Mapping[str, Shapes]]) -> list[str]:
+def _build(flavour: Flavour, builder: Any, network: Any, config: Any, writer: Any) -> bool:
+    """Build into `writer`, streamed where the library can; return whether there is a plan.
+
+    Raises:
+        OSError: the writer failed; the builder itself swallows what its writer raises.
+    """
+    if flavour.capabilities.stream_build:
+        built = bool(builder.build_serialized_network_to_stream(network, config, writer))
+    else:
+        plan = builder.build_serialized_network(network, config)
+        built = plan is not None and writer.write(memoryview(plan)) >= 0
+    if writer.error is not None:
+        raise writer.error
+    return built
+
+
+def _profile_findings(network: Any, profiles: Sequence[Profile]) -> list[str]:
     """Return what `profiles` name too much or too little; TensorRT-RTX itself lets unknown names pass."""
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     known = {tensor.name for tensor in inputs}
@@ -124,20 +152,23 @@ def _profile_findings(network: Any, profiles: Sequence[Mapping[str, Shapes]]) ->
     return findings
 
 
-def _add_profile(builder: Any, config: Any, onnx_file: Path, shapes: Mapping[str, Shapes]) -> None:
+def _add_profile(builder: Any, config: Any, onnx_file: Path, shapes: Profile) -> None:
     profile = builder.create_optimization_profile()
     for name, (smallest, usual, largest) in shapes.items():
         profile.set_shape(name, smallest, usual, largest)
     if config.add_optimization_profile(profile) < 0:
         raise EngineError(
-            f"{onnx_file.name}: TensorRT-RTX refuses profile {dict(shapes)}; min <= opt <= max must hold on every axis"
+            f"{onnx_file.name}: TensorRT refuses profile {dict(shapes)}; min <= opt <= max must hold on every axis"
         )
 
 
-def _parser_message(onnx_file: Path, parser: Any) -> str:
+def _parser_message(onnx_file: Path, flavour: Flavour, parser: Any) -> str:
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     listed = "; ".join(f"{_place(error)}: {error.code().name}, {_one_line(error.desc())}" for error in errors[:4])
-    return f"{onnx_file.name}: TensorRT-RTX cannot parse {listed or 'the file'}; leave out --target to ship ONNX alone"
+    return (
+        f"{onnx_file.name}: {flavour.name} {flavour.version} cannot parse {listed or 'the file'}; "
+        "try another --attention, or leave out --target to ship ONNX alone"
+    )
 
 
 def _place(error: Any) -> str:
@@ -146,11 +177,11 @@ def _place(error: Any) -> str:
     return f"{name} ({operator})" if name and operator else name or operator or "the file"
 
 
-def _build_message(onnx_file: Path, target: Target, errors: Sequence[str]) -> str:
+def _build_message(onnx_file: Path, flavour: Flavour, target: Target, errors: Sequence[str]) -> str:
     reason = _one_line(errors[0]) if errors else "no reason given"  # the last one only says that no GPU is here
     return (
-        f"{onnx_file.name}: TensorRT-RTX cannot build it for sm_{target.sm} ({reason}); "
-        "choose another --target, or leave it out to ship ONNX alone"
+        f"{onnx_file.name}: {flavour.name} {flavour.version} cannot build it for sm_{target.sm} "
+        f"({explained(reason)}); choose another --target, or leave it out to ship ONNX alone"
     )
 
 
@@ -175,12 +206,13 @@ def _log(trt: Any) -> Any:
     return Log()
 
 
-def _writer(trt: Any, file: IO[bytes]) -> Any:
-    """Return a TensorRT stream writer into `file` that digests what passes and keeps the first error."""
+def _writer(flavour: Flavour, file: IO[bytes]) -> Any:
+    """Return a writer into `file` that digests what passes and keeps the first error; the library may stream to it."""
+    base: Any = flavour.trt.IStreamWriter if flavour.capabilities.stream_build else object
 
-    class Writer(trt.IStreamWriter):  # type: ignore[misc]
+    class Writer(base):  # type: ignore[misc]
         def __init__(self) -> None:
-            trt.IStreamWriter.__init__(self)
+            base.__init__(self)
             self.digest = hashlib.sha256()
             self.error: OSError | None = None
 

@@ -1,39 +1,83 @@
-"""Optimization profiles of each graph: min, opt and max of every dynamic axis."""
+"""Optimization profiles of each graph: min, opt and max of every dynamic axis, from what the manifest says of it."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from internvl_edge.export.config import ModelConfig
-from internvl_edge.export.engine.builder import Shapes
-from internvl_edge.export.models.graphs import GraphInput, graph_inputs
+from internvl_edge.runtime.engines import Profile, Shapes
+from internvl_edge.runtime.errors import EngineError
+from internvl_edge.runtime.manifest import ModelInfo, TensorSpec
 
 Range = tuple[int, int, int]
 
-_BATCH: Range = (1, 1, 8)
-_TEXT: Range = (1, 16, 80)
-"""80 tokens is the model's limit, bos and eos included."""
 _PROMPT: Range = (1, 5, 16)
+"""Tokens of a caption's prompt: ``English caption:`` has 5."""
 _NEW_TOKENS = 64
 """How far one plan can generate behind the prompt."""
+_USUAL_STEP = 16
+"""Rows behind the queries where the step's profile is tuned: the middle of a usual caption."""
 
 
-def profiles_for(name: str, config: ModelConfig) -> list[dict[str, Shapes]]:
-    """Return the profiles of graph `name`; the decoder has two: a prompt chunk, and one token on a growing past."""
-    axes = [{"batch": _BATCH, "texts": _BATCH, "length": _TEXT}]
-    if name == "decoder" and config.qllama is not None:
-        queries = config.qllama.num_queries
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranges:
+    """min, opt and max of the axes that a user chooses."""
+
+    batch: Range = (1, 1, 8)
+    text_length: Range = (1, 16, 80)
+    """80 tokens is the model's limit, bos and eos included."""
+
+    def __post_init__(self) -> None:
+        """Refuse ranges that are none, all at once."""
+        named = {"--batch": self.batch, "--text-length": self.text_length}
+        wrong = [f"{flag} {':'.join(map(str, r))}" for flag, r in named.items() if not 1 <= r[0] <= r[1] <= r[2]]
+        if wrong:
+            raise EngineError(f"{', '.join(wrong)}: not a range; 1 <= min <= opt <= max must hold, as 1:8:32")
+
+
+def parse_range(flag: str, text: str) -> Range:
+    """Return ``1:8:32`` as min, opt, max; one number stands for all three, two for min and max with opt at max.
+
+    Raises:
+        EngineError: it is no such text.
+    """
+    if not re.fullmatch(r"\d+(:\d+){0,2}", text):
+        raise EngineError(f"{flag} {text}: not a range; give min:opt:max as 1:8:32, or one number")
+    numbers = [int(part) for part in text.split(":")]
+    return (numbers[0], numbers[-1] if len(numbers) < 3 else numbers[1], numbers[-1])
+
+
+def profiles_for(name: str, inputs: Sequence[TensorSpec], model: ModelInfo, ranges: Ranges) -> list[Profile]:
+    """Return the profiles of graph `name`, or of a part of it that has `inputs`.
+
+    The decoder has two: a prompt chunk, and one token on a growing past.
+
+    Raises:
+        EngineError: texts longer than the model takes, or an axis that no range is known for.
+    """
+    if ranges.text_length[2] > model.max_text_length and name in ("text", "itm"):
+        asked = ":".join(map(str, ranges.text_length))
+        raise EngineError(f"--text-length {asked}: {name} takes {model.max_text_length} tokens at most; lower it")
+    axes: list[dict[str, Range]] = [{"batch": ranges.batch, "texts": ranges.batch, "length": ranges.text_length}]
+    if name == "decoder" and model.num_query_tokens is not None:
+        queries = model.num_query_tokens
         longest = queries + _PROMPT[2] + _NEW_TOKENS
-        prompt = {"batch": _BATCH, "length": _PROMPT, "past": (queries, queries, queries)}
-        step = {"batch": _BATCH, "length": (1, 1, 1), "past": (queries + 1, queries + 16, longest)}
+        prompt = {"batch": ranges.batch, "length": _PROMPT, "past": (queries, queries, queries)}
+        step = {"batch": ranges.batch, "length": (1, 1, 1), "past": (queries + 1, queries + _USUAL_STEP, longest)}
         axes = [prompt, step]
-    return [_profile(graph_inputs(name, config), ranges) for ranges in axes]
+    return [_profile(name, inputs, ranges_of) for ranges_of in axes]
 
 
-def _profile(inputs: tuple[GraphInput, ...], ranges: Mapping[str, Range]) -> dict[str, Shapes]:
+def _profile(name: str, inputs: Sequence[TensorSpec], ranges: Mapping[str, Range]) -> dict[str, Shapes]:
     full = dict(ranges)
     if "past" in full:
-        full["total"] = tuple(full["past"][i] + full["length"][i] for i in range(3))  # type: ignore[assignment]
-    return {
-        item.name: tuple(tuple(full[d][i] if isinstance(d, str) else d for d in item.shape) for i in range(3))  # type: ignore[misc]
-        for item in inputs
-        if any(isinstance(d, str) for d in item.shape)
-    }
+        past, length = full["past"], full["length"]
+        full["total"] = (past[0] + length[0], past[1] + length[1], past[2] + length[2])
+    dynamic = [item for item in inputs if any(isinstance(d, str) for d in item.shape)]
+    unknown = {d for item in dynamic for d in item.shape if isinstance(d, str) and d not in full}
+    if unknown:
+        raise EngineError(f"{name}: no range is known for axes {', '.join(sorted(unknown))}; report this graph")
+
+    def shape(item: TensorSpec, which: int) -> tuple[int, ...]:
+        return tuple(full[d][which] if isinstance(d, str) else d for d in item.shape)
+
+    return {item.name: (shape(item, 0), shape(item, 1), shape(item, 2)) for item in dynamic}

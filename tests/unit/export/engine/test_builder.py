@@ -11,9 +11,10 @@ import onnx_ir as ir
 import pytest
 from safetensors.numpy import save_file
 
-from internvl_edge.export.engine.builder import Shapes, build_plan
+from internvl_edge.export.engine.builder import build_plan
 from internvl_edge.export.engine.targets import Target
 from internvl_edge.runtime.bundle import sha256_file
+from internvl_edge.runtime.engines import Shapes
 from internvl_edge.runtime.errors import EngineError
 
 pytest.importorskip("onnxruntime_ep_nv_tensorrt_rtx", reason="the extra `rtx` is not installed")
@@ -223,6 +224,13 @@ def test_a_plan_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     graph = save("g (float16[b, 4, 4] x) => (float16[b, 4, 4] y) { y = Gelu(x) }", tmp_path / "g.onnx")
     with pytest.raises(OSError, match="File too large"):
         build_plan(graph, tmp_path / "g.plan", target=SM89, profiles=ONE_INPUT)
+    assert [path.name for path in tmp_path.iterdir()] == ["g.onnx"]
+
+
+def test_a_device_that_this_library_does_not_build_for(tmp_path: Path) -> None:
+    graph = save("g (float16[b, 4, 4] x) => (float16[b, 4, 4] y) { y = Gelu(x) }", tmp_path / "g.onnx")
+    with pytest.raises(EngineError, match=r"h100: tensorrt_rtx builds for sm_75, .*build on the device, from a kit"):
+        build_plan(graph, tmp_path / "g.plan", target=Target(name="h100", sm=90), profiles=ONE_INPUT)
     assert [path.name for path in tmp_path.iterdir()] == ["g.onnx"]
 
 

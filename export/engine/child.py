@@ -1,0 +1,164 @@
+"""Build one plan in a process of its own: its memory goes when it ends, and a crash of its library is an error.
+
+The kernel's figure for that process (VmHWM) is what the build took, and nothing else.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from internvl_edge.runtime.engines import Profile, profile_of
+from internvl_edge.runtime.errors import EngineError
+
+_PR_SET_PDEATHSIG = 1
+"""prctl: the signal that this process gets when the one that started it dies."""
+
+
+class BuilderMemoryError(EngineError):
+    """The builder ran out of memory, its own or the device's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One plan to build."""
+
+    onnx_file: Path
+    plan_file: Path
+    flavour: str
+    target: str
+    profiles: Sequence[Profile]
+    workspace_bytes: int | None = None
+    """Scratch memory that kernels may ask for; None: what the library allows by itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """What came of it."""
+
+    bytes: int
+    sha256: str
+    version: str
+    seconds: float
+    peak_bytes: int
+
+
+def build_apart(job: Job) -> Built:
+    """Build `job`'s plan in a process of its own.
+
+    Raises:
+        BuilderMemoryError: memory ran out, or the process was killed.
+        EngineError: the library refuses the graph, or crashes.
+        OSError: the plan cannot be written.
+    """
+    reading, writing = os.pipe()
+    command = [sys.executable, "-m", "internvl_edge.export.engine.child", str(writing)]
+    try:
+        with os.fdopen(reading, "rb") as answer:
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=[writing]
+            )
+            os.close(writing)
+            writing = -1
+            _, said = process.communicate(json.dumps(_to_json(job)).encode())
+            content = answer.read()
+    finally:
+        if writing >= 0:
+            os.close(writing)
+    if process.returncode != 0 or not content:
+        raise _crash(job, process.returncode, said.decode(errors="replace"))
+    return _result(json.loads(content))
+
+
+def main() -> None:
+    """Read a job from stdin, build it, write the result to the descriptor named on the command line."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    job = _from_json(json.loads(sys.stdin.read()))
+    with os.fdopen(int(sys.argv[1]), "wb") as answer:
+        answer.write(json.dumps(_outcome(job)).encode())
+
+
+def _outcome(job: Job) -> dict[str, Any]:
+    from internvl_edge.export.engine.builder import build_plan
+    from internvl_edge.export.engine.messages import is_out_of_memory
+    from internvl_edge.export.engine.targets import find_target
+
+    try:
+        info = build_plan(
+            job.onnx_file,
+            job.plan_file,
+            target=find_target(job.target),
+            profiles=job.profiles,
+            flavour=job.flavour,
+            workspace_bytes=job.workspace_bytes,
+        )
+    except EngineError as error:
+        return {"error": str(error), "memory": is_out_of_memory(str(error))}
+    except MemoryError:
+        return {"error": f"{job.onnx_file.name}: no memory left while building", "memory": True}
+    except OSError as error:
+        return {"os_error": [error.errno, error.strerror, str(error.filename or job.plan_file)]}
+    return {
+        "bytes": info.bytes,
+        "sha256": info.sha256,
+        "version": info.version,
+        "seconds": info.seconds,
+        "peak_bytes": peak_bytes(),
+    }
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process had resident so far, from the kernel."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
+
+
+def _result(content: Mapping[str, Any]) -> Built:
+    if "os_error" in content:
+        raise OSError(*content["os_error"])
+    if "error" in content:
+        raise (BuilderMemoryError if content["memory"] else EngineError)(content["error"])
+    return Built(**content)
+
+
+def _crash(job: Job, code: int, said: str) -> EngineError:
+    name = job.onnx_file.name
+    if code == -signal.SIGKILL or "bad_alloc" in said:
+        return BuilderMemoryError(
+            f"{name}: the builder was killed, most likely for memory; lower --max-host-mem to cut it into parts"
+        )
+    last = said.strip().splitlines()[-1:] or ["it said nothing"]
+    how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return EngineError(f"{name}: the builder crashed ({how}: {last[0]}); report this graph, or try another --attention")
+
+
+def _to_json(job: Job) -> dict[str, Any]:
+    return {
+        "onnx_file": str(job.onnx_file),
+        "plan_file": str(job.plan_file),
+        "flavour": job.flavour,
+        "target": job.target,
+        "profiles": list(job.profiles),
+        "workspace_bytes": job.workspace_bytes,
+    }
+
+
+def _from_json(content: Mapping[str, Any]) -> Job:
+    return Job(
+        onnx_file=Path(content["onnx_file"]),
+        plan_file=Path(content["plan_file"]),
+        flavour=content["flavour"],
+        target=content["target"],
+        profiles=[profile_of(profile) for profile in content["profiles"]],
+        workspace_bytes=content["workspace_bytes"],
+    )
+
+
+if __name__ == "__main__":
+    main()
