@@ -1,0 +1,41 @@
+"""From the canonical graph to the one that a TensorRT version wants: newer ops written out, older opset, best form."""
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+
+from internvl_edge.export.dialects.decompose_attention import DecomposeAttentionPass
+from internvl_edge.export.dialects.decompose_gelu import DecomposeGeluPass
+from internvl_edge.export.dialects.decompose_norms import DecomposeNormsPass
+from internvl_edge.export.dialects.decompose_rotary import DecomposeRotaryPass
+from internvl_edge.export.dialects.dialect import PORTABLE, Dialect, dialect_for
+from internvl_edge.export.dialects.lower_opset import LowerOpsetPass
+from internvl_edge.export.dialects.slice_packed import SlicePackedPass
+
+__all__ = ["PORTABLE", "Dialect", "dialect_for", "lower", "passes_of"]
+
+
+def lower(model: ir.Model, dialect: Dialect) -> ir.Model:
+    """Rewrite the canonical graph `model` to `dialect`, in place; weights keep names and places, and are not read.
+
+    Raises:
+        EngineError: operators remain that the dialect's opset does not have, all of them named.
+    """
+    for graph_pass in passes_of(dialect):
+        model = graph_pass(model).model
+    return model
+
+
+def passes_of(dialect: Dialect) -> tuple[ir.passes.InPlacePass, ...]:
+    """Return what rewrites to `dialect`, in order: attention sees its norms and rotaries as they came."""
+    chosen: list[ir.passes.InPlacePass] = []
+    if dialect.attention == "pattern":
+        chosen.append(DecomposeAttentionPass(scale=dialect.scale, keys=dialect.keys))
+    if dialect.qkv == "slices":
+        chosen.append(SlicePackedPass())
+    if dialect.norms == "decomposed":
+        chosen.append(DecomposeNormsPass())
+    if dialect.rotary == "decomposed":
+        chosen.append(DecomposeRotaryPass())
+    if dialect.gelu == "decomposed":
+        chosen.append(DecomposeGeluPass())
+    return (*chosen, common.RemoveUnusedNodesPass(), LowerOpsetPass(dialect.opset))

@@ -1,0 +1,85 @@
+"""Cut a few consecutive blocks out of a canonical graph: what holds for them holds for the tower."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import onnx_ir as ir
+from onnx.utils import Extractor
+
+from internvl_edge.runtime.errors import EngineError
+
+_BLOCK = re.compile(r"^(.*?\blayers\.\d+)\b")
+
+BLOCKS = 3
+"""The middle one of three has a block on either side: what is fused across its borders is counted as in a tower."""
+
+Range = tuple[int, int, int]
+Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
+
+def cut_blocks(model: ir.Model, first: int | None = None, count: int = BLOCKS) -> tuple[ir.Model, str]:
+    """Return `count` blocks of `model` as a graph, and the name of the middle one; `first` defaults to the middle.
+
+    Values that cross the borders become inputs and outputs; weights stay where they lie.
+
+    Raises:
+        EngineError: the graph has fewer blocks.
+    """
+    blocks = _blocks(model.graph)
+    start = (len(blocks) - count) // 2 if first is None else first
+    if start < 0 or start + count > len(blocks):
+        raise EngineError(
+            f"{model.graph.name}: has {len(blocks)} blocks, {count} are judged; build it without a search"
+        )
+    names = list(blocks)[start : start + count]
+    inputs, outputs = _borders(model.graph, [node for name in names for node in blocks[name]])
+    part = ir.from_proto(Extractor(ir.to_proto(model)).extract_model(inputs, outputs))
+    part.graph.name = str(model.graph.name)
+    return part, names[count // 2]
+
+
+def axes_profile(model: ir.Model, ranges: Mapping[str, Range]) -> dict[str, Shapes]:
+    """Return min, opt and max of every dynamic input of `model`, from `ranges` of its axes; ``a + b`` is their sum.
+
+    Raises:
+        EngineError: axes without a range, all of them named.
+    """
+    found: dict[str, Shapes] = {}
+    unknown: set[str] = set()
+    for value in model.graph.inputs:
+        dims = [dim if isinstance(dim, int) else str(dim.value) for dim in value.shape or ()]
+        unknown |= {part for dim in dims if isinstance(dim, str) for part in dim.split(" + ") if part not in ranges}
+        if not unknown and any(isinstance(dim, str) for dim in dims):
+            low, usual, high = (tuple(_bound(dim, ranges, which) for dim in dims) for which in range(3))
+            found[str(value.name)] = (low, usual, high)
+    if unknown:
+        raise EngineError(f"{model.graph.name}: no range for axes {', '.join(sorted(unknown))}; give min, opt and max")
+    return found
+
+
+def _bound(dim: int | str, ranges: Mapping[str, Range], which: int) -> int:
+    return dim if isinstance(dim, int) else sum(ranges[part][which] for part in dim.split(" + "))
+
+
+def _blocks(graph: ir.Graph) -> dict[str, list[ir.Node]]:
+    """Return the nodes of each block, blocks in the order of the graph."""
+    found: dict[str, list[ir.Node]] = {}
+    for node in graph:
+        if match := _BLOCK.match(node.name or ""):
+            found.setdefault(match[1], []).append(node)
+    return found
+
+
+def _borders(graph: ir.Graph, nodes: Sequence[ir.Node]) -> tuple[list[str], list[str]]:
+    """Return the names of the values that `nodes` read from outside, weights aside, and of those read outside."""
+    inside = set(nodes)
+    made = {value for node in nodes for value in node.outputs}
+    read = dict.fromkeys(value for node in nodes for value in node.inputs if value is not None)
+    inputs = [value for value in read if value not in made and not value.is_initializer()]
+    outputs = [
+        value
+        for node in nodes
+        for value in node.outputs
+        if value.is_graph_output() or any(user not in inside for user in value.consumers())
+    ]
+    return [str(value.name) for value in inputs], [str(value.name) for value in outputs]

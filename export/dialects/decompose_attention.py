@@ -1,0 +1,135 @@
+"""Write attention out as MatMul, Softmax, MatMul: what TensorRT before IAttention fuses, and Myelin best."""
+
+import math
+
+import onnx_ir as ir
+
+from internvl_edge.export.dialects.node_writer import NodeWriter
+
+_SPLIT_HEADS = (0, 2, 1, 3)
+_KEYS_AT_ONCE = (0, 2, 3, 1)
+_KNOWN = {"scale", "q_num_heads", "kv_num_heads"}
+"""Attributes that the pattern expresses; any other (``is_causal``, ``softcap``) makes another function."""
+
+
+class DecomposeAttentionPass(ir.passes.InPlacePass):
+    """Rewrite ``Attention(q, k, v, mask)`` to ``softmax(q k^T / sqrt(D) + mask) v``, packed or per head.
+
+    `scale` says where 1/sqrt(D) goes and `keys` how k^T is made, as `Dialect` has them. Scores and softmax keep the
+    graph's type: the fused kernel accumulates in fp32, and casts between its parts would keep it from being fused.
+    """
+
+    def __init__(self, *, scale: str = "query", keys: str = "once") -> None:
+        super().__init__()
+        self._scale = scale
+        self._keys = keys
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Rewrite every attention that is plain: q, k, v, a mask perhaps, one output, as many key as query heads."""
+        modified = False
+        for node in list(model.graph):
+            if _is_plain(node):
+                self._rewrite(model.graph, node)
+                modified = True
+        return ir.passes.PassResult(model, modified)
+
+    def _rewrite(self, graph: ir.Graph, node: ir.Node) -> None:
+        heads, width = _heads(node)
+        write = NodeWriter(graph, node)
+        q, k, v = _tensors(node)
+        factor = node.attributes.get_float("scale", 1 / math.sqrt(width))
+        if self._scale == "gain" and (norm := _own_norm(q)) is not None:
+            _scale_gain(graph, norm, factor)
+        elif self._scale in ("query", "gain"):
+            q = write.op("Mul", [q, write.number(factor, q.dtype)], "q_scaled")
+        elif self._scale == "both":
+            root = write.number(math.sqrt(factor), q.dtype)
+            q, k = write.op("Mul", [q, root], "q_scaled"), write.op("Mul", [k, root], "k_scaled")
+        queries = _split(write, q, heads, width, "q", _SPLIT_HEADS)
+        keys = self._transposed_keys(write, k, heads, width)
+        scores = write.op("MatMul", [queries, keys], "scores")
+        if self._scale == "scores":
+            scores = write.op("Mul", [scores, write.number(factor, q.dtype)], "scaled")
+        if len(node.inputs) > 3 and (mask := node.inputs[3]) is not None:
+            scores = write.op("Add", [scores, mask], "masked")
+        probabilities = write.op("Softmax", [scores], "probabilities", axis=-1)
+        values = _split(write, v, heads, width, "v", _SPLIT_HEADS)
+        attended = write.op("MatMul", [probabilities, values], "attended")
+        if heads is not None:
+            merged = write.op("Transpose", [attended], "merged", perm=_SPLIT_HEADS)
+            attended = write.op("Reshape", [merged, write.ints(0, 0, heads * width)], "packed")
+        write.replace(attended)
+
+    def _transposed_keys(self, write: NodeWriter, k: ir.Value, heads: int | None, width: int) -> ir.Value:
+        """Return k^T, ``[B, H, D, M]``."""
+        if heads is not None and self._keys == "once":
+            return _split(write, k, heads, width, "k", _KEYS_AT_ONCE)
+        per_head = _split(write, k, heads, width, "k", _SPLIT_HEADS)
+        return write.op("Transpose", [per_head], "k_transposed", perm=(0, 1, 3, 2))
+
+
+def _is_plain(node: ir.Node) -> bool:
+    if node.op_type != "Attention" or not set(node.attributes) <= _KNOWN or len(node.outputs) != 1:
+        return False
+    if len(node.inputs) < 3 or any(value is not None for value in node.inputs[4:]):
+        return False
+    q, k, v = node.inputs[:3]
+    if any(value is None or value.shape is None or value.dtype is None for value in (q, k, v)):
+        return False
+    return _same_heads(node)
+
+
+def _same_heads(node: ir.Node) -> bool:
+    """Return whether every query head has keys of its own, of a width that is known, as wide as the values."""
+    q, k, v = (list(value.shape or ()) for value in _tensors(node))
+    if not all(isinstance(shape[-1], int) for shape in (q, k, v)) or not q[-1] == k[-1] == v[-1]:
+        return False
+    if len(q) == 3:
+        return 0 < node.attributes.get_int("q_num_heads", 0) == node.attributes.get_int("kv_num_heads", 0)
+    return isinstance(q[1], int) and q[1] == k[1] == v[1]
+
+
+def _tensors(node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:
+    q, k, v = node.inputs[:3]
+    assert q is not None
+    assert k is not None
+    assert v is not None
+    return q, k, v
+
+
+def _heads(node: ir.Node) -> tuple[int | None, int]:
+    """Return the number of heads that are packed, None if they lie apart already, and the width of one."""
+    shape = list(_tensors(node)[0].shape or ())
+    total = shape[-1]
+    assert isinstance(total, int)
+    if len(shape) == 4:
+        return None, total
+    heads = node.attributes.get_int("q_num_heads", 1)
+    return heads, total // heads
+
+
+def _split(write: NodeWriter, x: ir.Value, heads: int | None, width: int, name: str, perm: tuple[int, ...]) -> ir.Value:
+    """Return packed `x` ``[B, N, H*D]`` per head, its axes in the order of `perm`; per head it is already done."""
+    if heads is None:
+        return x
+    split = write.op("Reshape", [x, write.ints(0, 0, heads, width)], f"{name}_split")
+    return write.op("Transpose", [split], f"{name}_heads", perm=perm)
+
+
+def _own_norm(q: ir.Value) -> ir.Node | None:
+    """Return the norm whose gain scales nothing but `q`, or None."""
+    norm = q.producer()
+    if norm is None or norm.op_type != "RMSNormalization" or q.is_graph_output() or len(q.uses()) != 1:
+        return None
+    gain = norm.inputs[1]
+    return norm if gain is not None and gain.is_initializer() else None
+
+
+def _scale_gain(graph: ir.Graph, norm: ir.Node, factor: float) -> None:
+    """Let `norm` multiply by its gain times `factor`: a product of constants, which the builder folds."""
+    gain = norm.inputs[1]
+    assert gain is not None
+    write = NodeWriter(graph, norm)
+    scaled = write.op("Mul", [gain, write.number(factor, gain.dtype)], "gain_scaled")
+    scaled.shape = gain.shape
+    norm.replace_input_with(1, scaled)

@@ -1,0 +1,79 @@
+"""Write RotaryEmbedding out: halves of each head turned by the cosine and sine of their row's position."""
+
+import onnx_ir as ir
+
+from internvl_edge.export.dialects.node_writer import NodeWriter
+
+_Angles = dict[tuple[ir.Value, ir.Value, int], ir.Value]
+"""(table, positions, axis of the heads) -> that table at these positions, broadcast over heads."""
+
+
+class DecomposeRotaryPass(ir.passes.InPlacePass):
+    """Rewrite ``RotaryEmbedding(x, cos, sin, positions)`` to ``[a cos - b sin, b cos + a sin]`` of x's halves a, b.
+
+    Rows of the tables are gathered once for all that rotate by the same positions.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Rewrite every rotary in the halves layout over whole heads."""
+        gathered: _Angles = {}
+        modified = False
+        for node in list(model.graph):
+            if _is_halves(node):
+                _rewrite(model.graph, node, gathered)
+                modified = True
+        return ir.passes.PassResult(model, modified)
+
+
+def _is_halves(node: ir.Node) -> bool:
+    if node.op_type != "RotaryEmbedding" or len(node.inputs) != 4 or any(value is None for value in node.inputs):
+        return False
+    if node.attributes.get_int("interleaved", 0) or node.attributes.get_int("rotary_embedding_dim", 0):
+        return False
+    shape = node.inputs[0].shape if node.inputs[0] is not None else None
+    if shape is None or not isinstance(shape[-1], int):
+        return False
+    return len(shape) == 4 or node.attributes.get_int("num_heads", 0) > 0
+
+
+def _rewrite(graph: ir.Graph, node: ir.Node, gathered: _Angles) -> None:
+    x, cos_table, sin_table, positions = node.inputs
+    assert x is not None
+    assert x.shape is not None
+    assert cos_table is not None
+    assert sin_table is not None
+    assert positions is not None
+    write = NodeWriter(graph, node)
+    packed = len(x.shape) == 3
+    width = x.shape[-1]
+    assert isinstance(width, int)
+    heads = node.attributes.get_int("num_heads", 1)
+    if packed:
+        x = write.op("Reshape", [x, write.ints(0, 0, heads, width // heads)], "heads")
+    axis = 2 if packed else 1
+    cos = _at(write, cos_table, positions, axis, "cos", gathered)
+    sin = _at(write, sin_table, positions, axis, "sin", gathered)
+    a, b = _halves(graph, node, x)
+    turned_a = write.op("Sub", [write.op("Mul", [a, cos], "a_cos"), write.op("Mul", [b, sin], "b_sin")], "turned_a")
+    turned_b = write.op("Add", [write.op("Mul", [b, cos], "b_cos"), write.op("Mul", [a, sin], "a_sin")], "turned_b")
+    turned = write.op("Concat", [turned_a, turned_b], "turned", axis=-1)
+    if packed:
+        turned = write.op("Reshape", [turned, write.ints(0, 0, width)], "packed")
+    write.replace(turned)
+
+
+def _at(write: NodeWriter, table: ir.Value, positions: ir.Value, axis: int, name: str, gathered: _Angles) -> ir.Value:
+    """Return the rows ``[B, n, D / 2]`` of `table` at `positions`, with an axis of 1 for the heads."""
+    key = (table, positions, axis)
+    if key not in gathered:
+        rows = write.op("Gather", [table, positions], f"{name}_rows", axis=0)
+        gathered[key] = write.op("Unsqueeze", [rows, write.ints(axis)], name)
+    return gathered[key]
+
+
+def _halves(graph: ir.Graph, node: ir.Node, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+    split = ir.node("Split", [x], attributes={"axis": -1, "num_outputs": 2}, num_outputs=2, name=f"{node.name}/Split")
+    for index, output in enumerate(split.outputs):
+        output.name, output.dtype = f"{node.outputs[0].name}/half_{index}", x.dtype
+    graph.insert_before(node, split)
+    return split.outputs[0], split.outputs[1]

@@ -1,0 +1,77 @@
+"""What a dialect is, and which one a TensorRT gets: told by what it can do, never by its version."""
+
+from dataclasses import dataclass
+
+from internvl_edge.runtime.errors import EngineError
+
+CANONICAL_OPSET = 23
+"""Of the graphs in a bundle: the first opset with Attention, RMSNormalization and RotaryEmbedding."""
+
+PORTABLE_OPSET = 20
+"""What the parser of TensorRT 10.3, the oldest that plans are built with, takes; it holds FP8 Q/DQ (19) and
+LayerNormalization (17)."""
+
+_CHOICES = {
+    "attention": ("op", "pattern", "plugin"),
+    "scale": ("query", "gain", "both", "scores"),
+    "keys": ("once", "twice"),
+    "qkv": ("split", "slices"),
+    "norms": ("op", "decomposed"),
+    "rotary": ("op", "decomposed"),
+    "gelu": ("op", "decomposed"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """How a graph is written; the defaults are the canonical graph itself."""
+
+    attention: str = "op"
+    """``op``: one Attention node; ``pattern``: MatMul, Softmax, MatMul."""
+    scale: str = "query"
+    """Where 1/sqrt(D) goes in the pattern: on q, into the gain of the norm before q (on q where there is none),
+    its root on q and on k, or on the scores."""
+    keys: str = "once"
+    """Packed keys to ``[B, H, D, N]`` by one Transpose, or head split and matrix transpose apart."""
+    qkv: str = "split"
+    """Packed q, k, v taken apart by one Split or by three Slices."""
+    norms: str = "op"
+    rotary: str = "op"
+    gelu: str = "op"
+    opset: int = CANONICAL_OPSET
+
+    def __post_init__(self) -> None:
+        """Refuse forms that no pass writes, all at once."""
+        wrong = [
+            f"{field} {getattr(self, field)}: unknown; choose from {', '.join(choices)}"
+            for field, choices in _CHOICES.items()
+            if getattr(self, field) not in choices
+        ]
+        if not PORTABLE_OPSET <= self.opset <= CANONICAL_OPSET:
+            wrong.append(f"opset {self.opset}: not written; choose from {PORTABLE_OPSET} to {CANONICAL_OPSET}")
+        if self.attention == "plugin":
+            wrong.append("attention plugin: this version ships no attention kernels; choose op or pattern")
+        if wrong:
+            raise EngineError("; ".join(wrong))
+
+
+PORTABLE = Dialect(
+    attention="pattern", norms="decomposed", rotary="decomposed", gelu="decomposed", opset=PORTABLE_OPSET
+)
+"""What every TensorRT from 10.3 on parses."""
+
+
+def dialect_for(*, attention: bool, wanted: str = "auto", opset: int = CANONICAL_OPSET) -> Dialect:
+    """Return the dialect of a TensorRT that has IAttention (`attention`) and parses `opset`.
+
+    A parser without attention knows none of opset 23's operators. ``auto`` takes the pattern, which gives fewer
+    launches than the operator (its packed heads are copied by a transpose kernel each).
+
+    Raises:
+        EngineError: attention is `wanted` as what this TensorRT does not have.
+    """
+    if wanted == "op" and not (attention and opset >= CANONICAL_OPSET):
+        raise EngineError("--attention op: this TensorRT does not parse the Attention operator; take auto or pattern")
+    if not attention or opset < CANONICAL_OPSET:
+        return PORTABLE if wanted in ("auto", "pattern") else Dialect(attention=wanted)
+    return Dialect(attention="pattern" if wanted == "auto" else wanted)

@@ -1,0 +1,167 @@
+"""Find the form of a graph that a target runs with the fewest launches and bytes: build each, read the plans, count."""
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from internvl_edge.export.dialects import PORTABLE, Dialect, lower
+from internvl_edge.export.dialects.cut_blocks import Shapes
+from internvl_edge.export.engine.builder import build_plan
+from internvl_edge.export.engine.targets import Target
+from internvl_edge.export.xray.launches import Launch, launches_of
+from internvl_edge.export.xray.schedule import Schedule, read_plan
+from internvl_edge.export.xray.symbols import sizes_of
+from internvl_edge.export.xray.traffic import traffic_of
+from internvl_edge.runtime.errors import EngineError
+
+logger = logging.getLogger(__name__)
+
+_PATTERN = Dialect(attention="pattern")
+
+FORMS: tuple[Dialect, ...] = (
+    _PATTERN,
+    replace(_PATTERN, scale="gain"),
+    replace(_PATTERN, scale="scores"),
+    replace(_PATTERN, scale="both"),
+    replace(_PATTERN, keys="twice"),
+    replace(_PATTERN, qkv="slices"),
+    replace(_PATTERN, norms="decomposed"),
+    replace(_PATTERN, rotary="decomposed"),
+    replace(_PATTERN, gelu="decomposed"),
+    Dialect(),
+    Dialect(qkv="slices"),
+    PORTABLE,
+)
+"""What is tried where nothing else is asked for. Of equals the first wins: the simplest stand in front."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockCost:
+    """What one block costs in one optimization profile, at its opt shapes."""
+
+    launches: int
+    bytes: int | None
+    """Read and written by its kernels, weights included; None where the plan does not tell all sizes."""
+    kernels: tuple[str, ...]
+    """Names of the kernels, in order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """One dialect and what a block costs in it."""
+
+    dialect: Dialect
+    block: str
+    costs: tuple[BlockCost, ...]
+    """One a profile; empty where TensorRT refuses the form."""
+    refused: str = ""
+
+    @property
+    def launches(self) -> int:
+        """Return the launches of the block, summed over the profiles."""
+        return sum(cost.launches for cost in self.costs)
+
+    @property
+    def bytes(self) -> int | None:
+        """Return the bytes moved by the block, summed over the profiles."""
+        known = [cost.bytes for cost in self.costs if cost.bytes is not None]
+        return sum(known) if len(known) == len(self.costs) else None
+
+    def record(self) -> dict[str, Any]:
+        """Return what JSON can hold of it."""
+        return asdict(self)
+
+
+def search_forms(
+    blocks: ir.Model,
+    block: str,
+    folder: Path,
+    *,
+    target: Target,
+    profiles: Sequence[Mapping[str, Shapes]],
+    forms: Sequence[Dialect] = FORMS,
+) -> list[Form]:
+    """Return every form of the canonical graph `blocks` with the cost of its `block`, the cheapest first.
+
+    Launches decide, then bytes. `folder` holds the weights; graphs and plans are written there one at a time and removed.
+    Forms that lower to the same graph are built once. A form that TensorRT refuses comes last, with its reason.
+
+    Raises:
+        EngineError: TensorRT refuses every form, or a plan cannot be read.
+    """
+    proto = ir.to_proto(blocks)
+    built: dict[str, Form] = {}
+    found: list[Form] = []
+    for dialect in forms:
+        model = lower(ir.from_proto(proto), dialect)
+        key = hashlib.sha256(ir.to_proto(model).SerializeToString(deterministic=True)).hexdigest()
+        if key not in built:
+            built[key] = _tried(model, dialect, block, folder, target, profiles)
+        found.append(replace(built[key], dialect=dialect))
+    if not any(form.costs for form in found):
+        raise EngineError(f"{blocks.graph.name}: no form of it builds for {target.name}: {found[0].refused}")
+    return sorted(found, key=_order)
+
+
+def block_cost(plan: Path, block: str, profiles: Sequence[Mapping[str, Shapes]]) -> tuple[BlockCost, ...]:
+    """Return what `block` costs in each profile of `plan`.
+
+    Raises:
+        EngineError: the plan's schedules cannot be read, or do not name the block.
+    """
+    text = read_plan(plan)
+    if len(text.schedules) != max(len(profiles), 1):
+        why = "; ".join(text.unreadable) or f"{len(text.schedules)} schedules for {len(profiles)} profiles"
+        raise EngineError(f"{plan.name}: forms cannot be counted ({why}); name one by --attention")
+    costs = [
+        _cost(schedule, block, {name: shapes[1] for name, shapes in profile.items()})
+        for schedule, profile in zip(text.schedules, profiles or [{}], strict=True)
+    ]
+    if not all(cost.launches for cost in costs):
+        raise EngineError(f"{plan.name}: no kernel of {block} found; keep module paths in the names of nodes")
+    return tuple(costs)
+
+
+def _tried(
+    model: ir.Model,
+    dialect: Dialect,
+    block: str,
+    folder: Path,
+    target: Target,
+    profiles: Sequence[Mapping[str, Shapes]],
+) -> Form:
+    graph, plan = folder / "form.onnx", folder / "form.plan"
+    try:
+        ir.save(model, graph)
+        build_plan(graph, plan, target=target, profiles=profiles)
+        costs = block_cost(plan, block, profiles)
+    except EngineError as error:
+        logger.info("%s: %s", dialect, error)
+        return Form(dialect=dialect, block=block, costs=(), refused=str(error))
+    finally:
+        graph.unlink(missing_ok=True)
+        plan.unlink(missing_ok=True)
+    return Form(dialect=dialect, block=block, costs=costs)
+
+
+def _cost(schedule: Schedule, block: str, shapes: Mapping[str, Sequence[int]]) -> BlockCost:
+    own = [launch for launch in launches_of(schedule) if launch.block == block]
+    return BlockCost(
+        launches=len(own), bytes=_bytes(own, schedule, shapes), kernels=tuple(launch.step.name for launch in own)
+    )
+
+
+def _bytes(launches: Sequence[Launch], schedule: Schedule, shapes: Mapping[str, Sequence[int]]) -> int | None:
+    sizes = sizes_of(schedule.program, shapes)
+    moved = [traffic_of(launch.step, schedule.program, sizes) for launch in launches]
+    known = [traffic.bytes for traffic in moved if traffic is not None]
+    return sum(known) if len(known) == len(moved) else None
+
+
+def _order(form: Form) -> tuple[bool, int, bool, int]:
+    return (not form.costs, form.launches, form.bytes is None, form.bytes or 0)

@@ -1,0 +1,60 @@
+"""Writes nodes in front of the one they stand for, with types, readable names and shared constants."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+
+class NodeWriter:
+    """Inserts nodes in front of `anchor`; each is called ``<name of the anchor>/<its own name>``."""
+
+    def __init__(self, graph: ir.Graph, anchor: ir.Node) -> None:
+        self._graph = graph
+        self._anchor = anchor
+        self._prefix = anchor.name or anchor.outputs[0].name
+
+    def op(self, op_type: str, inputs: Sequence[ir.Value], name: str, **attributes: object) -> ir.Value:
+        """Return the output of a new node; it has the type of its first input."""
+        made = ir.node(op_type, inputs, attributes=attributes, name=f"{self._prefix}/{name}")  # type: ignore[arg-type]
+        made.outputs[0].name = f"{self._prefix}/{name}"
+        made.outputs[0].dtype = inputs[0].dtype
+        self._graph.insert_before(self._anchor, made)
+        return made.outputs[0]
+
+    def cast(self, x: ir.Value, dtype: ir.DataType, name: str) -> ir.Value:
+        """Return `x` as `dtype`: itself where it is that already."""
+        if x.dtype == dtype:
+            return x
+        made = self.op("Cast", [x], name, to=dtype.value)
+        made.dtype, made.shape = dtype, x.shape
+        return made
+
+    def number(self, value: float, dtype: ir.DataType | None) -> ir.Value:
+        """Return a scalar of `dtype` as initializer."""
+        assert dtype is not None
+        return self._constant(f"number.{value!r}.{dtype.name}", np.array(value).astype(dtype.numpy()))
+
+    def ints(self, *values: int) -> ir.Value:
+        """Return a vector of int64 as initializer."""
+        return self._constant(f"ints.{'_'.join(map(str, values))}", np.array(values, np.int64))
+
+    def replace(self, made: ir.Value) -> None:
+        """Let `made` stand for the anchor's only output, under its name, and remove the anchor."""
+        old = self._anchor.outputs[0]
+        made.shape, made.dtype = old.shape, old.dtype
+        old.replace_all_uses_with(made, replace_graph_outputs=True)
+        self._graph.remove(self._anchor, safe=True)
+        made.name = old.name
+        node = made.producer()
+        assert node is not None
+        node.name = self._anchor.name
+
+    def _constant(self, name: str, value: np.ndarray) -> ir.Value:
+        """Return the initializer that holds `value`; all nodes share it, since `name` says the value."""
+        if (held := self._graph.initializers.get(name)) is not None:
+            return held
+        tensor = ir.tensor(value, name=name)
+        made = ir.Value(name=name, shape=ir.Shape(value.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        self._graph.register_initializer(made)
+        return made
