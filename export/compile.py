@@ -17,16 +17,17 @@ from internvl_edge.calib.report import build_report
 from internvl_edge.calib.report_html import render_html
 from internvl_edge.calib.verdict import Verdict
 from internvl_edge.export.accounting import account
+from internvl_edge.export.build import BuildOptions, BuildReport, build
 from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
 from internvl_edge.export.config import ModelConfig
-from internvl_edge.export.engine.builder import PlanInfo, build_plan
-from internvl_edge.export.engine.profiles import profiles_for
-from internvl_edge.export.engine.targets import Target, find_target, require_precision
+from internvl_edge.export.engine.targets import find_target, require_precision
+from internvl_edge.export.kit import KitReport
 from internvl_edge.export.models.graphs import available_graphs
-from internvl_edge.export.options import DTYPES, ExportOptions, Progress, Silent
+from internvl_edge.export.options import DTYPES, ExportOptions
 from internvl_edge.export.passes import canonicalize
 from internvl_edge.export.precision import RANGES, Precision, choose_precision, gate
 from internvl_edge.export.producer import producer
+from internvl_edge.export.progress import Progress, Silent
 from internvl_edge.export.quantize import quantized_sources
 from internvl_edge.export.rehearsal import Rehearsal
 from internvl_edge.export.resolution import at_image_size, checked_feature_layers
@@ -34,6 +35,7 @@ from internvl_edge.export.samples import Samples, load_samples
 from internvl_edge.export.sources import stored_shapes, weight_sources
 from internvl_edge.export.staging import Staging, code_digest, key_of, staged
 from internvl_edge.export.sweep import Sweep
+from internvl_edge.export.tensor_specs import tensor_spec
 from internvl_edge.export.trace import trace_graph
 from internvl_edge.export.verify import OutputError, require_ok
 from internvl_edge.export.weights import (
@@ -48,7 +50,7 @@ from internvl_edge.export.weights import (
 )
 from internvl_edge.runtime.bundle import sha256_file
 from internvl_edge.runtime.errors import ExportError, VerificationError
-from internvl_edge.runtime.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, ModelInfo, TensorSpec
+from internvl_edge.runtime.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, ModelInfo
 from internvl_edge.runtime.tokenizer import Tokenizer
 
 _TRACED = "traced"
@@ -69,7 +71,8 @@ class ExportReport:
     linked_tensors: int
     written_tensors: int
     store_bytes: int
-    plans: Mapping[str, PlanInfo]
+    built: BuildReport | KitReport | None
+    """Plans, or the kit to build them from, where a target was given."""
     ignored: tuple[str, ...]
     verdict: Verdict | None = None
     """What quantization cost, where it was measured."""
@@ -80,13 +83,14 @@ class ExportReport:
 def export_bundle(options: ExportOptions, progress: Progress | None = None) -> ExportReport:
     """Write the bundle of `options.checkpoint` to `options.output`; either the whole bundle appears or none.
 
+    Plans for a target are built from the bundle that is there then, as `internvl-edge build` does.
+
     Raises:
         EdgeError: the checkpoint, an option or a graph is not right, in one line.
     """
     progress = progress or Silent()
-    target = find_target(options.target) if options.target else None
-    if target is not None:
-        require_precision(target, options.precision)
+    if options.target is not None:
+        require_precision(find_target(options.target), options.bundle_precision)
     checkpoint = open_checkpoint(options.checkpoint, options.revision)
     account(checkpoint.tensors, stored_shapes(checkpoint.config))
     config = at_image_size(checkpoint.config, options.image_size)
@@ -118,8 +122,6 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         clock.stage("verify")
         verdict = _judge(staging, folder, options, precision)
         clock.stage("judge")
-        plans = _plans(staging, folder, names, config, target, progress) if target else {}
-        clock.stage("plans")
         _copy_companions(checkpoint, staging.folder)
         _write_json(staging.folder / "reports" / "export.json", {"seconds": clock.seconds})
         shutil.rmtree(staging.folder / _TRACED)
@@ -133,6 +135,8 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
             files=_digests(staging.folder, files),
         )
         manifest.save(staging.folder / "manifest.json")
+    built = build(options.output, BuildOptions(target=options.target), progress) if options.target else None
+    clock.stage("plans")
     return ExportReport(
         output=options.output,
         precision=options.bundle_precision,
@@ -143,7 +147,7 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         linked_tensors=len(plan.linked),
         written_tensors=len(plan.written),
         store_bytes=sum(place.nbytes for place in plan.placements.values()),
-        plans=plans,
+        built=built,
         ignored=checkpoint.ignored,
         verdict=verdict,
         kept_high=tuple(d.site.name for d in recipe.decisions if not d.quantized) if recipe is not None else (),
@@ -241,7 +245,7 @@ def _judge(staging: Staging, folder: Path, options: ExportOptions, precision: Pr
     report = build_report(
         precision.recipe, precision.ranges, precision.damages, verdict, options.max_drop, precision.notes
     )
-    missed = verdict is not None and verdict.drop > options.max_drop
+    missed = verdict is not None and not verdict.drop <= options.max_drop  # NaN is a miss
     place = options.output.with_name(f"{options.output.name}.rejected") if missed else staging.folder / "reports"
     _write_json(place / "quantization.json", report)
     (place / "quantization.html").write_text(render_html(report), encoding="utf-8")
@@ -271,17 +275,9 @@ def _place(staging: Staging, folder: Path, model: ir.Model, plan: WeightPlan) ->
     ir.save(model, path)
     return GraphInfo(
         file=path.relative_to(staging.folder).as_posix(),
-        inputs=tuple(_tensor_spec(value) for value in model.graph.inputs),
-        outputs=tuple(_tensor_spec(value) for value in model.graph.outputs),
+        inputs=tuple(tensor_spec(value) for value in model.graph.inputs),
+        outputs=tuple(tensor_spec(value) for value in model.graph.outputs),
     )
-
-
-def _tensor_spec(value: ir.Value) -> TensorSpec:
-    assert value.shape is not None
-    assert value.dtype is not None
-    shape = tuple(dim if isinstance(dim, int) else str(dim.value) for dim in value.shape)
-    dtype = {"FLOAT": "float32"}.get(value.dtype.name, value.dtype.name.lower())
-    return TensorSpec(name=str(value.name), dtype=dtype, shape=shape)
 
 
 def _store(
@@ -343,30 +339,6 @@ def _rehearsal(
     samples = load_samples(origin, config.vision.image_size, options.sample_count)
     tokenizer = Tokenizer(checkpoint.tokenizer_file) if checkpoint.tokenizer_file else None
     return samples, Rehearsal(config, sources, samples, tokenizer, layers, recipe)
-
-
-def _plans(
-    staging: Staging, folder: Path, names: Sequence[str], config: ModelConfig, target: Target, progress: Progress
-) -> dict[str, PlanInfo]:
-    """Build a plan of every graph for `target`, beside `engine.json` that says what each one is."""
-    plans: dict[str, PlanInfo] = {}
-    place = staging.folder / "engines" / target.name
-    place.mkdir(parents=True, exist_ok=True)
-    with progress.task(f"Building plans for {target.name}", len(names)) as advance:
-        for name in names:
-            file = folder / f"{name}.onnx"
-            done = staging.finished(f"plan {name}")
-            if done is None:
-                info = build_plan(file, place / f"{name}.plan", target=target, profiles=profiles_for(name, config))
-                done = asdict(info)
-                staging.finish(f"plan {name}", done)
-            plans[name] = PlanInfo(**done)
-            advance(1)
-    graphs = {
-        name: {**asdict(info), "graph_sha256": sha256_file(folder / f"{name}.onnx")} for name, info in plans.items()
-    }
-    _write_json(place / "engine.json", {"target": target.name, "graphs": graphs})
-    return plans
 
 
 def _copy_companions(checkpoint: Checkpoint, folder: Path) -> None:

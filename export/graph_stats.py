@@ -58,7 +58,9 @@ def inspect_bundle(path: Path, sizes: Mapping[str, int] | None = None) -> Bundle
     for name, info in manifest.graphs.items():
         model = ir.load(bundle.graph_file(name))
         graphs.append(
-            graph_stats(name, model, info.inputs, info.outputs, _sizes(name, manifest.model.num_query_tokens, sizes))
+            graph_stats(
+                name, model, info.inputs, info.outputs, axis_sizes(name, manifest.model.num_query_tokens, sizes)
+            )
         )
         shared |= {place: tensor.nbytes for place, tensor in _weights(model).items()}
     return BundleStats(
@@ -82,7 +84,7 @@ def graph_stats(
         ExportError: an input has dynamic axes that `sizes` does not name, all of them listed.
     """
     weights = _weights(model)
-    bound = _bind(model, sizes)
+    bound = bind_axes(model, sizes)
     return GraphStats(
         name=name,
         inputs=tuple(inputs),
@@ -121,7 +123,7 @@ def stats_text(stats: BundleStats) -> str:
     return "\n".join(lines)
 
 
-def _sizes(graph: str, queries: int | None, wanted: Mapping[str, int] | None) -> dict[str, int]:
+def axis_sizes(graph: str, queries: int | None, wanted: Mapping[str, int] | None = None) -> dict[str, int]:
     """Return the sizes of the axes of `graph`; the decoder is counted for one token behind queries and `length`."""
     sizes = {**DEFAULT_SIZES, **(wanted or {})}
     if graph == "text":
@@ -140,8 +142,12 @@ def _weights(model: ir.Model) -> dict[tuple[str, int], ir.ExternalTensor]:
     return {(str(t.location), t.offset or 0): t for t in tensors if isinstance(t, ir.ExternalTensor)}
 
 
-def _bind(model: ir.Model, sizes: Mapping[str, int]) -> ir.Model:
-    """Return a copy of `model` with numbers for its dynamic axes, inferred through by ONNX."""
+def bind_axes(model: ir.Model, sizes: Mapping[str, int]) -> ir.Model:
+    """Return a copy of `model` with numbers for its dynamic axes, inferred through by ONNX.
+
+    Raises:
+        ExportError: an input has dynamic axes that `sizes` does not name, all of them listed.
+    """
     if unbound := sorted(_axes(model) - sizes.keys()):
         raise ExportError(f"{model.graph.name}: no size for axes {', '.join(unbound)}; FLOPs need one for each")
     proto = ir.to_proto(model)
@@ -181,6 +187,13 @@ def _shape(value: ir.Value | None) -> tuple[int, ...]:
     if value is None or value.shape is None or not all(isinstance(dim, int) for dim in value.shape):
         raise ValueError(f"shape of {value.name if value is not None else None} is not known")
     return tuple(dim for dim in value.shape if isinstance(dim, int))
+
+
+def value_bytes(value: ir.Value) -> int:
+    """Return the bytes of `value`, whose shape is bound; 0 for one that no inference knows."""
+    if value.shape is None or value.dtype is None or not all(isinstance(dim, int) for dim in value.shape):
+        return 0
+    return math.ceil(_count(value) * value.dtype.itemsize)
 
 
 def _count(value: ir.Value | None) -> int:

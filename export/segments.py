@@ -25,6 +25,7 @@ class Segment:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     nodes: int
+    weight_bytes: int
 
 
 def cut(graph: ir.Graph, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> list[Segment]:
@@ -106,7 +107,8 @@ def _segments(graph: ir.Graph, groups: Sequence[Sequence[ir.Node]]) -> list[Segm
             for v in node.outputs
             if v in graph_outputs or any(home[user.outputs[0]] != index for user in v.consumers())
         ]
-        segments.append(Segment(inputs=_names(inputs), outputs=_names(outputs), nodes=len(nodes)))
+        held = sum(_weight_bytes(node) for node in nodes)
+        segments.append(Segment(inputs=_names(inputs), outputs=_names(outputs), nodes=len(nodes), weight_bytes=held))
     return segments
 
 

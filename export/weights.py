@@ -204,7 +204,7 @@ def write_store(plan: WeightPlan, folder: Path, sweep: Sweep, progress: Progress
     bad: dict[str, int] = {}
     files: dict[str, FileInfo] = {}
     for name, source in plan.links.items():
-        _link_or_copy(source, folder / name)
+        link_or_copy(source, folder / name)
         swept = sweep.result(source)
         bad |= swept.bad
         files[name] = FileInfo(bytes=swept.bytes, sha256=swept.sha256)
@@ -275,7 +275,8 @@ def _header(sources: Sequence[Source], sizes: Sequence[int], dtype: str) -> byte
     return struct.pack("<Q", len(text)) + text
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source`, or a copy where the file system has no links."""
     target.unlink(missing_ok=True)
     try:
         os.link(source.resolve(), target)

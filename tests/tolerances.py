@@ -29,3 +29,7 @@ CAPTION_POINTS = 1.0
 
 OUTLIER_POINTS = 1.0
 """The same of R@1 and zero-shot accuracy where outliers were planted, against that copy's own fp32."""
+
+PLAN_8BIT_RELATIVE = 5e-2
+"""Of the largest value of an output, a plan with 8-bit linears against ONNX Runtime: a value that falls on the other
+side of a rounding tie moves a code, and the blocks behind it add such moves up."""

@@ -1,0 +1,319 @@
+"""Bundle to plans: `internvl-edge build`, top to bottom. What cannot be built here becomes a kit for the device."""
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from internvl_edge.export.engine.blueprint import BLUEPRINT_FILE, Blueprint, GraphParts, Part
+from internvl_edge.export.engine.byte_sizes import parse_bytes
+from internvl_edge.export.engine.child import Built, Job, build_apart
+from internvl_edge.export.engine.estimate import Limits, part_bytes
+from internvl_edge.export.engine.flavour import Flavour, flavour_for
+from internvl_edge.export.engine.ladder import Means, climb
+from internvl_edge.export.engine.profiles import Ranges, parse_range, profiles_for
+from internvl_edge.export.engine.targets import Target, find_target, require_precision
+from internvl_edge.export.kit import KitReport, make_kit
+from internvl_edge.export.progress import Progress, Silent
+from internvl_edge.export.staging import Staging, key_of, staged
+from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.cuda import Device, find_device
+from internvl_edge.runtime.engines import (
+    ENGINE_FILE,
+    EngineRecord,
+    GraphEngines,
+    PlanRecord,
+    plan_findings,
+    require_engines,
+    scales_digest,
+    weight_digests,
+)
+from internvl_edge.runtime.errors import BundleError, EngineError
+
+ATTENTIONS = ("auto", "op", "pattern")
+
+Builder = Callable[[Job], Built]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOptions:
+    """One build; defaults live here alone."""
+
+    target: str | None = None
+    """None: the target of a kit."""
+    graphs: tuple[str, ...] | None = None
+    """None: every graph of the bundle."""
+    ranges: Ranges = field(default_factory=Ranges)
+    limits: Limits = field(default_factory=Limits)
+    attention: str = "auto"
+    """How attention is written; ``auto`` takes what the library at hand does best."""
+    output: Path | None = None
+    """Folder of a kit; None: beside the bundle, named after it and the target."""
+
+    def __post_init__(self) -> None:
+        """Refuse an attention that no dialect has."""
+        if self.attention not in ATTENTIONS:
+            raise EngineError(f"--attention {self.attention}: unknown; choose from {', '.join(ATTENTIONS)}")
+
+
+def build_options(
+    *,
+    batch: str,
+    text_length: str,
+    max_host_mem: str | None,
+    max_device_mem: str | None,
+    **settings: Any,
+) -> BuildOptions:
+    """Return the options that the command line says in words.
+
+    Raises:
+        EngineError: a range or a size is none.
+    """
+    host, device = (
+        parse_bytes(flag, text) if text is not None else None
+        for flag, text in (("--max-host-mem", max_host_mem), ("--max-device-mem", max_device_mem))
+    )
+    ranges = Ranges(batch=parse_range("--batch", batch), text_length=parse_range("--text-length", text_length))
+    return BuildOptions(ranges=ranges, limits=Limits(host_bytes=host, device_bytes=device), **settings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildReport:
+    """What was built, and where it lies."""
+
+    target: Target
+    folder: Path
+    """Of the plans."""
+    record: EngineRecord
+    reused: tuple[str, ...]
+    """Graphs whose plans were there already."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Site:
+    """Where a build takes place: the bundle, the target, and what builds."""
+
+    bundle: Bundle
+    target: Target
+    flavour: Flavour
+    flags: Mapping[str, Any]
+    options: BuildOptions
+
+
+def build(path: Path, options: BuildOptions, progress: Progress | None = None) -> BuildReport | KitReport:
+    """Build the plans of the bundle in folder `path`, or make a kit where nothing here builds for the target.
+
+    Raises:
+        EdgeError: the bundle, an option, a graph or the library is not right, in one line.
+    """
+    bundle = Bundle.open(path)
+    kit = Blueprint.load(path) if (path / BLUEPRINT_FILE).exists() else None
+    target = _target(path, options, kit)
+    require_precision(target, bundle.manifest.precision)
+    bundle.require(*(options.graphs or ()))
+    flavour = flavour_for(target)
+    if flavour is not None:
+        return build_plans(bundle, target, flavour, options, kit, progress or Silent())
+    if kit is not None:
+        found = find_device()
+        here = f"sm_{found.sm} ({found.name})" if isinstance(found, Device) else found
+        raise EngineError(
+            f"{path}: a kit for {target.name} (sm_{target.sm}), here is {here}; copy it to the device and run "
+            "`internvl-edge build` there, with its TensorRT installed"
+        )
+    return make_kit(bundle, target, options.ranges, options.limits, options.attention, options.output)
+
+
+def build_plans(
+    bundle: Bundle,
+    target: Target,
+    flavour: Flavour,
+    options: BuildOptions,
+    kit: Blueprint | None = None,
+    progress: Progress | None = None,
+    builder: Builder = build_apart,
+) -> BuildReport:
+    """Build the plans of `bundle` into ``engines/<target>``, which appears whole; plans that are current are kept.
+
+    Raises:
+        EngineError: the library refuses a graph, or memory runs out on every step down.
+    """
+    started = time.monotonic()
+    folder = bundle.path / "engines" / target.name
+    flags = kit.flags if kit is not None else _flags(flavour, options)
+    site = _Site(bundle=bundle, target=target, flavour=flavour, flags=flags, options=options)
+    names = options.graphs or tuple(kit.graphs if kit is not None else bundle.manifest.graphs)
+    keys = {name: _key(site, name) for name in names}
+    held = _current(folder, keys)
+    engines = _others(site, folder, names)
+    with staged(folder, key_of(sorted(keys.items())), "plans", ENGINE_FILE) as staging:
+        for other in engines.values():
+            _keep(other, folder, staging.folder)
+        with (progress or Silent()).task(f"Building plans for {target.name}", len(names)) as advance:
+            for name in names:
+                if name in held:
+                    engines[name] = _keep(held[name], folder, staging.folder)
+                else:
+                    engines[name] = _build_graph(site, name, keys[name], kit, staging, builder)
+                advance(1)
+        record = _record(site, engines)
+        record.save(staging.folder)
+    return BuildReport(
+        target=target, folder=folder, record=record, reused=tuple(held), seconds=time.monotonic() - started
+    )
+
+
+def _target(path: Path, options: BuildOptions, kit: Blueprint | None) -> Target:
+    if kit is None and options.target is None:
+        raise EngineError(f"{path}: no target given; add --target (see `internvl-edge targets`)")
+    if kit is not None and options.target not in (None, kit.target):
+        raise EngineError(
+            f"--target {options.target}: {path} is a kit for {kit.target}; make another from the bundle, "
+            "or leave the option out"
+        )
+    return find_target(kit.target if kit is not None else str(options.target))
+
+
+def _flags(flavour: Flavour, options: BuildOptions) -> dict[str, Any]:
+    from internvl_edge.export.dialects import dialect_for
+    from internvl_edge.export.draw import code_of_dialects
+
+    dialect = dialect_for(attention=flavour.capabilities.attention, wanted=options.attention)
+    return {**asdict(dialect), "code": code_of_dialects()}
+
+
+def _key(site: _Site, name: str) -> str:
+    """Return the digest of all that the plans of graph `name` depend on."""
+    manifest, options = site.bundle.manifest, site.options
+    return key_of(
+        manifest.files[manifest.graphs[name].file].sha256,
+        sorted(weight_digests(site.bundle).items()),
+        scales_digest(site.bundle),
+        sorted(site.flags.items()),
+        (site.flavour.name, site.flavour.version, site.target.sm),
+        (options.ranges, options.limits),
+    )
+
+
+def _current(folder: Path, keys: Mapping[str, str]) -> dict[str, GraphEngines]:
+    """Return the plans in `folder` that a build would write again."""
+    try:
+        record = EngineRecord.load(folder)
+    except BundleError:
+        return {}  # none are there, or nothing that can be trusted: all are built
+    return {
+        name: engines
+        for name, engines in record.graphs.items()
+        if keys.get(name) == engines.key and not any(f for plan in engines.plans for f in plan_findings(plan, folder))
+    }
+
+
+def _others(site: _Site, folder: Path, names: Sequence[str]) -> dict[str, GraphEngines]:
+    """Return the plans in `folder` of graphs that are not asked for, where they still belong to this bundle."""
+    try:
+        record = EngineRecord.load(folder)
+        require_engines(site.bundle, folder, flavour=site.flavour.name, version=site.flavour.version, sm=site.target.sm)
+    except BundleError:
+        return {}
+    return {name: engines for name, engines in record.graphs.items() if name not in names}
+
+
+def _keep(engines: GraphEngines, folder: Path, staging: Path) -> GraphEngines:
+    for plan in engines.plans:
+        (staging / plan.file).unlink(missing_ok=True)
+        (staging / plan.file).hardlink_to(folder / plan.file)
+    return engines
+
+
+def _build_graph(
+    site: _Site, name: str, key: str, kit: Blueprint | None, staging: Staging, builder: Builder
+) -> GraphEngines:
+    """Build all parts of one graph, giving up means while memory runs out."""
+    work = staging.folder / "work"
+
+    def attempt(means: Means) -> GraphEngines:
+        root = site.bundle.path if kit is not None else work
+        graph = kit.graphs[name] if kit is not None else _drawn(site, name, means, work)
+        ranges = _at_most(site.options.ranges, means.largest_batch)
+        plans = [_build_part(site, name, part, root, ranges, means, staging, builder) for part in graph.parts]
+        profiles = profiles_for(name, site.bundle.manifest.graphs[name].inputs, site.bundle.manifest.model, ranges)
+        return GraphEngines(graph_sha256=graph.graph_sha256, key=key, profiles=tuple(profiles), plans=tuple(plans))
+
+    means = Means(largest_batch=site.options.ranges.batch[2], part_bytes=part_bytes(site.options.limits))
+    sizes = (0, 0) if kit is not None else _sizes(site.bundle, name)
+    try:
+        engines, gave_up = climb(attempt, means, *sizes)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return replace(engines, gave_up=tuple(gave_up))
+
+
+def _sizes(bundle: Bundle, name: str) -> tuple[int, int]:
+    """Return the bytes of weights of a graph, and of its largest block."""
+    import onnx_ir as ir
+
+    from internvl_edge.export.draw import block_bytes, weight_bytes
+
+    model = ir.load(bundle.graph_file(name))
+    return weight_bytes(model), block_bytes(model)
+
+
+def _drawn(site: _Site, name: str, means: Means, work: Path) -> GraphParts:
+    from internvl_edge.export.dialects import Dialect
+    from internvl_edge.export.draw import draw_graph
+
+    dialect = Dialect(**{key: value for key, value in site.flags.items() if key != "code"})
+    return draw_graph(site.bundle, name, dialect, means.part_bytes, work)
+
+
+def _build_part(
+    site: _Site,
+    name: str,
+    part: Part,
+    root: Path,
+    ranges: Ranges,
+    means: Means,
+    staging: Staging,
+    builder: Builder,
+) -> PlanRecord:
+    """Build one plan unless a killed run has; what it took is recorded with it."""
+    stage = f"plan {part.name} {key_of(part.outputs, ranges, means)}"
+    done = staging.finished(stage)
+    file = f"{part.name}.plan"
+    if done is None:
+        built = builder(
+            Job(
+                onnx_file=root / part.file,
+                plan_file=staging.folder / file,
+                flavour=site.flavour.name,
+                target=site.target.name,
+                profiles=profiles_for(name, part.inputs, site.bundle.manifest.model, ranges),
+                workspace_bytes=means.workspace_bytes,
+            )
+        )
+        done = {key: value for key, value in asdict(built).items() if key != "version"}
+        staging.finish(stage, done)
+    return PlanRecord(file=file, inputs=tuple(i.name for i in part.inputs), outputs=part.outputs, **done)
+
+
+def _at_most(ranges: Ranges, batch: int) -> Ranges:
+    low, usual, high = (min(value, batch) for value in ranges.batch)
+    return replace(ranges, batch=(low, usual, high))
+
+
+def _record(site: _Site, engines: Mapping[str, GraphEngines]) -> EngineRecord:
+    device = find_device()
+    return EngineRecord(
+        target=site.target.name,
+        sm=site.target.sm,
+        flavour=site.flavour.name,
+        version=site.flavour.version,
+        driver=device.driver if isinstance(device, Device) else None,
+        flags=site.flags,
+        weights=weight_digests(site.bundle),
+        scales_sha256=scales_digest(site.bundle),
+        graphs=engines,
+    )

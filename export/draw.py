@@ -1,0 +1,80 @@
+"""Draw the blueprint of a build: each graph in its target's dialect, cut where needed, weights linked beside it."""
+
+import hashlib
+from pathlib import Path
+
+import onnx_ir as ir
+from onnx.utils import Extractor
+
+from internvl_edge.export.dialects import Dialect, lower
+from internvl_edge.export.engine.blueprint import GraphParts, Part
+from internvl_edge.export.segments import Segment, cut
+from internvl_edge.export.tensor_specs import tensor_spec
+from internvl_edge.export.weights import link_or_copy
+from internvl_edge.runtime.bundle import Bundle
+
+
+def draw_graph(
+    bundle: Bundle, name: str, dialect: Dialect, part_bytes: int | None, root: Path, folder: str = ""
+) -> GraphParts:
+    """Write graph `name` of `bundle` in `dialect` to ``root/folder``, in parts of at most `part_bytes` of weights.
+
+    Cuts fall between blocks only, so a part is never smaller than a block. None leaves the graph whole.
+    """
+    place = root / folder
+    place.mkdir(parents=True, exist_ok=True)
+    source = bundle.graph_file(name)
+    _link_weights(bundle, source.parent, place)
+    model = ir.load(source)
+    segments = cut(model.graph, part_bytes) if part_bytes is not None else []
+    wholes = [model] if len(segments) < 2 else _extracted(model, segments)
+    parts = []
+    for index, part in enumerate(wholes):
+        part_name = name if len(wholes) == 1 else f"{name}.{index}"
+        part.graph.name = part_name
+        lower(part, dialect)
+        file = Path(folder) / f"{part_name}.onnx"
+        ir.save(part, root / file)
+        parts.append(
+            Part(
+                name=part_name,
+                file=file.as_posix(),
+                inputs=tuple(tensor_spec(value) for value in part.graph.inputs),
+                outputs=tuple(str(value.name) for value in part.graph.outputs),
+                weight_bytes=weight_bytes(part),
+            )
+        )
+    return GraphParts(graph_sha256=bundle.manifest.files[bundle.manifest.graphs[name].file].sha256, parts=tuple(parts))
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Return the bytes of all weights that lie outside the graph file."""
+    held = (value.const_value for value in model.graph.initializers.values())
+    return sum(tensor.nbytes for tensor in held if isinstance(tensor, ir.ExternalTensor))
+
+
+def block_bytes(model: ir.Model) -> int:
+    """Return the weights of the largest stretch of `model` that cannot be cut: a block, or what stands before them."""
+    return max(segment.weight_bytes for segment in cut(model.graph, 1))
+
+
+def code_of_dialects() -> str:
+    """Return a digest of the code that draws, since what it writes depends on it."""
+    root = Path(__file__).parent
+    files = [Path(__file__), root / "segments.py", *sorted((root / "dialects").glob("*.py"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def _extracted(model: ir.Model, segments: list[Segment]) -> list[ir.Model]:
+    proto = ir.to_proto(model)
+    extractor = Extractor(proto)
+    return [ir.from_proto(extractor.extract_model(list(s.inputs), list(s.outputs))) for s in segments]
+
+
+def _link_weights(bundle: Bundle, source: Path, place: Path) -> None:
+    """Link every weight file of the graphs' folder into `place`; a copy where the file system has no links."""
+    folder = source.relative_to(bundle.path)
+    for name in bundle.manifest.files:
+        path = bundle.path / name
+        if Path(name).parent == folder and path.suffix != ".onnx" and not (place / path.name).exists():
+            link_or_copy(path, place / path.name)

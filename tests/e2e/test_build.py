@@ -1,0 +1,123 @@
+"""`build`, `targets` and `doctor` as a user runs them, with the real TensorRT-RTX."""
+
+import itertools
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from internvl_edge.export.engine.targets import RTX_SMS
+from tests.e2e.conftest import Run
+
+pytest.importorskip("onnxruntime_ep_nv_tensorrt_rtx", reason="the extra `rtx` is not installed")
+
+
+@pytest.fixture(scope="module")
+def bundle(run: Run, golden_a: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("build") / "bundle"
+    done = run("export", golden_a / "checkpoint", "-o", output, "--graphs", "vision,text")
+    assert done.returncode == 0, done.stderr
+    return output
+
+
+def refusal(run: Run, bundle: Path, *options: object) -> str:
+    before = sorted(str(path) for path in bundle.parent.rglob("*"))
+    done = run("build", bundle, *options)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(str(path) for path in bundle.parent.rglob("*")) == before
+    (line,) = done.stderr.strip().splitlines()
+    return line
+
+
+def test_plans_for_every_architecture_of_tensorrt_rtx(run: Run, bundle: Path) -> None:
+    for sm in RTX_SMS:
+        done = run("build", bundle, "--target", f"sm_{sm}", "--graphs", "vision", "--batch", "1:2:4")
+        assert done.returncode == 0, done.stderr
+        record = json.loads((bundle / "engines" / f"sm_{sm}" / "engine.json").read_text())
+        assert (record["sm"], record["driver"]) == (sm, None)
+        assert record["graphs"]["vision"]["profiles"][0]["pixel_values"][2][0] == 4
+    again = run("build", bundle, "--target", "sm_89", "--graphs", "vision", "--batch", "1:2:4")
+    assert "kept" in again.stdout
+
+
+def test_a_limit_of_memory_cuts_the_graph(run: Run, bundle: Path) -> None:
+    done = run("build", bundle, "--target", "l4", "--graphs", "vision", "--max-device-mem", "40KB")
+    assert done.returncode == 0, done.stderr
+    plans = json.loads((bundle / "engines" / "l4" / "engine.json").read_text())["graphs"]["vision"]["plans"]
+    assert len(plans) >= 3
+    for before, after in itertools.pairwise(plans):
+        assert set(after["inputs"]) & set(before["outputs"]), "a chain"
+
+
+def test_a_kit_for_a_device_that_builds_its_own(run: Run, bundle: Path, tmp_path: Path) -> None:
+    kit = tmp_path / "kit"
+    done = run("build", bundle, "--target", "h100", "-o", kit, "--trtexec")
+    assert done.returncode == 0, done.stderr
+    assert "a kit for h100 (sm_90)" in done.stdout
+    assert "--stronglyTyped" in done.stdout
+    assert not list(kit.rglob("*.plan"))
+    assert "copy it to the device" in run("build", kit).stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--target", "rtx-4091"], ["rtx-4091", "rtx-4090"]),
+        (["--target", "l4", "--batch", "4:2:1"], ["--batch 4:2:1", "min <= opt <= max"]),
+        (["--target", "l4", "--batch", "0"], ["--batch 0:0:0", "not a range"]),
+        (["--target", "l4", "--max-host-mem", "lots"], ["--max-host-mem lots", "12GiB"]),
+        (["--target", "l4", "--text-length", "1:80:160"], ["160", "80"]),
+        (["--target", "l4", "--graphs", "decoder"], ["decoder", "vision, text"]),
+        (["--target", "l4", "--attention", "flash"], ["--attention flash", "pattern"]),
+        ([], ["--target"]),
+    ],
+)
+def test_bad_options(run: Run, bundle: Path, options: list[str], words: list[str]) -> None:
+    line = refusal(run, bundle, *options)
+    assert [word for word in words if word not in line] == []
+
+
+def test_a_changed_bundle_is_not_built(run: Run, bundle: Path) -> None:
+    graph = next((bundle / "onnx").rglob("text.onnx"))
+    content = graph.read_bytes()
+    try:
+        graph.write_bytes(content + b"\0")
+        assert "text.onnx has" in refusal(run, bundle, "--target", "l4")
+    finally:
+        graph.write_bytes(content)
+
+
+def test_a_killed_build_leaves_nothing_half_and_goes_on(run: Run, bundle: Path) -> None:
+    folder = bundle / "engines" / "a10"
+    partial = bundle / "engines" / ".a10.partial"
+    command = [sys.executable, "-m", "internvl_edge.cli", "build", str(bundle), "--target", "a10"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not list(partial.glob("*.plan")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not folder.exists()
+    done = run(*command[3:])
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in folder.iterdir()) == ["engine.json", "text.plan", "vision.plan"]
+    assert not partial.exists()
+
+
+def test_targets_and_doctor(run: Run, bundle: Path) -> None:
+    listed = run("targets")
+    assert "agx-orin-64gb" in listed.stdout
+    assert {entry["name"] for entry in json.loads(run("targets", "--json").stdout)} >= {"t4", "b200"}
+    found = json.loads(run("doctor", bundle, "--target", "orin-nano-8gb", "--json").stdout)
+    assert found["builds_with"] is None
+    assert [graph["name"] for graph in found["graphs"]] == ["vision", "text"]
+    assert all(graph["activation_bytes"] > 0 for graph in found["graphs"])
+    text = run("doctor", bundle, "--target", "t4").stdout
+    assert "built here by tensorrt_rtx" in text
+    assert "nothing blocks it" in text
+    assert "GPU:" in run("doctor").stdout

@@ -1,0 +1,206 @@
+"""Bundle to plans with a builder that only writes bytes: what is built, kept, cut, given up, and recorded."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from internvl_edge.export.build import BuildOptions, BuildReport, build, build_plans
+from internvl_edge.export.compile import export_bundle
+from internvl_edge.export.dialects import dialect_for
+from internvl_edge.export.draw import draw_graph
+from internvl_edge.export.engine.blueprint import Blueprint
+from internvl_edge.export.engine.capability import capabilities
+from internvl_edge.export.engine.child import BuilderMemoryError, Built, Job
+from internvl_edge.export.engine.estimate import Limits
+from internvl_edge.export.engine.flavour import Flavour
+from internvl_edge.export.engine.profiles import Ranges
+from internvl_edge.export.engine.targets import find_target
+from internvl_edge.export.kit import KitReport
+from internvl_edge.export.options import ExportOptions
+from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.engines import EngineRecord, require_engines
+from internvl_edge.runtime.errors import EngineError
+from tests.tolerances import FP16_RELATIVE
+
+TARGET = find_target("rtx-4090")
+FLAVOUR = Flavour(
+    name="tensorrt_rtx", trt=ModuleType("trt"), version="1.7.1", capabilities=capabilities(ModuleType("trt"))
+)
+
+
+class Writer:
+    """A builder whose plans are the names of their graphs; `refuse` may raise instead."""
+
+    def __init__(self, refuse: Callable[[Job], None] = lambda job: None) -> None:
+        self.jobs: list[Job] = []
+        self._refuse = refuse
+
+    def __call__(self, job: Job) -> Built:
+        self.jobs.append(job)
+        assert job.onnx_file.is_file()
+        self._refuse(job)
+        content = job.onnx_file.name.encode()
+        job.plan_file.write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        return Built(bytes=len(content), sha256=digest, version="1.7.1", seconds=1.0, peak_bytes=1 << 20)
+
+    @property
+    def built(self) -> list[str]:
+        return [job.onnx_file.stem for job in self.jobs]
+
+
+@pytest.fixture(scope="module")
+def exported(golden_a: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("bundle") / "bundle"
+    export_bundle(ExportOptions(checkpoint=str(golden_a / "checkpoint"), output=output, graphs=("vision", "text")))
+    return output
+
+
+@pytest.fixture
+def bundle(exported: Path, tmp_path: Path) -> Bundle:
+    """The bundle, in a folder of this test's own."""
+    import shutil
+
+    shutil.copytree(exported, tmp_path / "bundle")
+    return Bundle.open(tmp_path / "bundle")
+
+
+def made(bundle: Bundle, builder: Writer, **settings: object) -> BuildReport:
+    return build_plans(bundle, TARGET, FLAVOUR, BuildOptions(**settings), builder=builder)  # type: ignore[arg-type]
+
+
+def test_plans_lie_in_the_targets_folder_with_a_record_that_fits(bundle: Bundle) -> None:
+    report = made(bundle, Writer(), ranges=Ranges(batch=(1, 2, 4)))
+    assert report.folder == bundle.path / "engines" / "rtx-4090"
+    assert sorted(path.name for path in report.folder.iterdir()) == ["engine.json", "text.plan", "vision.plan"]
+    record = require_engines(bundle, report.folder, flavour="tensorrt_rtx", version="1.7.1", sm=89)
+    assert record == report.record
+    assert [shape[0] for shape in record.graphs["vision"].profiles[0]["pixel_values"]] == [1, 2, 4]
+    assert record.graphs["vision"].plans[0].outputs == ("vision_states", "image_embeds")
+
+
+def test_what_is_current_is_kept_and_what_is_not_is_built(bundle: Bundle) -> None:
+    made(bundle, Writer())
+    again = Writer()
+    assert set(made(bundle, again).reused) == {"vision", "text"}
+    assert again.built == []
+    (bundle.path / "engines" / "rtx-4090" / "text.plan").write_bytes(b"damaged!!")
+    made(bundle, again)
+    assert again.built == ["text"]
+    made(bundle, again, ranges=Ranges(batch=(1, 1, 2)))
+    assert again.built == ["text", "vision", "text"]
+
+
+def test_plans_of_other_graphs_stay(bundle: Bundle) -> None:
+    made(bundle, Writer(), graphs=("vision",))
+    report = made(bundle, Writer(), graphs=("text",))
+    assert sorted(report.record.graphs) == ["text", "vision"]
+    require_engines(bundle, report.folder, flavour="tensorrt_rtx", version="1.7.1", sm=89)
+
+
+def test_a_refusal_leaves_the_earlier_plans(bundle: Bundle) -> None:
+    made(bundle, Writer())
+    before = EngineRecord.load(bundle.path / "engines" / "rtx-4090")
+
+    def refuse(job: Job) -> None:
+        raise EngineError("text.onnx: no")
+
+    with pytest.raises(EngineError, match="no"):
+        made(bundle, Writer(refuse), ranges=Ranges(batch=(1, 1, 2)))
+    assert EngineRecord.load(bundle.path / "engines" / "rtx-4090") == before
+    assert [path.name for path in (bundle.path / "engines").iterdir()] == ["rtx-4090"]
+
+
+def test_a_killed_build_goes_on_where_it_was(bundle: Bundle) -> None:
+    def die(job: Job) -> None:
+        if job.onnx_file.stem == "text":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        made(bundle, Writer(die))
+    assert not (bundle.path / "engines" / "rtx-4090").exists()
+    again = Writer()
+    made(bundle, again)
+    assert again.built == ["text"]
+    assert sorted(path.name for path in (bundle.path / "engines").iterdir()) == ["rtx-4090"]
+
+
+def test_memory_that_runs_out_cuts_the_graph_and_says_so(bundle: Bundle) -> None:
+    def large(job: Job) -> None:
+        if "." not in job.onnx_file.stem and job.onnx_file.stem.startswith("vision"):
+            raise BuilderMemoryError("vision.onnx: out of memory")
+
+    report = made(bundle, Writer(large), graphs=("vision",))
+    engines = report.record.graphs["vision"]
+    assert len(engines.plans) >= 2
+    assert [plan.file for plan in engines.plans] == [f"vision.{i}.plan" for i in range(len(engines.plans))]
+    assert engines.gave_up[-1].startswith("parts of")
+    assert "workspace 256 MiB" in engines.gave_up
+    require_engines(bundle, report.folder, flavour="tensorrt_rtx", version="1.7.1", sm=89)
+
+
+def test_a_limit_cuts_before_anything_fails(bundle: Bundle) -> None:
+    report = made(bundle, Writer(), graphs=("vision",), limits=Limits(device_bytes=1))
+    engines = report.record.graphs["vision"]
+    assert len(engines.plans) >= 3, "a block each at least"
+    assert engines.gave_up == ()
+
+
+def test_parts_in_a_chain_compute_what_the_graph_does(bundle: Bundle, rng: np.random.Generator, tmp_path: Path) -> None:
+    dialect = dialect_for(attention=True, wanted="auto")
+    whole = draw_graph(bundle, "vision", dialect, None, tmp_path / "whole")
+    cut = draw_graph(bundle, "vision", dialect, 1, tmp_path / "cut")
+    assert len(whole.parts) == 1 < len(cut.parts)
+    assert sum(part.weight_bytes for part in cut.parts) == whole.parts[0].weight_bytes
+    values = {"pixel_values": rng.normal(size=(2, 3, 56, 56)).astype(np.float32)}
+    expected = _run(tmp_path / "whole" / whole.parts[0].file, values)
+    for part in cut.parts:
+        values |= _run(tmp_path / "cut" / part.file, {spec.name: values[spec.name] for spec in part.inputs})
+    for name, value in expected.items():
+        bound = FP16_RELATIVE * float(np.abs(value).max())  # kernels that would fuse over a cut round there
+        np.testing.assert_allclose(values[name], value, atol=bound, rtol=0)
+
+
+def test_what_cannot_be_built_here_becomes_a_kit_that_the_device_builds_from(bundle: Bundle, tmp_path: Path) -> None:
+    made_kit = build(bundle.path, BuildOptions(target="agx-orin-64gb", output=tmp_path / "kit"))
+    assert isinstance(made_kit, KitReport)
+    kit = Bundle.open(tmp_path / "kit")
+    blueprint = Blueprint.load(kit.path)
+    assert (blueprint.target, blueprint.sm) == ("agx-orin-64gb", 87)
+    assert "trtexec --onnx=onnx/fp16/vision.onnx" in (kit.path / "trtexec.sh").read_text()
+    assert kit.path.joinpath("tokenizer.model").exists()
+    device = replace(FLAVOUR, name="tensorrt", version="10.3.0")
+    writer = Writer()
+    report = build_plans(kit, find_target("agx-orin-64gb"), device, BuildOptions(), blueprint, builder=writer)
+    assert writer.built == ["vision", "text"]
+    require_engines(kit, report.folder, flavour="tensorrt", version="10.3.0", sm=87)
+
+
+def test_a_kit_on_another_machine_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    build(bundle.path, BuildOptions(target="agx-orin-64gb", output=tmp_path / "kit"))
+    with pytest.raises(EngineError, match=r"a kit for agx-orin-64gb .*here is .*copy it to the device"):
+        build(tmp_path / "kit", BuildOptions())
+    with pytest.raises(EngineError, match=r"--target l4: .* is a kit for agx-orin-64gb"):
+        build(tmp_path / "kit", BuildOptions(target="l4"))
+
+
+def test_a_target_is_needed(bundle: Bundle) -> None:
+    with pytest.raises(EngineError, match="no target given; add --target"):
+        build(bundle.path, BuildOptions())
+
+
+def test_an_unknown_attention() -> None:
+    with pytest.raises(EngineError, match="--attention flash: unknown; choose from auto, op, pattern"):
+        BuildOptions(attention="flash")
+
+
+def _run(file: Path, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, feeds), strict=True))
