@@ -13,13 +13,13 @@ _ITEM = re.compile(r'"([^"]*)"|([^\s"]+)')
 _LAYER = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 
 
-def section(text: str, name: str) -> str | None:
-    """Return what stands in section `name` (header, descriptors, main, shape_main), or None; a torn end is kept."""
+def section(text: str, name: str) -> tuple[str, bool] | None:
+    """Return what stands in section `name` (header, descriptors, main, shape_main), and whether it is closed."""
     opened = re.search(rf"^{name} \{{[^\n]*\n", text, re.MULTILINE)
     if opened is None:
         return None
     closed = re.search(r"^\}", text[opened.end() :], re.MULTILINE)
-    return text[opened.end() :][: closed.start() if closed else None]
+    return text[opened.end() :][: closed.start() if closed else None], closed is not None
 
 
 def entries(body: str) -> Iterator[tuple[str, dict[str, Value]]]:

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from internvl_edge.export.xray.launches import Launch, fusion_of
 from internvl_edge.export.xray.schedule import Program, Schedule, Step
 from internvl_edge.export.xray.symbols import Sizes
+from internvl_edge.export.xray.traffic import is_constant
 
 TYPES = {"float": "fp32", "half": "fp16", "bf16": "bf16", "int8": "int8", "fp8_e4m3": "fp8"}
 """The plan's names of types, as data sheets call them."""
+
+_PRODUCTS = ("fully_connected", "corrltn")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +39,11 @@ def work_of(launch: Launch, schedule: Schedule, sizes: Sizes) -> MatrixWork | No
     if launch.category not in ("matmul", "convolution"):
         return MatrixWork(flops=0, dtype="")
     described = fusion_of(step, schedule)
-    if described is None:
-        return _product(step, program, sizes)
-    inner = [found for found in described.steps if found.kind in ("fully_connected", "corrltn")]
+    if described is None:  # of a fusion without one, which operand is which is not known
+        if step.kind == "function":
+            return _vector_product(step, program, sizes)
+        return _product(step, program, sizes) if step.kind in _PRODUCTS else None
+    inner = [found for found in described.steps if found.kind in _PRODUCTS]
     bound = _bound(described, step, sizes)
     works = [_product(found, described, bound) for found in inner]
     known = [work for work in works if work is not None]
@@ -70,15 +75,48 @@ def _product(step: Step, program: Program, sizes: Sizes) -> MatrixWork | None:
 
 
 def _attention(step: Step, program: Program, sizes: Sizes) -> MatrixWork | None:
-    """Return both products of q ``[..., N, D]``, first, and v ``[..., M, E]``, last of the operands that share rows."""
-    shapes = _shapes(step, program, sizes)
-    if len(shapes) < 4:
+    """Return both products of q ``[..., N, D]`` with M keys ``[..., M, D]`` or ``[..., D, M]``, and with the values.
+
+    The result, the last output, has the shape of q. M is the longest among operands and results with as many heads:
+    a kernel that appends new keys to a cache writes them all.
+    """
+    names = [name for name in (*step.inputs, *step.outputs) if len(_dims(name, program)) > 2]
+    shapes = [sizes.shape(program.tensors[name].dims) for name in names]
+    known = [shape for shape in shapes if shape is not None]
+    if len(known) < len(shapes) or len(known) < 3 or not step.outputs or names[-1] != step.outputs[-1]:
         return None
-    q, v, out = shapes[0], shapes[-2], shapes[-1]
-    if min(len(q), len(v), len(out)) < 3 or q[:-1] != out[:-1] or v[-1] != out[-1]:
+    out = known.pop()
+    if out not in known:
         return None
-    scores = math.prod(q[:-1]) * v[-2]
-    return MatrixWork(flops=2 * scores * (q[-1] + v[-1]), dtype=_dtype(step, program))
+    known.remove(out)
+    heads, depth = math.prod(out[:-2]), out[-1]
+    keys = [s[-2] if s[-1] == depth else s[-1] for s in known if math.prod(s[:-2]) == heads and depth in s[-2:]]
+    if not keys:
+        return None
+    dtype = program.tensors[step.outputs[-1]].dtype
+    return MatrixWork(flops=4 * math.prod(out) * max(keys), dtype=TYPES.get(dtype, dtype))
+
+
+def _vector_product(step: Step, program: Program, sizes: Sizes) -> MatrixWork | None:
+    """Return the product that a generated kernel spells ``Mul Sum``: its largest constant is the weight."""
+    weights = [
+        program.tensors[name] for name in step.inputs if program.tensors.get(name) and len(_dims(name, program)) > 1
+    ]
+    weights = [tensor for tensor in weights if is_constant(tensor)]
+    out = sizes.shape(_dims(step.outputs[0], program)) if step.outputs else None
+    if not weights or not out:
+        return None
+    weight = max(weights, key=lambda tensor: tensor.constant_bytes or 0)
+    shape = sizes.shape(weight.dims)
+    summed = math.prod(shape) // out[-1] if shape and out[-1] else 0
+    if shape is None or summed not in shape or summed * out[-1] != math.prod(shape):
+        return None
+    return MatrixWork(flops=2 * math.prod(out) * summed, dtype=TYPES.get(weight.dtype, weight.dtype))
+
+
+def _dims(name: str, program: Program) -> tuple[int | str, ...]:
+    tensor = program.tensors.get(name)
+    return tensor.dims if tensor is not None else ()
 
 
 def _shapes(step: Step, program: Program, sizes: Sizes) -> list[tuple[int, ...]]:

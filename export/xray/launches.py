@@ -11,6 +11,8 @@ _BOOKKEEPING = frozenset({"signal", "wait", "shape_call", "reshape", "assert"})
 """Synchronisation, host arithmetic and views: nothing runs on the device."""
 _ATTENTION = re.compile(r"ge[mv][mv]_mha|fmha")
 """``_gemm_mha_v2`` for many query rows, ``_gemv_mha_v1`` for one."""
+_VECTOR_PRODUCT = re.compile(r"^__myl_\w*MulSum")
+"""A product with one row is a generated kernel: multiply, then sum."""
 _OPERATION = re.compile(r"[A-Z][a-z0-9]*")
 _BLOCK = re.compile(r"^(.*?(?:layers|blocks)[./]\d+)(?:[./]|$)")
 _LAYOUT = frozenset({"Resh", "Tran", "Move", "Slic", "Spli", "Conc", "Repl", "Cast"})
@@ -130,6 +132,8 @@ def _category(step: Step, schedule: Schedule) -> str:
     described = fusion_of(step, schedule)
     if described is not None and any(inner.kind == "fully_connected" for inner in described.steps):
         return "matmul"
+    if _VECTOR_PRODUCT.search(step.name) and any(_is_matrix(name, schedule.program) for name in step.inputs):
+        return "matmul"
     if "Mean" in operations:
         return "norm"
     if "Gath" in operations:
@@ -137,10 +141,19 @@ def _category(step: Step, schedule: Schedule) -> str:
     return "layout" if operations and operations <= _LAYOUT else "elementwise"
 
 
+def _is_matrix(name: str, program: Program) -> bool:
+    tensor = program.tensors.get(name)
+    return tensor is not None and tensor.constant_bytes is not None and sum(dim != 1 for dim in tensor.dims) > 1
+
+
 def _block(step: Step) -> str:
-    """Return the block that most of the step's nodes belong to; of equals the first in the model."""
-    found = Counter(match[1] for match in map(_BLOCK.match, step.layers) if match is not None)
-    if not found or sum(found.values()) * 2 < len(step.layers):
+    """Return the block that most of the step's nodes belong to, of equals the first; "" if most lie outside.
+
+    Nodes without a module path, which TensorRT or a rewrite made, have no say.
+    """
+    paths = [layer for layer in step.layers if "." in layer or "/" in layer]
+    found = Counter(match[1] for match in map(_BLOCK.match, paths) if match is not None)
+    if not found or sum(found.values()) * 2 < len(paths):
         return ""
     return min(found, key=lambda block: (-found[block], _number(block)))
 

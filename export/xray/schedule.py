@@ -126,12 +126,15 @@ def read_plan(path: Path) -> PlanText:
 
 def parse_program(text: str) -> tuple[Program, tuple[str, ...]]:
     """Return the program written in `text`, and what of it cannot be read."""
-    header, descriptors, main = (section(text, name) for name in ("header", "descriptors", "main"))
-    known = fields(_ENTRIES.sub("", header or ""))
-    tensors, findings = _tensors(descriptors or "")
-    steps = tuple(_step(kind, found) for kind, found in entries(main or ""))
-    sections = {"header": header, "descriptors": descriptors, "main": main}
-    findings += [f"no section {name}" for name, body in sections.items() if body is None]
+    found = {name: section(text, name) for name in ("header", "descriptors", "main", "shape_main")}
+    body = {name: part[0] if part is not None else "" for name, part in found.items()}
+    known = fields(_ENTRIES.sub("", body["header"]))
+    tensors, findings = _tensors(body["descriptors"])
+    steps, shape_steps = (
+        tuple(_step(kind, pairs) for kind, pairs in entries(body[name])) for name in ("main", "shape_main")
+    )
+    findings += [f"no section {name}" for name, part in found.items() if part is None and name != "shape_main"]
+    findings += [f"section {name} is cut off" for name, part in found.items() if part is not None and not part[1]]
     named = {name for step in steps for name in step.inputs + step.outputs} - tensors.keys()
     if named:
         findings.append(f"{len(named)} tensors of its steps are not declared, as {min(named)}")
@@ -140,10 +143,10 @@ def parse_program(text: str) -> tuple[Program, tuple[str, ...]]:
         sm=int(sm[1]) if sm else None,
         inputs=many(known.get("inputs")),
         outputs=many(known.get("outputs")),
-        regions=tuple(_regions(header or "")),
+        regions=tuple(_regions(body["header"])),
         tensors=tensors,
         steps=steps,
-        shape_steps=tuple(_step(kind, found) for kind, found in entries(section(text, "shape_main") or "")),
+        shape_steps=shape_steps,
     )
     return program, tuple(findings)
 

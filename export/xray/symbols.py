@@ -1,38 +1,20 @@
-"""The symbolic sizes of a schedule, from the shapes of its inputs: the plan's own host arithmetic, done over again."""
+"""The symbolic sizes of a schedule, from the shapes of its inputs."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from internvl_edge.export.xray.schedule import Program, Step
+from internvl_edge.export.xray.relations import Relations, relations_of
+from internvl_edge.export.xray.schedule import Program
 from internvl_edge.runtime.errors import EngineError
 
-_CONSTANT = re.compile(r"__s\^(M?)(\d{1,18})i64")
-"""A host constant carries its value in its name; M stands for minus."""
 _SUFFIX = re.compile(r"(?: \[profile \d+\])?\.\d+$")
 """What a plan adds to the names of inputs and outputs; the second profile's say so."""
 _INTERNAL = re.compile(r"_shapeInput|^ONNXTRT_")
 """Inputs that TensorRT made itself: shapes, and results of its parser's helpers."""
-_OPERATIONS: Mapping[str, Callable[..., int]] = {
-    "add": lambda a, b: a + b,
-    "sub": lambda a, b: a - b,
-    "mul": lambda a, b: a * b,
-    "div": lambda a, b: a // b,
-    "mod": lambda a, b: a % b,
-    "min": min,
-    "max": max,
-    "eq": lambda a, b: int(a == b),
-    "lt": lambda a, b: int(a < b),
-    "gt": lambda a, b: int(a > b),
-    "leq": lambda a, b: int(a <= b),
-    "geq": lambda a, b: int(a >= b),
-    "and": lambda a, b: int(bool(a) and bool(b)),
-    "or": lambda a, b: int(bool(a) or bool(b)),
-    "not": lambda a: int(not a),
-    "select": lambda c, a, b: a if c else b,
-}
-_SAME = ("copy", "cast", "reshape")
-"""Steps on one number that do not change it."""
+
+Axes = Mapping[tuple[str, int], str]
+"""Input and axis -> its symbol."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,37 +39,24 @@ def sizes_of(program: Program, shapes: Mapping[str, Sequence[int]]) -> Sizes:
     Raises:
         EngineError: an unknown input, a wrong rank or fixed axis, a size beyond the profile; all of them at once.
     """
-    inputs = {plain_name(name): name for name in program.inputs if not _INTERNAL.search(name)}
-    steps = (*program.shape_steps, *(step for step in program.steps if step.kind in _SAME or step.kind in _OPERATIONS))
-    findings = [f"{name}: no input of it; it has {', '.join(inputs)}" for name in shapes if name not in inputs]
-    known = _constants(steps)
-    bounds = _bounds(steps, known)
-    known, wrong = _given(program, {inputs[n]: tuple(s) for n, s in shapes.items() if n in inputs}, known, steps)
-    assumed: list[str] = []
-    for name, full in inputs.items():
-        for axis, dim in enumerate(program.tensors[full].dims if full in program.tensors else ()):
-            if isinstance(dim, str) and _source(dim, steps) not in known:
-                known[_source(dim, steps)] = bounds.get(_source(dim, steps), (1, None))[0]
-                assumed.append(f"{name}[{axis}] = {known[_source(dim, steps)]}")
-    wrong += [
-        f"{symbol} is {known[symbol]}, the plan takes {low} to {high}"
-        for symbol, (low, high) in bounds.items()
-        if symbol in known and not low <= known[symbol] <= (high if high is not None else known[symbol])
-    ]
-    if findings or wrong:
-        labels = {
-            _source(d, steps): f"{n}[{i}]"
-            for n, full in reversed(inputs.items())
-            if full in program.tensors
-            for i, d in enumerate(program.tensors[full].dims)
-            if isinstance(d, str)
-        }
-        said = "; ".join(_labelled(finding, labels) for finding in (*findings, *wrong))
-        raise EngineError(f"sizes: {said}; give shapes that the plan was built for")
-    values = _forward(steps, known)
-    resolved = Sizes(values=values, shapes={}, assumed=tuple(assumed))
-    found = {n: resolved.shape(program.tensors[f].dims) for n, f in inputs.items() if f in program.tensors}
-    return Sizes(values=values, shapes={n: s for n, s in found.items() if s is not None}, assumed=tuple(assumed))
+    inputs = {
+        plain_name(name): program.tensors[name].dims
+        for name in program.inputs
+        if name in program.tensors and not _INTERNAL.search(name)
+    }
+    relations = relations_of(program)
+    axes = {(n, i): d for n, dims in inputs.items() for i, d in enumerate(dims) if isinstance(d, str)}
+    findings = _misfits(inputs, shapes)
+    fitting = {name: shape for name, shape in shapes.items() if len(inputs.get(name, ())) == len(shape)}
+    free = _given(relations, axes, fitting)
+    free, assumed = _completed(relations, axes, free)
+    values = relations.forward(free)
+    findings += _contradictions(relations, axes, fitting, values)
+    if findings:
+        raise EngineError(f"sizes: {'; '.join(findings)}; give shapes that the plan was built for")
+    sizes = Sizes(values=values, shapes={}, assumed=assumed)
+    known = {name: sizes.shape(dims) for name, dims in inputs.items()}
+    return Sizes(values=values, shapes={n: s for n, s in known.items() if s is not None}, assumed=assumed)
 
 
 def plain_name(name: str) -> str:
@@ -95,87 +64,72 @@ def plain_name(name: str) -> str:
     return _SUFFIX.sub("", name)
 
 
-def _constants(steps: Sequence[Step]) -> dict[str, int]:
-    names = {name for step in steps for name in (*step.inputs, *step.outputs)}
-    matches = {name: _CONSTANT.fullmatch(name) for name in names}
-    return {name: -int(m[2]) if m[1] else int(m[2]) for name, m in matches.items() if m is not None}
-
-
-def _source(symbol: str, steps: Sequence[Step]) -> str:
-    """Return the first of the names that `symbol` is a mere copy of."""
-    copies = {step.outputs[0]: step.inputs[0] for step in steps if _is_copy(step)}
-    seen = {symbol}
-    while symbol in copies and copies[symbol] not in seen:
-        symbol = copies[symbol]
-        seen.add(symbol)
-    return symbol
-
-
-def _is_copy(step: Step) -> bool:
-    return step.kind in _SAME and len(step.inputs) == len(step.outputs) == 1
-
-
-def _bounds(steps: Sequence[Step], constants: Mapping[str, int]) -> dict[str, tuple[int, int | None]]:
-    """Return least and largest value of each source, from the comparisons that the plan asserts."""
-    low: dict[str, int] = {}
-    high: dict[str, int] = {}
-    asserted = _asserted(steps)
-    for step in steps:
-        if step.kind in ("geq", "leq") and len(step.inputs) == 2 and step.outputs and step.outputs[0] in asserted:
-            symbol, limit = step.inputs
-            if limit in constants and symbol not in constants:
-                (low if step.kind == "geq" else high)[_source(symbol, steps)] = constants[limit]
-    return {symbol: (low.get(symbol, 1), high.get(symbol)) for symbol in low.keys() | high.keys()}
-
-
-def _asserted(steps: Sequence[Step]) -> set[str]:
-    """Return the conditions that must hold: those asserted, and what these are conjunctions of."""
-    held = {step.inputs[0] for step in steps if step.kind == "assert" and step.inputs}
-    for step in reversed(steps):
-        if step.kind == "and" and step.outputs and step.outputs[0] in held:
-            held.update(step.inputs)
-    return held
-
-
-def _given(
-    program: Program, shapes: Mapping[str, tuple[int, ...]], known: Mapping[str, int], steps: Sequence[Step]
-) -> tuple[dict[str, int], list[str]]:
-    """Return `known` with the sizes that `shapes` fix, and what does not fit the declarations."""
-    found, wrong = dict(known), []
+def _misfits(inputs: Mapping[str, Sequence[int | str]], shapes: Mapping[str, Sequence[int]]) -> list[str]:
+    """Return what of `shapes` does not fit the declarations."""
+    findings = [f"{name}: no input of it; it has {', '.join(inputs)}" for name in shapes if name not in inputs]
     for name, shape in shapes.items():
-        dims = program.tensors[name].dims if name in program.tensors else ()
-        if len(dims) != len(shape):
-            wrong.append(f"{plain_name(name)}: has {len(dims)} axes, {len(shape)} were given")
-            continue
-        for axis, (dim, size) in enumerate(zip(dims, shape, strict=True)):
-            expected = found.setdefault(_source(dim, steps), size) if isinstance(dim, str) else dim
-            if expected != size:
-                wrong.append(f"{plain_name(name)}[{axis}] is {size}, must be {expected}")
-    return found, wrong
+        dims = inputs.get(name, ())
+        if name in inputs and len(dims) != len(shape):
+            findings.append(f"{name}: has {len(dims)} axes, {len(shape)} were given")
+        elif name in inputs:
+            pairs = enumerate(zip(dims, shape, strict=True))
+            findings += [f"{name}[{i}] is {n}, must be {d}" for i, (d, n) in pairs if isinstance(d, int) and d != n]
+    return findings
 
 
-def _forward(steps: Sequence[Step], known: Mapping[str, int]) -> dict[str, int]:
-    """Return `known` and all that `steps` compute from it, in order; what lacks an operand stays unknown."""
-    values = dict(known)
-    for step in steps:
-        operands = [values[name] for name in step.inputs if name in values]
-        if len(step.outputs) != 1 or step.outputs[0] in values or len(operands) != len(step.inputs) or not operands:
-            continue
-        if _is_copy(step):
-            values[step.outputs[0]] = operands[0]
-        elif step.kind in _OPERATIONS and (step.kind not in ("div", "mod") or operands[-1] != 0):
-            value = _apply(step.kind, operands)
-            if value is not None:
-                values[step.outputs[0]] = value
-    return values
+def _given(relations: Relations, axes: Axes, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Return the free sources that `shapes` fix, directly or through the plan's arithmetic."""
+    free: dict[str, int] = {}
+    for (name, axis), symbol in axes.items():
+        if name in shapes:
+            found = relations.backward(symbol, shapes[name][axis], relations.constants)
+            if found is not None:
+                free.setdefault(*found)
+    return free
 
 
-def _apply(kind: str, operands: Sequence[int]) -> int | None:
-    wanted = {"not": 1, "select": 3}.get(kind, 2)
-    return _OPERATIONS[kind](*operands) if len(operands) == wanted else None
+def _completed(relations: Relations, axes: Axes, free: Mapping[str, int]) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Return `free` with every other source at its smallest or at what an asserted equality demands, and the first."""
+    found, assumed, bounds = dict(free), [], relations.bounds()
+    for (name, axis), symbol in axes.items():
+        found |= _demanded(relations, found)
+        source = relations.source(symbol)
+        if relations.is_free(source) and source not in found:
+            found[source] = bounds.get(source, (1, None))[0]
+            assumed.append(f"{name}[{axis}] = {found[source]}")
+    return found, tuple(assumed)
 
 
-def _labelled(finding: str, labels: Mapping[str, str]) -> str:
-    for symbol, label in labels.items():
-        finding = finding.replace(symbol, label)
-    return finding
+def _demanded(relations: Relations, free: Mapping[str, int]) -> dict[str, int]:
+    """Return what free sources must be for asserted equalities to hold."""
+    values = relations.forward(free)
+    demanded: dict[str, int] = {}
+    for pair in relations.equalities():
+        for known, open_ in (pair, pair[::-1]):
+            if known in values and open_ not in values:
+                found = relations.backward(open_, values[known], values)
+                if found is not None and found[0] not in free:
+                    demanded.setdefault(*found)
+    return demanded
+
+
+def _contradictions(
+    relations: Relations, axes: Axes, shapes: Mapping[str, Sequence[int]], values: Mapping[str, int]
+) -> list[str]:
+    """Return the sizes outside the profile, and those that others contradict."""
+    bounds = relations.bounds()
+    labels = {relations.source(symbol): f"{name}[{axis}]" for (name, axis), symbol in reversed(axes.items())}
+    findings = [
+        f"{labels.get(symbol, symbol)} is {values[symbol]}, the plan takes {low} to {'any' if high is None else high}"
+        for symbol, (low, high) in bounds.items()
+        if symbol in values and not low <= values[symbol] <= (values[symbol] if high is None else high)
+    ]
+    for (name, axis), symbol in axes.items():
+        if name in shapes and values.get(symbol, shapes[name][axis]) != shapes[name][axis]:
+            findings.append(f"{name}[{axis}] is {shapes[name][axis]}, must be {values[symbol]}")
+    unequal = [f"{values[a]} and {values[b]} must be equal" for a, b in relations.equalities() if _differ(values, a, b)]
+    return findings or list(dict.fromkeys(unequal))
+
+
+def _differ(values: Mapping[str, int], a: str, b: str) -> bool:
+    return a in values and b in values and values[a] != values[b]

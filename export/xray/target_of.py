@@ -1,0 +1,24 @@
+"""Which device a plan is for: as asked, as its record says, or as the plan itself says."""
+
+from pathlib import Path
+
+from internvl_edge.export.engine.targets import Target, find_target
+from internvl_edge.export.xray.schedule import read_plan
+from internvl_edge.runtime.engines import ENGINE_FILE, EngineRecord
+from internvl_edge.runtime.errors import EngineError
+
+
+def target_of(plan: Path, name: str | None = None) -> Target:
+    """Return the target called `name`, or without one that of ``engine.json`` beside `plan`, or the plan's own SM.
+
+    Raises:
+        EngineError: the name is unknown, `plan` is no plan, or it does not tell.
+    """
+    if name is not None:
+        return find_target(name)
+    if (plan.parent / ENGINE_FILE).exists():
+        return find_target(EngineRecord.load(plan.parent).target)
+    found = read_plan(plan).sm
+    if found is None:
+        raise EngineError(f"{plan}: does not tell its device; name one with --target")
+    return find_target(f"sm_{found}")
