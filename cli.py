@@ -298,7 +298,7 @@ def build_command(bundle: Path, trtexec: bool, **settings: Any) -> None:
     internvl-edge build bundle --target agx-orin-64gb -o orin-kit     then, on the Orin:  internvl-edge build orin-kit
     """
     from internvl_edge.export.build import build, build_options
-    from internvl_edge.export.report import build_text, trtexec_text
+    from internvl_edge.export.build_report import build_text, trtexec_text
     from internvl_edge.progress import RichProgress
 
     options = build_options(**settings)

@@ -1,6 +1,8 @@
 """Bundle to plans with a builder that only writes bytes: what is built, kept, cut, given up, and recorded."""
 
 import hashlib
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -188,6 +190,37 @@ def test_a_kit_on_another_machine_is_refused(bundle: Bundle, tmp_path: Path) -> 
         build(tmp_path / "kit", BuildOptions())
     with pytest.raises(EngineError, match=r"--target l4: .* is a kit for agx-orin-64gb"):
         build(tmp_path / "kit", BuildOptions(target="l4"))
+
+
+def test_a_device_builds_without_torch_and_onnx(bundle: Bundle, tmp_path: Path) -> None:
+    build(bundle.path, BuildOptions(target="agx-orin-64gb", output=tmp_path / "kit"))
+    code = f"""
+import hashlib, sys
+from types import ModuleType
+for heavy in ("torch", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "safetensors", "jinja2"):
+    sys.modules[heavy] = None
+from pathlib import Path
+from internvl_edge.export.build import BuildOptions, build_plans
+from internvl_edge.export.build_report import build_text
+from internvl_edge.export.engine.blueprint import Blueprint
+from internvl_edge.export.engine.capability import capabilities
+from internvl_edge.export.engine.child import Built
+from internvl_edge.export.engine.flavour import Flavour
+from internvl_edge.export.engine.targets import find_target
+from internvl_edge.runtime.bundle import Bundle
+def builder(job):
+    job.plan_file.write_bytes(b"plan")
+    return Built(bytes=4, sha256=hashlib.sha256(b"plan").hexdigest(), version="10.3", seconds=1.0, peak_bytes=1)
+trt = ModuleType("trt")
+flavour = Flavour(name="tensorrt", trt=trt, version="10.3", capabilities=capabilities(trt))
+kit = Bundle.open(Path({str(tmp_path / "kit")!r}))
+orin = find_target("agx-orin-64gb")
+report = build_plans(kit, orin, flavour, BuildOptions(), Blueprint.load(kit.path), builder=builder)
+print(build_text(report))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "vision.plan" in done.stdout
 
 
 def test_a_target_is_needed(bundle: Bundle) -> None:

@@ -1,0 +1,36 @@
+"""The summary of a build in words; a device prints it too, so it loads nothing heavy."""
+
+from internvl_edge.export.build import BuildReport
+from internvl_edge.export.kit import LINES_FILE, KitReport
+
+
+def build_text(report: BuildReport | KitReport) -> str:
+    """Return what was built, a line for each plan; or what the kit is and how it is used."""
+    if isinstance(report, KitReport):
+        parts = [part for graph in report.blueprint.graphs.values() for part in graph.parts]
+        return (
+            f"{report.folder}: a kit for {report.target.name} (sm_{report.target.sm}), which is not built for here: "
+            f"{len(parts)} graphs\n"
+            f"on the device: internvl-edge build {report.folder.name}    (or the commands of {LINES_FILE})"
+        )
+    record = report.record
+    lines = [f"{report.folder}: {record.flavour} {record.version} for sm_{record.sm}, {report.seconds:.1f} s"]
+    for name, engines in record.graphs.items():
+        for plan in engines.plans:
+            kept = (
+                "kept"
+                if name in report.reused
+                else f"{plan.seconds:.1f} s, {plan.peak_bytes / 2**30:.2f} GiB of memory"
+            )
+            lines.append(f"  {plan.file:<16} {plan.bytes / 1e6:>9,.1f} MB  {kept}")
+        if engines.gave_up:
+            lines.append(f"  {name}: memory ran out, so given up: {', '.join(engines.gave_up)}")
+    lines.append("built, not run: that takes the GPU")
+    return "\n".join(lines)
+
+
+def trtexec_text(report: BuildReport | KitReport) -> str:
+    """Return the trtexec commands of a kit; plans that are built already need none."""
+    if isinstance(report, KitReport):
+        return "\n".join(report.lines)
+    return "trtexec: not needed, the plans are built; a kit has the commands"
