@@ -67,10 +67,10 @@ def bare_seconds(blocks: list[list[Product]], dtype: torch.dtype) -> float:
     return time.monotonic() - start
 
 
-def case(folder: Path, preset: str, layers: int | None, what: str) -> Iterator[Row]:
+def case(folder: Path, preset: str, layers: int | None, text_layers: int | None, what: str) -> Iterator[Row]:
     """Calibrate random pictures on `preset`, write its INT8 bundle, and time the bare products before and after."""
     checkpoint, ranges, bundle = folder / "checkpoint", folder / "ranges", folder / "bundle"
-    size = write_checkpoint(checkpoint, preset, layers) / 1e9
+    size = write_checkpoint(checkpoint, preset, layers, text_layers=text_layers) / 1e9
     config = open_checkpoint(checkpoint).config
     blocks = [vision_products(config)] * config.vision.num_layers
     if config.qllama is not None:
@@ -101,22 +101,31 @@ def case(folder: Path, preset: str, layers: int | None, what: str) -> Iterator[R
             shutil.rmtree(path, ignore_errors=True)
 
 
-CASES: dict[str, Callable[[Path], Iterator[Row]]] = {
-    "6b": lambda folder: case(folder, "internvit-6b", None, "InternViT-6B"),
-    "qllama": lambda folder: case(folder, "internvl-14b", 1, "QLLaMA behind one vision block"),
-}
+def six_billion(folder: Path, text_layers: int) -> Iterator[Row]:
+    """InternViT-6B, which has no text layers."""
+    yield from case(folder, "internvit-6b", None, None, "InternViT-6B")
+
+
+def qllama(folder: Path, text_layers: int) -> Iterator[Row]:
+    """QLLaMA with its embeddings and head, behind one vision block."""
+    what = f"QLLaMA, {text_layers} layers behind one vision block"
+    yield from case(folder, "internvl-14b", 1, text_layers, what)
+
+
+CASES: dict[str, Callable[[Path, int], Iterator[Row]]] = {"6b": six_billion, "qllama": qllama}
 
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--case", "cases", multiple=True, type=click.Choice(sorted(CASES)), help="Default: all.")
-def main(folder: Path, cases: tuple[str, ...]) -> None:
+@click.option("--text-layers", type=click.IntRange(1), default=32, show_default=True, help="QLLaMA's; time is linear.")
+def main(folder: Path, cases: tuple[str, ...], text_layers: int) -> None:
     """Measure quantization below FOLDER and print a Markdown table."""
     folder.mkdir(parents=True, exist_ok=True)
     click.echo(f"{machine()}\n")
     click.echo("| what | GB of weights | seconds | peak GiB | wanted |\n| --- | ---: | ---: | ---: | --- |")
     for name in cases or CASES:
-        for row in CASES[name](folder):
+        for row in CASES[name](folder, text_layers):
             size, peak = (f"{v:.2f}" if v is not None else "" for v in (row.gigabytes, row.peak_gib))
             click.echo(f"| {row.what} | {size} | {row.seconds:.3g} | {peak} | {row.wanted} |")
 

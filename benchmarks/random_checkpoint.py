@@ -69,15 +69,24 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def write_checkpoint(
-    folder: Path, preset: str, layers: int | None = None, dtype: str = "float16", tokenizer: bool = False
+    folder: Path,
+    preset: str,
+    layers: int | None = None,
+    dtype: str = "float16",
+    tokenizer: bool = False,
+    text_layers: int | None = None,
 ) -> int:
-    """Write the checkpoint `preset` with `layers` vision blocks (default: all); return its bytes of weights.
+    """Write the checkpoint `preset` with `layers` vision and `text_layers` QLLaMA blocks (default: all of them).
+
+    Return its bytes of weights.
 
     With `tokenizer` the demo's tokenizer.model lies beside the weights.
     """
     content = json.loads(json.dumps(PRESETS[preset]))
     vision = content.get("vision_config", content)
     vision["num_hidden_layers"] = layers or vision["num_hidden_layers"]
+    if text_layers is not None:
+        content["qllama_config"]["num_hidden_layers"] = text_layers
     with torch.device("meta"):
         state = InternVLModel(config_from_json(content)).state_dict()
     prefix = "vision_model." if "vision_config" not in content else ""
