@@ -4,12 +4,11 @@ import re
 from collections import Counter
 from collections.abc import Callable
 
-from internvl_edge.export.xray.report import PlanXray, Sums
-from internvl_edge.export.xray.text import attention_answer, duration, quantization_answer, size, work
+from internvl_edge.export.xray.report import Kernel, PlanXray, Sums
+from internvl_edge.export.xray.text import attention_answer, duration, quantization_answer, size, work, works_for
 
 _SHOWN = 24
 """Kernels listed that come or go; the JSON has all."""
-_BLOCK = re.compile(r"((?:layers|blocks)[./])\d+")
 
 
 def diff_text(a: PlanXray, b: PlanXray) -> str:
@@ -92,10 +91,17 @@ def _words(name: str, a: str, b: str) -> list[str]:
 
 def _moved(a: PlanXray, b: PlanXray) -> list[str]:
     """Return the kernels of which the plans have different numbers, most different first."""
-    left, right = (Counter(_BLOCK.sub(r"\1*", kernel.name) for kernel in x.kernels) for x in (a, b))
+    left, right = (Counter(_label(kernel) for kernel in x.kernels) for x in (a, b))
     changes = {name: right[name] - left[name] for name in left | right if right[name] != left[name]}
     ordered = sorted(changes, key=lambda name: (-abs(changes[name]), name))
     lines = [f"  {changes[name]:+d} {name} ({left[name]} in A, {right[name]} in B)" for name in ordered[:_SHOWN]]
     if len(ordered) > _SHOWN:
         lines.append(f"  and {len(ordered) - _SHOWN} more")
     return ["", "kernels that appear (+) or disappear (-) from A to B:", *lines] if lines else ["the same kernels"]
+
+
+def _label(kernel: Kernel) -> str:
+    """Return what a kernel is called in every block and plan: a product of the library by kind and module."""
+    if kernel.operations or kernel.category == "attention":
+        return kernel.name
+    return f"{kernel.kind} of {works_for(kernel, kernel.block)}"

@@ -30,6 +30,7 @@ def render_page(found: PlanXray) -> str:
         picture=block_picture(kernels, block),
         time=time_picture(kernels),
         categories=[name for name in CATEGORIES if any(kernel.category == name for kernel in found.kernels)],
+        marked=any(kernel.quantizes or kernel.dequantizes for kernel in found.kernels),
         shapes=shapes_answer(found),
         attention=attention_answer(found),
         quantization=quantization_answer(found),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from internvl_edge.export.xray.report import Kernel
-from internvl_edge.export.xray.text import duration, size, work
+from internvl_edge.export.xray.text import duration, size, work, works_for
 
 WIDTH = 1180
 _ROW = 46
@@ -70,7 +70,7 @@ def _row(kernel: Kernel, place: int, largest: int, block: str) -> Markup:
         digit=y + 23,
         index=place + 1,
         first=y + 15,
-        title=_title(kernel, block),
+        title=_clipped(works_for(kernel, block), _TITLE),
         second=y + 31,
         operations=_operations(kernel),
         mark_x=_MARK_X,
@@ -111,18 +111,6 @@ def _bound(kernel: Kernel) -> str:
     return f"{kernel.bound}, {work(kernel.flops)} {kernel.dtype}" if kernel.flops else kernel.bound
 
 
-def _title(kernel: Kernel, block: str) -> str:
-    """Return the modules that a kernel works for, its own product's first, without the path of the block."""
-    names = (module.removeprefix(f"{block}.").removeprefix(block) or "residual" for module in _modules(kernel))
-    shown = [name for name in dict.fromkeys(names) if not name.endswith(".weight")]
-    return _clipped(" + ".join(shown) or kernel.name, _TITLE)
-
-
-def _modules(kernel: Kernel) -> list[str]:
-    """Return the modules of a kernel; those whose weighted operation it is, which bear the bare path, in front."""
-    return sorted(kernel.modules, key=lambda module: module not in kernel.layers)
-
-
 def _operations(kernel: Kernel) -> str:
     if not kernel.operations:
         return f"{kernel.category}: {kernel.name if kernel.category == 'attention' else kernel.kind.replace('_', ' ')}"
@@ -135,7 +123,7 @@ def _marks(kernel: Kernel) -> str:
 
 
 def _short(kernel: Kernel) -> str:
-    return next((module.rpartition(".")[2] for module in _modules(kernel)), kernel.category)[:11]
+    return works_for(kernel, kernel.block).split(" + ")[0].rpartition(".")[2][:11]
 
 
 def _hover(kernel: Kernel) -> str:

@@ -1,4 +1,4 @@
-"""All that is read and predicted of one plan, as a value, as text and as JSON."""
+"""All that is read and predicted of one plan, as a value and as JSON."""
 
 import json
 from collections import Counter
@@ -17,6 +17,7 @@ from internvl_edge.export.xray.traffic import activation_bytes, traffic_of, weig
 from internvl_edge.runtime.errors import EngineError
 
 SCHEMA = 1
+_NARROW = ("int8", "fp8")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,9 +161,6 @@ def xray_json(found: PlanXray) -> str:
     return json.dumps(asdict(found), indent=2, ensure_ascii=False) + "\n"
 
 
-_NARROW = ("int8", "fp8")
-
-
 def _profile(text: PlanText, sizes: Mapping[str, Sequence[int]], wanted: int | None) -> tuple[int, Sizes]:
     """Return the number and the sizes of the profile wanted, else of the first that `sizes` fit."""
     count = len(text.schedules)
@@ -238,7 +236,7 @@ def _notes(schedule: Schedule, target: Target, reasons: Sequence[str]) -> tuple[
     if target.sheet is None:
         return (*notes, f"{target.name} has no data sheet: nothing is predicted; name a device instead")
     counted = Counter(reason for reason in reasons if reason)
-    return (*notes, *(f"{number} kernels without a prediction: {reason}" for reason, number in counted.items()))
+    return (*notes, *(f"{_kernels(number)} without a prediction: {reason}" for reason, number in counted.items()))
 
 
 def _gaps(kernels: Sequence[Kernel]) -> list[str]:
@@ -247,7 +245,11 @@ def _gaps(kernels: Sequence[Kernel]) -> list[str]:
         "bytes": [kernel.name for kernel in kernels if kernel.bytes is None],
         "FLOPs": [kernel.name for kernel in kernels if kernel.flops is None],
     }
-    return [f"{what} of {len(names)} kernels, as {names[0]}" for what, names in without.items() if names]
+    return [f"{what} of {_kernels(len(names))}, as {names[0]}" for what, names in without.items() if names]
+
+
+def _kernels(number: int) -> str:
+    return f"{number} kernel{'s' if number > 1 else ''}"
 
 
 def _blank(text: PlanText, target: Target) -> PlanXray:

@@ -94,6 +94,11 @@ class PlanText:
     unreadable: tuple[str, ...]
     """What was looked for in vain, in words; empty for a plan that is understood."""
 
+    @property
+    def sm(self) -> int | None:
+        """Return the compute capability that its schedules are for, or None if they do not say."""
+        return next((found.program.sm for found in self.schedules), None)
+
 
 def read_plan(path: Path) -> PlanText:
     """Return what plan `path` says of itself; what cannot be read is named in ``unreadable``.
@@ -184,7 +189,8 @@ def _tensors(descriptors: str) -> tuple[dict[str, Tensor], list[str]]:
             base=one(found.get("base")) or None,
             scratch=one(found.get("is_scratchspace")) == "1",
         )
-    return tensors, [f"{len(incomplete)} tensor declarations, as {incomplete[0]}"] if incomplete else []
+    lacking = f"tensor declarations: {len(incomplete)} lack name, type or dims, as {next(iter(incomplete), '')}"
+    return tensors, [lacking] if incomplete else []
 
 
 def _step(kind: str, found: Mapping[str, Value]) -> Step:

@@ -92,9 +92,11 @@ def _completed(relations: Relations, axes: Axes, free: Mapping[str, int]) -> tup
     """Return `free` with every other source at its smallest or at what an asserted equality demands, and the first."""
     found, assumed, bounds = dict(free), [], relations.bounds()
     for (name, axis), symbol in axes.items():
-        found |= _demanded(relations, found)
         source = relations.source(symbol)
-        if relations.is_free(source) and source not in found:
+        if not relations.is_free(source) or source in found:
+            continue
+        found |= _demanded(relations, found)
+        if source not in found:
             found[source] = bounds.get(source, (1, None))[0]
             assumed.append(f"{name}[{axis}] = {found[source]}")
     return found, tuple(assumed)
@@ -118,7 +120,9 @@ def _contradictions(
 ) -> list[str]:
     """Return the sizes outside the profile, and those that others contradict."""
     bounds = relations.bounds()
-    labels = {relations.source(symbol): f"{name}[{axis}]" for (name, axis), symbol in reversed(axes.items())}
+    labels: dict[str, str] = {}
+    for (name, axis), symbol in axes.items():
+        labels.setdefault(relations.source(symbol), f"{name}[{axis}]")
     findings = [
         f"{labels.get(symbol, symbol)} is {values[symbol]}, the plan takes {low} to {'any' if high is None else high}"
         for symbol, (low, high) in bounds.items()

@@ -1,11 +1,14 @@
 """Which device a plan is for: as asked, as its record says, or as the plan itself says."""
 
+import logging
 from pathlib import Path
 
 from internvl_edge.export.engine.targets import Target, find_target
 from internvl_edge.export.xray.schedule import read_plan
 from internvl_edge.runtime.engines import ENGINE_FILE, EngineRecord
-from internvl_edge.runtime.errors import EngineError
+from internvl_edge.runtime.errors import BundleError, EngineError
+
+logger = logging.getLogger(__name__)
 
 
 def target_of(plan: Path, name: str | None = None) -> Target:
@@ -17,7 +20,10 @@ def target_of(plan: Path, name: str | None = None) -> Target:
     if name is not None:
         return find_target(name)
     if (plan.parent / ENGINE_FILE).exists():
-        return find_target(EngineRecord.load(plan.parent).target)
+        try:
+            return find_target(EngineRecord.load(plan.parent).target)
+        except BundleError as error:
+            logger.info("%s; the plan itself says for which SM it is", error)
     found = read_plan(plan).sm
     if found is None:
         raise EngineError(f"{plan}: does not tell its device; name one with --target")

@@ -56,6 +56,14 @@ def pictured(found: PlanXray) -> tuple[str, list[Kernel]]:
     return (block, [k for k in found.kernels if k.block == block]) if block else ("", list(found.kernels))
 
 
+def works_for(kernel: Kernel, block: str) -> str:
+    """Return the modules that a kernel works for, its own product's first, without the path of `block`."""
+    ordered = sorted(kernel.modules, key=lambda module: module not in kernel.layers)  # a product bears the bare path
+    names = (module.removeprefix(f"{block}.").removeprefix(block) or "residual" for module in ordered)
+    shown = [name for name in dict.fromkeys(names) if not name.endswith(".weight")]
+    return " + ".join(shown) or kernel.name
+
+
 def shapes_answer(found: PlanXray) -> str:
     """Return the first shapes of the inputs, in words."""
     shown = [f"{name} {'×'.join(map(str, shape))}" for name, shape in list(found.shapes.items())[:_SHAPES]]
@@ -67,7 +75,7 @@ def attention_answer(found: PlanXray) -> str:
     if not found.fused_attention:
         return "not fused"
     kernels = ", ".join(f"{name} x {count}" for name, count in found.fused_attention.items())
-    return f"fused ({kernels})" + (f", not in {len(found.unfused_attention)} blocks" if found.unfused_attention else "")
+    return f"fused ({kernels})" + (f", not in {_blocks_of(found.unfused_attention)}" if found.unfused_attention else "")
 
 
 def quantization_answer(found: PlanXray) -> str:
@@ -115,6 +123,10 @@ def _answers(found: PlanXray) -> list[str]:
     return lines
 
 
+def _blocks_of(names: tuple[str, ...]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more blocks"
+
+
 def _share(share: float | None) -> str:
     return "–" if share is None else f"{share:.1%}"
 
@@ -148,10 +160,16 @@ def _kernels(found: PlanXray) -> list[str]:
     ]
     for kernel in kernels:
         read = ("≤ " if kernel.at_most else "") + size(kernel.read_bytes)
-        cells = (read, size(kernel.weight_bytes), size(kernel.written_bytes), work(kernel.flops))
-        rows.append(
-            _row(_tail(kernel.name), kernel.category, *cells, duration(kernel.predicted_ms), kernel.bound or "–")
+        moved = (read, size(kernel.weight_bytes), size(kernel.written_bytes))
+        row = _row(
+            _tail(kernel.name),
+            kernel.category,
+            *moved,
+            work(kernel.flops),
+            duration(kernel.predicted_ms),
+            kernel.bound or "–",
         )
+        rows.append(f"{row}  {works_for(kernel, name)}")
     return rows
 
 
