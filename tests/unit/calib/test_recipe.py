@@ -174,6 +174,17 @@ class TestLayerScale:
         assert torch.equal(factors["proj.bias"].apply(torch.ones(4)), scale.half().float())
         assert set(factors) == {"proj.weight", "proj.bias", "v.weight"}
 
+    def test_two_factors_of_the_same_rows_multiply(self) -> None:
+        """A linear with a layer scale whose rows the next site's smoothing divides too."""
+        vector, scale = powers(3, 0, -2, 1, 0, 5), numbers(WIDTH, seed=1)
+        first = decision(site("v", WIDTH, layer_scale="ls"), None)
+        second = smoothed("o", RowFold(weight="v.weight", bias="v.bias"), vector)
+        factors = folded([first, second], {"ls": scale})
+        for name in ("v.weight", "v.bias"):
+            shape = (WIDTH, 3) if name == "v.weight" else (WIDTH,)
+            wanted = (scale / torch.from_numpy(vector)).reshape(WIDTH, *[1] * (len(shape) - 1)).expand(shape)
+            assert torch.equal(factors[name].apply(torch.ones(shape)), wanted)
+
     def test_a_high_site_keeps_its_layer_scale_and_drops_its_smoothing(self) -> None:
         made = site("proj", WIDTH, RowFold(weight="v.weight"), layer_scale="ls")
         factors = folded([decision(made, powers(1, 1, 1, 1, 1, 1), quantized=False)], {"ls": torch.ones(4)})

@@ -153,6 +153,6 @@ def test_ranges_must_cover_the_graphs(emoji: Path, tmp_path: Path) -> None:
             ("vision", "text", "query", "connector"),
             weight_sources(checkpoint.tensors, checkpoint.config),
             Staging(tmp_path),
-            dict,
+            lambda name: {},
             Silent(),
         )
