@@ -8,6 +8,7 @@ from internvl_edge.export.dialects.node_writer import NodeWriter
 
 _SPLIT_HEADS = (0, 2, 1, 3)
 _KEYS_AT_ONCE = (0, 2, 3, 1)
+_TRANSPOSED = (0, 1, 3, 2)
 _KNOWN = {"scale", "q_num_heads", "kv_num_heads"}
 """Attributes that the pattern expresses; any other (``is_causal``, ``softcap``) makes another function."""
 
@@ -15,13 +16,15 @@ _KNOWN = {"scale", "q_num_heads", "kv_num_heads"}
 class DecomposeAttentionPass(ir.passes.InPlacePass):
     """Rewrite ``Attention(q, k, v, mask)`` to ``softmax(q k^T / sqrt(D) + mask) v``, packed or per head.
 
-    `scale` says where 1/sqrt(D) goes and `keys` how k^T is made, as `Dialect` has them. Scores and softmax keep the
-    graph's type: the fused kernel accumulates in fp32, and casts between its parts would keep it from being fused.
+    `scale` says where 1/sqrt(D) goes, `heads` and `keys` how heads are split and k^T is made, as `Dialect` has them.
+    Scores and softmax keep the graph's type: casts between the parts would keep them from being fused, and the fused
+    kernel decides by itself in which type it accumulates, as it does for the operator.
     """
 
-    def __init__(self, *, scale: str = "query", keys: str = "once") -> None:
+    def __init__(self, *, scale: str = "query", heads: str = "apart", keys: str = "once") -> None:
         super().__init__()
         self._scale = scale
+        self._heads = heads
         self._keys = keys
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -38,17 +41,18 @@ class DecomposeAttentionPass(ir.passes.InPlacePass):
         write = NodeWriter(graph, node)
         q, k, v = _tensors(node)
         factor = node.attributes.get_float("scale", 1 / math.sqrt(width))
-        if self._scale == "gain" and (norm := _own_norm(q)) is not None:
-            _scale_gain(graph, norm, factor)
-        elif self._scale in ("query", "gain"):
-            q = write.op("Mul", [q, write.number(factor, q.dtype)], "q_scaled")
-        elif self._scale == "both":
-            root = write.number(math.sqrt(factor), q.dtype)
-            q, k = write.op("Mul", [q, root], "q_scaled"), write.op("Mul", [k, root], "k_scaled")
-        queries = _split(write, q, heads, width, "q", _SPLIT_HEADS)
-        keys = self._transposed_keys(write, k, heads, width)
+        if self._heads == "together" and heads is not None and _same_rows(q, k):
+            queries, keys = _split_together(write, q, k, heads, width, factor)
+            on_scores = False
+        else:
+            q, k = self._scaled(graph, write, q, k, factor)
+            queries = _split(write, q, heads, width, "q", _SPLIT_HEADS)
+            keys = self._transposed_keys(write, k, heads, width)
+            on_scores = self._scale == "scores"
+            if self._scale == "keys":
+                keys = write.op("Mul", [keys, write.number(factor, k.dtype)], "k_scaled")
         scores = write.op("MatMul", [queries, keys], "scores")
-        if self._scale == "scores":
+        if on_scores:
             scores = write.op("Mul", [scores, write.number(factor, q.dtype)], "scaled")
         if len(node.inputs) > 3 and (mask := node.inputs[3]) is not None:
             scores = write.op("Add", [scores, mask], "masked")
@@ -60,12 +64,25 @@ class DecomposeAttentionPass(ir.passes.InPlacePass):
             attended = write.op("Reshape", [merged, write.ints(0, 0, heads * width)], "packed")
         write.replace(attended)
 
+    def _scaled(
+        self, graph: ir.Graph, write: NodeWriter, q: ir.Value, k: ir.Value, factor: float
+    ) -> tuple[ir.Value, ir.Value]:
+        """Return q and k with `factor` where it goes in front of the split into heads, else as they are."""
+        if self._scale == "gain" and (norm := _own_norm(q)) is not None:
+            _scale_gain(graph, norm, factor)
+        elif self._scale in ("query", "gain"):
+            q = write.op("Mul", [q, write.number(factor, q.dtype)], "q_scaled")
+        elif self._scale == "both":
+            root = write.number(math.sqrt(factor), q.dtype)
+            q, k = write.op("Mul", [q, root], "q_scaled"), write.op("Mul", [k, root], "k_scaled")
+        return q, k
+
     def _transposed_keys(self, write: NodeWriter, k: ir.Value, heads: int | None, width: int) -> ir.Value:
         """Return k^T, ``[B, H, D, M]``."""
         if heads is not None and self._keys == "once":
             return _split(write, k, heads, width, "k", _KEYS_AT_ONCE)
         per_head = _split(write, k, heads, width, "k", _SPLIT_HEADS)
-        return write.op("Transpose", [per_head], "k_transposed", perm=(0, 1, 3, 2))
+        return write.op("Transpose", [per_head], "k_transposed", perm=_TRANSPOSED)
 
 
 def _is_plain(node: ir.Node) -> bool:
@@ -114,6 +131,27 @@ def _split(write: NodeWriter, x: ir.Value, heads: int | None, width: int, name: 
         return x
     split = write.op("Reshape", [x, write.ints(0, 0, heads, width)], f"{name}_split")
     return write.op("Transpose", [split], f"{name}_heads", perm=perm)
+
+
+def _same_rows(q: ir.Value, k: ir.Value) -> bool:
+    """Return whether q and k have the same number of rows, as a size or as a named axis."""
+    rows, others = (value.shape[1] if value.shape is not None else None for value in (q, k))
+    return rows is not None and rows == others and not (isinstance(rows, ir.SymbolicDim) and rows.value is None)
+
+
+def _split_together(
+    write: NodeWriter, q: ir.Value, k: ir.Value, heads: int, width: int, factor: float
+) -> tuple[ir.Value, ir.Value]:
+    """Return q ``[B, H, N, D]`` and k^T ``[B, H, D, N]``, side by side until they are split: one kernel moves both.
+
+    The root of `factor` stands behind the Transpose, for without it the builder takes the two apart again.
+    """
+    joined = write.op("Concat", [q, k], "qk", axis=2)
+    split = write.op("Reshape", [joined, write.ints(0, 0, 2 * heads, width)], "qk_split")
+    per_head = write.op("Transpose", [split], "qk_heads", perm=_SPLIT_HEADS)
+    scaled = write.op("Mul", [per_head, write.number(math.sqrt(factor), q.dtype)], "qk_scaled")
+    queries, keys = write.parts(scaled, "qk_parts", 2, axis=1)
+    return queries, write.op("Transpose", [keys], "k_transposed", perm=_TRANSPOSED)
 
 
 def _own_norm(q: ir.Value) -> ir.Node | None:

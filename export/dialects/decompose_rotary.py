@@ -53,7 +53,7 @@ def _rewrite(graph: ir.Graph, node: ir.Node, gathered: _Angles) -> None:
     axis = 2 if packed else 1
     cos = _at(write, cos_table, positions, axis, "cos", gathered)
     sin = _at(write, sin_table, positions, axis, "sin", gathered)
-    a, b = _halves(graph, node, x)
+    a, b = write.parts(x, "halves", 2, axis=-1)
     turned_a = write.op("Sub", [write.op("Mul", [a, cos], "a_cos"), write.op("Mul", [b, sin], "b_sin")], "turned_a")
     turned_b = write.op("Add", [write.op("Mul", [b, cos], "b_cos"), write.op("Mul", [a, sin], "a_sin")], "turned_b")
     turned = write.op("Concat", [turned_a, turned_b], "turned", axis=-1)
@@ -69,11 +69,3 @@ def _at(write: NodeWriter, table: ir.Value, positions: ir.Value, axis: int, name
         rows = write.op("Gather", [table, positions], f"{name}_rows", axis=0)
         gathered[key] = write.op("Unsqueeze", [rows, write.ints(axis)], name)
     return gathered[key]
-
-
-def _halves(graph: ir.Graph, node: ir.Node, x: ir.Value) -> tuple[ir.Value, ir.Value]:
-    split = ir.node("Split", [x], attributes={"axis": -1, "num_outputs": 2}, num_outputs=2, name=f"{node.name}/Split")
-    for index, output in enumerate(split.outputs):
-        output.name, output.dtype = f"{node.outputs[0].name}/half_{index}", x.dtype
-    graph.insert_before(node, split)
-    return split.outputs[0], split.outputs[1]

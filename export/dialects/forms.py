@@ -28,6 +28,8 @@ FORMS: tuple[Dialect, ...] = (
     replace(_PATTERN, scale="gain"),
     replace(_PATTERN, scale="scores"),
     replace(_PATTERN, scale="both"),
+    replace(_PATTERN, heads="together"),
+    replace(_PATTERN, scale="keys"),
     replace(_PATTERN, keys="twice"),
     replace(_PATTERN, qkv="slices"),
     replace(_PATTERN, norms="decomposed"),
@@ -88,7 +90,7 @@ def search_forms(
 ) -> list[Form]:
     """Return every form of the canonical graph `blocks` with the cost of its `block`, the cheapest first.
 
-    Launches decide, then bytes. `folder` holds the weights; graphs and plans are written there one at a time and removed.
+    Launches decide, then bytes. `folder` holds the weights; graphs and plans are written there one by one and removed.
     Forms that lower to the same graph are built once. A form that TensorRT refuses comes last, with its reason.
 
     Raises:
@@ -106,6 +108,15 @@ def search_forms(
     if not any(form.costs for form in found):
         raise EngineError(f"{blocks.graph.name}: no form of it builds for {target.name}: {found[0].refused}")
     return sorted(found, key=_order)
+
+
+def leanest(forms: Sequence[Form], most_launches: int | None = None) -> Form:
+    """Return the form of at most `most_launches` that moves the fewest bytes; the first of `forms` if none has so few.
+
+    A launch less can cost a pass over the activations more, so where launches are few enough bytes decide.
+    """
+    few = [form for form in forms if form.costs and most_launches is not None and form.launches <= most_launches]
+    return min(few, key=lambda form: (form.bytes is None, form.bytes or 0, form.launches), default=forms[0])
 
 
 def block_cost(plan: Path, block: str, profiles: Sequence[Mapping[str, Shapes]]) -> tuple[BlockCost, ...]:

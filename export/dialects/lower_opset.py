@@ -13,8 +13,8 @@ _IR_VERSIONS = {20: 9, 21: 10, 22: 10, 23: 11}
 class LowerOpsetPass(ir.passes.InPlacePass):
     """Import `opset` instead of a newer one.
 
-    QuantizeLinear's ``output_dtype`` (21) becomes a zero point of that type. Every other operator of our graphs has kept
-    its meaning since opset 20, which is checked: attributes and operators that `opset` does not have are refused.
+    QuantizeLinear's ``output_dtype`` (21) becomes a zero point of that type. Every other operator of our graphs has
+    kept its meaning since opset 20; attributes and operators that `opset` does not have are refused.
     """
 
     def __init__(self, opset: int) -> None:

@@ -18,9 +18,19 @@ class NodeWriter:
         """Return the output of a new node; it has the type of its first input."""
         made = ir.node(op_type, inputs, attributes=attributes, name=f"{self._prefix}/{name}")  # type: ignore[arg-type]
         made.outputs[0].name = f"{self._prefix}/{name}"
-        made.outputs[0].dtype = inputs[0].dtype
+        _set_dtype(made.outputs[0], inputs[0].dtype)
         self._graph.insert_before(self._anchor, made)
         return made.outputs[0]
+
+    def parts(self, x: ir.Value, name: str, count: int, *, axis: int) -> tuple[ir.Value, ...]:
+        """Return `count` equal parts of `x` along `axis`."""
+        attributes = {"axis": axis, "num_outputs": count}
+        made = ir.node("Split", [x], attributes=attributes, num_outputs=count, name=f"{self._prefix}/{name}")
+        for index, output in enumerate(made.outputs):
+            output.name = f"{self._prefix}/{name}_{index}"
+            _set_dtype(output, x.dtype)
+        self._graph.insert_before(self._anchor, made)
+        return tuple(made.outputs)
 
     def cast(self, x: ir.Value, dtype: ir.DataType, name: str) -> ir.Value:
         """Return `x` as `dtype`: itself where it is that already."""
@@ -42,7 +52,8 @@ class NodeWriter:
     def replace(self, made: ir.Value) -> None:
         """Let `made` stand for the anchor's only output, under its name, and remove the anchor."""
         old = self._anchor.outputs[0]
-        made.shape, made.dtype = old.shape, old.dtype
+        made.shape = old.shape
+        _set_dtype(made, old.dtype)
         old.replace_all_uses_with(made, replace_graph_outputs=True)
         self._graph.remove(self._anchor, safe=True)
         made.name = old.name
@@ -58,3 +69,9 @@ class NodeWriter:
         made = ir.Value(name=name, shape=ir.Shape(value.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
         self._graph.register_initializer(made)
         return made
+
+
+def _set_dtype(value: ir.Value, dtype: ir.DataType | None) -> None:
+    """Give `value` a type of its own: values that share one object would change together."""
+    if dtype is not None:
+        value.type = ir.TensorType(dtype)

@@ -35,7 +35,7 @@ def _rewrite(graph: ir.Graph, node: ir.Node, part: int) -> None:
     for index, output in enumerate(node.outputs):
         bounds = [write.ints(index * part), write.ints((index + 1) * part), write.ints(axis)]
         made = write.op("Slice", [x, *bounds], f"Slice_{index}")
-        made.shape, made.dtype = output.shape, output.dtype
+        made.shape = output.shape
         output.replace_all_uses_with(made, replace_graph_outputs=True)
         made.name, output.name = output.name, f"{output.name}/old"
     graph.remove(node, safe=True)

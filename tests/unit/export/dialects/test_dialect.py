@@ -1,0 +1,74 @@
+"""Which dialect a TensorRT gets, and whole graphs lowered to it."""
+
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from internvl_edge.export.dialects import FEWEST_LAUNCHES, PORTABLE, Dialect, dialect_for, lower
+from internvl_edge.runtime.errors import EngineError
+from tests.unit.export.dialects.small_graphs import load, ops, run
+
+BLOCK = """g (float[b, n, 8] x, float[8] gain, float[24, 8] w) => (float[b, n, 8] y) {
+  [block_norm] normed = RMSNormalization<epsilon = 1e-6>(x, gain)
+  [block_turn] turned = Transpose<perm = [1, 0]>(w)
+  [block_qkv] qkv = MatMul(normed, turned)
+  [block_split] q, k, v = Split<axis = 2, num_outputs = 3>(qkv)
+  [block_q_norm] qn = RMSNormalization<epsilon = 1e-6>(q, gain)
+  [block_attn] a = Attention<q_num_heads = 2, kv_num_heads = 2>(qn, k, v)
+  [block_gelu] h = Gelu(a)
+  [block_add] y = Add(x, h)
+}"""
+NEWER = {"Attention", "RMSNormalization", "RotaryEmbedding", "Gelu"}
+
+
+def test_capabilities_choose() -> None:
+    assert dialect_for(attention=True) == dialect_for(attention=True, wanted="pattern") == FEWEST_LAUNCHES
+    assert dialect_for(attention=True, wanted="op") == Dialect()
+    assert dialect_for(attention=False) == PORTABLE
+    assert dialect_for(attention=True, opset=20) == PORTABLE
+
+
+def test_an_operator_that_is_not_parsed_is_refused() -> None:
+    with pytest.raises(EngineError, match="--attention op: this TensorRT does not parse"):
+        dialect_for(attention=False, wanted="op")
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_plugins_are_refused_in_one_line(attention: bool) -> None:
+    with pytest.raises(EngineError, match="ships no attention kernels; choose op or pattern") as caught:
+        dialect_for(attention=attention, wanted="plugin")
+    assert "\n" not in str(caught.value)
+
+
+def test_all_unknown_forms_are_named_at_once() -> None:
+    with pytest.raises(EngineError, match=r"scale k: unknown.*norms none: unknown.*opset 16: not written"):
+        Dialect(scale="k", norms="none", opset=16)
+
+
+def test_a_dialect_is_its_record() -> None:
+    assert Dialect(**asdict(PORTABLE)) == PORTABLE
+
+
+@pytest.mark.parametrize(
+    "dialect",
+    [
+        Dialect(),
+        Dialect(attention="pattern"),
+        FEWEST_LAUNCHES,
+        Dialect(attention="pattern", scale="gain", keys="twice", qkv="slices", norms="decomposed"),
+        PORTABLE,
+    ],
+)
+def test_a_block_in_every_dialect(rng: np.random.Generator, dialect: Dialect) -> None:
+    constants = {name: rng.normal(size=shape).astype(np.float32) for name, shape in (("gain", 8), ("w", (24, 8)))}
+    feeds = {"x": rng.normal(size=(3, 5, 8)).astype(np.float32)}
+    expected = run(load(BLOCK, **constants), feeds)[0]
+    model = lower(load(BLOCK, **constants), dialect)
+    np.testing.assert_allclose(run(model, feeds)[0], expected, atol=1e-5)  # sums of 8 products up to 10
+    assert model.graph.initializers["w"].const_value is not None
+    if dialect == PORTABLE:
+        assert not NEWER & set(ops(model))
+    names = [node.name for node in model.graph]
+    assert len(set(names)) == len(names)
+    assert [node.name for node in lower(model, dialect).graph] == names
