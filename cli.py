@@ -284,6 +284,7 @@ def compare(bundle: Path, reference: Path, as_json: bool, **settings: Any) -> No
 @click.option("--max-host-mem", help="Memory that a build may take, as 12GiB: larger graphs are cut into parts.")
 @click.option("--max-device-mem", help="Memory that one plan's weights may take on the device, as 8GiB.")
 @click.option("--attention", default="auto", show_default=True, help="How attention is written: auto, op or pattern.")
+@click.option("--search-forms", is_flag=True, help="Try every form of a few blocks and build in the leanest.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of a kit. Default: BUNDLE-TARGET.")
 @click.option("--trtexec", is_flag=True, help="Print the trtexec commands of a kit, too.")
 def build_command(bundle: Path, trtexec: bool, **settings: Any) -> None:

@@ -49,6 +49,8 @@ class BuildOptions:
     limits: Limits = field(default_factory=Limits)
     attention: str = "auto"
     """How attention is written; ``auto`` takes what the library at hand does best."""
+    search_forms: bool = False
+    """Build a few blocks of each graph in every form, and take the leanest; else the form that is known to be lean."""
     output: Path | None = None
     """Folder of a kit; None: beside the bundle, named after it and the target."""
 
@@ -142,6 +144,8 @@ def build_plans(
         EngineError: the library refuses a graph, or memory runs out on every step down.
     """
     started = time.monotonic()
+    if options.search_forms and flavour.name != "tensorrt_rtx":
+        raise EngineError(f"--search-forms: plans of {flavour.name} do not tell their launches; leave it out")
     folder = bundle.path / "engines" / target.name
     flags = kit.flags if kit is not None else _flags(flavour, options)
     site = _Site(bundle=bundle, target=target, flavour=flavour, flags=flags, options=options)
@@ -194,7 +198,7 @@ def _key(site: _Site, name: str) -> str:
         scales_digest(site.bundle),
         sorted(site.flags.items()),
         (site.flavour.name, site.flavour.version, site.target.sm),
-        (options.ranges, options.limits),
+        (options.ranges, options.limits, options.search_forms),
     )
 
 
@@ -233,14 +237,17 @@ def _build_graph(
 ) -> GraphEngines:
     """Build all parts of one graph, giving up means while memory runs out."""
     work = staging.folder / "work"
+    form = _form(site, name, kit, staging, work)
 
     def attempt(means: Means) -> GraphEngines:
         root = site.bundle.path if kit is not None else work
-        graph = kit.graphs[name] if kit is not None else _drawn(site, name, means, work)
+        graph = kit.graphs[name] if kit is not None else _drawn(site, name, form, means, work)
         ranges = _at_most(site.options.ranges, means.largest_batch)
         plans = [_build_part(site, name, part, root, ranges, means, staging, builder) for part in graph.parts]
         profiles = profiles_for(name, site.bundle.manifest.graphs[name].inputs, site.bundle.manifest.model, ranges)
-        return GraphEngines(graph_sha256=graph.graph_sha256, key=key, profiles=tuple(profiles), plans=tuple(plans))
+        return GraphEngines(
+            graph_sha256=graph.graph_sha256, key=key, profiles=tuple(profiles), plans=tuple(plans), form=form
+        )
 
     means = Means(largest_batch=site.options.ranges.batch[2], part_bytes=part_bytes(site.options.limits))
     sizes = (0, 0) if kit is not None else _sizes(site.bundle, name)
@@ -249,6 +256,21 @@ def _build_graph(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return replace(engines, gave_up=tuple(gave_up))
+
+
+def _form(site: _Site, name: str, kit: Blueprint | None, staging: Staging, work: Path) -> dict[str, Any] | None:
+    """Return the record of the form that a search chose for a graph; None where none was asked for or can be."""
+    if not site.options.search_forms or kit is not None:
+        return None
+    done = staging.finished(f"form {name}")
+    if done is None:
+        from internvl_edge.export.search import best_form
+
+        found = best_form(site.bundle, name, site.target, site.options.ranges, work)
+        done = {"form": found.record() if found is not None else None}
+        staging.finish(f"form {name}", done)
+    form: dict[str, Any] | None = done["form"]
+    return form
 
 
 def _sizes(bundle: Bundle, name: str) -> tuple[int, int]:
@@ -261,12 +283,12 @@ def _sizes(bundle: Bundle, name: str) -> tuple[int, int]:
     return weight_bytes(model), block_bytes(model)
 
 
-def _drawn(site: _Site, name: str, means: Means, work: Path) -> GraphParts:
+def _drawn(site: _Site, name: str, form: Mapping[str, Any] | None, means: Means, work: Path) -> GraphParts:
     from internvl_edge.export.dialects import Dialect
     from internvl_edge.export.draw import draw_graph
 
-    dialect = Dialect(**{key: value for key, value in site.flags.items() if key != "code"})
-    return draw_graph(site.bundle, name, dialect, means.part_bytes, work)
+    written = form["dialect"] if form is not None else {k: v for k, v in site.flags.items() if k != "code"}
+    return draw_graph(site.bundle, name, Dialect(**written), means.part_bytes, work)
 
 
 def _build_part(

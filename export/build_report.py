@@ -1,5 +1,8 @@
 """The summary of a build in words; a device prints it too, so it loads nothing heavy."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from internvl_edge.export.build import BuildReport
 from internvl_edge.export.kit import LINES_FILE, KitReport
 
@@ -23,10 +26,22 @@ def build_text(report: BuildReport | KitReport) -> str:
                 else f"{plan.seconds:.1f} s, {plan.peak_bytes / 2**30:.2f} GiB of memory"
             )
             lines.append(f"  {plan.file:<16} {plan.bytes / 1e6:>9,.1f} MB  {kept}")
+        if engines.form is not None:
+            lines.append(f"  {name}: {_form_text(engines.form)}")
         if engines.gave_up:
             lines.append(f"  {name}: memory ran out, so given up: {', '.join(engines.gave_up)}")
     lines.append("built, not run: that takes the GPU")
     return "\n".join(lines)
+
+
+def _form_text(form: Mapping[str, Any]) -> str:
+    """Return what a search found: the knobs of the dialect, launches and bytes of the middle block by profile."""
+    costs = "; ".join(
+        f"{cost['launches']} launches" + (f", {cost['bytes'] / 1e6:.1f} MB" if cost["bytes"] is not None else "")
+        for cost in form["costs"]
+    )
+    knobs = ", ".join(f"{knob} {value}" for knob, value in form["dialect"].items() if knob != "opset")
+    return f"{form['block']} takes {costs} in the form {knobs}"
 
 
 def trtexec_text(report: BuildReport | KitReport) -> str:

@@ -24,7 +24,7 @@ def draw_graph(
     place = root / folder
     place.mkdir(parents=True, exist_ok=True)
     source = bundle.graph_file(name)
-    _link_weights(bundle, source.parent, place)
+    link_weights(bundle, source.parent, place)
     model = ir.load(source)
     segments = cut(model.graph, part_bytes) if part_bytes is not None else []
     wholes = [model] if len(segments) < 2 else _extracted(model, segments)
@@ -71,7 +71,7 @@ def _extracted(model: ir.Model, segments: list[Segment]) -> list[ir.Model]:
     return [ir.from_proto(extractor.extract_model(list(s.inputs), list(s.outputs))) for s in segments]
 
 
-def _link_weights(bundle: Bundle, source: Path, place: Path) -> None:
+def link_weights(bundle: Bundle, source: Path, place: Path) -> None:
     """Link every weight file of the graphs' folder into `place`; a copy where the file system has no links."""
     folder = source.relative_to(bundle.path)
     for name in bundle.manifest.files:

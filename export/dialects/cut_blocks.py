@@ -25,7 +25,7 @@ def cut_blocks(model: ir.Model, first: int | None = None, count: int = BLOCKS) -
     Raises:
         EngineError: the graph has fewer blocks.
     """
-    blocks = _blocks(model.graph)
+    blocks = blocks_of(model.graph)
     start = (len(blocks) - count) // 2 if first is None else first
     if start < 0 or start + count > len(blocks):
         raise EngineError(
@@ -61,7 +61,7 @@ def _bound(dim: int | str, ranges: Mapping[str, Range], which: int) -> int:
     return dim if isinstance(dim, int) else sum(ranges[part][which] for part in dim.split(" + "))
 
 
-def _blocks(graph: ir.Graph) -> dict[str, list[ir.Node]]:
+def blocks_of(graph: ir.Graph) -> dict[str, list[ir.Node]]:
     """Return the nodes of each block, blocks in the order of the graph."""
     found: dict[str, list[ir.Node]] = {}
     for node in graph:

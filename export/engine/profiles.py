@@ -73,11 +73,16 @@ def _profile(name: str, inputs: Sequence[TensorSpec], ranges: Mapping[str, Range
         past, length = full["past"], full["length"]
         full["total"] = (past[0] + length[0], past[1] + length[1], past[2] + length[2])
     dynamic = [item for item in inputs if any(isinstance(d, str) for d in item.shape)]
-    unknown = {d for item in dynamic for d in item.shape if isinstance(d, str) and d not in full}
+    unknown = {a for item in dynamic for d in item.shape if isinstance(d, str) for a in _axes(d) if a not in full}
     if unknown:
         raise EngineError(f"{name}: no range is known for axes {', '.join(sorted(unknown))}; report this graph")
 
     def shape(item: TensorSpec, which: int) -> tuple[int, ...]:
-        return tuple(full[d][which] if isinstance(d, str) else d for d in item.shape)
+        return tuple(sum(full[a][which] for a in _axes(d)) if isinstance(d, str) else d for d in item.shape)
 
     return {item.name: (shape(item, 0), shape(item, 1), shape(item, 2)) for item in dynamic}
+
+
+def _axes(dim: str) -> list[str]:
+    """Return the axes whose sizes add up to `dim`: inside a graph, ``past + length``."""
+    return dim.split(" + ")

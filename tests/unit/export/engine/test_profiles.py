@@ -40,6 +40,13 @@ def test_the_decoder_has_a_prompt_and_a_step_whose_mask_covers_past_and_new_toke
         assert [m[1] for m in profile["attention_mask"]] == [p[2] + n[1] for p, n in zip(pasts, lengths, strict=True)]
 
 
+def test_an_axis_inside_a_graph_may_be_a_sum() -> None:
+    keys = TensorSpec(name="keys", dtype="float16", shape=("batch", 3, "past + length", 64))
+    prompt, step = profiles_for("decoder", [keys], MODEL, RANGES)
+    assert [shape[2] for shape in prompt["keys"]] == [9, 13, 24]
+    assert [shape[2] for shape in step["keys"]] == [10, 25, 89]
+
+
 def test_texts_longer_than_the_model_takes() -> None:
     with pytest.raises(EngineError, match="--text-length 2:16:96: text takes 80 tokens"):
         profiles_for("text", [IDS], MODEL, Ranges(text_length=(2, 16, 96)))

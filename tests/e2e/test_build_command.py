@@ -54,6 +54,19 @@ def test_a_limit_of_memory_cuts_the_graph(run: Run, bundle: Path) -> None:
         assert set(after["inputs"]) & set(before["outputs"]), "a chain"
 
 
+def test_a_search_takes_the_leanest_form_and_records_its_counts(run: Run, bundle: Path) -> None:
+    done = run("build", bundle, "--target", "rtx-4090", "--graphs", "vision", "--search-forms")
+    assert done.returncode == 0, done.stderr
+    form = json.loads((bundle / "engines" / "rtx-4090" / "engine.json").read_text())["graphs"]["vision"]["form"]
+    (cost,) = form["costs"]
+    assert form["block"] == "vision_model.encoder.layers.1"
+    assert cost["launches"] == len(cost["kernels"]) >= 5
+    assert f"{form['block']} takes {cost['launches']} launches" in done.stdout
+    seen = run("inspect", "--engine", bundle / "engines" / "rtx-4090" / "vision.plan", "--json")
+    launches = [k for k in json.loads(seen.stdout)["kernels"] if k["block"] == form["block"]]
+    assert len(launches) == cost["launches"], "the tower is not written as the blocks were"
+
+
 def test_a_kit_for_a_device_that_builds_its_own(run: Run, bundle: Path, tmp_path: Path) -> None:
     kit = tmp_path / "kit"
     done = run("build", bundle, "--target", "h100", "-o", kit, "--trtexec")

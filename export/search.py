@@ -1,0 +1,36 @@
+"""Choose how a graph is written for a target by building a few of its blocks in every form."""
+
+from pathlib import Path
+
+import onnx_ir as ir
+
+from internvl_edge.export.dialects.cut_blocks import BLOCKS, blocks_of, cut_blocks
+from internvl_edge.export.dialects.forms import Form, leanest, search_forms
+from internvl_edge.export.draw import link_weights
+from internvl_edge.export.engine.profiles import Ranges, profiles_for
+from internvl_edge.export.engine.targets import Target
+from internvl_edge.export.tensor_specs import tensor_spec
+from internvl_edge.runtime.bundle import Bundle
+
+_ALLOWED_LAUNCHES = 1
+"""Above the fewest: a launch costs a few microseconds, as a few megabytes do, so among nearly equals bytes decide."""
+
+
+def best_form(bundle: Bundle, name: str, target: Target, ranges: Ranges, work: Path) -> Form | None:
+    """Return the form of graph `name` with the fewest launches, and among nearly as few the fewest bytes.
+
+    None for a graph of too few blocks to see one between two others. `work` is left with the weights linked.
+
+    Raises:
+        EngineError: TensorRT refuses every form, or its plans do not tell.
+    """
+    model = ir.load(bundle.graph_file(name))
+    if len(blocks_of(model.graph)) < BLOCKS:
+        return None
+    work.mkdir(parents=True, exist_ok=True)
+    link_weights(bundle, bundle.graph_file(name).parent, work)
+    blocks, block = cut_blocks(model)
+    inputs = [tensor_spec(value) for value in blocks.graph.inputs]
+    profiles = profiles_for(name, inputs, bundle.manifest.model, ranges)
+    forms = search_forms(blocks, block, work, target=target, profiles=profiles)
+    return leanest(forms, forms[0].launches + _ALLOWED_LAUNCHES)
