@@ -14,6 +14,8 @@ import torch
 from internvl_edge.export.config import config_from_json
 from internvl_edge.export.models.internvl import InternVLModel
 
+STAGGER_BYTES = 4096
+"""Between the beginnings of two tensors within the block of random numbers."""
 BLOCK_VALUES = 4 << 20
 SHARD_BYTES = 5 << 30
 TOKENIZER = Path(__file__).resolve().parent.parent / "examples" / "emoji" / "checkpoint" / "tokenizer.model"
@@ -115,6 +117,12 @@ class _Blocks:
         self.itemsize: int = self._dtype.itemsize
         self._normal = torch.randn(BLOCK_VALUES, generator=torch.Generator().manual_seed(0))
         self._made: dict[tuple[float, float], memoryview] = {}
+        self._tensors = 0
+
+    def stagger(self) -> int:
+        """Return where in its block the next tensor begins: a builder stores equal tensors once."""
+        self._tensors += 1
+        return self._tensors * STAGGER_BYTES % (BLOCK_VALUES * self.itemsize)
 
     def of(self, name: str, shape: tuple[int, ...]) -> memoryview:
         """Return the block for a tensor: linears keep activations near 1, norms are near 1, layer scales near 0.1."""
@@ -161,14 +169,16 @@ def _write_shard(path: Path, shapes: dict[str, tuple[int, ...]], blocks: _Blocks
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name, shape in shapes.items():
-            for piece in _pieces(blocks.of(name, shape), blocks.itemsize * math.prod(shape)):
+            for piece in _pieces(blocks.of(name, shape), blocks.stagger(), blocks.itemsize * math.prod(shape)):
                 file.write(piece)
 
 
-def _pieces(block: memoryview, size: int) -> Iterator[memoryview]:
+def _pieces(block: memoryview, start: int, size: int) -> Iterator[memoryview]:
     while size > 0:
-        yield block[:size]
-        size -= len(block)
+        piece = block[start : start + size]
+        yield piece
+        size -= len(piece)
+        start = 0
 
 
 @click.command()

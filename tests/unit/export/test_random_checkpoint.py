@@ -27,3 +27,12 @@ def test_it_opens_adds_up_and_is_finite(tmp_path: Path, dtype: str) -> None:
     assert values[f"{block}.mlp.fc2.weight"].float().std().item() == pytest.approx(4096**-0.5, rel=0.05)
     assert values[f"{block}.norm1.weight"].float().mean().item() == pytest.approx(1, abs=0.05)
     assert values[f"{block}.ls1"].float().mean().item() == pytest.approx(0.1, abs=0.01)
+
+
+def test_no_two_weights_are_equal(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, "internvit-300m", layers=2)
+    values = {name: tensor.torch() for name, tensor in open_checkpoint(tmp_path).tensors.items()}
+    blocks = [f"vision_model.encoder.layers.{index}" for index in range(2)]
+    for part in ("attn.proj.weight", "mlp.fc1.weight", "mlp.fc2.weight", "norm1.weight", "ls1"):
+        first, second = (values[f"{block}.{part}"] for block in blocks)
+        assert not torch.equal(first, second), part
