@@ -73,16 +73,26 @@ def _profile(name: str, inputs: Sequence[TensorSpec], ranges: Mapping[str, Range
         past, length = full["past"], full["length"]
         full["total"] = (past[0] + length[0], past[1] + length[1], past[2] + length[2])
     dynamic = [item for item in inputs if any(isinstance(d, str) for d in item.shape)]
-    unknown = {a for item in dynamic for d in item.shape if isinstance(d, str) for a in _axes(d) if a not in full}
+    unknown = {
+        a
+        for item in dynamic
+        for d in item.shape
+        if isinstance(d, str)
+        for a in _axes(d)
+        if a not in full and not a.isdigit()
+    }
     if unknown:
         raise EngineError(f"{name}: no range is known for axes {', '.join(sorted(unknown))}; report this graph")
 
+    def size(dim: int | str, which: int) -> int:
+        return dim if isinstance(dim, int) else sum(int(a) if a.isdigit() else full[a][which] for a in _axes(dim))
+
     def shape(item: TensorSpec, which: int) -> tuple[int, ...]:
-        return tuple(sum(full[a][which] for a in _axes(d)) if isinstance(d, str) else d for d in item.shape)
+        return tuple(size(dim, which) for dim in item.shape)
 
     return {item.name: (shape(item, 0), shape(item, 1), shape(item, 2)) for item in dynamic}
 
 
 def _axes(dim: str) -> list[str]:
-    """Return the axes whose sizes add up to `dim`: inside a graph, ``past + length``."""
+    """Return the axes and numbers that add up to `dim`: inside a graph, ``past + length`` or ``length + 96``."""
     return dim.split(" + ")

@@ -47,6 +47,11 @@ def test_an_axis_inside_a_graph_may_be_a_sum() -> None:
     assert [shape[2] for shape in step["keys"]] == [10, 25, 89]
 
 
+def test_an_axis_inside_a_graph_may_be_a_sum_with_a_number() -> None:
+    rows = TensorSpec(name="rows", dtype="float16", shape=("batch", "length + 8", 192))
+    assert [shape[1] for shape in profiles_for("itm", [rows], MODEL, RANGES)[0]["rows"]] == [10, 24, 40]
+
+
 def test_texts_longer_than_the_model_takes() -> None:
     with pytest.raises(EngineError, match="--text-length 2:16:96: text takes 80 tokens"):
         profiles_for("text", [IDS], MODEL, Ranges(text_length=(2, 16, 96)))
