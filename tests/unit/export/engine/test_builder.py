@@ -1,8 +1,6 @@
 """Plans built on this CPU for a GPU that is not here: what gets into them, and what is refused in which words."""
 
-import resource
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -208,15 +206,6 @@ def test_a_profile_out_of_order_is_refused(block: tuple[Path, dict[str, np.ndarr
     smallest, usual, largest = BLOCK_PROFILE["x"]
     message = refused(block[0], [{**BLOCK_PROFILE, "x": (largest, usual, smallest)}])
     assert "min <= opt <= max" in message
-
-
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """No file may grow past 64 KiB: what a full disk is to the writer."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 10, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.usefixtures("small_files")

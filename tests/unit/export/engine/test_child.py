@@ -1,10 +1,8 @@
 """A plan built in a process of its own: what comes back, and what a refusal, a crash, a kill and a full disk become."""
 
-import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,15 +64,6 @@ def test_a_process_that_is_killed_ran_out_of_memory(tmp_path: Path, code: int, s
     found = _crash(job(tmp_path, GELU, 4, 4), code, said)
     assert isinstance(found, BuilderMemoryError)
     assert "--max-host-mem" in str(found)
-
-
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """No file may grow past 64 KiB: what a full disk is to the writer. A process inherits it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 10, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.usefixtures("small_files")
