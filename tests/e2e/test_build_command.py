@@ -67,6 +67,25 @@ def test_a_search_takes_the_leanest_form_and_records_its_counts(run: Run, bundle
     assert len(launches) == cost["launches"], "the tower is not written as the blocks were"
 
 
+def test_a_plan_is_looked_into_compared_and_drawn(run: Run, bundle: Path) -> None:
+    assert run("build", bundle, "--target", "rtx-5090", "--graphs", "vision,text").returncode == 0
+    folder, page = bundle / "engines" / "rtx-5090", bundle / "reports" / "engine.html"
+    shape = ("--shape", "pixel_values=4x3x56x56")
+    found = run("inspect", "--engine", folder / "vision.plan", *shape, "--html", page)
+    assert found.returncode == 0, found.stderr
+    assert "vision_model.encoder.layers.1" in found.stdout
+    assert "predicted for rtx-5090" in found.stdout
+    assert "<svg" in page.read_text()
+    other = run("inspect", "--engine", folder / "vision.plan", "--diff", folder / "text.plan")
+    assert other.returncode == 0, other.stderr
+    assert "launches" in other.stdout
+    assert run("inspect").returncode == 2
+    (folder / "no.plan").write_bytes(b"no plan")
+    refused = run("inspect", "--engine", folder / "no.plan")
+    assert refused.returncode == 1
+    assert "Traceback" not in refused.stderr
+
+
 def test_a_kit_for_a_device_that_builds_its_own(run: Run, bundle: Path, tmp_path: Path) -> None:
     kit = tmp_path / "kit"
     done = run("build", bundle, "--target", "h100", "-o", kit, "--trtexec")
