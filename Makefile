@@ -39,7 +39,7 @@ types: $(READY)
 	MYPYPATH=.mypy_root $(BIN)/mypy --strict $(ROOMS:%=-p %)
 
 unit: $(READY)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 gpu-check: $(READY)
 	$(BIN)/python -m pytest -m gpu -rs --gpu-report gpu-report.json

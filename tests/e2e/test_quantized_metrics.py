@@ -17,7 +17,8 @@ from internvl_edge.runtime import InternVL
 from tests.tolerances import CAPTION_POINTS, OUTLIER_POINTS, RECALL_POINTS, ZERO_SHOT_POINTS
 
 PICTURES = 300
-CAPTIONED = 160
+CAPTIONED = 300
+"""In all languages: 2,400 captions, of which one is 0.04 points; 160 in one language moved by 1.9 from noise alone."""
 RANKED = EvalOptions(limit=PICTURES, tasks=("retrieval", "zero_shot"))
 
 
@@ -70,7 +71,7 @@ def test_the_demo(
     assert recall <= RECALL_POINTS[precision]
     assert zero_shot <= ZERO_SHOT_POINTS
     if precision == "int8":  # ONNX Runtime computes fp8 in fp32, token by token: minutes
-        captions = EvalOptions(limit=CAPTIONED, tasks=("captions",), languages=("en",))
+        captions = EvalOptions(limit=CAPTIONED, tasks=("captions",))
         before, after = (evaluate(InternVL.open(b), data, captions).mean_exact_match for b in (demo_bundle, bundle))
         assert before is not None
         assert after is not None
