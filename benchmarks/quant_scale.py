@@ -22,6 +22,8 @@ from internvl_edge.export.config import ModelConfig
 PICTURES = 32
 TEXT_LENGTH = 16
 """Tokens of each stand-in text beside random pictures."""
+RANDOM_ATOL = "5"
+"""Towers of random weights amplify a code that falls on the other side of a tie; time and memory are measured here."""
 CHUNK_ROWS = 2056
 """Rows of one product: 8 pictures of 257 tokens."""
 
@@ -92,6 +94,7 @@ def case(folder: Path, preset: str, layers: int | None, text_layers: int | None,
             wanted="<= 1.5 x bare, 4 GiB",
         )
         options = ["--precision", "int8", "--ranges", str(ranges), "--gate-samples", "0", "--sample-count", "1"]
+        options += ["--atol", RANDOM_ATOL]
         seconds, peak = measured([*command, "export", str(checkpoint), "-o", str(bundle), *options])
         yield Row(
             what=f"{what}: export --precision int8", gigabytes=size, seconds=seconds, peak_gib=peak, wanted="4 GiB"
