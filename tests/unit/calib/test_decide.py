@@ -191,7 +191,7 @@ class TestSmoothing:
         for graph, clip in found.clips.items():
             assert clip.threshold <= (seen[graph].amax / found.smoothing).max()
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(
         amax=arrays(np.float32, 9, elements=st.floats(0, 1e5, width=32)),
         columns=arrays(np.float32, 9, elements=st.floats(0, 100, width=32)),

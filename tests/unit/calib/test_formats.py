@@ -69,7 +69,7 @@ SCALES = st.floats(2.0**-20, 2.0**10, width=32).map(np.float32)
 
 
 @both
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(x=VALUES, scale=SCALES)
 def test_fake_is_what_the_nodes_give_back(form: Format, x: np.ndarray, scale: np.float32) -> None:
     found = form.fake(torch.from_numpy(x.copy()), torch.tensor(scale)).numpy()
@@ -123,7 +123,7 @@ def test_neither_changes_its_input() -> None:
 
 
 @both
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(amax=st.floats(0, 60000, width=32), dtype=st.sampled_from(list(TINIEST)))
 def test_a_scale_maps_the_largest_value_to_the_largest_code(form: Format, amax: float, dtype: str) -> None:
     scale = scale_of(torch.tensor(amax), form, dtype)

@@ -36,7 +36,7 @@ def test_the_codes_are_every_finite_magnitude() -> None:
     np.testing.assert_array_equal(VALUES, wanted)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(x=SAMPLES, thousandths=st.integers(1, 1000))
 def test_a_quantile_is_the_value_of_its_rank(x: np.ndarray, thousandths: int) -> None:
     rank = math.ceil(Fraction(thousandths, 1000) * x.size)
@@ -49,7 +49,7 @@ def test_quantiles_are_those_of_numpy_within_bf16(heavy_tailed: np.ndarray, perc
     assert counted(heavy_tailed).quantile(percent / 100) == pytest.approx(wanted, rel=BF16_RELATIVE)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(x=SAMPLES, cuts=st.lists(st.integers(0, 60), max_size=4), order=st.randoms(use_true_random=False))
 def test_merging_shards_in_any_order_is_counting_at_once(x: np.ndarray, cuts: list[int], order) -> None:  # type: ignore[no-untyped-def]
     edges = [0, *sorted(cuts), x.size]
@@ -88,7 +88,7 @@ def test_any_type_and_layout_counts_the_same(dtype: torch.dtype) -> None:
     np.testing.assert_array_equal(counts, [1, 1, 1, 1])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(x=SAMPLES, share=st.floats(0.01, 1))
 def test_clipping_touches_what_lies_above_and_nothing_at_the_maximum(x: np.ndarray, share: float) -> None:
     seen = counted(x)

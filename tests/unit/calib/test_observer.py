@@ -25,7 +25,7 @@ def in_rows(kept: np.ndarray, rows: np.ndarray) -> list[int]:
     return [int(np.flatnonzero((rows == row).all(axis=1))[0]) for row in kept]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), cuts=st.sets(st.integers(1, 39), max_size=6))
 def test_batches_add_up_to_all_rows_at_once(seed: int, cuts: set[int]) -> None:
     rows = np.random.default_rng(seed).normal(size=(40, 3)).astype(np.float32)

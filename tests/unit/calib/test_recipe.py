@@ -61,7 +61,7 @@ def powers(*exponents: int) -> np.ndarray:
 class TestSmoothing:
     """Each test holds a function on the stored weights against the same on the checkpoint's, without any tolerance."""
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(vector=VECTORS, bias=st.booleans())
     def test_folds_into_the_norm(self, vector: np.ndarray, bias: bool) -> None:
         parameters = ("norm.weight", "norm.bias") if bias else ("norm.weight",)
@@ -79,7 +79,7 @@ class TestSmoothing:
         assert torch.equal(divided, plain / torch.from_numpy(vector))
         assert torch.equal(found, wanted)
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(vector=VECTORS)
     def test_folds_into_the_v_rows_of_qkv(self, vector: np.ndarray) -> None:
         """v and its bias start at row 2 * WIDTH; what attention makes of v is linear in it."""
@@ -100,7 +100,7 @@ class TestSmoothing:
 
         assert torch.equal(attended(stored), attended(weights))
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(vector=VECTORS)
     def test_folds_into_the_up_rows(self, vector: np.ndarray) -> None:
         weights = {name: numbers(WIDTH, HIDDEN, seed=i) for i, name in enumerate(("gate.weight", "up.weight"))}

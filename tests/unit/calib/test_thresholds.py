@@ -50,7 +50,7 @@ def divergence(x: np.ndarray, threshold: float) -> float:
 
 @both
 @pytest.mark.parametrize("method", METHODS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     x=arrays(
         np.float32, st.integers(1, 50), elements=st.floats(-60000, 60000, width=32).map(lambda v: np.float32(v**3))

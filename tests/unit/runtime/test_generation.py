@@ -121,7 +121,7 @@ def searches(draw: st.DrawFn) -> tuple[ToyLm, list[list[int]], GenerationConfig]
     return ToyLm(draw(st.integers(0, 10_000)), vocabulary, pictures), prompts, config
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(searches())
 def test_both_searches_equal_the_naive_ones(search: tuple[ToyLm, list[list[int]], GenerationConfig]) -> None:
     lm, prompts, config = search

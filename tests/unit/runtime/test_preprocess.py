@@ -135,7 +135,7 @@ def test_one_picture_instead_of_a_list_is_refused(one: object) -> None:
 NOISE = png((12, 12))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(position=st.integers(0, len(NOISE) - 1), value=st.integers(0, 255), cut=st.integers(0, len(NOISE)))
 def test_damaged_bytes_are_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, position: int, value: int, cut: int

@@ -163,7 +163,7 @@ def test_numbers_have_three_digits(shown: str, expected: str) -> None:
     assert shown == expected
 
 
-FAST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FAST = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 def seen(path: Path, content: bytes) -> None:
