@@ -5,8 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-ROOMS := internvl_edge.cli internvl_edge.progress internvl_edge.export internvl_edge.calib internvl_edge.runtime \
-  internvl_edge.optimum_register
+ROOMS := internvl_edge.cli internvl_edge.commands internvl_edge.progress internvl_edge.export internvl_edge.calib \
+  internvl_edge.runtime internvl_edge.optimum_register
 EMOJI := examples/emoji
 BUNDLE := demo-bundle
 PICTURES := demo-pictures

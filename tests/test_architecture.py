@@ -1,4 +1,4 @@
-"""Rooms import only to the right: cli -> export -> calib -> runtime; and the runtime starts with NumPy alone."""
+"""Rooms import only to the right, cli -> commands -> export -> calib -> runtime; runtime starts with NumPy alone."""
 
 import ast
 import subprocess
@@ -12,6 +12,7 @@ ALLOWED = {
     "runtime": {"runtime"},
     "calib": {"calib", "runtime"},
     "export": {"export", "calib", "runtime"},
+    "commands": {"commands", "progress", "export", "calib", "runtime"},
 }
 HEAVY = ("torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx_bindings", "PIL", "sentencepiece", "rich")
 

@@ -1,0 +1,99 @@
+"""The command that writes bundles: export."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from internvl_edge.commands.parameters import Integers, Names
+
+
+@click.command()
+@click.argument("checkpoint")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Bundle folder to write.")
+@click.option("--graphs", type=Names(), help="Graphs to write; default: all that the checkpoint has weights for.")
+@click.option(
+    "--dtype",
+    "--high_precision_dtype",
+    "dtype",
+    type=click.Choice(["fp32", "fp16", "bf16"]),
+    default="fp16",
+    show_default=True,
+    help="Type of weights and activations.",
+)
+@click.option(
+    "--weights",
+    type=click.Choice(["link", "copy"]),
+    default="link",
+    show_default=True,
+    help="Refer to the checkpoint's own files where the type fits, or write all weights anew.",
+)
+@click.option(
+    "--image-size", type=int, help="Picture side in pixels; interpolates the position table. Default: the checkpoint's."
+)
+@click.option(
+    "--feature-layers",
+    type=Integers(),
+    default=(),
+    help="Blocks whose patch maps `vision` also puts out, as 11,23,35,47.",
+)
+@click.option("--target", help="Also build plans for this device, as rtx-4090 or sm_89; see `targets` and `build`.")
+@click.option(
+    "--atol", type=float, help="Largest absolute difference to torch that may ship. Default: relative, per dtype."
+)
+@click.option(
+    "--samples",
+    type=click.Path(exists=True, path_type=Path),
+    help="Folder or JSONL of real pictures (and texts) to verify on.",
+)
+@click.option("--sample-count", type=int, default=2, show_default=True, help="How many of them.")
+@click.option("--revision", help="Revision of a Hub id.")
+@click.option(
+    "--precision",
+    "--quantize_mode",
+    "precision",
+    type=click.Choice(["int8", "fp8"]),
+    help="Quantize the linears to 8 bits, with Q/DQ in the graph; needs --data or --ranges.",
+)
+@click.option(
+    "--data", help="Pictures (and captions) to calibrate and judge on: a folder, a JSONL, or the word random."
+)
+@click.option("--calibration-samples", type=int, default=128, show_default=True, help="How many to calibrate on.")
+@click.option("--ranges", type=click.Path(path_type=Path), help="What `calibrate` wrote, instead of measuring now.")
+@click.option("--method", "--calibration_method", "method", help="Clip by auto, max, percentile, entropy or mse.")
+@click.option("--smooth", default="auto", show_default=True, help="auto, off, or SmoothQuant's alpha from 0 to 1.")
+@click.option(
+    "--keep-high",
+    "--nodes_to_exclude",
+    "keep_high",
+    multiple=True,
+    help="Linears that stay in --dtype: a name or a glob; repeat for more.",
+)
+@click.option("--fp8-attention", is_flag=True, help="With fp8: quantize attention's products as well.")
+@click.option(
+    "--max-drop", type=float, default=0.5, show_default=True, help="Points of accuracy that may be lost on --data."
+)
+@click.option("--budget-layers", type=int, help="Most sites to keep high to stay within --max-drop. Default: any.")
+@click.option(
+    "--gate-samples", type=int, default=64, show_default=True, help="Pictures to judge the drop on; 0: do not."
+)
+def export(**options: Any) -> None:
+    """Write CHECKPOINT (a folder, a .pth file or a Hub id) as a bundle of verified ONNX graphs.
+
+    Every graph is run on ONNX Runtime against the torch module before the bundle appears; a killed export leaves no
+    half bundle, and the next run takes up what it had finished.
+
+    \b
+    internvl-edge export OpenGVLab/InternVL-14B-224px -o bundle
+    internvl-edge export InternViT-300M-448px -o bundle --dtype bf16 --image-size 336
+    internvl-edge export examples/emoji/checkpoint -o bundle --target rtx-4090 --samples examples/emoji/data/test.jsonl
+    internvl-edge export CHECKPOINT -o bundle --precision int8 --data examples/emoji/data/calibration.jsonl
+    """
+    from internvl_edge.export.compile import export_bundle
+    from internvl_edge.export.options import ExportOptions
+    from internvl_edge.export.report import report_text
+    from internvl_edge.progress import RichProgress
+
+    with RichProgress() as progress:
+        report = export_bundle(ExportOptions(**options), progress)
+    click.echo(report_text(report))

@@ -1,0 +1,78 @@
+"""The command that looks into a bundle or a plan: inspect."""
+
+import json
+from pathlib import Path
+
+import click
+
+from internvl_edge.commands.parameters import JSON, Shape
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@click.option("--batch", type=int, default=1, show_default=True, help="Pictures and texts that FLOPs are counted for.")
+@click.option("--length", type=int, default=80, show_default=True, help="Text length that FLOPs are counted for.")
+@click.option(
+    "--engine", type=click.Path(path_type=Path), help="A TensorRT-RTX plan to look into, instead of a bundle."
+)
+@click.option("--diff", type=click.Path(path_type=Path), help="With --engine: another plan to compare it with.")
+@click.option("--target", help="With --engine: the device to predict for; default: that of the plan.")
+@click.option(
+    "--shape", "shapes", type=Shape(), multiple=True, help="With --engine: an input's shape, as x=1x3x224x224."
+)
+@click.option("--html", type=click.Path(path_type=Path), help="With --engine: also write one offline page.")
+@JSON
+def inspect(
+    bundle: Path | None,
+    batch: int,
+    length: int,
+    engine: Path | None,
+    diff: Path | None,
+    target: str | None,
+    shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    html: Path | None,
+    as_json: bool,
+) -> None:
+    """Show the graphs of BUNDLE: shapes, operators, parameters, bytes and FLOPs; or look into a plan without a GPU.
+
+    Of a plan: launches of every block and what they fuse, bytes each reads and writes, and predicted milliseconds.
+
+    \b
+    internvl-edge inspect bundle
+    internvl-edge inspect --engine bundle/engines/rtx-4090/vision.plan --html bundle/reports/engine.html
+    internvl-edge inspect --engine fp16/engines/l4/vision.plan --diff int8/engines/l4/vision.plan
+    """
+    if (bundle is None) == (engine is None):
+        raise click.UsageError("give either BUNDLE or --engine PLAN")
+    if engine is not None:
+        _inspect_engine(engine, diff, target, dict(shapes), html, as_json=as_json)
+    elif bundle is not None:
+        from internvl_edge.export.graph_stats import inspect_bundle, stats_text, to_json
+
+        stats = inspect_bundle(bundle, {"batch": batch, "texts": batch, "length": length})
+        click.echo(json.dumps(to_json(stats), indent=2) if as_json else stats_text(stats))
+
+
+def _inspect_engine(
+    plan: Path,
+    other: Path | None,
+    target: str | None,
+    shapes: dict[str, tuple[int, ...]],
+    html: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    from internvl_edge.export.xray.diff import diff_text
+    from internvl_edge.export.xray.page import render_page
+    from internvl_edge.export.xray.report import xray, xray_json
+    from internvl_edge.export.xray.target_of import target_of
+    from internvl_edge.export.xray.text import xray_text
+
+    found = xray(plan, target=target_of(plan, target), sizes=shapes or None)
+    if html is not None:
+        html.parent.mkdir(parents=True, exist_ok=True)
+        html.write_text(render_page(found), encoding="utf-8")
+    if other is not None:
+        click.echo(diff_text(found, xray(other, target=target_of(other, target), sizes=shapes or None)))
+    else:
+        click.echo(xray_json(found) if as_json else xray_text(found))

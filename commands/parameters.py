@@ -1,0 +1,52 @@
+"""Arguments and options that several commands take, and the types of their values."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
+IMAGES = click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+BACKEND = click.option("--backend", default="auto", show_default=True, help="Library that runs the graphs.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+
+class Names(click.ParamType[tuple[str, ...]]):
+    """A comma-separated list, as `vision,text`."""
+
+    name = "NAME[,NAME...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Return the parts without the blanks around them; empty ones are left out."""
+        return (
+            value if isinstance(value, tuple) else tuple(part.strip() for part in str(value).split(",") if part.strip())
+        )
+
+
+class Integers(Names):
+    """A comma-separated list of integers, as `11,23,35,47`."""
+
+    name = "N[,N...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:  # type: ignore[override]
+        """Return the numbers."""
+        try:
+            return tuple(int(part) for part in super().convert(value, param, ctx))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of integers", param, ctx)
+
+
+class Shape(click.ParamType[tuple[str, tuple[int, ...]]]):
+    """An input and its shape, as `pixel_values=1x3x224x224`."""
+
+    name = "NAME=DIMS"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, tuple[int, ...]]:
+        """Return the input's name and its dimensions."""
+        name, _, dims = str(value).rpartition("=")
+        try:
+            return name, tuple(int(dim) for dim in dims.split("x"))
+        except ValueError:
+            self.fail(f"{value!r} is not NAME=1x3x224x224", param, ctx)

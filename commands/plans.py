@@ -1,0 +1,70 @@
+"""The commands around TensorRT plans and the devices they are for: build, targets and doctor."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from internvl_edge.commands.parameters import BUNDLE, JSON, Names
+
+
+@click.command("build")
+@BUNDLE
+@click.option("--target", help="Device, as agx-orin-64gb, l4, rtx-4090, or sm_89; not needed for a kit.")
+@click.option("--graphs", type=Names(), help="Graphs to build; default: all of BUNDLE.")
+@click.option("--batch", default="1:1:8", show_default=True, help="Pictures or texts in one call, min:opt:max.")
+@click.option("--text-length", default="1:16:80", show_default=True, help="Tokens of a text, min:opt:max.")
+@click.option("--max-host-mem", help="Memory that a build may take, as 12GiB: larger graphs are cut into parts.")
+@click.option("--max-device-mem", help="Memory that one plan's weights may take on the device, as 8GiB.")
+@click.option("--attention", default="auto", show_default=True, help="How attention is written: auto, op or pattern.")
+@click.option("--search-forms", is_flag=True, help="Try every form of a few blocks and build in the leanest.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of a kit. Default: BUNDLE-TARGET.")
+@click.option("--trtexec", is_flag=True, help="Print the trtexec commands of a kit, too.")
+def build_command(bundle: Path, trtexec: bool, **settings: Any) -> None:
+    """Build the TensorRT plans of BUNDLE for a device, or make a kit that the device builds from.
+
+    TensorRT-RTX builds for SM 75, 80, 86, 89, 120 and 121 on any machine; for Jetson and Hopper a kit is written, and
+    the same command on the device turns it into plans. What is there and current is kept.
+
+    \b
+    internvl-edge build bundle --target rtx-4090
+    internvl-edge build bundle --target l4 --batch 1:8:32 --max-host-mem 6GiB
+    internvl-edge build bundle --target agx-orin-64gb -o orin-kit     then, on the Orin:  internvl-edge build orin-kit
+    """
+    from internvl_edge.export.build import build, build_options
+    from internvl_edge.export.build_report import build_text, trtexec_text
+    from internvl_edge.progress import RichProgress
+
+    options = build_options(**settings)
+    with RichProgress() as progress:
+        report = build(bundle, options, progress)
+    click.echo(build_text(report))
+    if trtexec:
+        click.echo(trtexec_text(report))
+
+
+@click.command()
+@JSON
+def targets(as_json: bool) -> None:
+    """List the devices that plans can be built for: memory, 8-bit formats, which TensorRT, buildable here or not."""
+    from internvl_edge.export.engine.targets_table import targets_json, targets_text
+
+    click.echo(json.dumps(targets_json(), indent=2) if as_json else targets_text())
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@click.option("--target", help="Device to check BUNDLE for, as agx-orin-64gb or l4.")
+@JSON
+def doctor(bundle: Path | None, target: str | None, as_json: bool) -> None:
+    """Show what is installed and what GPU is here; for BUNDLE, what plans will take and what blocks them.
+
+    \b
+    internvl-edge doctor
+    internvl-edge doctor bundle --target orin-nano-8gb
+    """
+    from internvl_edge.export.doctor import diagnose, diagnosis_text
+
+    found = diagnose(bundle, target)
+    click.echo(json.dumps(found.to_json(), indent=2) if as_json else diagnosis_text(found))
