@@ -1,18 +1,20 @@
 """Kernel launches and bytes of one block, our best form against plain exports: `python benchmarks/launches.py FOLDER`.
 
 Plans for sm_89 are built on the CPU and read; nothing runs on a GPU. What a plan looks like does not depend on the
-values of weights, so none are made: all weights of a graph lie, staggered, in one file of random numbers below FOLDER.
+values of weights, so none are made: all weights of a graph lie, staggered, in a few files of random numbers in FOLDER.
+ModelOpt, in an environment of its own (1.4 GB, made once), calibrates by running the graph: 15 GB and minutes for three
+layers of QLLaMA. So it gets the blocks at narrow width and one random batch, and its Q/DQ graph is widened.
 """
 
-import importlib.util
 import json
 import logging
 import math
 import shutil
+import subprocess
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,13 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from export_scale import machine
+from model_optimizer import MODELOPT, modelopt_python
+from qdq_products import quantized_products
 from random_checkpoint import PRESETS
+from steps import StepError, step
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor, FakeTensorMode
+from widen import full_widths, narrow, widen
 
 from internvl_edge.calib.decide import Clip, Decision, Rules
 from internvl_edge.calib.formats import FORMATS
@@ -42,16 +48,22 @@ from internvl_edge.export.models.qllama import Context, RotaryTable
 from internvl_edge.export.passes import canonicalize
 from internvl_edge.export.passes.name_nodes import NameNodesPass
 from internvl_edge.export.sites import model_sites
+from internvl_edge.export.xray.launches import launches_of
+from internvl_edge.export.xray.schedule import read_plan
 from internvl_edge.runtime.errors import EngineError
 
 TARGET = "sm_89"
 PLAIN_OPSETS = (17, 20, 23)
+MODELOPT_OPSET = 20
+"""Of the plain export that it quantizes."""
 PRECISIONS = ("fp16", "int8", "fp8")
+MODELOPT_PRECISIONS = ("int8", "fp8")
 DTYPE = torch.float16
 CANONICAL_OPSET = 23
 TORCH_OPSET = 18
 """The oldest that torch's exporter writes. Older ones come of a conversion that forgets the names by which kernels are
 counted, and fails for RMSNorm: 17 is counted as 18."""
+GRAPH = "plain.onnx"
 STAGGER_BYTES = 4096
 """Between the beginnings of two weights in the file: equal weights would let the builder merge their products."""
 STAND_IN_SCALE = 1 / 64
@@ -110,6 +122,8 @@ class Case:
     ranges: Mapping[str, Range]
     wanted: Mapping[str, int]
     """Precision -> most launches; elsewhere fewer than the plain exports."""
+    narrow: bool = False
+    """Whether widths are cut, for a tool that runs the graph."""
 
 
 CASES = {
@@ -172,13 +186,15 @@ class Row:
 
 
 def config_of(case: Case) -> ModelConfig:
-    """Return the preset cut to the layers that are judged."""
+    """Return the preset cut to the layers that are judged, and to narrow width where the case says so."""
     content = json.loads(json.dumps(PRESETS[case.preset]))
     if "qllama_config" in content:
         content["qllama_config"]["num_hidden_layers"] = case.layers
         content["vision_config"]["num_hidden_layers"] = 1
     else:
         content["num_hidden_layers"] = case.layers
+    if case.narrow:
+        narrow(content)
     return config_from_json(content)
 
 
@@ -303,7 +319,7 @@ def stand_in_recipe(case: Case, precision: str) -> Recipe:
 
 
 def attach_stand_ins(model: ir.Model, folder: Path) -> None:
-    """Point every weight of `model` into the random file of its type, each at a place of its own."""
+    """Point every weight of `model` into the random file of its kind, each at a place of its own."""
     waiting = [
         value
         for value in model.graph.initializers.values()
@@ -313,7 +329,7 @@ def attach_stand_ins(model: ir.Model, folder: Path) -> None:
         assert value.shape is not None
         assert value.dtype is not None
         nbytes = math.prod(value.shape.numpy()) * int(value.dtype.itemsize)
-        name = "codes.bin" if value.dtype.itemsize == 1 else "numbers.bin"
+        name = "codes.bin" if value.dtype.itemsize == 1 else "vectors.bin" if len(value.shape) < 2 else "matrices.bin"
         offset = index * STAGGER_BYTES
         _grow(folder / name, offset + nbytes)
         value.const_value = ir.ExternalTensor(
@@ -322,7 +338,10 @@ def attach_stand_ins(model: ir.Model, folder: Path) -> None:
 
 
 def _grow(path: Path, nbytes: int) -> None:
-    """Make a random file at least `nbytes` long: fp16 between 0.5 and 1, or codes that are numbers in both formats."""
+    """Make a random file at least `nbytes` long: codes that are numbers in FP8, or fp16.
+
+    Vectors are positive, as scales must be; matrices have both signs, so that a graph that is run does not overflow.
+    """
     rng = np.random.default_rng(path.stat().st_size if path.exists() else 0)
     with path.open("ab") as file:
         while (held := file.tell()) < nbytes:
@@ -330,29 +349,93 @@ def _grow(path: Path, nbytes: int) -> None:
             if path.name == "codes.bin":
                 file.write(rng.integers(0, 0x7F, count, np.uint8).tobytes())  # 0x7f is NaN in E4M3
             else:
-                file.write(rng.uniform(0.5, 1, count // 2).astype(np.float16).tobytes())
+                low, high = (0.5, 1) if path.name == "vectors.bin" else (-0.5, 0.5)
+                file.write(rng.uniform(low, high, count // 2).astype(np.float16).tobytes())
 
 
 def plain_row(case: Case, opset: int, folder: Path) -> Row:
     """Build a plain export and count its block."""
-    what = f"{case.title}: plain, opset {opset}"
-    graph, plan = folder / "plain.onnx", folder / "plain.plan"
+    model = plain_model(case, opset, folder)
+    found = model.opset_imports[""]
+    remark = "" if found == opset else f"as opset {found}, the oldest that torch writes"
+    return counted_row(f"{case.title}: plain, opset {opset}", case, model, folder, remark)
+
+
+def modelopt_row(case: Case, precision: str, folder: Path, environment: Path) -> Row:
+    """Let ModelOpt quantize a plain export, build the result and count its block."""
+    what = f"{case.title}: ModelOpt Q/DQ, {precision}"
     try:
-        model = traced(case, opset, plain=True)
-        attach_stand_ins(model, folder)
-        ir.save(model, graph)
-        profiles = _profiles(case, model)
-        build_plan(graph, plan, target=find_target(TARGET), profiles=profiles)
+        model = modelopt_model(case, precision, folder, environment)
+    except (StepError, OSError, subprocess.CalledProcessError) as error:
+        return Row(what=what, launches=None, bytes=None, remark=_one_line(error))
+    quantized, products = quantized_products(folder / GRAPH)
+    return counted_row(what, case, model, folder, f"{quantized} of the graph's {products} products in 8 bits")
+
+
+def modelopt_model(case: Case, precision: str, folder: Path, environment: Path) -> ir.Model:
+    """Return ModelOpt's Q/DQ graph of a plain export, written to `folder` with stand-in weights.
+
+    Raises:
+        StepError: ModelOpt cannot be installed, or fails.
+    """
+    small, inputs, log = replace(case, narrow=True), folder / "inputs", folder / "modelopt.log"
+    write_inputs(small, plain_model(small, MODELOPT_OPSET, folder), inputs)
+    given = (folder / GRAPH, inputs, precision, "max", "fp16")
+    step("model_optimizer.modelopt_graph", *given, log=log, python=str(modelopt_python(environment, log)))
+    model = ir.load(folder / GRAPH)
+    widen(model, full_widths(config_of(small), config_of(case)))
+    attach_stand_ins(model, folder)
+    ir.save(model, folder / GRAPH)
+    return model
+
+
+def plain_model(case: Case, opset: int, folder: Path) -> ir.Model:
+    """Return a plain export, written to `folder` with stand-in weights."""
+    model = traced(case, opset, plain=True)
+    attach_stand_ins(model, folder)
+    ir.save(model, folder / GRAPH)
+    return model
+
+
+def counted_row(what: str, case: Case, model: ir.Model, folder: Path, remark: str) -> Row:
+    """Build the graph in `folder`, which has the inputs of `model`, and count its block."""
+    profiles, plan = _profiles(case, model), folder / "plain.plan"
+    try:
+        build_plan(folder / GRAPH, plan, target=find_target(TARGET), profiles=profiles)
         cost = block_cost(plan, case.block, profiles)[0]
     except EngineError as error:
-        return Row(what=what, launches=None, bytes=None, remark=str(error)[:160])
-    found = model.opset_imports[""]
-    return Row(
-        what=what,
-        launches=cost.launches,
-        bytes=cost.bytes,
-        remark="" if found == opset else f"as opset {found}, the oldest that torch writes",
-    )
+        return Row(what=what, launches=None, bytes=None, remark=_one_line(error))
+    unnamed = unnamed_launches(plan, case.block)
+    remarks = [remark, f"not counted: {unnamed} inside that name no block" if unnamed else ""]
+    return Row(what=what, launches=cost.launches, bytes=cost.bytes, remark="; ".join(filter(None, remarks)))
+
+
+def unnamed_launches(plan: Path, block: str) -> int:
+    """Return how many launches of no block run between the first and the last of `block`.
+
+    Nodes that ModelOpt adds are named by tensors, so a kernel that only quantizes names none; nor does one that
+    TensorRT adds to change a layout.
+    """
+    blocks = [launch.block for launch in launches_of(read_plan(plan).schedules[0])]
+    last = len(blocks) - blocks[::-1].index(block)
+    return blocks[blocks.index(block) : last].count("")
+
+
+def write_inputs(case: Case, model: ir.Model, folder: Path) -> None:
+    """Write one random batch for calibration, in the shapes that plans are tuned for; positions are 0."""
+    rng, shapes = np.random.default_rng(0), _profiles(case, model)[0]
+    batch: dict[str, np.ndarray] = {}
+    for value in model.graph.inputs:
+        assert value.dtype is not None
+        name, usual = str(value.name), shapes[str(value.name)][1]
+        numbers = rng.standard_normal(usual) if value.dtype.is_floating_point() else np.zeros(usual)
+        batch[name] = numbers.astype(value.dtype.numpy())
+    folder.mkdir(exist_ok=True)
+    np.savez(folder / "0000.npz", **batch)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]
 
 
 def best_form(case: Case, precision: str, folder: Path, most_launches: int | None) -> Form:
@@ -370,29 +453,43 @@ def _profiles(case: Case, model: ir.Model) -> list[Mapping[str, Shapes]]:
     return [axes_profile(model, case.ranges)]
 
 
-def rows_of(case: Case, folder: Path) -> Iterator[Row]:
-    """Yield the plain exports, then ours in every precision, judged against them."""
+def rows_of(case: Case, folder: Path, environment: Path) -> Iterator[Row]:
+    """Yield the plain exports, then ModelOpt's graphs, then ours in every precision, judged against them."""
     plain = [plain_row(case, opset, folder) for opset in PLAIN_OPSETS]
     yield from plain
-    yield Row(what=f"{case.title}: ModelOpt Q/DQ", launches=None, bytes=None, remark=modelopt_reason())
+    modelopt = {precision: modelopt_row(case, precision, folder, environment) for precision in MODELOPT_PRECISIONS}
+    yield from modelopt.values()
     for precision in PRECISIONS:
-        most = case.wanted.get(precision, min((row.launches for row in plain if row.launches is not None), default=0))
-        form = best_form(case, precision, folder, most)
+        form = best_form(case, precision, folder, most_launches(case, precision, plain))
+        verdicts = [verdict(case, precision, form, "plain", plain)]
+        if precision in modelopt:
+            verdicts.append(verdict(case, precision, form, "ModelOpt", [modelopt[precision]]))
         yield Row(
             what=f"{case.title}: ours, {precision}",
             launches=form.launches,
             bytes=form.bytes,
-            remark=f"{verdict(form, most, plain, strict=bool(case.wanted))}; {form_text(form)}",
+            remark="; ".join([*verdicts, form_text(form)]),
         )
 
 
-def verdict(form: Form, most: int, plain: Sequence[Row], *, strict: bool) -> str:
-    """Return what was wanted, and whether it is so: `strict` wants fewer bytes, else fewer launches suffice."""
-    moved = min((row.bytes for row in plain if row.bytes is not None), default=0)
-    launches = min((row.launches for row in plain if row.launches is not None), default=0)
-    bound = moved if strict or form.launches >= launches else moved + 1
+def most_launches(case: Case, precision: str, rivals: Sequence[Row]) -> int:
+    """Return the bound of `case`, or else the fewest launches among `rivals`."""
+    return case.wanted.get(precision, min((row.launches for row in rivals if row.launches is not None), default=0))
+
+
+def verdict(case: Case, precision: str, form: Form, title: str, rivals: Sequence[Row]) -> str:
+    """Return what was wanted against the rows `rivals`, and whether it is so.
+
+    A case with bounds of its own wants fewer bytes; elsewhere fewer launches at no more bytes suffice.
+    """
+    launches = [row.launches for row in rivals if row.launches is not None]
+    moved = [row.bytes for row in rivals if row.bytes is not None]
+    if not launches or not moved:
+        return f"no figures of {title}"
+    most, strict = most_launches(case, precision, rivals), bool(case.wanted)
+    bound = min(moved) if strict or form.launches >= min(launches) else min(moved) + 1
     reached = form.launches <= most and form.bytes is not None and form.bytes < bound
-    wanted = "fewer bytes than plain" if strict else "better than plain"
+    wanted = f"{'fewer bytes' if strict else 'better'} than {title}"
     return f"<= {most} launches, {wanted}: {'reached' if reached else 'MISSED'}"
 
 
@@ -404,27 +501,22 @@ def form_text(form: Form) -> str:
     return ", ".join([f"attention {dialect.attention}", *differing])
 
 
-def modelopt_reason() -> str:
-    """Return why there is no figure for ModelOpt."""
-    if importlib.util.find_spec("modelopt") is None:
-        return "skipped: nvidia-modelopt is not installed"
-    return "skipped: ModelOpt calibrates by running the graph, and the weights here are stand-ins"
-
-
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--case", "cases", multiple=True, type=click.Choice(list(CASES)), help="Default: all.")
-def main(folder: Path, cases: tuple[str, ...]) -> None:
+@click.option("--environment", type=click.Path(path_type=Path), help="ModelOpt's; default: FOLDER/modelopt.")
+def main(folder: Path, cases: tuple[str, ...], environment: Path | None) -> None:
     """Count launches and bytes below FOLDER and print a Markdown table."""
-    click.echo(f"{machine()}; plans for {TARGET}\n")
+    click.echo(f"{machine()}; plans for {TARGET}; ModelOpt: {' '.join(MODELOPT)}\n")
     click.echo("| what | launches of the block | MB moved | remark |\n| --- | ---: | ---: | --- |")
     for name in cases or CASES:
-        folder.mkdir(parents=True, exist_ok=True)
-        for row in rows_of(CASES[name], folder):
+        place = folder / name
+        place.mkdir(parents=True, exist_ok=True)
+        for row in rows_of(CASES[name], place, environment or folder / "modelopt"):
             moved = f"{row.bytes / 1e6:.1f}" if row.bytes is not None else ""
             click.echo(f"| {row.what} | {row.launches or ''} | {moved} | {row.remark} |")
             sys.stdout.flush()
-        shutil.rmtree(folder)
+        shutil.rmtree(place)
 
 
 if __name__ == "__main__":

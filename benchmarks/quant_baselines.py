@@ -4,19 +4,16 @@ Exports CHECKPOINT in fp32 below FOLDER, takes what each graph is fed on real pi
 quantize the exported graphs on that, and evaluates each result on the test set. ModelOpt gets an environment of its own
 (1.4 GB, made once). What a step says goes to FOLDER/logs.
 
-Every step is a process of its own that this file starts with itself as module, so that its peak memory is its own.
-Imports of `internvl_edge` stay inside functions: ModelOpt's environment has none.
+Every step is a process of its own that this file starts with itself as module; so this one must stay small: it loads no
+model. Imports of `internvl_edge` stay inside functions: ModelOpt's environment has none.
 """
 
-import importlib
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import time
-import venv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -25,26 +22,15 @@ from typing import Any
 
 import click
 import numpy as np
+from model_optimizer import MODELOPT, batch_reader, modelopt_graph, modelopt_python
+from qdq_products import PRODUCTS, quantized_products
+from steps import Cost, StepError, measured, step
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "emoji"
 GRAPHS = ("vision", "query", "text", "decoder")
 """What the other tools quantize; `itm` stays as it is, since the demo's head is not trained."""
-PRODUCTS = ("MatMul", "Gemm")
 SAMPLES = 128
 BATCH_SIZE = 16
-MODELOPT = ("nvidia-modelopt==0.47.0",)
-"""Installed without its dependencies, which are CUDA builds of ONNX Runtime and CuPy: gigabytes, of no use on a CPU."""
-MODELOPT_NEEDS = (
-    *("onnx==1.21.0", "onnxruntime==1.24.4", "onnxconverter-common==1.16.0", "onnx-graphsurgeon>=0.6.1"),
-    *("onnxslim>=0.1.76", "polygraphy>=0.53.4", "setuptools>=80", "pulp<4", "click", "cppimport", "lief", "ml_dtypes"),
-    *("ninja", "numpy", "nvidia-ml-py", "omegaconf", "onnxscript", "packaging", "pydantic", "pyyaml", "regex", "rich"),
-    *("safetensors", "scipy", "torch", "tqdm"),
-)
-"""The versions that 0.47.0 asks for; those without a bound are the newest."""
-
-
-class StepError(Exception):
-    """A step ended with an error; the message is the last line that it wrote."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,14 +57,6 @@ class Test:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
-    """What a step took."""
-
-    seconds: float
-    peak_mib: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One line of the table."""
 
@@ -101,7 +79,7 @@ def onnxruntime_tool(method: str) -> Tool:
     """Return `quantize_static` with a calibration method: MinMax, Entropy, Percentile."""
 
     def tool(job: Job) -> Cost:
-        return step("onnxruntime_graphs", job.fp32, job.inputs, job.output, method, log=job.log)
+        return step("quant_baselines.onnxruntime_graphs", job.fp32, job.inputs, job.output, method, log=job.log)
 
     return tool
 
@@ -111,9 +89,8 @@ def modelopt_tool(precision: str, method: str) -> Tool:
 
     def tool(job: Job) -> Cost:
         python = modelopt_python(job.environment, job.log)
-        return step(
-            "modelopt_graphs", job.fp32, job.inputs, job.output, precision, method, log=job.log, python=str(python)
-        )
+        given = (job.fp32, job.inputs, job.output, precision, method)
+        return step("quant_baselines.modelopt_graphs", *given, log=job.log, python=str(python))
 
     return tool
 
@@ -173,7 +150,7 @@ def onnxruntime_graphs(fp32: str, inputs: str, output: str, method: str) -> None
         quantization.quantize_static(
             file,
             file,
-            _reader(Path(inputs) / name, quantization.CalibrationDataReader),
+            batch_reader(Path(inputs) / name, quantization.CalibrationDataReader),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=list(PRODUCTS),
             per_channel=True,
@@ -185,31 +162,9 @@ def onnxruntime_graphs(fp32: str, inputs: str, output: str, method: str) -> None
 
 
 def modelopt_graphs(fp32: str, inputs: str, output: str, precision: str, method: str) -> None:
-    """Quantize as ModelOpt does by itself: it chooses the nodes (products, convolutions, residual sums).
-
-    What it needed:
-
-    - `simplify`: without it the weights stay behind their Transpose and get one scale each instead of one a channel.
-    - The weights go into the file first: it looks for external data beside the copies that it makes.
-    - A data reader: its own takes arrays of one shape, the decoder's chunk and its steps have two.
-    - `high_precision_dtype`: fp16 by default, fp32 here as all others.
-    """
-    import onnx
-
-    quantize = importlib.import_module("modelopt.onnx.quantization").quantize
-    base = importlib.import_module("onnxruntime.quantization").CalibrationDataReader
+    """Quantize each graph as ModelOpt does by itself."""
     for name, file in quantized_graphs(Path(fp32), Path(output)):
-        onnx.save(onnx.load(file), file)
-        quantize(
-            str(file),
-            quantize_mode=precision,
-            calibration_method=method,
-            calibration_data_reader=_reader(Path(inputs) / name, base),
-            calibration_eps=["cpu"],
-            high_precision_dtype="fp32",
-            simplify=True,
-            output_path=str(file),
-        )
+        modelopt_graph(str(file), f"{inputs}/{name}", precision, method, "fp32")
 
 
 def calibration_inputs(fp32: str, data: str, output: str) -> None:
@@ -290,74 +245,6 @@ def seal(bundle: Path, precision: str) -> None:
     replace(manifest, precision=precision, files=files).save(bundle / "manifest.json")
 
 
-def step(name: str, *arguments: object, log: Path, python: str = sys.executable) -> Cost:
-    """Run a function of this file in a process of its own."""
-    code = "import sys, quant_baselines; getattr(quant_baselines, sys.argv[1])(*sys.argv[2:])"
-    return measured([python, "-c", code, name, *map(str, arguments)], log)
-
-
-def measured(command: Sequence[str], log: Path) -> Cost:
-    """Run `command`; return its wall time and peak resident memory, from the kernel's accounting.
-
-    A process inherits the peak of the one that starts it, so this one must stay small: it loads no model.
-
-    Raises:
-        StepError: it failed.
-    """
-    places = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places))}
-    start = time.monotonic()
-    with log.open("a") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        lines = log.read_text(errors="replace").strip().splitlines()
-        raise StepError(f"exit code {process.returncode}: {lines[-1] if lines else 'said nothing'}")
-    return Cost(seconds=time.monotonic() - start, peak_mib=usage.ru_maxrss / 2**10)
-
-
-def modelopt_python(environment: Path, log: Path) -> Path:
-    """Return the interpreter of ModelOpt's environment, made if it is not there."""
-    python, made = environment / "bin" / "python", environment / "made"
-    if not made.exists():
-        venv.create(environment, clear=True, with_pip=True)
-        constraint = environment / "constraints.txt"
-        constraint.write_text(f"torch=={version('torch')}\n")  # the same build as ours: no CUDA where ours has none
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        measured([*pip, "--no-deps", *MODELOPT], log)
-        measured([*pip, "-c", str(constraint), *MODELOPT_NEEDS], log)
-        made.touch()
-    return python
-
-
-def _reader(folder: Path, base: type) -> Any:
-    """Return a calibration data reader over the batches in `folder`; `base` is the class that the tool asks for."""
-    files = sorted(folder.glob("*.npz"))
-
-    class Reader(base):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.set_range(0, len(files))
-
-        def __len__(self) -> int:
-            return len(files)
-
-        def set_range(self, start_index: int, end_index: int) -> None:
-            self.left = iter(files[start_index:end_index])
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            file = next(self.left, None)
-            return None if file is None else dict(np.load(file))
-
-        def get_first(self) -> dict[str, np.ndarray]:
-            return dict(np.load(files[0]))
-
-        def rewind(self) -> None:
-            self.set_range(0, len(files))
-
-    return Reader()
-
-
 def _by_length(texts: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
     lengths = sorted({len(text) for text in texts})
     return [{"input_ids": np.stack([text for text in texts if len(text) == length])} for length in lengths]
@@ -391,26 +278,10 @@ def _decoder_steps(
 
 
 def _products(bundle: Path) -> str:
-    """Return how many products with a weight have both sides in 8 bits, of how many."""
-    import onnx
-
-    quantized = total = 0
+    """Return how many products have both sides in 8 bits, of how many."""
     graphs = json.loads((bundle / "manifest.json").read_text())["graphs"]
-    for name in GRAPHS:
-        graph = onnx.load(bundle / graphs[name]["file"], load_external_data=False).graph
-        producers = {output: node for node in graph.node for output in node.output}
-        for node in graph.node:
-            if node.op_type in PRODUCTS:
-                total += 1
-                quantized += all(_is_dequantized(value, producers) for value in node.input[:2])
-    return f"{quantized}/{total}"
-
-
-def _is_dequantized(value: str, producers: Mapping[str, Any]) -> bool:
-    node = producers.get(value)
-    while node is not None and node.op_type in ("Transpose", "Reshape", "Cast", "Slice"):
-        node = producers.get(node.input[0])
-    return node is not None and node.op_type == "DequantizeLinear"
+    counts = [quantized_products(bundle / graphs[name]["file"]) for name in GRAPHS]
+    return "/".join(str(sum(column)) for column in zip(*counts, strict=True))
 
 
 # The table
@@ -430,7 +301,7 @@ def open_job(folder: Path, checkpoint: Path, data: Path, environment: Path) -> J
 def prepare(job: Job) -> tuple[Cost, Cost]:
     """Export the fp32 graphs and take what they are fed; return the cost of both."""
     exported = measured(export_command(job), job.log)
-    return exported, step("calibration_inputs", job.fp32, job.data, job.inputs, log=job.log)
+    return exported, step("quant_baselines.calibration_inputs", job.fp32, job.data, job.inputs, log=job.log)
 
 
 def job_of(tool: str, job: Job) -> Job:
@@ -453,7 +324,7 @@ def row_of(name: str, tool: Tool, job: Job, test: Test) -> Row:
 def evaluated(tool: str, bundle: Path, test: Test, log: Path) -> Row:
     """Return the figures of a bundle."""
     report = log.with_suffix(".json")
-    step("evaluation", bundle, test.data, test.limit, test.tasks, report, log=log)
+    step("quant_baselines.evaluation", bundle, test.data, test.limit, test.tasks, report, log=log)
     found = json.loads(report.read_text())
     return Row(tool=tool, means=tuple(found["means"]), products=found["products"])
 
