@@ -7,11 +7,18 @@ from internvl_edge.export.dialects.decompose_attention import DecomposeAttention
 from internvl_edge.export.dialects.decompose_gelu import DecomposeGeluPass
 from internvl_edge.export.dialects.decompose_norms import DecomposeNormsPass
 from internvl_edge.export.dialects.decompose_rotary import DecomposeRotaryPass
-from internvl_edge.export.dialects.dialect import FEWEST_LAUNCHES, PORTABLE, Dialect, dialect_for
+from internvl_edge.export.dialects.dialect import (
+    FEWEST_LAUNCHES,
+    FEWEST_LAUNCHES_8_BITS,
+    PORTABLE,
+    Dialect,
+    dialect_for,
+)
+from internvl_edge.export.dialects.join_heads import JoinHeadsPass
 from internvl_edge.export.dialects.lower_opset import LowerOpsetPass
 from internvl_edge.export.dialects.slice_packed import SlicePackedPass
 
-__all__ = ["FEWEST_LAUNCHES", "PORTABLE", "Dialect", "dialect_for", "lower", "passes_of"]
+__all__ = ["FEWEST_LAUNCHES", "FEWEST_LAUNCHES_8_BITS", "PORTABLE", "Dialect", "dialect_for", "lower", "passes_of"]
 
 
 def lower(model: ir.Model, dialect: Dialect) -> ir.Model:
@@ -28,8 +35,12 @@ def lower(model: ir.Model, dialect: Dialect) -> ir.Model:
 def passes_of(dialect: Dialect) -> tuple[ir.passes.InPlacePass, ...]:
     """Return what rewrites to `dialect`, in order: attention sees its norms and rotaries as they came."""
     chosen: list[ir.passes.InPlacePass] = []
+    if dialect.heads == "joined":
+        chosen.append(JoinHeadsPass())
     if dialect.attention == "pattern":
-        chosen.append(DecomposeAttentionPass(scale=dialect.scale, heads=dialect.heads, keys=dialect.keys))
+        chosen.append(
+            DecomposeAttentionPass(scale=dialect.scale, heads=dialect.heads, keys=dialect.keys, values=dialect.values)
+        )
     if dialect.qkv == "slices":
         chosen.append(SlicePackedPass())
     if dialect.norms == "decomposed":

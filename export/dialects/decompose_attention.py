@@ -16,16 +16,20 @@ _KNOWN = {"scale", "q_num_heads", "kv_num_heads"}
 class DecomposeAttentionPass(ir.passes.InPlacePass):
     """Rewrite ``Attention(q, k, v, mask)`` to ``softmax(q k^T / sqrt(D) + mask) v``, packed or per head.
 
-    `scale` says where 1/sqrt(D) goes, `heads` and `keys` how heads are split and k^T is made, as `Dialect` has them.
+    `scale` says where 1/sqrt(D) goes, `heads`, `keys` and `values` how heads are split and k^T is made, as `Dialect`
+    has them.
     Scores and softmax keep the graph's type: casts between the parts would keep them from being fused, and the fused
     kernel decides by itself in which type it accumulates, as it does for the operator.
     """
 
-    def __init__(self, *, scale: str = "query", heads: str = "apart", keys: str = "once") -> None:
+    def __init__(
+        self, *, scale: str = "query", heads: str = "apart", keys: str = "once", values: str = "apart"
+    ) -> None:
         super().__init__()
         self._scale = scale
         self._heads = heads
         self._keys = keys
+        self._values = values
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite every attention that is plain: q, k, v, a mask perhaps, one output, as many key as query heads."""
@@ -41,9 +45,12 @@ class DecomposeAttentionPass(ir.passes.InPlacePass):
         write = NodeWriter(graph, node)
         q, k, v = _tensors(node)
         factor = node.attributes.get_float("scale", 1 / math.sqrt(width))
-        if self._heads == "together" and heads is not None and _same_rows(q, k):
+        values, on_scores = None, False
+        if self._heads != "apart" and heads is not None and _same_rows(q, k):
             queries, keys = _split_together(write, q, k, heads, width, factor)
-            on_scores = False
+        elif self._values == "with keys" and heads is not None and not _same_rows(q, k):
+            queries = _split(write, q, heads, width, "q", _SPLIT_HEADS)
+            keys, values = _split_keys_and_values(write, k, v, heads, width, factor)
         else:
             q, k = self._scaled(graph, write, q, k, factor)
             queries = _split(write, q, heads, width, "q", _SPLIT_HEADS)
@@ -57,7 +64,8 @@ class DecomposeAttentionPass(ir.passes.InPlacePass):
         if len(node.inputs) > 3 and (mask := node.inputs[3]) is not None:
             scores = write.op("Add", [scores, mask], "masked")
         probabilities = write.op("Softmax", [scores], "probabilities", axis=-1)
-        values = _split(write, v, heads, width, "v", _SPLIT_HEADS)
+        if values is None:
+            values = _split(write, v, heads, width, "v", _SPLIT_HEADS)
         attended = write.op("MatMul", [probabilities, values], "attended")
         if heads is not None:
             merged = write.op("Transpose", [attended], "merged", perm=_SPLIT_HEADS)
@@ -152,6 +160,21 @@ def _split_together(
     scaled = write.op("Mul", [per_head, write.number(math.sqrt(factor), q.dtype)], "qk_scaled")
     queries, keys = write.parts(scaled, "qk_parts", 2, axis=1)
     return queries, write.op("Transpose", [keys], "k_transposed", perm=_TRANSPOSED)
+
+
+def _split_keys_and_values(
+    write: NodeWriter, k: ir.Value, v: ir.Value, heads: int, width: int, factor: float
+) -> tuple[ir.Value, ir.Value]:
+    """Return k^T times `factor` ``[B, H, D, M]`` and v ``[B, H, M, D]``, side by side until they are split.
+
+    The factor stands behind the Transpose, 1 for the values, for without it the builder takes the two apart again.
+    """
+    joined = write.op("Concat", [k, v], "kv", axis=2)
+    split = write.op("Reshape", [joined, write.ints(0, 0, 2 * heads, width)], "kv_split")
+    per_head = write.op("Transpose", [split], "kv_heads", perm=_SPLIT_HEADS)
+    scaled = write.op("Mul", [per_head, write.per_head([factor] * heads + [1.0] * heads, k.dtype)], "kv_scaled")
+    keys, values = write.parts(scaled, "kv_parts", 2, axis=1)
+    return write.op("Transpose", [keys], "k_transposed", perm=_TRANSPOSED), values
 
 
 def _own_norm(q: ir.Value) -> ir.Node | None:

@@ -1,6 +1,6 @@
 """What a dialect is, and which one a TensorRT gets: told by what it can do, never by its version."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from internvl_edge.runtime.errors import EngineError
 
@@ -14,8 +14,9 @@ LayerNormalization (17)."""
 _CHOICES = {
     "attention": ("op", "pattern", "plugin"),
     "scale": ("query", "gain", "both", "keys", "scores"),
-    "heads": ("apart", "together"),
+    "heads": ("apart", "together", "joined"),
     "keys": ("once", "twice"),
+    "values": ("apart", "with keys"),
     "qkv": ("split", "slices"),
     "norms": ("op", "decomposed"),
     "rotary": ("op", "decomposed"),
@@ -33,10 +34,12 @@ class Dialect:
     """Where 1/sqrt(D) goes in the pattern: on q, into the gain of the norm before q (on q where there is none),
     its root on q and on k, on the transposed keys, or on the scores."""
     heads: str = "apart"
-    """Packed q and k split into heads apart, or side by side by one Transpose with the root of the scale behind it;
-    cross-attention, whose keys are other rows, splits apart."""
+    """q, k and v split into heads apart; or packed q and k side by side by one Transpose with the root of the scale
+    behind it; or joined: q, k and v by one Transpose where a rotary follows it, elsewhere q and k as before."""
     keys: str = "once"
     """Packed keys to ``[B, H, D, N]`` by one Transpose, or head split and matrix transpose apart."""
+    values: str = "apart"
+    """Keys and values of cross-attention split into heads apart, or by one Transpose with the scale behind it."""
     qkv: str = "split"
     """Packed q, k, v taken apart by one Split or by three Slices."""
     norms: str = "op"
@@ -65,13 +68,18 @@ PORTABLE = Dialect(
 """What every TensorRT from 10.3 on parses."""
 
 
-FEWEST_LAUNCHES = Dialect(attention="pattern", heads="together")
-"""What the search finds for TensorRT-RTX and InternViT-6B on sm_89: 9 launches a block in fp16 (the operator: 13),
-11 in int8 and 10 in fp8."""
+FEWEST_LAUNCHES = Dialect(attention="pattern", heads="joined")
+"""What the search finds for TensorRT-RTX and graphs in 16 bits on sm_89: InternViT-6B 9 launches a block (the operator:
+13), QLLaMA's text 9, decode step 9, query layer with cross-attention 14 (plain exports: 10, 11, 16)."""
+
+FEWEST_LAUNCHES_8_BITS = replace(FEWEST_LAUNCHES, values="with keys")
+"""The same where linears give 8-bit products: a kernel brings each back to 16 bits anyway, and one does for k and v."""
 
 
-def dialect_for(*, attention: bool, wanted: str = "auto", opset: int = CANONICAL_OPSET) -> Dialect:
-    """Return the dialect of a TensorRT that has IAttention (`attention`) and parses `opset`.
+def dialect_for(
+    *, attention: bool, wanted: str = "auto", opset: int = CANONICAL_OPSET, quantized: bool = False
+) -> Dialect:
+    """Return the dialect of a TensorRT with IAttention (`attention`) that parses `opset`; 8-bit graphs have one too.
 
     A parser without attention knows none of opset 23's operators. ``auto`` takes the pattern, which gives fewer
     launches than the operator, whose packed heads are copied by a transpose kernel each.
@@ -83,4 +91,6 @@ def dialect_for(*, attention: bool, wanted: str = "auto", opset: int = CANONICAL
         raise EngineError("--attention op: this TensorRT does not parse the Attention operator; take auto or pattern")
     if not attention or opset < CANONICAL_OPSET:
         return PORTABLE if wanted in ("auto", "pattern") else Dialect(attention=wanted)
-    return FEWEST_LAUNCHES if wanted in ("auto", "pattern") else Dialect(attention=wanted)
+    if wanted in ("auto", "pattern"):
+        return FEWEST_LAUNCHES_8_BITS if quantized else FEWEST_LAUNCHES
+    return Dialect(attention=wanted)

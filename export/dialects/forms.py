@@ -29,6 +29,8 @@ FORMS: tuple[Dialect, ...] = (
     replace(_PATTERN, scale="scores"),
     replace(_PATTERN, scale="both"),
     replace(_PATTERN, heads="together"),
+    replace(_PATTERN, heads="joined"),
+    replace(_PATTERN, heads="joined", values="with keys"),
     replace(_PATTERN, scale="keys"),
     replace(_PATTERN, keys="twice"),
     replace(_PATTERN, qkv="slices"),
@@ -36,6 +38,7 @@ FORMS: tuple[Dialect, ...] = (
     replace(_PATTERN, rotary="decomposed"),
     replace(_PATTERN, gelu="decomposed"),
     Dialect(),
+    Dialect(heads="joined"),
     Dialect(qkv="slices"),
     PORTABLE,
 )

@@ -1,6 +1,7 @@
 """Writes nodes in front of the one they stand for, with types, readable names and shared constants."""
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import numpy as np
 import onnx_ir as ir
@@ -44,6 +45,12 @@ class NodeWriter:
         """Return a scalar of `dtype` as initializer."""
         assert dtype is not None
         return self._constant(f"number.{value!r}.{dtype.name}", np.array(value).astype(dtype.numpy()))
+
+    def per_head(self, values: Sequence[float], dtype: ir.DataType | None) -> ir.Value:
+        """Return ``[H, 1, 1]`` of `dtype` as initializer: a number for each head of ``[B, H, N, D]``."""
+        assert dtype is not None
+        name = f"heads.{'_'.join(f'{len(list(run))}x{value!r}' for value, run in groupby(values))}.{dtype.name}"
+        return self._constant(name, np.array(values).astype(dtype.numpy()).reshape(-1, 1, 1))
 
     def ints(self, *values: int) -> ir.Value:
         """Return a vector of int64 as initializer."""

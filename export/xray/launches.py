@@ -55,15 +55,16 @@ class MiddleBlock:
 def launches_of(schedule: Schedule) -> tuple[Launch, ...]:
     """Return the kernel launches of `schedule`, in order."""
     steps = [step for step in schedule.program.steps if is_launch(step, schedule.program)]
+    blocks = _within([_block(step) for step in steps])
     return tuple(
         Launch(
             index=index,
             step=step,
             category=_category(step, schedule),
             operations=operations_of(step.name),
-            block=_block(step),
+            block=block,
         )
-        for index, step in enumerate(steps)
+        for index, (step, block) in enumerate(zip(steps, blocks, strict=True))
     )
 
 
@@ -156,6 +157,16 @@ def _block(step: Step) -> str:
     if not found or sum(found.values()) * 2 < len(paths):
         return ""
     return min(found, key=lambda block: (-found[block], _number(block)))
+
+
+def _within(blocks: Sequence[str]) -> list[str]:
+    """Give a launch between two of one block to that block.
+
+    What blocks have in common is computed once, by the first, and may be called after another: the statistics of
+    the vision states, which every cross-attention normalizes.
+    """
+    neighbours = zip(["", *blocks[:-1]], blocks, [*blocks[1:], ""], strict=True)
+    return [before if before and before == after else block for before, block, after in neighbours]
 
 
 def _number(block: str) -> int:

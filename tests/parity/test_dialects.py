@@ -23,11 +23,14 @@ DIALECTS = {
     "op": Dialect(),
     "pattern": Dialect(attention="pattern"),
     "together": Dialect(attention="pattern", heads="together"),
+    "joined": Dialect(attention="pattern", heads="joined"),
+    "joined op": Dialect(heads="joined"),
+    "joined 8 bits": Dialect(attention="pattern", heads="joined", values="with keys"),
     "keys": Dialect(attention="pattern", scale="keys"),
     "gain": Dialect(attention="pattern", scale="gain", keys="twice", qkv="slices"),
     "portable": PORTABLE,
 }
-SHIPPED = ("together", "portable")
+SHIPPED = ("joined 8 bits", "portable")
 """What `dialect_for` gives: these are tried on 8-bit graphs, too."""
 GRAPHS = ("vision", "query", "text", "decoder", "itm")
 EXAMPLE_SIZES = {"batch": 2, "texts": 2, "length": 5, "past": 11, "total": 16}

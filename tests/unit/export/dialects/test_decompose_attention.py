@@ -51,6 +51,12 @@ def test_keys_of_other_rows_are_split_apart(rng: np.random.Generator) -> None:
     assert "Concat" not in ops(model)
 
 
+def test_keys_and_values_of_other_rows_together(rng: np.random.Generator) -> None:
+    model = require_same_outputs(PACKED, DecomposeAttentionPass(values="with keys"), packed_feeds(rng))
+    found = ops(model)
+    assert (found.count("Concat"), found.count("Mul"), found.count("Transpose")) == (1, 1, 4)
+
+
 @pytest.mark.parametrize("scale", SCALES)
 def test_attention_per_head(rng: np.random.Generator, scale: str) -> None:
     feeds = {

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from internvl_edge.export.dialects import FEWEST_LAUNCHES, PORTABLE, Dialect, dialect_for, lower
+from internvl_edge.export.dialects import FEWEST_LAUNCHES, FEWEST_LAUNCHES_8_BITS, PORTABLE, Dialect, dialect_for, lower
 from internvl_edge.runtime.errors import EngineError
 from tests.unit.export.dialects.small_graphs import load, ops, run
 
@@ -24,6 +24,7 @@ NEWER = {"Attention", "RMSNormalization", "RotaryEmbedding", "Gelu"}
 
 def test_capabilities_choose() -> None:
     assert dialect_for(attention=True) == dialect_for(attention=True, wanted="pattern") == FEWEST_LAUNCHES
+    assert dialect_for(attention=True, quantized=True) == FEWEST_LAUNCHES_8_BITS
     assert dialect_for(attention=True, wanted="op") == Dialect()
     assert dialect_for(attention=False) == PORTABLE
     assert dialect_for(attention=True, opset=20) == PORTABLE
