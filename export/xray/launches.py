@@ -165,8 +165,9 @@ def _within(blocks: Sequence[str]) -> list[str]:
     What blocks have in common is computed once, by the first, and may be called after another: the statistics of
     the vision states, which every cross-attention normalizes.
     """
-    neighbours = zip(["", *blocks[:-1]], blocks, [*blocks[1:], ""], strict=True)
-    return [before if before and before == after else block for before, block, after in neighbours]
+    framed = ["", *blocks, ""]
+    trios = zip(framed, framed[1:], framed[2:], strict=False)
+    return [before if before and before == after else block for before, block, after in trios]
 
 
 def _number(block: str) -> int:

@@ -178,6 +178,12 @@ def seen(path: Path, content: bytes) -> None:
     assert json.loads(xray_json(found))["plan_bytes"] == len(content)
 
 
+def test_a_plan_without_outputs_has_no_launches(tmp_path: Path) -> None:
+    seen(
+        tmp_path / "empty.plan", plan_bytes(ENGINE.replace(b"output", b"stream"), FUSION.replace(b"output", b"stream"))
+    )
+
+
 @FAST
 @given(content=st.binary(max_size=300), magic=st.sampled_from([b"", b"vtrt", b"ftrt", b"vtrtheader {\n"]))
 def test_random_bytes_raise_nothing_else(tmp_path: Path, content: bytes, magic: bytes) -> None:
