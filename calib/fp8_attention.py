@@ -9,6 +9,9 @@ import onnx_ir as ir
 
 from internvl_edge.calib.formats import FP8
 
+FEWEST_KEYS = 32
+"""Rows that an attention must see in every call. Of fewer, TensorRT-RTX 1.7 makes up to eight kernels in FP8 where it
+has one in 16 bits (seen in plans of sm_89, sm_120 and sm_121, masked or not; the number of queries does not matter)."""
 PROBABILITY_SCALE = 1 / 448
 """Probabilities lie in [0, 1]: the largest code of E4M3 stands for 1, as TensorRT's kernels expect."""
 _SWAP = (0, 2, 1, 3)
@@ -28,7 +31,7 @@ class AttentionRange:
 class QuantizeAttentionPass(ir.passes.InPlacePass):
     """Rewrite ``Attention(q, k, v, mask)`` to ``softmax(q k^T / sqrt(d) + mask) v`` with Q/DQ on both products' inputs.
 
-    Attentions without a range (the pools), and those that compute more than that, stay as they are.
+    Attentions without a range (the pools, those that see few rows), and those that compute more than that, stay.
     """
 
     def __init__(self, ranges: Mapping[str, AttentionRange]) -> None:

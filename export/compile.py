@@ -20,6 +20,7 @@ from internvl_edge.export.accounting import account
 from internvl_edge.export.build import BuildOptions, BuildReport, build
 from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
 from internvl_edge.export.config import ModelConfig
+from internvl_edge.export.dialects.join_heads import JoinHeadsPass
 from internvl_edge.export.engine.targets import find_target, require_precision
 from internvl_edge.export.kit import KitReport
 from internvl_edge.export.models.graphs import available_graphs
@@ -265,7 +266,11 @@ def _links(options: ExportOptions) -> bool:
 
 def _graph(staging: Staging, name: str, recipe: Recipe | None) -> ir.Model:
     model = ir.load(staging.folder / _TRACED / f"{name}.onnx")
-    return model if recipe is None else quantize_graph(model, recipe)
+    if recipe is None:
+        return model
+    if recipe.attention.get(name):
+        JoinHeadsPass()(model)  # Q/DQ between the linears and the heads would keep a dialect from it
+    return quantize_graph(model, recipe)
 
 
 def _place(staging: Staging, folder: Path, model: ir.Model, plan: WeightPlan) -> GraphInfo:

@@ -1,7 +1,7 @@
 """Choose what is quantized and how: ranges, recipe, and the fewest sites kept high that keep the accuracy."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from internvl_edge.calib.dataset import open_data
 from internvl_edge.calib.decide import Rules
 from internvl_edge.calib.formats import FORMATS
+from internvl_edge.calib.fp8_attention import FEWEST_KEYS, AttentionRange
 from internvl_edge.calib.ranges import Ranges, check_fits, open_ranges
 from internvl_edge.calib.recipe import Recipe
 from internvl_edge.calib.verdict import Damage, Verdict
@@ -80,6 +81,7 @@ def choose_precision(
     )
     recipe = make_recipe(sites, ranges, sources, rules, high, progress)
     notes: list[str] = []
+    recipe = replace(recipe, attention=with_enough_keys(recipe.attention, config, notes))
     judge = _judge(options, checkpoint, config, names, sources, ranges, notes)
     missed = judge is not None and not judge.verdict(torch_run(config, sources, recipe)).drop <= options.max_drop
     damages: Sequence[Damage] = ()
@@ -91,6 +93,28 @@ def choose_precision(
     if missed and judge is not None:
         recipe = fewest_high(recipe, damages, options, judge, config, ranges, sources)
     return Precision(recipe=recipe, ranges=ranges, damages=damages, judge=judge, notes=notes)
+
+
+def with_enough_keys(
+    attention: Mapping[str, Mapping[str, AttentionRange]], config: ModelConfig, notes: list[str]
+) -> dict[str, dict[str, AttentionRange]]:
+    """Return the attentions that stay one kernel when they are quantized; a note counts the others."""
+    found = {
+        graph: {path: held for path, held in ranges.items() if _fewest_keys(graph, path, config) >= FEWEST_KEYS}
+        for graph, ranges in attention.items()
+    }
+    for graph, ranges in attention.items():
+        if few := len(ranges) - len(found[graph]):
+            notes.append(f"{graph}: {few} attentions stay high: calls may see fewer than {FEWEST_KEYS} rows")
+    return found
+
+
+def _fewest_keys(graph: str, path: str, config: ModelConfig) -> int:
+    """Return the fewest rows that an attention sees in a call: pictures' tokens, queries, or a text of one token."""
+    if graph == "vision" or path.endswith(".cross_attn"):
+        return config.vision.tokens
+    queries = config.qllama.num_queries if config.qllama is not None else 0
+    return {"query": queries, "itm": queries + 1, "decoder": queries + 1}.get(graph, 1)
 
 
 def fewest_high(

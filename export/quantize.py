@@ -24,6 +24,8 @@ from internvl_edge.export.weights import AdjustedTensor, ComputedTensor, Quantiz
 from internvl_edge.runtime.errors import CalibrationError
 
 _CACHED_VALUE = "past_key_values.{}.value"
+_PROJECTIONS = ("proj", "o_proj")
+"""Linears behind an attention."""
 
 
 def make_recipe(
@@ -48,11 +50,17 @@ def make_recipe(
 
 
 def keep_high(recipe: Recipe, high: Mapping[str, str], ranges: Ranges, sources: Mapping[str, Source]) -> Recipe:
-    """Return `recipe` with the sites of `high` in high precision too."""
+    """Return `recipe` with the sites of `high` in high precision too, and the attention in front of them."""
     decisions = tuple(
         replace(d, quantized=False, reason=high[d.site.name]) if d.site.name in high else d for d in recipe.decisions
     )
-    return with_weights(replace(recipe, decisions=decisions), ranges, sources)
+    attention = {
+        graph: {
+            path: held for path, held in found.items() if not {f"{path}.{name}" for name in _PROJECTIONS} & set(high)
+        }
+        for graph, found in recipe.attention.items()
+    }
+    return with_weights(replace(recipe, decisions=decisions, attention=attention), ranges, sources)
 
 
 def with_weights(recipe: Recipe, ranges: Ranges, sources: Mapping[str, Source]) -> Recipe:
@@ -164,7 +172,7 @@ def _attention(decisions: Sequence[Decision], ranges: Ranges) -> dict[str, dict[
     found: dict[str, dict[str, AttentionRange]] = {}
     for decision in decisions:
         path, _, linear = decision.site.name.rpartition(".")
-        if linear not in ("proj", "o_proj") or not decision.quantized:
+        if linear not in _PROJECTIONS or not decision.quantized:
             continue
         statistics = ranges.block(block_of(decision.site))
         for graph in decision.clips:

@@ -46,7 +46,7 @@ class DecomposeAttentionPass(ir.passes.InPlacePass):
         q, k, v = _tensors(node)
         factor = node.attributes.get_float("scale", 1 / math.sqrt(width))
         values, on_scores = None, False
-        if self._heads != "apart" and heads is not None and _same_rows(q, k):
+        if self._heads == "together" and heads is not None and _same_rows(q, k):
             queries, keys = _split_together(write, q, k, heads, width, factor)
         elif self._values == "with keys" and heads is not None and not _same_rows(q, k):
             queries = _split(write, q, heads, width, "q", _SPLIT_HEADS)

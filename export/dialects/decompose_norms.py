@@ -15,13 +15,14 @@ class DecomposeNormsPass(ir.passes.InPlacePass):
         """Rewrite every norm over the last axis with fp32 statistics."""
         modified = False
         for node in list(model.graph):
-            if _is_rms_norm(node):
+            if is_rms_norm(node):
                 _rewrite(model.graph, node)
                 modified = True
         return ir.passes.PassResult(model, modified)
 
 
-def _is_rms_norm(node: ir.Node) -> bool:
+def is_rms_norm(node: ir.Node) -> bool:
+    """Return whether `node` norms the last axis by a gain, with fp32 statistics."""
     if node.op_type != "RMSNormalization" or len(node.inputs) != 2:
         return False
     x, gain = node.inputs
@@ -30,17 +31,21 @@ def _is_rms_norm(node: ir.Node) -> bool:
     return fp32 and known and node.attributes.get_int("axis", -1) in (-1, len(x.shape or ()) - 1)  # type: ignore[union-attr]
 
 
+def root_mean_square(write: NodeWriter, norm: ir.Node, rows: ir.Value) -> ir.Value:
+    """Return the root of the mean square, plus epsilon, of what `norm` reads, fp32 `rows`: ``[..., 1]``."""
+    squares = write.op("Mul", [rows, rows], "Square")
+    mean = write.op("ReduceMean", [squares, write.ints(-1)], "ReduceMean", keepdims=1)
+    epsilon = write.number(norm.attributes.get_float("epsilon", 1e-5), ir.DataType.FLOAT)
+    return write.op("Sqrt", [write.op("Add", [mean, epsilon], "Add")], "Sqrt")
+
+
 def _rewrite(graph: ir.Graph, node: ir.Node) -> None:
     x, gain = node.inputs
     assert x is not None
     assert x.dtype is not None
     assert gain is not None
     write = NodeWriter(graph, node)
-    epsilon = write.number(node.attributes.get_float("epsilon", 1e-5), ir.DataType.FLOAT)
     wide = write.cast(x, ir.DataType.FLOAT, "Cast")
-    squares = write.op("Mul", [wide, wide], "Square")
-    mean = write.op("ReduceMean", [squares, write.ints(-1)], "ReduceMean", keepdims=1)
-    root = write.op("Sqrt", [write.op("Add", [mean, epsilon], "Add")], "Sqrt")
-    unit = write.op("Div", [wide, root], "Div")
+    unit = write.op("Div", [wide, root_mean_square(write, node, wide)], "Div")
     unit.shape = x.shape
     write.replace(write.op("Mul", [write.cast(unit, x.dtype, "CastBack"), gain], "Mul"))

@@ -1,32 +1,51 @@
-"""Split q, k and v of a rotated attention into heads in one go, so that one kernel moves and rotates all three."""
+"""Split q, k and v of an attention into heads in one go, so that one kernel moves, norms or rotates all three."""
 
 from dataclasses import dataclass
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
+from internvl_edge.export.dialects.decompose_norms import is_rms_norm, root_mean_square
 from internvl_edge.export.dialects.node_writer import NodeWriter
 
 _SWAP = (0, 2, 1, 3)
 
+Three = tuple[ir.Value, ir.Value, ir.Value]
+
 
 @dataclass(frozen=True, slots=True)
 class _Match:
-    rows: tuple[ir.Value, ir.Value, ir.Value]
+    rows: Three
     """q, k, v packed, ``[B, N, H*D]``, as the linears give them."""
-    per_head: tuple[ir.Value, ir.Value, ir.Value]
-    """What these become for the attention and the cache: rotated, and per head unless the attention is packed."""
-    rotary: ir.Node
-    """Of q; that of k is its like."""
+    per_head: Three
+    """What these become for the attention and the cache: normed or rotated, and per head unless it is packed."""
+    between: tuple[ir.Node, ir.Node] | None
+    """Norm or rotary of q and of k."""
     heads: int
+
+    @property
+    def packed(self) -> ir.Value | None:
+        """Return ``[B, N, 3*H*D]`` of which q, k, v are the parts, or None."""
+        splits = {value.producer() for value in self.rows}
+        split = splits.pop()
+        whole = not splits and split is not None and split.op_type == "Split" and tuple(split.outputs) == self.rows
+        return split.inputs[0] if whole and split is not None else None
+
+    @property
+    def rotary(self) -> ir.Node | None:
+        """Return the rotary of q; that of k is its like."""
+        return self.between[0] if self.between is not None and self.between[0].op_type == "RotaryEmbedding" else None
 
 
 class JoinHeadsPass(ir.passes.InPlacePass):
-    """Rewrite q, k, v to parts of one ``Transpose(Reshape(Concat(q, k, v)))``, q and k rotated together behind it.
+    """Rewrite q, k, v to parts of one ``Transpose(Reshape(qkv))``, normed or rotated behind it.
 
-    The three products lie side by side anyway, since builders merge them, so the Concat moves nothing. Keys and values
-    that are kept in a cache, or follow on one, are the same values as before. The attention is per head afterwards.
-    Attention without rotary stays: with nothing to compute behind the Transpose, a builder takes the parts apart again.
+    Where they are no parts of one product, they are laid side by side by a Concat, which moves nothing: builders merge
+    the three products. Keys and values that are kept in a cache, or follow on one, are the same values as before.
+    A norm over the whole width keeps its statistics in front, and is applied per head; a builder else writes q and k
+    to memory in fp32 between the two. The attention is per head afterwards.
+
+    Three products with nothing behind the Transpose stay: a builder takes them apart again.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -50,19 +69,18 @@ def _match(node: ir.Node) -> _Match | None:
     if packed != node.attributes.get_int("kv_num_heads", 0):
         return None
     q, k, v = (_new_rows(value) for value in node.inputs[:3] if value is not None)
-    of_q, of_k = q.producer(), k.producer()
-    if of_q is None or of_k is None or not _alike(of_q, of_k):
-        return None
-    sources = (of_q.inputs[0], of_k.inputs[0], v)
+    between = _between(q, k)
+    sources = (between[0].inputs[0], between[1].inputs[0], v) if between is not None else (q, k, v)
     rows = [_packed_rows(value) if not packed else value for value in sources]
-    heads = packed or _heads(of_q.outputs[0])
+    heads = packed or _heads(q)
     if heads is None or not _side_by_side(rows, heads):
         return None
     a, b, c = rows
     assert a is not None
     assert b is not None
     assert c is not None
-    return _Match(rows=(a, b, c), per_head=(q, k, v), rotary=of_q, heads=heads)
+    match = _Match(rows=(a, b, c), per_head=(q, k, v), between=between, heads=heads)
+    return match if match.rotary is not None or (packed and match.packed is not None) else None
 
 
 def _new_rows(value: ir.Value) -> ir.Value:
@@ -73,10 +91,14 @@ def _new_rows(value: ir.Value) -> ir.Value:
     return node.inputs[-1]
 
 
-def _alike(first: ir.Node, second: ir.Node) -> bool:
-    """Return whether both are rotaries by the same angles."""
-    same = first.op_type == second.op_type == "RotaryEmbedding" and first.inputs[1:] == second.inputs[1:]
-    return same and first.attributes == second.attributes
+def _between(q: ir.Value, k: ir.Value) -> tuple[ir.Node, ir.Node] | None:
+    """Return the rotaries by the same angles, or the norms, that q and k come from."""
+    of_q, of_k = q.producer(), k.producer()
+    if of_q is None or of_k is None:
+        return None
+    rotated = of_q.op_type == of_k.op_type == "RotaryEmbedding" and of_q.inputs[1:] == of_k.inputs[1:]
+    alike = rotated and of_q.attributes == of_k.attributes
+    return (of_q, of_k) if alike or (is_rms_norm(of_q) and is_rms_norm(of_k)) else None
 
 
 def _packed_rows(value: ir.Value | None) -> ir.Value | None:
@@ -105,28 +127,37 @@ def _side_by_side(rows: list[ir.Value | None], heads: int) -> bool:
 
 
 def _rewrite(graph: ir.Graph, attention: ir.Node, match: _Match) -> None:
-    heads, rotary = match.heads, match.rotary
     shape = match.rows[0].shape
     assert shape is not None
     total = shape[2]
     assert isinstance(total, int)
-    width = total // heads
     write = NodeWriter(graph, attention)
-    joined = write.op("Concat", list(match.rows), "qkv", axis=2)
-    split = write.op("Reshape", [joined, write.ints(0, 0, 3 * heads, width)], "qkv_split")
+    joined = match.packed or write.op("Concat", list(match.rows), "qkv", axis=2)
+    split = write.op("Reshape", [joined, write.ints(0, 0, 3 * match.heads, total // match.heads)], "qkv_split")
     per_head = write.op("Transpose", [split], "qkv_heads", perm=_SWAP)
+    per_head.shape = ir.Shape([shape[0], 3 * match.heads, shape[1], total // match.heads])
+    made = _rotated(write, per_head, match) if match.rotary is not None else _normed(graph, write, per_head, match)
+    for value in made:
+        value.shape = ir.Shape([shape[0], match.heads, shape[1], total // match.heads])
+    if "q_num_heads" in attention.attributes:
+        _attend_per_head(write, attention, made, total)
+    else:
+        _stand_in(match.per_head, made)
+
+
+def _rotated(write: NodeWriter, per_head: ir.Value, match: _Match) -> Three:
+    """Return q and k, rotated together, and v."""
+    heads, rotary = match.heads, match.rotary
+    assert rotary is not None
+    assert per_head.shape is not None
     unrotated = write.op("Slice", [per_head, write.ints(0), write.ints(2 * heads), write.ints(1)], "qk")
     v = write.op("Slice", [per_head, write.ints(2 * heads), write.ints(3 * heads), write.ints(1)], "v")
     angles = [value for value in rotary.inputs[1:] if value is not None]
     rotated = write.op("RotaryEmbedding", [unrotated, *angles], "qk_rotated", **_settings(rotary))
-    unrotated.shape = rotated.shape = ir.Shape([shape[0], 2 * heads, shape[1], width])
+    sizes = list(per_head.shape)
+    unrotated.shape = rotated.shape = ir.Shape([sizes[0], 2 * heads, *sizes[2:]])
     q, k = write.parts(rotated, "qk_parts", 2, axis=1)
-    for made in (q, k, v):
-        made.shape = ir.Shape([shape[0], heads, shape[1], width])
-    if "q_num_heads" in attention.attributes:
-        _attend_per_head(write, attention, (q, k, v), total)
-    else:
-        _stand_in(graph, match.per_head, (q, k, v))
+    return q, k, v
 
 
 def _settings(rotary: ir.Node) -> dict[str, int]:
@@ -134,15 +165,44 @@ def _settings(rotary: ir.Node) -> dict[str, int]:
     return {name: int(attr.value) for name, attr in rotary.attributes.items() if name != "num_heads"}
 
 
-def _attend_per_head(
-    write: NodeWriter, attention: ir.Node, parts: tuple[ir.Value, ir.Value, ir.Value], total: int
-) -> None:
-    """Write a packed `attention` as one per head, its output packed again."""
+def _normed(graph: ir.Graph, write: NodeWriter, per_head: ir.Value, match: _Match) -> Three:
+    """Return q and k, normed where they were, and v."""
+    q, k, v = write.parts(per_head, "qkv_parts", 3, axis=1)
+    if match.between is None:
+        return q, k, v
+    return _norm_heads(graph, match.between[0], q, match.heads), _norm_heads(graph, match.between[1], k, match.heads), v
+
+
+def _norm_heads(graph: ir.Graph, norm: ir.Node, x: ir.Value, heads: int) -> ir.Value:
+    """Return `x` ``[B, H, N, D]`` as the RMSNormalization `norm` makes it of ``[B, N, H*D]``.
+
+    By the reciprocal, since with a division in its place the builder spends a kernel more.
+    """
+    rows, gain = norm.inputs
+    assert rows is not None
+    assert gain is not None
+    assert x.dtype is not None
+    write = NodeWriter(graph, norm)
+    wide = write.cast(rows, ir.DataType.FLOAT, "Cast")
+    inverse = write.op("Reciprocal", [root_mean_square(write, norm, wide)], "Reciprocal")
+    per_row = write.op("Unsqueeze", [inverse, write.ints(1)], "per_row")
+    unit = write.op("Mul", [write.cast(x, ir.DataType.FLOAT, "HeadsCast"), per_row], "unit")
+    gains = write.op("Reshape", [gain, write.ints(heads, 1, -1)], "gains")
+    return write.op("Mul", [write.cast(unit, x.dtype, "CastBack"), gains], "Mul")
+
+
+def _attend_per_head(write: NodeWriter, attention: ir.Node, parts: Three, total: int) -> None:
+    """Write a packed `attention` as one per head, under its name, its output packed again."""
     kept = {a.name: a.value for a in attention.attributes.values() if not a.name.endswith("_num_heads")}
     attended = write.op("Attention", [*parts, *_others(attention)], "per_head", **kept)
     attended.shape = parts[0].shape
     merged = write.op("Transpose", [attended], "merged", perm=_SWAP)
-    write.replace(write.op("Reshape", [merged, write.ints(0, 0, total)], "packed"))
+    packed = write.op("Reshape", [merged, write.ints(0, 0, total)], "packed")
+    name = packed.name
+    write.replace(packed)
+    for made, called in ((packed.producer(), name), (attended.producer(), attention.name)):
+        assert made is not None
+        made.name = called
 
 
 def _others(attention: ir.Node) -> list[ir.Value]:
@@ -150,7 +210,7 @@ def _others(attention: ir.Node) -> list[ir.Value]:
     return [value for value in attention.inputs[3:] if value is not None]
 
 
-def _stand_in(graph: ir.Graph, old: tuple[ir.Value, ...], made: tuple[ir.Value, ...]) -> None:
+def _stand_in(old: Three, made: Three) -> None:
     """Let `made` stand for `old` wherever they are read, or given out, under their names."""
     for before, after in zip(old, made, strict=True):
         name = before.name

@@ -1,5 +1,6 @@
 """The planner keeps the fewest of the worst sites high, within its budget; ranges must cover the graphs asked for."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,14 +12,16 @@ from hypothesis import strategies as st
 
 from internvl_edge.calib.decide import Decision, Rules
 from internvl_edge.calib.formats import INT8
+from internvl_edge.calib.fp8_attention import AttentionRange
 from internvl_edge.calib.recipe import Recipe
 from internvl_edge.calib.sites import Site
 from internvl_edge.calib.verdict import Damage, Measure, Verdict
 from internvl_edge.export import precision
 from internvl_edge.export.calibrate import CalibrateOptions, calibrate
 from internvl_edge.export.checkpoint import open_checkpoint
+from internvl_edge.export.config import config_from_json
 from internvl_edge.export.options import ExportOptions
-from internvl_edge.export.precision import choose_precision, fewest_high
+from internvl_edge.export.precision import choose_precision, fewest_high, with_enough_keys
 from internvl_edge.export.progress import Silent
 from internvl_edge.export.sources import weight_sources
 from internvl_edge.export.staging import Staging
@@ -156,3 +159,37 @@ def test_ranges_must_cover_the_graphs(emoji: Path, tmp_path: Path) -> None:
             lambda name: {},
             Silent(),
         )
+
+
+def test_attention_that_may_see_few_rows_is_not_quantized(emoji: Path) -> None:
+    """Of fewer than 32 rows a plan has several kernels for it: the demo's 8 queries are too few, 37 tokens are not."""
+    content = json.loads((emoji / "checkpoint" / "config.json").read_text())
+    content["vision_config"]["image_size"] = 84
+    held = AttentionRange(q=1.0, k=1.0, v=1.0)
+    both = {"qllama.model.layers.0.self_attn": held, "qllama.model.layers.0.cross_attn": held}
+    asked = {
+        "vision": {"vision_model.encoder.layers.0.attn": held},
+        "query": both,
+        "itm": both,
+        "text": {},
+        "decoder": {},
+    }
+    asked["text"] = asked["decoder"] = {"qllama.model.layers.0.self_attn": held}
+    notes: list[str] = []
+    found = with_enough_keys(asked, config_from_json(content), notes)
+    assert {graph: list(ranges) for graph, ranges in found.items()} == {
+        "vision": ["vision_model.encoder.layers.0.attn"],
+        "query": ["qllama.model.layers.0.cross_attn"],
+        "itm": ["qllama.model.layers.0.cross_attn"],
+        "text": [],
+        "decoder": [],
+    }
+    assert [note.partition(":")[0] for note in notes] == ["query", "itm", "text", "decoder"]
+    content["num_query_token"] = 96
+    found = with_enough_keys(asked, config_from_json(content), notes)
+    assert [graph for graph, ranges in found.items() if len(ranges) == len(asked[graph])] == [
+        "vision",
+        "query",
+        "itm",
+        "decoder",
+    ]
