@@ -39,7 +39,7 @@ def inspect(
 
     \b
     internvl-edge inspect bundle
-    internvl-edge inspect --engine bundle/engines/rtx-4090/vision.plan --html bundle/reports/engine.html
+    internvl-edge inspect --engine bundle/engines/rtx-4090/vision.plan --html vision.html
     internvl-edge inspect --engine fp16/engines/l4/vision.plan --diff int8/engines/l4/vision.plan
     """
     if (bundle is None) == (engine is None):
@@ -71,7 +71,7 @@ def _inspect_engine(
     found = xray(plan, target=target_of(plan, target), sizes=shapes or None)
     if html is not None:
         html.parent.mkdir(parents=True, exist_ok=True)
-        html.write_text(render_page(found), encoding="utf-8")
+        html.write_text(render_page({plan.name: found}), encoding="utf-8")
     if other is not None:
         click.echo(diff_text(found, xray(other, target=target_of(other, target), sizes=shapes or None)))
     else:

@@ -30,7 +30,7 @@ from internvl_edge.runtime.engines import (
     scales_digest,
     weight_digests,
 )
-from internvl_edge.runtime.errors import BundleError, EngineError
+from internvl_edge.runtime.errors import BundleError, EngineError, ExportError
 
 ATTENTIONS = ("auto", "op", "pattern")
 
@@ -91,6 +91,8 @@ class BuildReport:
     record: EngineRecord
     reused: tuple[str, ...]
     """Graphs whose plans were there already."""
+    page: Path | str
+    """What the plans tell, as HTML; or why there is none, in words."""
     seconds: float
 
 
@@ -151,9 +153,9 @@ def build_plans(
     site = _Site(bundle=bundle, target=target, flavour=flavour, flags=flags, options=options)
     names = options.graphs or tuple(kit.graphs if kit is not None else bundle.manifest.graphs)
     keys = {name: _key(site, name) for name in names}
-    held = _current(folder, keys)
-    engines = _others(site, folder, names)
     with staged(folder, key_of(sorted(keys.items())), "plans", ENGINE_FILE) as staging:
+        held = _current(folder, keys)
+        engines = _others(site, folder, names)
         for other in engines.values():
             _keep(other, folder, staging.folder)
         with (progress or Silent()).task(f"Building plans for {target.name}", len(names)) as advance:
@@ -166,7 +168,12 @@ def build_plans(
         record = _record(site, engines)
         record.save(staging.folder)
     return BuildReport(
-        target=target, folder=folder, record=record, reused=tuple(held), seconds=time.monotonic() - started
+        target=target,
+        folder=folder,
+        record=record,
+        reused=tuple(held),
+        page=_page(bundle, folder, record),
+        seconds=time.monotonic() - started,
     )
 
 
@@ -321,6 +328,18 @@ def _build_part(
         done = {key: value for key, value in asdict(built).items() if key != "version"}
         staging.finish(stage, done)
     return PlanRecord(file=file, inputs=tuple(i.name for i in part.inputs), outputs=part.outputs, **done)
+
+
+def _page(bundle: Bundle, folder: Path, record: EngineRecord) -> Path | str:
+    """Write the page of the plans and return where it lies, or why there is none: that takes no plan with it."""
+    if record.flavour != "tensorrt_rtx":
+        return f"plans of {record.flavour} do not tell their launches"
+    from internvl_edge.export.xray.plans_page import write_plans_page  # jinja2, which a device need not have
+
+    try:
+        return write_plans_page(bundle.path, folder, record)
+    except ExportError as error:
+        return str(error)
 
 
 def _at_most(ranges: Ranges, batch: int) -> Ranges:

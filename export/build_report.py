@@ -1,6 +1,7 @@
 """The summary of a build in words; a device prints it too, so it loads nothing heavy."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from internvl_edge.export.build import BuildReport
@@ -30,6 +31,8 @@ def build_text(report: BuildReport | KitReport) -> str:
             lines.append(f"  {name}: {_form_text(engines.form)}")
         if engines.gave_up:
             lines.append(f"  {name}: memory ran out, so given up: {', '.join(engines.gave_up)}")
+    there = isinstance(report.page, Path)
+    lines.append(f"{report.page}: their launches, bytes and predicted times" if there else f"no page: {report.page}")
     lines.append("built, not run: that takes the GPU")
     return "\n".join(lines)
 

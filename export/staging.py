@@ -1,13 +1,15 @@
 """A folder grows in a temporary sibling and is renamed when whole; finished stages outlive a kill, not an error."""
 
+import fcntl
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from internvl_edge.runtime.errors import EdgeError, ExportError
 
@@ -52,32 +54,34 @@ def staged(output: Path, key: str, kind: str = "a bundle", marker: str = "manife
     """Give a folder to build in; on success it becomes `output`, replacing an earlier one in one rename.
 
     A kill or Ctrl-C leaves the folder; the next run takes it up if its `key`, the digest of everything that the result
-    depends on, is the same, and starts anew if not. An error removes it.
+    depends on, is the same, and starts anew if not. An error removes it. Only one process at a time gets there.
 
     Raises:
-        ExportError: `output` exists and is nothing of ours (has no file `marker`), or the disk is full.
+        ExportError: `output` exists and is nothing of ours (has no file `marker`), another process is writing it, or
+            the disk is full.
     """
     if output.exists() and not (output / marker).exists() and (output.is_file() or any(output.iterdir())):
         raise ExportError(f"{output}: exists and is not {kind}: no {marker} in it; choose another folder for --output")
     folder = output.with_name(f".{output.name}.partial")
-    staging = Staging(folder)
-    if staging.key() != key:
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        if staging.key() is None:
-            staging.write({"key": key, "stages": {}})
-        yield staging
-        (folder / _STAGES).unlink(missing_ok=True)
-        _swap(folder, output)
-    except EdgeError:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise ExportError(
-            f"{error.filename or output}: {error.strerror}; free space or choose another --output"
-        ) from error
+    with _alone(output):
+        staging = Staging(folder)
+        if staging.key() != key:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            if staging.key() is None:
+                staging.write({"key": key, "stages": {}})
+            yield staging
+            (folder / _STAGES).unlink(missing_ok=True)
+            _swap(folder, output)
+        except EdgeError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise ExportError(
+                f"{error.filename or output}: {error.strerror}; free space or choose another --output"
+            ) from error
 
 
 def key_of(*parts: object) -> str:
@@ -92,6 +96,53 @@ def code_digest() -> str:
     for path in sorted(root.rglob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Keep other processes from writing `output`; the second is refused at once.
+
+    It is an flock, which the kernel drops with its process, however that ends. It is not on the staging folder, which
+    is renamed and removed in between, but on a file beside it, open for writing as network file systems want. The
+    holder removes the file as its last act; whoever had it open by then locks a file that is gone, sees so, and tries
+    again. What a killed process leaves of it stands beside the staging folder, and goes with the next run.
+
+    Raises:
+        ExportError: another process is writing `output`, or the file cannot be made or locked.
+    """
+    lock = output.with_name(f".{output.name}.lock")
+    with _locked(lock, output):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _locked(lock: Path, output: Path) -> IO[str]:
+    """Return file `lock`, locked until it is closed."""
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            with ExitStack() as closing:
+                file = closing.enter_context(lock.open("a"))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is_at(lock, file):
+                    closing.pop_all()
+                    return file
+    except BlockingIOError as error:
+        raise ExportError(
+            f"{output}: another process is writing it; wait for it to end, or choose another folder"
+        ) from error
+    except OSError as error:
+        raise ExportError(f"{lock}: {error.strerror}; choose another --output, where files can be locked") from error
+
+
+def _is_at(path: Path, file: IO[str]) -> bool:
+    """Return whether `file`, open, is what lies at `path`."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _swap(folder: Path, output: Path) -> None:

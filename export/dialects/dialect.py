@@ -69,9 +69,9 @@ PORTABLE = Dialect(
 
 
 FEWEST_LAUNCHES = Dialect(attention="pattern", heads="joined")
-"""What the search finds for TensorRT-RTX and graphs in 16 bits: InternViT-6B 9 launches a block, 300M 8, QLLaMA's text 9,
-decode step 9, query layer with cross-attention 14 (plain exports: 10, 10, 10, 11, 16). The towers' figures hold for
-sm_75, 80, 86, 89 and 120."""
+"""What the search finds for TensorRT-RTX and graphs in 16 bits: InternViT-6B 9 launches a block, 300M 8, QLLaMA's
+text 9, decode step 9, query layer with cross-attention 14 (plain exports: 10, 10, 10, 11, 16). The towers' figures hold
+for sm_75, 80, 86, 89 and 120."""
 
 FEWEST_LAUNCHES_8_BITS = replace(FEWEST_LAUNCHES, values="with keys")
 """The same where linears give 8-bit products: a kernel brings each back to 16 bits anyway, and one does for k and v."""

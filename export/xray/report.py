@@ -12,7 +12,7 @@ from internvl_edge.export.xray.launches import Launch, MiddleBlock, launches_of,
 from internvl_edge.export.xray.quantization import Roles, roles_of
 from internvl_edge.export.xray.roofline import predict
 from internvl_edge.export.xray.schedule import PlanText, Schedule, read_plan
-from internvl_edge.export.xray.symbols import Sizes, sizes_of
+from internvl_edge.export.xray.symbols import Sizes, outputs_of, sizes_of
 from internvl_edge.export.xray.traffic import activation_bytes, traffic_of, weight_bytes
 from internvl_edge.runtime.errors import EngineError
 
@@ -86,6 +86,9 @@ class PlanXray:
     profile: int
     profiles: int
     shapes: Mapping[str, tuple[int, ...]]
+    """Of its inputs."""
+    outputs: Mapping[str, tuple[int, ...] | None]
+    """Of its outputs in the graph's order; TensorRT gives some a name of its own, as ``__mye37985``."""
     assumed: tuple[str, ...]
     kernels: tuple[Kernel, ...]
     total: Sums
@@ -117,9 +120,19 @@ def xray(
     Raises:
         EngineError: `plan` is no plan, or `sizes` fit none of its profiles.
     """
-    text = read_plan(plan)
+    return see_through(read_plan(plan), target=target, sizes=sizes, profile=profile)
+
+
+def see_through(
+    text: PlanText, *, target: Target, sizes: Mapping[str, Sequence[int]] | None = None, profile: int | None = None
+) -> PlanXray:
+    """Return what `xray` does, of a plan that is read already.
+
+    Raises:
+        EngineError: `sizes` fit none of its profiles.
+    """
     if not text.schedules:
-        return _blank(text, target)
+        return blank_xray(str(text.path), text.bytes, target, text.unreadable)
     index, found = _profile(text, sizes or {}, profile)
     schedule = text.schedules[index]
     launches = launches_of(schedule)
@@ -132,7 +145,7 @@ def xray(
     flops = sum(k.flops or 0 for k in kernels)
     narrow = sum(k.flops or 0 for k in kernels if k.dtype in _NARROW)
     return PlanXray(
-        plan=str(plan),
+        plan=str(text.path),
         plan_bytes=text.bytes,
         sm=schedule.program.sm,
         target=target.name,
@@ -140,6 +153,7 @@ def xray(
         profile=index,
         profiles=len(text.schedules),
         shapes=found.shapes,
+        outputs=outputs_of(schedule.program, found),
         assumed=found.assumed,
         kernels=kernels,
         total=_sums(kernels),
@@ -153,6 +167,34 @@ def xray(
         constant_bytes=weight_bytes(schedule.program),
         notes=_notes(schedule, target, [reason for _, reason in seen]),
         unreadable=(*text.unreadable, *_gaps(kernels)),
+    )
+
+
+def blank_xray(plan: str, plan_bytes: int, target: Target, unreadable: tuple[str, ...]) -> PlanXray:
+    """Return what is left to say of a plan without a readable schedule."""
+    return PlanXray(
+        plan=plan,
+        plan_bytes=plan_bytes,
+        sm=None,
+        target=target.name,
+        source=None,
+        profile=0,
+        profiles=0,
+        shapes={},
+        outputs={},
+        assumed=(),
+        kernels=(),
+        total=_sums(()),
+        blocks={},
+        middle=None,
+        fused_attention={},
+        unfused_attention=(),
+        quantized_share=None,
+        high_precision={},
+        activation_bytes=None,
+        constant_bytes=0,
+        notes=(),
+        unreadable=unreadable,
     )
 
 
@@ -250,30 +292,3 @@ def _gaps(kernels: Sequence[Kernel]) -> list[str]:
 
 def _kernels(number: int) -> str:
     return f"{number} kernel{'s' if number > 1 else ''}"
-
-
-def _blank(text: PlanText, target: Target) -> PlanXray:
-    """Return what is left to say of a plan without a readable schedule."""
-    return PlanXray(
-        plan=str(text.path),
-        plan_bytes=text.bytes,
-        sm=None,
-        target=target.name,
-        source=None,
-        profile=0,
-        profiles=0,
-        shapes={},
-        assumed=(),
-        kernels=(),
-        total=_sums(()),
-        blocks={},
-        middle=None,
-        fused_attention={},
-        unfused_attention=(),
-        quantized_share=None,
-        high_precision={},
-        activation_bytes=None,
-        constant_bytes=0,
-        notes=(),
-        unreadable=text.unreadable,
-    )

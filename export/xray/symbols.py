@@ -39,11 +39,7 @@ def sizes_of(program: Program, shapes: Mapping[str, Sequence[int]]) -> Sizes:
     Raises:
         EngineError: an unknown input, a wrong rank or fixed axis, a size beyond the profile; all of them at once.
     """
-    inputs = {
-        plain_name(name): program.tensors[name].dims
-        for name in program.inputs
-        if name in program.tensors and not _INTERNAL.search(name)
-    }
+    inputs = inputs_of(program)
     relations = relations_of(program)
     axes = {(n, i): d for n, dims in inputs.items() for i, d in enumerate(dims) if isinstance(d, str)}
     findings = _misfits(inputs, shapes)
@@ -57,6 +53,23 @@ def sizes_of(program: Program, shapes: Mapping[str, Sequence[int]]) -> Sizes:
     sizes = Sizes(values=values, shapes={}, assumed=assumed)
     known = {name: sizes.shape(dims) for name, dims in inputs.items()}
     return Sizes(values=values, shapes={n: s for n, s in known.items() if s is not None}, assumed=assumed)
+
+
+def inputs_of(program: Program) -> dict[str, tuple[int | str, ...]]:
+    """Return the declared shapes of the graph's inputs by name; one that is read for its shape alone has none."""
+    return {
+        plain_name(name): program.tensors[name].dims
+        for name in program.inputs
+        if name in program.tensors and not _INTERNAL.search(name)
+    }
+
+
+def outputs_of(program: Program, sizes: Sizes) -> dict[str, tuple[int, ...] | None]:
+    """Return the shapes of the outputs at `sizes` in the graph's order, by name, or by one that TensorRT made up."""
+    declared = program.tensors
+    return {
+        plain_name(name): sizes.shape(declared[name].dims) if name in declared else None for name in program.outputs
+    }
 
 
 def plain_name(name: str) -> str:

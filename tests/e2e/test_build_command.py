@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from internvl_edge.export.engine.targets import RTX_SMS
+from internvl_edge.export.staging import staged
 from tests.e2e.conftest import Run
 
 pytest.importorskip("onnxruntime_ep_nv_tensorrt_rtx", reason="the extra `rtx` is not installed")
@@ -46,12 +47,15 @@ def test_plans_for_every_architecture_of_tensorrt_rtx(run: Run, bundle: Path) ->
 
 
 def test_a_limit_of_memory_cuts_the_graph(run: Run, bundle: Path) -> None:
-    done = run("build", bundle, "--target", "l4", "--graphs", "vision", "--max-device-mem", "40KB")
+    done = run("build", bundle, "--target", "l4", "--graphs", "vision", "--max-device-mem", "40KB", "--batch", "1:2:4")
     assert done.returncode == 0, done.stderr
     plans = json.loads((bundle / "engines" / "l4" / "engine.json").read_text())["graphs"]["vision"]["plans"]
     assert len(plans) >= 3
     for before, after in itertools.pairwise(plans):
         assert set(after["inputs"]) & set(before["outputs"]), "a chain"
+    page = (bundle / "reports" / "engine.html").read_text()
+    assert page.count('<section class="plan"') == page.count("<svg") // 2 == len(plans)
+    assert "as small as the plan allows" not in page, "what one part gives is what the next one takes"
 
 
 def test_a_search_takes_the_leanest_form_and_records_its_counts(run: Run, bundle: Path) -> None:
@@ -69,7 +73,7 @@ def test_a_search_takes_the_leanest_form_and_records_its_counts(run: Run, bundle
 
 def test_a_plan_is_looked_into_compared_and_drawn(run: Run, bundle: Path) -> None:
     assert run("build", bundle, "--target", "rtx-5090", "--graphs", "vision,text").returncode == 0
-    folder, page = bundle / "engines" / "rtx-5090", bundle / "reports" / "engine.html"
+    folder, page = bundle / "engines" / "rtx-5090", bundle / "reports" / "vision.html"
     shape = ("--shape", "pixel_values=4x3x56x56")
     found = run("inspect", "--engine", folder / "vision.plan", *shape, "--html", page)
     assert found.returncode == 0, found.stderr
@@ -83,6 +87,30 @@ def test_a_plan_is_looked_into_compared_and_drawn(run: Run, bundle: Path) -> Non
     (folder / "no.plan").write_bytes(b"no plan")
     refused = run("inspect", "--engine", folder / "no.plan")
     assert refused.returncode == 1
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_build_writes_the_page_of_its_plans(run: Run, bundle: Path) -> None:
+    page = bundle / "reports" / "engine.html"
+    done = run("build", bundle, "--target", "rtx-3090", "--batch", "1:2:4")
+    assert done.returncode == 0, done.stderr
+    assert f"{page}: their launches, bytes and predicted times" in done.stdout
+    html = page.read_text()
+    assert "for rtx-3090</h1>" in html
+    assert html.count('<section class="plan"') == 2
+    assert "pixel_values 2×3×56×56" in html
+    assert ">not readable</td>" not in html
+    page.unlink()
+    assert "kept" in run("build", bundle, "--target", "rtx-3090", "--batch", "1:2:4").stdout
+    assert page.exists()
+
+
+def test_two_builds_for_one_target_at_once(run: Run, bundle: Path) -> None:
+    with staged(bundle / "engines" / "t4", "another build"):
+        refused = run("build", bundle, "--target", "t4", "--graphs", "text")
+    (bundle / "engines" / "t4").rmdir()
+    assert refused.returncode == 1
+    assert "engines/t4: another process is writing it; wait for it to end" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 

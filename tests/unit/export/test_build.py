@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 
 from internvl_edge.export.build import BuildOptions, BuildReport, build, build_plans
+from internvl_edge.export.build_report import build_text
 from internvl_edge.export.compile import export_bundle
 from internvl_edge.export.dialects import dialect_for
 from internvl_edge.export.draw import draw_graph
@@ -97,6 +98,28 @@ def test_what_is_current_is_kept_and_what_is_not_is_built(bundle: Bundle) -> Non
     assert again.built == ["text"]
     made(bundle, again, ranges=Ranges(batch=(1, 1, 2)))
     assert again.built == ["text", "vision", "text"]
+
+
+def test_the_page_of_the_plans_lies_in_the_reports_and_a_plan_that_is_none_fails_nothing(bundle: Bundle) -> None:
+    report = made(bundle, Writer())
+    page = bundle.path / "reports" / "engine.html"
+    assert report.page == page
+    assert page.read_text().count("Not readable: no TensorRT plan") == 2
+    assert f"{page}: their launches" in build_text(report)
+    Bundle.open(bundle.path)
+    page.unlink()
+    assert set(made(bundle, Writer()).reused) == {"vision", "text"}
+    assert page.exists()
+    page.unlink()
+    page.mkdir()
+    assert "no page: " in build_text(made(bundle, Writer()))
+
+
+def test_plans_that_do_not_tell_have_no_page(bundle: Bundle) -> None:
+    flavour = replace(FLAVOUR, name="tensorrt", version="10.3.0")
+    report = build_plans(bundle, TARGET, flavour, BuildOptions(graphs=("text",)), builder=Writer())
+    assert "no page: plans of tensorrt do not tell" in build_text(report)
+    assert not (bundle.path / "reports" / "engine.html").exists()
 
 
 def test_plans_of_other_graphs_stay(bundle: Bundle) -> None:

@@ -66,6 +66,10 @@ def test_a_comparison_at_other_shapes_or_devices_says_so(found: PlanXray, tmp_pa
     assert "for different devices: A round (sm_89), B l4 (sm_89)" in text
 
 
+def page_of(found: PlanXray) -> str:
+    return render_page({"a.plan": found})
+
+
 class Page(HTMLParser):
     """Collects what a page would load, and whether its tags are closed in order."""
 
@@ -87,7 +91,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_stands_alone_and_shows_every_kernel(found: PlanXray) -> None:
-    html = render_page(found)
+    html = page_of(found)
     page = Page()
     page.feed(html)
     assert (page.open, page.loads) == ([], [])
@@ -99,7 +103,7 @@ def test_the_page_stands_alone_and_shows_every_kernel(found: PlanXray) -> None:
 
 
 def test_bars_are_as_wide_as_their_bytes(found: PlanXray) -> None:
-    picture = re.findall(r'<rect class="c-(\w+) ([wro])" x="[\d.]+" y="(\d+)" width="([\d.]+)"', render_page(found))
+    picture = re.findall(r'<rect class="c-(\w+) ([wro])" x="[\d.]+" y="(\d+)" width="([\d.]+)"', page_of(found))
     qkv = {shade: float(width) for kind, shade, y, width in picture if int(y) == 34 + 46 + 8}
     kernel = found.kernels[1]
     assert kernel.read_bytes is not None
@@ -111,7 +115,7 @@ def test_bars_are_as_wide_as_their_bytes(found: PlanXray) -> None:
 
 def test_names_from_a_plan_are_escaped(tmp_path: Path) -> None:
     text = ENGINE.replace(b"layers.0.norm1]", b"layers.0.<script>alert(1)</script>]")
-    html = render_page(xray(write_plan(tmp_path / "a.plan", text, FUSION), target=ROUND))
+    html = page_of(xray(write_plan(tmp_path / "a.plan", text, FUSION), target=ROUND))
     assert "<script>alert" not in html
 
 
@@ -120,7 +124,7 @@ def test_a_plan_without_a_schedule_is_said_everywhere(tmp_path: Path) -> None:
     path.write_bytes(b"ftrt" + bytes(100))
     blank = xray(path, target=ROUND)
     assert "not readable: no execution schedule" in xray_text(blank)
-    assert "Not readable: no execution schedule" in render_page(blank)
+    assert "Not readable: no execution schedule" in page_of(blank)
     assert "not readable in B: no execution schedule" in diff_text(blank, blank)
     assert json.loads(xray_json(blank))["kernels"] == []
 
@@ -174,7 +178,7 @@ def seen(path: Path, content: bytes) -> None:
     except EngineError:
         return
     assert xray_text(found).startswith(str(path))
-    assert render_page(found).startswith("<!doctype html>")
+    assert page_of(found).startswith("<!doctype html>")
     assert json.loads(xray_json(found))["plan_bytes"] == len(content)
 
 

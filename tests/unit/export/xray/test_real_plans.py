@@ -109,7 +109,7 @@ def test_two_towers_differ_by_two_blocks(towers: Callable[[int], Path], two_bloc
 def test_the_page_of_a_real_plan_shows_its_block(towers: Callable[[int], Path]) -> None:
     found = xray(towers(4), target=SM89)
     assert found.middle is not None
-    assert render_page(found).count("<circle") == found.middle.launches
+    assert render_page({"tower.plan": found}).count("<circle") == found.middle.launches
 
 
 def test_another_target_only_changes_predictions(towers: Callable[[int], Path], two_blocks: PlanXray) -> None:
