@@ -1,5 +1,5 @@
 # make demo   export the trained example with a TensorRT plan, and use it
-# make gpu-check   what only a GPU can show; writes gpu-report.json
+# make gpu-check   what only a GPU can show; writes gpu-report.md and gpu-report.json
 # make test   lint, types and the whole test suite, as CI runs them
 PYTHON ?= python3
 VENV := .venv
@@ -42,7 +42,7 @@ unit: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 gpu-check: $(READY)
-	$(BIN)/python -m pytest -m gpu -rs --gpu-report gpu-report.json
+	$(BIN)/python -m pytest tests/gpu -m gpu -rs --gpu-report gpu-report.json
 
 clean:
-	rm -rf $(VENV) .mypy_root $(BUNDLE) $(PICTURES) .$(BUNDLE).partial gpu-report.json
+	rm -rf $(VENV) .mypy_root $(BUNDLE) $(PICTURES) .$(BUNDLE).partial gpu-report.json gpu-report.md

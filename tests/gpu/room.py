@@ -1,0 +1,45 @@
+"""Whether there is room for a model of 300 M parameters, on the device and on the machine around it."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from internvl_edge.runtime.cuda import Device
+
+_HOST_BYTES = 8 << 30
+"""Export and verification hold the model in fp32 and in fp16 at once; a build takes 2 GiB after that."""
+_DISK_BYTES = 4 << 30
+"""Weights once, and two plans of their size for each of two libraries."""
+_DEVICE_BYTES = 3 << 30
+"""Weights, and the activations of eight pictures of 1,025 tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """What is free on the machine, and what the device has in all."""
+
+    host_bytes: int
+    disk_bytes: int
+    device_bytes: int
+
+
+def room_here(folder: Path, device: Device) -> Room:
+    """Return the room on this machine, with the disk that `folder` is on."""
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    available = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+    return Room(host_bytes=available, disk_bytes=shutil.disk_usage(folder).free, device_bytes=device.memory_bytes)
+
+
+def lacking_for_large(room: Room) -> str | None:
+    """Return what InternViT-300M lacks here, in a sentence; None: there is room."""
+    needs = (
+        ("host memory", room.host_bytes, _HOST_BYTES),
+        ("disk", room.disk_bytes, _DISK_BYTES),
+        ("device memory", room.device_bytes, _DEVICE_BYTES),
+    )
+    lacking = [
+        f"{needed >> 30} GiB of {what}, of which {found / 2**30:.1f} GiB are here"
+        for what, found, needed in needs
+        if found < needed
+    ]
+    return f"InternViT-300M needs {' and '.join(lacking)}." if lacking else None
