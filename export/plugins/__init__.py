@@ -1,0 +1,1 @@
+"""Fused attention for InternViT and QLLaMA: Triton kernels, compiled ahead of time, carried by TensorRT plans."""
