@@ -38,6 +38,17 @@ _HOST_MEMORY = _known(r"bad_alloc", "memory of this machine ran out", f"{_REBUIL
 
 _MESSAGES = (
     _known(
+        r"which has compute capability (?P<here>[\d.]+)\. Supported compute capabilities: .*"
+        r"TensorRT-RTX does not support this",
+        "the device has compute capability {here}, which TensorRT-RTX does not run on; the standard TensorRT does",
+        "internvl-edge build BUNDLE --target TARGET -o KIT, and on the device internvl-edge build KIT",
+    ),
+    _known(
+        r"which has compute capability (?P<here>[\d.]+)\. Supported compute capabilities: (?P<plan>[\d. >]+\d)",
+        "the plan is for compute capability {plan}, the device has {here}",
+        _REBUILD,
+    ),
+    _known(
         r"incompatible device, expecting compute (?P<here>[\d.]+) got compute (?P<plan>[\d.]+)",
         "the plan is for compute capability {plan}, the device has {here}",
         _REBUILD,

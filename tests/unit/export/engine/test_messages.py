@@ -35,6 +35,19 @@ SAID = [
         "the plan is for compute capability 8.6, the device has 8.9",
     ),
     (
+        "IRuntime::deserializeCudaEngine: Error Code 6: API Usage Error (The engine cannot run on this GPU, which has "
+        "compute capability 9.0. Supported compute capabilities: 8.0 8.6 8.9 12.0 12.1 >12.0. TensorRT-RTX does not "
+        "support this compute capability, so the engine cannot be rebuilt for it. In throwUnlessComputeCapSupported at "
+        "/_src/runtime/dispatch/runtime.cpp:84)",
+        "the device has compute capability 9.0, which TensorRT-RTX does not run on",
+    ),
+    (
+        "The engine cannot run on this GPU, which has compute capability 8.6. Supported compute capabilities: 8.9. "
+        "Rebuild the engine for compute capability 8.6 with IBuilderConfig::setComputeCapability, or leave the compute "
+        "capability unset so that the engine runs on every supported GPU.",
+        "the plan is for compute capability 8.9, the device has 8.6",
+    ),
+    (
         "[runtime.cpp::parsePlan::314] Error Code 1: Serialization (Serialization assertion plan->header.magicTag == "
         "rt::kPLAN_MAGIC_TAG failed.)",
         NO_PLAN,
