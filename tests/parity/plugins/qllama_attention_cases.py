@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import exact_interpreter
 import numpy as np
@@ -234,7 +235,7 @@ def run_case(case: Case, device: str, seed: int = 5) -> float:
     if device == "cpu":
         exact_interpreter.correct()
     inputs = make_inputs(case, seed)
-    out, key_out, value_out = launch(case, inputs, device)
+    out, key_out, value_out = launch(case, inputs, device)()
     want, keys, values = expected(case, inputs)
     scales = inputs.scales.numpy().astype(np.float64)
 
@@ -294,8 +295,15 @@ def poison(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> torch.Ten
     return torch.full(shape, value, dtype=torch.float32).to(dtype).to(device)
 
 
-def launch(case: Case, inputs: Inputs, device: str) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """Return the result and the caches, whose memory held poison where nothing was to be read."""
+Result = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
+"""What was attended, and the caches of keys and values."""
+
+
+def launch(case: Case, inputs: Inputs, device: str) -> Callable[[], Result]:
+    """Return the launch of the kernels, which gives the result and the caches.
+
+    Their memory holds poison where nothing is to be read.
+    """
     out = poison((case.batch, case.rows, case.heads * case.head_dim), TYPES[case.out], device)
     key_cache = value_cache = key_out = value_out = None
     capacity = case.total + case.spare
@@ -321,39 +329,110 @@ def launch(case: Case, inputs: Inputs, device: str) -> tuple[torch.Tensor, torch
     )  # fmt: skip
     scales = inputs.scales.to(device) if coded_somewhere else None
     if case.splits:
-        run_decode(case, (*shared, key_cache, value_cache), scales, (key_out, value_out), out)
-    else:
-        past = (key_cache, value_cache) if case.past else (None, None)
-        qllama_attention.qllama_attention[qllama_attention.grid(case.batch, case.rows, case.heads, case.query_tile)](
+        step = decode_step(case, (*shared, key_cache, value_cache), scales, (key_out, value_out), out)
+        return lambda: (step(), (out, key_out, value_out))[1]
+    past = (key_cache, value_cache) if case.past else (None, None)
+    grid = qllama_attention.grid(case.batch, case.rows, case.heads, case.query_tile)
+
+    def run() -> Result:
+        qllama_attention.qllama_attention[grid](
             *shared, *past, scales, case.rows, case.total, capacity, key_out, value_out, out,
             HEADS=case.heads, D=case.head_dim, CAUSAL=case.causal, COPY=case.copy,
             BM=case.query_tile, BN=case.key_tile, num_warps=case.warps, num_stages=case.stages,
         )  # fmt: skip
-    return out, key_out, value_out
+        return out, key_out, value_out
+
+    return run
 
 
 Caches = tuple[torch.Tensor | None, torch.Tensor | None]
 
 
-def run_decode(
+def decode_step(
     case: Case, inputs: tuple[torch.Tensor | None, ...], scales: torch.Tensor | None, kept: Caches, out: torch.Tensor
-) -> None:
-    """Launch the two kernels of a decode step, or the one where the past is not split."""
+) -> Callable[[], None]:
+    """Return the launch of the two kernels of a decode step, or of the one where the past is not split."""
     split = case.splits > 1
     device = str(out.device)
     partial = poison((case.batch, case.heads, case.splits, case.head_dim), torch.float32, device) if split else out
     stats = poison((case.batch, case.heads, case.splits, 2), torch.float32, device) if split else None
     cache = inputs[-2]
     assert cache is not None
-    qllama_decode.qllama_decode[qllama_decode.grid(case.batch, case.heads, case.splits)](
-        *inputs, scales, case.total, cache.shape[2], *kept, partial, stats,
-        HEADS=case.heads, D=case.head_dim, COPY=case.copy, SPLITS=case.splits,
-        BN=case.key_tile, STAGES=case.stages, num_warps=case.warps,
-    )  # fmt: skip
-    if split:
-        qllama_decode.qllama_combine[qllama_decode.combine_grid(case.batch, case.heads)](
-            partial, stats, scales, out, HEADS=case.heads, D=case.head_dim, SPLITS=case.splits, num_warps=case.warps
-        )
+    capacity = cache.shape[2]
+
+    def run() -> None:
+        qllama_decode.qllama_decode[qllama_decode.grid(case.batch, case.heads, case.splits)](
+            *inputs, scales, case.total, capacity, *kept, partial, stats,
+            HEADS=case.heads, D=case.head_dim, COPY=case.copy, SPLITS=case.splits,
+            BN=case.key_tile, STAGES=case.stages, num_warps=case.warps,
+        )  # fmt: skip
+        if split:
+            qllama_decode.qllama_combine[qllama_decode.combine_grid(case.batch, case.heads)](
+                partial, stats, scales, out, HEADS=case.heads, D=case.head_dim, SPLITS=case.splits, num_warps=case.warps
+            )
+
+    return run
+
+
+def torch_attention(case: Case, inputs: Inputs, device: str) -> Callable[[], torch.Tensor]:
+    """Return the same by torch's own operators, present concatenated as the graph has it, in 16 bits."""
+    import torch.nn.functional as F
+
+    q, k, v, cos, sin, positions, keys, kept = (
+        getattr(inputs, name).to(device) for name in ("q", "k", "v", "cos", "sin", "positions", "keys", "kept")
+    )
+    mask = inputs.mask.to(device) if inputs.mask is not None else None
+
+    def rotated(x: torch.Tensor) -> torch.Tensor:
+        c, s = (table[positions][:, None] for table in (cos, sin))
+        a, b = x.chunk(2, dim=-1)
+        return torch.cat([a * c - b * s, b * c + a * s], dim=-1)
+
+    def run() -> torch.Tensor:
+        one, two, three = (x.unflatten(2, (case.heads, case.head_dim)).transpose(1, 2) for x in (q, k, v))
+        one, two = rotated(one), rotated(two)
+        if case.past:
+            two, three = torch.cat([keys, two], dim=2), torch.cat([kept, three], dim=2)
+        allowed = None
+        if mask is not None:
+            allowed = (mask > 0)[:, None, None, :]
+        if case.causal and case.rows > 1:
+            causal = torch.ones(case.rows, case.total, dtype=torch.bool, device=device).tril(case.past)
+            allowed = causal if allowed is None else allowed & causal
+        return F.scaled_dot_product_attention(one, two, three, allowed).transpose(1, 2).flatten(2)
+
+    return run
 
 
 Timed = tuple[Callable[[], object], Callable[[], object]]
+
+
+def timings(device: str) -> dict[str, Timed]:
+    """Return our launches and torch's at true sizes; tensors are made by the first run."""
+    full = {"heads": 32, "head_dim": 128, "query_tile": 64, "key_tile": 64}
+    step = {"heads": 32, "head_dim": 128, "key_tile": 16, "cache": "fp16", "stages": 3, "warps": 2}
+    cases = [
+        Case(id="queries, batch 1", rows=96, cache="fp16", packed=True, **full),
+        Case(id="queries, batch 8", batch=8, rows=96, cache="fp16", packed=True, **full),
+        Case(id="text, batch 8", batch=8, rows=80, causal=True, mask="padding", **full),
+        Case(id="matching, batch 4", batch=4, rows=176, mask="padding", **full),
+        Case(id="prompt of 8, batch 1", rows=8, past=96, cache="fp16", spare=64, causal=True, **full),
+        *(
+            Case(
+                id=f"step, batch {batch}, past {past}, {splits} splits",
+                batch=batch,
+                past=past,
+                splits=splits,
+                spare=9,
+                **step,
+            )
+            for batch, past in ((1, 120), (5, 120), (8, 2000))
+            for splits in (1, 4, 8)
+        ),
+    ]
+    return {case.id: (_lazy(launch, case, device), _lazy(torch_attention, case, device)) for case in cases}
+
+
+def _lazy(make: Callable[..., Callable[[], object]], case: Case, device: str) -> Callable[[], object]:
+    made = cache(lambda: make(case, make_inputs(case), device))
+    return lambda: made()()

@@ -1,9 +1,9 @@
 """Kernels of `attention_pool` in Triton's interpreter against NumPy."""
 
 import pytest
+from attention_pool_cases import CASES, Case, run_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from attention_pool_cases import CASES, Case, run_case
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if not case.large], ids=lambda case: case.id)

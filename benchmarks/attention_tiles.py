@@ -1,0 +1,161 @@
+"""Choose the tiles of the attention kernels: `python benchmarks/attention_tiles.py [--only NAME] [--minutes M]`.
+
+Every choice of a family is compiled once for each kind of tensor core and ranked for each SM by `tiles_model`; the best
+are compiled for that SM itself: without spills, within shared memory, on tensor cores. Nothing runs on a GPU. Writes
+`export/plugins/tiles_table.py`; rows of families that were not searched stay.
+"""
+
+import argparse
+import math
+import runpy
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from internvl_edge.export.engine.targets import FIRST_BF16_SM, FIRST_FP8_SM
+from internvl_edge.export.plugins.compile import CompiledKernel, compile_kernel
+from internvl_edge.export.plugins.families import FAMILIES, FIRST_PRODUCTS_SM, Family
+from internvl_edge.export.plugins.launches import Constant, Launch
+from internvl_edge.export.plugins.occupancy import fits
+from internvl_edge.export.plugins.tiles import Tiles
+from internvl_edge.export.plugins.tiles_model import predicted_us
+from internvl_edge.runtime.errors import EngineError
+
+STAND_INS = {86: (75, 80, 86, 87, 89), 90: (90,), 100: (100, 103, 110), 120: (120, 121)}
+"""SMs that get nearly the same code, by the one that is compiled to rank them."""
+KEPT = 2
+"""Choices per row: TensorRT times them where it builds."""
+_TABLE_FILE = Path(__file__).resolve().parent.parent / "export" / "plugins" / "tiles_table.py"
+
+
+def main() -> None:
+    """Search, and write the table after every family."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", action="append", help="Families; by default all.")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="Begin no further row after these.")
+    options = parser.parse_args()
+    until = time.monotonic() + 60 * options.minutes
+    for family in FAMILIES:
+        if (options.only and family.name not in options.only) or len(family.choices) == 1:
+            continue
+        for types, attributes in _rows(family):
+            if time.monotonic() > until:
+                print("out of time", file=sys.stderr)
+                return
+            key = family.key(types, attributes)
+            row = dict(_searched(family, types, attributes))
+            print(key, {sm: found[0] if found else "" for sm, found in row.items()}, flush=True)
+            _write(key, row)
+
+
+def _rows(family: Family) -> Iterator[tuple[Mapping[str, str], Mapping[str, Constant]]]:
+    """Yield the variants with a row of their own."""
+    seen = set()
+    for types, attributes in family.variants:
+        if (key := family.key(types, attributes)) not in seen:
+            seen.add(key)
+            yield types, attributes
+
+
+def _searched(
+    family: Family, types: Mapping[str, str], attributes: Mapping[str, Constant]
+) -> Iterator[tuple[int, tuple[str, ...]]]:
+    for stand_in, sms in STAND_INS.items():
+        if "fp8" in types.values():
+            stand_in = max(stand_in, FIRST_FP8_SM)
+        compiled = {}
+        for tiles in family.choices:
+            kernel = _compiled(family.launch(types, attributes, tiles), stand_in)
+            if kernel is not None and kernel.spill_bytes == 0:
+                compiled[tiles] = kernel
+        for sm in sms:
+            if "fp8" in types.values() and sm < FIRST_FP8_SM:
+                continue
+            yield sm, tuple(_best(family, types, attributes, compiled, sm))
+
+
+def _best(
+    family: Family,
+    types: Mapping[str, str],
+    attributes: Mapping[str, Constant],
+    compiled: Mapping[Tiles, CompiledKernel],
+    sm: int,
+) -> Iterator[str]:
+    """Yield the best choices that hold on `sm` itself; on Turing there are none with tensor cores."""
+    ranked = sorted(compiled, key=lambda tiles: _score(family, types, attributes, tiles, compiled[tiles], sm))
+    kept = 0
+    for tiles in ranked:
+        if kept == KEPT or (family.products and sm < FIRST_PRODUCTS_SM):
+            return
+        alike = [
+            family.launch(*variant, tiles)
+            for variant in _same_row(family, types, attributes)
+            if sm >= FIRST_BF16_SM or "bf16" not in variant[0].values()
+        ]
+        if not all(_serves(launch, family, sm) for launch in alike):
+            continue
+        kept += 1
+        yield tiles.told()
+
+
+def _same_row(
+    family: Family, types: Mapping[str, str], attributes: Mapping[str, Constant]
+) -> list[tuple[Mapping[str, str], Mapping[str, Constant]]]:
+    """Return the variants that share the row: fp16 and bf16 differ by a few registers, and so may spill."""
+    key = family.key(types, attributes)
+    return [variant for variant in family.variants if family.key(*variant) == key]
+
+
+def _serves(launch: Launch, family: Family, sm: int) -> bool:
+    kernel = _compiled(launch, sm)
+    return kernel is not None and serves(family, kernel)
+
+
+def serves(family: Family, kernel: CompiledKernel) -> bool:
+    """Return whether a plan may hold it: no spills, shared memory fits, tensor cores where products are the work."""
+    return kernel.spill_bytes == 0 and fits(kernel) and bool(kernel.tensor_cores or not family.products)
+
+
+def _score(
+    family: Family,
+    types: Mapping[str, str],
+    attributes: Mapping[str, Constant],
+    tiles: Tiles,
+    kernel: CompiledKernel,
+    sm: int,
+) -> float:
+    """Return the predicted time relative to the work, as a geometric mean over the family's typical sizes."""
+    launch, there = family.launch(types, attributes, tiles), replace(kernel, sm=sm)
+    times = []
+    for sizes in family.typical:
+        work = family.work(launch, sizes)
+        times.append(predicted_us(there, work, tiles.stages))
+    return math.exp(sum(math.log(each) for each in times) / len(times)) if all(map(math.isfinite, times)) else math.inf
+
+
+def _compiled(launch: Launch, sm: int) -> CompiledKernel | None:
+    try:
+        return compile_kernel(launch, sm)
+    except EngineError as error:
+        print(f"{launch.plugin} {dict(launch.constants)} {launch.warps} sm_{sm}: {error}"[:200], file=sys.stderr)
+        return None
+
+
+def _write(key: str, row: Mapping[int, tuple[str, ...]]) -> None:
+    """Put one row into the table as it stands now: two searches may run beside each other."""
+    head = _TABLE_FILE.read_text(encoding="utf-8").partition("TABLE:")[0]
+    table = runpy.run_path(str(_TABLE_FILE))["TABLE"] | {key: dict(sorted(row.items()))}
+    lines = ["TABLE: dict[str, dict[int, tuple[str, ...]]] = {"]
+    for name, found in sorted(table.items()):
+        lines.append(f'    "{name}": {{')
+        for sm, choices in found.items():
+            told = ", ".join(f'"{choice}"' for choice in choices)
+            lines.append(f"        {sm}: ({told}{',' if len(choices) == 1 else ''}),")
+        lines.append("    },")
+    _TABLE_FILE.write_text(head + "\n".join([*lines, "}"]) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,281 @@
+"""Compile a kernel for a GPU that is not here: Triton writes the PTX, the ptxas beside it says what that costs.
+
+PTX is written in the oldest version of the language that the device's first driver reads: by default Triton takes the
+newest, which a JetPack 6 (CUDA 12.6, PTX 8.5) refuses.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from internvl_edge.export.plugins.launches import Launch
+from internvl_edge.export.plugins.sizes import told
+from internvl_edge.runtime.errors import EngineError
+
+logger = logging.getLogger(__name__)
+
+PTX_VERSIONS = {75: 80, 80: 80, 86: 80, 87: 80, 89: 80, 90: 80, 100: 86, 103: 88, 110: 90, 120: 87, 121: 88}
+"""SM -> least PTX version that Triton's LLVM writes for it: 80 is CUDA 12.0, 86 12.7, 87 12.8, 88 12.9, 90 13.0."""
+
+_FP8_PTX_VERSION = 84
+"""Products of E4M3 on Ada; the PTX manual: ``mma`` with ``.e4m3`` since 8.4 (CUDA 12.4)."""
+
+_SCRATCH_PARAMETERS = 2
+"""Pointers to global and profiler scratch memory that Triton appends to every kernel; ours use neither."""
+
+_TENSOR_CORES = {"tcgen05": r"tcgen05\.mma", "wgmma": r"wgmma\.mma_async", "mma": r"\bmma\.sync"}
+
+_TIMEOUT_S = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompiledKernel:
+    """PTX that a plan can carry, and what ptxas says of it."""
+
+    plugin: str
+    sm: int
+    """Of the device that was asked for."""
+    compiled_sm: int
+    """What it was compiled for; lower than `sm` where the compiler does not know that one."""
+    entry: str
+    ptx: str
+    parameters: tuple[str, ...]
+    """PTX types in order, as ``u64`` for a pointer and ``u32`` for an integer."""
+    warps: int
+    """Per block, those included that Triton adds to what was asked."""
+    shared_bytes: int
+    registers: int
+    spill_bytes: int
+    """Stores and loads."""
+    stack_bytes: int
+    tensor_memory_columns: int
+    """Of the 512 that an SM of the datacenter Blackwell has."""
+    tensor_cores: str
+    """``mma``, ``wgmma``, ``tcgen05``, or empty."""
+    triton: str
+    grid: tuple[Any, Any, Any]
+    """Blocks along x, y and z: formulas of the launch's sizes, as `sizes.told` writes them."""
+
+    @property
+    def threads(self) -> int:
+        """Return how many threads a block has."""
+        return 32 * self.warps
+
+
+def compile_kernel(launch: Launch, sm: int, cache: Path | None = None) -> CompiledKernel:
+    """Return `launch` compiled for `sm`.
+
+    `cache` keeps results between processes; by default the user's cache folder. An SM newer than the compiler knows
+    gets PTX of the nearest lower one, with a warning: its driver translates that, if it is not bound to one GPU.
+
+    Raises:
+        EngineError: Triton is missing, interprets in this process, or refuses.
+    """
+    compiled_sm = nearest_known(sm)
+    if compiled_sm != sm:
+        logger.warning("sm_%d: Triton does not know it; PTX of sm_%d is used", sm, compiled_sm)
+    folder = cache or default_cache()
+    path = folder / f"{launch.plugin}-sm{compiled_sm}{'' if compiled_sm == sm else 'p'}-{_key(launch)}.json"
+    if (found := _read(path)) is not None:
+        return replace(found, sm=sm)
+    compiled = _compile(launch, sm, compiled_sm)
+    _write(compiled, path)
+    return compiled
+
+
+def save_kernel(compiled: CompiledKernel, launch: Launch, folder: Path) -> Path:
+    """Write a kernel where `load_kernel` finds it, for a device without Triton; return the file."""
+    path = _stored(launch, compiled.sm, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(compiled)), encoding="utf-8")
+    return path
+
+
+def load_kernel(launch: Launch, sm: int, folder: Path) -> CompiledKernel:
+    """Return a kernel that `save_kernel` wrote.
+
+    Raises:
+        EngineError: it is not there, or not readable.
+    """
+    path = _stored(launch, sm, folder)
+    if (found := _read(path)) is None:
+        raise EngineError(f"{path}: no kernel of {launch.plugin} for sm_{sm}; write the kit again with this version")
+    return found
+
+
+def nearest_known(sm: int) -> int:
+    """Return `sm`, or the next lower one that the compiler knows.
+
+    Raises:
+        EngineError: there is none below.
+    """
+    known = [other for other in PTX_VERSIONS if other <= sm]
+    if not known:
+        raise EngineError(f"sm_{sm}: no kernel can be compiled for it; sm_{min(PTX_VERSIONS)} and newer are supported")
+    return max(known)
+
+
+def default_cache() -> Path:
+    """Return the folder of compiled kernels of this user."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "internvl-edge" / "kernels"
+
+
+def without_scratch(ptx: str) -> str:
+    """Return `ptx` without the two scratch pointers that Triton appends: TensorRT hands over none.
+
+    Raises:
+        EngineError: the kernel uses them, or the parameters are not where Triton puts them.
+    """
+    head = re.search(r"\.visible \.entry (\w+)\s*\(([^)]*)\)", ptx)
+    if head is None:
+        raise EngineError("the PTX has no entry; this Triton writes it in a form that is not known here")
+    parameters = [line.strip() for line in head[2].split(",") if line.strip()]
+    kept, dropped = parameters[:-_SCRATCH_PARAMETERS], parameters[-_SCRATCH_PARAMETERS:]
+    body = ptx[: head.start()] + ptx[head.end() :]
+    for parameter in dropped:
+        name = parameter.split()[-1]
+        if ".u64" not in parameter or re.search(rf"\b{re.escape(name)}\b", body):
+            raise EngineError(f"{head[1]}: uses scratch memory ({name}), which TensorRT does not give to plugins")
+    text = f".visible .entry {head[1]}(\n\t" + ",\n\t".join(kept) + "\n)"
+    return ptx[: head.start()] + text + ptx[head.end() :]
+
+
+def parameter_types(ptx: str) -> tuple[str, ...]:
+    """Return the PTX types of the kernel's parameters, in order."""
+    head = re.search(r"\.visible \.entry \w+\s*\(([^)]*)\)", ptx)
+    return tuple(re.findall(r"\.param\s+(?:\.align \d+ )?\.(\w+)", head[1])) if head else ()
+
+
+def _compile(launch: Launch, sm: int, compiled_sm: int) -> CompiledKernel:
+    try:
+        import triton
+        from triton.backends.compiler import GPUTarget
+        from triton.compiler import ASTSource
+    except ImportError as error:
+        raise EngineError("kernels need Triton to compile: pip install 'internvl-edge[plugins]'") from error
+    if triton.knobs.runtime.interpret:
+        raise EngineError("Triton interprets in this process; unset TRITON_INTERPRET to compile kernels")
+    signature, grid = launch.signature(), launch.symbolic_grid()
+    pointers = {tensor.name for tensor in launch.tensors}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(signature) if name in pointers}
+    source = ASTSource(launch.function(), signature, constexprs=launch.constexprs(), attrs=aligned)
+    options = {"num_warps": launch.warps, "num_stages": launch.stages, "ptx_version": _ptx_version(launch, compiled_sm)}
+    try:
+        with triton.knobs.compilation.scope():
+            triton.knobs.compilation.disable_line_info = True  # a plan neither needs nor should tell where sources lie
+            done = triton.compile(source, target=GPUTarget("cuda", compiled_sm, 32), options=options)
+    except Exception as error:  # Triton raises what its passes raise
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise EngineError(f"{launch.plugin}: Triton refuses it for sm_{compiled_sm}: {said[-1]}") from error
+    metadata = done.metadata
+    if metadata.global_scratch_size or metadata.profile_scratch_size:
+        raise EngineError(f"{launch.plugin}: wants scratch memory, which TensorRT does not give to plugins")
+    ptx = without_scratch(done.asm["ptx"])
+    if compiled_sm != sm:
+        ptx = _portable(ptx)
+    found = parameter_types(ptx)
+    expected = ("u64",) * len(launch.inputs) + ("u32",) * len(launch.integers) + ("u64",) * len(launch.outputs)
+    if found != expected:
+        raise EngineError(f"{launch.plugin}: its PTX takes {found}, plugins hand over {expected}")
+    warps = re.search(r"\.(?:req|max)ntid (\d+)", ptx)
+    return CompiledKernel(
+        plugin=launch.plugin,
+        sm=sm,
+        compiled_sm=compiled_sm,
+        entry=str(metadata.name),
+        ptx=ptx,
+        parameters=found,
+        warps=int(warps[1]) // 32 if warps else int(metadata.num_warps),
+        shared_bytes=int(metadata.shared),
+        tensor_memory_columns=int(getattr(metadata, "tmem_size", 0) or 0),
+        tensor_cores=next((name for name, pattern in _TENSOR_CORES.items() if re.search(pattern, ptx)), ""),
+        triton=str(triton.__version__),
+        grid=(told(grid[0]), told(grid[1]), told(grid[2])),
+        **_ptxas(ptx, compiled_sm, launch.plugin),
+    )
+
+
+def _ptx_version(launch: Launch, sm: int) -> int:
+    fp8 = any(tensor.type == "fp8" for tensor in launch.tensors)
+    return max(PTX_VERSIONS[sm], _FP8_PTX_VERSION if fp8 and sm == 89 else 0)
+
+
+def _portable(ptx: str) -> str:
+    """Return `ptx` for its target and all later ones: ``sm_121a`` runs on that one alone, ``sm_121`` on newer too."""
+    return re.sub(r"^(\.target sm_\d+)[af]\b", r"\1", ptx, flags=re.MULTILINE)
+
+
+def _ptxas(ptx: str, sm: int, name: str) -> dict[str, int]:
+    """Return registers, spills and stack of the one kernel in `ptx`."""
+    from triton.backends.nvidia.compiler import get_ptxas
+
+    target = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.ptx"
+        path.write_text(ptx, encoding="utf-8")
+        command = [
+            get_ptxas(sm).path,
+            "-v",
+            f"-arch={target[1] if target else f'sm_{sm}'}",
+            str(path),
+            "-o",
+            os.devnull,
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S)
+    if done.returncode != 0:
+        said = (done.stderr + done.stdout).strip().splitlines() or ["no reason given"]
+        raise EngineError(f"{name}: ptxas refuses the PTX for sm_{sm}: {said[0]}")
+    return resources(done.stderr + done.stdout)
+
+
+def resources(said: str) -> dict[str, int]:
+    """Return what ``ptxas -v`` said."""
+
+    def number(pattern: str) -> int:
+        return sum(int(value) for value in re.findall(pattern, said))
+
+    return {
+        "registers": number(r"Used (\d+) registers"),
+        "spill_bytes": number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads"),
+        "stack_bytes": number(r"(\d+) bytes stack frame"),
+    }
+
+
+def _key(launch: Launch) -> str:
+    """Return a digest of the launch, the source of the kernel with all it calls, and the compiler."""
+    import triton
+
+    source = getattr(launch.function(), "cache_key", "")
+    text = f"{launch.digest()} {source} {triton.__version__} {PTX_VERSIONS} {_SCRATCH_PARAMETERS}"
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def _stored(launch: Launch, sm: int, folder: Path) -> Path:
+    return folder / f"{launch.plugin}-sm{sm}-{launch.digest()}.json"
+
+
+def _read(path: Path) -> CompiledKernel | None:
+    try:
+        stored: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return CompiledKernel(**{**stored, "parameters": tuple(stored["parameters"]), "grid": tuple(stored["grid"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _write(compiled: CompiledKernel, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        partial.write_text(json.dumps(asdict(compiled)), encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        logger.info("%s: not kept (%s)", path, error)

@@ -1,0 +1,192 @@
+"""How one variant of a kernel is called: its arguments in order, what is compiled in, and the grid for given sizes.
+
+Interpreter tests, ahead-of-time compilation and TensorRT take these from here, so that they cannot differ.
+"""
+
+import hashlib
+import importlib
+import inspect
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, TypeAlias
+
+from internvl_edge.export.plugins.sizes import Number, named
+from internvl_edge.runtime.errors import EngineError, InputError
+
+Constant: TypeAlias = int | float | bool | str
+Axis: TypeAlias = tuple[str, int]
+
+ALIGNMENT_BYTES = 16
+"""Of every pointer: TensorRT aligns device memory to 256 bytes, and 16 is what one vector load takes."""
+
+TYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1, "i32": 4, "i64": 8}
+"""Types of tensors by the names used here; ``i32`` and ``i64`` hold ids and positions."""
+
+_TRITON_TYPES = {"int8": "i8", "fp8": "fp8e4nv"}
+
+_KERNELS = "internvl_edge.export.plugins.kernels"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensor:
+    """One pointer argument."""
+
+    name: str
+    type: str
+    """One of `TYPE_BYTES`."""
+    shape: tuple[str | int, ...] = ()
+    """Of an output: names of the launch's sizes, and numbers."""
+    alias: str = ""
+    """Of an output: the input whose memory it is."""
+
+    def __post_init__(self) -> None:
+        """Refuse a type that no kernel has."""
+        if self.type not in TYPE_BYTES:
+            raise InputError(f"{self.name}: no tensor type {self.type!r}; kernels have {', '.join(TYPE_BYTES)}")
+
+    @property
+    def triton_type(self) -> str:
+        """Return the pointer type of Triton, as ``*fp16``."""
+        return f"*{_TRITON_TYPES.get(self.type, self.type)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """One variant of a kernel: fixed types, widths and tiles."""
+
+    plugin: str
+    """Name without the namespace, as ``vit_attention``."""
+    kernel: str
+    """File and function below `kernels`, as ``vit_attention.attend``; or a full path to a function."""
+    inputs: tuple[Tensor, ...]
+    sizes: Mapping[str, tuple[Axis, ...]] = field(hash=False)
+    """What the inputs' shapes tell: a size is the product of axes, as ``{"B": (("qkv", 0),)}``."""
+    integers: tuple[str, ...]
+    """The sizes that the kernel takes as 32-bit integers."""
+    outputs: tuple[Tensor, ...]
+    constants: Mapping[str, Constant] = field(hash=False)
+    warps: int = 4
+    stages: int = 2
+    grid_function: str = "grid"
+    """Beside the kernel; takes sizes and constants by name."""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return all pointers, inputs first."""
+        return (*self.inputs, *self.outputs)
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Return what TensorRT hands over, in its order."""
+        return (*(x.name for x in self.inputs), *self.integers, *(x.name for x in self.outputs))
+
+    def function(self) -> Any:
+        """Return the Triton function.
+
+        Raises:
+            EngineError: its arguments come in another order than TensorRT's.
+        """
+        module, name = self._module()
+        found = getattr(module, name)
+        listed = [parameter for parameter in _parameters(found) if parameter in self.arguments]
+        if tuple(listed) != self.arguments:
+            raise EngineError(
+                f"{self.kernel}: takes {', '.join(listed)}; plugins hand over {', '.join(self.arguments)}; "
+                "put inputs first, then integers, then outputs"
+            )
+        return found
+
+    def signature(self) -> dict[str, str]:
+        """Return Triton's type of every parameter of the kernel, in order."""
+        types = {x.name: x.triton_type for x in self.tensors} | dict.fromkeys(self.integers, "i32")
+        return {name: types.get(name, "constexpr") for name in _parameters(self.function())}
+
+    def constexprs(self) -> dict[str, Constant | None]:
+        """Return what is compiled in; a pointer that this variant lacks is None."""
+        return {name: self.constants.get(name) for name, kind in self.signature().items() if kind == "constexpr"}
+
+    def size_values(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+        """Return the sizes of inputs of these shapes."""
+        return {name: _product(shapes[tensor][axis] for tensor, axis in axes) for name, axes in self.sizes.items()}
+
+    def grid(self, sizes: Mapping[str, Number]) -> tuple[Number, Number, Number]:
+        """Return the number of blocks along x, y and z."""
+        module, _ = self._module()
+        known: dict[str, Any] = {**self.constants, **sizes}
+        function = getattr(module, self.grid_function)
+        wanted = list(inspect.signature(function).parameters)
+        if missing := [name for name in wanted if name not in known]:
+            raise EngineError(f"{self.kernel}: its grid wants {', '.join(missing)}, which the launch does not tell")
+        x, y, z = (*function(**{name: known[name] for name in wanted}), 1, 1)[:3]
+        return x, y, z
+
+    def symbolic_grid(self) -> tuple[Number, Number, Number]:
+        """Return the grid as formulas of the sizes' names.
+
+        Raises:
+            EngineError: the grid branches on a size.
+        """
+        try:
+            return self.grid({name: named(name) for name in self.sizes})
+        except TypeError as error:
+            raise EngineError(f"{self.kernel}: {error}") from error
+
+    def check_shapes(self, shapes: Mapping[str, Sequence[int]], strides: Mapping[str, Sequence[int]]) -> None:
+        """Refuse what the compiled kernel would misread: gaps between rows, or a last axis that breaks vector loads.
+
+        Strides count elements.
+
+        Raises:
+            InputError: listing all that is wrong.
+        """
+        wrong = []
+        for tensor in self.inputs:
+            shape, stride = shapes[tensor.name], strides.get(tensor.name)
+            if any(size <= 0 for size in shape):
+                wrong.append(f"{tensor.name} is empty: {list(shape)}")
+            if stride is not None and tuple(stride) != _packed(shape):
+                wrong.append(f"{tensor.name} has strides {list(stride)}, the kernel reads {list(_packed(shape))}")
+            elif len(shape) > 1 and (row_bytes := shape[-1] * TYPE_BYTES[tensor.type]) % ALIGNMENT_BYTES:
+                wrong.append(f"{tensor.name} has rows of {row_bytes} bytes, no multiple of {ALIGNMENT_BYTES}")
+        if wrong:
+            raise InputError(f"{self.plugin}: {'; '.join(wrong)}; pass contiguous tensors of whole rows")
+
+    def digest(self) -> str:
+        """Return a name for all of it that fits into a file's name; the kernel's source has no part in it."""
+        tensors = [[tensor.name, tensor.type] for tensor in self.tensors]
+        told = [
+            self.plugin,
+            self.kernel,
+            tensors,
+            self.integers,
+            sorted(self.constants.items()),
+            self.warps,
+            self.stages,
+        ]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:20]
+
+    def _module(self) -> tuple[ModuleType, str]:
+        path, _, name = self.kernel.rpartition(".")
+        return importlib.import_module(path if path.count(".") else f"{_KERNELS}.{path}"), name
+
+
+def _parameters(function: Any) -> list[str]:
+    """Return the parameter names of a Triton function; an interpreted one keeps the Python function in `fn`."""
+    return list(inspect.signature(getattr(function, "fn", function)).parameters)
+
+
+def _packed(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the strides of a contiguous tensor, in elements."""
+    strides = [1]
+    for size in reversed(shape[1:]):
+        strides.insert(0, strides[0] * size)
+    return tuple(strides)
+
+
+def _product(values: Iterable[int]) -> Any:
+    product: Any = None
+    for value in values:
+        product = value if product is None else product * value
+    return 1 if product is None else product

@@ -1,0 +1,290 @@
+"""The kernels as TensorRT plugins `internvl::<name>`, whose PTX goes into the plan: the device needs no plugin code.
+
+An ONNX node of such a plugin carries four attributes: `plugin_namespace`, `plugin_version`, `aot`, and `variant`, one
+string like ``heads=25 head_dim=128``. A string, since `tensorrt.plugin` of 10.9 to 10.13 turns numbers into Python's by
+``int(array)``, which NumPy refuses since 2.4, and since it hands several attributes over in the order of the file.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import GenericAlias, ModuleType
+from typing import Any
+
+import numpy as np
+
+from internvl_edge.export.plugins.compile import CompiledKernel, compile_kernel, load_kernel
+from internvl_edge.export.plugins.launches import TYPE_BYTES, Constant, Launch
+from internvl_edge.export.plugins.sizes import evaluate, from_told
+from internvl_edge.runtime.cuda import Device, find_device
+from internvl_edge.runtime.errors import EngineError
+
+NAMESPACE = "internvl"
+VERSION = "1"
+"""`tensorrt.plugin` gives every plugin this version."""
+
+_DATA_TYPES = {
+    "fp32": "FLOAT",
+    "fp16": "HALF",
+    "bf16": "BF16",
+    "int8": "INT8",
+    "fp8": "FP8",
+    "i32": "INT32",
+    "i64": "INT64",
+}
+"""Our names -> members of `tensorrt.DataType`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plugin:
+    """A family of launches with the same tensors: one plugin of TensorRT."""
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    launch: Callable[[Mapping[str, str], Mapping[str, Constant], int], Sequence[Launch]]
+    """Types of the inputs, the variant's attributes and an SM -> launches, the best by the model first.
+
+    They differ in tiles alone: TensorRT times them when it builds.
+    """
+
+
+def variant_text(attributes: Mapping[str, Constant]) -> str:
+    """Return the attribute `variant` of a node."""
+    for name, value in attributes.items():
+        if any(c.isspace() or c == "=" for c in f"{name}{value}"):
+            raise EngineError(f"{name}={value}: a variant's values have no spaces and no =")
+    return " ".join(f"{name}={value}" for name, value in attributes.items())
+
+
+def read_variant(text: str) -> dict[str, Constant]:
+    """Return the attributes that `variant_text` wrote."""
+    found: dict[str, Constant] = {}
+    for word in text.replace("\0", " ").split():
+        name, _, value = word.partition("=")
+        found[name] = _constant(value)
+    return found
+
+
+def node_attributes(attributes: Mapping[str, Constant]) -> dict[str, str | int]:
+    """Return what an ONNX node needs for TensorRT's parser to make it an ahead-of-time plugin."""
+    return {
+        "plugin_namespace": NAMESPACE,
+        "plugin_version": VERSION,
+        "aot": 1,
+        "variant": variant_text(attributes),
+    }
+
+
+def register_plugins(
+    trt: ModuleType,
+    plugins: Iterable[Plugin],
+    *,
+    sm: int | None = None,
+    kernels: Path | None = None,
+    lazy: bool = False,
+) -> tuple[str, ...]:
+    """Make `plugins` known to `trt`; return the ids of those that were not yet.
+
+    Args:
+        trt: A module like ``tensorrt``.
+        plugins: What to register.
+        sm: Of the device that builds; by default the one that is here.
+        kernels: Folder of compiled kernels, where Triton is missing; by default they are compiled.
+        lazy: Leave TensorRT's registry alone until a network uses the plugin; the ONNX parser needs it there.
+
+    Raises:
+        EngineError: no ahead-of-time plugins (before 10.9, and TensorRT-RTX), or NumPy is newer than the bindings.
+    """
+    trtp = _plugin_module(trt)
+    _check_fields(trt)
+    added = []
+    for plugin in plugins:
+        plugin_id = f"{NAMESPACE}::{plugin.name}"
+        if hasattr(getattr(trtp.op, NAMESPACE, None) or object(), plugin.name):
+            continue
+        callbacks = _Callbacks(trt, trtp, plugin, sm, kernels)
+        trtp.register(plugin_id, lazy_register=lazy)(callbacks.register())
+        trtp.autotune(plugin_id)(callbacks.autotune())
+        trtp.aot_impl(plugin_id)(callbacks.aot_impl())
+        added.append(plugin_id)
+    return tuple(added)
+
+
+def require_plugins(trt: ModuleType, wanted: Iterable[str], version: str = VERSION) -> None:
+    """Refuse a graph whose plugins `trt` does not have.
+
+    Raises:
+        EngineError: with the name and version of each that is absent.
+    """
+    registry = trt.get_plugin_registry()
+    absent = [name for name in sorted(set(wanted)) if registry.get_creator(name, version, NAMESPACE) is None]
+    if absent:
+        names = ", ".join(f"{NAMESPACE}::{name} version {version}" for name in absent)
+        raise EngineError(
+            f"TensorRT {getattr(trt, '__version__', 'of unknown version')} has no plugin {names}; "
+            "register_plugins makes them known, or lower the graph without --attention plugin"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Callbacks:
+    """What `tensorrt.plugin` calls for one plugin; it reads names and annotations off the functions."""
+
+    trt: ModuleType
+    trtp: ModuleType
+    plugin: Plugin
+    sm: int | None
+    kernels: Path | None
+
+    def register(self) -> Callable[..., Any]:
+        """Return the function that tells the outputs' shapes and types."""
+
+        def describe(*given: Any, **attributes: str) -> Any:
+            inputs, variant = self._inputs(given), attributes.get("variant") or given[-1]
+            launch = self._launches(inputs, variant)[0]
+            sizes = launch.size_values({name: list(desc.shape_expr) for name, desc in inputs.items()})
+            outputs = []
+            for output in launch.outputs:
+                if output.alias:
+                    outputs.append(inputs[output.alias].aliased())
+                    continue
+                shape = tuple(sizes[axis] if isinstance(axis, str) else axis for axis in output.shape)
+                outputs.append(self.trtp.from_shape_expr(shape, dtype=self._data_type(output.type)))
+            return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+        tensor: Any = self.trtp.TensorDesc
+        returned = (
+            tensor if len(self.plugin.outputs) == 1 else GenericAlias(tuple, (tensor,) * len(self.plugin.outputs))
+        )
+        return self._with_signature(describe, {}, returned)
+
+    def autotune(self) -> Callable[..., Any]:
+        """Return the function that tells the types, which are fixed, and how many choices of tiles there are."""
+
+        def combinations(*given: Any) -> Any:
+            inputs, variant = self._inputs(given), given[len(self.plugin.inputs)]
+            launches = self._launches(inputs, variant)
+            types = ",".join(self._type_text(tensor.type) for tensor in launches[0].tensors)
+            return [self.trtp.AutoTuneCombination(types, "LINEAR", list(range(1, len(launches) + 1)))]
+
+        returned = GenericAlias(list, (self.trtp.AutoTuneCombination,))
+        return self._with_signature(combinations, {"outputs": None}, returned)
+
+    def aot_impl(self) -> Callable[..., Any]:
+        """Return the function that gives PTX, grid and integers."""
+
+        def implement(*given: Any) -> Any:
+            inputs, variant, tactic = self._inputs(given), given[len(self.plugin.inputs)], given[-1]
+            launches = self._launches(inputs, variant)
+            launch = launches[max(int(tactic or 1), 1) - 1]
+            kernel = self._kernel(launch)
+            sizes = launch.size_values({name: list(desc.shape_expr) for name, desc in inputs.items()})
+            params = self.trtp.KernelLaunchParams()
+            x, y, z = (evaluate(from_told(axis), sizes, self._constant) for axis in kernel.grid)
+            params.grid_x, params.grid_y, params.grid_z = x, y, z
+            params.block_x = kernel.threads
+            params.shared_mem = kernel.shared_bytes
+            integers = self.trtp.SymIntExprs(len(launch.integers))
+            for index, name in enumerate(launch.integers):
+                integers[index] = self.trtp.SymInt32(sizes[name])
+            return kernel.entry, kernel.ptx, params, integers
+
+        returned = GenericAlias(tuple, (str, str, self.trtp.KernelLaunchParams, self.trtp.SymIntExprs))
+        return self._with_signature(implement, {"outputs": None, "tactic": int}, returned)
+
+    def _with_signature(
+        self, function: Callable[..., Any], after: Mapping[str, Any], returned: Any
+    ) -> Callable[..., Any]:
+        """Return `function` as if it were written with named, annotated arguments."""
+        either, empty = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
+        listed = dict.fromkeys(self.plugin.inputs, self.trtp.TensorDesc) | {"variant": str} | dict(after)
+        parameters = [
+            inspect.Parameter(name, either, annotation=annotation if annotation is not None else empty)
+            for name, annotation in listed.items()
+        ]
+        function.__signature__ = inspect.Signature(parameters, return_annotation=returned)  # type: ignore[attr-defined]
+        return function
+
+    def _inputs(self, given: Sequence[Any]) -> dict[str, Any]:
+        return dict(zip(self.plugin.inputs, given, strict=False))
+
+    def _launches(self, inputs: Mapping[str, Any], variant: str) -> Sequence[Launch]:
+        types = {name: self._our_type(name, desc.dtype) for name, desc in inputs.items()}
+        found = self.plugin.launch(types, read_variant(variant), self._device_sm())
+        if not found:
+            told = ", ".join(f"{name} {kind}" for name, kind in types.items())
+            raise EngineError(f"{NAMESPACE}::{self.plugin.name}: no kernel of {variant!r} with {told}")
+        return found
+
+    def _device_sm(self) -> int:
+        if self.sm is not None:
+            return self.sm
+        device = find_device()
+        if not isinstance(device, Device):
+            raise EngineError(f"{NAMESPACE}::{self.plugin.name}: for which GPU? {device}; give the target's SM")
+        return device.sm
+
+    def _kernel(self, launch: Launch) -> CompiledKernel:
+        if self.kernels is not None:
+            return load_kernel(launch, self._device_sm(), self.kernels)
+        return compile_kernel(launch, self._device_sm())
+
+    def _constant(self, value: int) -> Any:
+        return self.trtp.ShapeExpr(value)
+
+    def _data_type(self, name: str) -> Any:
+        return getattr(self.trt.DataType, _DATA_TYPES[name])
+
+    def _our_type(self, tensor: str, data_type: Any) -> str:
+        for name in TYPE_BYTES:
+            if getattr(self.trt.DataType, _DATA_TYPES[name], None) == data_type:
+                return name
+        raise EngineError(
+            f"{NAMESPACE}::{self.plugin.name}: {tensor} is {data_type}; kernels have {', '.join(TYPE_BYTES)}"
+        )
+
+    def _type_text(self, name: str) -> str:
+        """Return the spelling of `AutoTuneCombination`, which has its own for two types."""
+        return {"fp32": "FP32", "fp16": "FP16"}.get(name, _DATA_TYPES[name])
+
+
+def _plugin_module(trt: ModuleType) -> ModuleType:
+    """Return ``tensorrt.plugin``, found and with ahead-of-time plugins."""
+    name = getattr(trt, "__name__", "tensorrt")
+    version = getattr(trt, "__version__", "of unknown version")
+    try:
+        found = import_module(f"{name}.plugin")
+    except ImportError as error:
+        raise EngineError(f"{name} {version} has no Python plugins: {error}; use --attention pattern or op") from error
+    if not hasattr(found, "aot_impl"):
+        raise EngineError(
+            f"{name} {version} has no ahead-of-time plugins: {found.__name__}.aot_impl is missing, there from 10.9 on; "
+            "use --attention pattern or op"
+        )
+    return found
+
+
+def _check_fields(trt: ModuleType) -> None:
+    """Refuse bindings that lose a node's attributes.
+
+    Those compiled before NumPy 2 (10.9 to 10.13) show a field beside it as an array whose stride is 0: its first value
+    repeats.
+    """
+    probe = b"ab"
+    if bytes(trt.PluginField("probe", probe, trt.PluginFieldType.CHAR).data.tobytes()) != probe:
+        version = getattr(trt, "__version__", "of unknown version")
+        raise EngineError(
+            f"TensorRT {version} misreads the fields of plugins beside NumPy {np.__version__}; install numpy<2"
+        )
+
+
+def _constant(text: str) -> Constant:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return {"True": True, "False": False}.get(text, text)

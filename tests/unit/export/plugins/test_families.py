@@ -1,0 +1,56 @@
+"""Which kernels there are for which device, type and width."""
+
+import pytest
+
+from internvl_edge.export.plugins.families import FAMILIES, Family
+from internvl_edge.export.plugins.tiles import searched_tiles
+from internvl_edge.runtime.errors import EngineError
+
+BY_NAME = {family.name: family for family in FAMILIES}
+VIT = BY_NAME["vit_attention"]
+TYPES = {"qkv": "fp16", "statistics": "fp32", "q_gain": "fp16", "k_gain": "fp16"}
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_every_listed_variant_has_tiles_from_ampere_on(family: Family) -> None:
+    for types, attributes in family.variants:
+        for sm in (80, 86, 87, 89, 90, 100, 103, 110, 120, 121):
+            if "fp8" in types.values() and sm < 89:
+                continue
+            assert family.refusal(types, attributes, sm) == "", (family.key(types, attributes), sm)
+            assert family.launches(types, attributes, sm)
+
+
+@pytest.mark.parametrize(
+    ("types", "attributes", "sm", "reason"),
+    [
+        (TYPES, {"heads": 25, "head_dim": 128}, 89, ""),
+        (TYPES | {"qkv": "bf16"}, {"heads": 2, "head_dim": 128}, 130, ""),
+        (TYPES, {"heads": 25, "head_dim": 128}, 75, "sm_75: Triton emits no tensor-core code for it"),
+        (TYPES, {"heads": 25, "head_dim": 96}, 89, "no tiles were found for head dim 96 on sm_89"),
+        (TYPES | {"qkv": "fp32"}, {"heads": 25, "head_dim": 128}, 89, "no kernel takes fp32; bf16, fp16 are there"),
+        (TYPES | {"qkv": "fp8"}, {"heads": 25, "head_dim": 128}, 87, "sm_87 has no FP8"),
+    ],
+)
+def test_what_has_no_kernel_says_why(types: dict[str, str], attributes: dict[str, int], sm: int, reason: str) -> None:
+    assert VIT.refusal(types, attributes, sm) == reason  # type: ignore[arg-type]
+
+
+def test_a_node_must_tell_all_widths() -> None:
+    with pytest.raises(EngineError, match=r"vit_attention: the node lacks head_dim"):
+        VIT.launches(TYPES, {"heads": 25}, 89)
+
+
+def test_both_16_bit_types_share_a_row_of_the_table() -> None:
+    rows = {VIT.key(types, attributes) for types, attributes in VIT.variants}
+    assert rows == {"vit_attention fp16 d128"}
+    assert searched_tiles("vit_attention fp16 d128", 75) == ()
+
+
+def test_an_output_follows_its_input_or_the_node() -> None:
+    coded = BY_NAME["vit_attention_8bit"]
+    types, attributes = coded.variants[0]
+    tiles = coded.choices[0]
+    assert coded.launch(types, attributes, tiles).outputs[0].type == "int8"
+    assert coded.launch(types, {**attributes, "out": "fp16"}, tiles).outputs[0].type == "fp16"
+    assert coded.launch(types, attributes, tiles).outputs[0].shape == ("B", "N", 3200)
