@@ -112,13 +112,18 @@ class Family:
         return tuple(name for name in self.inputs if name in (self.typed_by, "key_cache", "k"))
 
 
+_CODE_OPERATIONS = 5.5
+"""Per number; fitted with the constants of `tiles_model`."""
+
+
 def attention_work(
     launch: Launch, *, batch: int, rows: int, keys: float, heads: int, head_dim: int, bytes_moved: float, normed: bool
 ) -> Work:
     """Return the work of attention tiles of BM rows and BN keys.
 
     Per score: scale, mask, maximum, subtraction, sum and a conversion; per value of the accumulator a rescaling per
-    turn; per value of a normed or rotated key four operations, each turn anew.
+    turn; per value of a normed or rotated key four operations, each turn anew; per 8-bit code of keys and values
+    `_CODE_OPERATIONS`, for its conversion or the transposition that 8-bit products want.
     """
     tile_rows, tile_keys = int(launch.constants.get("BM", 1)), int(launch.constants["BN"])
     padded = 1 << (head_dim - 1).bit_length()
@@ -130,7 +135,9 @@ def attention_work(
         steps=-(-keys // tile_keys),
         step_flops=4.0 * max(tile_rows, 16) * tile_keys * padded,
         step_exponentials=tile_rows * tile_keys,
-        step_arithmetic=6.0 * tile_rows * tile_keys + 2.0 * tile_rows * padded + normed * 4.0 * tile_keys * padded,
+        step_arithmetic=6.0 * tile_rows * tile_keys
+        + 2.0 * tile_rows * padded
+        + (normed * 4.0 + (kind in CODE_TYPES) * 2.0 * _CODE_OPERATIONS) * tile_keys * padded,
         step_bytes=2.0 * tile_keys * head_dim * width,
         unique_bytes=bytes_moved,
         useful_flops=4.0 * rows * keys * head_dim * heads * batch,

@@ -115,6 +115,10 @@ def qllama_attention(
 
     if key_cache is not None:
         held_first = (batch * HEADS + head) * CAPACITY * D
+        if COPY:
+            copied = tl.where(tile == 0, past, 0) * D
+            copy_rows(key_cache + held_first, key_out + kept_first, copied, BN * D)
+            copy_rows(value_cache + held_first, value_out + kept_first, copied, BN * D)
         for start in tl.range(0, past, BN):
             cols = start + tl.arange(0, BN)
             at = cols.to(tl.int64)[:, None] * D
@@ -122,11 +126,6 @@ def qllama_attention(
             k1 = tl.load(key_cache + held_first + at + half[None, :], mask=valid, other=0.0)
             k2 = tl.load(key_cache + held_first + at + D // 2 + half[None, :], mask=valid, other=0.0)
             x = tl.load(value_cache + held_first + at + d[None, :], mask=valid, other=0.0)
-            if COPY:
-                mine = valid & (tile == 0)
-                tl.store(key_out + kept_first + at + half[None, :], k1, mask=mine)
-                tl.store(key_out + kept_first + at + D // 2 + half[None, :], k2, mask=mine)
-                tl.store(value_out + kept_first + at + d[None, :], x, mask=mine)
             scores = tl.dot(q1, tl.trans(widen(k1, T)))
             scores = tl.dot(q2, tl.trans(widen(k2, T)), scores) * key_scale
             seen = cols < past
@@ -167,6 +166,18 @@ def qllama_attention(
 def grid(B: int, N: int, HEADS: int, BM: int) -> tuple[int, int, int]:
     """Return the blocks of one launch of `qllama_attention`."""
     return -(-N // BM), B * HEADS, 1
+
+
+@triton.jit
+def copy_rows(source, target, count, BLOCK: tl.constexpr):
+    """Copy `count` numbers.
+
+    Apart from the loop that attends them: stored from there, with two stages of loads, Triton 3.6 and 3.8 let a Hopper
+    overwrite the keys while its tensor cores still read them.
+    """
+    for start in tl.range(0, count, BLOCK, num_stages=1):
+        at = start + tl.arange(0, BLOCK)
+        tl.store(target + at, tl.load(source + at, mask=at < count, other=0.0), mask=at < count)
 
 
 @triton.jit

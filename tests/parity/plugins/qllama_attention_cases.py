@@ -118,6 +118,13 @@ CASES = (
         }.items()
     ),
     *(
+        Case(
+            id=f"large-prompt-copied-{rows}-{stages}", large=True, heads=32, head_dim=128, rows=rows, past=96,
+            cache="fp16", copy=True, causal=True, query_tile=128, key_tile=64, warps=8, stages=stages,
+        )
+        for rows in (8, 40) for stages in (1, 2, 3)
+    ),
+    *(
         Case(id=f"large-decode-{name}", heads=32, head_dim=128, key_tile=16, splits=8, stages=3, large=True, **sizes)
         for name, sizes in {
             "beams": {"batch": 5, "past": 127, "spare": 128, "cache": "fp16", "mask": "padding"},

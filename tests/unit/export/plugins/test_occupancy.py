@@ -81,5 +81,5 @@ def test_the_model_prefers_what_is_cheaper(worse: dict[str, int]) -> None:
 
 def test_nothing_is_faster_than_its_memory() -> None:
     huge = replace(WORK, unique_bytes=300e9)
-    assert predicted_us(KERNEL, huge, 2) == pytest.approx(1e6)  # the L4 moves 300 GB in a second
+    assert 1.0e6 < predicted_us(KERNEL, huge, 2) < 1.3e6  # the L4's sheet says 300 GB in a second; no kernel gets all
     assert predicted_us(replace(KERNEL, shared_bytes=1 << 20), WORK, 2) == float("inf")
