@@ -149,7 +149,7 @@ def build_plans(
     if options.search_forms and flavour.name != "tensorrt_rtx":
         raise EngineError(f"--search-forms: plans of {flavour.name} do not tell their launches; leave it out")
     folder = bundle.path / "engines" / target.name
-    flags = kit.flags if kit is not None else _flags(flavour, options, bundle.manifest.precision)
+    flags = kit.flags if kit is not None else _flags(flavour, target, options, bundle.manifest.precision)
     site = _Site(bundle=bundle, target=target, flavour=flavour, flags=flags, options=options)
     names = options.graphs or tuple(kit.graphs if kit is not None else bundle.manifest.graphs)
     keys = {name: _key(site, name) for name in names}
@@ -188,12 +188,16 @@ def _target(path: Path, options: BuildOptions, kit: Blueprint | None) -> Target:
     return find_target(kit.target if kit is not None else str(options.target))
 
 
-def _flags(flavour: Flavour, options: BuildOptions, precision: str | None) -> dict[str, Any]:
+def _flags(flavour: Flavour, target: Target, options: BuildOptions, precision: str | None) -> dict[str, Any]:
     from internvl_edge.export.dialects import dialect_for
     from internvl_edge.export.draw import code_of_dialects
 
     dialect = dialect_for(
-        attention=flavour.capabilities.attention, wanted=options.attention, quantized=precision in ("int8", "fp8")
+        attention=flavour.capabilities.attention,
+        wanted=options.attention,
+        quantized=precision in ("int8", "fp8"),
+        plugins=flavour.capabilities.plugins_aot,
+        sm=target.sm,
     )
     return {**asdict(dialect), "code": code_of_dialects()}
 

@@ -33,6 +33,7 @@ def draw_graph(
         part_name = name if len(wholes) == 1 else f"{name}.{index}"
         part.graph.name = part_name
         lower(part, dialect)
+        part.functions.clear()  # of plugins: a builder's parser would write them out in place of the plugin
         file = Path(folder) / f"{part_name}.onnx"
         ir.save(part, root / file)
         parts.append(

@@ -16,6 +16,7 @@ from internvl_edge.export.dialects.dialect import (
 )
 from internvl_edge.export.dialects.join_heads import JoinHeadsPass
 from internvl_edge.export.dialects.lower_opset import LowerOpsetPass
+from internvl_edge.export.dialects.plugin_attention import PluginAttentionPass
 from internvl_edge.export.dialects.slice_packed import SlicePackedPass
 
 __all__ = ["FEWEST_LAUNCHES", "FEWEST_LAUNCHES_8_BITS", "PORTABLE", "Dialect", "dialect_for", "lower", "passes_of"]
@@ -37,7 +38,9 @@ def passes_of(dialect: Dialect) -> tuple[ir.passes.InPlacePass, ...]:
     chosen: list[ir.passes.InPlacePass] = []
     if dialect.heads == "joined":
         chosen.append(JoinHeadsPass())
-    if dialect.attention == "pattern":
+    if dialect.attention == "plugin":
+        chosen.append(PluginAttentionPass(dialect.sm))
+    if dialect.attention in ("pattern", "plugin"):
         chosen.append(
             DecomposeAttentionPass(scale=dialect.scale, heads=dialect.heads, keys=dialect.keys, values=dialect.values)
         )

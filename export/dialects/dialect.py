@@ -1,8 +1,11 @@
 """What a dialect is, and which one a TensorRT gets: told by what it can do, never by its version."""
 
+import logging
 from dataclasses import dataclass, replace
 
 from internvl_edge.runtime.errors import EngineError
+
+logger = logging.getLogger(__name__)
 
 CANONICAL_OPSET = 23
 """Of the graphs in a bundle: the first opset with Attention, RMSNormalization and RotaryEmbedding."""
@@ -29,7 +32,8 @@ class Dialect:
     """How a graph is written; the defaults are the canonical graph itself."""
 
     attention: str = "op"
-    """``op``: one Attention node; ``pattern``: MatMul, Softmax, MatMul."""
+    """``op``: one Attention node; ``pattern``: MatMul, Softmax, MatMul; ``plugin``: nodes of ours, and the pattern
+    where no kernel serves."""
     scale: str = "query"
     """Where 1/sqrt(D) goes in the pattern: on q, into the gain of the norm before q (on q where there is none),
     its root on q and on k, on the transposed keys, or on the scores."""
@@ -46,6 +50,8 @@ class Dialect:
     rotary: str = "op"
     gelu: str = "op"
     opset: int = CANONICAL_OPSET
+    sm: int | None = None
+    """Of the device that plugins are for; None: whatever has kernels."""
 
     def __post_init__(self) -> None:
         """Refuse forms that no pass writes, all at once."""
@@ -56,8 +62,6 @@ class Dialect:
         ]
         if not PORTABLE_OPSET <= self.opset <= CANONICAL_OPSET:
             wrong.append(f"opset {self.opset}: not written; choose from {PORTABLE_OPSET} to {CANONICAL_OPSET}")
-        if self.attention == "plugin":
-            wrong.append("attention plugin: this version ships no attention kernels; choose op or pattern")
         if wrong:
             raise EngineError("; ".join(wrong))
 
@@ -78,9 +82,18 @@ FEWEST_LAUNCHES_8_BITS = replace(FEWEST_LAUNCHES, values="with keys")
 
 
 def dialect_for(
-    *, attention: bool, wanted: str = "auto", opset: int = CANONICAL_OPSET, quantized: bool = False
+    *,
+    attention: bool,
+    wanted: str = "auto",
+    opset: int = CANONICAL_OPSET,
+    quantized: bool = False,
+    plugins: bool = False,
+    sm: int | None = None,
 ) -> Dialect:
     """Return the dialect of a TensorRT with IAttention (`attention`) that parses `opset`; 8-bit graphs have one too.
+
+    `plugins` says whether it takes plugins whose kernels lie in the plan, `sm` for which device; without them the
+    pattern stands for ``plugin``, with a warning.
 
     A parser without attention knows none of opset 23's operators. ``auto`` takes the pattern, which gives fewer
     launches than the operator, whose packed heads are copied by a transpose kernel each.
@@ -90,8 +103,16 @@ def dialect_for(
     """
     if wanted == "op" and not (attention and opset >= CANONICAL_OPSET):
         raise EngineError("--attention op: this TensorRT does not parse the Attention operator; take auto or pattern")
+    if wanted == "plugin" and not plugins:
+        logger.warning(
+            "--attention plugin: no ahead-of-time plugins here (the standard TensorRT has them from 10.9 on, "
+            "TensorRT-RTX and kits do not); the pattern is written instead"
+        )
+        wanted = "pattern"
     if not attention or opset < CANONICAL_OPSET:
-        return PORTABLE if wanted in ("auto", "pattern") else Dialect(attention=wanted)
+        return replace(PORTABLE, attention="plugin", sm=sm) if wanted == "plugin" else PORTABLE
+    if wanted == "plugin":
+        return Dialect(attention="plugin", sm=sm)
     if wanted in ("auto", "pattern"):
         return FEWEST_LAUNCHES_8_BITS if quantized else FEWEST_LAUNCHES
     return Dialect(attention=wanted)

@@ -14,7 +14,9 @@ Three = tuple[ir.Value, ir.Value, ir.Value]
 
 
 @dataclass(frozen=True, slots=True)
-class _Match:
+class HeadsMatch:
+    """An attention of rows on themselves, and on what they follow in a cache."""
+
     rows: Three
     """q, k, v packed, ``[B, N, H*D]``, as the linears give them."""
     per_head: Three
@@ -52,7 +54,7 @@ class JoinHeadsPass(ir.passes.InPlacePass):
         """Rewrite every attention of rows on themselves, with as many key as query heads."""
         modified = False
         for node in [node for node in model.graph if node.op_type == "Attention"]:
-            if (match := _match(node)) is not None:
+            if (match := match_heads(node)) is not None:
                 _rewrite(model.graph, node, match)
                 modified = True
         if modified:
@@ -60,7 +62,8 @@ class JoinHeadsPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified)
 
 
-def _match(node: ir.Node) -> _Match | None:
+def match_heads(node: ir.Node) -> HeadsMatch | None:
+    """Return the parts of an attention whose q, k and v are rows of one shape, with as many key as query heads."""
     if len(node.inputs) < 3 or len(node.outputs) != 1 or any(value is None for value in node.inputs[:3]):
         return None
     if any(value is not None for value in node.inputs[4:]):
@@ -79,7 +82,7 @@ def _match(node: ir.Node) -> _Match | None:
     assert a is not None
     assert b is not None
     assert c is not None
-    match = _Match(rows=(a, b, c), per_head=(q, k, v), between=between, heads=heads)
+    match = HeadsMatch(rows=(a, b, c), per_head=(q, k, v), between=between, heads=heads)
     return match if match.rotary is not None or (packed and match.packed is not None) else None
 
 
@@ -126,7 +129,7 @@ def _side_by_side(rows: list[ir.Value | None], heads: int) -> bool:
     return isinstance(width, int) and width % heads == 0
 
 
-def _rewrite(graph: ir.Graph, attention: ir.Node, match: _Match) -> None:
+def _rewrite(graph: ir.Graph, attention: ir.Node, match: HeadsMatch) -> None:
     shape = match.rows[0].shape
     assert shape is not None
     total = shape[2]
@@ -145,7 +148,7 @@ def _rewrite(graph: ir.Graph, attention: ir.Node, match: _Match) -> None:
         _stand_in(match.per_head, made)
 
 
-def _rotated(write: NodeWriter, per_head: ir.Value, match: _Match) -> Three:
+def _rotated(write: NodeWriter, per_head: ir.Value, match: HeadsMatch) -> Three:
     """Return q and k, rotated together, and v."""
     heads, rotary = match.heads, match.rotary
     assert rotary is not None
@@ -165,7 +168,7 @@ def _settings(rotary: ir.Node) -> dict[str, int]:
     return {name: int(attr.value) for name, attr in rotary.attributes.items() if name != "num_heads"}
 
 
-def _normed(graph: ir.Graph, write: NodeWriter, per_head: ir.Value, match: _Match) -> Three:
+def _normed(graph: ir.Graph, write: NodeWriter, per_head: ir.Value, match: HeadsMatch) -> Three:
     """Return q and k, normed where they were, and v."""
     q, k, v = write.parts(per_head, "qkv_parts", 3, axis=1)
     if match.between is None:

@@ -12,9 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import onnx
+from google.protobuf.message import DecodeError
+
 from internvl_edge.export.engine.flavour import Flavour, load_flavour
 from internvl_edge.export.engine.messages import explained
 from internvl_edge.export.engine.targets import Target
+from internvl_edge.export.plugins.tensorrt_plugins import NAMESPACE
 from internvl_edge.runtime.engines import Profile
 from internvl_edge.runtime.errors import EngineError
 
@@ -55,8 +59,11 @@ def build_plan(
     trt = found.trt
     started = time.monotonic()
     log = _log(trt)
+    wanted = _plugins_in(onnx_file)
+    if wanted:
+        _register(found, wanted, onnx_file, target)
     builder = trt.Builder(log)
-    network = builder.create_network(_network_flags(found))
+    network = builder.create_network(_network_flags(found, plugins=bool(wanted)))
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(onnx_file)):
         raise EngineError(_parser_message(onnx_file, found, parser))
@@ -87,11 +94,43 @@ def build_plan(
     )
 
 
-def _network_flags(flavour: Flavour) -> int:
-    """Return the flags of a strongly typed network; where there is no such flag, every network is one."""
-    if not flavour.capabilities.strongly_typed_flag:
-        return 0
-    return 1 << int(flavour.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+def _plugins_in(onnx_file: Path) -> tuple[str, ...]:
+    """Return the names of our plugins that the graph holds as nodes; functions of the same names count as none."""
+    try:
+        model = onnx.load(onnx_file, load_external_data=False)
+    except DecodeError:
+        return ()  # what is wrong with the file the library's own parser says
+    written_out = {function.name for function in model.functions if function.domain == NAMESPACE}
+    return tuple({node.op_type for node in model.graph.node if node.domain == NAMESPACE} - written_out)
+
+
+def _register(flavour: Flavour, wanted: Sequence[str], onnx_file: Path, target: Target) -> None:
+    """Make the attention kernels of `wanted` known to the library, compiled for `target`.
+
+    Raises:
+        EngineError: the library takes no plugins of that kind, or knows no such plugin.
+    """
+    from internvl_edge.export.plugins.families import plugins
+    from internvl_edge.export.plugins.tensorrt_plugins import register_plugins, require_plugins
+
+    if not flavour.capabilities.plugins_aot:
+        names = ", ".join(f"{NAMESPACE}::{name}" for name in sorted(wanted))
+        raise EngineError(
+            f"{onnx_file.name}: holds {names}, and {flavour.name} {flavour.version} takes no ahead-of-time plugins; "
+            "write the graph with --attention pattern"
+        )
+    register_plugins(flavour.trt, plugins(), sm=target.sm)
+    require_plugins(flavour.trt, wanted)
+
+
+def _network_flags(flavour: Flavour, *, plugins: bool) -> int:
+    """Return the flags of a strongly typed network; where there is no such flag, every network is one.
+
+    Plugins are to bring their kernels: by default TensorRT would ask for those that run from Python.
+    """
+    known = flavour.trt.NetworkDefinitionCreationFlag
+    flags = 1 << int(known.STRONGLY_TYPED) if flavour.capabilities.strongly_typed_flag else 0
+    return flags | (1 << int(known.PREFER_AOT_PYTHON_PLUGINS)) if plugins else flags
 
 
 def _allow_decomposition(flavour: Flavour, network: Any) -> None:

@@ -28,9 +28,10 @@ DIALECTS = {
     "joined 8 bits": Dialect(attention="pattern", heads="joined", values="with keys"),
     "keys": Dialect(attention="pattern", scale="keys"),
     "gain": Dialect(attention="pattern", scale="gain", keys="twice", qkv="slices"),
+    "plugin": Dialect(attention="plugin"),
     "portable": PORTABLE,
 }
-SHIPPED = ("joined 8 bits", "portable")
+SHIPPED = ("joined 8 bits", "plugin", "portable")
 """What `dialect_for` gives: these are tried on 8-bit graphs, too."""
 GRAPHS = ("vision", "query", "text", "decoder", "itm")
 EXAMPLE_SIZES = {"batch": 2, "texts": 2, "length": 5, "past": 11, "total": 16}

@@ -36,10 +36,16 @@ def test_an_operator_that_is_not_parsed_is_refused() -> None:
 
 
 @pytest.mark.parametrize("attention", [True, False])
-def test_plugins_are_refused_in_one_line(attention: bool) -> None:
-    with pytest.raises(EngineError, match="ships no attention kernels; choose op or pattern") as caught:
-        dialect_for(attention=attention, wanted="plugin")
-    assert "\n" not in str(caught.value)
+def test_without_plugins_the_pattern_stands_for_them(attention: bool, caplog: pytest.LogCaptureFixture) -> None:
+    assert dialect_for(attention=attention, wanted="plugin") == dialect_for(attention=attention, wanted="pattern")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "no ahead-of-time plugins" in caplog.text
+
+
+def test_plugins_are_for_one_device() -> None:
+    assert dialect_for(attention=True, wanted="plugin", plugins=True, sm=90) == Dialect(attention="plugin", sm=90)
+    older = dialect_for(attention=False, wanted="plugin", plugins=True, sm=87)
+    assert (older.attention, older.sm, older.opset, older.norms) == ("plugin", 87, PORTABLE.opset, "decomposed")
 
 
 def test_all_unknown_forms_are_named_at_once() -> None:

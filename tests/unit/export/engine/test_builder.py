@@ -228,3 +228,14 @@ def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_
     with pytest.raises(EngineError, match=r"pip install 'internvl-edge\[rtx\]'"):
         build_plan(tmp_path / "g.onnx", tmp_path / "g.plan", target=SM89, profiles=[])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graph_with_plugins_is_refused_where_there_are_none(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 20, "internvl": 1]> g (float16[1, 8, 192] qkv) => (float16[1, 8, 64] out)'
+        "{ out = internvl.vit_attention_plain (qkv) }"
+    )
+    onnx.save(model, tmp_path / "graph.onnx")
+    with pytest.raises(EngineError, match=r"internvl::vit_attention_plain, and tensorrt_rtx .* --attention pattern"):
+        build_plan(tmp_path / "graph.onnx", tmp_path / "out.plan", target=SM89, profiles=[])
+    assert not list(tmp_path.glob("*.plan*"))

@@ -1,0 +1,299 @@
+"""Write attention as nodes of our plugins: the packed projection in, rows ready for the next linear out."""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+
+from internvl_edge.export.dialects.join_heads import HeadsMatch, match_heads
+from internvl_edge.export.dialects.node_writer import NodeWriter
+from internvl_edge.export.plugins.families import FAMILIES
+from internvl_edge.export.plugins.functions import function_of
+from internvl_edge.export.plugins.launches import Constant
+from internvl_edge.export.plugins.tensorrt_plugins import NAMESPACE, node_attributes
+
+logger = logging.getLogger(__name__)
+
+_MERGED = (0, 2, 1, 3)
+_TYPES = {
+    ir.DataType.FLOAT16: "fp16",
+    ir.DataType.BFLOAT16: "bf16",
+    ir.DataType.INT64: "i64",
+    ir.DataType.FLOAT: "fp32",
+}
+
+
+class PluginAttentionPass(ir.passes.InPlacePass):
+    """Rewrite attention that a kernel serves; what none serves stays, and the log says why.
+
+    `sm` is the device's; None writes every node that a kernel could have, as for a run of the functions on a CPU.
+    """
+
+    def __init__(self, sm: int | None = None) -> None:
+        super().__init__()
+        self._sm = sm
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Rewrite in place, and add the functions of the plugins used."""
+        used: dict[str, str] = {}
+        for node in [node for node in model.graph if node.op_type == "Attention"]:
+            try:
+                _require_known_attributes(node)
+                calls = _calls(model.graph, node)
+                _require_usual_scale(node, calls[-1])
+                self._require_kernels(calls, used)
+            except _NotServedError as reason:
+                logger.warning("%s: no attention kernel: %s", node.name, reason)
+                continue
+            for call in calls:
+                call.write(model.graph, node)
+                used[call.plugin] = call.variant
+                function = function_of(call.plugin, call.told)
+                model.functions[function.identifier()] = function
+        if used:
+            model.graph.opset_imports[NAMESPACE] = 1
+            common.RemoveUnusedNodesPass()(model)
+            common.TopologicalSortPass()(model)
+        return ir.passes.PassResult(model, bool(used))
+
+    def _require_kernels(self, calls: Sequence["_Call"], used: Mapping[str, str]) -> None:
+        for call in calls:
+            if used.get(call.plugin, call.variant) != call.variant:
+                raise _NotServedError(
+                    f"{call.plugin} is there with {used[call.plugin]}, and a graph has one variant of each"
+                )
+            if self._sm is None:
+                continue
+            if reason := _FAMILIES[call.plugin].refusal(call.types(), call.told, self._sm):
+                raise _NotServedError(reason)
+
+
+_FAMILIES = {family.name: family for family in FAMILIES}
+
+
+class _NotServedError(Exception):
+    """Why an attention stays as it is."""
+
+
+class _Call:
+    """One node to write: its inputs by the plugin's names, and the values that its outputs stand for."""
+
+    def __init__(
+        self,
+        plugin: str,
+        inputs: Mapping[str, "ir.Value | _Made"],
+        told: Mapping[str, Constant],
+        outputs: Mapping[str, "ir.Value | _Made"],
+    ) -> None:
+        self.plugin, self.inputs, self.told, self.outputs = plugin, dict(inputs), dict(told), dict(outputs)
+
+    @property
+    def variant(self) -> str:
+        """Return what the node tells, as text."""
+        return str(node_attributes(self.told)["variant"])
+
+    def types(self) -> dict[str, str]:
+        """Return our names of the inputs' types."""
+        return {name: _TYPES.get(value.dtype, str(value.dtype)) for name, value in self.inputs.items()}  # type: ignore[arg-type]
+
+    def write(self, graph: ir.Graph, anchor: ir.Node) -> None:
+        """Insert the node; its outputs take the places and names of those that they stand for."""
+        made = ir.node(
+            self.plugin,
+            [value.value[0] if isinstance(value, _Made) else value for value in self.inputs.values()],
+            attributes=node_attributes(self.told),
+            domain=NAMESPACE,
+            num_outputs=len(self.outputs),
+            name=f"{anchor.name or anchor.outputs[0].name}/{self.plugin}",
+        )
+        graph.insert_before(anchor, made)
+        for value, (name, old) in zip(made.outputs, self.outputs.items(), strict=True):
+            if isinstance(old, _Made):
+                value.name, value.shape, value.type = f"{made.name}/{name}", old.shape, ir.TensorType(old.dtype)
+                old.value.append(value)
+                continue
+            value.shape, value.type = old.shape, ir.TensorType(old.dtype or ir.DataType.FLOAT)
+            known = old.name
+            old.replace_all_uses_with(value, replace_graph_outputs=True)
+            old.name, value.name = f"{known}/apart", known
+
+
+class _Made:
+    """An output that only the next call reads; `value` holds it once it is written."""
+
+    def __init__(self, shape: ir.Shape, dtype: ir.DataType) -> None:
+        self.shape, self.dtype = shape, dtype
+        self.value: list[ir.Value] = []
+
+
+def _require_known_attributes(node: ir.Node) -> None:
+    """Refuse what makes another function, as ``softcap`` or ``is_causal``."""
+    if others := set(node.attributes) - {"q_num_heads", "kv_num_heads", "scale"}:
+        raise _NotServedError(f"it has {', '.join(sorted(others))}")
+    if len(node.outputs) != 1 or any(value is not None for value in node.inputs[4:]):
+        raise _NotServedError("it has a cache of its own, or gives more than what was attended")
+
+
+def _require_usual_scale(node: ir.Node, call: _Call) -> None:
+    usual = int(call.told["head_dim"]) ** -0.5
+    if not math.isclose(scale := node.attributes.get_float("scale", usual), usual, rel_tol=1e-5):
+        raise _NotServedError(f"its scale is {scale:g}, kernels have 1/sqrt(D), {usual:g}")
+
+
+def _calls(graph: ir.Graph, node: ir.Node) -> list[_Call]:
+    """Return what stands for `node`, in order.
+
+    Raises:
+        _NotServedError: no plugin is for attention of its form.
+    """
+    if (match := match_heads(node)) is None:
+        return [_on_other_rows(node)]
+    if match.rotary is not None:
+        return [_on_rotated_rows(graph, node, match)]
+    return _on_packed_rows(graph, node, match)
+
+
+def _on_packed_rows(graph: ir.Graph, node: ir.Node, match: HeadsMatch) -> list[_Call]:
+    """Return the calls of a tower: with norms of q and k a pass over rows in front."""
+    packed = match.packed
+    if packed is None or len(node.inputs) > 3:
+        raise _NotServedError("q, k and v are no parts of one product, or a mask is added")
+    told = _told(match)
+    if match.between is None:
+        return [_Call("vit_attention_plain", {"qkv": packed}, told, {"out": node.outputs[0]})]
+    norm_q, norm_k = match.between
+    epsilons = {norm.attributes.get_float("epsilon", 1e-5) for norm in match.between}
+    if len(epsilons) > 1 or packed.shape is None:
+        raise _NotServedError("the norms of q and k differ")
+    width = int(told["heads"]) * int(told["head_dim"])
+    statistics = _Made(ir.Shape([*list(packed.shape)[:2], 2]), ir.DataType.FLOAT)
+    rows = _Call("vit_norms", {"qkv": packed}, {"width": width, "eps": epsilons.pop()}, {"statistics": statistics})
+    gains = {"q_gain": _given(norm_q.inputs[1]), "k_gain": _given(norm_k.inputs[1])}
+    inputs: dict[str, ir.Value | _Made] = {"qkv": packed, "statistics": statistics, **gains}
+    return [rows, _Call("vit_attention", inputs, told, {"out": node.outputs[0]})]
+
+
+def _on_rotated_rows(graph: ir.Graph, node: ir.Node, match: HeadsMatch) -> _Call:
+    """Return the call of QLLaMA's self attention; its role shows in the mask and the cache."""
+    rotary, (_, keys, values) = match.rotary, match.per_head
+    assert rotary is not None
+    cos, sin, positions = (_given(value) for value in rotary.inputs[1:4])
+    attended = _merged(node)
+    past = _past(node)
+    mask, causal = _mask(node)
+    family = _role(past, mask, causal)
+    inputs: dict[str, ir.Value | _Made] = {"q": _packed(graph, node, match), "cos": cos, "sin": sin}
+    outputs: dict[str, ir.Value | _Made] = {"out": attended}
+    if past is not None:
+        keys, values = _given(node.inputs[1]), _given(node.inputs[2])
+        inputs["positions"] = positions
+    if mask is not None:
+        inputs["mask"] = mask
+    if past is not None:
+        inputs |= {"key_cache": past[0], "value_cache": past[1]}
+    if family in ("qllama_queries", "qllama_prompt"):
+        outputs = {"key_out": keys, "value_out": values, **outputs}
+    elif any(value.is_graph_output() for value in (keys, values)):
+        raise _NotServedError("its keys and values are kept, and it is masked")
+    return _Call(family, inputs, _told(match), outputs)
+
+
+def _role(past: object, mask: object, causal: bool) -> str:
+    roles = {
+        (False, False, False): "qllama_queries",
+        (False, True, True): "qllama_text",
+        (False, True, False): "qllama_matching",
+        (True, True, True): "qllama_prompt",
+    }
+    if (found := roles.get((past is not None, mask is not None, causal))) is None:
+        raise _NotServedError("no kernel has its mask and cache")
+    return found
+
+
+def _on_other_rows(node: ir.Node) -> _Call:
+    """Return the call of packed queries on other rows: cross attention, or pooling by one query."""
+    heads = node.attributes.get_int("q_num_heads", 0)
+    if not heads or heads != node.attributes.get_int("kv_num_heads", 0) or len(node.inputs) != 3:
+        raise _NotServedError("q, k and v are not packed, or a mask is added")
+    q, k, v = (_given(value) for value in node.inputs)
+    width = q.shape[2] if q.shape is not None and len(q.shape) == 3 else None
+    if not isinstance(width, int) or any(value.shape is None or value.shape[2] != width for value in (k, v)):
+        raise _NotServedError("widths of q, k and v are not known, or differ")
+    plugin = "attention_pool" if q.shape is not None and q.shape[1] == 1 else "query_cross_attention"
+    told: dict[str, Constant] = {"heads": heads, "head_dim": width // heads}
+    if plugin == "attention_pool":
+        told["splits"] = 1
+    return _Call(plugin, {"q": q, "k": k, "v": v}, told, {"out": node.outputs[0]})
+
+
+def _told(match: HeadsMatch) -> dict[str, Constant]:
+    shape = match.rows[0].shape
+    assert shape is not None
+    width = shape[2]
+    assert isinstance(width, int)
+    return {"heads": match.heads, "head_dim": width // match.heads}
+
+
+def _packed(graph: ir.Graph, node: ir.Node, match: HeadsMatch) -> ir.Value:
+    """Return q, k and v side by side: the product they are parts of, or a Concat, which merges their products."""
+    if match.packed is not None:
+        return match.packed
+    told = _told(match)
+    width = 3 * int(told["heads"]) * int(told["head_dim"])
+    packed = NodeWriter(graph, node).op("Concat", list(match.rows), "qkv", axis=2)
+    packed.shape = ir.Shape([*list(match.rows[0].shape or ())[:2], width])
+    return packed
+
+
+def _merged(node: ir.Node) -> ir.Value:
+    """Return ``[B, N, H*D]`` that the heads of `node` are merged to; a packed attention does so itself."""
+    if "q_num_heads" in node.attributes:
+        return node.outputs[0]
+    transpose = _only_reader(node.outputs[0], "Transpose")
+    if transpose is None or tuple(transpose.attributes.get_ints("perm", ())) != _MERGED:
+        raise _NotServedError("its heads are not merged behind it")
+    if (reshape := _only_reader(transpose.outputs[0], "Reshape")) is None:
+        raise _NotServedError("its heads are not merged behind it")
+    return reshape.outputs[0]
+
+
+def _only_reader(value: ir.Value, op_type: str) -> ir.Node | None:
+    readers = list(value.consumers())
+    return readers[0] if len(readers) == 1 and readers[0].op_type == op_type else None
+
+
+def _past(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
+    """Return cached keys and values that the new rows follow on, or None."""
+    concats = [_given(value).producer() for value in node.inputs[1:3]]
+    if any(made is None or made.op_type != "Concat" for made in concats):
+        return None
+    keys, values = (_given(made.inputs[0]) for made in concats if made is not None)
+    return keys, values
+
+
+def _mask(node: ir.Node) -> tuple[ir.Value | None, bool]:
+    """Return what says which keys count, ``[B, total]`` above 0, and whether rows see no later ones."""
+    if len(node.inputs) < 4 or node.inputs[3] is None:
+        return None, False
+    comparisons: list[ir.Node] = []
+    waiting, seen = [_given(node.inputs[3])], set()
+    while waiting:
+        made = waiting.pop().producer()
+        if made is None or made in seen:
+            continue
+        seen.add(made)
+        if made.op_type in ("Greater", "LessOrEqual"):
+            comparisons.append(made)
+            continue
+        waiting += [value for value in made.inputs if value is not None]
+    masks = [_given(made.inputs[0]) for made in comparisons if made.op_type == "Greater"]
+    if len(masks) != 1:
+        raise _NotServedError("its mask is made in a way that is not known")
+    return masks[0], any(made.op_type == "LessOrEqual" for made in comparisons)
+
+
+def _given(value: ir.Value | None) -> ir.Value:
+    assert value is not None
+    return value

@@ -1,0 +1,185 @@
+"""The plugins as ONNX functions of standard operators: what CPU runtimes, shape inference and readers see of them.
+
+A function's body holds the numbers of its graph's variant (heads, epsilon): attributes of a node are one text, which a
+body cannot read. So a graph has one variant of a plugin. Functions are dropped from what TensorRT's builder gets, since
+its parser would write them out instead of taking the plugin.
+"""
+
+from collections.abc import Callable, Mapping
+
+import onnx.parser
+import onnx_ir as ir
+
+from internvl_edge.export.plugins.launches import Constant
+from internvl_edge.export.plugins.tensorrt_plugins import NAMESPACE
+
+MASKED = -3.0e4
+"""Added to a masked score, as the graphs have it (`export.models.layers`)."""
+
+_OPSET = 23
+
+
+def function_of(plugin: str, told: Mapping[str, Constant]) -> ir.Function:
+    """Return the function of `plugin` for the attributes `told`.
+
+    Raises:
+        KeyError: there is no such plugin, or `told` lacks a number.
+    """
+    arguments, results, body = _BODIES[plugin](told)
+    attributes = "plugin_namespace, plugin_version, aot, variant"
+    text = f"""<domain: "{NAMESPACE}", opset_import: ["": {_OPSET}]>
+    {plugin} <{attributes}> ({arguments}) => ({results}) {{ {body} }}"""
+    return ir.serde.deserialize_function(onnx.parser.parse_function(text))
+
+
+def _norms(told: Mapping[str, Constant]) -> tuple[str, str, str]:
+    body = f"""
+    q, k, v = Split <axis = 2, num_outputs = 3> (qkv)
+    q_wide = Cast <to = 1> (q)
+    k_wide = Cast <to = 1> (k)
+    q_squares = Mul (q_wide, q_wide)
+    k_squares = Mul (k_wide, k_wide)
+    axes = Constant <value_ints = [2]> ()
+    q_mean = ReduceMean <keepdims = 1> (q_squares, axes)
+    k_mean = ReduceMean <keepdims = 1> (k_squares, axes)
+    means = Concat <axis = 2> (q_mean, k_mean)
+    eps = Constant <value_float = {float(told["eps"]):.9e}> ()
+    shifted = Add (means, eps)
+    root = Sqrt (shifted)
+    statistics = Reciprocal (root)"""
+    return "qkv", "statistics", body
+
+
+def _vit(told: Mapping[str, Constant]) -> tuple[str, str, str]:
+    heads = told["heads"]
+    body = f"""
+    q, k, v = Split <axis = 2, num_outputs = 3> (qkv)
+    of_q, of_k = Split <axis = 2, num_outputs = 2> (statistics)
+    q_wide = Cast <to = 1> (q)
+    k_wide = Cast <to = 1> (k)
+    q_unit_wide = Mul (q_wide, of_q)
+    k_unit_wide = Mul (k_wide, of_k)
+    q_unit = CastLike (q_unit_wide, q)
+    k_unit = CastLike (k_unit_wide, k)
+    q_normed = Mul (q_unit, q_gain)
+    k_normed = Mul (k_unit, k_gain)
+    out = Attention <q_num_heads = {heads}, kv_num_heads = {heads}> (q_normed, k_normed, v)"""
+    return "qkv, statistics, q_gain, k_gain", "out", body
+
+
+def _vit_plain(told: Mapping[str, Constant]) -> tuple[str, str, str]:
+    heads = told["heads"]
+    body = f"""
+    q, k, v = Split <axis = 2, num_outputs = 3> (qkv)
+    out = Attention <q_num_heads = {heads}, kv_num_heads = {heads}> (q, k, v)"""
+    return "qkv", "out", body
+
+
+def _packed(told: Mapping[str, Constant]) -> tuple[str, str, str]:
+    heads = told["heads"]
+    return "q, k, v", "out", f"out = Attention <q_num_heads = {heads}, kv_num_heads = {heads}> (q, k, v)"
+
+
+def _qllama(
+    *, mask: bool, causal: bool, past: bool, kept: bool
+) -> Callable[[Mapping[str, Constant]], tuple[str, str, str]]:
+    """Return the body of self attention on rotated rows; places count from 0 where no past is given."""
+
+    def make(told: Mapping[str, Constant]) -> tuple[str, str, str]:
+        heads, head_dim = told["heads"], told["head_dim"]
+        lines = [
+            f"per_head = Constant <value_ints = [0, 0, {3 * int(heads)}, {head_dim}]> ()",
+            "split = Reshape (q, per_head)",
+            "moved = Transpose <perm = [0, 2, 1, 3]> (split)",
+            "q_rows, k_rows, v_rows = Split <axis = 1, num_outputs = 3> (moved)",
+            "zero = Constant <value_int = 0> ()",
+            "one = Constant <value_int = 1> ()",
+            "first_axis = Constant <value_ints = [0]> ()",
+            "second_axis = Constant <value_ints = [1]> ()",
+            "rows_size = Shape <start = 1, end = 2> (q)",
+            "rows_count = Squeeze (rows_size, first_axis)",
+        ]
+        if past:
+            lines += ["places = Identity (positions)"]
+        else:
+            lines += [
+                "batch_size = Shape <start = 0, end = 1> (q)",
+                "order = Range (zero, rows_count, one)",
+                "places_row = Unsqueeze (order, first_axis)",
+                "places_shape = Concat <axis = 0> (batch_size, rows_size)",
+                "places = Expand (places_row, places_shape)",
+            ]
+        lines += [
+            "q_turned = RotaryEmbedding (q_rows, cos, sin, places)",
+            "k_turned = RotaryEmbedding (k_rows, cos, sin, places)",
+        ]
+        keys, values = ("key_out", "value_out") if kept else ("keys", "values")
+        if past:
+            lines += [
+                f"{keys} = Concat <axis = 2> (key_cache, k_turned)",
+                f"{values} = Concat <axis = 2> (value_cache, v_rows)",
+            ]
+        else:
+            lines += [f"{keys} = Identity (k_turned)", f"{values} = Identity (v_rows)"]
+        bias = ""
+        if mask:
+            lines += _bias_lines(causal)
+            bias = ", bias"
+        lines += [
+            f"attended = Attention (q_turned, {keys}, {values}{bias})",
+            "merged = Transpose <perm = [0, 2, 1, 3]> (attended)",
+            f"packed = Constant <value_ints = [0, 0, {int(heads) * int(head_dim)}]> ()",
+            "out = Reshape (merged, packed)",
+        ]
+        inputs = ["q", "cos", "sin", *(["positions"] if past else []), *(["mask"] if mask else [])]
+        inputs += ["key_cache", "value_cache"] if past else []
+        return ", ".join(inputs), ", ".join([*(["key_out", "value_out"] if kept else []), "out"]), "\n".join(lines)
+
+    return make
+
+
+def _bias_lines(causal: bool) -> list[str]:
+    """Return what adds to a score: 0 where the key counts and, if `causal`, is no later than the row."""
+    lines = [
+        "counted = Greater (mask, zero)",
+        "bias_axes = Constant <value_ints = [1, 2]> ()",
+        "seen = Unsqueeze (counted, bias_axes)",
+    ]
+    if causal:
+        lines += [
+            "total_size = Shape <start = 1, end = 2> (mask)",
+            "total_count = Squeeze (total_size, first_axis)",
+            "past_count = Sub (total_count, rows_count)",
+            "columns = Range (zero, total_count, one)",
+            "row_places = Range (past_count, total_count, one)",
+            "row_column = Unsqueeze (row_places, second_axis)",
+            "earlier = LessOrEqual (columns, row_column)",
+            "visible = And (seen, earlier)",
+        ]
+    else:
+        lines += [
+            "ones = Constant <value_ints = [1, 1]> ()",
+            "last = Constant <value_ints = [1]> ()",
+            "every_row = Concat <axis = 0> (ones, rows_size, last)",
+            "visible = Expand (seen, every_row)",
+        ]
+    return [
+        *lines,
+        "open = Constant <value_float = 0.0> ()",
+        f"shut = Constant <value_float = {MASKED:.1f}> ()",
+        "bias_wide = Where (visible, open, shut)",
+        "bias = CastLike (bias_wide, q)",
+    ]
+
+
+_BODIES: Mapping[str, Callable[[Mapping[str, Constant]], tuple[str, str, str]]] = {
+    "vit_norms": _norms,
+    "vit_attention": _vit,
+    "vit_attention_plain": _vit_plain,
+    "query_cross_attention": _packed,
+    "attention_pool": _packed,
+    "qllama_queries": _qllama(mask=False, causal=False, past=False, kept=True),
+    "qllama_text": _qllama(mask=True, causal=True, past=False, kept=False),
+    "qllama_matching": _qllama(mask=True, causal=False, past=False, kept=False),
+    "qllama_prompt": _qllama(mask=True, causal=True, past=True, kept=True),
+}
