@@ -1,6 +1,6 @@
 """Attention kernels on the GPU of this machine: right, and how fast beside torch's own operators.
 
-Usage: ``python benchmarks/attention_gpu.py [FILE.json] [--only KERNEL] [--workers 12] [--timings-only]``
+Usage: ``python benchmarks/attention_gpu.py [FILE.json] [--only KERNEL] [--workers N] [--timings-only]``
 
 Prints a Markdown table; needs torch with CUDA and Triton. First all cases of ``tests/parity/plugins``, large too, each
 in a worker; workers compile what is timed, too. Then times, one by one: of a CUDA graph of ten launches, so that the
@@ -10,6 +10,7 @@ host's share falls away on both sides.
 import argparse
 import importlib
 import json
+import os
 import sys
 import time
 import traceback
@@ -31,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", nargs="?", type=Path)
     parser.add_argument("--only", action="append", choices=KERNELS)
-    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--workers", type=int, default=max((os.cpu_count() or 1) * 3 // 4, 1))
     parser.add_argument("--timings-only", action="store_true")
     options = parser.parse_args()
     kernels = options.only or KERNELS

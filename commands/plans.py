@@ -17,7 +17,9 @@ from internvl_edge.commands.parameters import BUNDLE, JSON, Names
 @click.option("--text-length", default="1:16:80", show_default=True, help="Tokens of a text, min:opt:max.")
 @click.option("--max-host-mem", help="Memory that a build may take, as 12GiB: larger graphs are cut into parts.")
 @click.option("--max-device-mem", help="Memory that one plan's weights may take on the device, as 8GiB.")
-@click.option("--attention", default="auto", show_default=True, help="How attention is written: auto, op, pattern, or plugin: our kernels, where TensorRT takes them.")
+@click.option(
+    "--attention", default="auto", show_default=True, help="How attention is written: auto, op, pattern or plugin."
+)
 @click.option("--search-forms", is_flag=True, help="Try every form of a few blocks and build in the leanest.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of a kit. Default: BUNDLE-TARGET.")
 @click.option("--trtexec", is_flag=True, help="Print the trtexec commands of a kit, too.")
