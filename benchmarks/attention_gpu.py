@@ -22,7 +22,8 @@ from statistics import median
 from typing import Any
 
 KERNELS = ("vit_attention", "qllama_attention", "query_cross_attention", "attention_pool")
-_PARITY = Path(__file__).resolve().parent.parent / "tests" / "parity" / "plugins"
+_ROOT = Path(__file__).resolve().parent.parent
+_PARITY = _ROOT / "tests" / "parity" / "plugins"
 _REPLAYS = 30
 _LAUNCHES = 10
 
@@ -62,7 +63,7 @@ def _jobs(kernel: str) -> list[tuple[str, str]]:
 
 def _cases(kernel: str) -> Any:
     if str(_PARITY) not in sys.path:
-        sys.path.insert(0, str(_PARITY))
+        sys.path[:0] = [str(_PARITY), str(_ROOT)]
     return importlib.import_module(f"{kernel}_cases")
 
 

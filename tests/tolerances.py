@@ -33,3 +33,16 @@ OUTLIER_POINTS = 1.0
 PLAN_8BIT_RELATIVE = 5e-2
 """Of the largest value of an output, a plan with 8-bit linears against ONNX Runtime: a value that falls on the other
 side of a rounding tie moves a code, and the blocks behind it add such moves up."""
+
+KERNEL_RELATIVE = {"fp16": 4e-3, "bf16": 3e-2}
+"""Of the largest value that an attention kernel gives. Its type rounds q, k, weights and result (fp16 at 5e-4, bf16 at
+4e-3); scores of some tens make a rounding of q or k about ten times as large in the weights, and most averages out."""
+
+KERNEL_FP8_WEIGHTS_RELATIVE = 3e-2
+"""Added where softmax weights are FP8: 3 bits behind the point round at 6e-2 each, the mean over keys is closer."""
+
+KERNEL_FP8_STEP = 2.0**-4
+"""FP8 E4M3 rounds to within this of a value."""
+
+KERNEL_CODES_APART = 1.01
+"""Codes that an appended row may be off: fp32 against float64 on the other side of a rounding tie moves one."""

@@ -2,7 +2,9 @@
 
 import numpy as np
 import torch
-from qllama_attention_cases import CODED, FP8_STEP, FP8_WEIGHTS_RELATIVE, LARGEST_CODE, RELATIVE, coded
+from qllama_attention_cases import CODED, LARGEST_CODE, coded
+
+from tests.tolerances import KERNEL_FP8_STEP, KERNEL_FP8_WEIGHTS_RELATIVE, KERNEL_RELATIVE
 
 
 def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int) -> np.ndarray:
@@ -48,12 +50,12 @@ def largest_share(
     """
     found = got.cpu().double().numpy() * (scale if out in CODED else 1.0)
     assert not np.isnan(found).any(), f"{name}: {np.isnan(found).sum()} elements are NaN or were not written"
-    relative = RELATIVE[wide] + (FP8_WEIGHTS_RELATIVE if kind == "fp8" else 0.0)
+    relative = KERNEL_RELATIVE[wide] + (KERNEL_FP8_WEIGHTS_RELATIVE if kind == "fp8" else 0.0)
     allowed = np.full(want.shape, relative * max(np.abs(want).max(), 1e-3))
     if out in CODED:
         largest = LARGEST_CODE[out] * scale
         want = np.clip(want, -largest - (scale if out == "int8" else 0.0), largest)
-        allowed += 0.5 * scale if out == "int8" else FP8_STEP * np.abs(want) + 2.0**-10 * scale
+        allowed += 0.5 * scale if out == "int8" else KERNEL_FP8_STEP * np.abs(want) + 2.0**-10 * scale
     share = np.abs(found - want) / allowed
     worst = np.unravel_index(share.argmax(), share.shape)
     assert share.max() <= 1, (

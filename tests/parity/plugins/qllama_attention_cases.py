@@ -10,19 +10,7 @@ import qllama_attention_reference as reference
 import torch
 
 from internvl_edge.export.plugins.kernels import qllama_attention, qllama_decode
-
-RELATIVE = {"fp16": 4e-3, "bf16": 3e-2}
-"""Of the largest value of the result. T rounds q, k, weights and result (fp16 at 5e-4, bf16 at 4e-3); scores of some
-tens make a rounding of q or k about ten times as large in the weights, and most of it averages out."""
-
-FP8_WEIGHTS_RELATIVE = 3e-2
-"""The same where weights are FP8: 3 bits behind the point round at 6e-2 each, the mean over keys is closer."""
-
-FP8_STEP = 2.0**-4
-"""FP8 E4M3 rounds to within this of a value."""
-
-CODES_APART = 1.01
-"""Codes that an appended row may be off: fp32 against float64 on the other side of a rounding tie moves one."""
+from tests.tolerances import KERNEL_CODES_APART, KERNEL_FP8_STEP, KERNEL_FP8_WEIGHTS_RELATIVE, KERNEL_RELATIVE
 
 TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8, "fp8": torch.float8_e4m3fn}
 LARGEST_CODE = {"int8": 127.0, "fp8": 448.0}
@@ -269,12 +257,12 @@ def _saturated(want: np.ndarray, case: Case, scale: float) -> np.ndarray:
 def bound(case: Case, want: np.ndarray, scale: float) -> np.ndarray:
     """Return how far each element may be off."""
     values_are_fp8 = "fp8" in (case.cache or case.type) and not case.splits
-    relative = RELATIVE[case.wide] + (FP8_WEIGHTS_RELATIVE if values_are_fp8 else 0.0)
+    relative = KERNEL_RELATIVE[case.wide] + (KERNEL_FP8_WEIGHTS_RELATIVE if values_are_fp8 else 0.0)
     allowed = np.full(want.shape, relative * max(np.abs(want).max(), 1e-3))
     if case.out == "int8":
         allowed += 0.5 * scale
     if case.out == "fp8":
-        allowed += FP8_STEP * np.abs(want) + 2.0**-10 * scale
+        allowed += KERNEL_FP8_STEP * np.abs(want) + 2.0**-10 * scale
     return allowed
 
 
@@ -290,7 +278,11 @@ def check_cache(case: Case, got: torch.Tensor, past: torch.Tensor, want: np.ndar
     new = got[:, :, case.past : case.total].double().numpy() * (scale if case.cache in CODED else 1.0)
     wanted = want[:, :, case.past :]
     step = {"int8": scale, "fp8": np.maximum(np.abs(wanted) / 8, scale * 2.0**-9)}.get(case.cache)
-    allowed = CODES_APART * step if step is not None else np.maximum(np.abs(wanted), 1e-3) * RELATIVE[case.cache] / 3
+    allowed = (
+        KERNEL_CODES_APART * step
+        if step is not None
+        else np.maximum(np.abs(wanted), 1e-3) * KERNEL_RELATIVE[case.cache] / 3
+    )
     off = np.abs(new - wanted) - allowed
     assert not np.isnan(new).any(), f"{case.id}: a new row of the cache has NaN"
     assert off.max() <= 0, f"{case.id}: a new row of the cache is off by {off.max()} beyond its bound"

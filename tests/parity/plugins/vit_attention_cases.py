@@ -9,9 +9,10 @@ import exact_interpreter
 import numpy as np
 import torch
 import vit_attention_reference as reference
-from qllama_attention_cases import CODED, FP8_STEP, FP8_WEIGHTS_RELATIVE, LARGEST_CODE, RELATIVE, TYPES, coded, poison
+from qllama_attention_cases import CODED, LARGEST_CODE, TYPES, coded, poison
 
 from internvl_edge.export.plugins.kernels import qk_norm, vit_attention
+from tests.tolerances import KERNEL_FP8_STEP, KERNEL_FP8_WEIGHTS_RELATIVE, KERNEL_RELATIVE
 
 EPS = 1e-6
 
@@ -139,12 +140,14 @@ def run_case(case: Case, device: str, seed: int = 7) -> float:
 
 def bound(case: Case, want: np.ndarray, scale: float) -> np.ndarray:
     """Return how far each element may be off; a lone key has the weight 1, which FP8 holds exactly."""
-    relative = RELATIVE[case.wide] + (FP8_WEIGHTS_RELATIVE if case.type == "fp8" and not case.lone else 0.0)
+    relative = KERNEL_RELATIVE[case.wide] + (
+        KERNEL_FP8_WEIGHTS_RELATIVE if case.type == "fp8" and not case.lone else 0.0
+    )
     allowed = np.full(want.shape, relative * max(np.abs(want).max(), 1e-3))
     if case.out == "int8":
         allowed += 0.5 * scale
     if case.out == "fp8":
-        allowed += FP8_STEP * np.abs(want) + 2.0**-10 * scale
+        allowed += KERNEL_FP8_STEP * np.abs(want) + 2.0**-10 * scale
     return allowed
 
 
