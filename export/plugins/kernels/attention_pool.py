@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from internvl_edge.export.plugins.kernels.qllama_attention import LOG2E, encode, scale_of
+from internvl_edge.export.plugins.kernels.codes import LOG2E, encode, scale_of
 
 SCALES = ("q", "k", "v", "out")
 """What the four fp32 numbers of `scales` belong to. Those of 16-bit tensors are not read."""

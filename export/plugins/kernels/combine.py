@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from internvl_edge.export.plugins.kernels.qllama_attention import encode
+from internvl_edge.export.plugins.kernels.codes import encode
 
 
 @triton.jit

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from internvl_edge.export.plugins.kernels.qllama_attention import scale_of
+from internvl_edge.export.plugins.kernels.codes import scale_of
 
 
 @triton.jit

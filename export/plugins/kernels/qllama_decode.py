@@ -3,17 +3,15 @@
 import triton
 import triton.language as tl
 
+from internvl_edge.export.plugins.kernels.codes import LOG2E, encode, scale_of
 from internvl_edge.export.plugins.kernels.qllama_attention import (
     K_SCALE,
     KEY_CACHE_SCALE,
-    LOG2E,
     OUT_SCALE,
     Q_SCALE,
     VALUE_CACHE_SCALE,
-    encode,
     load_rotated,
     load_values,
-    scale_of,
 )
 
 

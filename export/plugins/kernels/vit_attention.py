@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from internvl_edge.export.plugins.kernels.qllama_attention import FP8_MAX, LOG2E, add_values, encode, scale_of, widen
+from internvl_edge.export.plugins.kernels.codes import FP8_MAX, LOG2E, add_values, encode, scale_of, widen
 from internvl_edge.export.plugins.kernels.tiles import softmax_start, softmax_weights
 
 SCALES = ("q", "k", "v", "out")

@@ -47,6 +47,7 @@ def install(requirement: str, folder: Path) -> Path:
 def ask(folder: Path, code: str, *arguments: str) -> Any:
     """Run `code` beside the bindings in `folder`, in a process of its own; return its last line, read as JSON."""
     environment = os.environ | {"LD_LIBRARY_PATH": str(folder / "stubs"), "PYTHONPATH": str(folder)}
+    environment.pop("TRITON_INTERPRET", None)  # other tests of this process interpret kernels; here they are compiled
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S
     )

@@ -6,7 +6,6 @@ they are constants.
 """
 
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -128,7 +127,6 @@ def drive(
 
 def drive_families() -> None:
     """Print as JSON what the families' first variants do as plugins on sm_89, by their best tiles."""
-    os.environ.pop("TRITON_INTERPRET", None)
     from internvl_edge.export.plugins import tensorrt_plugins
     from internvl_edge.export.plugins.compile import parameter_types
     from internvl_edge.export.plugins.families import FAMILIES
@@ -204,7 +202,6 @@ def main() -> None:
     from internvl_edge.runtime.errors import EngineError
     from tests.unit.export.plugins.gram_kernel import GRAM
 
-    os.environ.pop("TRITON_INTERPRET", None)
     trt, registry = prepared()
     said = [_refused(EngineError, lambda: tensorrt_plugins.register_plugins(trt, [], sm=89))]
     said.append(_refused(EngineError, lambda: tensorrt_plugins.require_plugins(trt, ["gram"])))
