@@ -18,14 +18,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
 from typing import Any
+
+from graph_time import microseconds
 
 KERNELS = ("vit_attention", "qllama_attention", "query_cross_attention", "attention_pool")
 _ROOT = Path(__file__).resolve().parent.parent
 _PARITY = _ROOT / "tests" / "parity" / "plugins"
-_REPLAYS = 30
-_LAUNCHES = 10
 
 
 def main() -> None:
@@ -88,33 +87,9 @@ def _checked(kernel: str, kind: str, name: str) -> dict[str, Any]:
 
 def _timed(kernel: str, what: str, ours: Callable[[], object], theirs: Callable[[], object]) -> dict[str, Any]:
     try:
-        return {"kernel": kernel, "timing": what, "ours_us": _microseconds(ours), "torch_us": _microseconds(theirs)}
+        return {"kernel": kernel, "timing": what, "ours_us": microseconds(ours), "torch_us": microseconds(theirs)}
     except Exception:
         return {"kernel": kernel, "timing": what, "failed": traceback.format_exc()[-1500:]}
-
-
-def _microseconds(run: Callable[[], object]) -> float:
-    """Return the median time of `run`, in a CUDA graph of several."""
-    import torch
-
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            run()
-        stream.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            for _ in range(_LAUNCHES):
-                run()
-        times = []
-        for _ in range(_REPLAYS):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record(stream)
-            graph.replay()
-            end.record(stream)
-            stream.synchronize()
-            times.append(start.elapsed_time(end) * 1000.0 / _LAUNCHES)
-    return median(times)
 
 
 def _line(found: dict[str, Any]) -> str:

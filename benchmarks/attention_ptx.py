@@ -13,10 +13,10 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-_LAUNCHES, _REPLAYS = 10, 20
+from graph_time import microseconds
+
 _RELATIVE = {"fp16": 4e-3, "bf16": 3e-2, "fp32": 1e-4, "int8": 4e-2, "fp8": 1e-1}
 """Of the largest value expected, by the output's type; 8-bit inputs widen it."""
 _CODES_RELATIVE = 4e-2
@@ -87,12 +87,10 @@ def _ran(entry: Mapping[str, Any]) -> dict[str, Any]:
         outputs = {tensor["name"]: _poison(tensor, entry) for tensor in entry["outputs"]}
         function = _function(entry)
         arguments = _arguments([*inputs.values()], entry["integers"], [*outputs.values()])
-        stream = torch.cuda.Stream()
-        with torch.cuda.stream(stream):
-            _launch(function, entry, arguments, stream)
-        stream.synchronize()
+        _launch(function, entry, arguments)
+        torch.cuda.synchronize()
         told |= _compared(entry, inputs, outputs)
-        told["us"] = _microseconds(lambda: _launch(function, entry, arguments, stream), stream)
+        told["us"] = microseconds(lambda: _launch(function, entry, arguments))
     except Exception as error:
         told["failed"] = f"{type(error).__name__}: {error}"[:600]
     return told
@@ -130,7 +128,7 @@ def _inputs(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shape(name: str, entry: Mapping[str, Any]) -> tuple[int, ...]:
     sizes, told = entry["sizes"], entry["attributes"]
-    batch, rows, total = sizes.get("B", 1), sizes.get("N", 1), sizes.get("TOTAL", 1)
+    batch, rows, total = sizes.get("B", sizes.get("R", 1)), sizes.get("N", 1), sizes.get("TOTAL", 1)
     heads, head_dim = told.get("heads", 1), told.get("head_dim", 1)
     width = told.get("width", heads * head_dim)
     vision = entry["family"].startswith(("query_cross", "attention_pool"))
@@ -279,41 +277,23 @@ def _arguments(inputs: list[Any], integers: list[int], outputs: list[Any]) -> li
     return [*pointers[0], *(ctypes.c_int32(value) for value in integers), *pointers[1]]
 
 
-def _launch(function: ctypes.c_void_p, entry: Mapping[str, Any], arguments: list[Any], stream: Any) -> None:
+def _launch(function: ctypes.c_void_p, entry: Mapping[str, Any], arguments: list[Any]) -> None:
+    import torch
+
     cuda = ctypes.CDLL("libcuda.so.1")
     listed = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(argument) for argument in arguments))
     grid = [ctypes.c_uint(axis) for axis in entry["grid"]]
     block = [ctypes.c_uint(size) for size in (entry["threads"], 1, 1)]
     shared = ctypes.c_uint(entry["shared_bytes"])
-    error = cuda.cuLaunchKernel(function, *grid, *block, shared, ctypes.c_void_p(stream.cuda_stream), listed, None)
+    error = cuda.cuLaunchKernel(
+        function, *grid, *block, shared, ctypes.c_void_p(torch.cuda.current_stream().cuda_stream), listed, None
+    )
     _check(error, "cuLaunchKernel")
 
 
 def _check(error: int, call: str) -> None:
     if error != 0:
         raise RuntimeError(f"{call}: CUDA error {error}")
-
-
-def _microseconds(run: Any, stream: Any) -> float:
-    import torch
-
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            run()
-        stream.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            for _ in range(_LAUNCHES):
-                run()
-        times = []
-        for _ in range(_REPLAYS):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record(stream)
-            graph.replay()
-            end.record(stream)
-            stream.synchronize()
-            times.append(start.elapsed_time(end) * 1000 / _LAUNCHES)
-    return float(median(times))
 
 
 def _dtype(kind: str) -> Any:

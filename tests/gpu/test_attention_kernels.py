@@ -31,7 +31,9 @@ def test_a_kernel_equals_its_reference_and_is_timed(
         if "ours_us" in entry:
             record_property(f"{entry['timing']}: ours us", entry["ours_us"])
             record_property(f"{entry['timing']}: torch us", entry["torch_us"])
-    record_property("cases", sum("case" in entry for entry in found))
+    cases = sum("case" in entry for entry in found)
+    record_property("cases", cases)
+    assert cases, "nothing was run"
     assert not failed, failed
 
 
@@ -41,13 +43,13 @@ def test_kernels_of_plans_run_and_are_predicted(device: Device, tmp_path: Path, 
     kernels = tmp_path / "kernels.json"
     _ran(kernels, "attention_ptx.py", "compile", str(kernels), "--sm", str(device.sm))
     found = _ran(tmp_path / "found.json", "attention_ptx.py", "run", str(kernels), str(tmp_path / "found.json"))
+    failed = [entry for entry in found if "failed" in entry]
+    assert not failed, failed
     ratios = sorted(entry["us"] / entry["predicted_us"] for entry in found if "us" in entry)
     record_property("launches", len(found))
     record_property("least measured to predicted", ratios[0])
     record_property("median measured to predicted", ratios[len(ratios) // 2])
     record_property("largest measured to predicted", ratios[-1])
-    failed = [entry for entry in found if "failed" in entry]
-    assert not failed, failed
 
 
 def _ran(results: Path, script: str, *arguments: str) -> list[dict[str, Any]]:

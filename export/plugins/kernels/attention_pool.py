@@ -3,15 +3,15 @@
 import triton
 import triton.language as tl
 
-from internvl_edge.export.plugins.kernels.codes import LOG2E, encode, scale_of
-
-SCALES = ("q", "k", "v", "out")
-"""What the four fp32 numbers of `scales` belong to. Those of 16-bit tensors are not read."""
-
-Q_SCALE = tl.constexpr(0)
-K_SCALE = tl.constexpr(1)
-V_SCALE = tl.constexpr(2)
-OUT_SCALE = tl.constexpr(3)
+from internvl_edge.export.plugins.kernels.codes import (
+    K_SCALE,
+    LOG2E,
+    OUT_SCALE,
+    Q_SCALE,
+    V_SCALE,
+    encode,
+    scale_of,
+)
 
 
 @triton.jit
@@ -26,7 +26,7 @@ def attention_pool(
     Inputs:
         q: projection of the normed mean ``[B, 1, HEADS*D]``; fp16, bf16, or 8-bit codes (int8, FP8 E4M3).
         k, v: projections of the normed tokens ``[B, N, HEADS*D]``, of a type of their own.
-        scales: fp32 ``[4]``, see `SCALES`; None where no tensor has 8 bits.
+        scales: fp32 ``[4]``, see `codes.SCALES`; None where no tensor has 8 bits.
 
     Integer: N rows.
 

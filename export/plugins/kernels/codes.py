@@ -12,6 +12,15 @@ FP8_MAX = tl.constexpr(448.0)
 _HALF_EVEN = tl.constexpr(12582912.0)
 """1.5 * 2^23: adding it leaves fp32 no bits behind the point, and the sum is rounded half to even."""
 
+SCALES = ("q", "k", "v", "out")
+"""What the four fp32 numbers of `scales` belong to; those of 16-bit tensors are not read. QLLaMA's kernels keep a cache
+and have six of their own."""
+
+Q_SCALE = tl.constexpr(0)
+K_SCALE = tl.constexpr(1)
+V_SCALE = tl.constexpr(2)
+OUT_SCALE = tl.constexpr(3)
+
 
 @triton.jit
 def scale_of(scales, INDEX: tl.constexpr, TYPE: tl.constexpr):

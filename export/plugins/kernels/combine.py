@@ -12,7 +12,7 @@ def combine(
     out,
     HEADS: tl.constexpr, D: tl.constexpr, SPLITS: tl.constexpr, SCALE: tl.constexpr,
 ):  # fmt: skip
-    """Weigh the splits of `query_cross_attention` or `attention_pool` together.
+    """Weigh the splits of `qllama_decode`, `query_cross_attention` or `attention_pool` together.
 
     Inputs:
         partial: fp32 ``[R, HEADS, SPLITS, D]``, what each split attended, for R rows of queries.
@@ -22,16 +22,18 @@ def combine(
     Output:
         out: ``[R, HEADS*D]``, 16 bits or codes.
 
-    SPLITS is a power of two. Grid: R*HEADS.
+    SPLITS is a power of two. A row that saw no key is 0. Grid: R*HEADS.
     """
     lane = tl.program_id(0).to(tl.int64)
     splits = lane * SPLITS + tl.arange(0, SPLITS)
     PADDED: tl.constexpr = triton.next_power_of_2(D)
     d = tl.arange(0, PADDED)
     top = tl.load(stats + splits * 2)
-    weights = tl.load(stats + splits * 2 + 1) * tl.exp2(top - tl.max(top, 0))
+    largest = tl.max(top, 0)
+    weights = tl.load(stats + splits * 2 + 1) * tl.exp2(top - tl.where(largest == float("-inf"), 0.0, largest))
+    total = tl.sum(weights, 0)
     parts = tl.load(partial + splits[:, None] * D + d[None, :], mask=d[None, :] < D, other=0.0)
-    mean = tl.sum(parts * weights[:, None], 0) / tl.sum(weights, 0)
+    mean = tl.sum(parts * weights[:, None], 0) / tl.where(total > 0, total, 1.0)
     tl.store(out + lane * D + d, encode(mean, scales, SCALE, out.dtype.element_ty), mask=d < D)
 
 

@@ -33,7 +33,7 @@ def qllama_decode(
     Outputs:
         key_out, value_out: the memory of the caches, of which row ``TOTAL - 1`` is written; or with COPY other memory,
             ``[B, HEADS, TOTAL, D]``, as the graph's present.
-        partial: fp32 ``[B, HEADS, SPLITS, D]``, each split's mean of the values, for `qllama_combine`. With SPLITS = 1
+        partial: fp32 ``[B, HEADS, SPLITS, D]``, each split's mean of the values, for `combine`. With SPLITS = 1
             the result itself, ``[B, 1, HEADS*D]``, 16 bits or codes by its scale.
         stats: fp32 ``[B, HEADS, SPLITS, 2]``, each split's largest score (in powers of two) and sum of weights; None
             with SPLITS = 1.
@@ -137,36 +137,6 @@ def qllama_decode(
         tl.store(stats + place * 2 + 1, sum_weights)
 
 
-@triton.jit
-def qllama_combine(partial, stats, scales, out, HEADS: tl.constexpr, D: tl.constexpr, SPLITS: tl.constexpr):
-    """Weigh the splits of `qllama_decode` together.
-
-    Inputs: `partial` fp32 ``[B, HEADS, SPLITS, D]`` and `stats` fp32 ``[B, HEADS, SPLITS, 2]`` as that kernel leaves
-    them; `scales` fp32 ``[6]``, None for a 16-bit result.
-
-    Output: `out` ``[B, 1, HEADS*D]``, 16 bits or codes by its scale. SPLITS is a power of two. A row that saw no
-    key is 0.
-
-    Grid: B*HEADS.
-    """
-    lane = tl.program_id(0).to(tl.int64)
-    splits = lane * SPLITS + tl.arange(0, SPLITS)
-    d = tl.arange(0, D)
-    top = tl.load(stats + splits * 2)
-    total = tl.load(stats + splits * 2 + 1)
-    largest = tl.max(top, 0)
-    weights = total * tl.exp2(top - tl.where(largest == float("-inf"), 0.0, largest))
-    sum_weights = tl.sum(weights, 0)
-    means = tl.load(partial + splits[:, None] * D + d[None, :])
-    mean = tl.sum(means * weights[:, None], 0) / tl.where(sum_weights > 0, sum_weights, 1.0)
-    tl.store(out + lane * D + d, encode(mean, scales, OUT_SCALE, out.dtype.element_ty))
-
-
 def grid(B: int, HEADS: int, SPLITS: int) -> tuple[int, int, int]:
     """Return the blocks of one launch of `qllama_decode`."""
     return SPLITS, B * HEADS, 1
-
-
-def combine_grid(B: int, HEADS: int) -> tuple[int, int, int]:
-    """Return the blocks of one launch of `qllama_combine`."""
-    return B * HEADS, 1, 1

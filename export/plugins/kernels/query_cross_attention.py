@@ -3,17 +3,19 @@
 import triton
 import triton.language as tl
 
-from internvl_edge.export.plugins.kernels.codes import FP8_MAX, LOG2E, add_values, encode, scale_of
+from internvl_edge.export.plugins.kernels.codes import (
+    FP8_MAX,
+    K_SCALE,
+    LOG2E,
+    OUT_SCALE,
+    Q_SCALE,
+    V_SCALE,
+    add_values,
+    encode,
+    scale_of,
+)
 from internvl_edge.export.plugins.kernels.tiles import softmax_start, softmax_weights
 from internvl_edge.export.plugins.kernels.vit_attention import products
-
-SCALES = ("q", "k", "v", "out")
-"""What the four fp32 numbers of `scales` belong to. Those of 16-bit tensors are not read."""
-
-Q_SCALE = tl.constexpr(0)
-K_SCALE = tl.constexpr(1)
-V_SCALE = tl.constexpr(2)
-OUT_SCALE = tl.constexpr(3)
 
 
 @triton.jit
@@ -29,7 +31,7 @@ def query_cross_attention(
         q: projection of the queries ``[B, Q, HEADS*D]``; fp16, bf16, or 8-bit codes (int8, FP8 E4M3).
         k, v: projections of the vision states ``[B, N, HEADS*D]``, in q's type; with `v` None, `k` holds both side by
             side, ``[B, N, 2*HEADS*D]``.
-        scales: fp32 ``[4]``, see `SCALES`; None where no tensor has 8 bits.
+        scales: fp32 ``[4]``, see `codes.SCALES`; None where no tensor has 8 bits.
 
     Integers: Q queries, N keys.
 

@@ -3,16 +3,19 @@
 import triton
 import triton.language as tl
 
-from internvl_edge.export.plugins.kernels.codes import FP8_MAX, LOG2E, add_values, encode, scale_of, widen
+from internvl_edge.export.plugins.kernels.codes import (
+    FP8_MAX,
+    K_SCALE,
+    LOG2E,
+    OUT_SCALE,
+    Q_SCALE,
+    V_SCALE,
+    add_values,
+    encode,
+    scale_of,
+    widen,
+)
 from internvl_edge.export.plugins.kernels.tiles import softmax_start, softmax_weights
-
-SCALES = ("q", "k", "v", "out")
-"""What the four fp32 numbers of `scales` belong to. Those of 16-bit tensors are not read."""
-
-Q_SCALE = tl.constexpr(0)
-K_SCALE = tl.constexpr(1)
-V_SCALE = tl.constexpr(2)
-OUT_SCALE = tl.constexpr(3)
 
 
 @triton.jit
@@ -28,7 +31,7 @@ def vit_attention(
         qkv: packed projection ``[B, N, 3*HEADS*D]`` in the order q, k, v: fp16, bf16, or 8-bit codes (int8, FP8 E4M3).
         statistics: fp32 ``[B, N, 2]`` of `qk_norm`; None: no norm, as in InternViT-300M.
         q_gain, k_gain: gains of the norms, ``[HEADS*D]``; None with `statistics`.
-        scales: fp32 ``[4]``, see `SCALES`; None where no tensor has 8 bits.
+        scales: fp32 ``[4]``, see `codes.SCALES`; None where no tensor has 8 bits.
 
     Integer: N rows.
 

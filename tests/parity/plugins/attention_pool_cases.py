@@ -8,34 +8,19 @@ from itertools import product
 import exact_interpreter
 import packed_attention
 import torch
-from qllama_attention_cases import CODED, TYPES, poison
+from kernel_cases import CODED, TYPES, KernelCase, Timed, largest_share, poison
 from query_cross_attention_cases import torch_attention
 
 from internvl_edge.export.plugins.kernels import attention_pool, combine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
+class Case(KernelCase):
     """One launch of `attention_pool`, and one of `combine` behind it where `splits` is above 1."""
 
-    id: str
-    batch: int = 1
     keys: int = 40
-    heads: int = 2
     head_dim: int = 40
-    type: str = "fp16"
-    out: str = "fp16"
-    amplitude: float = 1.0
     splits: int = 1
-    key_tile: int = 16
-    warps: int = 4
-    stages: int = 2
-    large: bool = False
-
-    @property
-    def wide(self) -> str:
-        """Return the 16-bit type that the result is rounded to at most."""
-        return "fp16" if self.type in CODED else self.type
 
 
 CASES = (
@@ -78,9 +63,7 @@ def run_case(case: Case, device: str, seed: int = 13) -> float:
     )  # fmt: skip
     want = packed_attention.attend(*packed_attention.values(tensors, scales), case.heads)
     got = launch(case, tensors, scales, device)()
-    return packed_attention.largest_share(
-        case.id, got, want, wide=case.wide, kind=case.type, out=case.out, scale=float(scales[3])
-    )
+    return largest_share(case, got, want, float(scales[3]), fp8_weights=case.type == "fp8")
 
 
 def launch(case: Case, tensors: list[torch.Tensor], scales: torch.Tensor, device: str) -> Callable[[], torch.Tensor]:
@@ -106,9 +89,6 @@ def launch(case: Case, tensors: list[torch.Tensor], scales: torch.Tensor, device
         return out
 
     return run
-
-
-Timed = tuple[Callable[[], object], Callable[[], object]]
 
 
 def timings(device: str) -> dict[str, Timed]:

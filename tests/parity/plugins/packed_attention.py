@@ -1,10 +1,8 @@
-"""Attention of packed heads as MODEL.md 3.2 and 3.4 write it, in NumPy float64, and inputs and bounds for it."""
+"""Attention of packed heads as MODEL.md 3.2 and 3.4 write it, in NumPy float64, and inputs for it."""
 
 import numpy as np
 import torch
-from qllama_attention_cases import CODED, LARGEST_CODE, coded
-
-from tests.tolerances import KERNEL_FP8_STEP, KERNEL_FP8_WEIGHTS_RELATIVE, KERNEL_RELATIVE
+from kernel_cases import LARGEST_CODE, coded
 
 
 def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int) -> np.ndarray:
@@ -38,27 +36,3 @@ def values(tensors: list[torch.Tensor], scales: torch.Tensor) -> list[np.ndarray
         x.double().numpy() * (float(scale) if x.element_size() == 1 else 1.0)
         for x, scale in zip(tensors, scales, strict=False)
     ]
-
-
-def largest_share(
-    name: str, got: torch.Tensor, want: np.ndarray, *, wide: str, kind: str, out: str, scale: float
-) -> float:
-    """Return the largest error of `got` as a share of its bound.
-
-    Raises:
-        AssertionError: the bound is passed, or an element is NaN or was not written.
-    """
-    found = got.cpu().double().numpy() * (scale if out in CODED else 1.0)
-    assert not np.isnan(found).any(), f"{name}: {np.isnan(found).sum()} elements are NaN or were not written"
-    relative = KERNEL_RELATIVE[wide] + (KERNEL_FP8_WEIGHTS_RELATIVE if kind == "fp8" else 0.0)
-    allowed = np.full(want.shape, relative * max(np.abs(want).max(), 1e-3))
-    if out in CODED:
-        largest = LARGEST_CODE[out] * scale
-        want = np.clip(want, -largest - (scale if out == "int8" else 0.0), largest)
-        allowed += 0.5 * scale if out == "int8" else KERNEL_FP8_STEP * np.abs(want) + 2.0**-10 * scale
-    share = np.abs(found - want) / allowed
-    worst = np.unravel_index(share.argmax(), share.shape)
-    assert share.max() <= 1, (
-        f"{name}: {found[worst]} at {worst}, expected {want[worst]}; {share.max():.2f} of the bound"
-    )
-    return float(share.max())

@@ -8,22 +8,16 @@ import exact_interpreter
 import numpy as np
 import qllama_attention_reference as reference
 import torch
+from kernel_cases import CODED, LARGEST_CODE, TYPES, KernelCase, Timed, coded, largest_share, poison
 
-from internvl_edge.export.plugins.kernels import qllama_attention, qllama_decode
-from tests.tolerances import KERNEL_CODES_APART, KERNEL_FP8_STEP, KERNEL_FP8_WEIGHTS_RELATIVE, KERNEL_RELATIVE
-
-TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8, "fp8": torch.float8_e4m3fn}
-LARGEST_CODE = {"int8": 127.0, "fp8": 448.0}
-CODED = tuple(LARGEST_CODE)
+from internvl_edge.export.plugins.kernels import combine, qllama_attention, qllama_decode
+from tests.tolerances import KERNEL_CODES_APART, KERNEL_RELATIVE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """One launch of `qllama_attention`, or of `qllama_decode` and `qllama_combine` where `splits` is not 0."""
+class Case(KernelCase):
+    """One launch of `qllama_attention`, or of `qllama_decode` and `combine` where `splits` is not 0."""
 
-    id: str
-    batch: int = 1
-    heads: int = 2
     head_dim: int = 32
     rows: int = 1
     past: int = 0
@@ -32,32 +26,19 @@ class Case:
     cache: str = ""
     """Type of the cache; empty: none is kept."""
     copy: bool = False
-    type: str = "fp16"
-    out: str = "fp16"
     causal: bool = False
     packed: bool = False
     positions: bool = False
     """Shuffled places instead of places in order."""
     mask: str = ""
     """``padding`` at the end, ``holes`` anywhere, ``one`` key left, ``none`` at all left; empty: no mask given."""
-    amplitude: float = 1.0
-    """Standard deviation of q and k."""
     splits: int = 0
     query_tile: int = 16
-    key_tile: int = 16
-    warps: int = 4
-    stages: int = 2
-    large: bool = False
 
     @property
     def total(self) -> int:
         """Return the rows that the new ones may see."""
         return self.past + self.rows
-
-    @property
-    def wide(self) -> str:
-        """Return the 16-bit type of the arithmetic."""
-        return "fp16" if self.type in CODED else self.type
 
 
 QUERIES = Case(id="queries", batch=2, rows=37, type="fp16")
@@ -189,15 +170,6 @@ def make_mask(case: Case, rng: np.random.Generator) -> torch.Tensor | None:
     return torch.tensor(keep)
 
 
-def coded(x: np.ndarray, type_: str, scale: float) -> torch.Tensor:
-    """Return `x` in a type of `TYPES`: rounded half to even, 8-bit types as saturated codes of `scale`."""
-    if type_ == "int8":
-        return torch.tensor(np.clip(np.rint(x / scale), -128, 127)).to(torch.int8)
-    if type_ == "fp8":
-        return torch.tensor(np.clip(x / scale, -448, 448)).to(torch.float8_e4m3fn)
-    return torch.tensor(x).to(TYPES[type_])
-
-
 def as_stored(x: np.ndarray, type_: str, scale: float) -> np.ndarray:
     """Return `x` as it reads after being stored in a type of `TYPES`."""
     stored = coded(x, type_, scale).double().numpy()
@@ -234,36 +206,12 @@ def run_case(case: Case, device: str, seed: int = 5) -> float:
     want, keys, values = expected(case, inputs)
     scales = inputs.scales.numpy().astype(np.float64)
 
-    got = out.cpu().double().numpy() * (scales[5] if case.out in CODED else 1.0)
-    assert not np.isnan(got).any(), f"{case.id}: {np.isnan(got).sum()} elements are NaN or were not written"
-    share = np.abs(got - _saturated(want, case, scales[5])) / bound(case, want, scales[5])
-    worst = np.unravel_index(share.argmax(), share.shape)
-    assert share.max() <= 1, (
-        f"{case.id}: {got[worst]} at {worst}, expected {want[worst]}; {share.max():.2f} of the bound"
-    )
+    fp8_weights = "fp8" in (case.cache or case.type) and not case.splits
+    share = largest_share(case, out, want, float(scales[5]), fp8_weights=fp8_weights)
     if case.cache:
         check_cache(case, key_out, inputs.keys, keys, scales[3])
         check_cache(case, value_out, inputs.kept, values, scales[4])
-    return float(share.max())
-
-
-def _saturated(want: np.ndarray, case: Case, scale: float) -> np.ndarray:
-    if case.out not in CODED:
-        return want
-    largest = LARGEST_CODE[case.out] * scale
-    return np.clip(want, -largest - (scale if case.out == "int8" else 0.0), largest)
-
-
-def bound(case: Case, want: np.ndarray, scale: float) -> np.ndarray:
-    """Return how far each element may be off."""
-    values_are_fp8 = "fp8" in (case.cache or case.type) and not case.splits
-    relative = KERNEL_RELATIVE[case.wide] + (KERNEL_FP8_WEIGHTS_RELATIVE if values_are_fp8 else 0.0)
-    allowed = np.full(want.shape, relative * max(np.abs(want).max(), 1e-3))
-    if case.out == "int8":
-        allowed += 0.5 * scale
-    if case.out == "fp8":
-        allowed += KERNEL_FP8_STEP * np.abs(want) + 2.0**-10 * scale
-    return allowed
+    return share
 
 
 def check_cache(case: Case, got: torch.Tensor, past: torch.Tensor, want: np.ndarray, scale: float) -> None:
@@ -286,12 +234,6 @@ def check_cache(case: Case, got: torch.Tensor, past: torch.Tensor, want: np.ndar
     off = np.abs(new - wanted) - allowed
     assert not np.isnan(new).any(), f"{case.id}: a new row of the cache has NaN"
     assert off.max() <= 0, f"{case.id}: a new row of the cache is off by {off.max()} beyond its bound"
-
-
-def poison(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> torch.Tensor:
-    """Return NaN, or 101 where the type has none."""
-    value = 101 if dtype == torch.int8 else float("nan")
-    return torch.full(shape, value, dtype=torch.float32).to(dtype).to(device)
 
 
 Result = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
@@ -366,9 +308,10 @@ def decode_step(
             BN=case.key_tile, STAGES=case.stages, num_warps=case.warps,
         )  # fmt: skip
         if split:
-            qllama_decode.qllama_combine[qllama_decode.combine_grid(case.batch, case.heads)](
-                partial, stats, scales, out, HEADS=case.heads, D=case.head_dim, SPLITS=case.splits, num_warps=case.warps
-            )
+            combine.combine[combine.grid(case.batch, case.heads)](
+                partial, stats, scales, out, HEADS=case.heads, D=case.head_dim, SPLITS=case.splits, SCALE=5,
+                num_warps=case.warps,
+            )  # fmt: skip
 
     return run
 
@@ -401,9 +344,6 @@ def torch_attention(case: Case, inputs: Inputs, device: str) -> Callable[[], tor
         return F.scaled_dot_product_attention(one, two, three, allowed).transpose(1, 2).flatten(2)
 
     return run
-
-
-Timed = tuple[Callable[[], object], Callable[[], object]]
 
 
 def timings(device: str) -> dict[str, Timed]:

@@ -8,37 +8,23 @@ from itertools import product
 import exact_interpreter
 import packed_attention
 import torch
-from qllama_attention_cases import CODED, TYPES, poison
+from kernel_cases import CODED, TYPES, KernelCase, Timed, largest_share, poison
 
 from internvl_edge.export.plugins.kernels import combine, query_cross_attention
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
+class Case(KernelCase):
     """One launch of `query_cross_attention`, and one of `combine` behind it where `splits` is above 1."""
 
-    id: str
-    batch: int = 1
     queries: int = 24
     keys: int = 40
-    heads: int = 2
     head_dim: int = 32
     packed: bool = False
     """k and v side by side."""
-    type: str = "fp16"
-    out: str = "fp16"
-    amplitude: float = 1.0
     splits: int = 1
     query_tile: int = 32
     key_tile: int = 32
-    warps: int = 4
-    stages: int = 2
-    large: bool = False
-
-    @property
-    def wide(self) -> str:
-        """Return the 16-bit type of the arithmetic."""
-        return "fp16" if self.type in CODED else self.type
 
 
 CASES = (
@@ -86,9 +72,7 @@ def run_case(case: Case, device: str, seed: int = 11) -> float:
     )  # fmt: skip
     want = packed_attention.attend(*packed_attention.values(tensors, scales), case.heads)
     got = launch(case, tensors, scales, device)()
-    return packed_attention.largest_share(
-        case.id, got, want, wide=case.wide, kind=case.type, out=case.out, scale=float(scales[3])
-    )
+    return largest_share(case, got, want, float(scales[3]), fp8_weights=case.type == "fp8")
 
 
 def launch(case: Case, tensors: list[torch.Tensor], scales: torch.Tensor, device: str) -> Callable[[], torch.Tensor]:
@@ -123,9 +107,6 @@ def torch_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: in
     """Return the same by torch's own operators."""
     q, k, v = (x.unflatten(2, (heads, x.shape[2] // heads)).transpose(1, 2) for x in (q, k, v))
     return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-
-
-Timed = tuple[Callable[[], object], Callable[[], object]]
 
 
 def timings(device: str) -> dict[str, Timed]:

@@ -9,40 +9,24 @@ import exact_interpreter
 import numpy as np
 import torch
 import vit_attention_reference as reference
-from qllama_attention_cases import CODED, LARGEST_CODE, TYPES, coded, poison
+from kernel_cases import CODED, LARGEST_CODE, TYPES, KernelCase, Timed, coded, largest_share, poison
 
 from internvl_edge.export.plugins.kernels import qk_norm, vit_attention
-from tests.tolerances import KERNEL_FP8_STEP, KERNEL_FP8_WEIGHTS_RELATIVE, KERNEL_RELATIVE
 
 EPS = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
+class Case(KernelCase):
     """One launch of `vit_attention`, behind one of `qk_norm` where `norm`."""
 
-    id: str
-    batch: int = 1
     rows: int = 40
-    heads: int = 2
     head_dim: int = 64
     norm: bool = True
-    type: str = "fp16"
-    out: str = "fp16"
-    amplitude: float = 1.0
-    """Standard deviation of q and k; without a norm it makes scores of its square."""
     lone: bool = False
     """One key stands out by far: its weight is all but 1."""
     query_tile: int = 32
     key_tile: int = 32
-    warps: int = 4
-    stages: int = 2
-    large: bool = False
-
-    @property
-    def wide(self) -> str:
-        """Return the 16-bit type of the arithmetic."""
-        return "fp16" if self.type in CODED else self.type
 
 
 CASES = (
@@ -124,31 +108,8 @@ def run_case(case: Case, device: str, seed: int = 7) -> float:
     inputs = make_inputs(case, seed)
     gains = tuple(g.double().numpy() for g in inputs.gains) if inputs.gains is not None else None
     want = reference.attention(inputs.values(), case.heads, gains, EPS)  # type: ignore[arg-type]
-    scale = float(inputs.scales[3])
-    got = launch(case, inputs, device)().cpu().double().numpy() * (scale if case.out in CODED else 1.0)
-    assert not np.isnan(got).any(), f"{case.id}: {np.isnan(got).sum()} elements are NaN or were not written"
-    if case.out in CODED:
-        largest = LARGEST_CODE[case.out] * scale
-        want = np.clip(want, -largest - (scale if case.out == "int8" else 0.0), largest)
-    share = np.abs(got - want) / bound(case, want, scale)
-    worst = np.unravel_index(share.argmax(), share.shape)
-    assert share.max() <= 1, (
-        f"{case.id}: {got[worst]} at {worst}, expected {want[worst]}; {share.max():.2f} of the bound"
-    )
-    return float(share.max())
-
-
-def bound(case: Case, want: np.ndarray, scale: float) -> np.ndarray:
-    """Return how far each element may be off; a lone key has the weight 1, which FP8 holds exactly."""
-    relative = KERNEL_RELATIVE[case.wide] + (
-        KERNEL_FP8_WEIGHTS_RELATIVE if case.type == "fp8" and not case.lone else 0.0
-    )
-    allowed = np.full(want.shape, relative * max(np.abs(want).max(), 1e-3))
-    if case.out == "int8":
-        allowed += 0.5 * scale
-    if case.out == "fp8":
-        allowed += KERNEL_FP8_STEP * np.abs(want) + 2.0**-10 * scale
-    return allowed
+    fp8_weights = case.type == "fp8" and not case.lone  # a lone key has the weight 1, which FP8 holds exactly
+    return largest_share(case, launch(case, inputs, device)(), want, float(inputs.scales[3]), fp8_weights=fp8_weights)
 
 
 def launch(case: Case, inputs: Inputs, device: str) -> Callable[[], torch.Tensor]:
@@ -190,8 +151,6 @@ def torch_attention(case: Case, inputs: Inputs, device: str) -> Callable[[], tor
 
     return run
 
-
-Timed = tuple[Callable[[], object], Callable[[], object]]
 
 _TILES = ((128, 64, 8, 2), (128, 64, 4, 2), (128, 64, 8, 3), (128, 128, 8, 2), (64, 64, 4, 2), (64, 64, 4, 3))
 """Rows, keys, warps, stages."""
