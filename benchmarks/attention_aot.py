@@ -13,7 +13,8 @@ from attention_tiles import serves
 
 from internvl_edge.export.engine.targets import FIRST_BF16_SM, FIRST_FP8_SM
 from internvl_edge.export.plugins.compile import CompiledKernel, compile_kernel
-from internvl_edge.export.plugins.families import FAMILIES, Family
+from internvl_edge.export.plugins.families import FAMILIES
+from internvl_edge.export.plugins.family import Family
 from internvl_edge.export.plugins.launches import Constant, Launch
 from internvl_edge.export.plugins.occupancy import limits_of, occupancy
 from internvl_edge.export.plugins.tiles_model import predicted_us

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from internvl_edge.export.plugins.compile import compile_kernel
-from internvl_edge.export.plugins.families import FAMILIES, Family
+from internvl_edge.export.plugins.families import FAMILIES
+from internvl_edge.export.plugins.family import Family
 from internvl_edge.export.plugins.tiles_model import predicted_us
 
 MEASURED = Path(__file__).resolve().parent / "measured" / "attention_h100.csv"

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from internvl_edge.export.engine.targets import FIRST_BF16_SM, FIRST_FP8_SM
 from internvl_edge.export.plugins.compile import CompiledKernel, compile_kernel
-from internvl_edge.export.plugins.families import FAMILIES, FIRST_PRODUCTS_SM, Family
+from internvl_edge.export.plugins.families import FAMILIES
+from internvl_edge.export.plugins.family import FIRST_PRODUCTS_SM, Family
 from internvl_edge.export.plugins.launches import Constant, Launch
 from internvl_edge.export.plugins.occupancy import fits
 from internvl_edge.export.plugins.tiles import Tiles

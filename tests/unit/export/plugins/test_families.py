@@ -2,7 +2,8 @@
 
 import pytest
 
-from internvl_edge.export.plugins.families import FAMILIES, Family
+from internvl_edge.export.plugins.families import FAMILIES
+from internvl_edge.export.plugins.family import Family
 from internvl_edge.export.plugins.tiles import searched_tiles
 from internvl_edge.runtime.errors import EngineError
 

@@ -1,0 +1,132 @@
+"""What a family of launches is: one plugin, its tensors, and the tiles that serve it on a device.
+
+TensorRT's plugins have no optional inputs, so that a kernel which takes some has a family for each set of them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from internvl_edge.export.engine.targets import FIRST_FP8_SM
+from internvl_edge.export.plugins.launches import Axis, Constant, Launch, Tensor
+from internvl_edge.export.plugins.tensorrt_plugins import Plugin
+from internvl_edge.export.plugins.tiles import Tiles, searched_tiles
+from internvl_edge.export.plugins.tiles_model import Work
+from internvl_edge.runtime.errors import EngineError
+
+FIRST_PRODUCTS_SM = 80
+"""Triton emits no tensor-core code for Turing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """How an output follows from the inputs."""
+
+    name: str
+    type: str
+    """An input whose type it has, an attribute that names the type (``@out``), or a type (``=fp32``)."""
+    shape: tuple[str | int, ...] = ()
+    """Names of sizes; a product of attributes and numbers as ``heads*head_dim``."""
+    alias: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """One plugin: a kernel with a fixed set of tensors."""
+
+    name: str
+    kernel: str
+    inputs: tuple[str, ...]
+    sizes: Mapping[str, tuple[Axis, ...]] = field(hash=False)
+    integers: tuple[str, ...]
+    outputs: tuple[Output, ...]
+    attributes: Mapping[str, str] = field(hash=False)
+    """What a node tells -> the kernel's constant, as ``{"heads": "HEADS"}``."""
+    fixed: Mapping[str, Constant] = field(hash=False, default_factory=dict)
+    typed_by: str
+    """The input whose type says which products the kernel makes; the table of tiles goes by it."""
+    choices: tuple[Tiles, ...]
+    """What the search tries; what is used unsearched where there is but one."""
+    work: Callable[[Launch, Mapping[str, int]], Work]
+    typical: tuple[Mapping[str, int], ...] = field(hash=False)
+    """Sizes that tiles are chosen for."""
+    variants: tuple[tuple[Mapping[str, str], Mapping[str, Constant]], ...] = field(hash=False)
+    """Types of the inputs, and attributes, that are searched and listed."""
+    grid_function: str = "grid"
+    products: bool = True
+    """Whether its work is products of matrices, so that a kernel without tensor cores does not serve."""
+
+    def key(self, types: Mapping[str, str], attributes: Mapping[str, Constant]) -> str:
+        """Return the row of the table of tiles; bf16 goes by fp16: same bytes, same units."""
+        kinds = [types[name].replace("bf16", "fp16") for name in self.inputs if name in self._tile_inputs()]
+        width = attributes.get("head_dim", attributes.get("width", 0))
+        return " ".join([self.name, "/".join(dict.fromkeys(kinds)), f"d{width}"])
+
+    def launch(self, types: Mapping[str, str], attributes: Mapping[str, Constant], tiles: Tiles) -> Launch:
+        """Return one launch."""
+        constants = {ours: attributes[name] for name, ours in self.attributes.items()}
+        return Launch(
+            plugin=self.name,
+            kernel=self.kernel,
+            inputs=tuple(Tensor(name=name, type=types[name]) for name in self.inputs),
+            sizes=self.sizes,
+            integers=self.integers,
+            outputs=tuple(_output(output, types, attributes) for output in self.outputs),
+            constants={**self.fixed, **constants, **tiles.constants},
+            warps=tiles.warps,
+            stages=tiles.stages,
+            grid_function=self.grid_function,
+        )
+
+    def launches(self, types: Mapping[str, str], attributes: Mapping[str, Constant], sm: int) -> Sequence[Launch]:
+        """Return the launches that serve on `sm`, the best by the model first; none where there is no kernel."""
+        if missing := [name for name in self.attributes if name not in attributes]:
+            raise EngineError(f"{self.name}: the node lacks {', '.join(missing)}")
+        found = searched_tiles(self.key(types, attributes), sm) or (self.choices if len(self.choices) == 1 else ())
+        return [self.launch(types, attributes, tiles) for tiles in found]
+
+    def refusal(self, types: Mapping[str, str], attributes: Mapping[str, Constant], sm: int) -> str:
+        """Return why no kernel serves, in a few words; empty if one does."""
+        kinds = set(types.values())
+        if sm < FIRST_PRODUCTS_SM:
+            return f"sm_{sm}: Triton emits no tensor-core code for it"
+        if "fp8" in kinds and sm < FIRST_FP8_SM:
+            return f"sm_{sm} has no FP8"
+        kind = types[self.typed_by]
+        listed = {variant[self.typed_by] for variant, _ in self.variants}
+        if kind not in listed:
+            return f"no kernel takes {kind}; {', '.join(sorted(listed))} are there"
+        if not self.launches(types, attributes, sm):
+            return f"no tiles were found for head dim {attributes.get('head_dim', '?')} on sm_{sm}"
+        return ""
+
+    def plugin(self) -> Plugin:
+        """Return it for TensorRT."""
+        names = tuple(output.name for output in self.outputs)
+        return Plugin(name=self.name, inputs=self.inputs, outputs=names, launch=self.launches)
+
+    def _tile_inputs(self) -> tuple[str, ...]:
+        return tuple(name for name in self.inputs if name in (self.typed_by, "key_cache", "k"))
+
+
+def _output(output: Output, types: Mapping[str, str], attributes: Mapping[str, Constant]) -> Tensor:
+    if output.type.startswith("="):
+        kind = output.type[1:]
+    elif output.type.startswith("@"):
+        name, _, otherwise = output.type[1:].partition(":")
+        kind = str(attributes.get(name, types.get(otherwise, "")))
+    else:
+        kind = types[output.type]
+    shape = tuple(_axis(axis, attributes) for axis in output.shape)
+    return Tensor(name=output.name, type=kind, shape=shape, alias=output.alias)
+
+
+def _axis(axis: str | int, attributes: Mapping[str, Constant]) -> str | int:
+    if isinstance(axis, int):
+        return axis
+    factors = axis.split("*")
+    if not all(factor in attributes or factor.isdigit() for factor in factors):
+        return axis
+    found = 1
+    for factor in factors:
+        found *= int(attributes.get(factor, factor))
+    return found
