@@ -2,9 +2,9 @@
 
 A block's loop over keys takes tensor cores, the exponential unit, plain arithmetic and cache bandwidth. One block does
 these in turn; blocks that share a multiprocessor overlap them, until the busiest unit is the limit. The constants are
-fitted to 578 launches measured on an H100 (docs/benchmarks.md, attention kernels); on other devices nothing was
-measured. There the first choice is within 8 % of the fastest on average, at worst 45 %. The figures serve to rank tiles
-of one kernel on one device; they are not a promise of latency.
+fitted to launches measured on an H100 (`benchmarks/attention_model.py` holds them against each other; figures in
+docs/benchmarks.md); on other devices nothing was measured. The figures serve to rank tiles of one kernel on one device;
+they are not a promise of latency.
 """
 
 from dataclasses import dataclass
