@@ -6,7 +6,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from internvl_edge.runtime.backends import Session, open_session, require_backend
+from internvl_edge.runtime.backends import Session, SessionOptions, open_session, require_backend
 from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.errors import BundleError, InputError
 from internvl_edge.runtime.features import (
@@ -19,6 +19,7 @@ from internvl_edge.runtime.features import (
 from internvl_edge.runtime.generation import Cache, GenerationConfig, generate
 from internvl_edge.runtime.manifest import ModelInfo
 from internvl_edge.runtime.preprocess import Geometry, Pictures, check_pictures, picture_count, preprocess
+from internvl_edge.runtime.stages import PREPROCESS, TOKENIZE, UNMEASURED, Stages
 from internvl_edge.runtime.tokenizer import TEXT_PREFIX, Tokenizer
 
 _T = TypeVar("_T")
@@ -40,16 +41,25 @@ BATCH_SIZE = 32
 class InternVL:
     """An opened bundle. Each graph is loaded when it is first needed."""
 
-    def __init__(self, bundle: Bundle, backend: str, batch_size: int) -> None:
+    def __init__(self, bundle: Bundle, backend: str, batch_size: int, options: SessionOptions | None = None) -> None:
+        self.stages: Stages = UNMEASURED
+        """Where the time of what is asked goes; set one to measure."""
         self._bundle = bundle
         self._backend = backend
+        self._options = options or SessionOptions()
         self._batch_size = batch_size
         self._sessions: dict[str, Session] = {}
         self._tokenizer: Tokenizer | None = None
 
     @classmethod
     def open(
-        cls, bundle: str | Path, backend: str = "auto", *, verify: bool = True, batch_size: int = BATCH_SIZE
+        cls,
+        bundle: str | Path,
+        backend: str = "auto",
+        *,
+        verify: bool = True,
+        batch_size: int = BATCH_SIZE,
+        options: SessionOptions | None = None,
     ) -> "InternVL":
         """Open a bundle; `verify` compares the digest of every file first.
 
@@ -61,7 +71,7 @@ class InternVL:
         require_backend(backend)
         if batch_size < 1:
             raise InputError(f"batch_size: {batch_size} rows; give 1 or more")
-        return cls(Bundle.open(Path(bundle), verify=verify), backend, batch_size)
+        return cls(Bundle.open(Path(bundle), verify=verify), backend, batch_size, options)
 
     @property
     def bundle(self) -> Bundle:
@@ -192,11 +202,12 @@ class InternVL:
 
     def preprocess(self, images: Images, geometry: Geometry = "squash") -> np.ndarray:
         """Return `pixel_values` ``[B, 3, S, S]`` of pictures."""
-        return preprocess(images, self.info.image_size, geometry)
+        with self.stages.stage(PREPROCESS):
+            return preprocess(images, self.info.image_size, geometry)
 
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
         """Return the ids ``[T, L]`` that `encode_text` takes."""
-        return self.tokenizer.encode_texts(texts, max_length=self.info.max_text_length)
+        return self._encoded(texts, TEXT_PREFIX)
 
     def run_graph(self, graph: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run one graph: named arrays in, named arrays out.
@@ -205,9 +216,23 @@ class InternVL:
             BundleError: the bundle has no such graph.
             InputError: arrays that the graph does not take.
         """
+        return self.session(graph).run(inputs, stages=self.stages)
+
+    def session(self, graph: str) -> Session:
+        """Return the opened graph.
+
+        Raises:
+            BundleError: the bundle has no such graph.
+        """
         if graph not in self._sessions:
-            self._sessions[graph] = open_session(self._backend, self._bundle.graph_file(graph))
-        return self._sessions[graph].run(inputs)
+            self._sessions[graph] = open_session(self._backend, self._bundle, graph, self._options)
+        return self._sessions[graph]
+
+    def close(self) -> None:
+        """Free all graphs; what is asked next opens them again."""
+        for session in self._sessions.values():
+            session.close()
+        self._sessions.clear()
 
     def continue_from(
         self, query: Mapping[str, np.ndarray], prompt_ids: np.ndarray, config: GenerationConfig
@@ -265,7 +290,12 @@ class InternVL:
         if isinstance(texts, np.ndarray):
             self._check_ids(texts, held)
             return texts
-        return self.tokenizer.encode_texts(texts, prefix=prefix, max_length=self.info.max_text_length)
+        return self._encoded(texts, prefix)
+
+    def _encoded(self, texts: Sequence[str], prefix: str) -> np.ndarray:
+        tokenizer = self.tokenizer
+        with self.stages.stage(TOKENIZE):
+            return tokenizer.encode_texts(texts, prefix=prefix, max_length=self.info.max_text_length)
 
     def _check_ids(self, ids: np.ndarray, held: int) -> None:
         """Check ids that follow, or are followed by, `held` other positions."""

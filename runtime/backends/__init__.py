@@ -1,20 +1,12 @@
 """Libraries that run graphs, behind one protocol; each is imported when its first graph is opened."""
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Callable
 
-import numpy as np
-
+from internvl_edge.runtime.backends.session import Session, SessionOptions, TensorInfo
+from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.errors import BackendError
 
-
-class Session(Protocol):
-    """One opened graph."""
-
-    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """Return the named outputs (default: all) for the named inputs."""
-        ...
+__all__ = ["Session", "SessionOptions", "TensorInfo", "open_session", "require_backend"]
 
 
 def require_backend(backend: str) -> None:
@@ -27,21 +19,25 @@ def require_backend(backend: str) -> None:
         raise BackendError(f"backend {backend!r}: unknown; choose from {', '.join(_OPENERS)}")
 
 
-def open_session(backend: str, graph_file: Path) -> Session:
-    """Open `graph_file` with `backend`; ``auto`` takes the first that can run here.
+def open_session(backend: str, bundle: Bundle, graph: str, options: SessionOptions | None = None) -> Session:
+    """Open `graph` of `bundle` with `backend`; ``auto`` takes the first that can run here.
 
     Raises:
+        BundleError: the bundle has no such graph.
         BackendError: the backend is unknown, not installed, or refuses the graph.
     """
     require_backend(backend)
-    return _OPENERS[backend](graph_file)
+    return _OPENERS[backend](bundle, graph, options or SessionOptions())
 
 
-def _open_onnxruntime(graph_file: Path) -> Session:
+def _open_onnxruntime(bundle: Bundle, graph: str, options: SessionOptions) -> Session:
     from internvl_edge.runtime.backends.onnxruntime import OnnxRuntimeSession
 
-    return OnnxRuntimeSession(graph_file)
+    return OnnxRuntimeSession(bundle.graph_file(graph), options)
 
 
-_OPENERS: dict[str, Callable[[Path], Session]] = {"auto": _open_onnxruntime, "onnxruntime": _open_onnxruntime}
+_OPENERS: dict[str, Callable[[Bundle, str, SessionOptions], Session]] = {
+    "auto": _open_onnxruntime,
+    "onnxruntime": _open_onnxruntime,
+}
 """Plans are not opened yet: `export --target` builds them, and a device runs them through its own TensorRT."""

@@ -10,7 +10,10 @@ from PIL import Image
 
 from internvl_edge.runtime import InternVL, preprocess
 from internvl_edge.runtime import model as model_module
+from internvl_edge.runtime.backends import SessionOptions
+from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.errors import BackendError, BundleError, InputError
+from internvl_edge.runtime.stages import UNMEASURED, Stages
 from internvl_edge.runtime.tokenizer import Tokenizer
 from tests.unit.runtime.tiny_bundle import MODEL, write_bundle
 
@@ -67,7 +70,9 @@ class FakeSession:
     def __init__(self, graph: str, calls: list[tuple[str, int]]) -> None:
         self.graph, self.calls = graph, calls
 
-    def run(self, inputs: Arrays, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    def run(
+        self, inputs: Arrays, outputs: Sequence[str] | None = None, stages: Stages = UNMEASURED
+    ) -> dict[str, np.ndarray]:
         self.calls.append((self.graph, len(next(iter(inputs.values())))))
         return GRAPHS[self.graph](inputs)
 
@@ -77,9 +82,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """Graph and rows of every call; opening a graph is a call of -1 rows."""
     recorded: list[tuple[str, int]] = []
 
-    def open_session(backend: str, graph_file: Path) -> FakeSession:
-        recorded.append((graph_file.stem, -1))
-        return FakeSession(graph_file.stem, recorded)
+    def open_session(backend: str, bundle: Bundle, graph: str, options: SessionOptions) -> FakeSession:
+        bundle.require(graph)
+        recorded.append((graph, -1))
+        return FakeSession(graph, recorded)
 
     monkeypatch.setattr(model_module, "open_session", open_session)
     return recorded

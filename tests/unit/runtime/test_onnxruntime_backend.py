@@ -7,7 +7,8 @@ import numpy as np
 import onnx
 import pytest
 
-from internvl_edge.runtime.backends import Session, open_session, require_backend
+from internvl_edge.runtime.backends import Session, SessionOptions, require_backend
+from internvl_edge.runtime.backends.onnxruntime import OnnxRuntimeSession
 from internvl_edge.runtime.errors import BackendError, InputError
 
 HEAD = '<ir_version: 10, opset_import: ["": 23]>\n'
@@ -34,7 +35,7 @@ def session(tmp_path: Path) -> Session:
         twice = Add(h, h)
     }
     """
-    return open_session("onnxruntime", write(tmp_path, graph))
+    return OnnxRuntimeSession(write(tmp_path, graph), SessionOptions())
 
 
 def test_floats_and_integers_are_cast_to_the_graphs_width(session: Session) -> None:
@@ -93,13 +94,13 @@ def test_bf16_kernels_that_are_missing_are_named_by_the_flag(tmp_path: Path) -> 
         tmp_path / "bf16", "toy (float[2] x) => (float[2] y) { b = Cast<to = 16>(x) c = Mul(b, b) y = Cast<to = 1>(c) }"
     )
     with pytest.raises(BackendError, match=r"no bf16 kernels for CPUs; export with --dtype fp16 or fp32"):
-        open_session("onnxruntime", path)
+        OnnxRuntimeSession(path, SessionOptions())
 
 
 def test_bf16_at_the_border_is_refused_on_opening(tmp_path: Path) -> None:
     path = write(tmp_path, "toy (bfloat16[2] x) => (bfloat16[2] y) { y = Identity(x) }")
     with pytest.raises(BackendError, match=r"NumPy cannot hold its tensor\(bfloat16\)"):
-        open_session("onnxruntime", path)
+        OnnxRuntimeSession(path, SessionOptions())
 
 
 @pytest.mark.parametrize("folder", ["fp32", "bf16"])
@@ -109,14 +110,14 @@ def test_a_broken_file_is_refused(tmp_path: Path, folder: str) -> None:
     with pytest.raises(
         BackendError, match=r"vision\.onnx: ONNX Runtime refuses the graph \(.*; export the bundle again"
     ) as caught:
-        open_session("onnxruntime", tmp_path / folder / "vision.onnx")
+        OnnxRuntimeSession(tmp_path / folder / "vision.onnx", SessionOptions())
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_library_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(BackendError, match=r"not installed; pip install 'internvl-edge\[cpu\]'"):
-        open_session("auto", tmp_path / "vision.onnx")
+        OnnxRuntimeSession(tmp_path / "vision.onnx", SessionOptions())
 
 
 def test_an_unknown_backend_names_the_known() -> None:
