@@ -11,10 +11,9 @@ from collections.abc import Iterator, Mapping
 
 from attention_tiles import serves
 
-from internvl_edge.export.engine.targets import FIRST_BF16_SM, FIRST_FP8_SM
 from internvl_edge.export.plugins.compile import CompiledKernel, compile_kernel
 from internvl_edge.export.plugins.families import FAMILIES
-from internvl_edge.export.plugins.family import Family
+from internvl_edge.export.plugins.family import Family, first_sm
 from internvl_edge.export.plugins.launches import Constant, Launch
 from internvl_edge.export.plugins.occupancy import limits_of, occupancy
 from internvl_edge.export.plugins.tiles_model import predicted_us
@@ -47,7 +46,8 @@ def _line(
     family: Family, types: Mapping[str, str], attributes: Mapping[str, Constant], sm: int
 ) -> Iterator[tuple[str, ...]]:
     kinds = "/".join(dict.fromkeys(types[name] for name in family.inputs if name in (family.typed_by, "key_cache")))
-    if ("fp8" in types.values() and sm < FIRST_FP8_SM) or ("bf16" in types.values() and sm < FIRST_BF16_SM):
+    kinds += f" to {attributes['out']}" if "out" in attributes else ""
+    if sm < first_sm(types, attributes):
         return
     launches = family.launches(types, attributes, sm)
     chosen = bool(launches)

@@ -10,14 +10,13 @@ import math
 import runpy
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from internvl_edge.export.engine.targets import FIRST_BF16_SM, FIRST_FP8_SM
 from internvl_edge.export.plugins.compile import CompiledKernel, compile_kernel
 from internvl_edge.export.plugins.families import FAMILIES
-from internvl_edge.export.plugins.family import FIRST_PRODUCTS_SM, Family
+from internvl_edge.export.plugins.family import FIRST_PRODUCTS_SM, Family, first_sm
 from internvl_edge.export.plugins.launches import Constant, Launch
 from internvl_edge.export.plugins.occupancy import fits
 from internvl_edge.export.plugins.tiles import Tiles
@@ -28,6 +27,8 @@ STAND_INS = {86: (75, 80, 86, 87, 89), 90: (90,), 100: (100, 103, 110), 120: (12
 """SMs that get nearly the same code, by the one that is compiled to rank them."""
 KEPT = 2
 """Choices per row: TensorRT times them where it builds."""
+Variant = tuple[Family, Mapping[str, str], Mapping[str, Constant]]
+"""A family with the types and attributes of one launch."""
 _TABLE_FILE = Path(__file__).resolve().parent.parent / "export" / "plugins" / "tiles_table.py"
 
 
@@ -38,75 +39,56 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=math.inf, help="Begin no further row after these.")
     options = parser.parse_args()
     until = time.monotonic() + 60 * options.minutes
-    for family in FAMILIES:
-        if (options.only and family.name not in options.only) or len(family.choices) == 1:
+    for key, variants in _rows().items():
+        if options.only and not any(family.name in options.only for family, _, _ in variants):
             continue
-        for types, attributes in _rows(family):
-            if time.monotonic() > until:
-                print("out of time", file=sys.stderr)
-                return
-            key = family.key(types, attributes)
-            row = dict(_searched(family, types, attributes))
-            print(key, {sm: found[0] if found else "" for sm, found in row.items()}, flush=True)
-            _write(key, row)
+        if time.monotonic() > until:
+            print("out of time", file=sys.stderr)
+            return
+        row = dict(_searched(variants))
+        print(key, {sm: found[0] if found else "" for sm, found in row.items()}, flush=True)
+        _write(key, row)
 
 
-def _rows(family: Family) -> Iterator[tuple[Mapping[str, str], Mapping[str, Constant]]]:
-    """Yield the variants with a row of their own."""
-    seen = set()
-    for types, attributes in family.variants:
-        if (key := family.key(types, attributes)) not in seen:
-            seen.add(key)
-            yield types, attributes
+def _rows() -> dict[str, list[Variant]]:
+    """Return the rows of the table, each with the variants that share it; the first stands for its time."""
+    rows: dict[str, list[Variant]] = {}
+    for family in FAMILIES:
+        if len(family.choices) > 1:
+            for types, attributes in family.variants:
+                rows.setdefault(family.key(types, attributes), []).append((family, types, attributes))
+    return rows
 
 
-def _searched(
-    family: Family, types: Mapping[str, str], attributes: Mapping[str, Constant]
-) -> Iterator[tuple[int, tuple[str, ...]]]:
+def _searched(variants: Sequence[Variant]) -> Iterator[tuple[int, tuple[str, ...]]]:
+    family, types, attributes = variants[0]
     for stand_in, sms in STAND_INS.items():
-        if "fp8" in types.values():
-            stand_in = max(stand_in, FIRST_FP8_SM)
+        stand_in = max(stand_in, first_sm(types, attributes))
         compiled = {}
         for tiles in family.choices:
             kernel = _compiled(family.launch(types, attributes, tiles), stand_in)
             if kernel is not None and kernel.spill_bytes == 0:
                 compiled[tiles] = kernel
         for sm in sms:
-            if "fp8" in types.values() and sm < FIRST_FP8_SM:
-                continue
-            yield sm, tuple(_best(family, types, attributes, compiled, sm))
+            if sm >= first_sm(types, attributes):
+                yield sm, tuple(_best(variants, compiled, sm))
 
 
-def _best(
-    family: Family,
-    types: Mapping[str, str],
-    attributes: Mapping[str, Constant],
-    compiled: Mapping[Tiles, CompiledKernel],
-    sm: int,
-) -> Iterator[str]:
-    """Yield the best choices that hold on `sm` itself; on Turing there are none with tensor cores."""
+def _best(variants: Sequence[Variant], compiled: Mapping[Tiles, CompiledKernel], sm: int) -> Iterator[str]:
+    """Yield the best choices that hold on `sm` itself for all `variants`, which differ by a few registers.
+
+    On Turing there are none with tensor cores.
+    """
+    family, types, attributes = variants[0]
     ranked = sorted(compiled, key=lambda tiles: _score(family, types, attributes, tiles, compiled[tiles], sm))
     kept = 0
     for tiles in ranked:
         if kept == KEPT or (family.products and sm < FIRST_PRODUCTS_SM):
             return
-        alike = [
-            family.launch(*variant, tiles)
-            for variant in _same_row(family, types, attributes)
-            if sm >= FIRST_BF16_SM or "bf16" not in variant[0].values()
-        ]
-        if not all(_serves(launch, family, sm) for launch in alike):
-            continue
-        kept += 1
-        yield tiles.told()
-
-
-def _same_row(
-    family: Family, types: Mapping[str, str], attributes: Mapping[str, Constant]
-) -> list[tuple[Mapping[str, str], Mapping[str, Constant]]]:
-    """Return the variants that share the row: fp16 and bf16 differ by a few registers, and so may spill."""
-    key = family.key(types, attributes)
-    return [variant for variant in family.variants if family.key(*variant) == key]
+        alike = [one.launch(kinds, told, tiles) for one, kinds, told in variants if sm >= first_sm(kinds, told)]
+        if all(_serves(launch, family, sm) for launch in alike):
+            kept += 1
+            yield tiles.told()
 
 
 def _serves(launch: Launch, family: Family, sm: int) -> bool:

@@ -2,14 +2,16 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
+import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from internvl_edge.export.dialects.join_heads import HeadsMatch, match_heads
 from internvl_edge.export.dialects.node_writer import NodeWriter
 from internvl_edge.export.plugins.families import FAMILIES
+from internvl_edge.export.plugins.family import CODED
 from internvl_edge.export.plugins.functions import function_of
 from internvl_edge.export.plugins.launches import Constant
 from internvl_edge.export.plugins.tensorrt_plugins import NAMESPACE, node_attributes
@@ -23,6 +25,7 @@ _TYPES = {
     ir.DataType.INT64: "i64",
     ir.DataType.FLOAT: "fp32",
 }
+_CODES = {ir.DataType.INT8: "int8", ir.DataType.FLOAT8E4M3FN: "fp8"}
 
 
 class PluginAttentionPass(ir.passes.InPlacePass):
@@ -43,7 +46,9 @@ class PluginAttentionPass(ir.passes.InPlacePass):
                 _require_known_attributes(node)
                 calls = _calls(model.graph, node)
                 _require_usual_scale(node, calls[-1])
-                self._require_kernels(calls, used)
+                for each in calls:
+                    self._require_kernel(each, used)
+                calls[-1] = self._with_codes(model.graph, calls[-1], used)
             except _NotServedError as reason:
                 logger.warning("%s: no attention kernel: %s", node.name, reason)
                 continue
@@ -58,16 +63,39 @@ class PluginAttentionPass(ir.passes.InPlacePass):
             common.TopologicalSortPass()(model)
         return ir.passes.PassResult(model, bool(used))
 
-    def _require_kernels(self, calls: Sequence["_Call"], used: Mapping[str, str]) -> None:
-        for call in calls:
-            if used.get(call.plugin, call.variant) != call.variant:
-                raise _NotServedError(
-                    f"{call.plugin} is there with {used[call.plugin]}, and a graph has one variant of each"
-                )
-            if self._sm is None:
-                continue
-            if reason := _FAMILIES[call.plugin].refusal(call.types(), call.told, self._sm):
-                raise _NotServedError(reason)
+    def _require_kernel(self, call: "_Call", used: Mapping[str, str]) -> None:
+        if used.get(call.plugin, call.variant) != call.variant:
+            raise _NotServedError(
+                f"{call.plugin} is there with {used[call.plugin]}, and a graph has one variant of each"
+            )
+        if self._sm is None:
+            return
+        if reason := _FAMILIES[call.plugin].refusal(call.types(), call.told, self._sm):
+            raise _NotServedError(reason)
+
+    def _with_codes(self, graph: ir.Graph, call: "_Call", used: Mapping[str, str]) -> "_Call":
+        """Return `call` with its result quantized as its readers do; as it is if they do not, or no kernel does."""
+        attended = call.outputs["out"]
+        assert isinstance(attended, ir.Value)
+        if (codes := _codes(attended)) is None:
+            return call
+        first, kind, scale = codes
+        family = _FAMILIES[f"{call.plugin}{CODED}"]
+        numbers = np.array([scale if name == "out" else 1 for name in family.scales], np.float32)
+        scales = ir.Value(name=f"{attended.name}/scales", const_value=ir.tensor(numbers))
+        scales.dtype, scales.shape = ir.DataType.FLOAT, ir.Shape(numbers.shape)
+        coded = _Call(
+            family.name, {**call.inputs, "scales": scales}, {**call.told, "out": kind}, {**call.outputs, "out": first}
+        )
+        try:
+            self._require_kernel(coded, used)
+        except _NotServedError as reason:
+            logger.info("%s: quantized apart: %s", attended.name, reason)
+            return call
+        graph.register_initializer(scales)
+        for node in list(attended.consumers()):
+            node.outputs[0].replace_all_uses_with(first)
+        return coded
 
 
 _FAMILIES = {family.name: family for family in FAMILIES}
@@ -140,6 +168,30 @@ def _require_usual_scale(node: ir.Node, call: _Call) -> None:
     usual = int(call.told["head_dim"]) ** -0.5
     if not math.isclose(scale := node.attributes.get_float("scale", usual), usual, rel_tol=1e-5):
         raise _NotServedError(f"its scale is {scale:g}, kernels have 1/sqrt(D), {usual:g}")
+
+
+def _codes(attended: ir.Value) -> tuple[ir.Value, str, float] | None:
+    """Return codes of `attended`, their type and their scale, if nothing reads it but to quantize it so."""
+    found = [_quantizer(node) for node in attended.consumers()]
+    if attended.is_graph_output() or not found or any(one is None for one in found):
+        return None
+    first, kind, scale = found[0] or (None, "", 0.0)
+    if first is None or any(one is None or one[1:] != (kind, scale) for one in found):
+        return None
+    return first, kind, scale
+
+
+def _quantizer(node: ir.Node) -> tuple[ir.Value, str, float] | None:
+    """Return codes, type and scale of a node that quantizes a whole tensor by one scale, symmetrically."""
+    if node.op_type != "QuantizeLinear" or any(value.is_graph_output() for value in node.outputs):
+        return None
+    scale = ir.convenience.get_const_tensor(_given(node.inputs[1]))
+    zero = node.inputs[2] if len(node.inputs) > 2 else None
+    nought = ir.convenience.get_const_tensor(zero) if zero is not None else None
+    if scale is None or scale.size != 1 or nought is None or nought.numpy().astype(np.float32).any():
+        return None
+    kind = _CODES.get(nought.dtype)
+    return (node.outputs[0], kind, float(scale.numpy().astype(np.float32).reshape(()))) if kind is not None else None
 
 
 def _calls(graph: ir.Graph, node: ir.Node) -> list[_Call]:

@@ -1,11 +1,12 @@
 """The kernels as families of launches: which tensors each plugin has, what its node tells, and what it costs.
 
-A plugin whose name ends in ``_8bit`` takes `scales` besides.
+A plugin whose name ends in `CODED` takes `scales` besides: its result is in 8 bits, as the next linear wants it.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from internvl_edge.export.plugins.family import Family, Output
+from internvl_edge.export.plugins.family import CODED, Family, Output
 from internvl_edge.export.plugins.launches import Axis, Constant
 from internvl_edge.export.plugins.tensorrt_plugins import Plugin
 from internvl_edge.export.plugins.tiles import Tiles
@@ -43,6 +44,8 @@ _STEP = ("q", "cos", "sin", "positions", "mask", "key_cache", "value_cache")
 _SPLIT = {"heads": 32, "head_dim": 128, "splits": 8}
 _PARTIAL = ("B", "heads", "splits")
 _OUT = Output(name="out", type="@out:q", shape=("B", "N", "heads*head_dim"))
+_TOWER: Mapping[str, tuple[Axis, ...]] = {"B": (("qkv", 0),), "N": (("qkv", 1),)}
+_TOWER_SIZES = ({"B": 1, "N": 257}, {"B": 1, "N": 1025})
 _PRESENT = ("B", "heads", "TOTAL", "head_dim")
 
 
@@ -55,9 +58,10 @@ def _qllama(
     outputs: tuple[Output, ...],
     typical: tuple[Mapping[str, int], ...],
     copy: bool = False,
-) -> Family:
+) -> tuple[Family, Family]:
+    """Return QLLaMA's self attention in one role, and its sibling."""
     capacity: tuple[Axis, ...] = (("key_cache", 2),) if "key_cache" in inputs else total
-    return Family(
+    attention = Family(
         name=name,
         kernel="qllama_attention.qllama_attention",
         inputs=inputs,
@@ -66,61 +70,75 @@ def _qllama(
         outputs=outputs,
         attributes=_HEADS,
         fixed={"CAUSAL": causal, "COPY": copy},
+        scales=("q", "k", "v", "key_cache", "value_cache", "out"),
         typed_by="q",
         choices=_ROW_TILES,
         work=qllama_work(causal),
         typical=typical,
         variants=tuple((_types(inputs, kind), _QLLAMA) for kind in WIDE_TYPES),
     )
+    return attention, _coded(attention)
 
 
-def _vit(*, normed: bool, coded: bool) -> tuple[Family, ...]:
-    """Return the towers' attention, and the pass over rows that norms take before it."""
-    name = f"vit_attention{'' if normed else '_plain'}{'_8bit' if coded else ''}"
-    inputs = ("qkv", *(("statistics", "q_gain", "k_gain") if normed else ()), *(("scales",) if coded else ()))
-    kinds = CODE_TYPES if coded else WIDE_TYPES
+def _coded(family: Family, inputs_in_codes: Sequence[tuple[Mapping[str, str], Mapping[str, Constant]]] = ()) -> Family:
+    """Return the sibling of `family` that takes `scales`, the name of its result's type in ``out``."""
+    written = tuple(
+        ({**types, "scales": "fp32"}, {**told, "out": kind}) for types, told in family.variants for kind in CODE_TYPES
+    )
+    return replace(
+        family,
+        name=f"{family.name}{CODED}",
+        inputs=(*family.inputs, "scales"),
+        variants=(*written, *inputs_in_codes),
+    )
+
+
+def _vit(*, normed: bool) -> tuple[Family, Family]:
+    """Return the towers' attention, and its sibling, which also takes a projection in 8 bits."""
+    inputs = ("qkv", *(("statistics", "q_gain", "k_gain") if normed else ()))
     heads, head_dim = (25, 128) if normed else (16, 64)
     told: dict[str, Constant] = {"heads": heads, "head_dim": head_dim}
-    others = {"statistics": "fp32", "scales": "fp32"}
-    wide = {kind: kind if kind in WIDE_TYPES else "fp16" for kind in kinds}
 
-    def types(kind: str) -> dict[str, str]:
-        return {tensor: kind if tensor == "qkv" else others.get(tensor, wide[kind]) for tensor in inputs}
+    def types(kind: str, gain: str) -> dict[str, str]:
+        return {name: {"qkv": kind, "statistics": "fp32"}.get(name, gain) for name in inputs}
 
     attention = Family(
-        name=name,
+        name=f"vit_attention{'' if normed else '_plain'}",
         kernel="vit_attention.vit_attention",
         inputs=inputs,
-        sizes={"B": (("qkv", 0),), "N": (("qkv", 1),)},
+        sizes=_TOWER,
         integers=("N",),
         outputs=(Output(name="out", type="@out:qkv", shape=("B", "N", "heads*head_dim")),),
         attributes=_HEADS,
         typed_by="qkv",
         choices=_ROW_TILES,
         work=vit_work,
-        typical=({"B": 1, "N": 257}, {"B": 1, "N": 1025}),
-        variants=tuple((types(kind), told) for kind in kinds),
+        typical=_TOWER_SIZES,
+        variants=tuple((types(kind, kind), told) for kind in WIDE_TYPES),
     )
-    if not normed:
-        return (attention,)
-    rows = ("qkv", *(("scales",) if coded else ()))
-    width: dict[str, Constant] = {"width": heads * head_dim, "eps": 1e-6}
-    norms = Family(
-        name=f"vit_norms{'_8bit' if coded else ''}",
+    return attention, _coded(attention, [({**types(kind, "fp16"), "scales": "fp32"}, told) for kind in CODE_TYPES])
+
+
+def _norms(name: str, inputs: tuple[str, ...], kinds: Sequence[str]) -> Family:
+    """Return the pass over rows that norms of q and k take before a tower's attention."""
+    return Family(
+        name=name,
         kernel="qk_norm.qk_norm",
-        inputs=rows,
-        sizes=attention.sizes,
+        inputs=inputs,
+        sizes=_TOWER,
         integers=(),
         outputs=(Output(name="statistics", type="=fp32", shape=("B", "N", 2)),),
         attributes={"width": "WIDTH", "eps": "EPS"},
         typed_by="qkv",
         choices=(Tiles(constants={"BLOCK": 1024}, warps=4, stages=1),),
         work=rows_work,
-        typical=attention.typical,
-        variants=tuple(({tensor: types(kind)[tensor] for tensor in rows}, width) for kind in kinds),
+        typical=_TOWER_SIZES,
+        variants=tuple(
+            ({name: {"qkv": kind}.get(name, "fp32") for name in inputs}, {"width": 25 * 128, "eps": 1e-6})
+            for kind in kinds
+        ),
         products=False,
     )
-    return (norms, attention)
 
 
 def _pool(name: str, outputs: tuple[Output, ...], splits: int) -> Family:
@@ -152,8 +170,8 @@ def _pool(name: str, outputs: tuple[Output, ...], splits: int) -> Family:
 
 
 def _types(inputs: Sequence[str], kind: str) -> dict[str, str]:
-    """Return the types of a 16-bit variant: integers for ids, fp32 for scales."""
-    others = {"mask": "i64", "positions": "i64", "scales": "fp32"}
+    """Return the types of a 16-bit variant, integers for ids."""
+    others = {"mask": "i64", "positions": "i64"}
     return {name: others.get(name, kind) for name in inputs}
 
 
@@ -162,12 +180,29 @@ def _kept(source: str, shape: tuple[str | int, ...]) -> tuple[Output, ...]:
     return (Output(name="key_out", type=source, shape=shape), Output(name="value_out", type=value, shape=shape))
 
 
+_CROSS = Family(
+    name="query_cross_attention",
+    kernel="query_cross_attention.query_cross_attention",
+    inputs=("q", "k", "v"),
+    sizes={"B": (("q", 0),), "Q": (("q", 1),), "N": (("k", 1),)},
+    integers=("Q", "N"),
+    outputs=(Output(name="out", type="@out:q", shape=("B", "Q", "heads*head_dim")),),
+    attributes=_HEADS,
+    fixed={"SPLITS": 1},
+    typed_by="q",
+    choices=(*tile_choices("32x32 w4 s2", "32x64 w4 s2"), *_ROW_TILES),
+    work=cross_work,
+    typical=({"B": 1, "Q": 96, "N": 257}, {"B": 1, "Q": 96, "N": 1025}),
+    variants=tuple((dict.fromkeys(("q", "k", "v"), kind), _QLLAMA) for kind in WIDE_TYPES),
+)
+_POOL = _pool("attention_pool", (Output(name="out", type="@out:q", shape=("B", 1, "heads*head_dim")),), 1)
+
 FAMILIES: tuple[Family, ...] = (
-    *_vit(normed=True, coded=False),
-    *_vit(normed=False, coded=False),
-    *_vit(normed=True, coded=True),
-    *_vit(normed=False, coded=True),
-    _qllama(
+    _norms("vit_norms", ("qkv",), WIDE_TYPES),
+    _norms(f"vit_norms{CODED}", ("qkv", "scales"), CODE_TYPES),
+    *_vit(normed=True),
+    *_vit(normed=False),
+    *_qllama(
         "qllama_text",
         ("q", "cos", "sin", "mask"),
         causal=True,
@@ -175,7 +210,7 @@ FAMILIES: tuple[Family, ...] = (
         outputs=(_OUT,),
         typical=({"B": 8, "N": 80, "TOTAL": 80},),
     ),
-    _qllama(
+    *_qllama(
         "qllama_matching",
         ("q", "cos", "sin", "mask"),
         causal=False,
@@ -183,7 +218,7 @@ FAMILIES: tuple[Family, ...] = (
         outputs=(_OUT,),
         typical=({"B": 1, "N": 176, "TOTAL": 176},),
     ),
-    _qllama(
+    *_qllama(
         "qllama_queries",
         ("q", "cos", "sin"),
         causal=False,
@@ -191,7 +226,7 @@ FAMILIES: tuple[Family, ...] = (
         outputs=(*_kept("q", _PRESENT), _OUT),
         typical=({"B": 1, "N": 96, "TOTAL": 96},),
     ),
-    _qllama(
+    *_qllama(
         "qllama_prompt",
         ("q", "cos", "sin", "positions", "mask", "key_cache", "value_cache"),
         causal=True,
@@ -225,22 +260,10 @@ FAMILIES: tuple[Family, ...] = (
         variants=tuple((_types(_STEP, kind), _SPLIT) for kind in WIDE_TYPES),
         products=False,
     ),
-    Family(
-        name="query_cross_attention",
-        kernel="query_cross_attention.query_cross_attention",
-        inputs=("q", "k", "v"),
-        sizes={"B": (("q", 0),), "Q": (("q", 1),), "N": (("k", 1),)},
-        integers=("Q", "N"),
-        outputs=(Output(name="out", type="@out:q", shape=("B", "Q", "heads*head_dim")),),
-        attributes=_HEADS,
-        fixed={"SPLITS": 1},
-        typed_by="q",
-        choices=(*tile_choices("32x32 w4 s2", "32x64 w4 s2"), *_ROW_TILES),
-        work=cross_work,
-        typical=({"B": 1, "Q": 96, "N": 257}, {"B": 1, "Q": 96, "N": 1025}),
-        variants=tuple((dict.fromkeys(("q", "k", "v"), kind), _QLLAMA) for kind in WIDE_TYPES),
-    ),
-    _pool("attention_pool", (Output(name="out", type="@out:q", shape=("B", 1, "heads*head_dim")),), 1),
+    _CROSS,
+    _coded(_CROSS),
+    _POOL,
+    _coded(_POOL),
     _pool(
         "attention_pool_split",
         (

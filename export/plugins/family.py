@@ -6,7 +6,7 @@ TensorRT's plugins have no optional inputs, so that a kernel which takes some ha
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from internvl_edge.export.engine.targets import FIRST_FP8_SM
+from internvl_edge.export.engine.targets import FIRST_BF16_SM, FIRST_FP8_SM
 from internvl_edge.export.plugins.launches import Axis, Constant, Launch, Tensor
 from internvl_edge.export.plugins.tensorrt_plugins import Plugin
 from internvl_edge.export.plugins.tiles import Tiles, searched_tiles
@@ -15,6 +15,9 @@ from internvl_edge.runtime.errors import EngineError
 
 FIRST_PRODUCTS_SM = 80
 """Triton emits no tensor-core code for Turing."""
+
+CODED = "_8bit"
+"""Ends the name of a plugin that takes scales; its kernel differs from its sibling's in how it reads and writes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,14 +55,16 @@ class Family:
     variants: tuple[tuple[Mapping[str, str], Mapping[str, Constant]], ...] = field(hash=False)
     """Types of the inputs, and attributes, that are searched and listed."""
     grid_function: str = "grid"
+    scales: tuple[str, ...] = ("q", "k", "v", "out")
+    """What the numbers of the tensor `scales` belong to, as the kernel has them; for plugins that take it."""
     products: bool = True
     """Whether its work is products of matrices, so that a kernel without tensor cores does not serve."""
 
     def key(self, types: Mapping[str, str], attributes: Mapping[str, Constant]) -> str:
-        """Return the row of the table of tiles; bf16 goes by fp16: same bytes, same units."""
+        """Return the row of the table of tiles; bf16 goes by fp16: same bytes, same units; siblings share a row."""
         kinds = [types[name].replace("bf16", "fp16") for name in self.inputs if name in self._tile_inputs()]
         width = attributes.get("head_dim", attributes.get("width", 0))
-        return " ".join([self.name, "/".join(dict.fromkeys(kinds)), f"d{width}"])
+        return " ".join([self.name.removesuffix(CODED), "/".join(dict.fromkeys(kinds)), f"d{width}"])
 
     def launch(self, types: Mapping[str, str], attributes: Mapping[str, Constant], tiles: Tiles) -> Launch:
         """Return one launch."""
@@ -86,10 +91,9 @@ class Family:
 
     def refusal(self, types: Mapping[str, str], attributes: Mapping[str, Constant], sm: int) -> str:
         """Return why no kernel serves, in a few words; empty if one does."""
-        kinds = set(types.values())
         if sm < FIRST_PRODUCTS_SM:
             return f"sm_{sm}: Triton emits no tensor-core code for it"
-        if "fp8" in kinds and sm < FIRST_FP8_SM:
+        if sm < first_sm(types, attributes):
             return f"sm_{sm} has no FP8"
         kind = types[self.typed_by]
         listed = {variant[self.typed_by] for variant, _ in self.variants}
@@ -106,6 +110,12 @@ class Family:
 
     def _tile_inputs(self) -> tuple[str, ...]:
         return tuple(name for name in self.inputs if name in (self.typed_by, "key_cache", "k"))
+
+
+def first_sm(types: Mapping[str, str], attributes: Mapping[str, Constant]) -> int:
+    """Return the first SM that has the types of a launch, its result's included."""
+    kinds = {*types.values(), attributes.get("out")}
+    return max(FIRST_FP8_SM * ("fp8" in kinds), FIRST_BF16_SM * ("bf16" in kinds))
 
 
 def _output(output: Output, types: Mapping[str, str], attributes: Mapping[str, Constant]) -> Tensor:

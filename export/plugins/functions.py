@@ -5,11 +5,14 @@ body cannot read. So a graph has one variant of a plugin. Functions are dropped 
 its parser would write them out instead of taking the plugin.
 """
 
+import re
 from collections.abc import Callable, Mapping
 
 import onnx.parser
 import onnx_ir as ir
 
+from internvl_edge.export.plugins.families import FAMILIES
+from internvl_edge.export.plugins.family import CODED
 from internvl_edge.export.plugins.launches import Constant
 from internvl_edge.export.plugins.tensorrt_plugins import NAMESPACE
 
@@ -17,6 +20,8 @@ MASKED = -3.0e4
 """Added to a masked score, as the graphs have it (`export.models.layers`)."""
 
 _OPSET = 23
+_CODES = {"int8": int(ir.DataType.INT8), "fp8": int(ir.DataType.FLOAT8E4M3FN)}
+_SCALES = {family.name: family.scales for family in FAMILIES}
 
 
 def function_of(plugin: str, told: Mapping[str, Constant]) -> ir.Function:
@@ -25,11 +30,23 @@ def function_of(plugin: str, told: Mapping[str, Constant]) -> ir.Function:
     Raises:
         KeyError: there is no such plugin, or `told` lacks a number.
     """
-    arguments, results, body = _BODIES[plugin](told)
+    arguments, results, body = _BODIES[plugin.removesuffix(CODED)](told)
+    if plugin.endswith(CODED):
+        arguments, body = f"{arguments}, scales", _quantized(body, _SCALES[plugin].index("out"), str(told["out"]))
     attributes = "plugin_namespace, plugin_version, aot, variant"
     text = f"""<domain: "{NAMESPACE}", opset_import: ["": {_OPSET}]>
     {plugin} <{attributes}> ({arguments}) => ({results}) {{ {body} }}"""
     return ir.serde.deserialize_function(onnx.parser.parse_function(text))
+
+
+def _quantized(body: str, scale: int, kind: str) -> str:
+    """Return `body` with its result in codes, by the number `scale` of `scales`."""
+    wide = re.sub(r"\bout = ", "rows_out = ", body)
+    return f"""{wide}
+    which_scale = Constant <value_int = {scale}> ()
+    scale_wide = Gather <axis = 0> (scales, which_scale)
+    scale = CastLike (scale_wide, rows_out)
+    out = QuantizeLinear <output_dtype = {_CODES[kind]}> (rows_out, scale)"""
 
 
 def _norms(told: Mapping[str, Constant]) -> tuple[str, str, str]:

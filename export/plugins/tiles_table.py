@@ -96,8 +96,8 @@ TABLE: dict[str, dict[int, tuple[str, ...]]] = {
         75: (),
         80: ("BM=64 BN=64 warps=8 stages=2", "BM=64 BN=32 warps=4 stages=2"),
         86: ("BM=64 BN=32 warps=4 stages=2", "BM=64 BN=64 warps=8 stages=2"),
-        87: ("BM=64 BN=32 warps=4 stages=1", "BM=64 BN=32 warps=4 stages=2"),
-        89: ("BM=64 BN=32 warps=4 stages=1", "BM=64 BN=32 warps=4 stages=2"),
+        87: ("BM=64 BN=32 warps=4 stages=2", "BM=64 BN=64 warps=4 stages=1"),
+        89: ("BM=64 BN=32 warps=4 stages=2", "BM=64 BN=64 warps=4 stages=1"),
         90: ("BM=64 BN=128 warps=8 stages=2", "BM=64 BN=64 warps=8 stages=2"),
         100: ("BM=64 BN=128 warps=8 stages=2", "BM=64 BN=64 warps=8 stages=2"),
         103: ("BM=64 BN=128 warps=8 stages=2", "BM=64 BN=64 warps=8 stages=2"),
@@ -112,8 +112,8 @@ TABLE: dict[str, dict[int, tuple[str, ...]]] = {
         87: ("BM=64 BN=32 warps=4 stages=1", "BM=64 BN=32 warps=4 stages=2"),
         89: ("BM=64 BN=32 warps=4 stages=1", "BM=64 BN=32 warps=4 stages=2"),
         90: ("BM=64 BN=32 warps=4 stages=1", "BM=64 BN=32 warps=4 stages=2"),
-        100: ("BM=128 BN=32 warps=8 stages=2", "BM=64 BN=64 warps=8 stages=2"),
-        103: ("BM=128 BN=32 warps=8 stages=2", "BM=64 BN=64 warps=8 stages=2"),
+        100: ("BM=64 BN=64 warps=8 stages=2", "BM=128 BN=64 warps=8 stages=3"),
+        103: ("BM=64 BN=64 warps=8 stages=2", "BM=128 BN=64 warps=8 stages=3"),
         110: ("BM=64 BN=32 warps=4 stages=1", "BM=64 BN=32 warps=4 stages=2"),
         120: ("BM=64 BN=32 warps=4 stages=1", "BM=64 BN=32 warps=4 stages=2"),
         121: ("BM=64 BN=32 warps=4 stages=1", "BM=64 BN=32 warps=4 stages=2"),
@@ -144,7 +144,7 @@ TABLE: dict[str, dict[int, tuple[str, ...]]] = {
         120: ("BM=64 BN=64 warps=8 stages=2", "BM=64 BN=32 warps=4 stages=2"),
         121: ("BM=64 BN=32 warps=4 stages=2", "BM=64 BN=64 warps=4 stages=1"),
     },
-    "vit_attention_8bit fp8 d128": {
+    "vit_attention fp8 d128": {
         89: ("BM=64 BN=32 warps=4 stages=1", "BM=64 BN=64 warps=4 stages=2"),
         90: ("BM=64 BN=64 warps=4 stages=2", "BM=128 BN=64 warps=8 stages=3"),
         100: ("BM=64 BN=64 warps=8 stages=2", "BM=128 BN=32 warps=8 stages=2"),
@@ -153,7 +153,7 @@ TABLE: dict[str, dict[int, tuple[str, ...]]] = {
         120: ("BM=64 BN=64 warps=8 stages=2", "BM=64 BN=64 warps=4 stages=2"),
         121: ("BM=64 BN=64 warps=4 stages=2", "BM=128 BN=64 warps=8 stages=3"),
     },
-    "vit_attention_8bit int8 d128": {
+    "vit_attention int8 d128": {
         75: (),
         80: ("BM=64 BN=64 warps=4 stages=2", "BM=64 BN=64 warps=4 stages=1"),
         86: ("BM=64 BN=64 warps=4 stages=2", "BM=64 BN=64 warps=4 stages=1"),
@@ -179,7 +179,7 @@ TABLE: dict[str, dict[int, tuple[str, ...]]] = {
         120: ("BM=64 BN=64 warps=4 stages=2", "BM=64 BN=32 warps=4 stages=2"),
         121: ("BM=64 BN=64 warps=4 stages=2", "BM=64 BN=32 warps=4 stages=2"),
     },
-    "vit_attention_plain_8bit fp8 d64": {
+    "vit_attention_plain fp8 d64": {
         89: ("BM=64 BN=32 warps=4 stages=2", "BM=64 BN=64 warps=4 stages=2"),
         90: ("BM=64 BN=64 warps=4 stages=2", "BM=128 BN=64 warps=8 stages=3"),
         100: ("BM=64 BN=128 warps=8 stages=2", "BM=64 BN=64 warps=8 stages=2"),
@@ -188,7 +188,7 @@ TABLE: dict[str, dict[int, tuple[str, ...]]] = {
         120: ("BM=64 BN=64 warps=4 stages=2", "BM=64 BN=32 warps=4 stages=2"),
         121: ("BM=64 BN=64 warps=4 stages=2", "BM=128 BN=64 warps=8 stages=3"),
     },
-    "vit_attention_plain_8bit int8 d64": {
+    "vit_attention_plain int8 d64": {
         75: (),
         80: ("BM=64 BN=64 warps=4 stages=2", "BM=64 BN=64 warps=4 stages=1"),
         86: ("BM=128 BN=64 warps=8 stages=3", "BM=128 BN=64 warps=8 stages=2"),

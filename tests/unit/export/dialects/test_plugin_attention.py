@@ -1,8 +1,11 @@
 """Which attention becomes a plugin, which stays, and what the log says of that."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx.parser
 import onnx_ir as ir
+import onnxruntime
 import pytest
 
 from internvl_edge.export.dialects import Dialect, lower
@@ -81,3 +84,74 @@ def test_a_tower_that_is_served_keeps_no_softmax() -> None:
     found = lower(tower(heads=25, head_dim=128), Dialect(attention="plugin", sm=89))
     assert names(found) == ["vit_norms", "vit_attention"]
     assert np.dtype("float16") == found.graph.outputs[0].dtype.numpy()  # type: ignore[union-attr]
+
+
+ZEROS = {"int8": np.zeros((), np.int8), "fp8": np.zeros((), ir.DataType.FLOAT8E4M3FN.numpy())}
+
+
+def quantized(
+    kinds: Sequence[tuple[str, float]], *, kind: str = "float", heads: int = 2, head_dim: int = 64
+) -> ir.Model:
+    """A tower whose result is quantized for each of its readers, by a type and a scale."""
+    model = tower(kind=kind, heads=heads, head_dim=head_dim)
+    graph, out = model.graph, model.graph.outputs[0]
+    graph.outputs.clear()
+    for index, (codes, scale) in enumerate(kinds):
+        numbers = {"scale": np.array(scale, out.dtype.numpy()), "zero": ZEROS[codes]}  # type: ignore[union-attr]
+        held = [
+            graph.initializers.setdefault(f"{name}_{index}", initializer(f"{name}_{index}", numbers[name]))
+            for name in numbers
+        ]
+        quantize = ir.node("QuantizeLinear", [out, *held], name=f"quantize_{index}")
+        back = ir.node("DequantizeLinear", [quantize.outputs[0], *held], name=f"back_{index}")
+        graph.extend([quantize, back])
+        quantize.outputs[0].name, back.outputs[0].name = f"codes_{index}", f"back_{index}"
+        quantize.outputs[0].type = ir.TensorType(ir.DataType.from_numpy(ZEROS[codes].dtype))
+        back.outputs[0].type, back.outputs[0].shape = ir.TensorType(out.dtype), out.shape  # type: ignore[arg-type]
+        graph.outputs.append(back.outputs[0])
+    return model
+
+
+def initializer(name: str, value: np.ndarray) -> ir.Value:
+    tensor = ir.tensor(value, name=name)
+    return ir.Value(name=name, shape=ir.Shape(value.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+
+
+def results(model: ir.Model, x: np.ndarray) -> list[np.ndarray]:
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    return list(session.run(None, {"qkv": x}))
+
+
+@pytest.mark.parametrize("codes", ["int8", "fp8"])
+def test_codes_for_the_next_linear_are_written_by_the_attention(codes: str, rng: np.random.Generator) -> None:
+    x = rng.standard_normal((2, 17, 384), np.float32)
+    expected = results(quantized([(codes, 0.02), (codes, 0.02)]), x)
+    model = PluginAttentionPass()(quantized([(codes, 0.02), (codes, 0.02)])).model
+    assert names(model) == ["vit_norms", "vit_attention_8bit", "DequantizeLinear", "DequantizeLinear"]
+    assert model.graph[1].attributes.get_string("variant") == f"heads=2 head_dim=64 out={codes}"
+    np.testing.assert_array_equal(model.graph[1].inputs[-1].const_value.numpy(), np.array([1, 1, 1, 0.02], np.float32))  # type: ignore[union-attr]
+    for found, wanted in zip(results(model, x), expected, strict=True):
+        off = np.abs(found - wanted) > 0
+        assert off.mean() < 1e-3, "a code may fall to the other side of a tie, not more"
+
+
+@pytest.mark.parametrize(
+    "kinds", [[("int8", 0.02), ("int8", 0.03)], [("int8", 0.02), ("fp8", 0.02)]], ids=["scales", "types"]
+)
+def test_readers_that_quantize_otherwise_each_keep_their_own(kinds: list[tuple[str, float]]) -> None:
+    model = PluginAttentionPass()(quantized(kinds)).model
+    assert names(model)[:2] == ["vit_norms", "vit_attention"]
+    assert names(model).count("QuantizeLinear") == 2
+
+
+def test_a_result_that_is_read_as_it_is_stays_wide() -> None:
+    model = quantized([("int8", 0.02)])
+    model.graph.outputs.append(model.graph.node("attention").outputs[0])
+    assert names(PluginAttentionPass()(model).model)[:2] == ["vit_norms", "vit_attention"]
+
+
+def test_codes_that_the_device_lacks_stay_apart() -> None:
+    model = lower(
+        quantized([("fp8", 0.02)], kind="float16", heads=25, head_dim=128), Dialect(attention="plugin", sm=87)
+    )
+    assert names(model)[:3] == ["vit_norms", "vit_attention", "QuantizeLinear"]

@@ -1,9 +1,12 @@
 """Which kernels there are for which device, type and width."""
 
+import importlib
+
 import pytest
 
 from internvl_edge.export.plugins.families import FAMILIES
-from internvl_edge.export.plugins.family import Family
+from internvl_edge.export.plugins.family import Family, first_sm
+from internvl_edge.export.plugins.kernels.codes import SCALES
 from internvl_edge.export.plugins.tiles import searched_tiles
 from internvl_edge.runtime.errors import EngineError
 
@@ -16,7 +19,7 @@ TYPES = {"qkv": "fp16", "statistics": "fp32", "q_gain": "fp16", "k_gain": "fp16"
 def test_every_listed_variant_has_tiles_from_ampere_on(family: Family) -> None:
     for types, attributes in family.variants:
         for sm in (80, 86, 87, 89, 90, 100, 103, 110, 120, 121):
-            if "fp8" in types.values() and sm < 89:
+            if sm < first_sm(types, attributes):
                 continue
             assert family.refusal(types, attributes, sm) == "", (family.key(types, attributes), sm)
             assert family.launches(types, attributes, sm)
@@ -50,8 +53,14 @@ def test_both_16_bit_types_share_a_row_of_the_table() -> None:
 
 def test_an_output_follows_its_input_or_the_node() -> None:
     coded = BY_NAME["vit_attention_8bit"]
-    types, attributes = coded.variants[0]
+    types, attributes = next(variant for variant in coded.variants if variant[0]["qkv"] == "int8")
     tiles = coded.choices[0]
     assert coded.launch(types, attributes, tiles).outputs[0].type == "int8"
     assert coded.launch(types, {**attributes, "out": "fp16"}, tiles).outputs[0].type == "fp16"
     assert coded.launch(types, attributes, tiles).outputs[0].shape == ("B", "N", 3200)
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if "scales" in family.inputs], ids=lambda f: f.name)
+def test_scales_are_in_the_kernels_order(family: Family) -> None:
+    module = importlib.import_module(f"internvl_edge.export.plugins.kernels.{family.kernel.partition('.')[0]}")
+    assert family.scales == getattr(module, "SCALES", SCALES)
