@@ -4,12 +4,13 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from internvl_edge.export.engine.blueprint import BLUEPRINT_FILE, Blueprint, GraphParts, Part
 from internvl_edge.export.engine.byte_sizes import parse_bytes
-from internvl_edge.export.engine.child import Built, Job, build_apart
+from internvl_edge.export.engine.child import BuilderMemoryError, Built, Job, build_apart
 from internvl_edge.export.engine.estimate import Limits, part_bytes
 from internvl_edge.export.engine.flavour import Flavour, flavour_for
 from internvl_edge.export.engine.ladder import Means, climb
@@ -32,7 +33,7 @@ from internvl_edge.runtime.engines import (
 )
 from internvl_edge.runtime.errors import BundleError, EngineError, ExportError
 
-ATTENTIONS = ("auto", "op", "pattern")
+ATTENTIONS = ("auto", "op", "pattern", "plugin")
 
 Builder = Callable[[Job], Built]
 
@@ -198,6 +199,7 @@ def _flags(flavour: Flavour, target: Target, options: BuildOptions, precision: s
         quantized=precision in ("int8", "fp8"),
         plugins=flavour.capabilities.plugins_aot,
         sm=target.sm,
+        batch=options.ranges.batch[1],
     )
     return {**asdict(dialect), "code": code_of_dialects()}
 
@@ -252,7 +254,7 @@ def _build_graph(
     work = staging.folder / "work"
     form = _form(site, name, kit, staging, work)
 
-    def attempt(means: Means) -> GraphEngines:
+    def attempt(means: Means, site: _Site = site) -> GraphEngines:
         root = site.bundle.path if kit is not None else work
         graph = kit.graphs[name] if kit is not None else _drawn(site, name, form, means, work)
         ranges = _at_most(site.options.ranges, means.largest_batch)
@@ -264,11 +266,20 @@ def _build_graph(
 
     means = Means(largest_batch=site.options.ranges.batch[2], part_bytes=part_bytes(site.options.limits))
     sizes = (0, 0) if kit is not None else _sizes(site.bundle, name)
+    fell_back = ""
     try:
         engines, gave_up = climb(attempt, means, *sizes)
+    except BuilderMemoryError:
+        raise
+    except EngineError as error:
+        if site.flags.get("attention") != "best" or kit is not None:
+            raise
+        fell_back = str(error)
+        plain = replace(site, flags={**site.flags, "attention": "pattern"})
+        engines, gave_up = climb(partial(attempt, site=plain), means, *sizes)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return replace(engines, gave_up=tuple(gave_up))
+    return replace(engines, gave_up=tuple(gave_up), fell_back=fell_back)
 
 
 def _form(site: _Site, name: str, kit: Blueprint | None, staging: Staging, work: Path) -> dict[str, Any] | None:

@@ -29,6 +29,8 @@ def build_text(report: BuildReport | KitReport) -> str:
             lines.append(f"  {plan.file:<16} {plan.bytes / 1e6:>9,.1f} MB  {kept}")
         if engines.form is not None:
             lines.append(f"  {name}: {_form_text(engines.form)}")
+        if engines.fell_back:
+            lines.append(f"  {name}: built without attention kernels: {engines.fell_back}")
         if engines.gave_up:
             lines.append(f"  {name}: memory ran out, so given up: {', '.join(engines.gave_up)}")
     there = isinstance(report.page, Path)

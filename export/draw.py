@@ -60,9 +60,10 @@ def block_bytes(model: ir.Model) -> int:
 
 
 def code_of_dialects() -> str:
-    """Return a digest of the code that draws, since what it writes depends on it."""
+    """Return a digest of the code that draws, kernels included, since what it writes depends on it."""
     root = Path(__file__).parent
-    files = [Path(__file__), root / "segments.py", *sorted((root / "dialects").glob("*.py"))]
+    rooms = [root / "dialects", root / "plugins", root / "plugins" / "kernels"]
+    files = [Path(__file__), root / "segments.py", *(file for room in rooms for file in sorted(room.glob("*.py")))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 

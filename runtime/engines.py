@@ -46,6 +46,8 @@ class GraphEngines:
     plans: tuple[PlanRecord, ...]
     gave_up: tuple[str, ...] = ()
     """What was lowered because memory ran out while building."""
+    fell_back: str = ""
+    """Why the attention kernels that were predicted to win were left out; empty if they were not."""
     form: Mapping[str, Any] | None = None
     """The dialect that a search chose for this graph, with launches and bytes of its middle block; None: no search."""
 

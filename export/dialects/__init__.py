@@ -36,11 +36,11 @@ def lower(model: ir.Model, dialect: Dialect) -> ir.Model:
 def passes_of(dialect: Dialect) -> tuple[ir.passes.InPlacePass, ...]:
     """Return what rewrites to `dialect`, in order: attention sees its norms and rotaries as they came."""
     chosen: list[ir.passes.InPlacePass] = []
+    if dialect.attention in ("plugin", "best"):
+        chosen.append(PluginAttentionPass(dialect.sm, dialect.batch if dialect.attention == "best" else None))
     if dialect.heads == "joined":
         chosen.append(JoinHeadsPass())
-    if dialect.attention == "plugin":
-        chosen.append(PluginAttentionPass(dialect.sm))
-    if dialect.attention in ("pattern", "plugin"):
+    if dialect.attention != "op":
         chosen.append(
             DecomposeAttentionPass(scale=dialect.scale, heads=dialect.heads, keys=dialect.keys, values=dialect.values)
         )

@@ -15,7 +15,7 @@ PORTABLE_OPSET = 20
 LayerNormalization (17)."""
 
 _CHOICES = {
-    "attention": ("op", "pattern", "plugin"),
+    "attention": ("op", "pattern", "plugin", "best"),
     "scale": ("query", "gain", "both", "keys", "scores"),
     "heads": ("apart", "together", "joined"),
     "keys": ("once", "twice"),
@@ -33,7 +33,7 @@ class Dialect:
 
     attention: str = "op"
     """``op``: one Attention node; ``pattern``: MatMul, Softmax, MatMul; ``plugin``: nodes of ours, and the pattern
-    where no kernel serves."""
+    where no kernel serves; ``best``: the plugin only where it is predicted to be faster than the pattern."""
     scale: str = "query"
     """Where 1/sqrt(D) goes in the pattern: on q, into the gain of the norm before q (on q where there is none),
     its root on q and on k, on the transposed keys, or on the scores."""
@@ -52,6 +52,8 @@ class Dialect:
     opset: int = CANONICAL_OPSET
     sm: int | None = None
     """Of the device that plugins are for; None: whatever has kernels."""
+    batch: int = 1
+    """Rows of a batch for which ``best`` weighs."""
 
     def __post_init__(self) -> None:
         """Refuse forms that no pass writes, all at once."""
@@ -89,6 +91,7 @@ def dialect_for(
     quantized: bool = False,
     plugins: bool = False,
     sm: int | None = None,
+    batch: int = 1,
 ) -> Dialect:
     """Return the dialect of a TensorRT with IAttention (`attention`) that parses `opset`; 8-bit graphs have one too.
 
@@ -96,23 +99,25 @@ def dialect_for(
     pattern stands for ``plugin``, with a warning.
 
     A parser without attention knows none of opset 23's operators. ``auto`` takes the pattern, which gives fewer
-    launches than the operator, whose packed heads are copied by a transpose kernel each.
+    launches than the operator, whose packed heads are copied by a transpose kernel each; and plugins where they are
+    predicted to be faster.
 
     Raises:
         EngineError: attention is `wanted` as what this TensorRT does not have.
     """
-    if wanted == "op" and not (attention and opset >= CANONICAL_OPSET):
-        raise EngineError("--attention op: this TensorRT does not parse the Attention operator; take auto or pattern")
+    modern = attention and opset >= CANONICAL_OPSET
+    if wanted == "op":
+        if not modern:
+            raise EngineError(
+                "--attention op: this TensorRT does not parse the Attention operator; take auto or pattern"
+            )
+        return Dialect()
     if wanted == "plugin" and not plugins:
         logger.warning(
             "--attention plugin: no ahead-of-time plugins here (the standard TensorRT has them from 10.9 on, "
             "TensorRT-RTX and kits do not); the pattern is written instead"
         )
-        wanted = "pattern"
-    if not attention or opset < CANONICAL_OPSET:
-        return replace(PORTABLE, attention="plugin", sm=sm) if wanted == "plugin" else PORTABLE
-    if wanted == "plugin":
-        return Dialect(attention="plugin", sm=sm)
-    if wanted in ("auto", "pattern"):
-        return FEWEST_LAUNCHES_8_BITS if quantized else FEWEST_LAUNCHES
-    return Dialect(attention=wanted)
+    written = (FEWEST_LAUNCHES_8_BITS if quantized else FEWEST_LAUNCHES) if modern else PORTABLE
+    if wanted == "pattern" or not plugins:
+        return written
+    return replace(written, attention="plugin" if wanted == "plugin" else "best", sm=sm, batch=batch)

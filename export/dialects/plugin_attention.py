@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -10,11 +10,13 @@ import onnx_ir.passes.common as common
 
 from internvl_edge.export.dialects.join_heads import HeadsMatch, match_heads
 from internvl_edge.export.dialects.node_writer import NodeWriter
+from internvl_edge.export.plugins.choice import Call, Choice, weigh
 from internvl_edge.export.plugins.families import FAMILIES
 from internvl_edge.export.plugins.family import CODED
 from internvl_edge.export.plugins.functions import function_of
 from internvl_edge.export.plugins.launches import Constant
 from internvl_edge.export.plugins.tensorrt_plugins import NAMESPACE, node_attributes
+from internvl_edge.runtime.errors import EngineError
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +33,14 @@ _CODES = {ir.DataType.INT8: "int8", ir.DataType.FLOAT8E4M3FN: "fp8"}
 class PluginAttentionPass(ir.passes.InPlacePass):
     """Rewrite attention that a kernel serves; what none serves stays, and the log says why.
 
-    `sm` is the device's; None writes every node that a kernel could have, as for a run of the functions on a CPU.
+    `sm` is the device's; None writes every node that a kernel could have, as for a run of the functions on a CPU. With
+    `batch` a plugin must also be predicted to be faster than the pattern, for so many rows of a batch.
     """
 
-    def __init__(self, sm: int | None = None) -> None:
+    def __init__(self, sm: int | None = None, batch: int | None = None) -> None:
         super().__init__()
-        self._sm = sm
+        self._sm, self._batch = sm, batch
+        self._weighed: dict[str, Choice] = {}
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite in place, and add the functions of the plugins used."""
@@ -48,9 +52,11 @@ class PluginAttentionPass(ir.passes.InPlacePass):
                 _require_usual_scale(node, calls[-1])
                 for each in calls:
                     self._require_kernel(each, used)
-                calls[-1] = self._with_codes(model.graph, calls[-1], used)
+                calls[-1] = self._with_codes(calls[-1], used)
+                self._require_win(node, calls)
             except _NotServedError as reason:
-                logger.warning("%s: no attention kernel: %s", node.name, reason)
+                level = logging.WARNING if self._batch is None else logging.INFO  # asked for, or weighed
+                logger.log(level, "%s: no attention kernel: %s", node.name, reason)
                 continue
             for call in calls:
                 call.write(model.graph, node)
@@ -73,7 +79,22 @@ class PluginAttentionPass(ir.passes.InPlacePass):
         if reason := _FAMILIES[call.plugin].refusal(call.types(), call.told, self._sm):
             raise _NotServedError(reason)
 
-    def _with_codes(self, graph: ir.Graph, call: "_Call", used: Mapping[str, str]) -> "_Call":
+    def _require_win(self, node: ir.Node, calls: Sequence["_Call"]) -> None:
+        """Refuse what the pattern is predicted to do faster; equal attentions are weighed once."""
+        if self._batch is None or self._sm is None:
+            return
+        weighed = [call.weighed(self._batch) for call in calls]
+        key = repr(weighed)
+        try:
+            if key not in self._weighed:
+                self._weighed[key] = weigh(weighed, self._sm)
+        except EngineError as error:
+            raise _NotServedError(str(error)) from error
+        if not self._weighed[key].wins:
+            raise _NotServedError(str(self._weighed[key]))
+        logger.info("%s: %s", node.name, self._weighed[key])
+
+    def _with_codes(self, call: "_Call", used: Mapping[str, str]) -> "_Call":
         """Return `call` with its result quantized as its readers do; as it is if they do not, or no kernel does."""
         attended = call.outputs["out"]
         assert isinstance(attended, ir.Value)
@@ -92,9 +113,6 @@ class PluginAttentionPass(ir.passes.InPlacePass):
         except _NotServedError as reason:
             logger.info("%s: quantized apart: %s", attended.name, reason)
             return call
-        graph.register_initializer(scales)
-        for node in list(attended.consumers()):
-            node.outputs[0].replace_all_uses_with(first)
         return coded
 
 
@@ -126,8 +144,19 @@ class _Call:
         """Return our names of the inputs' types."""
         return {name: _TYPES.get(value.dtype, str(value.dtype)) for name, value in self.inputs.items()}  # type: ignore[arg-type]
 
+    def weighed(self, batch: int) -> Call:
+        """Return it at the sizes that the graph fixes, `batch` rows, and else those that are typical of the plugin."""
+        family = _FAMILIES[self.plugin]
+        shapes = {name: value.shape for name, value in self.inputs.items()}
+        fixed = {size: _fixed(shapes[tensor], axis) for size, [(tensor, axis), *_] in family.sizes.items()}
+        known = {size: number for size, number in fixed.items() if number is not None}
+        sizes = {**family.typical[-1], "B": batch, **{name: n for name, n in known.items() if name != "B"}}
+        return Call(plugin=self.plugin, types=self.types(), told=self.told, sizes=sizes)
+
     def write(self, graph: ir.Graph, anchor: ir.Node) -> None:
         """Insert the node; its outputs take the places and names of those that they stand for."""
+        if "scales" in self.inputs:
+            graph.register_initializer(self.inputs["scales"])  # type: ignore[arg-type]
         made = ir.node(
             self.plugin,
             [value.value[0] if isinstance(value, _Made) else value for value in self.inputs.values()],
@@ -143,7 +172,10 @@ class _Call:
                 old.value.append(value)
                 continue
             value.shape, value.type = old.shape, ir.TensorType(old.dtype or ir.DataType.FLOAT)
-            known = old.name
+            known, quantizer = old.name, old.producer()
+            if quantizer is not None and quantizer.op_type == "QuantizeLinear":
+                for other in list(_given(quantizer.inputs[0]).consumers()):
+                    other.outputs[0].replace_all_uses_with(value)  # all quantize alike
             old.replace_all_uses_with(value, replace_graph_outputs=True)
             old.name, value.name = f"{known}/apart", known
 
@@ -154,6 +186,12 @@ class _Made:
     def __init__(self, shape: ir.Shape, dtype: ir.DataType) -> None:
         self.shape, self.dtype = shape, dtype
         self.value: list[ir.Value] = []
+
+
+def _fixed(shape: ir.Shape | None, axis: int) -> int | None:
+    """Return the size of an axis, where the graph fixes it."""
+    size = shape[axis] if shape is not None else None
+    return size if isinstance(size, int) else None
 
 
 def _require_known_attributes(node: ir.Node) -> None:

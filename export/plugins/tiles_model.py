@@ -85,10 +85,31 @@ _SECOND_HALF = 0.65
 """How much of its work a block of eight warps overlaps with that of its other half."""
 _SHARPNESS = 2.56
 """Exponent of the mean of what one block waits and what the busiest unit takes; infinite would be the larger."""
-_LAUNCH_US = 2.0
+LAUNCH_US = 2.0
 """Of a kernel behind another in a CUDA graph."""
 _BANDWIDTH = 0.85
 """Of the sheet's, that a kernel reaches."""
+
+
+def memory_us(moved_bytes: float, sm: int) -> float:
+    """Return microseconds that reading and writing `moved_bytes` takes on the board that stands for `sm`."""
+    return moved_bytes / (_sheet(sm).bandwidth_gb_s * 1e3 * _BANDWIDTH)
+
+
+def best_case_us(work: Work, sm: int) -> float:
+    """Return microseconds of `work` by a kernel that keeps the busiest unit of every multiprocessor busy."""
+    board, sheet = BOARDS[nearest_known(sm)], _sheet(sm)
+    clocks = board.multiprocessors * board.clock_ghz * 1e3
+    lanes = _LANES // 2 if sm in _NARROW else _LANES
+    turns = work.blocks * work.steps
+    peak = sheet.tflops.get(work.product_type, sheet.tflops["fp32"])
+    parts = (
+        turns * work.step_flops / (peak * 1e6 * _REACHED),
+        turns * work.step_exponentials / (_EXPONENTIALS_PER_CLOCK * clocks),
+        turns * work.step_arithmetic / (lanes * clocks),
+        memory_us(work.unique_bytes, sm),
+    )
+    return max(parts)
 
 
 def predicted_us(kernel: CompiledKernel, work: Work, stages: int) -> float:
@@ -96,13 +117,18 @@ def predicted_us(kernel: CompiledKernel, work: Work, stages: int) -> float:
     board, resident = BOARDS[nearest_known(kernel.sm)], occupancy(kernel).blocks
     if resident == 0:
         return float("inf")
-    sheet = find_target(board.target).sheet
-    assert sheet is not None
+    sheet = _sheet(kernel.sm)
     resident = min(resident, -(-work.blocks // board.multiprocessors))
     turn = _turn_clocks(kernel, work, sheet, board, resident, stages)
     waves = -(-work.blocks // (board.multiprocessors * resident))
     compute_us = waves * work.steps * turn / (board.clock_ghz * 1e3)
-    return _LAUNCH_US + max(compute_us, work.unique_bytes / (sheet.bandwidth_gb_s * 1e3 * _BANDWIDTH))
+    return LAUNCH_US + max(compute_us, memory_us(work.unique_bytes, kernel.sm))
+
+
+def _sheet(sm: int) -> DataSheet:
+    sheet = find_target(BOARDS[nearest_known(sm)].target).sheet
+    assert sheet is not None
+    return sheet
 
 
 def _turn_clocks(

@@ -46,6 +46,13 @@ def test_plans_for_every_architecture_of_tensorrt_rtx(run: Run, bundle: Path) ->
     assert "kept" in again.stdout
 
 
+def test_attention_kernels_are_asked_for_where_none_are_taken(run: Run, bundle: Path) -> None:
+    done = run("build", bundle, "--target", "sm_86", "--graphs", "vision", "--attention", "plugin")
+    assert done.returncode == 0, done.stderr
+    assert "no ahead-of-time plugins here" in done.stderr
+    assert json.loads((bundle / "engines" / "sm_86" / "engine.json").read_text())["flags"]["attention"] == "pattern"
+
+
 def test_a_limit_of_memory_cuts_the_graph(run: Run, bundle: Path) -> None:
     done = run("build", bundle, "--target", "l4", "--graphs", "vision", "--max-device-mem", "40KB", "--batch", "1:2:4")
     assert done.returncode == 0, done.stderr

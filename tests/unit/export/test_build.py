@@ -88,6 +88,37 @@ def test_plans_lie_in_the_targets_folder_with_a_record_that_fits(bundle: Bundle)
     assert record.graphs["vision"].plans[0].outputs == ("vision_states", "image_embeds")
 
 
+WITH_PLUGINS = replace(
+    FLAVOUR, name="tensorrt", version="10.13.0", capabilities=replace(FLAVOUR.capabilities, plugins_aot=True)
+)
+
+
+def test_auto_leaves_attention_kernels_out_where_the_builder_refuses_them(bundle: Bundle) -> None:
+    refused: list[str] = []
+
+    def refuse(job: Job) -> None:
+        if job.onnx_file.stem not in refused:
+            refused.append(job.onnx_file.stem)
+            raise EngineError("plugin refused")
+
+    builder = Writer(refuse)
+    report = build_plans(bundle, TARGET, WITH_PLUGINS, BuildOptions(graphs=("text",)), builder=builder)
+    assert builder.built == ["text", "text"]
+    assert report.record.graphs["text"].fell_back == "plugin refused"
+    assert "text: built without attention kernels: plugin refused" in build_text(report)
+    assert EngineRecord.load(report.folder) == report.record
+
+
+@pytest.mark.parametrize("attention", ["plugin", "pattern"])
+def test_what_was_asked_for_by_name_is_refused(bundle: Bundle, attention: str) -> None:
+    def refuse(job: Job) -> None:
+        raise EngineError("refused")
+
+    options = BuildOptions(graphs=("text",), attention=attention)
+    with pytest.raises(EngineError, match=r"^refused$"):
+        build_plans(bundle, TARGET, WITH_PLUGINS, options, builder=Writer(refuse))
+
+
 def test_what_is_current_is_kept_and_what_is_not_is_built(bundle: Bundle) -> None:
     made(bundle, Writer())
     again = Writer()

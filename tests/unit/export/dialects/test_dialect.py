@@ -1,6 +1,6 @@
 """Which dialect a TensorRT gets, and whole graphs lowered to it."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -43,9 +43,16 @@ def test_without_plugins_the_pattern_stands_for_them(attention: bool, caplog: py
 
 
 def test_plugins_are_for_one_device() -> None:
-    assert dialect_for(attention=True, wanted="plugin", plugins=True, sm=90) == Dialect(attention="plugin", sm=90)
+    asked = dialect_for(attention=True, wanted="plugin", plugins=True, sm=90)
+    assert asked == replace(FEWEST_LAUNCHES, attention="plugin", sm=90)
     older = dialect_for(attention=False, wanted="plugin", plugins=True, sm=87)
     assert (older.attention, older.sm, older.opset, older.norms) == ("plugin", 87, PORTABLE.opset, "decomposed")
+
+
+def test_auto_weighs_plugins_where_there_are_any() -> None:
+    chosen = dialect_for(attention=True, plugins=True, sm=90, batch=8, quantized=True)
+    assert chosen == replace(FEWEST_LAUNCHES_8_BITS, attention="best", sm=90, batch=8)
+    assert dialect_for(attention=True, wanted="pattern", plugins=True, sm=90) == FEWEST_LAUNCHES
 
 
 def test_all_unknown_forms_are_named_at_once() -> None:

@@ -1,5 +1,6 @@
 """Which attention becomes a plugin, which stays, and what the log says of that."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,8 +9,10 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from internvl_edge.export.dialects import Dialect, lower
+from internvl_edge.export.dialects import Dialect, lower, plugin_attention
 from internvl_edge.export.dialects.plugin_attention import PluginAttentionPass
+from internvl_edge.export.plugins.choice import Call, Choice, Cost
+from internvl_edge.runtime.errors import EngineError
 
 TOWER = """<ir_version: 11, opset_import: ["": 23]>
 tower ({type}[batch, 17, {packed}] qkv) => ({type}[batch, 17, {width}] out) <{type}[{width}] gain = {{{ones}}}> {{
@@ -155,3 +158,56 @@ def test_codes_that_the_device_lacks_stay_apart() -> None:
         quantized([("fp8", 0.02)], kind="float16", heads=25, head_dim=128), Dialect(attention="plugin", sm=87)
     )
     assert names(model)[:3] == ["vit_norms", "vit_attention", "QuantizeLinear"]
+
+
+def fast(us: float) -> Cost:
+    return Cost(launches=1, bytes=1e6, us=us)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "expected"), [(5, 9, "vit_attention_plain"), (9, 5, "Softmax"), (9, 9, "Softmax")]
+)
+def test_the_plugin_is_taken_where_it_is_predicted_to_win(
+    ours: float, theirs: float, expected: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[Sequence[Call]] = []
+
+    def weigh(calls: Sequence[Call], sm: int) -> Choice:
+        assert sm == 89
+        asked.append(calls)
+        return Choice(plugin=fast(ours), pattern=fast(theirs))
+
+    monkeypatch.setattr(plugin_attention, "weigh", weigh)
+    with caplog.at_level(logging.INFO):
+        model = lower(
+            tower(normed=False, heads=16, head_dim=64, kind="float16"), Dialect(attention="best", sm=89, batch=4)
+        )
+    assert expected in names(model)
+    assert asked == [
+        [
+            Call(
+                plugin="vit_attention_plain",
+                types={"qkv": "fp16"},
+                told={"heads": 16, "head_dim": 64},
+                sizes={"B": 4, "N": 17},
+            )
+        ]
+    ]
+    assert (
+        f"plugin 1 launches, 1.0 MB, {ours:.0f} us; pattern 1 launches, 1.0 MB, {theirs:.0f} us (predicted)"
+        in caplog.text
+    )
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+
+
+def test_where_no_kernel_can_be_compiled_the_pattern_stays(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def weigh(calls: Sequence[Call], sm: int) -> Choice:
+        raise EngineError("Triton is not installed")
+
+    monkeypatch.setattr(plugin_attention, "weigh", weigh)
+    with caplog.at_level(logging.INFO):
+        model = lower(tower(normed=False, heads=16, head_dim=64), Dialect(attention="best", sm=89))
+    assert "Softmax" in names(model)
+    assert "Triton is not installed" in caplog.text

@@ -1,0 +1,76 @@
+"""Which way of writing attention `--attention auto` takes: `python benchmarks/attention_choice.py [--sm 90]`.
+
+Prints, for the variants of every plugin that stands for a whole attention, what the plugin and the pattern would
+launch, move and take on the device that stands for an SM. All times are predictions; nothing runs on a GPU.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping
+
+from internvl_edge.export.plugins.choice import Call, weigh
+from internvl_edge.export.plugins.families import FAMILIES
+from internvl_edge.export.plugins.family import CODED as CODED_NAME
+from internvl_edge.export.plugins.family import Family
+from internvl_edge.export.plugins.launches import Constant
+from internvl_edge.export.plugins.pattern_costs import CODED, WIDE
+
+SMS = (80, 87, 89, 90, 100, 110, 120)
+BATCHES = (1, 8)
+_NORMED = ("vit_attention", "vit_attention_8bit")
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sm", action="append", type=int, help="SMs; by default one for each kind of device.")
+    options = parser.parse_args()
+    print("| attention | SM | plugin: launches, MB, us | pattern: launches, MB, us | auto |")
+    print("| --- | --- | --- | --- | --- |")
+    for name, calls in _attentions():
+        for sm in options.sm or SMS:
+            if any(FAMILY[call.plugin].refusal(call.types, call.told, sm) for call in calls):
+                continue
+            found = weigh(calls, sm)
+            costs = " | ".join(
+                f"{each.launches}, {each.bytes / 1e6:.1f}, {each.us:.0f}" for each in (found.plugin, found.pattern)
+            )
+            print(f"| {name} | {sm} | {costs} | {'plugin' if found.wins else 'pattern'} |", flush=True)
+
+
+def _attentions() -> Iterator[tuple[str, list[Call]]]:
+    for family in FAMILIES:
+        plain = family.name.removesuffix(CODED_NAME)
+        if plain not in WIDE or (plain != family.name and CODED[plain] == WIDE[plain]):
+            continue
+        for types, told in family.variants:
+            if types[family.typed_by] != "fp16" or told.get("out") == "fp8":
+                continue
+            for usual in family.typical:
+                for batch in BATCHES:
+                    sizes = {**usual, "B": batch}
+                    name = f"{family.name}, {_told({**told, **sizes})}"
+                    yield (
+                        name,
+                        [
+                            *_norms(family, types, told, sizes),
+                            Call(plugin=family.name, types=types, told=told, sizes=sizes),
+                        ],
+                    )
+
+
+def _norms(
+    family: Family, types: Mapping[str, str], told: Mapping[str, Constant], sizes: Mapping[str, int]
+) -> Iterator[Call]:
+    if family.name in _NORMED:
+        width = int(told["heads"]) * int(told["head_dim"])
+        yield Call(plugin="vit_norms", types={"qkv": types["qkv"]}, told={"width": width, "eps": 1e-6}, sizes=sizes)
+
+
+def _told(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+FAMILY = {family.name: family for family in FAMILIES}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Whether a plugin or the pattern is faster for one attention on a device, by launches, bytes and arithmetic.
+
+A plugin is predicted from its compiled kernels (`tiles_model`). The pattern is given every doubt: its layout passes run
+at the memory's speed, and its fused kernel at what the busiest unit allows. So a plugin that wins here should win.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from internvl_edge.export.plugins.compile import compile_kernel
+from internvl_edge.export.plugins.families import FAMILIES
+from internvl_edge.export.plugins.family import CODED as CODED_NAME
+from internvl_edge.export.plugins.launches import Constant
+from internvl_edge.export.plugins.pattern_costs import CODED, WIDE, PatternCost
+from internvl_edge.export.plugins.tiles_model import LAUNCH_US, best_case_us, memory_us, predicted_us
+
+_BY_NAME = {family.name: family for family in FAMILIES}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One plugin at the sizes it is weighed for."""
+
+    plugin: str
+    types: Mapping[str, str]
+    told: Mapping[str, Constant]
+    sizes: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What one attention takes; the time is a prediction."""
+
+    launches: int
+    bytes: float
+    us: float
+
+    def __str__(self) -> str:
+        """Return it as a line has it."""
+        return f"{self.launches} launches, {self.bytes / 1e6:.1f} MB, {self.us:.0f} us"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Both ways of writing one attention."""
+
+    plugin: Cost
+    pattern: Cost
+
+    @property
+    def wins(self) -> bool:
+        """Return whether the plugin is predicted to be faster."""
+        return self.plugin.us < self.pattern.us
+
+    def __str__(self) -> str:
+        """Return the reason, as the log has it."""
+        return f"{'plugin' if self.wins else 'pattern'}: plugin {self.plugin}; pattern {self.pattern} (predicted)"
+
+
+def weigh(calls: Sequence[Call], sm: int) -> Choice:
+    """Return what the plugins `calls`, in order, and the pattern that they stand for would take on `sm`.
+
+    Raises:
+        EngineError: Triton is not installed, or refuses a kernel.
+    """
+    return Choice(plugin=_plugin_cost(calls, sm), pattern=_pattern_cost(calls[-1], sm))
+
+
+def _plugin_cost(calls: Sequence[Call], sm: int) -> Cost:
+    """Return what the calls take, and the passes that scale products of 8-bit codes before them."""
+    moved = us = 0.0
+    for call in calls:
+        family = _BY_NAME[call.plugin]
+        launches = family.launches(call.types, call.told, sm)
+        works = [family.work(launch, call.sizes) for launch in launches]
+        moved += works[0].unique_bytes
+        us += min(
+            predicted_us(compile_kernel(launch, sm), work, launch.stages)
+            for launch, work in zip(launches, works, strict=True)
+        )
+    last = calls[-1]
+    scaling = _costs(last).scaling
+    scaled = 2.0 * _projection_bytes(last) if scaling else 0.0
+    return Cost(
+        launches=len(calls) + scaling,
+        bytes=moved + scaled,
+        us=us + scaling * LAUNCH_US + memory_us(scaled, sm),
+    )
+
+
+def _pattern_cost(call: Call, sm: int) -> Cost:
+    """Return what the pattern takes: its fused kernel moves what a plugin does, all else are passes over memory."""
+    family = _BY_NAME[call.plugin.removesuffix(CODED_NAME)]
+    told = {name: value for name, value in call.told.items() if name != "out"}
+    launch = family.launches({name: call.types[name] for name in family.inputs}, told, sm)[0]
+    costs, work = _costs(call), family.work(launch, call.sizes)
+    moved = costs.passes * work.unique_bytes
+    return Cost(
+        launches=costs.launches,
+        bytes=moved,
+        us=costs.launches * LAUNCH_US + memory_us(moved - work.unique_bytes, sm) + best_case_us(work, sm),
+    )
+
+
+def _costs(call: Call) -> PatternCost:
+    table = CODED if call.plugin.endswith(CODED_NAME) else WIDE
+    return table[call.plugin.removesuffix(CODED_NAME)]
+
+
+def _projection_bytes(call: Call) -> float:
+    """Return the bytes of q, k and v in 16 bits: one packed projection, or queries on other rows."""
+    rows, queries = call.sizes["N"], call.sizes.get("Q", call.sizes["N"])
+    return 2.0 * call.sizes["B"] * (queries + 2 * rows) * int(call.told["heads"]) * int(call.told["head_dim"])
