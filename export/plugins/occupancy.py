@@ -1,8 +1,8 @@
 """How many blocks of a kernel fit on one multiprocessor, from the limits of its compute capability.
 
-Source of the limits: CUDA C++ Programming Guide, "Compute Capabilities", table of technical specifications per compute
-capability; the units in which registers and shared memory are handed out: CUDA Occupancy Calculator
-(``cuda_occupancy.h``).
+Source: blocks, shared memory of a multiprocessor, and the units in which registers and shared memory are handed out are
+those of ``cuda_occupancy.h`` in CUDA 13.5, for every compute capability here; warps and the shared memory of one block
+are of the CUDA C++ Programming Guide, "Compute Capabilities", technical specifications per compute capability.
 """
 
 from dataclasses import dataclass
