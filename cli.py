@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from internvl_edge.commands.bench import bench
 from internvl_edge.commands.export import export
 from internvl_edge.commands.look import inspect
 from internvl_edge.commands.plans import build_command, doctor, targets
@@ -38,6 +39,7 @@ def main(verbose: bool) -> None:
     internvl-edge compare BUNDLE CHECKPOINT --data PICTURES    after which block they part
     internvl-edge build BUNDLE --target rtx-4090   plans, or a kit for a device that builds its own
     internvl-edge run retrieve BUNDLE IMAGES -t "a red kite"
+    internvl-edge bench BUNDLE                     what it costs here: latency, throughput, energy
     internvl-edge inspect BUNDLE                   what is inside
     """
     logging.basicConfig(
@@ -45,7 +47,7 @@ def main(verbose: bool) -> None:
     )
 
 
-for _command in (export, calibrate, evaluate, compare, build_command, targets, doctor, inspect, run):
+for _command in (export, calibrate, evaluate, compare, build_command, targets, doctor, inspect, run, bench):
     main.add_command(_command)
 
 

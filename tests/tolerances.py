@@ -46,3 +46,6 @@ KERNEL_FP8_STEP = 2.0**-4
 
 KERNEL_CODES_APART = 1.01
 """Codes that an appended row may be off: fp32 against float64 on the other side of a rounding tie moves one."""
+
+SPAN_MICROSECONDS = 20.0
+"""What the profiler may add to a call with one span: about 3 are measured; a loaded core is several times slower."""

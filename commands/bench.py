@@ -1,0 +1,133 @@
+"""`bench`: what the graphs and requests of a bundle cost on this device."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from internvl_edge.commands.parameters import BACKEND, BUNDLE, Integers, Names
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_SLOWER = 3
+"""Exit code of ``--fail-on slower``."""
+
+
+class _Percents(Names):
+    """A comma-separated list of percentiles, as `50,90,99.9`."""
+
+    name = "P[,P...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:  # type: ignore[override]
+        """Return the numbers."""
+        try:
+            percents = tuple(float(part) for part in super().convert(value, param, ctx))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers", param, ctx)
+        if not percents or not all(0 < percent <= 100 for percent in percents):
+            self.fail(f"{value!r}: percentiles lie above 0 and up to 100", param, ctx)
+        return percents
+
+
+class _Counts(Integers):
+    """A comma-separated list of integers from 1."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:  # type: ignore[override]
+        """Return the numbers."""
+        counts = super().convert(value, param, ctx)
+        if not counts or min(counts) < 1:
+            self.fail(f"{value!r}: give numbers from 1", param, ctx)
+        return counts
+
+
+@click.command()
+@BUNDLE
+@click.option("--graph", "graphs", type=Names(), help="Graphs to measure, as `vision,text`.  [default: all]")
+@click.option("--task", "tasks", type=Names(), help="Whole requests: image, text, caption.  [default: all]")
+@click.option("--batch", "batches", type=_Counts(), default="1", show_default=True, help="Pictures or texts a call.")
+@BACKEND
+@click.option("--duration", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, metavar="SECONDS")
+@click.option("--iterations", type=click.IntRange(1), default=10, show_default=True, help="Calls, however long.")
+@click.option("--streams", type=click.IntRange(1), default=1, show_default=True, help="Threads that share a session.")
+@click.option("--percentile", "percents", type=_Percents(), default="50,90,95,99", show_default=True)
+@click.option("--threads", type=click.IntRange(1), help="Of a CPU backend.  [default: its own choice]")
+@click.option("--cuda-graph/--no-cuda-graph", default=True, show_default=True, help="Replay launches of a known shape.")
+@click.option("--spin/--no-spin", default=False, show_default=True, help="Wait for the device by polling.")
+@click.option("--json", "json_file", type=_FILE, metavar="F", help="All figures and times; a later run's baseline.")
+@click.option("--html", type=_FILE, metavar="F", help="One page with histograms, percentiles, stages and layers.")
+@click.option("--trace", type=_FILE, metavar="F", help="Spans for Perfetto or chrome://tracing.")
+@click.option("--export-times", type=_FILE, metavar="F", help="Each call, as trtexec's --exportTimes.")
+@click.option("--export-profile", type=_FILE, metavar="F", help="Times of layers, as trtexec's --exportProfile.")
+@click.option("--export-layer-info", type=_FILE, metavar="F", help="Layers, as trtexec's --exportLayerInfo.")
+@click.option("--baseline", type=_FILE, metavar="F", help="JSON of an earlier run: faster, slower or equal.")
+@click.option(
+    "--fail-on", type=click.Choice(["slower"]), help="Exit with code 3 if a case is slower than the baseline."
+)
+@click.pass_context
+def bench(
+    ctx: click.Context,
+    /,
+    bundle: Path,
+    graphs: tuple[str, ...] | None,
+    tasks: tuple[str, ...] | None,
+    batches: tuple[int, ...],
+    backend: str,
+    duration: float,
+    iterations: int,
+    streams: int,
+    percents: tuple[float, ...],
+    threads: int | None,
+    cuda_graph: bool,
+    spin: bool,
+    baseline: Path | None,
+    fail_on: str | None,
+    **files: Path | None,
+) -> None:
+    """Measure the graphs of BUNDLE and whole requests on this device.
+
+    Ctrl-C ends the measurement and prints what there is (exit code 130).
+    """
+    from internvl_edge.runtime import InternVL
+    from internvl_edge.runtime.backends import SessionOptions
+    from internvl_edge.runtime.profile.bench import BenchOptions, run_cases
+    from internvl_edge.runtime.profile.cases import Chosen, cases_of
+    from internvl_edge.runtime.profile.conditions import host_conditions
+    from internvl_edge.runtime.profile.files import LAYERED, require_writable, write_files, write_layer_info
+    from internvl_edge.runtime.profile.interrupt import STOPPED, finish_on_interrupt
+    from internvl_edge.runtime.profile.measure import MeasureOptions
+    from internvl_edge.runtime.profile.report import Report, case_text, read_baseline
+
+    if fail_on and baseline is None:
+        raise click.UsageError("--fail-on needs --baseline")
+    files["json"] = files.pop("json_file")
+    require_writable(files)
+    earlier = read_baseline(baseline) if baseline else None
+    settings = SessionOptions(threads=threads, cuda_graph=cuda_graph, spin=spin, streams=streams)
+    model = InternVL.open(bundle, backend=backend, batch_size=max(batches), options=settings)
+    options = BenchOptions(
+        measure=MeasureOptions(seconds=duration, calls=iterations, streams=streams),
+        percents=percents,
+        layers=any(files[option] for option in LAYERED),
+    )
+    chosen = Chosen(graphs=graphs, tasks=tasks, batches=batches, streams=streams)
+    report = Report(
+        bundle=str(bundle), precision=model.bundle.manifest.precision, host=host_conditions(), baseline=earlier
+    )
+    with tempfile.TemporaryDirectory(prefix="internvl-edge-") as folder, finish_on_interrupt() as stop:
+        cases = cases_of(model, chosen, Path(folder))
+        click.echo(f"{report.bundle} ({report.precision}), {len(cases)} cases")
+        for summary in run_cases(model, cases, options, stop):
+            report = report.with_case(summary)
+            click.echo(f"\n{case_text(report, summary)}")
+        report = report.ended(stopped=stop.is_set())
+    written = write_files(report, files)
+    if info := files["export_layer_info"]:
+        written += write_layer_info(report, info, model.session)
+        model.close()
+    for path in written:
+        click.echo(f"Written: {path}", err=True)
+    if report.stopped:
+        click.echo(f"\nStopped by Ctrl-C after {len(report.cases)} of {len(cases)} cases.", err=True)
+        ctx.exit(STOPPED)
+    if fail_on and report.slower():
+        ctx.exit(_SLOWER)

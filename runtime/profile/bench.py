@@ -1,0 +1,53 @@
+"""Measure the cases of a bundle one after the other, with their layers where they are wanted."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from internvl_edge.runtime.model import InternVL
+from internvl_edge.runtime.profile.board import Watch
+from internvl_edge.runtime.profile.cases import layer_inputs
+from internvl_edge.runtime.profile.layers import LayerTime, LayerTimes
+from internvl_edge.runtime.profile.measure import Case, MeasureOptions, measure
+from internvl_edge.runtime.profile.sensors import find_sensor
+from internvl_edge.runtime.profile.summary import Summary, summarize
+
+LAYER_RUNS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchOptions:
+    """How each case is measured and what is told of it."""
+
+    measure: MeasureOptions
+    percents: Sequence[float] = (50.0, 90.0, 95.0, 99.0)
+    layers: bool = False
+    """Run each graph once more with its layers told apart, where the backend can."""
+
+
+def run_cases(
+    model: InternVL, cases: Sequence[Case], options: BenchOptions, stop: threading.Event
+) -> Iterator[Summary]:
+    """Yield the summary of each case as soon as it is measured; `stop` ends with what there is."""
+    watch = Watch(find_sensor())
+    source = watch.sensor.name if watch.sensor is not None else ""
+    try:
+        for case in cases:
+            measured = None if stop.is_set() else measure(case, options.measure, stop, watch)
+            if measured is None:
+                return
+            layers = _layers(model, case) if options.layers and not stop.is_set() else []
+            yield summarize(measured, options.percents, source, layers)
+    finally:
+        watch.close()
+        model.close()
+
+
+def _layers(model: InternVL, case: Case) -> list[LayerTime]:
+    """Return the layers of a graph, from runs of their own; none of a request, or where the backend does not tell."""
+    if not case.graph:
+        return []
+    session = model.session(case.graph)
+    if not isinstance(session, LayerTimes):
+        return []
+    return session.layer_times(layer_inputs(model, case.graph, case.phase, case.batch), LAYER_RUNS)

@@ -1,0 +1,36 @@
+"""Seeded pictures and texts for whole requests."""
+
+from pathlib import Path
+
+import numpy as np
+
+WIDTH, HEIGHT = 640, 480
+"""Of a picture as cameras and COCO have it."""
+WORDS_PER_TEXT = 10
+"""The mean length of a COCO caption."""
+_WORDS = (
+    *("a", "red", "small", "old", "kite", "dog", "street", "with", "two", "people", "on", "the", "beach", "near"),
+    *("green", "boat", "and", "blue", "sky", "over", "house", "tree", "white", "car"),
+)
+_CELLS = 24
+"""Smooth patches over noise: a file of the size of a photo's, not of noise's."""
+
+
+def write_pictures(folder: Path, count: int, rng: np.random.Generator) -> list[Path]:
+    """Write `count` JPEG files into `folder` and return their paths."""
+    from PIL import Image
+
+    paths = []
+    for index in range(count):
+        coarse = rng.integers(0, 256, (_CELLS * HEIGHT // WIDTH, _CELLS, 3), np.uint8)
+        smooth = np.asarray(Image.fromarray(coarse).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC), np.int16)
+        noisy = smooth + rng.integers(-8, 9, smooth.shape, np.int16)
+        path = folder / f"{index}.jpg"
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=90)
+        paths.append(path)
+    return paths
+
+
+def texts(count: int, rng: np.random.Generator) -> list[str]:
+    """Return `count` texts of `WORDS_PER_TEXT` words."""
+    return [" ".join(rng.choice(_WORDS, WORDS_PER_TEXT)) for _ in range(count)]
