@@ -4,6 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from internvl_edge.runtime.errors import BackendError
+from internvl_edge.runtime.finite import require_finite
+
 CLASSIFICATION_SCALE = 100.0
 """The reference's zero-shot protocol multiplies cosines by this, not by the model's own logit scale."""
 
@@ -11,19 +14,32 @@ CLASSIFICATION_SCALE = 100.0
 def unit(features: np.ndarray) -> np.ndarray:
     """Return `features` ``[..., D]`` with L2 norm 1 on the last axis."""
     values = np.asarray(features, np.float32)
-    normed: np.ndarray = values / np.linalg.norm(values, axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # inf / inf: NaN, which `directed` tells
+        normed: np.ndarray = values / np.linalg.norm(values, axis=-1, keepdims=True)
     return normed
+
+
+def directed(features: np.ndarray, what: str) -> np.ndarray:
+    """Return `features` ``[N, D]`` of `what`, of which every row has a direction: NaN would rank anywhere.
+
+    Raises:
+        BackendError: rows with NaN or infinity, or of zeros alone.
+    """
+    if silent := int((~require_finite(features, what).any(axis=1)).sum()):
+        raise BackendError(f"{what}: {silent} of {len(features)} have features of zeros alone; export the bundle again")
+    return features
 
 
 def similarity_logits(images: np.ndarray, texts: np.ndarray, logit_scale: float) -> np.ndarray:
     """Return ``[B, T]`` of raw features ``[B, D]`` and ``[T, D]``; `logit_scale` as stored, a logarithm."""
-    logits: np.ndarray = np.exp(np.float32(logit_scale)) * (unit(images) @ unit(texts).T)
+    pictures, captions = unit(directed(images, "pictures")), unit(directed(texts, "texts"))
+    logits: np.ndarray = np.exp(np.float32(logit_scale)) * (pictures @ captions.T)
     return logits
 
 
 def zero_shot_classifier(template_features: Sequence[np.ndarray]) -> np.ndarray:
     """Return ``[D, classes]`` of raw text features ``[templates, D]`` per class: normalised, averaged, normalised."""
-    return np.stack([unit(unit(features).mean(axis=0)) for features in template_features], axis=1)
+    return np.stack([unit(unit(directed(each, "texts")).mean(axis=0)) for each in template_features], axis=1)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -1,28 +1,18 @@
 """Greedy and beam search over a decoder with a key/value cache, with the semantics of the reference's `generate`.
 
-The cache is a dict of arrays whose axis 0 is the row (a picture, or a beam of it). A step feeds new ids and returns the
-logits of the last position with the longer cache.
+A row is a picture, or a beam of it. A step feeds new ids and returns the logits of the last position; the cache, which
+the backend keeps, grows by what was fed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
+from internvl_edge.runtime.backends.session import KeyValueCache
 from internvl_edge.runtime.errors import InputError
-
-Cache = Mapping[str, np.ndarray]
-
-
-class Step(Protocol):
-    """One pass of the decoder graph."""
-
-    def __call__(
-        self, input_ids: np.ndarray, attention_mask: np.ndarray, position_ids: np.ndarray, cache: Cache
-    ) -> tuple[np.ndarray, Cache]:
-        """Return logits ``[R, V]`` of the last row and the cache with the new rows, for ids ``[R, n]``."""
-        ...
+from internvl_edge.runtime.finite import require_finite
+from internvl_edge.runtime.stages import POSTPROCESS, UNMEASURED, Stages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,51 +54,79 @@ class Generated:
 
 
 class _Decoder:
-    """The step with the state that grows by a column a step: the mask and the cache of every row."""
+    """The cache with the mask of every row, which grows with it."""
 
-    def __init__(self, step: Step, cache: Cache, held: int, rows: int) -> None:
-        self._step = step
+    def __init__(self, cache: KeyValueCache, held: int, rows: int, stages: Stages) -> None:
         self._cache = cache
         self._mask = np.ones((rows, held), np.int64)
+        self._stages = stages
+        self._shared = held
+        """Positions that are the same in all beams of a picture."""
 
-    def feed(self, ids: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-        """Append `ids` ``[R, n]``, padding where `mask` is 0; return the logits ``[R, V]`` of the last column."""
-        new = np.ones_like(ids) if mask is None else mask
+    def prefill(self, prompt_ids: np.ndarray) -> np.ndarray:
+        """Append `prompt_ids` ``[R, n]``, left-padded with 0; return the logits ``[R, V]`` of the last column."""
+        self._shared += prompt_ids.shape[1]
+        return self._append(prompt_ids, (prompt_ids > 0).astype(np.int64))
+
+    def feed(self, tokens: np.ndarray) -> np.ndarray:
+        """Append one token ``[R]`` a row; return the logits ``[R, V]`` behind it."""
+        ids = tokens[:, None]
+        return self._append(ids, np.ones_like(ids))
+
+    def select(self, rows: np.ndarray) -> None:
+        """Keep the rows of these indexes, in this order, repeats allowed; none moves to another picture."""
+        self._mask = self._mask[rows]
+        self._cache.select(rows, self._shared)
+
+    def _append(self, ids: np.ndarray, new: np.ndarray) -> np.ndarray:
         self._mask = np.concatenate([self._mask, new], axis=1)
         positions = np.cumsum(self._mask, axis=1) - 1
         positions[self._mask == 0] = 1
-        logits, self._cache = self._step(ids, self._mask, positions[:, -ids.shape[1] :], self._cache)
-        return np.asarray(logits, np.float32)
+        inputs = {
+            "input_ids": ids,
+            "attention_mask": self._mask,
+            "position_ids": positions[:, -ids.shape[1] :],
+        }
+        logits = np.asarray(self._cache.step(inputs, self._stages), np.float32)
+        return require_finite(logits, "rows of logits")
 
-    def select(self, rows: np.ndarray) -> None:
-        """Keep the rows of these indexes, in this order, repeats allowed."""
-        self._mask = self._mask[rows]
-        self._cache = {name: values[rows] for name, values in self._cache.items()}
 
+def generate(
+    cache: KeyValueCache, held: int, prompt_ids: np.ndarray, config: GenerationConfig, stages: Stages = UNMEASURED
+) -> Generated:
+    """Return what the decoder writes behind `prompt_ids` ``[B, n]`` (left padding is id 0).
 
-def generate(step: Step, cache: Cache, held: int, prompt_ids: np.ndarray, config: GenerationConfig) -> Generated:
-    """Return what the decoder writes behind `prompt_ids` ``[B, n]`` (left padding is id 0) on a cache of `held` rows.
+    The cache has `held` columns, one row a picture; beams share it until they part.
 
-    The cache has one row a picture; beams share it until they part.
+    Raises:
+        BackendError: the decoder fails, or gives NaN, among which no token is the best.
     """
-    decoder = _Decoder(step, cache, held, prompt_ids.shape[0])
-    logits = decoder.feed(prompt_ids, (prompt_ids > 0).astype(np.int64))
     if config.num_beams == 1:
-        return Generated(_greedy(decoder, logits, config))
-    return _beam_search(decoder, logits, config)
+        columns = list(greedy_tokens(cache, held, prompt_ids, config, stages))
+        return Generated(np.stack(columns, axis=1).astype(np.int64))
+    decoder = _Decoder(cache, held, prompt_ids.shape[0], stages)
+    return _beam_search(decoder, decoder.prefill(prompt_ids), config, stages)
 
 
-def _greedy(decoder: _Decoder, logits: np.ndarray, config: GenerationConfig) -> np.ndarray:
+def greedy_tokens(
+    cache: KeyValueCache, held: int, prompt_ids: np.ndarray, config: GenerationConfig, stages: Stages = UNMEASURED
+) -> Iterator[np.ndarray]:
+    """Yield the best next token of every row ``[B]`` as it is known, until the last row ends; see `generate`.
+
+    A step is computed when its tokens are asked for.
+    """
+    decoder = _Decoder(cache, held, prompt_ids.shape[0], stages)
+    logits = decoder.prefill(prompt_ids)
     unfinished = np.ones(logits.shape[0], bool)
-    columns: list[np.ndarray] = []
-    while True:
-        scores = _without_early_eos(logits, len(columns), config)
-        tokens = np.where(unfinished, scores.argmax(axis=1), config.pad_token_id)
-        columns.append(tokens)
-        unfinished &= tokens != config.eos_token_id
-        if not unfinished.any() or len(columns) == config.max_new_tokens:
-            return np.stack(columns, axis=1).astype(np.int64)
-        logits = decoder.feed(tokens[:, None])
+    for written in range(config.max_new_tokens):
+        with stages.stage(POSTPROCESS):
+            scores = _without_early_eos(logits, written, config)
+            tokens = np.where(unfinished, scores.argmax(axis=1), config.pad_token_id)
+            unfinished &= tokens != config.eos_token_id
+        yield tokens
+        if not unfinished.any() or written + 1 == config.max_new_tokens:
+            return
+        logits = decoder.feed(tokens)
 
 
 def _without_early_eos(scores: np.ndarray, new_tokens: int, config: GenerationConfig) -> np.ndarray:
@@ -155,7 +173,7 @@ class _Hypotheses:
         return min(score for score, _ in self._beams)
 
 
-def _beam_search(decoder: _Decoder, logits: np.ndarray, config: GenerationConfig) -> Generated:
+def _beam_search(decoder: _Decoder, logits: np.ndarray, config: GenerationConfig, stages: Stages) -> Generated:
     pictures, beams = logits.shape[0], config.num_beams
     vocabulary = logits.shape[1]
     decoder.select(np.repeat(np.arange(pictures), beams))
@@ -165,15 +183,17 @@ def _beam_search(decoder: _Decoder, logits: np.ndarray, config: GenerationConfig
     written = np.zeros((pictures * beams, 0), np.int64)
     finished = [_Hypotheses(beams) for _ in range(pictures)]
     while True:
-        scores = _without_early_eos(_log_softmax(logits), written.shape[1], config)
-        totals = (scores + running.reshape(-1, 1)).reshape(pictures, beams * vocabulary)
-        candidates = _top(totals, 2 * beams)
-        parents, tokens, running = _advance(candidates, totals, written, finished, vocabulary, config)
-        written = np.concatenate([written[parents], tokens[:, None]], axis=1)
+        with stages.stage(POSTPROCESS):
+            scores = _without_early_eos(_log_softmax(logits), written.shape[1], config)
+            totals = (scores + running.reshape(-1, 1)).reshape(pictures, beams * vocabulary)
+            candidates = _top(totals, 2 * beams)
+            parents, tokens, running = _advance(candidates, totals, written, finished, vocabulary, config)
+            written = np.concatenate([written[parents], tokens[:, None]], axis=1)
         if all(hypotheses.done for hypotheses in finished) or written.shape[1] == config.max_new_tokens:
             break
-        decoder.select(parents)
-        logits = decoder.feed(tokens[:, None])
+        with stages.stage(POSTPROCESS):
+            decoder.select(parents)
+        logits = decoder.feed(tokens)
     _finish_running(finished, written, running)
     return _best(finished, config)
 

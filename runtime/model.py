@@ -1,25 +1,34 @@
 """InternVL as users see it: features, similarity, zero-shot classes, captions and matching over a bundle's graphs."""
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
+from types import TracebackType
 from typing import Literal, TypeVar
 
 import numpy as np
 
 from internvl_edge.runtime.backends import Session, SessionOptions, open_session, require_backend
+from internvl_edge.runtime.backends.array_cache import open_cache
+from internvl_edge.runtime.backends.session import KeyValueCache
 from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.captions import CaptionPiece, growing_captions
+from internvl_edge.runtime.decode import Pictures, check_pictures, picture_count
 from internvl_edge.runtime.errors import BundleError, InputError
 from internvl_edge.runtime.features import (
     CLASSIFICATION_SCALE,
+    directed,
     similarity_logits,
     softmax,
     unit,
     zero_shot_classifier,
 )
-from internvl_edge.runtime.generation import Cache, GenerationConfig, generate
+from internvl_edge.runtime.finite import FiniteOutputs, require_finite
+from internvl_edge.runtime.generation import GenerationConfig, generate, greedy_tokens
 from internvl_edge.runtime.manifest import ModelInfo
-from internvl_edge.runtime.preprocess import Geometry, Pictures, check_pictures, picture_count, preprocess
-from internvl_edge.runtime.stages import PREPROCESS, TOKENIZE, UNMEASURED, Stages
+from internvl_edge.runtime.preprocess import Geometry, preprocess
+from internvl_edge.runtime.stages import POSTPROCESS, TOKENIZE, UNMEASURED, Stages
 from internvl_edge.runtime.tokenizer import TEXT_PREFIX, Tokenizer
 
 _T = TypeVar("_T")
@@ -33,13 +42,15 @@ Texts = Sequence[str] | np.ndarray
 DEFAULT_PROMPT = "English caption:"
 DEFAULT_TEMPLATES = ("{}",)
 _TOKENIZER_FILE = "tokenizer.model"
+_SHOWN = 80
+"""Characters of a user's text that an error shows."""
 _MODE_GRAPHS: dict[Mode, tuple[str, ...]] = {"c": ("vision",), "g": ("vision", "query")}
 BATCH_SIZE = 32
 """Pictures or texts that go through a graph at once; more are cut into such batches."""
 
 
 class InternVL:
-    """An opened bundle. Each graph is loaded when it is first needed."""
+    """An opened bundle: each graph is loaded when it is first needed. Threads may share it; `with` closes it."""
 
     def __init__(self, bundle: Bundle, backend: str, batch_size: int, options: SessionOptions | None = None) -> None:
         self.stages: Stages = UNMEASURED
@@ -50,6 +61,8 @@ class InternVL:
         self._batch_size = batch_size
         self._sessions: dict[str, Session] = {}
         self._tokenizer: Tokenizer | None = None
+        self._opening = threading.Lock()
+        self._outputs = FiniteOutputs()
 
     @classmethod
     def open(
@@ -72,6 +85,16 @@ class InternVL:
         if batch_size < 1:
             raise InputError(f"batch_size: {batch_size} rows; give 1 or more")
         return cls(Bundle.open(Path(bundle), verify=verify), backend, batch_size, options)
+
+    def __enter__(self) -> "InternVL":
+        """Return the model; leaving the block closes it."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Free all graphs."""
+        self.close()
 
     @property
     def bundle(self) -> Bundle:
@@ -107,10 +130,18 @@ class InternVL:
         ids = self._ids(texts, TEXT_PREFIX)
         return _stacked([self.run_graph("text", {"input_ids": part})["text_embeds"] for part in self._parts(ids)])
 
+    def encode_video(self, frames: Images, mode: Mode = "c") -> np.ndarray:
+        """Return the raw feature ``[D]`` of a video: the mean of its frames' raw features."""
+        from internvl_edge.runtime.video import encode_video
+
+        return encode_video(self, frames, mode)
+
     def similarity(self, images: Images, texts: Texts, mode: Mode = "g") -> np.ndarray:
         """Return logits ``[B, T]`` as the reference's forward: scaled cosines."""
         scale = self._required(self.info.logit_scale, "logit scale")
-        return similarity_logits(self.encode_image(images, mode), self.encode_text(texts), scale)
+        image_embeds, text_embeds = self.encode_image(images, mode), self.encode_text(texts)
+        with self.stages.stage(POSTPROCESS):
+            return similarity_logits(image_embeds, text_embeds, scale)
 
     def classify(
         self, images: Images, labels: Sequence[str], templates: Sequence[str] | None = None, mode: Mode = "g"
@@ -123,12 +154,14 @@ class InternVL:
         chosen = tuple(DEFAULT_TEMPLATES if templates is None else templates)
         lacking = [template for template in chosen if "{}" not in template]
         if lacking or not labels or not chosen:
-            finding = f"templates without {{}}: {', '.join(lacking)}" if lacking else "no label or no template"
+            finding = f"templates without {{}}: {', '.join(lacking)[:_SHOWN]}" if lacking else "no label or no template"
             raise InputError(f"classify: {finding}; give labels, and templates as 'a photo of {{}}'")
         if isinstance(labels, str):
-            raise InputError(f"classify: {labels!r} is one label, not several; give a list")
+            raise InputError(f"classify: {labels[:_SHOWN]!r} is one label, not several; give a list")
         features = self._image_features(images, mode, "crop")
-        return softmax(CLASSIFICATION_SCALE * (unit(features) @ self.classifier(labels, chosen)))
+        classifier = self.classifier(labels, chosen)
+        with self.stages.stage(POSTPROCESS):
+            return softmax(CLASSIFICATION_SCALE * (unit(directed(features, "pictures")) @ classifier))
 
     def classifier(self, labels: Sequence[str], templates: Sequence[str]) -> np.ndarray:
         """Return the zero-shot classifier ``[D, labels]``."""
@@ -148,12 +181,29 @@ class InternVL:
         self._bundle.require("vision", "query", "decoder")
         ids = self.generate(
             images,
-            self.tokenizer.encode_prompt(prompt),
+            self._encoded_prompt(prompt),
             num_beams=num_beams,
             min_new_tokens=min_new_tokens,
             max_new_tokens=max_new_tokens,
         )
-        return [self.tokenizer.decode(row) for row in ids]
+        with self.stages.stage(POSTPROCESS):
+            return [self.tokenizer.decode(row) for row in ids]
+
+    def stream(
+        self, images: Images, prompt: str = DEFAULT_PROMPT, max_new_tokens: int = 30, min_new_tokens: int = 0
+    ) -> Iterator[CaptionPiece]:
+        """Return an iterator of pieces of greedy captions, as they are written; joined, they are what `caption` gives.
+
+        Pictures of one batch are written side by side. A step is computed when a piece is asked for that needs it: who
+        stops asking stops the work.
+
+        Raises:
+            InputError: as `caption`, before anything runs.
+        """
+        self._bundle.require("vision", "query", "decoder")
+        config = self._config(1, min_new_tokens, max_new_tokens, None)
+        prompts = self._prompts(self._encoded_prompt(prompt), picture_count(images), config)
+        return self._streamed(images, prompts, config)
 
     def generate(
         self,
@@ -173,12 +223,7 @@ class InternVL:
             InputError: prompts that do not match the pictures, or more positions than the model has.
         """
         self._bundle.require("vision", "query", "decoder")
-        config = GenerationConfig(
-            num_beams=num_beams,
-            min_new_tokens=min_new_tokens,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=self.info.eos_token_id if eos_token_id is None else eos_token_id,
-        )
+        config = self._config(num_beams, min_new_tokens, max_new_tokens, eos_token_id)
         prompts = self._prompts(np.atleast_2d(prompt_ids), picture_count(images), config)
         parts = zip(self._batches(images, "squash"), self._parts(prompts), strict=True)
         return _padded([self._generate_batch(pixels, prompt, config) for pixels, prompt in parts])
@@ -198,12 +243,11 @@ class InternVL:
             self.run_graph("itm", {"vision_states": self._vision_states(pixels), "input_ids": rows})["itm_logits"]
             for pixels, rows in zip(self._batches(images, "squash"), self._parts(ids), strict=True)
         ]
-        return _stacked(logits)
+        return require_finite(_stacked(logits), "pairs")
 
     def preprocess(self, images: Images, geometry: Geometry = "squash") -> np.ndarray:
         """Return `pixel_values` ``[B, 3, S, S]`` of pictures."""
-        with self.stages.stage(PREPROCESS):
-            return preprocess(images, self.info.image_size, geometry)
+        return preprocess(images, self.info.image_size, geometry, self.stages)
 
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
         """Return the ids ``[T, L]`` that `encode_text` takes."""
@@ -216,7 +260,9 @@ class InternVL:
             BundleError: the bundle has no such graph.
             InputError: arrays that the graph does not take.
         """
-        return self.session(graph).run(inputs, stages=self.stages)
+        outputs = self.session(graph).run(inputs, stages=self.stages)
+        self._outputs.watch(graph, outputs)
+        return outputs
 
     def session(self, graph: str) -> Session:
         """Return the opened graph.
@@ -224,15 +270,21 @@ class InternVL:
         Raises:
             BundleError: the bundle has no such graph.
         """
-        if graph not in self._sessions:
-            self._sessions[graph] = open_session(self._backend, self._bundle, graph, self._options)
-        return self._sessions[graph]
+        session = self._sessions.get(graph)
+        if session is None:
+            with self._opening:  # of threads that ask at once, one opens
+                session = self._sessions.get(graph)
+                if session is None:
+                    session = open_session(self._backend, self._bundle, graph, self._options)
+                    self._sessions[graph] = session
+        return session
 
     def close(self) -> None:
         """Free all graphs; what is asked next opens them again."""
-        for session in self._sessions.values():
-            session.close()
-        self._sessions.clear()
+        with self._opening:
+            for session in self._sessions.values():
+                session.close()
+            self._sessions.clear()
 
     def continue_from(
         self, query: Mapping[str, np.ndarray], prompt_ids: np.ndarray, config: GenerationConfig
@@ -241,9 +293,8 @@ class InternVL:
 
         For several prompts on one set of pictures: vision and queries run once.
         """
-        cache = {name: values for name, values in query.items() if name.startswith("present.")}
-        held = self._required(self.info.num_query_tokens, "query tokens")
-        return generate(self._decode, cache, held, prompt_ids, config).ids
+        with closing(self._open_cache(query, prompt_ids, config)) as cache:
+            return generate(cache, self._held(), prompt_ids, config, self.stages).ids
 
     def _image_features(self, images: Images, mode: Mode, geometry: Geometry) -> np.ndarray:
         if mode not in _MODE_GRAPHS:
@@ -257,24 +308,48 @@ class InternVL:
         if mode == "c":
             return pooled
         query = self.run_graph("query", {"vision_states": vision["vision_states"]})
-        features: np.ndarray = unit(pooled) + unit(query["query_embeds"])
-        return features
+        with self.stages.stage(POSTPROCESS):
+            features: np.ndarray = unit(pooled) + unit(query["query_embeds"])
+            return features
 
     def _vision_states(self, pixels: np.ndarray) -> np.ndarray:
         return self.run_graph("vision", {"pixel_values": pixels})["vision_states"]
 
     def _generate_batch(self, pixels: np.ndarray, prompts: np.ndarray, config: GenerationConfig) -> np.ndarray:
-        query = self.run_graph("query", {"vision_states": self._vision_states(pixels)})
-        return self.continue_from(query, prompts, config)
+        return self.continue_from(self._query(pixels), prompts, config)
 
-    def _decode(
-        self, input_ids: np.ndarray, attention_mask: np.ndarray, position_ids: np.ndarray, cache: Cache
-    ) -> tuple[np.ndarray, Cache]:
-        past = {name.replace("present", "past_key_values", 1): values for name, values in cache.items()}
-        state = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
-        outputs = self.run_graph("decoder", {**state, **past})
-        logits = outputs.pop("logits")
-        return logits, outputs
+    def _streamed(self, images: Images, prompts: np.ndarray, config: GenerationConfig) -> Iterator[CaptionPiece]:
+        first = 0
+        for pixels, prompt in zip(self._batches(images, "squash"), self._parts(prompts), strict=True):
+            rows = range(first, first + len(prompt))
+            with closing(self._open_cache(self._query(pixels), prompt, config)) as cache:
+                columns = greedy_tokens(cache, self._held(), prompt, config, self.stages)
+                yield from growing_captions(columns, self.tokenizer, rows, config.eos_token_id)
+            first += len(prompt)
+
+    def _query(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        return self.run_graph("query", {"vision_states": self._vision_states(pixels)})
+
+    def _open_cache(
+        self, query: Mapping[str, np.ndarray], prompts: np.ndarray, config: GenerationConfig
+    ) -> KeyValueCache:
+        """Return the decoder's cache, which begins with the queries' rows, with room for all that will be fed."""
+        present = {name: values for name, values in query.items() if name.startswith("present.")}
+        length = self._held() + prompts.shape[1] + config.max_new_tokens - 1  # the last token is not fed again
+        return open_cache(self.session("decoder"), present, len(prompts) * config.num_beams, length)
+
+    def _held(self) -> int:
+        return self._required(self.info.num_query_tokens, "query tokens")
+
+    def _config(
+        self, num_beams: int, min_new_tokens: int, max_new_tokens: int, eos_token_id: int | None
+    ) -> GenerationConfig:
+        return GenerationConfig(
+            num_beams=num_beams,
+            min_new_tokens=min_new_tokens,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=self.info.eos_token_id if eos_token_id is None else eos_token_id,
+        )
 
     def _prompts(self, prompt_ids: np.ndarray, pictures: int, config: GenerationConfig) -> np.ndarray:
         self._check_ids(np.array([[config.eos_token_id]]), held=0)
@@ -296,6 +371,11 @@ class InternVL:
         tokenizer = self.tokenizer
         with self.stages.stage(TOKENIZE):
             return tokenizer.encode_texts(texts, prefix=prefix, max_length=self.info.max_text_length)
+
+    def _encoded_prompt(self, prompt: str) -> np.ndarray:
+        tokenizer = self.tokenizer
+        with self.stages.stage(TOKENIZE):
+            return tokenizer.encode_prompt(prompt)
 
     def _check_ids(self, ids: np.ndarray, held: int) -> None:
         """Check ids that follow, or are followed by, `held` other positions."""

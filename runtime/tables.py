@@ -1,12 +1,13 @@
 """Results of `internvl-edge run` as text or JSON."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from internvl_edge.runtime.decode import check_pictures
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.model import InternVL, Mode
 
@@ -34,6 +35,19 @@ def lines_text(images: Sequence[Path], texts: Sequence[str], *, as_json: bool) -
         rows = [{"image": str(image), "caption": text} for image, text in zip(images, texts, strict=True)]
         return json.dumps(rows, indent=2, ensure_ascii=False)
     return "\n".join(f"{image}: {text}" for image, text in zip(images, texts, strict=True))
+
+
+def streamed_lines(model: InternVL, images: Sequence[Path], prompt: str, **limits: int) -> Iterator[str]:
+    """Yield the text of `lines_text` piece by piece as captions are written, one picture after the other.
+
+    Raises:
+        InputError: pictures that cannot be read, all of them, before the first is captioned.
+    """
+    check_pictures(images)
+    for image in images:
+        yield f"{image}: "
+        yield from (piece.text for piece in model.stream([image], prompt, **limits))
+        yield "\n"
 
 
 def save_embeddings(model: InternVL, images: Sequence[Path], texts: Sequence[str], mode: Mode, output: Path) -> str:

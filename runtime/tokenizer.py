@@ -17,6 +17,10 @@ TEXT_PREFIX = "summarize:"
 MAX_LENGTH = 80
 """Tokens of a text, bos and eos included; what is longer is cut, eos stays."""
 
+_SHOWN = 40
+"""Characters of a text that a message shows."""
+_NAMED = 20
+"""Positions that one error names."""
 _SPECIAL = re.compile(r"(<s>|</s>|<unk>)")
 """Written in a text, these are taken for the tokens themselves, as the slow tokenizer does."""
 
@@ -79,7 +83,7 @@ class Tokenizer:
     def _row(self, text: str, prefix: str, max_length: int) -> list[int]:
         ids = [self._pieces.bos_id(), *self._ids(prefix + text), self._pieces.eos_id()]
         if len(ids) > max_length:
-            logger.warning("text of %d tokens cut to %d: %.40s...", len(ids), max_length, text)
+            logger.warning("text of %d tokens cut to %d: %r...", len(ids), max_length, text[:_SHOWN])
             ids = [*ids[: max_length - 1], self._pieces.eos_id()]
         return ids
 
@@ -96,17 +100,28 @@ class Tokenizer:
 
 def _check_texts(texts: Sequence[str], allow_empty: bool) -> None:
     if isinstance(texts, str):
-        raise InputError(f"texts: {texts!r} is one text, not several; give a list")
-    if broken := [str(index) for index, text in enumerate(texts) if not _is_unicode(text)]:
-        raise InputError(f"texts: no valid Unicode at position {', '.join(broken)}; give strings encoded in UTF-8")
-    empty = [str(index) for index, text in enumerate(texts) if not text.strip()]
+        raise InputError(f"texts: {texts[:_SHOWN]!r} is one text, not several; give a list")
+    if broken := [index for index, text in enumerate(texts) if not _is_unicode(text)]:
+        raise InputError(f"texts: no valid Unicode at position {_listed(broken)}; give strings encoded in UTF-8")
+    empty = [index for index, text in enumerate(texts) if not text.strip()]
     if empty and not allow_empty:
-        raise InputError(f"texts: empty at position {', '.join(empty)}; leave them out or write something")
+        raise InputError(f"texts: empty at position {_listed(empty)}; leave them out or write something")
 
 
 def _is_unicode(text: object) -> bool:
     """Return whether `text` is a string without lone surrogates, which undecodable bytes of a command line become."""
-    return isinstance(text, str) and not any("\ud800" <= character <= "\udfff" for character in text)
+    if not isinstance(text, str):
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _listed(positions: Sequence[int]) -> str:
+    more = f" and {len(positions) - _NAMED} more" if len(positions) > _NAMED else ""
+    return ", ".join(map(str, positions[:_NAMED])) + more
 
 
 def _load(model_file: Path) -> Any:

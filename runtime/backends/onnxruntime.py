@@ -2,13 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from internvl_edge.runtime.backends.onnxruntime_cache import OnnxRuntimeCache
 from internvl_edge.runtime.backends.session import SessionOptions, TensorInfo, require_arrays
 from internvl_edge.runtime.errors import BackendError
 from internvl_edge.runtime.stages import COMPUTE, UNMEASURED, Stages
+
+if TYPE_CHECKING:
+    from internvl_edge.runtime.profile.layers import LayerTime
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
 """What can cross the border as NumPy arrays. bfloat16 cannot, and its CPU kernels are missing as well."""
@@ -30,23 +34,18 @@ class OnnxRuntimeSession:
             import onnxruntime
         except ImportError as error:
             raise BackendError("backend onnxruntime: not installed; pip install 'internvl-edge[cpu]'") from error
-        settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = _FATAL_ONLY
-        if options.threads is not None:
-            settings.intra_op_num_threads = options.threads
+        self._file, self._threads = graph_file, options.threads or 0  # 0: its own choice
         try:
-            self._session = onnxruntime.InferenceSession(str(graph_file), settings, providers=["CPUExecutionProvider"])
+            self._session = self._opened()
         except Exception as error:  # the library raises classes of its own, without a common base but this
             raise BackendError(_refusal(graph_file, str(error))) from error
-        self._file = graph_file
         tensors = [*self._session.get_inputs(), *self._session.get_outputs()]
         if foreign := {item.type for item in tensors if item.type not in _DTYPES}:
             listed = ", ".join(sorted(foreign))
             raise BackendError(f"{graph_file.name}: NumPy cannot hold its {listed}; export with --dtype fp16 or fp32")
         self.inputs = {item.name: _info(item) for item in self._session.get_inputs()}
         self.outputs = {item.name: _info(item) for item in self._session.get_outputs()}
-        threads = settings.intra_op_num_threads
-        self.settings = {"onnxruntime": onnxruntime.__version__, "threads": str(threads) if threads else "all cores"}
+        self.settings = {"onnxruntime": onnxruntime.__version__, "threads": str(self._threads or "all cores")}
 
     def run(
         self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None, stages: Stages = UNMEASURED
@@ -69,9 +68,31 @@ class OnnxRuntimeSession:
             ) from error
         return dict(zip(names, results, strict=True))
 
+    def open_cache(self, present: Mapping[str, np.ndarray], rows: int, length: int) -> OnnxRuntimeCache:
+        """Return a decoder's cache that begins with `present` and has room for `rows` rows of `length` positions."""
+        return OnnxRuntimeCache(self._session, self._file.stem, self.inputs, present, rows, length)
+
+    def layer_times(self, inputs: Mapping[str, np.ndarray], runs: int) -> "list[LayerTime]":
+        """Return the layers as they run, from a session of its own that profiles them."""
+        from internvl_edge.runtime.profile.onnxruntime_layers import profiled_layers
+
+        feeds = {name: np.ascontiguousarray(value, self.inputs[name].dtype) for name, value in inputs.items()}
+        return profiled_layers(self._opened, feeds, runs)
+
     def close(self) -> None:
         """Free the session."""
         self._session = None
+
+    def _opened(self, profile: Path | None = None) -> Any:
+        """Return a new session, which writes a trace to the prefix `profile` if one is given."""
+        import onnxruntime
+
+        settings = onnxruntime.SessionOptions()
+        settings.log_severity_level = _FATAL_ONLY
+        settings.intra_op_num_threads = self._threads
+        if profile is not None:
+            settings.enable_profiling, settings.profile_file_prefix = True, str(profile)
+        return onnxruntime.InferenceSession(str(self._file), settings, providers=["CPUExecutionProvider"])
 
 
 def _info(item: Any) -> TensorInfo:

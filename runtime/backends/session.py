@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -75,6 +75,44 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Free what the graph holds; a second call does nothing."""
+        ...
+
+
+class KeyValueCache(Protocol):
+    """Keys and values of the rows of one generation, in the memory that the decoder reads. For one thread."""
+
+    def step(self, inputs: Mapping[str, np.ndarray], stages: Stages = UNMEASURED) -> np.ndarray:
+        """Append the keys and values of new columns; return logits ``[R, V]`` of the last, the caller's to keep.
+
+        `inputs` are the decoder's without its past: ids ``[R, n]``, mask ``[R, held + n]`` and positions ``[R, n]``.
+        """
+        ...
+
+    def select(self, rows: np.ndarray, shared: int) -> None:
+        """Keep the rows of these indexes, in this order, repeats allowed.
+
+        The first `shared` positions are the same in every row that one index may be replaced by: while the number of
+        rows stays, only what lies behind them, and only rows that change, need to move.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the cache; a second call does nothing."""
+        ...
+
+
+@runtime_checkable
+class CacheSession(Session, Protocol):
+    """A session that keeps a decoder's cache in its own memory: nothing of it crosses the border from step to step."""
+
+    def open_cache(self, present: Mapping[str, np.ndarray], rows: int, length: int) -> KeyValueCache:
+        """Return a cache that begins with `present`, as another graph gave it: ``present.*`` ``[R, H, P, D]``.
+
+        Memory is taken once, for at most `rows` rows of `length` positions. `present` is not written to.
+
+        Raises:
+            BackendError: there is no room for it.
+        """
         ...
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from internvl_edge.export.samples import synthetic_pixels
 from internvl_edge.runtime import InternVL
-from internvl_edge.runtime.generation import Cache
+from tests.decoder_steps import Cache
 
 CASES = ("vision", "query", "text", "itm", "prompt", "step")
 """A graph each; the decoder twice: a prompt on the queries' cache, then one token on the longer cache."""

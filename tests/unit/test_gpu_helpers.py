@@ -11,7 +11,8 @@ from internvl_edge.export.engine.profiles import Ranges, profiles_for
 from internvl_edge.export.options import ExportOptions
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.cuda import Device
-from internvl_edge.runtime.generation import Cache, GenerationConfig, generate
+from internvl_edge.runtime.generation import GenerationConfig, generate
+from tests.decoder_steps import Cache, cached
 from tests.gpu.agree import relative_differences, require_agreement
 from tests.gpu.cases import CASES, PROMPT_IDS, case_of, decoder_inputs
 from tests.gpu.device_targets import device_target
@@ -52,7 +53,7 @@ def test_the_decoder_is_fed_as_generation_feeds_it(model: InternVL) -> None:
     query = case_of(model, "query").expected
     cache = {name: values for name, values in query.items() if name.startswith("present.")}
     config = GenerationConfig(max_new_tokens=2, min_new_tokens=2)
-    generate(step, cache, model.info.num_query_tokens or 0, PROMPT_IDS, config)
+    generate(cached(step, cache), model.info.num_query_tokens or 0, PROMPT_IDS, config)
     for name, inputs in zip(("prompt", "step"), fed, strict=True):
         case = case_of(model, name)
         tokens = ("attention_mask", "position_ids")

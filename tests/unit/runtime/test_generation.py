@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from internvl_edge.runtime.errors import InputError
-from internvl_edge.runtime.generation import Cache, GenerationConfig, _Hypotheses, generate
+from internvl_edge.runtime.generation import GenerationConfig, _Hypotheses, generate
+from tests.decoder_steps import Cache, cached
 
 EOS = 1
 HELD = 2
@@ -29,14 +30,14 @@ class ToyLm:
         self.rows_seen: list[int] = []
 
     def cache(self) -> Cache:
-        return {"present.0.key": self.pictures}
+        return {"present.0.key": self.pictures[:, None]}
 
     def step(self, ids: np.ndarray, mask: np.ndarray, positions: np.ndarray, cache: Cache) -> tuple[np.ndarray, Cache]:
-        past = cache["present.0.key"]
+        past = cache["present.0.key"][:, 0]
         assert mask.shape == (ids.shape[0], past.shape[1] + ids.shape[1])
         self.rows_seen.append(ids.shape[0])
         rows = np.concatenate([past, self.tokens[ids] * self.positions[positions]], axis=1)
-        return self._logits((rows * mask[..., None]).sum(axis=1)), {"present.0.key": rows}
+        return self._logits((rows * mask[..., None]).sum(axis=1)), {"present.0.key": rows[:, None]}
 
     def log_probabilities(self, picture: int, ids: list[int]) -> np.ndarray:
         """Return ``[V]`` after prompt and new tokens `ids`, which hold no padding, in one pass without a cache."""
@@ -125,7 +126,7 @@ def searches(draw: st.DrawFn) -> tuple[ToyLm, list[list[int]], GenerationConfig]
 @given(searches())
 def test_both_searches_equal_the_naive_ones(search: tuple[ToyLm, list[list[int]], GenerationConfig]) -> None:
     lm, prompts, config = search
-    result = generate(lm.step, lm.cache(), HELD, left_padded(prompts), config)
+    result = generate(cached(lm.step, lm.cache()), HELD, left_padded(prompts), config)
     assert result.ids.dtype == np.int64
     if config.num_beams == 1:
         rows = [naive_greedy(lm, picture, prompt, config) for picture, prompt in enumerate(prompts)]
@@ -148,7 +149,7 @@ def test_beams_wide_enough_find_the_best_of_all_sequences(seed: int) -> None:
             steps = [lm.log_probabilities(0, [2, *ids[:n]])[ids[n]] for n in range(len(ids))]
             scored[ids] = float(sum(steps)) / len(ids)
     best = max(scored, key=lambda ids: scored[ids])
-    result = generate(lm.step, lm.cache(), HELD, np.array([[2]]), config)
+    result = generate(cached(lm.step, lm.cache()), HELD, np.array([[2]]), config)
     assert tuple(result.ids[0]) == best
     assert result.scores is not None
     assert result.scores[0] == pytest.approx(scored[best], rel=1e-5)
@@ -163,16 +164,16 @@ class Scripted:
     def __call__(
         self, ids: np.ndarray, mask: np.ndarray, positions: np.ndarray, cache: Cache
     ) -> tuple[np.ndarray, Cache]:
-        history = np.concatenate([cache["history"], ids], axis=1)
+        history = np.concatenate([cache["present.history"][:, 0, :, 0], ids], axis=1)
         logits = np.full((len(ids), self.vocabulary), -1e4, np.float32)
         for row, past in enumerate(history[:, 2:]):  # behind the held row and the prompt's one token
             for token, probability in self.rows.get(tuple(past.tolist()), {}).items():
                 logits[row, token] = np.log(probability)
-        return logits, {"history": history}
+        return logits, {"present.history": history[:, None, :, None]}
 
     def run(self, **settings: int) -> tuple[list[int], float]:
-        cache = {"history": np.zeros((1, 1), np.int64)}
-        result = generate(self, cache, 1, np.array([[5]]), GenerationConfig(eos_token_id=EOS, **settings))
+        cache = {"present.history": np.zeros((1, 1, 1, 1), np.int64)}
+        result = generate(cached(self, cache), 1, np.array([[5]]), GenerationConfig(eos_token_id=EOS, **settings))
         return result.ids[0].tolist(), float(result.scores[0]) if result.scores is not None else np.nan
 
 
@@ -217,8 +218,8 @@ def test_finished_rows_are_filled_with_zero_until_the_last_ends() -> None:
         tokens = [EOS if written == row + 1 else 3 for row in range(len(ids))]
         return np.eye(5)[tokens], cache
 
-    cache = {"key": np.zeros((3, 1, 1))}
-    result = generate(step, cache, 1, np.full((3, 2), 4), GenerationConfig(max_new_tokens=9, eos_token_id=EOS))
+    cache = {"present.key": np.zeros((3, 1, 1))}
+    result = generate(cached(step, cache), 1, np.full((3, 2), 4), GenerationConfig(max_new_tokens=9, eos_token_id=EOS))
     np.testing.assert_array_equal(result.ids, [[EOS, 0, 0], [3, EOS, 0], [3, 3, EOS]])
 
 
@@ -229,8 +230,10 @@ def test_masks_and_positions_of_left_padded_prompts() -> None:
         seen.append((mask.tolist(), positions.tolist()))
         return np.eye(5)[[3] * len(ids)], cache
 
-    cache = {"key": np.zeros((2, 3, 1))}
-    generate(step, cache, 3, np.array([[0, 0, 4], [4, 3, 4]]), GenerationConfig(max_new_tokens=2, eos_token_id=EOS))
+    cache = {"present.key": np.zeros((2, 3, 1))}
+    generate(
+        cached(step, cache), 3, np.array([[0, 0, 4], [4, 3, 4]]), GenerationConfig(max_new_tokens=2, eos_token_id=EOS)
+    )
     assert seen[0] == ([[1, 1, 1, 0, 0, 1], [1, 1, 1, 1, 1, 1]], [[1, 1, 3], [3, 4, 5]])
     assert seen[1] == ([[1, 1, 1, 0, 0, 1, 1], [1, 1, 1, 1, 1, 1, 1]], [[4], [6]])
     assert len(seen) == 2  # nothing is computed for a token that nobody reads
@@ -239,7 +242,7 @@ def test_masks_and_positions_of_left_padded_prompts() -> None:
 def test_the_prompt_is_computed_once_a_picture_and_beams_part_afterwards() -> None:
     lm = ToyLm(0, vocabulary=9, pictures=2)
     config = GenerationConfig(num_beams=3, min_new_tokens=4, max_new_tokens=4, eos_token_id=EOS)
-    generate(lm.step, lm.cache(), HELD, np.array([[3, 4], [5, 6]]), config)
+    generate(cached(lm.step, lm.cache()), HELD, np.array([[3, 4], [5, 6]]), config)
     assert lm.rows_seen == [2, 6, 6, 6]
 
 

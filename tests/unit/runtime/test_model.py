@@ -1,7 +1,9 @@
 """The public API over graphs that are NumPy functions: what runs how often, in which batches, and what is refused."""
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,8 @@ from internvl_edge.runtime import model as model_module
 from internvl_edge.runtime.backends import SessionOptions
 from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.errors import BackendError, BundleError, InputError
-from internvl_edge.runtime.stages import UNMEASURED, Stages
+from internvl_edge.runtime.stages import POSTPROCESS, TOKENIZE, UNMEASURED, Stages
+from internvl_edge.runtime.tables import lines_text, streamed_lines
 from internvl_edge.runtime.tokenizer import Tokenizer
 from tests.unit.runtime.tiny_bundle import MODEL, write_bundle
 
@@ -69,12 +72,16 @@ GRAPHS: dict[str, Callable[[Arrays], dict[str, np.ndarray]]] = {
 class FakeSession:
     def __init__(self, graph: str, calls: list[tuple[str, int]]) -> None:
         self.graph, self.calls = graph, calls
+        self.closed = 0
 
     def run(
         self, inputs: Arrays, outputs: Sequence[str] | None = None, stages: Stages = UNMEASURED
     ) -> dict[str, np.ndarray]:
         self.calls.append((self.graph, len(next(iter(inputs.values())))))
         return GRAPHS[self.graph](inputs)
+
+    def close(self) -> None:
+        self.closed += 1
 
 
 @pytest.fixture
@@ -181,6 +188,105 @@ def test_captions_are_the_decoded_ids(model: InternVL, pixels: np.ndarray, golde
     prompt = tokenizer.encode_prompt("cat")
     ids = model.generate(pixels[:1], prompt, max_new_tokens=3)
     assert model.caption(pixels[:1], "cat", max_new_tokens=3) == [tokenizer.decode(ids[0])]
+
+
+def test_streamed_pieces_are_the_captions(model: InternVL, pixels: np.ndarray) -> None:
+    captions = model.caption(pixels, "cat", max_new_tokens=7)
+    pieces = list(model.stream(pixels, "cat", max_new_tokens=7))
+    batches = [piece.picture // 2 for piece in pieces]
+    assert batches == sorted(batches)
+    assert ["".join(piece.text for piece in pieces if piece.picture == index) for index in range(5)] == captions
+
+
+def test_who_stops_asking_for_pieces_stops_the_work(
+    model: InternVL, calls: list[tuple[str, int]], pixels: np.ndarray
+) -> None:
+    pieces = model.stream(pixels, "cat", max_new_tokens=9, min_new_tokens=9)
+    assert calls == []
+    next(pieces)
+    pieces.close()  # type: ignore[attr-defined]
+    rows = [call for call in calls if call[1] > 0]
+    assert [graph for graph, _ in rows[:3]] == ["vision", "query", "decoder"]
+    assert len(rows) < 9  # of one batch of three, and not all of its steps
+    assert list(pieces) == []
+
+
+def test_streaming_checks_before_it_runs(model: InternVL, calls: list[tuple[str, int]], pixels: np.ndarray) -> None:
+    with pytest.raises(InputError, match="max_new_tokens is 0"):
+        model.stream(pixels, max_new_tokens=0)
+    with pytest.raises(InputError, match="positions, the model has 40"):
+        model.stream(pixels, "a" * 1_000_000)
+    assert calls == []
+
+
+def test_lines_are_printed_piece_by_piece_as_they_would_be_at_once(model: InternVL, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{index}.png" for index in range(3)]
+    for index, path in enumerate(paths):
+        Image.new("RGB", (5, 5), (index * 90, 0, 0)).save(path)
+    captions = model.caption(paths, "cat", max_new_tokens=7)
+    streamed = "".join(streamed_lines(model, paths, "cat", max_new_tokens=7))
+    assert streamed == lines_text(paths, captions, as_json=False) + "\n"
+    with pytest.raises(InputError, match=r"absent\.png"):
+        next(streamed_lines(model, [*paths, tmp_path / "absent.png"], "cat"))
+
+
+def test_leaving_the_block_closes_every_graph(
+    bundle_folder: Path, calls: list[tuple[str, int]], pixels: np.ndarray
+) -> None:
+    with InternVL.open(bundle_folder) as model:
+        model.encode_image(pixels, "g")
+        opened = [model.session("vision"), model.session("query")]
+    assert [session.closed for session in opened] == [1, 1]  # type: ignore[attr-defined]
+    assert model.session("vision") is not opened[0]
+
+
+def test_threads_that_ask_at_once_open_a_graph_once(
+    model: InternVL, calls: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = model_module.open_session
+
+    def slow(*args: object) -> object:
+        time.sleep(0.05)
+        return original(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(model_module, "open_session", slow)
+    with ThreadPoolExecutor(8) as pool:
+        opened = set(pool.map(lambda _: id(model.session("vision")), range(16)))
+    assert len(opened) == 1
+    assert calls == [("vision", -1)]
+
+
+def test_nan_is_told_once_and_never_ranked(
+    model: InternVL, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, pixels: np.ndarray
+) -> None:
+    broken = {"text_embeds": np.array([[1, np.nan, 2]]), "logits": np.full((1, 320), np.nan)}
+    monkeypatch.setitem(GRAPHS, "text", lambda inputs: {"text_embeds": broken["text_embeds"]})
+    monkeypatch.setitem(GRAPHS, "decoder", lambda inputs: {**decoder(inputs), "logits": broken["logits"]})
+    monkeypatch.setitem(GRAPHS, "itm", lambda inputs: {"itm_logits": np.array([[np.inf, 0]])})
+    assert np.isnan(model.encode_text(["cat"])).any()
+    model.encode_text(["cat"])
+    assert len(caplog.records) == 1
+    assert "graph text: 1 of 3 values of text_embeds are NaN or inf" in caplog.text
+    uses: list[Callable[[], object]] = [
+        lambda: model.similarity(pixels[:1], ["cat"]),
+        lambda: model.classify(pixels[:1], ["cat"]),
+        lambda: model.match(pixels[:1], ["cat"]),
+        lambda: model.generate(pixels[:1], np.array([[1, 261]])),
+        lambda: model.generate(pixels[:1], np.array([[1, 261]]), num_beams=2),
+    ]
+    for use in uses:
+        with pytest.raises(BackendError, match="1 of 1 have NaN or inf; export with"):
+            use()
+
+
+def test_a_video_is_the_mean_of_its_frames(model: InternVL, pixels: np.ndarray) -> None:
+    np.testing.assert_allclose(model.encode_video(pixels, "g"), model.encode_image(pixels, "g").mean(axis=0), rtol=1e-6)
+
+
+def test_a_requests_stages_go_to_its_end(model: InternVL, pixels: np.ndarray) -> None:
+    model.stages = Stages()
+    model.caption(pixels[:1], "cat", max_new_tokens=2)
+    assert {span.stage for span in model.stages.spans} == {TOKENIZE, POSTPROCESS}  # graphs here keep no time
 
 
 def test_matching_pairs_pictures_with_texts_without_prefix(model: InternVL, pixels: np.ndarray, golden_a: Path) -> None:

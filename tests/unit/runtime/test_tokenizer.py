@@ -61,7 +61,7 @@ def test_a_long_text_is_cut_and_keeps_eos(tokenizer: Tokenizer, caplog: pytest.L
         cut = tokenizer.encode_texts(["cat", text])
     assert cut[1].tolist() == [*whole[:79], EOS]
     assert [record.getMessage() for record in caplog.records] == [
-        f"text of {len(whole)} tokens cut to 80: {text[:40]}..."
+        f"text of {len(whole)} tokens cut to 80: {text[:40]!r}..."
     ]
 
 

@@ -1,0 +1,153 @@
+"""Videos as the reference's retrieval takes them: frames spread evenly, their raw features averaged (MODEL.md 4.2)."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from internvl_edge.runtime.decode import Pictures, decode, reason, within_limit
+from internvl_edge.runtime.errors import BackendError, BundleError, InputError
+from internvl_edge.runtime.features import similarity_logits
+from internvl_edge.runtime.pipeline.sources import SUFFIXES
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+    from internvl_edge.runtime.model import InternVL, Mode
+
+DEFAULT_FRAMES = 8
+
+
+def encode_video(model: "InternVL", frames: Pictures, mode: "Mode" = "c") -> np.ndarray:
+    """Return the raw feature ``[D]`` of a video, the mean of its frames' raw features.
+
+    Raises:
+        InputError: frames that cannot be read, or none.
+    """
+    mean: np.ndarray = model.encode_image(frames, mode).mean(axis=0)
+    return mean
+
+
+def rank_texts(
+    model: "InternVL", videos: Sequence[Path], texts: Sequence[str], frames: int = DEFAULT_FRAMES, mode: "Mode" = "g"
+) -> np.ndarray:
+    """Return logits ``[videos, T]``: scaled cosines of videos and texts.
+
+    Raises:
+        InputError: videos that cannot be read or sampled.
+        BundleError: the bundle has no logit scale.
+    """
+    features = np.stack([encode_video(model, sample_video(video, frames), mode) for video in videos])
+    if model.info.logit_scale is None:
+        raise BundleError(f"{model.bundle.path}: has no logit scale; use a bundle of InternVL-14B for this")
+    return similarity_logits(features, model.encode_text(texts), model.info.logit_scale)
+
+
+def frame_indices(count: int, frames: int) -> range:
+    """Return which of `count` frames are taken: every ceil(count / frames)-th, from half of that on.
+
+    Raises:
+        InputError: the rule gives another number than `frames`, as in clips that are short for it.
+    """
+    if frames < 1:
+        raise InputError(f"video: {frames} frames wanted; give 1 or more")
+    interval = -(-count // frames)
+    indices = range(interval // 2, count, max(interval, 1))
+    if len(indices) != frames:
+        fitting = _fitting(count, frames)
+        raise InputError(
+            f"video: {count} frames do not give {frames} by the reference's rule (every {interval}th gives"
+            f" {len(indices)}); " + (f"take {fitting}" if fitting else "give one with more frames")
+        )
+    return indices
+
+
+def sample_video(source: Path, frames: int = DEFAULT_FRAMES) -> "list[Picture]":
+    """Return the sampled frames of a folder of pictures in order of their names, an animation, or a video file.
+
+    Animations (GIF, WebP, APNG) are read by Pillow, video files by PyAV.
+
+    Raises:
+        InputError: nothing readable is there, or too few frames.
+        BackendError: a video file without PyAV.
+    """
+    if source.is_dir():
+        return _of_folder(source, frames)
+    if not source.exists():
+        raise InputError(f"{source}: no such file; give a video, an animation or a folder of frames")
+    try:
+        picture = _animation(source)
+    except Exception as error:  # Pillow's decoders raise whatever the parser of their format does
+        if reason(error) != "not a picture":
+            raise InputError(f"{source}: {reason(error)}; give a video that is whole") from error
+        return _of_container(source, frames)
+    with picture:
+        wanted = _indices(source, getattr(picture, "n_frames", 1), frames)
+        return [_frame(source, picture, index) for index in wanted]
+
+
+def _of_folder(source: Path, frames: int) -> "list[Picture]":
+    paths = sorted(path for path in source.iterdir() if path.suffix.lower() in SUFFIXES)
+    taken = [paths[index] for index in _indices(source, len(paths), frames)]
+    try:
+        return [decode(path) for path in taken]
+    except Exception as error:  # as above
+        raise InputError(f"{source}: a frame cannot be read ({reason(error)}); repair it") from error
+
+
+def _animation(source: Path) -> "Picture":
+    from PIL import Image
+
+    picture = Image.open(source)
+    if not within_limit(*picture.size):
+        raise ValueError(f"{picture.width} x {picture.height} pixels are more than the limit")
+    return picture
+
+
+def _frame(source: Path, picture: "Picture", index: int) -> "Picture":
+    try:
+        picture.seek(index)
+        return decode(picture)
+    except Exception as error:  # as above
+        raise InputError(f"{source}: frame {index} cannot be read ({reason(error)}); give a whole file") from error
+
+
+def _of_container(source: Path, frames: int) -> "list[Picture]":
+    """Decode twice, counting first: what the header says of the number of frames is a guess in many containers."""
+    try:
+        import av
+    except ImportError as error:
+        raise BackendError(
+            f"{source}: reading video files takes PyAV; pip install av, or give a folder of frames"
+        ) from error
+    try:
+        count = sum(1 for _ in _decoded(av, source))
+        wanted = set(_indices(source, count, frames))
+        return [frame.to_image() for index, frame in enumerate(_decoded(av, source)) if index in wanted]
+    except av.FFmpegError as error:
+        raise InputError(f"{source}: neither picture nor video ({error.strerror}); give another file") from error
+
+
+def _decoded(av: Any, source: Path) -> Iterator[Any]:
+    with av.open(str(source)) as container:
+        if not container.streams.video:
+            raise InputError(f"{source}: holds no video; give another file")
+        container.streams.video[0].thread_type = "AUTO"
+        yield from container.decode(video=0)
+
+
+def _indices(source: Path, count: int, frames: int) -> Sequence[int]:
+    try:
+        return frame_indices(count, frames)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
+
+
+def _fitting(count: int, frames: int) -> int:
+    """Return the largest number of frames below `frames` that the rule gives; 0 if none."""
+    for fewer in range(frames - 1, 0, -1):
+        interval = -(-count // fewer)
+        if len(range(interval // 2, count, max(interval, 1))) == fewer:
+            return fewer
+    return 0
