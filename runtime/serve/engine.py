@@ -1,0 +1,37 @@
+"""What protocols ask: the one border between them and batches, workers and models."""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Protocol
+
+from internvl_edge.runtime.serve.requests import Request, Response
+from internvl_edge.runtime.serve.signature import Signature
+
+
+class Engine(Protocol):
+    """Answers requests on one event loop."""
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """Return the models by name."""
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """Return whether a request would be taken up at once; false while it starts, restarts a worker or drains."""
+        ...
+
+    async def infer(self, request: Request) -> Response:
+        """Answer a request; a caller that is cancelled withdraws it.
+
+        Raises:
+            RefusalError: why there is no answer.
+        """
+        ...
+
+    def stream(self, request: Request) -> AsyncIterator[Response]:
+        """Answer in parts; closing the iterator stops the work.
+
+        Raises:
+            RefusalError: why there is no answer, or no more of it.
+        """
+        ...
