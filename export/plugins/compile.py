@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from internvl_edge.export.plugins.launches import Launch
-from internvl_edge.export.plugins.sizes import told
 from internvl_edge.runtime.errors import EngineError
+from internvl_edge.runtime.sizes import told
 
 logger = logging.getLogger(__name__)
 

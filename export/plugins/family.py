@@ -106,7 +106,8 @@ class Family:
     def plugin(self) -> Plugin:
         """Return it for TensorRT."""
         names = tuple(output.name for output in self.outputs)
-        return Plugin(name=self.name, inputs=self.inputs, outputs=names, launch=self.launches)
+        types = tuple(types for types, _ in self.variants)
+        return Plugin(name=self.name, inputs=self.inputs, outputs=names, launch=self.launches, types=types)
 
     def _tile_inputs(self) -> tuple[str, ...]:
         return tuple(name for name in self.inputs if name in (self.typed_by, "key_cache", "k"))

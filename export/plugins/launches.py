@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, TypeAlias
 
-from internvl_edge.export.plugins.sizes import Number, named
 from internvl_edge.runtime.errors import EngineError, InputError
+from internvl_edge.runtime.sizes import Number, named
 
 Constant: TypeAlias = int | float | bool | str
 Axis: TypeAlias = tuple[str, int]

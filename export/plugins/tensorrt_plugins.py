@@ -17,9 +17,9 @@ import numpy as np
 
 from internvl_edge.export.plugins.compile import CompiledKernel, compile_kernel, load_kernel
 from internvl_edge.export.plugins.launches import TYPE_BYTES, Constant, Launch
-from internvl_edge.export.plugins.sizes import evaluate, from_told
 from internvl_edge.runtime.cuda import Device, find_device
 from internvl_edge.runtime.errors import EngineError
+from internvl_edge.runtime.sizes import evaluate, from_told
 
 NAMESPACE = "internvl"
 VERSION = "1"
@@ -49,6 +49,13 @@ class Plugin:
 
     They differ in tiles alone: TensorRT times them when it builds.
     """
+    types: tuple[Mapping[str, str], ...] = ()
+    """What types the inputs may have."""
+
+
+def data_types(trt: ModuleType) -> dict[str, Any]:
+    """Return our names of the types that this TensorRT has."""
+    return {name: getattr(trt.DataType, its) for name, its in _DATA_TYPES.items() if hasattr(trt.DataType, its)}
 
 
 def variant_text(attributes: Mapping[str, Constant]) -> str:
@@ -236,11 +243,11 @@ class _Callbacks:
         return self.trtp.ShapeExpr(value)
 
     def _data_type(self, name: str) -> Any:
-        return getattr(self.trt.DataType, _DATA_TYPES[name])
+        return data_types(self.trt)[name]
 
     def _our_type(self, tensor: str, data_type: Any) -> str:
-        for name in TYPE_BYTES:
-            if getattr(self.trt.DataType, _DATA_TYPES[name], None) == data_type:
+        for name, its in data_types(self.trt).items():
+            if its == data_type:
                 return name
         raise EngineError(
             f"{NAMESPACE}::{self.plugin.name}: {tensor} is {data_type}; kernels have {', '.join(TYPE_BYTES)}"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from internvl_edge.export.plugins.sizes import Size, evaluate, from_told, named, told
+from internvl_edge.runtime.sizes import Size, evaluate, from_told, named, told
 
 N, B = named("N"), named("B")
 
