@@ -17,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt "torch"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[export,cpu,rtx,optimum,plugins,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[export,cpu,rtx,optimum,plugins,openvino,parquet,video,dev]"
 	mkdir -p .mypy_root && ln -sfn .. .mypy_root/internvl_edge
 	touch $@
 

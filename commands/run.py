@@ -1,19 +1,30 @@
-"""The commands that run a task on a bundle: classify, retrieve, caption and embed."""
+"""The commands that run a task on a bundle: classify, retrieve, caption, embed, video and connect."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from internvl_edge.commands.parameters import BACKEND, BUNDLE, IMAGES, JSON
+from internvl_edge.commands.parameters import BUNDLE, IMAGES, JSON
+from internvl_edge.commands.request import Request, request_options
 
 if TYPE_CHECKING:
     from internvl_edge.runtime.model import Mode
 
+_MODE = click.option(
+    "--mode",
+    type=click.Choice(["c", "g"]),
+    default="g",
+    show_default=True,
+    help="InternVL-C or InternVL-G picture features.",
+)
+
 
 @click.group()
 def run() -> None:
-    """Run a task on a bundle: classify, retrieve, caption or embed."""
+    """Run a task on a bundle: classify, retrieve, caption, embed, video or connect."""
 
 
 @run.command()
@@ -21,46 +32,40 @@ def run() -> None:
 @IMAGES
 @click.option("-l", "--label", "labels", multiple=True, required=True, help="A class name; repeat for each class.")
 @click.option("--template", "templates", multiple=True, help="Text around a class name, as 'a photo of {}'.")
-@BACKEND
+@request_options
 @JSON
 def classify(
     bundle: Path,
     images: tuple[Path, ...],
     labels: tuple[str, ...],
     templates: tuple[str, ...],
-    backend: str,
+    request: Request,
     as_json: bool,
 ) -> None:
     """Classify IMAGES among the labels, without training."""
-    from internvl_edge.runtime import InternVL
     from internvl_edge.runtime.tables import ranking_text
 
-    probabilities = InternVL.open(bundle, backend=backend).classify(images, labels, templates=templates or None)
-    click.echo(ranking_text(images, labels, probabilities, as_json=as_json))
+    with request.open(bundle) as model:
+        probabilities = model.classify(images, labels, templates=templates or None)
+        click.echo(ranking_text(images, labels, probabilities, as_json=as_json))
 
 
 @run.command()
 @BUNDLE
 @IMAGES
 @click.option("-t", "--text", "texts", multiple=True, required=True, help="A text; repeat for each text.")
-@click.option(
-    "--mode",
-    type=click.Choice(["c", "g"]),
-    default="g",
-    show_default=True,
-    help="InternVL-C or InternVL-G picture features.",
-)
-@BACKEND
+@_MODE
+@request_options
 @JSON
 def retrieve(
-    bundle: Path, images: tuple[Path, ...], texts: tuple[str, ...], mode: "Mode", backend: str, as_json: bool
+    bundle: Path, images: tuple[Path, ...], texts: tuple[str, ...], mode: "Mode", request: Request, as_json: bool
 ) -> None:
     """Rank the texts for each of IMAGES by similarity."""
-    from internvl_edge.runtime import InternVL
     from internvl_edge.runtime.tables import ranking_text
 
-    logits = InternVL.open(bundle, backend=backend).similarity(images, texts, mode=mode)
-    click.echo(ranking_text(images, texts, logits, as_json=as_json))
+    with request.open(bundle) as model:
+        logits = model.similarity(images, texts, mode=mode)
+        click.echo(ranking_text(images, texts, logits, as_json=as_json))
 
 
 @run.command()
@@ -70,36 +75,123 @@ def retrieve(
 @click.option("--num-beams", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--min-new-tokens", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--max-new-tokens", type=click.IntRange(1), default=30, show_default=True)
-@BACKEND
+@click.option("--stream", is_flag=True, help="Print a caption while it is written, one picture after the other.")
+@request_options
 @JSON
-def caption(bundle: Path, images: tuple[Path, ...], backend: str, as_json: bool, **settings: Any) -> None:
+def caption(
+    bundle: Path, images: tuple[Path, ...], request: Request, as_json: bool, stream: bool, **settings: Any
+) -> None:
     """Write a caption for each of IMAGES."""
-    from internvl_edge.runtime import InternVL
-    from internvl_edge.runtime.tables import lines_text
+    from internvl_edge.runtime.tables import lines_text, streamed_lines
 
-    captions = InternVL.open(bundle, backend=backend).caption(images, **settings)
-    click.echo(lines_text(images, captions, as_json=as_json))
+    if stream and (as_json or settings.pop("num_beams") > 1):
+        raise click.UsageError("--stream prints greedy captions as text: leave --json and --num-beams out")
+    with request.open(bundle) as model:
+        if stream:
+            for piece in streamed_lines(model, images, **settings):
+                click.echo(piece, nl=False)
+            return
+        click.echo(lines_text(images, model.caption(images, **settings), as_json=as_json))
 
 
 @run.command()
 @BUNDLE
-@click.argument("images", nargs=-1, type=click.Path(path_type=Path))
-@click.option("-t", "--text", "texts", multiple=True, help="A text to embed; repeat for each text.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="NumPy .npz to write.")
+@click.argument("inputs", nargs=-1, type=click.Path(path_type=Path))
+@click.option("-t", "--text", "texts", multiple=True, help="A text to embed, into an .npz; repeat for each text.")
 @click.option(
-    "--mode",
-    type=click.Choice(["c", "g"]),
-    default="g",
-    show_default=True,
-    help="InternVL-C or InternVL-G picture features.",
+    "--text-column", metavar="NAME", help="Embed the texts of this field of INPUTS (.jsonl, .parquet), no pictures."
 )
-@BACKEND
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="File to write: .npz, .npy or .parquet."
+)
+@_MODE
+@click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--workers", type=click.IntRange(1), help="Threads that read pictures.  [default: one a core, 8 at most]")
+@click.option(
+    "--on-error",
+    type=click.Choice(["fail", "skip"]),
+    default="fail",
+    show_default=True,
+    help="Whether unreadable pictures and texts end the run, or are left out and listed in a .bad.jsonl.",
+)
+@request_options
 def embed(
-    bundle: Path, images: tuple[Path, ...], texts: tuple[str, ...], output: Path, mode: "Mode", backend: str
+    bundle: Path,
+    inputs: tuple[Path, ...],
+    texts: tuple[str, ...],
+    text_column: str | None,
+    request: Request,
+    **settings: Any,
 ) -> None:
-    """Write the raw features of IMAGES and texts to an .npz with `images`, `image_embeds`, `texts`, `text_embeds`."""
-    from internvl_edge.runtime import InternVL
-    from internvl_edge.runtime.tables import save_embeddings
+    """Write the raw features of the pictures in INPUTS: files, folders, .jsonl and .parquet tables.
 
-    saved = save_embeddings(InternVL.open(bundle, backend=backend), images, texts, mode, output)
-    click.echo(saved)
+    An .npz holds `images`, `image_embeds`, `texts`, `text_embeds`; an .npy has its names in a .names.jsonl beside it.
+    Rows are in the order of INPUTS. A run that was killed is taken up by the same command.
+    """
+    from internvl_edge.progress import RichProgress
+    from internvl_edge.runtime.pipeline.embedding import EmbedOptions, EmbedReport, embed_texts, kept_line
+    from internvl_edge.runtime.pipeline.embedding import embed as embed_pictures
+    from internvl_edge.runtime.pipeline.sources import find_pictures, find_texts
+    from internvl_edge.runtime.profile.interrupt import STOPPED
+
+    if text_column and texts:
+        raise click.UsageError("--text-column embeds a table alone: leave -t out")
+    options = EmbedOptions(**settings)
+    write: Callable[..., EmbedReport]
+    if text_column:
+        lines = find_texts(inputs, text_column)
+        count, write = len(lines), partial(embed_texts, texts=lines, options=options)
+    else:
+        pictures = find_pictures(inputs)
+        count, write = len(pictures), partial(embed_pictures, pictures=pictures, options=options, texts=texts)
+    try:
+        with request.open(bundle, options.batch_size) as model:
+            with RichProgress() as progress, progress.task("Embedding", count) as advance:
+                report = write(model, advance=advance)
+            click.echo(report.summary())
+    except KeyboardInterrupt:
+        click.echo(kept_line(options.output), err=True)
+        click.get_current_context().exit(STOPPED)
+
+
+@run.command()
+@BUNDLE
+@click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-t", "--text", "texts", multiple=True, required=True, help="A text; repeat for each text.")
+@click.option("--frames", type=click.IntRange(1), default=8, show_default=True, help="Frames taken of each video.")
+@_MODE
+@request_options
+@JSON
+def video(
+    bundle: Path,
+    videos: tuple[Path, ...],
+    texts: tuple[str, ...],
+    frames: int,
+    mode: "Mode",
+    request: Request,
+    as_json: bool,
+) -> None:
+    """Rank the texts for each of VIDEOS: a folder of frames, an animation, or a video file where PyAV is installed."""
+    from internvl_edge.runtime.tables import ranking_text
+    from internvl_edge.runtime.video import rank_texts
+
+    with request.open(bundle) as model:
+        logits = rank_texts(model, videos, texts, frames, mode)
+        click.echo(ranking_text(videos, texts, logits, as_json=as_json))
+
+
+@run.command()
+@BUNDLE
+@IMAGES
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="NumPy .npz to write.")
+@click.option("--min-tiles", "smallest", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--max-tiles", "largest", type=click.IntRange(1), default=12, show_default=True)
+@click.option("--thumbnail/--no-thumbnail", default=True, help="Whether the whole picture is the last tile.")
+@request_options
+def connect(bundle: Path, images: tuple[Path, ...], output: Path, request: Request, **tiling: Any) -> None:
+    """Write what a chat checkpoint's language model takes of IMAGES: `images`, `tiles`, `vit_embeds`."""
+    from internvl_edge.runtime.connect import TilingOptions, save_vit_embeds
+
+    with request.open(bundle) as model:
+        click.echo(save_vit_embeds(model, images, TilingOptions(**tiling), output))

@@ -25,6 +25,7 @@ NAMED = 20
 """Unusable pictures that one error names; of more it tells the number."""
 _WIDE_MODES = ("I", "F")
 """First letters of Pillow's modes with more than 8 bits: I, I;16, I;16B, I;16L, F."""
+_LIMIT_REMEDY = "scale it down, or raise --max-pixels (limit_pixels)"
 
 
 def load_pictures(images: Pictures) -> "list[Picture]":
@@ -132,7 +133,7 @@ def reason(error: Exception) -> str:
         return "no such file"
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     if "decompression bomb" in text:
-        return "more pixels than the limit"
+        return f"more pixels than the limit; {_LIMIT_REMEDY}"
     return "not a picture" if text.startswith("cannot identify") else text
 
 
@@ -151,7 +152,8 @@ def _opened(image: str | Path | bytes) -> "Picture":
     opened: Picture = module.open(io.BytesIO(image) if isinstance(image, bytes) else image)
     if not within_limit(opened.width, opened.height):
         opened.close()
-        raise ValueError(f"{opened.width} x {opened.height} pixels, the limit is {module.MAX_IMAGE_PIXELS}")
+        size = f"{opened.width} x {opened.height} pixels"
+        raise ValueError(f"{size}, the limit is {module.MAX_IMAGE_PIXELS}; {_LIMIT_REMEDY}")
     return opened
 
 

@@ -22,10 +22,14 @@ DEFAULT_FRAMES = 8
 def encode_video(model: "InternVL", frames: Pictures, mode: "Mode" = "c") -> np.ndarray:
     """Return the raw feature ``[D]`` of a video, the mean of its frames' raw features.
 
+    Frames are cropped as by CLIPImageProcessor, which the reference's video retrieval uses (MODEL.md 4).
+
     Raises:
         InputError: frames that cannot be read, or none.
     """
-    mean: np.ndarray = model.encode_image(frames, mode).mean(axis=0)
+    if not len(frames):
+        raise InputError("video: no frame given; give at least one")
+    mean: np.ndarray = model.encode_image(model.preprocess(frames, "clip"), mode).mean(axis=0)
     return mean
 
 
@@ -38,9 +42,9 @@ def rank_texts(
         InputError: videos that cannot be read or sampled.
         BundleError: the bundle has no logit scale.
     """
-    features = np.stack([encode_video(model, sample_video(video, frames), mode) for video in videos])
     if model.info.logit_scale is None:
         raise BundleError(f"{model.bundle.path}: has no logit scale; use a bundle of InternVL-14B for this")
+    features = np.stack([encode_video(model, sample_video(video, frames), mode) for video in videos])
     return similarity_logits(features, model.encode_text(texts), model.info.logit_scale)
 
 
@@ -119,7 +123,7 @@ def _of_container(source: Path, frames: int) -> "list[Picture]":
         import av
     except ImportError as error:
         raise BackendError(
-            f"{source}: reading video files takes PyAV; pip install av, or give a folder of frames"
+            f"{source}: PyAV is not installed; pip install 'internvl-edge[video]', or give a folder of frames"
         ) from error
     try:
         count = sum(1 for _ in _decoded(av, source))
@@ -133,7 +137,12 @@ def _decoded(av: Any, source: Path) -> Iterator[Any]:
     with av.open(str(source)) as container:
         if not container.streams.video:
             raise InputError(f"{source}: holds no video; give another file")
-        container.streams.video[0].thread_type = "AUTO"
+        stream = container.streams.video[0]
+        if not within_limit(stream.width, stream.height):
+            raise InputError(
+                f"{source}: {stream.width} x {stream.height} pixels are more than the limit; scale it down"
+            )
+        stream.thread_type = "AUTO"
         yield from container.decode(video=0)
 
 

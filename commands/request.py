@@ -1,0 +1,76 @@
+"""What every command that runs a task may be told: backend, threads, limits, and to show where the time goes."""
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from internvl_edge.commands.parameters import BACKEND
+
+if TYPE_CHECKING:
+    from internvl_edge.runtime import InternVL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """Settings of one request."""
+
+    backend: str
+    threads: int | None
+    max_pixels: int | None
+    profile: bool
+
+    @contextmanager
+    def open(self, bundle: Path, batch_size: int | None = None) -> "Iterator[InternVL]":
+        """Open `bundle` for the block, and show its stages behind it if asked to."""
+        from internvl_edge.runtime import InternVL
+        from internvl_edge.runtime.backends import SessionOptions
+        from internvl_edge.runtime.decode import limit_pixels
+        from internvl_edge.runtime.model import BATCH_SIZE
+        from internvl_edge.runtime.stages import Stages
+
+        if self.max_pixels is not None:
+            limit_pixels(self.max_pixels or None)
+        model = InternVL.open(
+            bundle,
+            backend=self.backend,
+            batch_size=batch_size or BATCH_SIZE,
+            options=SessionOptions(threads=self.threads),
+        )
+        if self.profile:
+            model.stages = Stages()
+        start = time.perf_counter()
+        try:
+            yield model
+            if self.profile:
+                from internvl_edge.runtime.profile.request import request_report
+
+                click.echo(request_report(model.stages, time.perf_counter() - start), err=True)
+        finally:
+            model.close()
+
+
+def request_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options, which reach `command` as one `request`."""
+
+    @BACKEND
+    @click.option("--threads", type=click.IntRange(1), help="Threads of a CPU backend.  [default: its own choice]")
+    @click.option(
+        "--max-pixels",
+        type=click.IntRange(0),
+        help="Pixels that a picture may have; 0: any number.  [default: 89478485]",
+    )
+    @click.option("--profile", is_flag=True, help="Show on stderr where the time of the request went.")
+    @functools.wraps(command)
+    def call(
+        *args: Any, backend: str, threads: int | None, max_pixels: int | None, profile: bool, **settings: Any
+    ) -> None:
+        request = Request(backend=backend, threads=threads, max_pixels=max_pixels, profile=profile)
+        command(*args, request=request, **settings)
+
+    return call

@@ -1,0 +1,82 @@
+"""Pictures to what a chat checkpoint's language model takes: tiles, vision, connector (MODEL.md 6)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from internvl_edge.runtime.decode import Pictures, check_pictures, load_pictures
+from internvl_edge.runtime.pipeline.outputs import renamed
+from internvl_edge.runtime.stages import DECODE_IMAGE, PREPROCESS
+from internvl_edge.runtime.tiling import tile_image
+
+if TYPE_CHECKING:
+    from internvl_edge.runtime.model import InternVL
+
+
+_AT_ONCE = 8
+"""Tiles that go through the graphs together: as many as plans take by default."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TilingOptions:
+    """How a picture is cut; the defaults are the reference's at inference."""
+
+    smallest: int = 1
+    """Tiles of a picture, the thumbnail not counted."""
+    largest: int = 12
+    """1: the picture as a whole, as for the frames of a video."""
+    thumbnail: bool = True
+    """Add the whole picture as a last tile where it was cut."""
+
+
+def connect(model: "InternVL", image: object, options: TilingOptions | None = None) -> np.ndarray:
+    """Return `vit_embeds` ``[tiles, T, H_llm]`` of one picture, in the order in which they replace image tokens.
+
+    Raises:
+        InputError: a picture that cannot be read, or limits that no grid can keep.
+        BundleError: the bundle has no connector.
+    """
+    model.bundle.require("vision", "connector")
+    options = options or TilingOptions()
+    with model.stages.stage(DECODE_IMAGE):
+        (picture,) = load_pictures([image])
+    with model.stages.stage(PREPROCESS):
+        tiles = tile_image(
+            picture,
+            tile=model.info.image_size,
+            smallest=options.smallest,
+            largest=options.largest,
+            thumbnail=options.thumbnail,
+        )
+    parts = [tiles[first : first + _AT_ONCE] for first in range(0, len(tiles), _AT_ONCE)]
+    return np.concatenate([_embeds(model, part) for part in parts])
+
+
+def save_vit_embeds(model: "InternVL", images: Sequence[Path], options: TilingOptions, output: Path) -> str:
+    """Write the `vit_embeds` of all pictures to the .npz `output`, and return a line that says so.
+
+    It holds `images` ``[B]``, `tiles` ``[B]`` and `vit_embeds` ``[sum of tiles, T, H_llm]``, in order.
+
+    Raises:
+        InputError: as `connect`, or `output` cannot be written.
+    """
+    check_pictures(images)
+    embeds = [connect(model, image, options) for image in images]
+    tiles = np.array([len(part) for part in embeds])
+    arrays: dict[str, Any] = {
+        "images": np.array([str(image) for image in images]),
+        "tiles": tiles,
+        "vit_embeds": np.concatenate(embeds),
+    }
+    with renamed(output) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
+    shape, dtype = list(arrays["vit_embeds"].shape), arrays["vit_embeds"].dtype
+    return f"{output}: {len(images)} pictures, {tiles.sum()} tiles, vit_embeds {shape} {dtype}"
+
+
+def _embeds(model: "InternVL", tiles: Pictures) -> np.ndarray:
+    states = model.run_graph("vision", {"pixel_values": model.preprocess(tiles)})["vision_states"]
+    return model.run_graph("connector", {"vision_states": states})["vit_embeds"]
