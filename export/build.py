@@ -12,7 +12,7 @@ from internvl_edge.export.engine.blueprint import BLUEPRINT_FILE, Blueprint, Gra
 from internvl_edge.export.engine.byte_sizes import parse_bytes
 from internvl_edge.export.engine.child import BuilderMemoryError, Built, Job, build_apart
 from internvl_edge.export.engine.estimate import Limits, part_bytes
-from internvl_edge.export.engine.flavour import Flavour, flavour_for
+from internvl_edge.export.engine.flavour import Flavour, flavour_for, launches_plugins
 from internvl_edge.export.engine.ladder import Means, climb
 from internvl_edge.export.engine.profiles import Ranges, parse_range, profiles_for
 from internvl_edge.export.engine.targets import Target, find_target, require_precision
@@ -27,6 +27,7 @@ from internvl_edge.runtime.engines import (
     GraphEngines,
     PlanRecord,
     plan_findings,
+    plan_of,
     require_engines,
     scales_digest,
     weight_digests,
@@ -198,6 +199,7 @@ def _flags(flavour: Flavour, target: Target, options: BuildOptions, precision: s
         wanted=options.attention,
         quantized=precision in ("int8", "fp8"),
         plugins=flavour.capabilities.plugins_aot,
+        plugins_v3=launches_plugins(flavour),
         sm=target.sm,
         batch=options.ranges.batch[1],
     )
@@ -342,7 +344,7 @@ def _build_part(
         )
         done = {key: value for key, value in asdict(built).items() if key != "version"}
         staging.finish(stage, done)
-    return PlanRecord(file=file, inputs=tuple(i.name for i in part.inputs), outputs=part.outputs, **done)
+    return plan_of({"file": file, "inputs": [i.name for i in part.inputs], "outputs": part.outputs, **done})
 
 
 def _page(bundle: Bundle, folder: Path, record: EngineRecord) -> Path | str:

@@ -32,6 +32,8 @@ class PlanRecord:
     """What the build took."""
     peak_bytes: int
     """Resident memory of the process that built it, from the kernel."""
+    plugins: tuple[tuple[str, str], ...] = ()
+    """Name and version of what must be registered before it is opened; plugins whose kernels lie in it need nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,12 +175,20 @@ def plan_findings(plan: PlanRecord, folder: Path) -> Iterator[str]:
 
 
 def _graph(entry: Mapping[str, Any]) -> GraphEngines:
-    plans = tuple(
-        PlanRecord(**{**plan, "inputs": tuple(plan["inputs"]), "outputs": tuple(plan["outputs"])})
-        for plan in entry["plans"]
-    )
+    plans = tuple(plan_of(plan) for plan in entry["plans"])
     profiles = tuple(profile_of(profile) for profile in entry["profiles"])
     return GraphEngines(**{**entry, "profiles": profiles, "plans": plans, "gave_up": tuple(entry["gave_up"])})
+
+
+def plan_of(entry: Mapping[str, Any]) -> PlanRecord:
+    """Return a plan's record as JSON holds it."""
+    lists = {"inputs": tuple(entry["inputs"]), "outputs": tuple(entry["outputs"])}
+    return PlanRecord(**{**entry, **lists, "plugins": plugins_of(entry.get("plugins", ()))})
+
+
+def plugins_of(entry: Sequence[Sequence[str]]) -> tuple[tuple[str, str], ...]:
+    """Return name and version of plugins as JSON holds them."""
+    return tuple((name, version) for name, version in entry)
 
 
 def profile_of(entry: Mapping[str, Sequence[Sequence[int]]]) -> Profile:

@@ -37,7 +37,8 @@ def passes_of(dialect: Dialect) -> tuple[ir.passes.InPlacePass, ...]:
     """Return what rewrites to `dialect`, in order: attention sees its norms and rotaries as they came."""
     chosen: list[ir.passes.InPlacePass] = []
     if dialect.attention in ("plugin", "best"):
-        chosen.append(PluginAttentionPass(dialect.sm, dialect.batch if dialect.attention == "best" else None))
+        weighed = dialect.batch if dialect.attention == "best" else None
+        chosen.append(PluginAttentionPass(dialect.sm, weighed, dialect.plugin_version))
     if dialect.heads == "joined":
         chosen.append(JoinHeadsPass())
     if dialect.attention != "op":

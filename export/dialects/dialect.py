@@ -3,6 +3,8 @@
 import logging
 from dataclasses import dataclass, replace
 
+from internvl_edge.export.plugins.tensorrt_plugins import VERSION as AHEAD_OF_TIME
+from internvl_edge.runtime.attention_plugin import VERSION as THROUGH_PYTHON
 from internvl_edge.runtime.errors import EngineError
 
 logger = logging.getLogger(__name__)
@@ -24,6 +26,7 @@ _CHOICES = {
     "norms": ("op", "decomposed"),
     "rotary": ("op", "decomposed"),
     "gelu": ("op", "decomposed"),
+    "plugin_version": (AHEAD_OF_TIME, THROUGH_PYTHON),
 }
 
 
@@ -54,6 +57,8 @@ class Dialect:
     """Of the device that plugins are for; None: whatever has kernels."""
     batch: int = 1
     """Rows of a batch for which ``best`` weighs."""
+    plugin_version: str = AHEAD_OF_TIME
+    """Whether a plan holds the kernels of plugins (1), or our runtime launches them (3)."""
 
     def __post_init__(self) -> None:
         """Refuse forms that no pass writes, all at once."""
@@ -90,13 +95,15 @@ def dialect_for(
     opset: int = CANONICAL_OPSET,
     quantized: bool = False,
     plugins: bool = False,
+    plugins_v3: bool = False,
     sm: int | None = None,
     batch: int = 1,
 ) -> Dialect:
     """Return the dialect of a TensorRT with IAttention (`attention`) that parses `opset`; 8-bit graphs have one too.
 
-    `plugins` says whether it takes plugins whose kernels lie in the plan, `sm` for which device; without them the
-    pattern stands for ``plugin``, with a warning.
+    `plugins` says whether it takes plugins whose kernels lie in the plan, `plugins_v3` whether those that our runtime
+    launches, `sm` for which device; without either the pattern stands for ``plugin``, with a warning. Since plans with
+    the latter open in our runtime alone, only ``plugin`` takes them.
 
     A parser without attention knows none of opset 23's operators. ``auto`` takes the pattern, which gives fewer
     launches than the operator, whose packed heads are copied by a transpose kernel each; and plugins where they are
@@ -112,12 +119,15 @@ def dialect_for(
                 "--attention op: this TensorRT does not parse the Attention operator; take auto or pattern"
             )
         return Dialect()
-    if wanted == "plugin" and not plugins:
+    written = (FEWEST_LAUNCHES_8_BITS if quantized else FEWEST_LAUNCHES) if modern else PORTABLE
+    if plugins and wanted != "pattern":
+        return replace(written, attention="plugin" if wanted == "plugin" else "best", sm=sm, batch=batch)
+    if wanted == "plugin" and plugins_v3:
+        logger.warning("--attention plugin: no ahead-of-time plugins here; the plans will open in our runtime alone")
+        return replace(written, attention="plugin", sm=sm, batch=batch, plugin_version=THROUGH_PYTHON)
+    if wanted == "plugin":
         logger.warning(
             "--attention plugin: no ahead-of-time plugins here (the standard TensorRT has them from 10.9 on, "
             "TensorRT-RTX and kits do not); the pattern is written instead"
         )
-    written = (FEWEST_LAUNCHES_8_BITS if quantized else FEWEST_LAUNCHES) if modern else PORTABLE
-    if wanted == "pattern" or not plugins:
-        return written
-    return replace(written, attention="plugin" if wanted == "plugin" else "best", sm=sm, batch=batch)
+    return written

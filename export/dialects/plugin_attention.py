@@ -15,7 +15,7 @@ from internvl_edge.export.plugins.families import FAMILIES
 from internvl_edge.export.plugins.family import CODED
 from internvl_edge.export.plugins.functions import function_of
 from internvl_edge.export.plugins.launches import Constant
-from internvl_edge.export.plugins.tensorrt_plugins import NAMESPACE, node_attributes
+from internvl_edge.export.plugins.tensorrt_plugins import NAMESPACE, VERSION, node_attributes, variant_text
 from internvl_edge.runtime.errors import EngineError
 
 logger = logging.getLogger(__name__)
@@ -34,12 +34,13 @@ class PluginAttentionPass(ir.passes.InPlacePass):
     """Rewrite attention that a kernel serves; what none serves stays, and the log says why.
 
     `sm` is the device's; None writes every node that a kernel could have, as for a run of the functions on a CPU. With
-    `batch` a plugin must also be predicted to be faster than the pattern, for so many rows of a batch.
+    `batch` a plugin must also be predicted to be faster than the pattern, for so many rows of a batch. `version` is
+    the plugins'.
     """
 
-    def __init__(self, sm: int | None = None, batch: int | None = None) -> None:
+    def __init__(self, sm: int | None = None, batch: int | None = None, version: str = VERSION) -> None:
         super().__init__()
-        self._sm, self._batch = sm, batch
+        self._sm, self._batch, self._version = sm, batch, version
         self._weighed: dict[str, Choice] = {}
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -59,7 +60,7 @@ class PluginAttentionPass(ir.passes.InPlacePass):
                 logger.log(level, "%s: no attention kernel: %s", node.name, reason)
                 continue
             for call in calls:
-                call.write(model.graph, node)
+                call.write(model.graph, node, self._version)
                 used[call.plugin] = call.variant
                 function = function_of(call.plugin, call.told)
                 model.functions[function.identifier()] = function
@@ -138,7 +139,7 @@ class _Call:
     @property
     def variant(self) -> str:
         """Return what the node tells, as text."""
-        return str(node_attributes(self.told)["variant"])
+        return variant_text(self.told)
 
     def types(self) -> dict[str, str]:
         """Return our names of the inputs' types."""
@@ -153,14 +154,14 @@ class _Call:
         sizes = {**family.typical[-1], "B": batch, **{name: n for name, n in known.items() if name != "B"}}
         return Call(plugin=self.plugin, types=self.types(), told=self.told, sizes=sizes)
 
-    def write(self, graph: ir.Graph, anchor: ir.Node) -> None:
+    def write(self, graph: ir.Graph, anchor: ir.Node, version: str) -> None:
         """Insert the node; its outputs take the places and names of those that they stand for."""
         if "scales" in self.inputs:
             graph.register_initializer(self.inputs["scales"])  # type: ignore[arg-type]
         made = ir.node(
             self.plugin,
             [value.value[0] if isinstance(value, _Made) else value for value in self.inputs.values()],
-            attributes=node_attributes(self.told),
+            attributes=node_attributes(self.told, version),
             domain=NAMESPACE,
             num_outputs=len(self.outputs),
             name=f"{anchor.name or anchor.outputs[0].name}/{self.plugin}",

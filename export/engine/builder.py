@@ -7,7 +7,7 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -15,7 +15,9 @@ from typing import IO, Any
 from internvl_edge.export.engine.flavour import Flavour, load_flavour
 from internvl_edge.export.engine.messages import explained
 from internvl_edge.export.engine.targets import Target
-from internvl_edge.export.plugins.tensorrt_plugins import NAMESPACE
+from internvl_edge.runtime.attention_plugin import NAMESPACE, KernelDriver
+from internvl_edge.runtime.attention_plugin import VERSION as PYTHON_VERSION
+from internvl_edge.runtime.cuda import Device, find_device
 from internvl_edge.runtime.engines import Profile
 from internvl_edge.runtime.errors import EngineError
 
@@ -36,6 +38,8 @@ class PlanInfo:
     sha256: str
     seconds: float
     profiles: Sequence[Profile]
+    plugins: tuple[tuple[str, str], ...] = ()
+    """Name and version of what must be registered before the plan is opened."""
 
 
 def build_plan(
@@ -91,24 +95,34 @@ def build_plan(
         sha256=writer.digest.hexdigest(),
         seconds=time.monotonic() - started,
         profiles=[dict(profile) for profile in profiles],
+        plugins=tuple((name, PYTHON_VERSION) for name in wanted.get(PYTHON_VERSION, ())),
     )
 
 
-def _plugins_in(onnx_file: Path) -> tuple[str, ...]:
-    """Return the names of our plugins that the graph holds as nodes; functions of the same names count as none.
+def _plugins_in(onnx_file: Path) -> dict[str, list[str]]:
+    """Return version -> names of our plugins that the graph holds as nodes; functions of the same names count as none.
 
     Most graphs hold none, which their bytes tell: the process that builds stays without onnx.
     """
     if _OUR_DOMAIN not in onnx_file.read_bytes():
-        return ()
+        return {}
     import onnx
 
     model = onnx.load(onnx_file, load_external_data=False)
     written_out = {function.name for function in model.functions if function.domain == NAMESPACE}
-    return tuple({node.op_type for node in model.graph.node if node.domain == NAMESPACE} - written_out)
+    nodes = [node for node in model.graph.node if node.domain == NAMESPACE and node.op_type not in written_out]
+    found: dict[str, list[str]] = {}
+    for name, version in sorted({(node.op_type, _version(node)) for node in nodes}):
+        found.setdefault(version, []).append(name)
+    return found
 
 
-def _register(flavour: Flavour, wanted: Sequence[str], onnx_file: Path, target: Target) -> None:
+def _version(node: Any) -> str:
+    """Return the version of a plugin's node, as TensorRT's parser understands it."""
+    return next((each.s.decode() for each in node.attribute if each.name == "plugin_version"), "1")
+
+
+def _register(flavour: Flavour, wanted: Mapping[str, Sequence[str]], onnx_file: Path, target: Target) -> None:
     """Make the attention kernels of `wanted` known to the library, compiled for `target`.
 
     Raises:
@@ -116,25 +130,45 @@ def _register(flavour: Flavour, wanted: Sequence[str], onnx_file: Path, target: 
     """
     from internvl_edge.export.plugins.families import plugins
     from internvl_edge.export.plugins.tensorrt_plugins import register_plugins, require_plugins
+    from internvl_edge.export.plugins.v3_plugin import register_v3
 
-    if not flavour.capabilities.plugins_aot:
-        names = ", ".join(f"{NAMESPACE}::{name}" for name in sorted(wanted))
+    if flavour.capabilities.plugins_aot:
+        register_plugins(flavour.trt, plugins(), sm=target.sm)
+    elif flavour.capabilities.plugins_v3:
+        register_v3(flavour.trt, plugins(), target.sm, _kernel_driver(onnx_file))
+    else:
+        names = ", ".join(f"{NAMESPACE}::{name}" for listed in wanted.values() for name in listed)
         raise EngineError(
             f"{onnx_file.name}: holds {names}, and {flavour.name} {flavour.version} takes no ahead-of-time plugins; "
             "write the graph with --attention pattern"
         )
-    register_plugins(flavour.trt, plugins(), sm=target.sm)
-    require_plugins(flavour.trt, wanted)
+    for version, listed in wanted.items():
+        require_plugins(flavour.trt, listed, version)
+
+
+def _kernel_driver(onnx_file: Path) -> KernelDriver:
+    """Return what launches the kernels while TensorRT times them.
+
+    Raises:
+        EngineError: there is no device.
+    """
+    from internvl_edge.runtime.cuda.kernels import KernelLoader
+
+    device = find_device()
+    if not isinstance(device, Device):
+        raise EngineError(f"{onnx_file.name}: its attention kernels are timed on the device; {device}; build it there")
+    return KernelLoader()
 
 
 def _network_flags(flavour: Flavour, *, plugins: bool) -> int:
     """Return the flags of a strongly typed network; where there is no such flag, every network is one.
 
-    Plugins are to bring their kernels: by default TensorRT would ask for those that run from Python.
+    Plugins are to bring their kernels where they can: by default TensorRT would ask for those that run from Python.
     """
     known = flavour.trt.NetworkDefinitionCreationFlag
     flags = 1 << int(known.STRONGLY_TYPED) if flavour.capabilities.strongly_typed_flag else 0
-    return flags | (1 << int(known.PREFER_AOT_PYTHON_PLUGINS)) if plugins else flags
+    ahead_of_time = plugins and flavour.capabilities.plugins_aot
+    return flags | (1 << int(known.PREFER_AOT_PYTHON_PLUGINS)) if ahead_of_time else flags
 
 
 def _allow_decomposition(flavour: Flavour, network: Any) -> None:

@@ -40,6 +40,15 @@ REQUIRED_CALLS = (
 """What a build makes of any TensorRT, without asking; all there since 10.3."""
 
 
+V3_CALLS = (
+    "IPluginCreatorV3One.create_plugin",
+    "IPluginRegistry.register_creator",
+    "IPluginV3OneBuild.get_valid_tactics",
+    "IPluginV3OneRuntime.set_tactic",
+)
+"""What plugins that our runtime launches are made of."""
+
+
 def _calls(*paths: str) -> Mapping[str, tuple[str, ...]]:
     return {"calls": paths}
 
@@ -94,6 +103,8 @@ class Capabilities:
     """
     plugins_aot: bool
     """The same with the kernels inside the plan."""
+    plugins_v3: bool
+    """Where that is not so: plugins as classes in Python, whose kernels our runtime launches."""
     strongly_typed_only: bool
     """The builder has no precision flags left: every network is strongly typed."""
     compute_capabilities: tuple[int, ...]
@@ -112,14 +123,15 @@ def capabilities(trt: ModuleType) -> Capabilities:
         if "calls" in answer.metadata
     }
     plugins = has_call(trt, "IPluginV3QuickBuild") and _has_submodule(trt, "plugin")
+    plugins_aot = plugins and has_call(trt, "NetworkDefinitionCreationFlag.PREFER_AOT_PYTHON_PLUGINS")
+    ahead = sorted(int(name[2:]) for name in _members(trt, "ComputeCapability") if name.startswith("SM"))
     return Capabilities(
         **plain,
         plugins_qdp=plugins,
-        plugins_aot=plugins and has_call(trt, "NetworkDefinitionCreationFlag.PREFER_AOT_PYTHON_PLUGINS"),
+        plugins_aot=plugins_aot,
+        plugins_v3=not plugins_aot and not ahead and all(has_call(trt, path) for path in V3_CALLS),
         strongly_typed_only=not has_call(trt, "BuilderFlag.FP16"),
-        compute_capabilities=tuple(
-            sorted(int(name[2:]) for name in _members(trt, "ComputeCapability") if name.startswith("SM"))
-        ),
+        compute_capabilities=tuple(ahead),
         memory_pools=_members(trt, "MemoryPoolType"),
         hardware_compatibility=tuple(name for name in _members(trt, "HardwareCompatibilityLevel") if name != "NONE"),
     )

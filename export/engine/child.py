@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from internvl_edge.runtime.engines import Profile, profile_of
+from internvl_edge.runtime.engines import Profile, plugins_of, profile_of
 from internvl_edge.runtime.errors import EngineError
 
 _PR_SET_PDEATHSIG = 1
@@ -47,6 +47,8 @@ class Built:
     version: str
     seconds: float
     peak_bytes: int
+    plugins: tuple[tuple[str, str], ...] = ()
+    """Name and version of what must be registered before the plan is opened."""
 
 
 def build_apart(job: Job) -> Built:
@@ -110,6 +112,7 @@ def _outcome(job: Job) -> dict[str, Any]:
         "version": info.version,
         "seconds": info.seconds,
         "peak_bytes": peak_bytes(),
+        "plugins": info.plugins,
     }
 
 
@@ -124,7 +127,7 @@ def _result(content: Mapping[str, Any]) -> Built:
         raise OSError(*content["os_error"])
     if "error" in content:
         raise (BuilderMemoryError if content["memory"] else EngineError)(content["error"])
-    return Built(**content)
+    return Built(**{**content, "plugins": plugins_of(content["plugins"])})
 
 
 def _crash(job: Job, code: int, said: str) -> EngineError:

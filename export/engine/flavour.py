@@ -1,6 +1,7 @@
 """The TensorRT that is found here: the standard one, or TensorRT-RTX."""
 
 import importlib
+import logging
 import sys
 from dataclasses import dataclass
 from types import ModuleType
@@ -9,6 +10,8 @@ from internvl_edge.export.engine.capability import Capabilities, capabilities, m
 from internvl_edge.export.engine.targets import Target
 from internvl_edge.runtime.cuda import Device, find_device
 from internvl_edge.runtime.errors import EngineError
+
+logger = logging.getLogger(__name__)
 
 _MODULES = {
     "tensorrt_rtx": ("onnxruntime_ep_nv_tensorrt_rtx", "tensorrt_rtx_bindings"),
@@ -73,6 +76,16 @@ def flavour_for(target: Target) -> Flavour | None:
     if isinstance(device, Device) and device.sm == target.sm:
         return found.get("tensorrt") or load_flavour("tensorrt")
     return load_flavour("tensorrt_rtx") if target.rtx else None
+
+
+def launches_plugins(flavour: Flavour) -> bool:
+    """Return whether plugins that our runtime launches can be built here: TensorRT times them on the device."""
+    if not flavour.capabilities.plugins_v3:
+        return False
+    device = find_device()
+    if not isinstance(device, Device):
+        logger.info("%s %s: no plugins through Python: %s", flavour.name, flavour.version, device)
+    return isinstance(device, Device)
 
 
 def _version(trt: ModuleType) -> str:

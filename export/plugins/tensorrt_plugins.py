@@ -13,15 +13,14 @@ from pathlib import Path
 from types import GenericAlias, ModuleType
 from typing import Any
 
-import numpy as np
-
 from internvl_edge.export.plugins.compile import CompiledKernel, compile_kernel, load_kernel
 from internvl_edge.export.plugins.launches import TYPE_BYTES, Constant, Launch
+from internvl_edge.runtime.attention_plugin import NAMESPACE as NAMESPACE
+from internvl_edge.runtime.attention_plugin import absent_creators, misread_fields
 from internvl_edge.runtime.cuda import Device, find_device
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.sizes import evaluate, from_told
 
-NAMESPACE = "internvl"
 VERSION = "1"
 """`tensorrt.plugin` gives every plugin this version."""
 
@@ -75,14 +74,10 @@ def read_variant(text: str) -> dict[str, Constant]:
     return found
 
 
-def node_attributes(attributes: Mapping[str, Constant]) -> dict[str, str | int]:
-    """Return what an ONNX node needs for TensorRT's parser to make it an ahead-of-time plugin."""
-    return {
-        "plugin_namespace": NAMESPACE,
-        "plugin_version": VERSION,
-        "aot": 1,
-        "variant": variant_text(attributes),
-    }
+def node_attributes(attributes: Mapping[str, Constant], version: str = VERSION) -> dict[str, str | int]:
+    """Return what an ONNX node needs for TensorRT's parser to make it a plugin, by default an ahead-of-time one."""
+    named: dict[str, str | int] = {"plugin_namespace": NAMESPACE, "plugin_version": version}
+    return {**named, **({"aot": 1} if version == VERSION else {}), "variant": variant_text(attributes)}
 
 
 def register_plugins(
@@ -126,12 +121,9 @@ def require_plugins(trt: ModuleType, wanted: Iterable[str], version: str = VERSI
     Raises:
         EngineError: with the name and version of each that is absent.
     """
-    registry = trt.get_plugin_registry()
-    absent = [name for name in sorted(set(wanted)) if registry.get_creator(name, version, NAMESPACE) is None]
-    if absent:
-        names = ", ".join(f"{NAMESPACE}::{name} version {version}" for name in absent)
+    if absent := absent_creators(trt, [(name, version) for name in wanted]):
         raise EngineError(
-            f"TensorRT {getattr(trt, '__version__', 'of unknown version')} has no plugin {names}; "
+            f"TensorRT {getattr(trt, '__version__', 'of unknown version')} has no plugin {', '.join(absent)}; "
             "register_plugins makes them known, or lower the graph without --attention plugin"
         )
 
@@ -275,17 +267,9 @@ def _plugin_module(trt: ModuleType) -> ModuleType:
 
 
 def _check_fields(trt: ModuleType) -> None:
-    """Refuse bindings that lose a node's attributes.
-
-    Those compiled before NumPy 2 (10.9 to 10.13) show a field beside it as an array whose stride is 0: its first value
-    repeats.
-    """
-    probe = b"ab"
-    if bytes(trt.PluginField("probe", probe, trt.PluginFieldType.CHAR).data.tobytes()) != probe:
-        version = getattr(trt, "__version__", "of unknown version")
-        raise EngineError(
-            f"TensorRT {version} misreads the fields of plugins beside NumPy {np.__version__}; install numpy<2"
-        )
+    """Refuse bindings that lose a node's attributes."""
+    if finding := misread_fields(trt):
+        raise EngineError(finding)
 
 
 def _constant(text: str) -> Constant:

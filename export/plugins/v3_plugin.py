@@ -1,10 +1,11 @@
 """Attention kernels for TensorRT 10.3 to 10.8 as plugins whose launches go through Python, on the device too.
 
 Where a plan cannot hold PTX as code, it holds it as a field: `runtime.attention_plugin` launches it by the driver.
-Built plans therefore need our runtime and pycuda on the device, unlike ahead-of-time plugins.
+Built plans therefore need our runtime on the device, unlike ahead-of-time plugins.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache, partial, reduce
 from types import ModuleType
 from typing import Any
 
@@ -13,15 +14,17 @@ from internvl_edge.export.plugins.launches import Launch
 from internvl_edge.export.plugins.tensorrt_plugins import Plugin, data_types, read_variant
 from internvl_edge.runtime.attention_plugin import (
     NAMESPACE,
-    VERSION,
+    RECORD_FIELD,
     KernelDriver,
     KernelLauncher,
     KernelRecord,
     StoredKernel,
     kernel_creator,
     kernel_plugin,
+    plugin_maker,
+    register_creators,
 )
-from internvl_edge.runtime.errors import EngineError
+from internvl_edge.runtime.errors import BackendError, EngineError
 
 _VARIANT_FIELD = "variant"
 
@@ -30,27 +33,16 @@ def register_v3(trt: ModuleType, plugins: Iterable[Plugin], sm: int, driver: Ker
     """Make `plugins` known to the `trt` that builds on the device; return the names of those that were not yet.
 
     Raises:
-        EngineError: its bindings take no plugins written in Python.
+        EngineError: its bindings take no plugins written in Python, or misread their fields.
     """
     if not hasattr(trt, "IPluginV3OneBuild"):
         version = getattr(trt, "__version__", "of unknown version")
         raise EngineError(f"TensorRT {version} takes no plugins from Python; use --attention pattern")
-    registry, added = trt.get_plugin_registry(), []
-    for plugin in plugins:
-        if registry.get_creator(plugin.name, VERSION, NAMESPACE) is None:
-            registry.register_creator(build_creator(trt, plugin, sm, driver), NAMESPACE)
-            added.append(plugin.name)
-    return tuple(added)
-
-
-def build_creator(trt: ModuleType, plugin: Plugin, sm: int, driver: KernelDriver) -> Any:
-    """Return what makes `plugin` of an ONNX node's attributes."""
-    made = _build_class(trt, plugin, sm, driver)
-
-    def make(fields: Mapping[str, bytes], phase: Any) -> Any:
-        return made(fields[_VARIANT_FIELD].decode())
-
-    return kernel_creator(trt, plugin.name, make, _VARIANT_FIELD)
+    known = {plugin.name: plugin for plugin in plugins}
+    try:
+        return register_creators(trt, known, lambda name: _creator(trt, known[name], sm, driver))
+    except BackendError as error:
+        raise EngineError(str(error)) from error
 
 
 def record_of(launches: Sequence[Launch], kernels: Sequence[CompiledKernel]) -> KernelRecord:
@@ -74,101 +66,80 @@ def record_of(launches: Sequence[Launch], kernels: Sequence[CompiledKernel]) -> 
     )
 
 
+def _creator(trt: ModuleType, plugin: Plugin, sm: int, driver: KernelDriver) -> Any:
+    """Return what makes `plugin` of an ONNX node's attributes."""
+    built, opened = _build_class(trt, plugin, sm, driver), plugin_maker(trt, driver)
+    empty = KernelRecord(plugin=plugin.name, outputs=len(plugin.outputs), sizes={}, integers=(), kernels=())
+
+    def make(fields: Mapping[str, bytes]) -> Any:
+        if RECORD_FIELD in fields:  # a plan is opened in the process that built it
+            return opened(fields)
+        return built(KernelLauncher(empty, driver), variant=fields[_VARIANT_FIELD].decode())
+
+    return kernel_creator(trt, plugin.name, make, _VARIANT_FIELD)
+
+
 def _build_class(trt: ModuleType, plugin: Plugin, sm: int, driver: KernelDriver) -> Any:
     """Return the class that TensorRT's builder asks for types, shapes and tactics before it runs and keeps it."""
-    ours = {value: name for name, value in data_types(trt).items()}
     theirs = data_types(trt)
+    ours = {value: name for name, value in theirs.items()}
+
+    def launches(variant: str, types: Sequence[Any]) -> Sequence[Launch]:
+        named = {name: ours.get(kind, str(kind)) for name, kind in zip(plugin.inputs, types, strict=True)}
+        if found := plugin.launch(named, read_variant(variant), sm):
+            return found
+        told = ", ".join(f"{name} {kind}" for name, kind in named.items())
+        raise EngineError(f"{NAMESPACE}::{plugin.name}: no kernel of {variant!r} with {told}")
+
+    def shaped(variant: str) -> Launch:
+        """Return a launch whose outputs have the right shapes: they do not go by types, which are not told yet."""
+        for types in plugin.types:
+            if found := plugin.launch(types, read_variant(variant), sm):
+                return found[0]
+        raise EngineError(f"{NAMESPACE}::{plugin.name}: no kernel of {variant!r} for sm_{sm}")
+
+    @cache
+    def launcher(variant: str, types: tuple[Any, ...]) -> KernelLauncher:
+        """Return what the equal blocks of a tower share."""
+        found = launches(variant, types)
+        return KernelLauncher(record_of(found, [compile_kernel(launch, sm) for launch in found]), driver)
 
     class BuildPlugin(kernel_plugin(trt, trt.IPluginV3OneBuild)):  # type: ignore[misc]
-        def __init__(self, variant: str, types: tuple[str, ...] = (), tactic: int = 1) -> None:
-            self.variant, self.types = variant, types
-            empty = KernelRecord(plugin=plugin.name, outputs=len(plugin.outputs), sizes={}, integers=(), kernels=())
-            super().__init__(KernelLauncher(empty, driver), tactic)
-            if types:
-                self._settle(types)
+        def __init__(self, launcher: KernelLauncher, tactic: int = 1, variant: str = "") -> None:
+            super().__init__(launcher, tactic)
+            self.variant = variant
 
         def clone(self) -> Any:
-            return type(self)(self.variant, self.types, self.tactic)
+            return type(self)(self.launcher, self.tactic, self.variant)
 
         def get_output_data_types(self, input_types: Sequence[Any]) -> list[Any]:
-            return [theirs[tensor.type] for tensor in self._launches(_names(input_types))[0].outputs]
+            return [theirs[output.type] for output in launches(self.variant, input_types)[0].outputs]
 
         def get_output_shapes(self, inputs: Sequence[Any], shape_inputs: Sequence[Any], builder: Any) -> list[Any]:
-            launch = self._any_launch()
+            launch, product = shaped(self.variant), partial(builder.operation, trt.DimensionOperation.PROD)
             sizes = {
-                name: _times([_Expression(inputs[place(tensor)][axis], builder, trt) for tensor, axis in axes])
+                name: reduce(product, [inputs[plugin.inputs.index(tensor)][axis] for tensor, axis in axes])
                 for name, axes in launch.sizes.items()
             }
             return [
-                trt.DimsExprs([_Expression.of(sizes.get(str(axis), axis), builder, trt).value for axis in output.shape])
-                for output in launch.outputs
+                trt.DimsExprs([sizes[axis] if isinstance(axis, str) else builder.constant(axis) for axis in each.shape])
+                for each in launch.outputs
             ]
 
         def supports_format_combination(self, position: int, tensors: Sequence[Any], inputs: int) -> bool:
-            if tensors[position].desc.format != trt.TensorFormat.LINEAR:
+            """Take packed tensors; the types of inputs are the graph's own, since the network is strongly typed."""
+            asked = tensors[position].desc
+            if asked.format != trt.TensorFormat.LINEAR or asked.type not in ours:
                 return False
-            given = [ours.get(tensor.desc.type, "") for tensor in tensors[: position + 1]]
-            return any(_begins(launch, given) for launch in self._possible())
+            if position < inputs:
+                return True
+            types = self.get_output_data_types([tensor.desc.type for tensor in tensors[:inputs]])
+            return bool(types[position - inputs] == asked.type)
 
         def configure_plugin(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-            self._settle(_names([tensor.desc.type for tensor in inputs]))
+            self.launcher = launcher(self.variant, tuple(tensor.desc.type for tensor in inputs))
 
         def get_valid_tactics(self) -> list[int]:
             return list(range(1, len(self.launcher.record.kernels) + 1))
 
-        def _settle(self, types: tuple[str, ...]) -> None:
-            launches = self._launches(types)
-            record = record_of(launches, [compile_kernel(launch, sm) for launch in launches])
-            self.types, self.launcher = types, KernelLauncher(record, driver)
-
-        def _launches(self, types: tuple[str, ...]) -> Sequence[Launch]:
-            found = plugin.launch(dict(zip(plugin.inputs, types, strict=True)), read_variant(self.variant), sm)
-            if not found:
-                raise EngineError(f"{NAMESPACE}::{plugin.name}: no kernel of {self.variant!r} with {', '.join(types)}")
-            return found
-
-        def _possible(self) -> list[Launch]:
-            told = read_variant(self.variant)
-            found = [launch for types in plugin.types for launch in plugin.launch(types, told, sm)[:1]]
-            if not found:
-                raise EngineError(f"{NAMESPACE}::{plugin.name}: no kernel of {self.variant!r} for sm_{sm}")
-            return found
-
-        def _any_launch(self) -> Launch:
-            return self._launches(self.types)[0] if self.types else self._possible()[0]
-
-    def place(tensor: str) -> int:
-        return plugin.inputs.index(tensor)
-
-    def _names(types: Sequence[Any]) -> tuple[str, ...]:
-        return tuple(ours.get(each, str(each)) for each in types)
-
     return BuildPlugin
-
-
-def _begins(launch: Launch, types: Sequence[str]) -> bool:
-    return [tensor.type for tensor in launch.tensors[: len(types)]] == list(types)
-
-
-def _times(factors: Sequence["_Expression"]) -> "_Expression":
-    product = factors[0]
-    for factor in factors[1:]:
-        product = product * factor
-    return product
-
-
-class _Expression:
-    """A dimension that the builder knows as a formula."""
-
-    def __init__(self, value: Any, builder: Any, trt: ModuleType) -> None:
-        self.value, self._builder, self._trt = value, builder, trt
-
-    @classmethod
-    def of(cls, value: Any, builder: Any, trt: ModuleType) -> "_Expression":
-        """Return `value`, a number or an expression, as an expression."""
-        return value if isinstance(value, cls) else cls(builder.constant(int(value)), builder, trt)
-
-    def __mul__(self, other: "_Expression") -> "_Expression":
-        """Return the product."""
-        product = self._builder.operation(self._trt.DimensionOperation.PROD, self.value, other.value)
-        return _Expression(product, self._builder, self._trt)

@@ -17,6 +17,7 @@ from internvl_edge.export.build_report import build_text
 from internvl_edge.export.compile import export_bundle
 from internvl_edge.export.dialects import dialect_for
 from internvl_edge.export.draw import draw_graph
+from internvl_edge.export.engine import flavour as flavours
 from internvl_edge.export.engine.blueprint import Blueprint
 from internvl_edge.export.engine.capability import capabilities
 from internvl_edge.export.engine.child import BuilderMemoryError, Built, Job
@@ -27,6 +28,7 @@ from internvl_edge.export.engine.targets import find_target
 from internvl_edge.export.kit import KitReport
 from internvl_edge.export.options import ExportOptions
 from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.cuda import Device
 from internvl_edge.runtime.engines import EngineRecord, require_engines
 from internvl_edge.runtime.errors import EngineError
 from tests.tolerances import FP16_RELATIVE
@@ -117,6 +119,26 @@ def test_what_was_asked_for_by_name_is_refused(bundle: Bundle, attention: str) -
     options = BuildOptions(graphs=("text",), attention=attention)
     with pytest.raises(EngineError, match=r"^refused$"):
         build_plans(bundle, TARGET, WITH_PLUGINS, options, builder=Writer(refuse))
+
+
+def test_plugins_that_our_runtime_launches_are_recorded_and_only_who_asks_gets_them(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = Device(name="Orin", sm=87, memory_bytes=8 << 30, driver="12.6")
+    monkeypatch.setattr(flavours, "find_device", lambda: device)
+    capable = replace(FLAVOUR.capabilities, plugins_v3=True)
+    flavour = replace(FLAVOUR, name="tensorrt", version="10.3.0", capabilities=capable)
+    needed = (("qllama_text", "3"),)
+
+    def builder(job: Job) -> Built:
+        return replace(Writer()(job), plugins=needed)
+
+    for attention, expected in (("plugin", ("plugin", "3")), ("auto", ("pattern", "1"))):
+        options = BuildOptions(graphs=("text",), attention=attention)
+        report = build_plans(bundle, find_target("orin-nano-8gb"), flavour, options, builder=builder)
+        assert (report.record.flags["attention"], report.record.flags["plugin_version"]) == expected
+        assert report.record.graphs["text"].plans[0].plugins == needed
+        assert EngineRecord.load(report.folder) == report.record
 
 
 def test_what_is_current_is_kept_and_what_is_not_is_built(bundle: Bundle) -> None:

@@ -74,6 +74,20 @@ def test_what_is_read_is_what_was_written(folder: Path) -> None:
     assert [plan.file for plan in record.graphs["vision"].plans] == ["vision.0.plan", "vision.1.plan"]
 
 
+def test_plugins_that_a_plan_needs_are_kept_and_older_records_have_none(folder: Path) -> None:
+    record = EngineRecord.load(folder)
+    vision = record.graphs["vision"]
+    plans = (replace(vision.plans[0], plugins=(("vit_attention", "3"),)), vision.plans[1])
+    replace(record, graphs={"vision": replace(vision, plans=plans)}).save(folder)
+    assert EngineRecord.load(folder).graphs["vision"].plans == plans
+    path = folder / "engine.json"
+    content = json.loads(path.read_text())
+    for plan in content["graphs"]["vision"]["plans"]:
+        del plan["plugins"]
+    path.write_text(json.dumps(content))
+    assert EngineRecord.load(folder) == record
+
+
 def test_plans_for_this_bundle_library_and_device_open(bundle: Bundle, folder: Path) -> None:
     assert require_engines(bundle, folder, **HERE).graphs["vision"].gave_up == ("batch 4",)  # type: ignore[arg-type]
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,15 @@ class CannotInstallError(Exception):
     """There is no compiler here, or no package index."""
 
 
-def install(requirement: str, folder: Path) -> Path:
+def install(requirement: str, folder: Path, *beside: str) -> Path:
     """Install a bindings package like ``tensorrt-cu12-bindings==10.3.0``, importable as ``tensorrt`` in `folder`.
+
+    What stands in `beside` it, like ``numpy<2``, is found there before what this environment has.
 
     Raises:
         CannotInstallError: with the reason, where this machine cannot.
     """
-    _pip(requirement, folder)
+    _pip([requirement, *beside], folder)
     (folder / "tensorrt").symlink_to(folder / "tensorrt_bindings")  # JetPack's name; plugins import it too
     major = requirement.rpartition("==")[2].partition(".")[0]
     _compile_stubs(folder / "stubs", major)
@@ -55,16 +58,17 @@ def ask(folder: Path, code: str, *arguments: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])  # TensorRT's own logger prints on stdout too
 
 
-def _pip(requirement: str, folder: Path) -> None:
+def _pip(requirements: Sequence[str], folder: Path) -> None:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check"]
-    command += ["--target", str(folder), requirement]
+    command += ["--target", str(folder), *requirements]
+    told = " ".join(requirements)
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S)
     except subprocess.TimeoutExpired as error:
-        raise CannotInstallError(f"pip install {requirement}: no answer in {_TIMEOUT_S} s") from error
+        raise CannotInstallError(f"pip install {told}: no answer in {_TIMEOUT_S} s") from error
     if done.returncode != 0:
         said = done.stderr.strip().splitlines() or ["no reason given"]
-        raise CannotInstallError(f"pip install {requirement}: {said[-1]}")
+        raise CannotInstallError(f"pip install {told}: {said[-1]}")
 
 
 def _compile_stubs(folder: Path, major: str) -> None:

@@ -23,8 +23,8 @@ SINCE_10_13 = SINCE_10_9 | {"stream_build", "parser_initializers", "runtime_conf
 ATTENTION = {"attention", "decomposable_attention"}
 SINCE_11 = {"rms_norm", "rotary_embedding", "kv_cache_update", "strongly_typed_only"}
 TABLE = {
-    "tensorrt-cu12-bindings==10.3.0": ALWAYS | {"calibrators"},
-    "tensorrt-cu12-bindings==10.6.0": ALWAYS | {"calibrators", "plugins_qdp"},
+    "tensorrt-cu12-bindings==10.3.0": ALWAYS | {"calibrators", "plugins_v3"},
+    "tensorrt-cu12-bindings==10.6.0": ALWAYS | {"calibrators", "plugins_v3", "plugins_qdp"},
     "tensorrt-cu12-bindings==10.9.0.34": ALWAYS | {"calibrators"} | SINCE_10_9,
     "tensorrt-cu12-bindings==10.13.3.9": ALWAYS | {"calibrators"} | SINCE_10_13,
     "tensorrt-cu12-bindings==10.14.1.48.post1": ALWAYS | {"calibrators"} | SINCE_10_13 | ATTENTION,

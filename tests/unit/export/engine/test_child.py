@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from internvl_edge.export.engine.child import BuilderMemoryError, Job, _crash, build_apart
+from internvl_edge.export.engine.child import BuilderMemoryError, Job, _crash, _result, build_apart
 from internvl_edge.runtime.bundle import sha256_file
 from internvl_edge.runtime.errors import EngineError
 
@@ -39,6 +39,12 @@ def test_the_plan_and_what_it_took(tmp_path: Path) -> None:
     assert (built.bytes, built.sha256) == (plan.stat().st_size, sha256_file(plan))
     assert 50 << 20 < built.peak_bytes < 4 << 30
     assert built.seconds > 0
+    assert built.plugins == ()
+
+
+def test_the_plugins_that_a_plan_needs_come_back() -> None:
+    took = {"bytes": 4, "sha256": "0", "version": "10.3.0", "seconds": 1.0, "peak_bytes": 1}
+    assert _result({**took, "plugins": [["vit_attention", "3"]]}).plugins == (("vit_attention", "3"),)
 
 
 def test_a_refusal_comes_back_as_it_was_said(tmp_path: Path) -> None:

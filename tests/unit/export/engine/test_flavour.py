@@ -7,8 +7,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from internvl_edge.export.engine import flavour
-from internvl_edge.export.engine.capability import REQUIRED_CALLS
-from internvl_edge.export.engine.flavour import flavour_for, found_flavours, load_flavour
+from internvl_edge.export.engine.capability import REQUIRED_CALLS, V3_CALLS
+from internvl_edge.export.engine.flavour import flavour_for, found_flavours, launches_plugins, load_flavour
 from internvl_edge.export.engine.targets import find_target
 from internvl_edge.runtime.cuda import Device
 from internvl_edge.runtime.errors import EngineError
@@ -75,6 +75,23 @@ def test_the_device_itself_does_without_tensorrt_rtx(monkeypatch: pytest.MonkeyP
     found = flavour_for(find_target("l4"))
     assert found is not None
     assert found.name == "tensorrt"
+
+
+def test_plugins_that_our_runtime_launches_want_a_device_and_say_what_lacks(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    calls = (*REQUIRED_CALLS, *V3_CALLS)
+    monkeypatch.setitem(sys.modules, "tensorrt", library("10.3.0", calls))
+    device(monkeypatch, 87)
+    assert launches_plugins(load_flavour("tensorrt"))
+    assert caplog.text == ""
+    device(monkeypatch, None)
+    assert not launches_plugins(load_flavour("tensorrt"))
+    assert "tensorrt 10.3.0: no plugins through Python: no NVIDIA driver" in caplog.text
+    monkeypatch.setitem(sys.modules, "tensorrt", library("10.3.0"))
+    device(monkeypatch, 87)
+    assert not launches_plugins(load_flavour("tensorrt"))
 
 
 def test_a_target_of_an_rtx_that_is_not_installed_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

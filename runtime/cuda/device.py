@@ -1,7 +1,9 @@
-"""What the NVIDIA driver says of this machine; the one place that talks to CUDA, and no CUDA library is needed."""
+"""What the NVIDIA driver says of this machine; no CUDA library but the driver's own is needed."""
 
 import ctypes
 from dataclasses import dataclass
+
+from internvl_edge.runtime.cuda.libcuda import LIBCUDA
 
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 """CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR."""
@@ -22,9 +24,9 @@ class Device:
 def find_device() -> Device | str:
     """Return the first device, or why there is none, in a few words."""
     try:
-        cuda = ctypes.CDLL("libcuda.so.1")
+        cuda = ctypes.CDLL(LIBCUDA)
     except OSError:
-        return "no NVIDIA driver: libcuda.so.1 is not there"
+        return f"no NVIDIA driver: {LIBCUDA} is not there"
     handle = ctypes.c_int()
     if cuda.cuInit(0) != 0 or cuda.cuDeviceGet(ctypes.byref(handle), 0) != 0:
         return "no CUDA device: the driver finds none"
