@@ -46,7 +46,9 @@ def checked(folder: Path, report: BuildReport, flavour: Flavour) -> Built:
     record = require_engines(
         Bundle.open(folder), report.folder, flavour=flavour.name, version=flavour.version, sm=report.target.sm
     )
-    return Built(flavour=flavour, bundle=folder, folder=report.folder, record=record, model=InternVL.open(folder))
+    return Built(
+        flavour=flavour, bundle=folder, folder=report.folder, record=record, model=InternVL.open(folder, "onnxruntime")
+    )
 
 
 def linked(bundle: Path, folder: Path) -> Path:

@@ -34,7 +34,11 @@ def from_kit(
     origin = Bundle.open(bundles(request.param))
     folder = tmp_path_factory.mktemp("kit") / "kit"
     make_kit(origin, target, Ranges(), Limits(), "auto", folder)
-    return request.param, InternVL.open(origin.path), checked(folder, _built(folder, target, flavour), flavour)
+    return (
+        request.param,
+        InternVL.open(origin.path, "onnxruntime"),
+        checked(folder, _built(folder, target, flavour), flavour),
+    )
 
 
 @pytest.mark.parametrize("name", CASES)

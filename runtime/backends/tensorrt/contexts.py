@@ -1,0 +1,80 @@
+"""Execution contexts that take their activation memory from us; on TensorRT-RTX with kernels kept between processes."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from internvl_edge.runtime.backends.tensorrt.failures import refusal
+from internvl_edge.runtime.backends.tensorrt.library import Library
+from internvl_edge.runtime.backends.tensorrt.plan import Plan
+
+logger = logging.getLogger(__name__)
+
+
+class ContextMaker:
+    """Makes the contexts of one plan.
+
+    TensorRT-RTX compiles kernels on the device. For a graph whose shapes come again they are compiled for each shape
+    before it runs, and kept in a file; a graph whose past grows with every step (`growing`) runs with general ones.
+    """
+
+    def __init__(self, library: Library, plan: Plan, graph: str, sm: int, *, growing: bool) -> None:
+        self._library, self._plan, self._graph = library, plan, graph
+        self._config: Any = None
+        self._cache: Any = None
+        self._kept_bytes = 0
+        if hasattr(library.trt, "IRuntimeCache"):
+            self._file = cache_folder() / f"{library.version}-sm{sm}-{plan.record.sha256[:16]}.cache"
+            self._configure(growing)
+
+    def new(self) -> Any:
+        """Return a context without memory.
+
+        Raises:
+            BackendError: TensorRT makes none.
+        """
+        self._library.errors.clear()
+        if self._config is None:
+            strategy = self._library.trt.ExecutionContextAllocationStrategy.USER_MANAGED
+            context = self._plan.engine.create_execution_context(strategy)
+        else:
+            context = self._plan.engine.create_execution_context(self._config)
+        if context is None:
+            remedy = "close other programs on the device, or build the plans again"
+            raise refusal(self._graph, f"makes no context of {self._plan.record.file}", self._library, remedy)
+        return context
+
+    def keep_kernels(self) -> None:
+        """Write the kernels that were compiled since the last time into the user's cache, for the next process."""
+        if self._cache is None:
+            return
+        content = memoryview(self._cache.serialize())
+        if content.nbytes == self._kept_bytes:
+            return
+        temporary = self._file.with_suffix(f".{os.getpid()}")
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(content)
+            temporary.replace(self._file)
+        except OSError as error:
+            logger.info("graph %s: compiled kernels are not kept (%s)", self._graph, error)
+        self._kept_bytes = content.nbytes
+
+    def _configure(self, growing: bool) -> None:
+        trt = self._library.trt
+        strategies = trt.DynamicShapesKernelSpecializationStrategy
+        self._config = self._plan.engine.create_runtime_config()
+        self._config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        self._config.dynamic_shapes_kernel_specialization_strategy = strategies.NONE if growing else strategies.EAGER
+        self._cache = self._config.create_runtime_cache()
+        if self._file.is_file() and self._cache.deserialize(self._file.read_bytes()):
+            self._kept_bytes = self._file.stat().st_size
+        self._config.set_runtime_cache(self._cache)
+
+
+def cache_folder() -> Path:
+    """Return where compiled kernels are kept: ``INTERNVL_EDGE_CACHE``, else the user's cache folder."""
+    if chosen := os.environ.get("INTERNVL_EDGE_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "internvl-edge"

@@ -1,0 +1,130 @@
+"""One shape of a graph, ready to run: contexts of its plans with shapes and addresses set, and their CUDA graph.
+
+A captured graph holds the state of the contexts it was captured from, so that each shape has contexts of its own; they
+are small, since weights and activation memory are shared.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from internvl_edge.runtime.backends.tensorrt.failures import refusal
+from internvl_edge.runtime.backends.tensorrt.library import Library
+from internvl_edge.runtime.backends.tensorrt.memory import DeviceBuffer
+from internvl_edge.runtime.backends.tensorrt.plan import Plan
+from internvl_edge.runtime.backends.tensorrt.profiles import Shape
+from internvl_edge.runtime.cuda import Cuda, CudaError, Stream
+
+_REMEDY = "check the inputs, or build the plans again"
+
+
+class Execution:
+    """The plans of one graph, one behind the other: what one puts out, the next finds on the device."""
+
+    def __init__(
+        self, library: Library, cuda: Cuda, graph: str, plans: Sequence[Plan], contexts: Sequence[Any]
+    ) -> None:
+        self._library, self._cuda, self._graph = library, cuda, graph
+        self._steps = list(zip(plans, contexts, strict=True))
+        self._given: tuple[int, Mapping[str, Shape]] | None = None
+        self.shapes: Mapping[str, Shape] = {}
+        """Of all tensors, once those of the inputs are set."""
+        self._placed: dict[str, int] = {}
+        self._scratch = 0
+        self._captured: Any = None
+
+    @property
+    def contexts(self) -> list[Any]:
+        """The contexts, in the order in which they run."""
+        return [context for _, context in self._steps]
+
+    @property
+    def captured(self) -> bool:
+        """Whether its launches are replayed."""
+        return self._captured is not None
+
+    def shape(self, profile: int, inputs: Mapping[str, Shape], stream: Stream) -> None:
+        """Set the shapes of the graph's inputs; those of all tensors follow.
+
+        Raises:
+            BackendError: a plan does not take them.
+        """
+        if self._given != (profile, inputs):
+            self._given = None
+            self._forget_places()
+            shapes = dict(inputs)
+            for plan, context in self._steps:
+                shapes |= self._shape_one(plan, context, profile, shapes, stream)
+            self._given, self.shapes = (profile, dict(inputs)), shapes
+
+    def place(self, addresses: Mapping[str, int], scratch: DeviceBuffer) -> None:
+        """Say where each tensor lies, and where activations may."""
+        if self._placed == addresses and self._scratch == scratch.address:
+            return
+        before = self._placed
+        self._forget_places()  # a refusal on the way leaves nothing to build on
+        for plan, context in self._steps:
+            if plan.scratch_bytes:
+                context.set_device_memory(scratch.address, scratch.size_bytes)
+            for name in (*plan.record.inputs, *plan.record.outputs):
+                if before.get(name) != addresses[name]:
+                    self._require(context.set_tensor_address(name, addresses[name]), f"does not place {name}")
+        self._placed, self._scratch = dict(addresses), scratch.address
+
+    def launch(self, stream: Stream) -> None:
+        """Put one run into `stream`.
+
+        Raises:
+            BackendError: a plan is refused.
+        """
+        if self._captured is not None:
+            self._cuda.launch(self._captured, stream)
+        else:
+            self._enqueue(stream)
+
+    def capture(self, stream: Stream) -> None:
+        """Make all further launches replay what one puts into `stream`, which is empty; a run of it came before.
+
+        Raises:
+            CudaError: it cannot be captured.
+        """
+        for plan, context in self._steps:
+            capturable = getattr(context, "is_stream_capturable", None)
+            if capturable is not None and not capturable(stream.handle):
+                raise CudaError(f"{plan.record.file} cannot be captured")
+        self._captured = self._cuda.capture(stream, lambda: self._enqueue(stream))
+
+    def close(self) -> None:
+        """Free the graph and the contexts."""
+        self._drop()
+        self._steps.clear()
+
+    def _shape_one(
+        self, plan: Plan, context: Any, profile: int, known: Mapping[str, Shape], stream: Stream
+    ) -> dict[str, Shape]:
+        """Set one plan's input shapes; return its outputs' shapes."""
+        if context.active_optimization_profile != profile:
+            selected = context.set_optimization_profile_async(profile, stream.handle)  # before the run, in its stream
+            self._require(selected, f"does not take profile {profile}")
+        for name in plan.record.inputs:
+            self._require(context.set_input_shape(name, known[name]), f"does not take {name} {list(known[name])}")
+        unknown = context.infer_shapes()
+        self._require(not unknown, f"does not know the shape of {', '.join(unknown)}")
+        return {name: tuple(context.get_tensor_shape(name)) for name in plan.record.outputs}
+
+    def _enqueue(self, stream: Stream) -> None:
+        self._library.errors.clear()
+        for plan, context in self._steps:
+            self._require(context.execute_async_v3(stream.handle), f"does not run {plan.record.file}")
+
+    def _require(self, done: bool, what: str) -> None:
+        if not done:
+            raise refusal(self._graph, what, self._library, _REMEDY)
+
+    def _forget_places(self) -> None:
+        self._drop()
+        self._placed, self._scratch = {}, 0
+
+    def _drop(self) -> None:
+        if self._captured is not None:
+            self._cuda.drop(self._captured)
+            self._captured = None

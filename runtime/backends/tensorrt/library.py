@@ -1,0 +1,74 @@
+"""The TensorRT that is installed here, with the logger and the runtime that a process has one of."""
+
+import importlib
+import logging
+import sys
+from collections import deque
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+from internvl_edge.runtime.errors import BackendError
+
+logger = logging.getLogger(__name__)
+
+_MODULES = {
+    "tensorrt": ("tensorrt",),
+    "tensorrt_rtx": ("onnxruntime_ep_nv_tensorrt_rtx", "tensorrt_rtx_bindings"),
+}
+"""What each flavour imports, in order; the first of TensorRT-RTX only brings the libraries that its bindings load."""
+_EXTRAS = {"tensorrt": "gpu", "tensorrt_rtx": "rtx"}
+_REMEMBERED = 16
+"""Errors; the first of a failure names its cause, the others follow from it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Library:
+    """One flavour, loaded."""
+
+    flavour: str
+    trt: ModuleType
+    version: str
+    runtime: Any
+    errors: "deque[str]"
+    """What the library said last, oldest first."""
+
+
+@cache
+def load_library(flavour: str) -> Library:
+    """Return the library of `flavour`, once loaded always the same: TensorRT keeps the first logger it is given.
+
+    Raises:
+        BackendError: it is not installed, or does not start.
+    """
+    try:
+        trt = [importlib.import_module(module) for module in _MODULES[flavour]][-1]
+    except (ImportError, OSError) as error:
+        raise BackendError(_not_installed(flavour, error)) from error
+    errors: deque[str] = deque(maxlen=_REMEMBERED)
+    runtime = trt.Runtime(_log(trt, errors))
+    return Library(flavour=flavour, trt=trt, version=str(trt.__version__), runtime=runtime, errors=errors)
+
+
+def _log(trt: ModuleType, errors: "deque[str]") -> Any:
+    """Return a logger that keeps errors for our own messages and passes everything on."""
+
+    class Log(trt.ILogger):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if int(severity) <= int(trt.ILogger.Severity.ERROR):
+                errors.append(message)
+            logger.debug("%s", message)
+
+    return Log()
+
+
+def _not_installed(flavour: str, error: Exception) -> str:
+    """Return what to install; a Jetson has TensorRT from JetPack, outside virtual environments."""
+    remedy = f"pip install 'internvl-edge[{_EXTRAS[flavour]}]'"
+    if flavour == "tensorrt" and sys.prefix != sys.base_prefix:
+        remedy += ", or on a Jetson make the environment with --system-site-packages"
+    return f"backend {flavour}: not installed ({' '.join(str(error).split())}); {remedy}"

@@ -1,0 +1,56 @@
+"""Memory that grows to the largest shape seen and is kept: on the device, and page-locked on the host."""
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from internvl_edge.runtime.cuda import Cuda
+
+
+class DeviceBuffer:
+    """Device memory; what it held is lost when it grows. It is freed and grown only while nothing uses it."""
+
+    def __init__(self, cuda: Cuda) -> None:
+        self._cuda = cuda
+        self.address, self.size_bytes = 0, 0
+
+    def reserve(self, size_bytes: int) -> int:
+        """Return the address of at least `size_bytes`.
+
+        Raises:
+            DeviceMemoryError: the device has no room.
+        """
+        if size_bytes > self.size_bytes:
+            self.free()
+            self.address = self._cuda.allocate(size_bytes)
+            self.size_bytes = size_bytes
+        return self.address
+
+    def free(self) -> None:
+        """Give the memory back; a second call does nothing."""
+        if self.size_bytes:
+            self._cuda.free(self.address)
+            self.address, self.size_bytes = 0, 0
+
+
+class PinnedBuffer:
+    """Page-locked host memory, from and to which the device copies while the host goes on."""
+
+    def __init__(self, cuda: Cuda) -> None:
+        self._cuda = cuda
+        self._memory: np.ndarray | None = None
+
+    def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        """Return an array on the memory, which grows if it has to."""
+        size_bytes = prod(shape) * dtype.itemsize
+        if self._memory is None or size_bytes > len(self._memory):
+            self.free()
+            self._memory = self._cuda.allocate_pinned(size_bytes)
+        return self._memory[:size_bytes].view(dtype).reshape(shape)
+
+    def free(self) -> None:
+        """Give the memory back; a second call does nothing."""
+        if self._memory is not None:
+            self._cuda.free_pinned(self._memory)
+            self._memory = None

@@ -1,0 +1,214 @@
+"""A graph of plans behind the protocol that all backends share."""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from internvl_edge.runtime.backends.session import SessionOptions, TensorInfo, require_arrays
+from internvl_edge.runtime.backends.tensorrt.cache import TensorRTCache
+from internvl_edge.runtime.backends.tensorrt.contexts import ContextMaker
+from internvl_edge.runtime.backends.tensorrt.execution import Execution
+from internvl_edge.runtime.backends.tensorrt.failures import out_of_memory
+from internvl_edge.runtime.backends.tensorrt.lanes import SHARED, Lane
+from internvl_edge.runtime.backends.tensorrt.library import Library
+from internvl_edge.runtime.backends.tensorrt.plan import load_plan
+from internvl_edge.runtime.backends.tensorrt.profiles import choose_profile
+from internvl_edge.runtime.backends.tensorrt.program import DeviceTensor, GraphOnDevice, Program, Replay
+from internvl_edge.runtime.cuda import Cuda, Device, DeviceMemoryError
+from internvl_edge.runtime.engines import GraphEngines
+from internvl_edge.runtime.errors import BackendError
+from internvl_edge.runtime.manifest import GraphInfo, TensorSpec
+from internvl_edge.runtime.stages import UNMEASURED, Stages
+
+if TYPE_CHECKING:
+    from internvl_edge.runtime.profile.layers import LayerTime
+
+_PAST = "past_key_values."
+"""Inputs of a graph whose past grows with every step."""
+_DTYPES = ("float32", "float16", "int64")
+"""What can cross the border as NumPy arrays, with or without a package that adds bfloat16 to it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What graphs run on here."""
+
+    library: Library
+    cuda: Cuda
+    device: Device
+
+
+class TensorRTSession:
+    """One graph, whose plans lie in `folder` and are known to be for this device and library.
+
+    Raises:
+        BackendError: TensorRT refuses a plan, or the device has no room for it.
+    """
+
+    def __init__(
+        self,
+        graph: str,
+        info: GraphInfo,
+        folder: Path,
+        engines: GraphEngines,
+        machine: Machine,
+        options: SessionOptions,
+    ) -> None:
+        self.backend = machine.library.flavour
+        self.inputs = {spec.name: _tensor(graph, spec) for spec in info.inputs}
+        self.outputs = {spec.name: _tensor(graph, spec) for spec in info.outputs}
+        self._graph, self._engines, self._machine = graph, engines, machine
+        self._replay = Replay(on=options.cuda_graph)
+        self._closing = threading.Lock()
+        with _room_for(graph), machine.cuda.current():
+            self._plans = [load_plan(machine.library, folder, record, graph) for record in engines.plans]
+            shared = self._on_device()
+        self._settings = _settings(machine, len(self._plans), options)
+        self._lanes = SHARED.join(machine.cuda, options.streams, spin=options.spin)
+        with self._lanes.all() as lanes:
+            self._programs = [Program(shared, machine.cuda, lane) for lane in lanes]
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """What changes the meaning of a time; who opened the session may add to it."""
+        return {**self._settings, "CUDA graph": "on" if self._replay.on else "off"}
+
+    @settings.setter
+    def settings(self, settings: Mapping[str, str]) -> None:
+        self._settings = settings
+
+    def run(
+        self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None, stages: Stages = UNMEASURED
+    ) -> dict[str, np.ndarray]:
+        """Return the named outputs; floats and integers are cast to the graph's own width.
+
+        Raises:
+            InputError: names, types or shapes that the graph or its plans do not take.
+            BackendError: a plan fails, or the device has no room.
+        """
+        names = list(self.outputs if outputs is None else outputs)
+        require_arrays(self._graph, inputs, names, self.inputs, self.outputs)
+        profile = self._profile({name: value.shape for name, value in inputs.items()})
+        with self._program() as program:
+            return program.run(inputs, profile, names, stages)
+
+    def run_held(
+        self,
+        inputs: Mapping[str, np.ndarray],
+        held: Mapping[str, DeviceTensor],
+        outputs: Sequence[str],
+        stages: Stages,
+    ) -> dict[str, np.ndarray]:
+        """Return the named outputs of a run whose other tensors are `held` on the device.
+
+        Raises:
+            InputError: shapes that no profile takes.
+            BackendError: as `run`.
+        """
+        taken = {name: held[name].shape for name in self.inputs if name in held}
+        profile = self._profile({name: value.shape for name, value in inputs.items()} | taken)
+        with self._program() as program:
+            return program.run(inputs, profile, outputs, stages, held)
+
+    def open_cache(self, present: Mapping[str, np.ndarray], rows: int, length: int) -> TensorRTCache:
+        """Return a decoder's cache in device memory that begins with `present`."""
+        return TensorRTCache(self, self._machine.cuda, present, rows, length)
+
+    @contextmanager
+    def lane(self) -> Iterator[Lane]:
+        """Hold a lane of the device, for work that is no run of the graph."""
+        with _room_for(self._graph), self._lanes.free() as lane:
+            yield lane
+
+    def layer_times(self, inputs: Mapping[str, np.ndarray], runs: int) -> "list[LayerTime]":
+        """Return the layers as they run one by one: without CUDA graphs, in contexts of their own."""
+        from internvl_edge.runtime.backends.tensorrt.layers import LayerClock
+
+        clock = LayerClock(self._machine.library.trt)
+        profile = self._profile({name: value.shape for name, value in inputs.items()})
+        with self._program() as program:
+            program.run_profiled(inputs, profile, clock.profiler, runs + 1, UNMEASURED)
+        return clock.layers(runs, self.layer_info())
+
+    def layer_info(self) -> Mapping[str, Any]:
+        """Return what the engine inspector says of all plans, as one."""
+        from internvl_edge.runtime.backends.tensorrt.layers import inspected
+
+        return inspected(self._machine.library.trt, [plan.engine for plan in self._plans])
+
+    def close(self) -> None:
+        """Free the graph's memory once nothing runs; a second call does nothing."""
+        with self._closing:
+            if not self._programs:
+                return
+            with self._lanes.all():
+                for program in self._programs:
+                    program.close()
+                self._programs.clear()
+                self._plans.clear()
+            SHARED.leave(self._lanes)
+
+    @contextmanager
+    def _program(self) -> Iterator[Program]:
+        """Hold a free lane, with this graph's program on it."""
+        with self.lane() as lane:
+            if not self._programs:
+                raise BackendError(f"graph {self._graph}: is closed; open it again")
+            yield self._programs[lane.index]
+
+    def _profile(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
+        return choose_profile(self._graph, self._engines.profiles, shapes)
+
+    def _on_device(self) -> GraphOnDevice:
+        """Return what the lanes share of the graph."""
+        library, cuda, sm = self._machine.library, self._machine.cuda, self._machine.device.sm
+        growing = any(name.startswith(_PAST) for name in self.inputs)
+        makers = [ContextMaker(library, plan, self._graph, sm, growing=growing) for plan in self._plans]
+        return GraphOnDevice(
+            name=self._graph,
+            plans=self._plans,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            new_execution=lambda: Execution(library, cuda, self._graph, self._plans, [each.new() for each in makers]),
+            keep_kernels=partial(_keep_kernels, makers),
+            replay=self._replay,
+        )
+
+
+def _settings(machine: Machine, plans: int, options: SessionOptions) -> Mapping[str, str]:
+    return {
+        machine.library.flavour: machine.library.version,
+        "device": f"{machine.device.name}, sm_{machine.device.sm}",
+        "plans": str(plans),
+        "CUDA graph": "on" if options.cuda_graph else "off",
+        "wait": "polling" if options.spin else "blocking",
+        "streams": str(options.streams),
+    }
+
+
+def _keep_kernels(makers: Sequence[ContextMaker]) -> None:
+    for maker in makers:
+        maker.keep_kernels()
+
+
+@contextmanager
+def _room_for(graph: str) -> Iterator[None]:
+    """Say of which graph it is when the device runs out of memory."""
+    try:
+        yield
+    except DeviceMemoryError as error:
+        raise out_of_memory(graph) from error
+
+
+def _tensor(graph: str, spec: TensorSpec) -> TensorInfo:
+    if spec.dtype not in _DTYPES:
+        raise BackendError(
+            f"graph {graph}: NumPy cannot hold {spec.name} of type {spec.dtype}; export with --dtype fp16 or fp32"
+        )
+    return TensorInfo(spec.name, np.dtype(spec.dtype), spec.shape)
