@@ -57,7 +57,7 @@ class EvalOptions:
     languages: tuple[str, ...] | None = None
     """Default: all that the data knows."""
     batch_size: int = 64
-    backend: str = "auto"
+    backend: str = "onnxruntime"
 
     def __post_init__(self) -> None:
         """Check the options, all at once."""

@@ -5,9 +5,13 @@ from typing import Any
 
 import click
 
+from internvl_edge.runtime.backends import BACKENDS
+
 BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
 IMAGES = click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-BACKEND = click.option("--backend", default="auto", show_default=True, help="Library that runs the graphs.")
+BACKEND = click.option(
+    "--backend", default="auto", show_default=True, help=f"Library that runs the graphs: {', '.join(BACKENDS)}."
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 

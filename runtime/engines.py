@@ -53,6 +53,13 @@ class GraphEngines:
     form: Mapping[str, Any] | None = None
     """The dialect that a search chose for this graph, with launches and bytes of its middle block; None: no search."""
 
+    @property
+    def max_rows(self) -> int | None:
+        """The rows that every input of some profile may have; None where no size is free."""
+        return max(
+            (min(shapes[2][0] for shapes in profile.values()) for profile in self.profiles if profile), default=None
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineRecord:

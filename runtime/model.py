@@ -11,7 +11,7 @@ import numpy as np
 
 from internvl_edge.runtime.backends import Session, SessionOptions, open_session, require_backend
 from internvl_edge.runtime.backends.array_cache import open_cache
-from internvl_edge.runtime.backends.session import KeyValueCache
+from internvl_edge.runtime.backends.session import KeyValueCache, Opener, RowLimit
 from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.captions import CaptionPiece, growing_captions
 from internvl_edge.runtime.decode import Pictures, check_pictures, picture_count
@@ -52,7 +52,9 @@ BATCH_SIZE = 32
 class InternVL:
     """An opened bundle: each graph is loaded when it is first needed. Threads may share it; `with` closes it."""
 
-    def __init__(self, bundle: Bundle, backend: str, batch_size: int, options: SessionOptions | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, backend: str | Opener, batch_size: int, options: SessionOptions | None = None
+    ) -> None:
         self.stages: Stages = UNMEASURED
         """Where the time of what is asked goes; set one to measure."""
         self._bundle = bundle
@@ -128,7 +130,8 @@ class InternVL:
         """Return raw features ``[T, D]``."""
         self._bundle.require("text")
         ids = self._ids(texts, TEXT_PREFIX)
-        return _stacked([self.run_graph("text", {"input_ids": part})["text_embeds"] for part in self._parts(ids)])
+        parts = self._parts(ids, self._rows("text"))
+        return _stacked([self.run_graph("text", {"input_ids": part})["text_embeds"] for part in parts])
 
     def encode_video(self, frames: Images, mode: Mode = "c") -> np.ndarray:
         """Return the raw feature ``[D]`` of a video: the mean of its frames' raw features."""
@@ -225,7 +228,9 @@ class InternVL:
         self._bundle.require("vision", "query", "decoder")
         config = self._config(num_beams, min_new_tokens, max_new_tokens, eos_token_id)
         prompts = self._prompts(np.atleast_2d(prompt_ids), picture_count(images), config)
-        parts = zip(self._batches(images, "squash"), self._parts(prompts), strict=True)
+        self._require_readable(images)
+        rows = self._rows("vision", "query", "decoder", beams=num_beams)
+        parts = zip(self._batches(images, "squash", rows), self._parts(prompts, rows), strict=True)
         return _padded([self._generate_batch(pixels, prompt, config) for pixels, prompt in parts])
 
     def match(self, images: Images, texts: Texts) -> np.ndarray:
@@ -239,9 +244,11 @@ class InternVL:
         pictures = picture_count(images)
         if len(ids) != pictures:
             raise InputError(f"match: {pictures} pictures but {len(ids)} texts; give one text a picture")
+        self._require_readable(images)
+        size = self._rows("vision", "itm")
         logits = [
             self.run_graph("itm", {"vision_states": self._vision_states(pixels), "input_ids": rows})["itm_logits"]
-            for pixels, rows in zip(self._batches(images, "squash"), self._parts(ids), strict=True)
+            for pixels, rows in zip(self._batches(images, "squash", size), self._parts(ids, size), strict=True)
         ]
         return require_finite(_stacked(logits), "pairs")
 
@@ -275,7 +282,7 @@ class InternVL:
             with self._opening:  # of threads that ask at once, one opens
                 session = self._sessions.get(graph)
                 if session is None:
-                    session = open_session(self._backend, self._bundle, graph, self._options)
+                    session = self._opened(graph)
                     self._sessions[graph] = session
         return session
 
@@ -296,11 +303,18 @@ class InternVL:
         with closing(self._open_cache(query, prompt_ids, config)) as cache:
             return generate(cache, self._held(), prompt_ids, config, self.stages).ids
 
+    def _opened(self, graph: str) -> Session:
+        if isinstance(self._backend, str):
+            return open_session(self._backend, self._bundle, graph, self._options)
+        return self._backend(self._bundle, graph, self._options)
+
     def _image_features(self, images: Images, mode: Mode, geometry: Geometry) -> np.ndarray:
         if mode not in _MODE_GRAPHS:
             raise InputError(f"mode {mode!r}: unknown; choose c (InternVL-C) or g (InternVL-G)")
         self._bundle.require(*_MODE_GRAPHS[mode])
-        return _stacked([self._batch_features(pixels, mode) for pixels in self._batches(images, geometry)])
+        self._require_readable(images)
+        rows = self._rows(*_MODE_GRAPHS[mode])
+        return _stacked([self._batch_features(pixels, mode) for pixels in self._batches(images, geometry, rows)])
 
     def _batch_features(self, pixels: np.ndarray, mode: Mode) -> np.ndarray:
         vision = self.run_graph("vision", {"pixel_values": pixels})
@@ -319,8 +333,9 @@ class InternVL:
         return self.continue_from(self._query(pixels), prompts, config)
 
     def _streamed(self, images: Images, prompts: np.ndarray, config: GenerationConfig) -> Iterator[CaptionPiece]:
-        first = 0
-        for pixels, prompt in zip(self._batches(images, "squash"), self._parts(prompts), strict=True):
+        self._require_readable(images)
+        first, size = 0, self._rows("vision", "query", "decoder")
+        for pixels, prompt in zip(self._batches(images, "squash", size), self._parts(prompts, size), strict=True):
             rows = range(first, first + len(prompt))
             with closing(self._open_cache(self._query(pixels), prompt, config)) as cache:
                 columns = greedy_tokens(cache, self._held(), prompt, config, self.stages)
@@ -387,20 +402,35 @@ class InternVL:
         if places is not None and ids.shape[1] + held > places:
             raise InputError(f"ids: {ids.shape[1] + held} positions, the model has {places}; shorten them")
 
-    def _batches(self, images: Images, geometry: Geometry) -> Iterator[np.ndarray]:
+    def _batches(self, images: Images, geometry: Geometry, size: int) -> Iterator[np.ndarray]:
         """Yield `pixel_values` batch by batch, so that a long list of files never lies in memory as a whole."""
         if isinstance(images, np.ndarray) and images.dtype.kind == "f":
-            yield from self._parts(images)
+            yield from self._parts(images, size)
             return
-        pictures = picture_count(images)
-        if pictures > self._batch_size:
-            check_pictures(images)
-        for start in range(0, pictures, self._batch_size):
-            yield self.preprocess(images[start : start + self._batch_size], geometry)
+        for start in range(0, picture_count(images), size):
+            yield self.preprocess(images[start : start + size], geometry)
 
-    def _parts(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        for start in range(0, len(rows), self._batch_size):
-            yield rows[start : start + self._batch_size]
+    def _require_readable(self, images: Images) -> None:
+        """Check a long list before any graph is opened; a short one is read at once.
+
+        Raises:
+            InputError: pictures that cannot be read, all of them named.
+        """
+        if not isinstance(images, np.ndarray) and picture_count(images) > self._batch_size:
+            check_pictures(images)
+
+    def _parts(self, rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
+        for start in range(0, len(rows), size):
+            yield rows[start : start + size]
+
+    def _rows(self, *graphs: str, beams: int = 1) -> int:
+        """Return how many pictures or texts may go through all of `graphs` at once; the decoder has a row per beam."""
+        size = self._batch_size
+        for graph in graphs:
+            session = self.session(graph)
+            if isinstance(session, RowLimit) and session.max_rows is not None:
+                size = min(size, max(session.max_rows // (beams if graph == "decoder" else 1), 1))
+        return size
 
     def _required(self, value: _T | None, part: str) -> _T:
         if value is None:

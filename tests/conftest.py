@@ -1,6 +1,7 @@
 """Fixtures that every room's tests share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def rng() -> np.random.Generator:
     """A seeded generator: random input that is the same in every run."""
     return np.random.default_rng(20231222)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the runtime keeps of a user stays out of the tests, and theirs out of the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INTERNVL_EDGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

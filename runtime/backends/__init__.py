@@ -1,12 +1,17 @@
 """Libraries that run graphs, behind one protocol; each is imported when its first graph is opened."""
 
-from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
 
-from internvl_edge.runtime.backends.session import Session, SessionOptions, TensorInfo
+from internvl_edge.runtime.backends.session import Opener, Session, SessionOptions, TensorInfo
 from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.errors import BackendError
 
-__all__ = ["Session", "SessionOptions", "TensorInfo", "open_session", "require_backend"]
+if TYPE_CHECKING:
+    from internvl_edge.runtime.backends.onnxruntime import Provider
+    from internvl_edge.runtime.backends.openvino import Device
+
+__all__ = ["BACKENDS", "Session", "SessionOptions", "TensorInfo", "open_session", "require_backend"]
 
 
 def require_backend(backend: str) -> None:
@@ -20,7 +25,7 @@ def require_backend(backend: str) -> None:
 
 
 def open_session(backend: str, bundle: Bundle, graph: str, options: SessionOptions | None = None) -> Session:
-    """Open `graph` of `bundle` with `backend`; ``auto`` takes the first that can run here.
+    """Open `graph` of `bundle` with `backend`; ``auto`` takes the fastest that can run it here.
 
     Raises:
         BundleError: the bundle has no such graph.
@@ -30,14 +35,38 @@ def open_session(backend: str, bundle: Bundle, graph: str, options: SessionOptio
     return _OPENERS[backend](bundle, graph, options or SessionOptions())
 
 
-def _open_onnxruntime(bundle: Bundle, graph: str, options: SessionOptions) -> Session:
+def _open_auto(bundle: Bundle, graph: str, options: SessionOptions) -> Session:
+    from internvl_edge.runtime.backends.choice import open_fastest
+
+    return open_fastest(bundle, graph, options)
+
+
+def _open_tensorrt(flavour: str, bundle: Bundle, graph: str, options: SessionOptions) -> Session:
+    from internvl_edge.runtime.backends.tensorrt.open import open_tensorrt
+
+    return open_tensorrt(bundle, graph, options, flavour)
+
+
+def _open_onnxruntime(provider: "Provider", bundle: Bundle, graph: str, options: SessionOptions) -> Session:
     from internvl_edge.runtime.backends.onnxruntime import OnnxRuntimeSession
 
-    return OnnxRuntimeSession(bundle.graph_file(graph), options)
+    return OnnxRuntimeSession(bundle.graph_file(graph), options, provider)
 
 
-_OPENERS: dict[str, Callable[[Bundle, str, SessionOptions], Session]] = {
-    "auto": _open_onnxruntime,
-    "onnxruntime": _open_onnxruntime,
+def _open_openvino(device: "Device", bundle: Bundle, graph: str, options: SessionOptions) -> Session:
+    from internvl_edge.runtime.backends.openvino import OpenVinoSession
+
+    return OpenVinoSession(bundle.graph_file(graph), options, device, bundle.manifest.graphs[graph].inputs)
+
+
+_OPENERS: dict[str, Opener] = {
+    "auto": _open_auto,
+    "tensorrt": partial(_open_tensorrt, "tensorrt"),
+    "tensorrt_rtx": partial(_open_tensorrt, "tensorrt_rtx"),
+    "onnxruntime": partial(_open_onnxruntime, "cpu"),
+    "onnxruntime_cuda": partial(_open_onnxruntime, "cuda"),
+    "onnxruntime_tensorrt": partial(_open_onnxruntime, "tensorrt"),
+    "openvino": partial(_open_openvino, "CPU"),
+    "openvino_gpu": partial(_open_openvino, "GPU"),
 }
-"""Plans are not opened yet: `export --target` builds them, and a device runs them through its own TensorRT."""
+BACKENDS = tuple(_OPENERS)

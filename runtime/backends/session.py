@@ -1,11 +1,12 @@
 """What every backend gives: an opened graph, its inputs and outputs, and the same findings on wrong arrays."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.stages import UNMEASURED, Stages
 
@@ -78,6 +79,10 @@ class Session(Protocol):
         ...
 
 
+Opener = Callable[[Bundle, str, SessionOptions], Session]
+"""Opens a graph of a bundle by name."""
+
+
 class KeyValueCache(Protocol):
     """Keys and values of the rows of one generation, in the memory that the decoder reads. For one thread."""
 
@@ -98,6 +103,16 @@ class KeyValueCache(Protocol):
 
     def close(self) -> None:
         """Free the cache; a second call does nothing."""
+        ...
+
+
+@runtime_checkable
+class RowLimit(Protocol):
+    """A session whose graph takes a certain number of rows at most."""
+
+    @property
+    def max_rows(self) -> int | None:
+        """Return what axis 0 may be at most; None: any size."""
         ...
 
 

@@ -20,7 +20,7 @@ LANGUAGES = ("en", "es", "fr", "zh", "ko", "ru", "ja", "it")
 
 @pytest.fixture(scope="module")
 def model(demo_bundle: Path) -> InternVL:
-    return InternVL.open(demo_bundle, batch_size=128)
+    return InternVL.open(demo_bundle, "onnxruntime", batch_size=128)
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ def expected(emoji: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def report(demo_bundle: Path, data: DataSet) -> EvalReport:
-    return evaluate(InternVL.open(demo_bundle), data, EvalOptions(tasks=("retrieval", "zero_shot")))
+    return evaluate(InternVL.open(demo_bundle, "onnxruntime"), data, EvalOptions(tasks=("retrieval", "zero_shot")))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_zero_shot_in_every_language(report: EvalReport, expected: dict[str, Any
 
 def test_captions(demo_bundle: Path, data: DataSet, expected: dict[str, Any]) -> None:
     options = EvalOptions(tasks=("captions",), languages=("ja",))
-    found = evaluate(InternVL.open(demo_bundle), data, options).to_json()["captions"]
+    found = evaluate(InternVL.open(demo_bundle, "onnxruntime"), data, options).to_json()["captions"]
     assert _far(found, {"ja": expected["caption_exact_match"]["greedy"]["ja"]}) == []
 
 

@@ -198,7 +198,7 @@ def test_attention_is_8_bit_where_asked(exported: Exported, graph: str) -> None:
 
 
 def test_the_bundle_is_of_use(exported: Exported, emoji: Path) -> None:
-    model = InternVL.open(exported.bundle)
+    model = InternVL.open(exported.bundle, "onnxruntime")
     data = open_data(emoji / "data" / "test.jsonl")
     rows = data.spread(2).rows
     pictures = [data.picture(row) for row in rows]

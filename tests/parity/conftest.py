@@ -60,7 +60,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., InternVL
         if key not in made:
             output = tmp_path_factory.mktemp("bundle") / "bundle"
             export_bundle(ExportOptions(checkpoint=str(checkpoint), output=output, **settings))  # type: ignore[arg-type]
-            made[key] = InternVL.open(output)
+            made[key] = InternVL.open(output, "onnxruntime")
         return made[key]
 
     return export

@@ -75,6 +75,11 @@ class TensorRTSession:
             self._programs = [Program(shared, machine.cuda, lane) for lane in lanes]
 
     @property
+    def max_rows(self) -> int | None:
+        """What the profiles of the plans allow."""
+        return self._engines.max_rows
+
+    @property
     def settings(self) -> Mapping[str, str]:
         """What changes the meaning of a time; who opened the session may add to it."""
         return {**self._settings, "CUDA graph": "on" if self._replay.on else "off"}

@@ -137,6 +137,17 @@ def test_batches_do_not_change_results(bundle_folder: Path, calls: list[tuple[st
     np.testing.assert_array_equal(one.encode_text(texts), five.encode_text(texts))
 
 
+def test_no_batch_is_larger_than_a_graph_takes(
+    model: InternVL, calls: list[tuple[str, int]], pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeSession, "max_rows", 4, raising=False)
+    large = InternVL.open(model.bundle.path, batch_size=32)
+    large.encode_image(pixels)
+    large.generate(pixels, np.array([[1, 260]]), num_beams=2, max_new_tokens=2)
+    rows = {graph: [count for name, count in calls if name == graph and count > 0] for graph in ("vision", "decoder")}
+    assert rows == {"vision": [4, 1, 2, 2, 1], "decoder": [2, 4, 2, 4, 1, 2]}
+
+
 def test_similarity_is_a_scaled_cosine(model: InternVL, pixels: np.ndarray) -> None:
     texts = ["cat", "red"]
     expected = np.exp(1.5) * unit(model.encode_image(pixels, "g")) @ unit(model.encode_text(texts)).T

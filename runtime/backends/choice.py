@@ -1,0 +1,249 @@
+"""`auto`: of the backends that give what ONNX Runtime gives on the CPU, the one that is the fastest here."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from internvl_edge.runtime.backends import open_session
+from internvl_edge.runtime.backends.candidates import Candidate, find_candidates
+from internvl_edge.runtime.backends.decisions import Decision, decision_key, read_decision, write_decision
+from internvl_edge.runtime.backends.session import Session, SessionOptions
+from internvl_edge.runtime.backends.trials import difference, median_ms, sample_inputs
+from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.engines import weight_digests
+from internvl_edge.runtime.errors import BackendError, EdgeError
+from internvl_edge.runtime.lowering.memory import available_bytes
+
+logger = logging.getLogger(__name__)
+
+REFERENCE = "onnxruntime"
+"""Every bundle was verified on it when it was exported."""
+
+LARGEST_DIFFERENCE = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 6e-2, "int8": 0.25, "fp8": 0.25}
+"""Precision of a bundle -> relative root mean square by which an output may differ from the reference's.
+
+What two libraries differ by that both keep the graph's types: fp32 sums in another order (1e-6 on the demo, so that
+TensorFloat-32 and bf16 do not pass as fp32), fp16 rounds at other places (1e-3; eight bits in place of eleven, which is
+bf16, make 1e-2), bf16 has three bits less (4e-2). In 8 bits such a difference puts values on the other side of a
+rounding tie, and codes that move add up over the blocks: to 0.11 on random texts, where 8 bits themselves move the
+result by 0.12. A scale, zero point, mask or axis that is wrong makes 1 and more."""
+
+CONTEST_SHARE = 1 / 12
+"""Of free memory that the weights may take in a contest, where two sessions are open at once: ONNX Runtime holds them
+twice, OpenVINO too (mapped, and packed for its kernels) but fp16, which it widens, four times over; and half of what is
+free is left to others."""
+
+_OPTIONAL = ("open_cache", "layer_times", "layer_info")
+"""What only some sessions have: `CacheSession`, `LayerTimes`, `LayerInfo`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """What one candidate did with the sample."""
+
+    backend: str
+    median_ms: float = 0.0
+    difference: float = 0.0
+    """From the reference."""
+    refusal: str = ""
+    """Why it is out; empty if it is not."""
+
+
+class ChosenSession:
+    """A session that was chosen: the same in all but its settings, which tell why as ``chosen``."""
+
+    def __init__(self, session: Session, because: str) -> None:
+        self._session, self._because = session, because
+        self.backend, self.inputs, self.outputs = session.backend, session.inputs, session.outputs
+        self.run, self.close = session.run, session.close
+        for name in _OPTIONAL:
+            if hasattr(session, name):
+                setattr(self, name, getattr(session, name))
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """Return what changes the meaning of a time, and why this backend runs the graph."""
+        return {**self._session.settings, "chosen": self._because}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """What a session is opened for."""
+
+    bundle: Bundle
+    graph: str
+    options: SessionOptions
+
+    def open(self, backend: str) -> Session:
+        """Return a new session of `backend`."""
+        return open_session(backend, self.bundle, self.graph, self.options)
+
+
+def open_fastest(bundle: Bundle, graph: str, options: SessionOptions) -> Session:
+    """Open `graph` with the backend that was found to be the fastest here; its settings tell why as ``chosen``.
+
+    The first time the candidates are measured, and the decision is kept for later.
+
+    Raises:
+        BundleError: the bundle has no such graph.
+        BackendError: no backend is installed, or none opens the graph.
+    """
+    bundle.require(graph)
+    place = Place(bundle=bundle, graph=graph, options=options)
+    candidates = find_candidates(bundle, options)
+    if not candidates:
+        raise BackendError("backend auto: no library that runs graphs is installed; pip install 'internvl-edge[cpu]'")
+    if reason := _no_contest(place, candidates):
+        session, decision = _first(place, candidates, reason)
+    else:
+        session, decision = _fastest(place, candidates)
+    logger.info("%s: %s", graph, decision.because)
+    return ChosenSession(session, decision.because)
+
+
+def _no_contest(place: Place, candidates: Sequence[Candidate]) -> str:
+    """Return why nothing is measured; empty if something is."""
+    if len(candidates) == 1:
+        return "the only one here"
+    if REFERENCE not in {candidate.backend for candidate in candidates}:
+        return f"the first that opens; without {REFERENCE} nothing is compared"
+    weights, free = _weight_bytes(place), available_bytes()
+    if free is not None and weights > CONTEST_SHARE * free:
+        return f"the first that opens; {weights / 1e9:.1f} GB of weights leave no memory for a comparison"
+    return ""
+
+
+def _first(place: Place, candidates: Sequence[Candidate], reason: str) -> tuple[Session, Decision]:
+    """Return a session of the first candidate that opens the graph.
+
+    Raises:
+        BackendError: none does, each with its reason.
+    """
+    refusals = []
+    for candidate in candidates:
+        try:
+            session = place.open(candidate.backend)
+        except EdgeError as error:
+            logger.info("%s: %s is out: %s", place.graph, candidate.backend, error)
+            refusals.append(error)
+        else:
+            return session, Decision(backend=candidate.backend, because=f"{candidate.backend} ({reason})")
+    raise BackendError("; ".join(map(str, refusals))) from refusals[0]
+
+
+def _fastest(place: Place, candidates: Sequence[Candidate]) -> tuple[Session, Decision]:
+    """Return a session of the backend that was, or now is, found to be the fastest.
+
+    Raises:
+        BackendError: no candidate opens the graph.
+    """
+    key = decision_key(_facts(place, candidates))
+    decision = read_decision(key)
+    session = _reopened(place, decision, candidates)
+    if decision is not None and session is not None:
+        return session, decision
+    try:
+        session, decision = _contest(place, candidates)
+    except EdgeError as error:  # of the reference
+        return _first(place, candidates, f"the first that opens; nothing to compare with: {error}")
+    write_decision(key, decision)
+    return session, decision
+
+
+def _reopened(place: Place, decision: Decision | None, candidates: Sequence[Candidate]) -> Session | None:
+    """Return a session of the backend of an earlier decision; None where there is none, or it does not open."""
+    if decision is None or decision.backend not in {candidate.backend for candidate in candidates}:
+        return None
+    try:
+        return place.open(decision.backend)
+    except EdgeError as error:
+        logger.warning("%s: %s was chosen earlier but does not open now: %s", place.graph, decision.backend, error)
+        return None
+
+
+def _contest(place: Place, candidates: Sequence[Candidate]) -> tuple[Session, Decision]:
+    """Return the fastest session of those that are equal to the reference; at most two are open at once.
+
+    Raises:
+        EdgeError: the reference does not open the graph, or does not run it.
+    """
+    best = place.open(REFERENCE)
+    sample = sample_inputs(place.bundle, place.graph, best)
+    expected = best.run(sample)
+    won = Trial(backend=REFERENCE, median_ms=median_ms(best, sample, place.bundle.manifest.model))
+    trials = [won]
+    for candidate in candidates:
+        if candidate.backend == REFERENCE:
+            continue
+        session, trial = _tried(place, candidate.backend, sample, expected)
+        trials.append(trial)
+        if session is not None and trial.median_ms < won.median_ms:
+            best, won, session = session, trial, best
+        if session is not None:
+            session.close()
+    return best, Decision(backend=won.backend, because=sentence(won, trials))
+
+
+def _tried(
+    place: Place, backend: str, sample: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
+) -> tuple[Session | None, Trial]:
+    """Return a session that may win and its trial; no session where `backend` refuses or its outputs differ."""
+    session = None
+    try:
+        session = place.open(backend)
+        found = difference(session.run(sample), expected)
+        if found <= LARGEST_DIFFERENCE[place.bundle.manifest.precision]:
+            return session, Trial(
+                backend=backend, median_ms=median_ms(session, sample, place.bundle.manifest.model), difference=found
+            )
+        refusal = f"differs by {found:.0e}"
+    except EdgeError as error:
+        logger.info("%s: %s is out: %s", place.graph, backend, error)
+        refusal = "does not run it"
+    if session is not None:
+        session.close()
+    return None, Trial(backend=backend, refusal=refusal)
+
+
+def sentence(won: Trial, trials: Sequence[Trial]) -> str:
+    """Return the decision in one line: ``openvino 12.3 ms (onnxruntime 20.1 ms; equal within 3e-06)``."""
+    others = [trial for trial in trials if trial is not won]
+    notes = [", ".join(f"{trial.backend} {trial.median_ms:.1f} ms" for trial in others if not trial.refusal)]
+    notes += [f"equal within {won.difference:.0e}"] if won.backend != REFERENCE else []
+    notes += [f"{trial.backend} {trial.refusal}" for trial in others if trial.refusal]
+    return f"{won.backend} {won.median_ms:.1f} ms ({'; '.join(note for note in notes if note)})"
+
+
+def _facts(place: Place, candidates: Sequence[Candidate]) -> dict[str, object]:
+    """Return all that a decision depends on."""
+    manifest = place.bundle.manifest
+    return {
+        "graph": manifest.files[manifest.graphs[place.graph].file].sha256,
+        "weights": weight_digests(place.bundle),
+        "precision": manifest.precision,
+        "candidates": [asdict(candidate) for candidate in candidates],
+        "options": asdict(place.options),
+        "machine": _machine(),
+    }
+
+
+@cache
+def _machine() -> Mapping[str, str]:
+    from internvl_edge.runtime.profile.conditions import host_conditions
+
+    return host_conditions()
+
+
+def _weight_bytes(place: Place) -> int:
+    """Return the size of the weight files beside the graph, which share them: an upper bound of its own."""
+    manifest = place.bundle.manifest
+    folder = PurePosixPath(manifest.graphs[place.graph].file).parent
+    return sum(
+        info.bytes
+        for name, info in manifest.files.items()
+        if PurePosixPath(name).parent == folder and not name.endswith(".onnx")
+    )

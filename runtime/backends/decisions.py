@@ -1,0 +1,69 @@
+"""Decisions of `auto` on disk, one small file each: what was measured once is not measured again."""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+_FOLDER = "backends"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """Which backend runs a graph, and why in one line."""
+
+    backend: str
+    because: str
+
+
+def cache_folder() -> Path:
+    """Return ``$INTERNVL_EDGE_CACHE``, or the folder of this program in the user's cache.
+
+    Raises:
+        RuntimeError: the user has no home.
+    """
+    if own := os.environ.get("INTERNVL_EDGE_CACHE"):
+        return Path(own)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "internvl-edge"
+
+
+def decision_key(facts: Mapping[str, Any]) -> str:
+    """Return the name of a decision that depends on `facts`."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def read_decision(key: str) -> Decision | None:
+    """Return the decision of this name; None if there is none, or, with a warning, if it cannot be read."""
+    try:
+        path = _path(key)
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Decision(backend=str(content["backend"]), because=str(content["because"]))
+    except (FileNotFoundError, RuntimeError):
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        logger.warning("%s: cannot be read (%s); the backends are measured again", path, error)
+        return None
+
+
+def write_decision(key: str, decision: Decision) -> None:
+    """Keep a decision; where the folder cannot be written, the next process measures again."""
+    try:
+        path = _path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
+            json.dump(asdict(decision), file, ensure_ascii=False)
+        Path(file.name).replace(path)  # another process that writes the same name does no harm
+    except (OSError, RuntimeError) as error:
+        logger.info("the choice of a backend is not kept (%s); set INTERNVL_EDGE_CACHE to a folder", error)
+
+
+def _path(key: str) -> Path:
+    return cache_folder() / _FOLDER / f"{key}.json"

@@ -1,0 +1,216 @@
+"""Graphs on OpenVINO: processors of any maker, and Intel GPUs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from internvl_edge.runtime.backends.session import SessionOptions, TensorInfo, require_arrays
+from internvl_edge.runtime.errors import BackendError
+from internvl_edge.runtime.manifest import TensorSpec
+from internvl_edge.runtime.stages import COMPUTE, UNMEASURED, Stages
+
+if TYPE_CHECKING:
+    from internvl_edge.runtime.profile.layers import LayerTime
+
+Device = Literal["CPU", "GPU"]
+
+_MS_PER_S = 1e3
+_BACKENDS: dict[Device, str] = {"CPU": "openvino", "GPU": "openvino_gpu"}
+
+
+class OpenVinoSession:
+    """One graph on OpenVINO; `declared` are its inputs as the manifest has them, whose axes have names.
+
+    On a processor, what is fp16 or bf16 crosses the border in fp32; on a GPU only bf16 does, which NumPy does not have.
+
+    Raises:
+        BackendError: OpenVINO is not installed, has no such device, or refuses the graph.
+    """
+
+    def __init__(
+        self,
+        graph_file: Path,
+        options: SessionOptions,
+        device: Device = "CPU",
+        declared: Sequence[TensorSpec] = (),
+    ) -> None:
+        self.backend = _BACKENDS[device]
+        try:
+            import openvino
+        except ImportError as error:
+            raise BackendError(
+                f"backend {self.backend}: not installed; pip install 'internvl-edge[openvino]'"
+            ) from error
+        self._file, self._options, self._device = graph_file, options, device
+        self._core = openvino.Core()
+        if device not in {name.partition(".")[0] for name in self._core.available_devices}:
+            raise BackendError(
+                f"backend {self.backend}: OpenVINO finds no {device} here; install the driver of an Intel GPU, or take"
+                " --backend openvino"
+            )
+        try:
+            model = self._read()
+            self._compiled = self._compile(model)
+        except RuntimeError as error:
+            raise BackendError(
+                f"{graph_file.name}: OpenVINO refuses the graph ({_reason(error)}); take --backend onnxruntime"
+            ) from error
+        self._idle: list[Any] = []
+        axes = {spec.name: spec.shape for spec in declared}
+        self.inputs = {info.name: info for info in (_info(port, axes) for port in model.inputs)}
+        self.outputs = {info.name: info for info in (_info(port, {}) for port in model.outputs)}
+        self.settings = self._settings(openvino.__version__)
+
+    def run(
+        self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None, stages: Stages = UNMEASURED
+    ) -> dict[str, np.ndarray]:
+        """Return the named outputs; floats and integers are cast to the graph's own width.
+
+        Raises:
+            InputError: names, types or shapes that the graph does not take, all of them.
+            BackendError: the graph fails on values that its signature allows.
+        """
+        names = list(self.outputs if outputs is None else outputs)
+        require_arrays(self._file.stem, inputs, names, self.inputs, self.outputs)
+        arrays = self._arrays(inputs)  # the request reads them where they lie
+        with self._request() as request:
+            _set_inputs(request, arrays)
+            try:
+                with stages.stage(COMPUTE, self._file.stem):
+                    request.infer(share_outputs=True)
+            except RuntimeError as error:
+                raise BackendError(
+                    f"{self._file.name}: failed at run time ({_reason(error)}); check its inputs"
+                ) from error
+            return {name: request.get_tensor(name).data.copy() for name in names}  # its memory serves the next call
+
+    def layer_times(self, inputs: Mapping[str, np.ndarray], runs: int) -> "list[LayerTime]":
+        """Return the layers as they run, from a compiled graph of its own that counts their times."""
+        request = self._compile(self._read(), profile=True).create_infer_request()
+        arrays = self._arrays(inputs)
+        _set_inputs(request, arrays)
+        request.infer(share_outputs=True)  # the first one takes memory
+        found = []
+        for _ in range(runs):
+            request.infer(share_outputs=True)
+            found.append(request.get_profiling_info())
+        return _layers(found)
+
+    def close(self) -> None:
+        """Free the graph."""
+        self._compiled, self._idle = None, []
+
+    @contextmanager
+    def _request(self) -> Iterator[Any]:
+        """Lend an infer request: a thread has one to itself for a call, and there are as many as calls at one time."""
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._compiled.create_infer_request()
+        try:
+            yield request
+        finally:
+            self._idle.append(request)
+
+    def _arrays(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return what a tensor can lie on: never written to, but OpenVINO refuses arrays that are read-only."""
+        return {name: np.require(inputs[name], info.dtype, ["C", "W"]) for name, info in self.inputs.items()}
+
+    def _settings(self, version: str) -> dict[str, str]:
+        settings = {
+            "openvino": version.partition("-")[0],
+            "device": str(self._core.get_property(self._device, "FULL_DEVICE_NAME")),
+            "precision": self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(),
+        }
+        if self._device == "CPU":
+            settings["threads"] = str(self._options.threads or "all cores")
+        return settings
+
+    def _read(self) -> Any:
+        """Return the graph of the file, with the border that `inputs` and `outputs` tell; weights are mapped."""
+        model = self._core.read_model(self._file)
+        _widen_border(model, ("bf16", "f16") if self._device == "CPU" else ("bf16",))
+        return model
+
+    def _compile(self, model: Any, profile: bool = False) -> Any:
+        settings: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": self._options.streams,
+            "INFERENCE_PRECISION_HINT": self._precision(model),
+            "PERF_COUNT": profile,
+        }
+        if self._device == "CPU" and self._options.threads:
+            settings["INFERENCE_NUM_THREADS"] = self._options.threads
+        return self._core.compile_model(model, self._device, settings)
+
+    def _precision(self, model: Any) -> str:
+        """Return the type that arithmetic is done in, never less exact than the graph's.
+
+        Left alone, OpenVINO computes fp32 graphs in bf16 on processors that have it, and in fp16 on GPUs. A GPU is told
+        to keep each layer's own type; a processor computes fp16 in fp32: what is fp16 there has its norms in fp16 too.
+        """
+        from openvino import Type
+
+        if self._device == "GPU":
+            return "dynamic"
+        has_bf16 = any(port.get_element_type() == Type.bf16 for node in model.get_ops() for port in node.outputs())
+        return "bf16" if has_bf16 and "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+
+
+def _set_inputs(request: Any, arrays: Mapping[str, np.ndarray]) -> None:
+    """Let `request` read `arrays` in place; they must outlive its runs."""
+    from openvino import Tensor
+
+    for name, array in arrays.items():
+        request.set_tensor(name, Tensor(array, shared_memory=True))
+
+
+def _widen_border(model: Any, narrow: Sequence[str]) -> None:
+    """Make inputs and outputs of the `narrow` types float32."""
+    from openvino import Type
+    from openvino.preprocess import PrePostProcessor
+
+    border = PrePostProcessor(model)
+    for index, port in enumerate(model.inputs):
+        if port.get_element_type().get_type_name() in narrow:
+            border.input(index).tensor().set_element_type(Type.f32)
+    for index, port in enumerate(model.outputs):
+        if port.get_element_type().get_type_name() in narrow:
+            border.output(index).tensor().set_element_type(Type.f32)
+    border.build()
+
+
+def _info(port: Any, axes: Mapping[str, Sequence[int | str]]) -> TensorInfo:
+    """Return what a tensor at the border is; OpenVINO keeps no names of axes, `axes` has those that are known.
+
+    `port` is of the graph as it was read: compiled, a tensor may have taken on the names of others.
+    """
+    name = port.get_any_name()
+    sizes = [dimension.get_length() if dimension.is_static else None for dimension in port.get_partial_shape()]
+    named = axes.get(name, sizes)
+    shape = tuple(axis if size is None else size for size, axis in zip(sizes, named, strict=True))
+    return TensorInfo(name, np.dtype(port.get_element_type().to_dtype()), shape)
+
+
+def _layers(runs: Sequence[Sequence[Any]]) -> "list[LayerTime]":
+    """Return what ran of each run's profiling, in order; layers that were fused into others did not."""
+    from internvl_edge.runtime.profile.layers import LayerTime
+
+    return [
+        LayerTime(
+            name=layer[0].node_name,
+            op=f"{layer[0].node_type} ({layer[0].exec_type})",
+            times_ms=tuple(run.real_time.total_seconds() * _MS_PER_S for run in layer),
+        )
+        for layer in zip(*runs, strict=True)
+        if layer[0].status == layer[0].Status.EXECUTED
+    ]
+
+
+def _reason(error: RuntimeError) -> str:
+    """Return the last line of OpenVINO's message: those before it say where in its source."""
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given"

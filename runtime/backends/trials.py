@@ -1,0 +1,85 @@
+"""What backends are compared by: a sample that a graph takes, how far apart two outputs are, how long a call takes."""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+
+import numpy as np
+
+from internvl_edge.runtime.backends.array_cache import open_cache
+from internvl_edge.runtime.backends.session import Session
+from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.manifest import ModelInfo
+
+_SECONDS = 0.3
+"""What one candidate is measured for; a call that has begun is finished."""
+_CALLS = 50
+_SEED = 20231222
+_MS_PER_S = 1e3
+
+
+def sample_inputs(bundle: Bundle, graph: str, session: Session) -> dict[str, np.ndarray]:
+    """Return random inputs of one row, or as many as the graph is fixed to; texts end in padding, as most do.
+
+    Raises:
+        InputError: the graph has an axis of unknown meaning.
+    """
+    from internvl_edge.runtime.profile.inputs import graph_inputs, sizes_of
+
+    model, declared = bundle.manifest.model, bundle.manifest.graphs[graph].inputs
+    fixed = {size for info in session.inputs.values() for size in info.shape[:1] if isinstance(size, int)}
+    sizes = sizes_of(graph, "step" if graph == "decoder" else "", model, max(fixed, default=1))
+    inputs = graph_inputs(graph, session.inputs, declared, model, sizes, np.random.default_rng(_SEED))
+    if "attention_mask" not in inputs and sizes.length > 1 and "input_ids" in inputs:
+        inputs["input_ids"][:, -sizes.length // 2 :] = model.pad_token_id
+    return inputs
+
+
+def difference(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> float:
+    """Return the largest root mean square of the differences of one output, relative to that of what is expected."""
+    return max(_relative_rms(found[name], values) for name, values in expected.items())
+
+
+def median_ms(session: Session, sample: Mapping[str, np.ndarray], model: ModelInfo) -> float:
+    """Return the median of some calls, after one on `sample`; a decoder is measured by the steps of a caption."""
+    if "attention_mask" not in sample:
+        return _median_ms(lambda: session.run(sample), _CALLS)
+    rows, held = sample["attention_mask"].shape
+    steps = min(_CALLS, (model.max_positions or held + _CALLS) - held)
+    present = {
+        name.replace("past_key_values", "present", 1): values
+        for name, values in sample.items()
+        if name.startswith("past_key_values.")
+    }
+    positions = iter(range(held - 1, held - 1 + steps))
+    with closing(open_cache(session, present, rows, held + steps)) as cache:
+        return _median_ms(lambda: cache.step(_step(sample["input_ids"], next(positions))), steps)
+
+
+def _step(input_ids: np.ndarray, position: int) -> dict[str, np.ndarray]:
+    """Return what a decoder takes for one more column."""
+    rows = len(input_ids)
+    return {
+        "input_ids": input_ids,
+        "attention_mask": np.ones((rows, position + 1), np.int64),
+        "position_ids": np.full((rows, 1), position, np.int64),
+    }
+
+
+def _median_ms(call: Callable[[], object], most: int) -> float:
+    times: list[float] = []
+    end = time.perf_counter() + _SECONDS
+    while not times or (time.perf_counter() < end and len(times) < most):
+        start = time.perf_counter()
+        call()
+        times.append(_MS_PER_S * (time.perf_counter() - start))
+    return float(np.median(times))
+
+
+def _relative_rms(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return the ratio; infinite where a shape differs or a value is not a number."""
+    if found.shape != expected.shape:
+        return np.inf
+    scale = float(np.linalg.norm(expected.astype(np.float64)))
+    error = float(np.linalg.norm(found.astype(np.float64) - expected))
+    return error / scale if scale > 0 and np.isfinite(error) else 0.0 if error == 0 else np.inf
