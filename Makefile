@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TRITON := .triton/.ready
 ROOMS := internvl_edge.cli internvl_edge.commands internvl_edge.progress internvl_edge.export internvl_edge.calib \
   internvl_edge.runtime internvl_edge.optimum_register
 EMOJI := examples/emoji
@@ -17,8 +18,13 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt "torch"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[export,cpu,rtx,optimum,plugins,openvino,parquet,video,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[export,cpu,rtx,optimum,plugins,openvino,parquet,video,serve,tracing,ray,dev]"
 	mkdir -p .mypy_root && ln -sfn .. .mypy_root/internvl_edge
+	touch $@
+
+$(TRITON): $(READY)
+	$(BIN)/python -m pip install --quiet --no-deps --target $(@D) "nvidia-pytriton==0.7.0" "numpy==1.26.4"
+	chmod +x $(@D)/pytriton/tritonserver/bin/tritonserver
 	touch $@
 
 demo: $(READY)
@@ -38,11 +44,11 @@ lint: $(READY)
 types: $(READY)
 	MYPYPATH=.mypy_root $(BIN)/mypy --strict $(ROOMS:%=-p %)
 
-unit: $(READY)
+unit: $(READY) $(TRITON)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 gpu-check: $(READY)
 	$(BIN)/python -m pytest tests/gpu -m gpu -rs --gpu-report gpu-report.json
 
 clean:
-	rm -rf $(VENV) .mypy_root $(BUNDLE) $(PICTURES) .$(BUNDLE).partial gpu-report.json gpu-report.md
+	rm -rf $(VENV) .triton .mypy_root $(BUNDLE) $(PICTURES) .$(BUNDLE).partial gpu-report.json gpu-report.md

@@ -12,6 +12,7 @@ from internvl_edge.commands.look import inspect
 from internvl_edge.commands.plans import build_command, doctor, targets
 from internvl_edge.commands.quantize import calibrate, compare, evaluate
 from internvl_edge.commands.run import run
+from internvl_edge.commands.serve import serve
 from internvl_edge.runtime.errors import EdgeError
 
 
@@ -47,7 +48,7 @@ def main(verbose: bool) -> None:
     )
 
 
-for _command in (export, calibrate, evaluate, compare, build_command, targets, doctor, inspect, run, bench):
+for _command in (export, calibrate, evaluate, compare, build_command, targets, doctor, inspect, run, bench, serve):
     main.add_command(_command)
 
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
 ALLOWED = {
@@ -14,6 +15,7 @@ ALLOWED = {
     "export": {"export", "calib", "runtime"},
     "commands": {"commands", "progress", "export", "calib", "runtime"},
 }
+DATA = (".html", ".proto", ".binpb")
 HEAVY = ("torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx_bindings", "PIL", "sentencepiece", "rich")
 
 
@@ -51,6 +53,25 @@ def test_importing_the_runtime_loads_numpy_alone() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "numpy" in loaded or "internvl_edge" in loaded
     assert [name for name in HEAVY if name in loaded] == []
+
+
+def test_everything_is_installed() -> None:
+    """A folder that pyproject.toml forgets is there in a checkout and missing for users."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {path.parent.relative_to(ROOT) for room in ALLOWED for path in (ROOT / room).rglob("*.py")}
+    assert sorted({".".join(("internvl_edge", *folder.parts)) for folder in folders} - set(listed["packages"])) == []
+    data = [path for room in ALLOWED for path in (ROOT / room).rglob("*") if path.suffix in DATA]
+    wanted = {
+        (".".join(("internvl_edge", *_package(path).parts)), path.relative_to(ROOT / _package(path))) for path in data
+    }
+    given = listed["package-data"]
+    lost = [str(path) for package, path in wanted if not any(path.match(glob) for glob in given.get(package, []))]
+    assert lost == []
+
+
+def _package(path: Path) -> Path:
+    """Return the nearest folder with Python in it."""
+    return next(folder for folder in path.relative_to(ROOT).parents if list((ROOT / folder).glob("*.py")))
 
 
 def test_help_loads_nothing_heavy() -> None:

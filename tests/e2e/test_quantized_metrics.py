@@ -72,7 +72,8 @@ def test_the_demo(
     assert zero_shot <= ZERO_SHOT_POINTS
     if precision == "int8":  # ONNX Runtime computes fp8 in fp32, token by token: minutes
         captions = EvalOptions(limit=CAPTIONED, tasks=("captions",))
-        before, after = (evaluate(InternVL.open(b, "onnxruntime"), data, captions).mean_exact_match for b in (demo_bundle, bundle))
+        models = [InternVL.open(folder, "onnxruntime") for folder in (demo_bundle, bundle)]
+        before, after = (evaluate(model, data, captions).mean_exact_match for model in models)
         assert before is not None
         assert after is not None
         assert before - after <= CAPTION_POINTS

@@ -76,7 +76,9 @@ class Fake(InternVL):
             graphs={name: GraphInfo(file=name, inputs=(), outputs=()) for name in graphs},
             files={"tokenizer.model": FileInfo(bytes=0, sha256="")} if tokenizer else {},
         )
-        super().__init__(Bundle(Path("fake"), manifest), "auto", batch_size=64)
+        super().__init__(
+            Bundle(Path("fake"), manifest), lambda _, graph, options: FakeSession(self, graph), batch_size=64
+        )  # type: ignore[return-value]
         self._tokenizer = Words()  # type: ignore[assignment]
         self.runs: list[tuple[str, int]] = []
         self.gain = np.ones(3, np.float32)
@@ -100,6 +102,16 @@ class Fake(InternVL):
         if inputs["position_ids"][0, -1] > 2:  # one held, two of the prompt: then a word is written
             logits[:, EOS] = 99
         return {"logits": logits, "present.0.key": first}
+
+
+class FakeSession:
+    """One graph of a `Fake`."""
+
+    def __init__(self, model: Fake, graph: str) -> None:
+        self._model, self._graph = model, graph
+
+    def run(self, inputs: Mapping[str, np.ndarray], **_: object) -> dict[str, np.ndarray]:
+        return self._model.run_graph(self._graph, inputs)
 
 
 @pytest.fixture

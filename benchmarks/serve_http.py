@@ -1,0 +1,165 @@
+"""`internvl-edge serve` and other servers of the same ONNX graph over HTTP on this machine: `serve_http.py BUNDLE`.
+
+One client process asks each server in turn, round by round, for the features of a short text's ids, as JSON; figures
+are medians over the rounds. `--peer litserve=PYTHON` and `--peer mlserver=PYTHON` name the Python that has the peer.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+from serve_peers import THREADS
+
+from internvl_edge.runtime.bundle import Bundle
+
+IDS = [[1, 105, 320, 77, 940, 12, 560, 33, 2]]
+_START_S = 90.0
+_ANSWER_S = 30.0
+"""A server that answers later than this hangs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that runs, and what it is asked."""
+
+    name: str
+    port: int
+    request: bytes
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--peer", "peers", multiple=True, metavar="NAME=PYTHON", help="litserve or mlserver, and its Python.")
+@click.option("--rounds", default=3, show_default=True)
+@click.option("--seconds", default=2.0, show_default=True, help="Of each server in each round.")
+@click.option("--concurrency", default="1,8,64", show_default=True)
+@click.option("--threads", default=1, show_default=True, help="Of ONNX Runtime in each server.")
+def main(bundle: Path, peers: tuple[str, ...], rounds: int, seconds: float, concurrency: str, threads: int) -> None:
+    """Print requests per second and latency of each server."""
+    graph = Bundle.open(bundle).graph_file("text").resolve()
+    with contextlib.ExitStack() as running:
+        servers = [running.enter_context(_ours(bundle, threads))]
+        for name, python in (peer.split("=", 1) for peer in peers):
+            servers.append(running.enter_context(_peer(name, python, graph, threads)))
+        for server in servers:
+            asyncio.run(_require_up(server))
+        print(f"{bundle}, graph text, {os.cpu_count()} cores, {threads} threads, {len(IDS[0])} ids a request")
+        print("| clients | server | requests/s | p50 ms | p99 ms |\n| ---: | --- | ---: | ---: | ---: |")
+        for clients in map(int, concurrency.split(",")):
+            rows: dict[str, list[tuple[float, ...]]] = {server.name: [] for server in servers}
+            for _ in range(rounds):
+                for server in servers:
+                    rows[server.name].append(asyncio.run(_closed_loop(server, clients, seconds)))
+            for name, found in rows.items():
+                rate, p50, p99 = (statistics.median(column) for column in zip(*found, strict=True))
+                print(f"| {clients} | {name} | {rate:.0f} | {p50:.2f} | {p99:.2f} |")
+
+
+@contextlib.contextmanager
+def _ours(bundle: Path, threads: int) -> Iterator[Server]:
+    port = _free_port()
+    command = [sys.executable, "-m", "internvl_edge.cli", "serve", str(bundle), "--http", str(port), "--grpc", "-1"]
+    command += ["--graph", "text", "--threads", str(threads), "--no-access-log", "--backend", "onnxruntime"]
+    tensor = {"name": "input_ids", "shape": [1, len(IDS[0])], "datatype": "INT64", "data": IDS}
+    with _process(command, {}):
+        yield Server("internvl-edge", port, _post(port, "/v2/models/text/infer", {"inputs": [tensor]}))
+
+
+@contextlib.contextmanager
+def _peer(name: str, python: str, graph: Path, threads: int) -> Iterator[Server]:
+    port = _free_port()
+    command = [python, str(Path(__file__).with_name("serve_peers.py")), name, str(graph), str(port)]
+    tensor = {"name": "input_ids", "shape": [1, len(IDS[0])], "datatype": "INT64", "data": IDS}
+    path, body = {
+        "litserve": ("/predict", {"input_ids": IDS}),
+        "mlserver": ("/v2/models/text/infer", {"inputs": [tensor]}),
+    }[name]
+    with _process(command, {THREADS: str(threads)}):
+        yield Server(name, port, _post(port, path, body))
+
+
+@contextlib.contextmanager
+def _process(command: list[str], environment: dict[str, str]) -> Iterator[None]:
+    process = subprocess.Popen(
+        command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        yield
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # what it started and left
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _post(port: int, path: str, body: object) -> bytes:
+    content = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
+
+
+async def _require_up(server: Server) -> None:
+    """Ask until it answers."""
+    end = time.monotonic() + _START_S
+    while True:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, RuntimeError, asyncio.TimeoutError):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            try:
+                await asyncio.wait_for(_ask(reader, writer, server.request), _ANSWER_S)
+                return
+            finally:
+                writer.close()
+        if time.monotonic() > end:
+            raise click.ClickException(f"{server.name}: no answer within {_START_S:g} s")
+        await asyncio.sleep(0.2)
+
+
+async def _closed_loop(server: Server, clients: int, seconds: float) -> tuple[float, float, float]:
+    """Let clients ask, each again when it is answered; return answers per second, p50 and p99 in ms."""
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+
+    async def client() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        while (start := time.perf_counter()) < end:
+            await _ask(reader, writer, server.request)
+            times.append((time.perf_counter() - start) * 1e3)
+        writer.close()
+
+    begin = time.perf_counter()
+    await asyncio.wait_for(asyncio.gather(*(client() for _ in range(clients))), seconds + _ANSWER_S)
+    p50, p99 = np.percentile(times, (50, 99))
+    return len(times) / (time.perf_counter() - begin), float(p50), float(p99)
+
+
+async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
+    writer.write(request)
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+    body = await reader.readexactly(length)
+    if b" 200 " not in head[:20]:
+        raise RuntimeError(body[:200].decode(errors="replace"))
+
+
+if __name__ == "__main__":
+    main()

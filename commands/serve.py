@@ -1,0 +1,73 @@
+"""`serve`: a bundle behind the Open Inference Protocol."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from internvl_edge.commands.parameters import BACKEND, BUNDLE, Names
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_PORT = click.IntRange(-1, 65535)
+
+
+@click.command()
+@BUNDLE
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
+@click.option("--http", type=_PORT, default=8000, show_default=True, help="Port of HTTP; 0: any, -1: none.")
+@click.option("--grpc", type=_PORT, default=8001, show_default=True, help="Port of gRPC; 0: any, -1: none.")
+@BACKEND
+@click.option("--graph", "graphs", type=Names(), help="Graphs to serve, as `vision,text`.  [default: all]")
+@click.option("--workers", type=int, default=1, show_default=True, help="Processes that hold the model.")
+@click.option("--threads", type=int, help="Of a CPU backend in each worker.  [default: its part of the cores]")
+@click.option("--max-batch", type=int, default=16, show_default=True, help="Rows that are joined at most.")
+@click.option("--max-delay-ms", type=float, default=2.0, show_default=True, help="How long a request waits for others.")
+@click.option("--queue", type=int, default=256, show_default=True, help="Requests that may wait; others get 429.")
+@click.option("--deadline-ms", type=float, default=500.0, show_default=True, help="Of a request that sets none.")
+@click.option("--max-body-mb", type=click.IntRange(1), default=64, show_default=True, help="Size of a request, MiB.")
+@click.option("--cache-mb", type=click.IntRange(0), default=256, show_default=True, help="Features kept, MiB; 0: none.")
+@click.option("--drain-s", type=click.FloatRange(0), default=30.0, show_default=True, help="Time to finish at the end.")
+@click.option("--api-key-file", type=_FILE, metavar="F", help="Keys that clients must send, one a line.")
+@click.option("--tls-cert", type=_FILE, metavar="F", help="Certificate chain in PEM.")
+@click.option("--tls-key", type=_FILE, metavar="F", help="Its private key in PEM.")
+@click.option("--access-log/--no-access-log", default=True, show_default=True, help="A line of JSON each on stderr.")
+@click.option("--traces", is_flag=True, help="Send OpenTelemetry spans where OTEL_EXPORTER_OTLP_ENDPOINT says.")
+def serve(
+    bundle: Path,
+    host: str,
+    http: int,
+    grpc: int,
+    max_body_mb: int,
+    cache_mb: int,
+    drain_s: float,
+    api_key_file: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    access_log: bool,
+    traces: bool,
+    **engine: Any,
+) -> None:
+    """Serve BUNDLE over HTTP and gRPC until SIGTERM or Ctrl-C; accepted requests finish."""
+    from internvl_edge.runtime.serve.options import ServeOptions
+    from internvl_edge.runtime.serve.protocol.credentials import read_keys
+    from internvl_edge.runtime.serve.run import Extras, run_server
+    from internvl_edge.runtime.serve.server import ServerOptions
+
+    run_server(
+        bundle,
+        ServeOptions(**engine, max_body_bytes=max_body_mb << 20, cache_bytes=cache_mb << 20),
+        ServerOptions(
+            host=host,
+            http=None if http < 0 else http,
+            grpc=None if grpc < 0 else grpc,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+        ),
+        Extras(
+            keys=read_keys(api_key_file) if api_key_file else (),
+            drain_s=drain_s,
+            access_log=access_log,
+            traces=traces,
+        ),
+        click.echo,
+    )

@@ -1,0 +1,148 @@
+"""Requests held against the signature of their model and the limits, before anything is done for them."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from internvl_edge.runtime.manifest import ModelInfo
+from internvl_edge.runtime.serve.models import Served
+from internvl_edge.runtime.serve.options import ServeOptions
+from internvl_edge.runtime.serve.refusals import BadRequestError, TooLargeError
+from internvl_edge.runtime.serve.requests import Request
+from internvl_edge.runtime.serve.signature import DATATYPES, Tensor
+
+_SHOWN = 80
+"""Characters of a client's own words that an answer repeats."""
+_NAMED = 5
+"""Findings that one answer names."""
+
+
+def require_fitting(request: Request, served: Served, model: ModelInfo, options: ServeOptions) -> None:
+    """Check a request.
+
+    Raises:
+        BadRequestError: naming what is wrong.
+        TooLargeError: more rows, or a longer text, than may be.
+    """
+    for findings in (_names, _tensors, _rows, _texts):  # each relies on those before
+        _refuse(request, list(findings(request, served)))
+    _require_limits(request, served, options)
+    _refuse(request, [*_ids(request, model), *_parameters(request, served)])
+
+
+def _refuse(request: Request, findings: list[str]) -> None:
+    if findings:
+        more = f" and {len(findings) - _NAMED} more" if len(findings) > _NAMED else ""
+        raise BadRequestError(f"{request.model}: {'; '.join(findings[:_NAMED])}{more}")
+
+
+def _names(request: Request, served: Served) -> Iterator[str]:
+    signature = served.signature
+    takes, gives = ([tensor.name for tensor in tensors] for tensors in (signature.inputs, signature.outputs))
+    for tensor in signature.inputs:
+        if not tensor.optional and tensor.name not in request.inputs:
+            yield f"input {tensor.name} is missing"
+    yield from (f"there is no input {_shown(name)}" for name in request.inputs if name not in takes)
+    yield from (f"there is no output {_shown(name)}" for name in request.outputs or () if name not in gives)
+
+
+def _tensors(request: Request, served: Served) -> Iterator[str]:
+    sizes: dict[str, tuple[int, str]] = {}
+    for tensor in served.signature.inputs:
+        if tensor.name in request.inputs:
+            values = request.inputs[tensor.name]
+            yield from _misfits(tensor, values)
+            yield from _unequal(values, tensor.name, served.axes.get(tensor.name, ()), sizes)
+
+
+def _misfits(tensor: Tensor, values: np.ndarray) -> Iterator[str]:
+    if values.dtype != DATATYPES[tensor.datatype]:
+        yield f"{tensor.name} is {values.dtype} instead of {tensor.datatype}"
+    elif values.dtype == np.object_ and not all(type(value) is bytes for value in values.flat):
+        yield f"{tensor.name} holds other values than BYTES"
+    if len(values.shape) != len(tensor.shape) or any(
+        size not in (-1, found) for found, size in zip(values.shape, tensor.shape, strict=True)
+    ):
+        yield f"{tensor.name} has shape {list(values.shape)} instead of {list(tensor.shape)}"
+    elif values.size == 0 and not tensor.name.startswith("past_key_values."):
+        yield f"{tensor.name} has shape {list(values.shape)}, of which nothing can be computed"
+
+
+def _unequal(
+    values: np.ndarray, name: str, axes: tuple[int | str, ...], sizes: dict[str, tuple[int, str]]
+) -> Iterator[str]:
+    """Yield axes of one name with two sizes."""
+    for found, axis in zip(values.shape, axes, strict=False):
+        if isinstance(axis, str):
+            size, first = sizes.setdefault(axis, (found, name))
+            if found != size:
+                yield f"axis {axis} is {found} in {name} but {size} in {first}"
+
+
+def _rows(request: Request, served: Served) -> Iterator[str]:
+    if len({len(request.inputs[name]) for name in served.row_inputs}) > 1:
+        yield f"{', '.join(served.row_inputs)} differ in axis 0"
+
+
+def _texts(request: Request, served: Served) -> Iterator[str]:
+    for tensor in served.signature.inputs:
+        if tensor.datatype == "BYTES" and tensor.name != "image" and tensor.name in request.inputs:
+            wrong: Callable[[str], bool] = _FINDINGS.get(tensor.name, _is_empty)
+            for index, value in enumerate(request.inputs[tensor.name]):
+                text = _text(value)
+                if text is None:
+                    yield f"{tensor.name} {index} is not UTF-8"
+                elif wrong(text):
+                    yield f"{tensor.name} {index} is empty" if _is_empty(text) else f"{tensor.name} {index} lacks {{}}"
+
+
+def _is_empty(text: str) -> bool:
+    return not text.strip()
+
+
+_FINDINGS: dict[str, Callable[[str], bool]] = {
+    "prompt": lambda text: False,
+    "templates": lambda text: "{}" not in text,
+}
+"""What is wrong with a text of an input; of others, that it is empty."""
+
+
+def _require_limits(request: Request, served: Served, options: ServeOptions) -> None:
+    rows = served.rows(request)
+    if served.row_inputs and rows > options.max_rows:
+        raise TooLargeError(f"{request.model}: {rows} rows, at most {options.max_rows} are taken at once")
+    texts = len(request.inputs.get("labels", ())) * len(request.inputs.get("templates", (b"",)))
+    if texts > options.max_rows:
+        raise TooLargeError(f"{request.model}: {texts} labels in templates, at most {options.max_rows} are taken")
+    for name, values in request.inputs.items():
+        if values.dtype == np.object_ and name != "image" and max(map(len, values)) > options.max_text_bytes:
+            raise TooLargeError(f"{request.model}: {name} has a text of more than {options.max_text_bytes} bytes")
+
+
+def _ids(request: Request, model: ModelInfo) -> Iterator[str]:
+    """Yield ids and positions outside the model's tables, which a backend might read past."""
+    for name, end in (("input_ids", model.vocab_size), ("position_ids", model.max_positions)):
+        values = request.inputs.get(name)
+        if values is None:
+            continue
+        if end is not None and not 0 <= values.min() <= values.max() < end:
+            yield f"{name} holds {values.min()} to {values.max()} instead of 0 to {end - 1}"
+        if model.max_positions is not None and values.shape[-1] > model.max_positions:
+            yield f"{name} has {values.shape[-1]} positions, the model has {model.max_positions}"
+
+
+def _parameters(request: Request, served: Served) -> Iterator[str]:
+    for name, choice in served.choices.items():
+        if name in request.parameters and not choice.takes(request.parameters[name]):
+            yield f"{name} is {_shown(request.parameters[name])} instead of {choice.words}"
+
+
+def _text(value: bytes) -> str | None:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:_SHOWN]

@@ -1,0 +1,20 @@
+"""How much memory of the GPUs is in use, where NVML can tell."""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+
+def memory_reader() -> Callable[[], Mapping[str, int]]:
+    """Return a function that gives the bytes in use of each GPU by name; it gives none without NVML or a GPU."""
+    try:
+        nvml: Any = import_module("pynvml")
+        nvml.nvmlInit()
+    except Exception:  # the package, the driver or the GPU is missing: each says so in its own way
+        return dict
+
+    def used() -> Mapping[str, int]:
+        gpus = map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount()))
+        return {f"gpu{index}": nvml.nvmlDeviceGetMemoryInfo(gpu).used for index, gpu in enumerate(gpus)}
+
+    return used

@@ -1,0 +1,378 @@
+"""The engine: requests are checked, queued, joined to batches, computed by workers, and cut apart again."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from internvl_edge.runtime.bundle import Bundle, sha256_file
+from internvl_edge.runtime.errors import BackendError
+from internvl_edge.runtime.pipeline.picture_cache import PictureCache, picture_key
+from internvl_edge.runtime.serve.checks import require_fitting
+from internvl_edge.runtime.serve.models import ENCODE_IMAGE, Served, served_models
+from internvl_edge.runtime.serve.observer import NullObserver, Observer
+from internvl_edge.runtime.serve.options import ServeOptions
+from internvl_edge.runtime.serve.refusals import (
+    BadRequestError,
+    DeadlineExceededError,
+    FailedError,
+    RefusalError,
+    UnavailableError,
+    UnknownModelError,
+)
+from internvl_edge.runtime.serve.requests import Request, Response
+from internvl_edge.runtime.serve.scheduling.scheduler import Scheduler
+from internvl_edge.runtime.serve.scheduling.ticket import Batch, Slice, Ticket
+from internvl_edge.runtime.serve.signature import Signature
+from internvl_edge.runtime.serve.work import StreamedWork, Work
+from internvl_edge.runtime.serve.workers.messages import Done, Job, Piece, Setup
+from internvl_edge.runtime.serve.workers.process import Launch, process_launcher
+from internvl_edge.runtime.serve.workers.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+_QUEUE = "queue"
+"""Stage: from when a request was taken up until its rows left."""
+_RETRY_S = 1.0
+"""When to try again at a server that starts, restarts or drains."""
+_DOWN = 2
+"""Starts of a worker in a row that failed, after which nothing is queued for it."""
+_HASHED_AT_ONCE = 1 << 20
+"""Bytes of pictures that are hashed on the event loop (a millisecond); more are hashed in a thread."""
+
+
+class WorkerEngine:
+    """Answers requests with worker processes, on the event loop that `start` ran on."""
+
+    def __init__(
+        self,
+        bundle: Path,
+        options: ServeOptions | None = None,
+        observer: Observer | None = None,
+        launcher: Callable[[Setup], Launch] = process_launcher,
+    ) -> None:
+        self.options = options or ServeOptions()
+        self._path = bundle
+        self._observer = observer or NullObserver()
+        self._launcher = launcher
+        self._scheduler = Scheduler(self.options)
+        self._cache = PictureCache(self.options.cache_bytes)
+        self._served: dict[str, Served] = {}
+        self._workers: list[Worker] = []
+        self._open: set[Work] = set()
+        self._numbers = count(1)
+        self._draining = False
+        self._pumping: asyncio.Handle | None = None
+        self._wake: asyncio.TimerHandle | None = None
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """Return the models by name."""
+        return {name: served.signature for name, served in self._served.items()}
+
+    @property
+    def ready(self) -> bool:
+        """Return whether a request would be taken up at once."""
+        return not self._draining and any(worker.up for worker in self._workers)
+
+    @property
+    def workers(self) -> tuple[Worker, ...]:
+        """Return the workers."""
+        return tuple(self._workers)
+
+    async def start(self) -> None:
+        """Check the bundle and start the workers; return when all are up.
+
+        Raises:
+            BundleError: a bundle that cannot be served.
+            BackendError: why a worker did not start.
+        """
+        bundle = await asyncio.to_thread(Bundle.open, self._path)
+        self._info = bundle.manifest.model
+        self._digest = sha256_file(self._path / "manifest.json")
+        self._served = served_models(bundle.manifest, self.options.graphs)
+        graphs = tuple(name for name in bundle.manifest.graphs if name in self._served)
+        launch = self._launcher(Setup(bundle=self._path, graphs=graphs, options=self.options))
+        self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._workers = [
+            Worker(f"worker {index}", launch, self, self.options.startup_s) for index in range(self.options.workers)
+        ]
+        for worker in self._workers:
+            worker.start()
+        try:
+            await self._started
+        except BaseException:
+            await self._stop()
+            raise
+
+    async def close(self, grace_s: float = 30.0) -> None:
+        """Take no more requests, answer those that were taken up, for `grace_s` at most, and end the workers."""
+        self._draining = True
+        end = time.monotonic() + grace_s
+        while (unanswered := self._unanswered()) and (left := end - time.monotonic()) > 0:
+            await asyncio.wait(unanswered, timeout=left)
+        for work in self._open:
+            work.fail(UnavailableError("the server stops before this could be answered", _RETRY_S))
+        await self._stop()
+
+    async def infer(self, request: Request) -> Response:
+        """Answer a request; a caller that is cancelled withdraws it.
+
+        Raises:
+            RefusalError: why there is no answer.
+        """
+        try:
+            served = self._checked(request)
+            if request.model == ENCODE_IMAGE and self._cache.capacity_bytes:
+                return await self._encoded(request, served)
+            return await self._computed(request, served)
+        except RefusalError as refusal:
+            self._observer.refused(request.model, type(refusal).__name__)
+            raise
+
+    async def stream(self, request: Request) -> AsyncIterator[Response]:
+        """Answer in parts; closing the iterator stops the work. The deadline is that of the first part.
+
+        Raises:
+            RefusalError: why there is no answer, or no more of it.
+        """
+        if request.model in self._served and not self._served[request.model].signature.streams:
+            yield await self.infer(request)
+            return
+        work = None
+        try:
+            served = self._checked(request)
+            if request.parameters.get("num_beams", 1) != 1:
+                raise BadRequestError(f"{request.model}: beams are known at the end only; stream with num_beams 1")
+            work = StreamedWork(request, served)
+            self._take_up(work)
+            final = False
+            while not final:
+                part = await work.next()
+                final = part.final
+                yield part
+        except RefusalError as refusal:
+            self._observer.refused(request.model, type(refusal).__name__)
+            raise
+        finally:
+            if work is not None:
+                self._put_away(work)
+
+    def worker_up(self, worker: Worker) -> None:
+        """Note that a worker takes jobs."""
+        self._observer.worker(worker.name, True)
+        if all(each.up for each in self._workers) and not self._started.done():
+            self._started.set_result(None)
+        self._pump_soon()
+
+    def worker_down(self, worker: Worker, held: list[Batch]) -> None:
+        """Take back what a lost worker held: each request once more, alone, so that only the guilty fall twice."""
+        self._observer.worker(worker.name, False)
+        if not self._started.done():
+            self._started.set_exception(BackendError(worker.failure))
+        for batch in held:
+            self._scheduler.lost(batch)
+            for part in batch.slices:
+                self._retry(part)
+        self._pump_soon()
+
+    def worker_said(self, worker: Worker, message: Any) -> None:
+        """Take a message about a job."""
+        if isinstance(message, Piece):
+            part = worker.jobs[message.id].slices[message.part]
+            _work(part).piece(part, message.row, message.text)
+        elif isinstance(message, Done):
+            self._finished(worker, message)
+
+    def _checked(self, request: Request) -> Served:
+        if self._draining or not any(worker.up or worker.failures < _DOWN for worker in self._workers):
+            raise UnavailableError("the server takes no requests now; try again later", _RETRY_S)
+        served = self._served.get(request.model)
+        if served is None:
+            raise UnknownModelError(f"there is no model {request.model[:80]!r}; see the list of models")
+        require_fitting(request, served, self._info, self.options)
+        return served
+
+    async def _encoded(self, request: Request, served: Served) -> Response:
+        """Answer with rows that were computed before, where there are any."""
+        pictures = list(request.inputs["image"])
+        mode = str(served.parameters(request)["mode"])
+        keys = await self._keys(pictures, mode)
+        rows = {key: self._cache.get(key) for key in keys}
+        for key in keys:
+            self._observer.cache(rows[key] is not None)
+        missing = {key: picture for key, picture in zip(keys, pictures, strict=True) if rows[key] is None}
+        if missing:
+            images = np.empty(len(missing), np.object_)
+            images[:] = list(missing.values())
+            answer = await self._computed(replace(request, inputs={"image": images}), served)
+            for key, row in zip(missing, answer.outputs["embedding"], strict=True):
+                self._cache.put(key, row)
+                rows[key] = row
+        return Response(outputs={"embedding": np.stack([row for key in keys if (row := rows[key]) is not None])})
+
+    async def _keys(self, pictures: list[bytes], mode: str) -> list[str]:
+        def keys() -> list[str]:
+            return [picture_key(content, mode, self._digest) for content in pictures]
+
+        return keys() if sum(map(len, pictures)) <= _HASHED_AT_ONCE else await asyncio.to_thread(keys)
+
+    async def _computed(self, request: Request, served: Served) -> Response:
+        work = Work(request, served)
+        try:
+            self._take_up(work)
+            return await work.answer
+        finally:
+            self._put_away(work)
+
+    def _take_up(self, work: Work) -> None:
+        """Queue a request.
+
+        Raises:
+            OverloadedError: there is no room for it, or no time.
+            DeadlineExceededError: its deadline has passed.
+        """
+        now, request = time.monotonic(), work.request
+        if request.deadline is not None and request.deadline <= now:
+            raise DeadlineExceededError(f"{request.model}: the deadline had passed when the request came")
+        ticket = Ticket(
+            key=work.served.key(request, stream=isinstance(work, StreamedWork)),
+            rows=work.rows,
+            client=request.client,
+            arrived=now,
+            deadline=request.deadline,
+            work=work,
+        )
+        self._scheduler.add(ticket, now)
+        work.tickets.append(ticket)
+        self._open.add(work)
+        self._observer.accepted(request.model)
+        self._observer.queued(self._scheduler.depth)
+        if request.deadline is not None:
+            work.late = asyncio.get_running_loop().call_later(request.deadline - now, _expire, work)
+        self._pump_soon()
+
+    def _put_away(self, work: Work) -> None:
+        """Forget a request: what waits of it is withdrawn, what a worker holds for nobody else is cancelled."""
+        work.close()
+        if work.late is not None:
+            work.late.cancel()
+        self._open.discard(work)
+        if work.complete:
+            return
+        for ticket in work.tickets:
+            self._scheduler.withdraw(ticket)
+        for worker in self._workers:
+            for number, batch in worker.jobs.items():
+                works = [_work(part) for part in batch.slices]
+                if work in works and all(each.closed for each in works):
+                    worker.cancel(number)
+
+    def _pump_soon(self) -> None:
+        """Let batches leave when all requests that came in this turn of the loop are queued."""
+        if self._pumping is None:
+            self._pumping = asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """Give each worker what may leave; come again when something that is held back may."""
+        self._pumping = None
+        now = time.monotonic()
+        up = [worker for worker in self._workers if worker.up]
+        while any(self._feed(worker, now) for worker in sorted(up, key=lambda each: len(each.jobs))):
+            pass  # one batch at a time, to whoever has least to do
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+        idle = [worker.load.idle_since for worker in up if not worker.load.batches]
+        wake = self._scheduler.wake_at(min(idle)) if idle else None
+        if wake is not None and wake > now:
+            self._wake = asyncio.get_running_loop().call_later(wake - now, self._pump_soon)
+
+    def _feed(self, worker: Worker, now: float) -> bool:
+        """Give a worker one batch, if there is one for it."""
+        batch = self._scheduler.take(now, worker.load)
+        if batch is None:
+            return False
+        first = _work(batch.slices[0])
+        job = Job(
+            id=next(self._numbers),
+            model=batch.key.model,
+            parts=tuple(_work(part).served.part(_work(part).request, part.start, part.stop) for part in batch.slices),
+            shared=first.served.shared(first.request),
+            parameters=first.served.parameters(first.request),
+            outputs=first.request.outputs,
+            stream=batch.key.stream,
+        )
+        worker.give(job, batch, now)
+        self._observer.batch(batch.key.model, batch.rows)
+        for part in batch.slices:
+            waited = now - part.ticket.arrived
+            self._observer.stage(batch.key.model, _QUEUE, waited, (_work(part).request.trace,))
+        self._observer.queued(self._scheduler.depth)
+        return True
+
+    def _finished(self, worker: Worker, done: Done) -> None:
+        now = time.monotonic()
+        batch, seconds = worker.finish(done.id, now)
+        if done.results:
+            self._scheduler.done(batch, now, done.seconds if batch.key.stream else seconds)
+        else:  # it was cancelled
+            self._scheduler.lost(batch)
+        for part, result in zip(batch.slices, done.results, strict=False):
+            if isinstance(result, RefusalError):
+                _work(part).fail(result)
+            else:
+                _work(part).take(part, result)
+        traces = tuple(_work(part).request.trace for part in batch.slices)
+        for stage, seconds in done.stages.items():
+            self._observer.stage(batch.key.model, stage, seconds, traces)
+        self._pump_soon()
+
+    def _retry(self, part: Slice) -> None:
+        work, ticket = _work(part), part.ticket
+        if work.closed:
+            return
+        if ticket.crashes:
+            work.fail(FailedError(f"{work.request.model}: two workers were lost while they held this request"))
+            return
+        work.lost(part)
+        again = Ticket(
+            key=ticket.key,
+            rows=part.stop,
+            client=ticket.client,
+            arrived=ticket.arrived,
+            deadline=ticket.deadline,
+            first_waiting=part.start,
+            crashes=1,
+            work=work,
+        )
+        work.tickets.append(again)
+        self._scheduler.retry(again)
+
+    def _unanswered(self) -> list[asyncio.Future[Response]]:
+        return [work.answer for work in self._open if not work.answer.done()]
+
+    async def _stop(self) -> None:
+        for handle in (self._wake, self._pumping):
+            if handle is not None:
+                handle.cancel()
+        await asyncio.gather(*(worker.stop() for worker in self._workers))
+
+
+def _work(part: Slice) -> Work:
+    work = part.ticket.work
+    assert isinstance(work, Work)
+    return work
+
+
+def _expire(work: Work) -> None:
+    if isinstance(work, StreamedWork) and work.begun:
+        return
+    what = "not begun" if any(ticket.waiting for ticket in work.tickets) else "not answered"
+    work.fail(DeadlineExceededError(f"{work.request.model}: {what} before its deadline"))

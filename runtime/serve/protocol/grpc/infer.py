@@ -1,0 +1,105 @@
+"""`ModelInfer` between messages and arrays."""
+
+from collections.abc import Iterable, Mapping
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from internvl_edge.runtime.serve.protocol.checks import VERSION, quoted, tensor_shape
+from internvl_edge.runtime.serve.protocol.grpc.messages import message
+from internvl_edge.runtime.serve.protocol.raw import array_from_raw, object_array, raw_from_array
+from internvl_edge.runtime.serve.refusals import BadRequestError
+from internvl_edge.runtime.serve.requests import Response
+from internvl_edge.runtime.serve.signature import DATATYPES, Signature
+
+_FIELDS = {
+    "BOOL": "bool_contents",
+    "UINT8": "uint_contents",
+    "INT8": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+"""Datatype -> the list that holds its elements where they are not raw; FP16 has none."""
+
+
+def parameters_of(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters as plain values."""
+    return {name: getattr(entry, entry.WhichOneof("parameter_choice") or "", None) for name, entry in entries.items()}
+
+
+def inputs_of(request: Any) -> dict[str, np.ndarray]:
+    """Return the tensors of a request.
+
+    Raises:
+        BadRequestError: a tensor is not what it says it is.
+    """
+    raws = request.raw_input_contents
+    if raws and len(raws) != len(request.inputs):
+        raise BadRequestError(f"raw_input_contents: has {len(raws)} entries for {len(request.inputs)} inputs")
+    inputs: dict[str, np.ndarray] = {}
+    for index, tensor in enumerate(request.inputs):
+        if tensor.name in inputs:
+            raise BadRequestError(f"input {quoted(tensor.name)}: is given twice")
+        if tensor.parameters:
+            raise BadRequestError(f"input {quoted(tensor.name)}: parameters and shared memory are not offered")
+        shape = tensor_shape(tensor.name, tensor.datatype, list(tensor.shape))
+        if raws and tensor.HasField("contents"):
+            raise BadRequestError(f"input {quoted(tensor.name)}: has contents beside raw_input_contents")
+        inputs[tensor.name] = (
+            array_from_raw(tensor.name, tensor.datatype, shape, raws[index])
+            if raws
+            else _array_from_contents(tensor, shape)
+        )
+    return inputs
+
+
+def outputs_of(request: Any) -> tuple[str, ...] | None:
+    """Return the names of the outputs that a request wants; None: all.
+
+    Raises:
+        BadRequestError: an output shall be sent in a way that is not offered.
+    """
+    for output in request.outputs:
+        if set(output.parameters) - {"binary_data"}:
+            raise BadRequestError(f"output {quoted(output.name)}: classification and shared memory are not offered")
+    return tuple(output.name for output in request.outputs) or None
+
+
+def response_message(signature: Signature, request_id: str, response: Response, *, part: bool = False) -> Any:
+    """Return a response; `part` of a stream, it says whether it is the last one."""
+    content = message("ModelInferResponse")(model_name=signature.name, model_version=VERSION, id=request_id)
+    if part:
+        content.parameters["triton_final_response"].bool_param = response.final
+    for tensor in _given(signature, response):
+        array = response.outputs[tensor.name]
+        content.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=array.shape)
+        content.raw_output_contents.append(raw_from_array(array))
+    return content
+
+
+def _given(signature: Signature, response: Response) -> Iterable[Any]:
+    return (tensor for tensor in signature.outputs if tensor.name in response.outputs)
+
+
+def _array_from_contents(tensor: Any, shape: tuple[int, ...]) -> np.ndarray:
+    field = _FIELDS.get(tensor.datatype)
+    if field is None:
+        raise BadRequestError(f"input {quoted(tensor.name)}: {tensor.datatype} is sent in raw_input_contents")
+    if others := [entry.name for entry, _ in tensor.contents.ListFields() if entry.name != field]:
+        raise BadRequestError(f"input {quoted(tensor.name)}: {tensor.datatype} is in {field}, got {others[0]}")
+    values = getattr(tensor.contents, field)
+    if len(values) != prod(shape):
+        raise BadRequestError(
+            f"input {quoted(tensor.name)}: shape {list(shape)} has {prod(shape)} elements, got {len(values)}"
+        )
+    if tensor.datatype == "BYTES":
+        return object_array(list(values), shape)
+    wide = np.array(values)
+    array = wide.astype(DATATYPES[tensor.datatype])
+    if array.dtype.kind in "iu" and not np.array_equal(array, wide):
+        raise BadRequestError(f"input {quoted(tensor.name)}: a number is beyond {tensor.datatype}")
+    return array.reshape(shape)

@@ -1,0 +1,62 @@
+"""A gRPC server on the event loop."""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.serve.protocol.grpc.messages import SERVICE
+from internvl_edge.runtime.serve.protocol.grpc.servicer import STREAM, UNARY, Servicer
+from internvl_edge.runtime.serve.protocol.service import Service
+
+if TYPE_CHECKING:
+    from grpc.aio import Server
+
+_CALLS = 4096
+"""Calls that are held at once; gRPC itself refuses more."""
+
+
+def grpc_server(service: Service) -> "Server":
+    """Return a server of the protocol that has no port yet."""
+    import grpc
+
+    options = [
+        ("grpc.max_receive_message_length", service.options.body_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.so_reuseport", 0),  # a port that another server has is an error
+        ("grpc.server_handshake_timeout_ms", int(service.options.header_s * 1e3)),
+        ("grpc.keepalive_time_ms", int(service.options.body_s * 1e3)),
+        ("grpc.keepalive_timeout_ms", int(service.options.header_s * 1e3)),
+    ]
+    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=_CALLS)
+    servicer = Servicer(service)
+    handlers = {name: grpc.unary_unary_rpc_method_handler(_unary(servicer, name), None, _serialized) for name in UNARY}
+    handlers[STREAM] = grpc.stream_stream_rpc_method_handler(servicer.stream, None, _serialized)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+    return server
+
+
+def listen(server: "Server", host: str, port: int, tls: tuple[bytes, bytes] | None) -> int:
+    """Give the server a port, and return which; `tls` is (key, certificate) in PEM.
+
+    Raises:
+        InputError: the port is taken.
+    """
+    import grpc
+
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        if tls is None:
+            return int(server.add_insecure_port(address))
+        return int(server.add_secure_port(address, grpc.ssl_server_credentials([tls])))
+    except RuntimeError as error:
+        raise InputError(f"{address}: cannot be listened on for gRPC; choose another port") from error
+
+
+def _unary(servicer: Servicer, name: str) -> Callable[[bytes, Any], Awaitable[Any]]:
+    return partial(servicer.answer, name)
+
+
+def _serialized(content: Any) -> bytes:
+    raw: bytes = content.SerializeToString()
+    return raw

@@ -1,0 +1,36 @@
+"""Answers in JSON, refusals among them."""
+
+import json
+from collections.abc import Mapping
+from math import ceil
+from typing import Any
+
+from starlette.responses import Response
+
+from internvl_edge.runtime.serve.refusals import RefusalError
+
+_OPENAI = "/v1/"
+_TYPES = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+def json_answer(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return `content` as a response."""
+    return Response(json.dumps(content), status, headers, media_type="application/json")
+
+
+def refusal_answer(refusal: RefusalError, path: str) -> Response:
+    """Return a refusal in the words of the protocol to which `path` belongs."""
+    headers = {}
+    if refusal.retry_after_s is not None:
+        headers["Retry-After"] = str(max(ceil(refusal.retry_after_s), 1))
+    if refusal.http == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return error_answer(str(refusal), refusal.http, path, headers)
+
+
+def error_answer(message: str, status: int, path: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Return one sentence with a code."""
+    if path.startswith(_OPENAI):
+        kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+        return json_answer({"error": {"message": message, "type": kind, "param": None, "code": None}}, status, headers)
+    return json_answer({"error": message}, status, headers)

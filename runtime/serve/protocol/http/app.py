@@ -1,0 +1,95 @@
+"""The ASGI application: every request is watched, authorised, answered or refused, and cleaned up after."""
+
+from collections.abc import Awaitable, Callable
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from internvl_edge.runtime.serve.observe.exchange import Exchange
+from internvl_edge.runtime.serve.protocol.http.answers import error_answer, refusal_answer
+from internvl_edge.runtime.serve.protocol.http.body import Body, Buffers
+from internvl_edge.runtime.serve.protocol.http.call import Call
+from internvl_edge.runtime.serve.protocol.http.paths import OPEN, PATHS, Answerer
+from internvl_edge.runtime.serve.protocol.http.presence import ClientGoneError
+from internvl_edge.runtime.serve.protocol.service import Service, refusal_of
+
+GONE = "499"
+"""Status of an exchange whose client hung up, as nginx has it."""
+_CALL = "internvl_edge.call"
+_SENTENCES = {404: "there is nothing at this path", 405: "the path does not take this method"}
+
+
+class Application:
+    """Serves one `Service` over HTTP."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._buffers = Buffers(service.options.buffered_bytes)
+        routes = [Route(path, _endpoint(answerer), methods=[method]) for method, path, answerer in PATHS]
+        self._router = Router(routes, redirect_slashes=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            raise ValueError(f"a {scope['type']} connection is not served")
+        http = Request(scope, receive)
+        address = scope["client"][0] if scope.get("client") else ""
+        method = f"{scope['method']} {scope['path']}"
+        with self._service.exchange("http", method, address, http.headers.get("traceparent")) as exchange:
+            body = Body(http, self._service.options.body_bytes, self._buffers)
+            scope[_CALL] = Call(http=http, service=self._service, exchange=exchange, body=body)
+            scope["app"] = self  # so that the router raises what it does not find
+            try:
+                await self._answer(scope, receive, _Watched(send, exchange))
+            except ClientGoneError:
+                exchange.status = GONE
+            finally:
+                body.release()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: "_Watched") -> None:
+        call: Call = scope[_CALL]
+        try:
+            self._authorise(call)
+            await self._router(scope, receive, send)
+        except ClientGoneError:
+            raise
+        except HTTPException as error:
+            sentence = _SENTENCES.get(error.status_code, "the request is not understood")
+            await error_answer(sentence, error.status_code, scope["path"], error.headers)(scope, receive, send)
+        except Exception as error:
+            refusal = refusal_of(error, call.exchange)
+            if send.started:
+                raise
+            await refusal_answer(refusal, scope["path"])(scope, receive, send)
+
+    def _authorise(self, call: Call) -> None:
+        if call.http.url.path in OPEN:
+            return
+        headers = call.http.headers
+        call.exchange.client = self._service.credentials.client(
+            headers.get("authorization", ""), headers.get("x-api-key", ""), call.exchange.client
+        )
+
+
+class _Watched:
+    """Notes the status that is sent."""
+
+    def __init__(self, send: Send, exchange: Exchange) -> None:
+        self._send = send
+        self._exchange = exchange
+        self.started = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started = True
+            self._exchange.status = str(message["status"])
+        await self._send(message)
+
+
+def _endpoint(answerer: Answerer) -> Callable[[Request], Awaitable[ASGIApp]]:
+    async def answer(request: Request) -> ASGIApp:
+        return await answerer(request.scope[_CALL])
+
+    return answer

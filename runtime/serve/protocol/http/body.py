@@ -1,0 +1,127 @@
+"""Bodies, held against the limits while they are read."""
+
+import json
+import zlib
+from typing import Any
+
+from starlette.requests import Request
+
+from internvl_edge.runtime.serve.protocol.http.presence import ClientGoneError
+from internvl_edge.runtime.serve.refusals import BadRequestError, OverloadedError, TooLargeError
+
+_WINDOWS = {"gzip": 31, "deflate": zlib.MAX_WBITS}
+"""Content coding -> zlib's word for its format."""
+_RETRY_S = 1.0
+
+
+class Buffers:
+    """Memory for all bodies that are held at once."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held = 0
+
+    def take(self, count: int) -> None:
+        """Take memory before it is used.
+
+        Raises:
+            OverloadedError: there is no more of it.
+        """
+        if self.held + count > self.limit:
+            raise OverloadedError("the server holds as many bytes of requests as it may; try again", _RETRY_S)
+        self.held += count
+
+
+class Body:
+    """One request's body and the memory it takes; `release` it once the request has ended."""
+
+    def __init__(self, request: Request, limit: int, buffers: Buffers) -> None:
+        self._request = request
+        self._limit = limit
+        self._buffers = buffers
+        self._held = 0
+
+    async def read(self) -> bytes:
+        """Return the whole body, decompressed.
+
+        Raises:
+            TooLargeError: it is beyond the limit.
+            OverloadedError: other bodies fill the memory.
+            BadRequestError: it is compressed in a way that is not known, or broken.
+            ClientGoneError: nobody waits for the answer.
+        """
+        coding = self._request.headers.get("content-encoding", "identity").strip().lower()
+        if coding not in ("identity", *_WINDOWS):
+            raise BadRequestError(f"content coding {coding[:40]!r} is not known; send gzip, deflate or none")
+        if self._declared() > self._limit:
+            raise self._too_large()
+        raw = await self._received()
+        return raw if coding == "identity" else self._decompressed(raw, _WINDOWS[coding])
+
+    def release(self) -> None:
+        """Give the memory back."""
+        self._buffers.held -= self._held
+        self._held = 0
+
+    def _declared(self) -> int:
+        length = self._request.headers.get("content-length", "0")
+        return int(length) if length.isascii() and length.isdigit() else 0
+
+    async def _received(self) -> bytes:
+        parts, more = [], True
+        while more:
+            message = await self._request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGoneError
+            parts.append(message.get("body", b""))
+            more = message.get("more_body", False)
+            self._hold(len(parts[-1]))
+            if self._held > self._limit:
+                raise self._too_large()
+        return b"".join(parts) if len(parts) > 1 else parts[0]
+
+    def _decompressed(self, raw: bytes, window: int) -> bytes:
+        stream = zlib.decompressobj(window)
+        try:
+            whole = stream.decompress(raw, self._limit + 1)
+        except zlib.error as error:
+            raise BadRequestError("the compressed body is broken") from error
+        if len(whole) > self._limit:
+            raise self._too_large()
+        if not stream.eof or stream.unused_data:
+            raise BadRequestError("the compressed body is broken")
+        self._hold(len(whole))
+        return whole
+
+    def _hold(self, count: int) -> None:
+        self._buffers.take(count)
+        self._held += count
+
+    def _too_large(self) -> TooLargeError:
+        return TooLargeError(f"the body is larger than {self._limit} bytes; send less at once")
+
+
+def json_object(raw: "bytes | memoryview", limit: int) -> dict[str, Any]:
+    """Return the JSON object that `raw` holds.
+
+    Raises:
+        TooLargeError: it is beyond the limit.
+        BadRequestError: it is no JSON, or no object.
+    """
+    if len(raw) > limit:
+        raise TooLargeError(f"the JSON is larger than {limit} bytes; send tensors as binary data")
+    try:
+        content = json.loads(bytes(raw), parse_constant=_no_number)
+    except RecursionError as error:
+        raise BadRequestError("the JSON is nested too deeply") from error
+    except UnicodeDecodeError as error:
+        raise BadRequestError("the JSON is not UTF-8") from error
+    except ValueError as error:
+        raise BadRequestError(f"the body is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise BadRequestError("the body is a JSON object")
+    return content
+
+
+def _no_number(word: str) -> Any:
+    raise ValueError(f"{word} is no number")

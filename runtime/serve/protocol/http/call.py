@@ -1,0 +1,72 @@
+"""One HTTP request with all that answering it takes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from starlette.requests import Request as HttpRequest
+
+from internvl_edge.runtime.serve.observe.exchange import Exchange
+from internvl_edge.runtime.serve.protocol.checks import deadline_of
+from internvl_edge.runtime.serve.protocol.http.body import Body, json_object
+from internvl_edge.runtime.serve.protocol.http.infer import Asked
+from internvl_edge.runtime.serve.protocol.http.presence import unless_gone
+from internvl_edge.runtime.serve.protocol.service import Service
+from internvl_edge.runtime.serve.requests import Request, Response
+from internvl_edge.runtime.serve.signature import Signature
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """Handed to the function that answers a path."""
+
+    http: HttpRequest
+    service: Service
+    exchange: Exchange
+    body: Body
+
+    def model(self) -> Signature:
+        """Return the model that the path names.
+
+        Raises:
+            UnknownModelError: it is not served.
+        """
+        path = self.http.path_params
+        return self.service.model(self.exchange, path["model"], path.get("version", ""))
+
+    async def json(self) -> dict[str, Any]:
+        """Return the body as an object; no body is an empty one.
+
+        Raises:
+            RefusalError: it is none, or too large.
+        """
+        return json_object(await self.body.read() or b"{}", self.service.options.json_bytes)
+
+    def request(self, signature: Signature, asked: Asked) -> Request:
+        """Return what the engine is asked."""
+        return Request(
+            model=signature.name,
+            inputs=asked.inputs,
+            outputs=asked.outputs,
+            parameters=asked.parameters,
+            id=asked.id,
+            client=self.exchange.client,
+            deadline=deadline_of(asked.protocol_parameters, self.service.options.deadline_s),
+            trace=self.exchange.trace.header,
+        )
+
+    async def infer(self, request: Request) -> Response:
+        """Return the engine's answer.
+
+        Raises:
+            RefusalError: there is none.
+            ClientGoneError: nobody waits for it.
+        """
+        return await unless_gone(self.http.receive, self.service.infer(self.exchange, request))
+
+    async def infer_rows(self, model: str, inputs: dict[str, np.ndarray], parameters: dict[str, str]) -> np.ndarray:
+        """Return the first output of a model by its name."""
+        signature = self.service.model(self.exchange, model)
+        asked = Asked(inputs=inputs, parameters=parameters)
+        response = await self.infer(self.request(signature, asked))
+        return response.outputs[signature.outputs[0].name]

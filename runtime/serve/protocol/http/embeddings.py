@@ -1,0 +1,113 @@
+"""Embeddings as OpenAI's clients ask for them: texts, and pictures as data URLs, in one list."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from internvl_edge.runtime.serve.models import ENCODE_IMAGE, ENCODE_TEXT
+from internvl_edge.runtime.serve.protocol.checks import quoted
+from internvl_edge.runtime.serve.protocol.http.generate import picture_of_url
+from internvl_edge.runtime.serve.protocol.raw import object_array
+from internvl_edge.runtime.serve.refusals import BadRequestError, UnknownModelError
+
+MODES: Mapping[str, str] = {"internvl-c": "c", "internvl-g": "g"}
+"""Name of a model for these clients -> whose picture features it means; texts have one kind."""
+_FIELDS = {"model", "input", "encoding_format", "dimensions", "user"}
+
+
+class Part(NamedTuple):
+    """What the engine is asked for all texts, or for all pictures."""
+
+    model: str
+    inputs: dict[str, np.ndarray]
+    parameters: dict[str, str]
+    places: list[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Texts and pictures to embed."""
+
+    model: str
+    texts: Mapping[int, bytes]
+    """Place in the list -> text."""
+    pictures: Mapping[int, bytes]
+    base64: bool
+
+    def parts(self) -> list[Part]:
+        """Return the requests that the engine gets."""
+        parts = []
+        if self.texts:
+            parts.append(Part(ENCODE_TEXT, {"text": _array(self.texts)}, {}, list(self.texts)))
+        if self.pictures:
+            mode = {"mode": MODES[self.model]}
+            parts.append(Part(ENCODE_IMAGE, {"image": _array(self.pictures)}, mode, list(self.pictures)))
+        return parts
+
+
+def wanted(content: dict[str, Any]) -> Wanted:
+    """Return what a body asks for.
+
+    Raises:
+        RefusalError: it is not understood.
+    """
+    if unknown := set(content) - _FIELDS:
+        raise BadRequestError(f"field {quoted(min(unknown))} is not known; there are {', '.join(sorted(_FIELDS))}")
+    if (model := content.get("model")) not in list(MODES):
+        raise UnknownModelError(f"model {quoted(model)} is not served here; there are {', '.join(MODES)}")
+    if (form := content.get("encoding_format", "float")) not in ("float", "base64"):
+        raise BadRequestError(f"encoding_format {quoted(form)} is not known; there are float and base64")
+    if content.get("dimensions") is not None:
+        raise BadRequestError("dimensions: these embeddings have one size; leave it out")
+    texts, pictures = {}, {}
+    for place, text in enumerate(_items(content.get("input"))):
+        if picture := picture_of_url(text):
+            pictures[place] = picture
+        else:
+            texts[place] = _encoded(text)
+    return Wanted(model=str(model), texts=texts, pictures=pictures, base64=form == "base64")
+
+
+def answer(request: Wanted, rows: Mapping[int, np.ndarray], tokens: int) -> dict[str, Any]:
+    """Return the embeddings, of unit length as these clients expect."""
+    data = [
+        {"object": "embedding", "index": place, "embedding": _listed(rows[place], request.base64)}
+        for place in sorted(rows)
+    ]
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return {"object": "list", "data": data, "model": request.model, "usage": usage}
+
+
+def model_list() -> dict[str, Any]:
+    """Return the names that may be asked for."""
+    data = [{"id": name, "object": "model", "created": 0, "owned_by": "internvl-edge"} for name in MODES]
+    return {"object": "list", "data": data}
+
+
+def _array(items: Mapping[int, bytes]) -> np.ndarray:
+    return object_array(list(items.values()), (len(items),))
+
+
+def _items(given: Any) -> Sequence[str]:
+    items = [given] if isinstance(given, str) else given
+    if not isinstance(items, list) or not items or not all(isinstance(item, str) for item in items):
+        raise BadRequestError("input: is a text, a data URL of a picture, or a list of them")
+    return items
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRequestError("input: holds half of a surrogate pair, which is no text") from error
+
+
+def _listed(row: np.ndarray, as_base64: bool) -> "str | list[float]":
+    unit = (row / max(float(np.linalg.norm(row)), np.finfo(np.float32).tiny)).astype("<f4")
+    if as_base64:
+        return base64.b64encode(unit.tobytes()).decode()
+    listed: list[float] = unit.tolist()
+    return listed

@@ -1,0 +1,118 @@
+"""Triton's `generate`: an object of plain values in, an object of plain values out, or a stream of them."""
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from math import prod
+from typing import Any, cast
+
+import numpy as np
+from starlette.types import Receive, Scope, Send
+
+from internvl_edge.runtime.serve.protocol.checks import VERSION, model_parameters, request_id
+from internvl_edge.runtime.serve.protocol.http.infer import Asked
+from internvl_edge.runtime.serve.protocol.http.presence import unless_gone
+from internvl_edge.runtime.serve.protocol.raw import object_array
+from internvl_edge.runtime.serve.protocol.textual import array_from_list, list_from_array
+from internvl_edge.runtime.serve.refusals import BadRequestError, RefusalError
+from internvl_edge.runtime.serve.requests import Response
+from internvl_edge.runtime.serve.signature import Signature, Tensor
+
+_PICTURE = re.compile(r"data:image/[\w.+-]+;base64,", re.ASCII)
+_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+
+
+def asked(signature: Signature, content: dict[str, Any]) -> Asked:
+    """Return what an object asks of a model: keys that name inputs give tensors, all others are parameters.
+
+    Raises:
+        RefusalError: it is no request that the model can answer.
+    """
+    parameters = content.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise BadRequestError("parameters: is an object")
+    tensors = {tensor.name: tensor for tensor in signature.inputs}
+    inputs = {name: _array(tensors[name], value) for name, value in content.items() if name in tensors}
+    others = {name: value for name, value in content.items() if name not in {*tensors, "id", "parameters"}}
+    return Asked(
+        inputs=inputs,
+        parameters=model_parameters(signature, {**parameters, **others}),
+        protocol_parameters={**parameters, **others},
+        id=request_id(content.get("id", "")),
+    )
+
+
+def answer(signature: Signature, request: Asked, response: Response) -> dict[str, Any]:
+    """Return a response, or a part of one, as an object; a tensor of one element is that element."""
+    content: dict[str, Any] = {"model_name": signature.name, "model_version": VERSION}
+    if request.id:
+        content["id"] = request.id
+    for name, array in response.outputs.items():
+        values = list_from_array(name, array)
+        content[name] = values[0] if len(values) == 1 else values
+    return content
+
+
+def picture_of_url(text: str) -> bytes | None:
+    """Return the encoded picture that a data URL holds, or None for any other text.
+
+    Raises:
+        BadRequestError: it begins as such a URL and is not base64.
+    """
+    if (begin := _PICTURE.match(text)) is None:
+        return None
+    try:
+        return base64.b64decode(text[begin.end() :], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadRequestError("a data URL holds no base64") from error
+
+
+class EventStream:
+    """A response of server-sent events, one for each part; a refusal amid them is the last one."""
+
+    def __init__(
+        self,
+        parts: AsyncIterator[Response],
+        render: Callable[[Response], dict[str, Any]],
+        refused: Callable[[Exception], RefusalError],
+    ) -> None:
+        self._parts = parts
+        self._render = render
+        self._refused = refused
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the parts as they come; where there is not even one, raise why."""
+        await unless_gone(receive, self._send(send))
+
+    async def _send(self, send: Send) -> None:
+        async with aclosing(cast("AsyncGenerator[Response, None]", self._parts)) as parts:
+            event = _event(self._render(await anext(parts)))
+            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+            try:
+                async for part in parts:
+                    await send({"type": "http.response.body", "body": _event(self._render(part)), "more_body": True})
+            except Exception as error:
+                last = _event({"error": str(self._refused(error))})
+                await send({"type": "http.response.body", "body": last, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _event(content: dict[str, Any]) -> bytes:
+    return f"data: {json.dumps(content)}\n\n".encode()
+
+
+def _array(tensor: Tensor, value: Any) -> np.ndarray:
+    """Return the tensor of `value`, whose first free axis takes what the others leave."""
+    values = value if isinstance(value, list) else [value]
+    sizes = [max(size, 1) for size in tensor.shape]
+    if -1 in tensor.shape:
+        sizes[tensor.shape.index(-1)] = len(values) // prod(sizes)
+    shape = tuple(sizes)
+    pictures = [picture_of_url(v) if tensor.datatype == "BYTES" and isinstance(v, str) else None for v in values]
+    if values and None not in pictures and len(pictures) == prod(shape):
+        return object_array([picture for picture in pictures if picture is not None], shape)
+    return array_from_list(tensor.name, tensor.datatype, shape, values)

@@ -1,0 +1,165 @@
+"""`infer` in JSON, with tensors as binary data behind it where a client likes."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from starlette.responses import Response as HttpResponse
+
+from internvl_edge.runtime.serve.protocol.checks import VERSION, model_parameters, quoted, request_id, tensor_shape
+from internvl_edge.runtime.serve.protocol.http.body import json_object
+from internvl_edge.runtime.serve.protocol.raw import array_from_raw, object_array, raw_from_array
+from internvl_edge.runtime.serve.protocol.textual import array_from_list, list_from_array
+from internvl_edge.runtime.serve.refusals import BadRequestError
+from internvl_edge.runtime.serve.requests import Parameter, Response
+from internvl_edge.runtime.serve.signature import Signature
+
+HEADER_LENGTH = "inference-header-content-length"
+_SIZE = "binary_data_size"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a body says."""
+
+    inputs: Mapping[str, np.ndarray]
+    outputs: tuple[str, ...] | None = None
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    """Those of the model."""
+    protocol_parameters: Mapping[str, Any] = field(default_factory=dict)
+    """All of them."""
+    id: str = ""
+    binary: Mapping[str, bool] = field(default_factory=dict)
+    """Outputs that say for themselves how they are sent."""
+    all_binary: bool = False
+
+
+def asked(signature: Signature, body: bytes, header_length: str | None, json_limit: int) -> Asked:
+    """Return what `body` asks of a model; `header_length` is how much of it is JSON.
+
+    Raises:
+        RefusalError: it is no request that the model can answer.
+    """
+    length = len(body) if header_length is None else _length(header_length, len(body))
+    if length == 0 and header_length is not None:
+        return _one_element(signature, body)
+    view = memoryview(body)
+    content = json_object(view[:length], json_limit)
+    parameters = _object(content, "parameters")
+    outputs = _list(content, "outputs")
+    return Asked(
+        inputs=_inputs(_list(content, "inputs"), view[length:]),
+        outputs=tuple(map(_name, outputs)) or None,
+        parameters=model_parameters(signature, parameters),
+        protocol_parameters=parameters,
+        id=request_id(content.get("id", "")),
+        binary=dict(filter(None, map(_binary_output, outputs))),
+        all_binary=_flag(parameters, "binary_data_output"),
+    )
+
+
+def answer(signature: Signature, request: Asked, response: Response) -> HttpResponse:
+    """Return a response as the request wants its outputs."""
+    outputs, raws = [], []
+    for tensor in signature.outputs:
+        if (array := response.outputs.get(tensor.name)) is None:
+            continue
+        entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(array.shape)}
+        if request.binary.get(tensor.name, request.all_binary):
+            raws.append(raw_from_array(array))
+            entry["parameters"] = {_SIZE: len(raws[-1])}
+        else:
+            entry["data"] = list_from_array(tensor.name, array)
+        outputs.append(entry)
+    content = {"model_name": signature.name, "model_version": VERSION, "outputs": outputs}
+    head = json.dumps({**content, "id": request.id} if request.id else content).encode()
+    if not raws:
+        return HttpResponse(head, media_type="application/json")
+    return HttpResponse(
+        b"".join((head, *raws)), headers={HEADER_LENGTH: str(len(head))}, media_type="application/octet-stream"
+    )
+
+
+def _length(header: str, total: int) -> int:
+    if not (header.isascii() and header.isdigit() and len(header) < 20 and int(header) <= total):
+        raise BadRequestError(f"header {HEADER_LENGTH}: is a number of bytes up to the body's {total}")
+    return int(header)
+
+
+def _one_element(signature: Signature, body: bytes) -> Asked:
+    """Return the body, all of it, as the one element of the one input that the model needs: a picture, say."""
+    needed = [tensor for tensor in signature.inputs if not tensor.optional]
+    if len(needed) != 1 or needed[0].datatype != "BYTES" or any(size not in (-1, 1) for size in needed[0].shape):
+        raise BadRequestError(f"model {signature.name} takes no raw body; send JSON")
+    return Asked(inputs={needed[0].name: object_array([body], (1,) * len(needed[0].shape))})
+
+
+def _inputs(entries: list[dict[str, Any]], binary: memoryview) -> dict[str, np.ndarray]:
+    inputs: dict[str, np.ndarray] = {}
+    offset = 0
+    for entry in entries:
+        name = _name(entry)
+        if name in inputs:
+            raise BadRequestError(f"input {quoted(name)}: is given twice")
+        size = _object(entry, "parameters").get(_SIZE)
+        if size is None:
+            inputs[name] = _listed(name, entry)
+            continue
+        if type(size) is not int or not 0 <= size <= len(binary) - offset or "data" in entry:
+            raise BadRequestError(f"input {quoted(name)}: {_SIZE} {quoted(size)} does not fit what follows the JSON")
+        shape = tensor_shape(name, entry.get("datatype"), entry.get("shape"))
+        inputs[name] = array_from_raw(name, entry["datatype"], shape, binary[offset : offset + size])
+        offset += size
+    if offset != len(binary):
+        raise BadRequestError(f"{len(binary) - offset} bytes follow the JSON that belong to no input")
+    return inputs
+
+
+def _listed(name: str, entry: dict[str, Any]) -> np.ndarray:
+    shape = tensor_shape(name, entry.get("datatype"), entry.get("shape"))
+    encoded = _encoded(name, _object(entry, "parameters"))
+    return array_from_list(name, entry["datatype"], shape, entry.get("data"), encoded)
+
+
+def _encoded(name: str, parameters: Mapping[str, Any]) -> bool:
+    content = parameters.get("content_type", "str")
+    if content not in ("str", "base64") or set(parameters) - {"content_type"}:
+        raise BadRequestError(f"input {quoted(name)}: takes {_SIZE} and content_type, which is str or base64")
+    return bool(content == "base64")
+
+
+def _binary_output(entry: dict[str, Any]) -> tuple[str, bool] | None:
+    parameters = _object(entry, "parameters")
+    if more := set(parameters) - {"binary_data"}:
+        raise BadRequestError(f"outputs: parameter {quoted(min(more))} is not known; there is binary_data")
+    return (entry["name"], _flag(parameters, "binary_data")) if parameters else None
+
+
+def _name(entry: dict[str, Any]) -> str:
+    name = entry.get("name")
+    if not isinstance(name, str):
+        raise BadRequestError("inputs and outputs: each has a name")
+    return name
+
+
+def _flag(parameters: Mapping[str, Any], name: str) -> bool:
+    value = parameters.get(name, False)
+    if not isinstance(value, bool):
+        raise BadRequestError(f"parameter {name}: is true or false")
+    return value
+
+
+def _object(content: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = content.get(key, {})
+    if not isinstance(value, dict):
+        raise BadRequestError(f"{key}: is an object")
+    return value
+
+
+def _list(content: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    value = content.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+        raise BadRequestError(f"{key}: is a list of objects")
+    return value

@@ -1,0 +1,152 @@
+"""What each path answers."""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from starlette.responses import HTMLResponse, Response
+from starlette.types import ASGIApp
+
+from internvl_edge.runtime.serve.observe import metrics
+from internvl_edge.runtime.serve.observe.page import page_html
+from internvl_edge.runtime.serve.protocol import describe
+from internvl_edge.runtime.serve.protocol.http import embeddings, generate, infer
+from internvl_edge.runtime.serve.protocol.http.answers import json_answer
+from internvl_edge.runtime.serve.protocol.http.call import Call
+from internvl_edge.runtime.serve.protocol.http.generate import EventStream
+from internvl_edge.runtime.serve.protocol.service import refusal_of
+from internvl_edge.runtime.serve.refusals import BadRequestError, UnavailableError
+from internvl_edge.runtime.serve.requests import Response as Answer
+
+Answerer = Callable[[Call], Awaitable[ASGIApp]]
+_RETRY_S = 1.0
+
+
+async def _live(call: Call) -> ASGIApp:
+    return json_answer({"live": True})
+
+
+async def _ready(call: Call) -> ASGIApp:
+    _require_ready(call)
+    return json_answer({"ready": True})
+
+
+async def _server(call: Call) -> ASGIApp:
+    return json_answer(describe.server_metadata())
+
+
+async def _model(call: Call) -> ASGIApp:
+    return json_answer(describe.model_metadata(call.model()))
+
+
+async def _model_ready(call: Call) -> ASGIApp:
+    name = call.model().name
+    _require_ready(call)
+    return json_answer({"name": name, "ready": True})
+
+
+async def _config(call: Call) -> ASGIApp:
+    return json_answer(describe.model_config(call.model(), call.service.options.max_batch))
+
+
+async def _stats(call: Call) -> ASGIApp:
+    return json_answer({"model_stats": [describe.model_statistics(call.service.record, call.model())]})
+
+
+async def _all_stats(call: Call) -> ASGIApp:
+    models = call.service.engine.signatures.values()
+    return json_answer({"model_stats": [describe.model_statistics(call.service.record, model) for model in models]})
+
+
+async def _index(call: Call) -> ASGIApp:
+    await call.json()
+    return json_answer(describe.repository_index(list(call.service.engine.signatures), call.service.ready))
+
+
+async def _infer(call: Call) -> ASGIApp:
+    signature = call.model()
+    length = call.http.headers.get(infer.HEADER_LENGTH)
+    asked = infer.asked(signature, await call.body.read(), length, call.service.options.json_bytes)
+    return infer.answer(signature, asked, await call.infer(call.request(signature, asked)))
+
+
+async def _generate(call: Call) -> ASGIApp:
+    signature = call.model()
+    asked = generate.asked(signature, await call.json())
+    return json_answer(generate.answer(signature, asked, await call.infer(call.request(signature, asked))))
+
+
+async def _generate_stream(call: Call) -> ASGIApp:
+    signature = call.model()
+    asked = generate.asked(signature, await call.json())
+
+    def render(part: Answer) -> dict[str, Any]:
+        return generate.answer(signature, asked, part)
+
+    parts = call.service.stream(call.exchange, call.request(signature, asked))
+    return EventStream(parts, render, partial(refusal_of, exchange=call.exchange))
+
+
+async def _embeddings(call: Call) -> ASGIApp:
+    wanted = embeddings.wanted(await call.json())
+    rows: dict[int, np.ndarray] = {}
+    for part in wanted.parts():
+        rows.update(zip(part.places, await call.infer_rows(part.model, part.inputs, part.parameters), strict=True))
+    texts = [text.decode() for text in wanted.texts.values()]
+    return json_answer(embeddings.answer(wanted, rows, call.service.count_tokens(texts)))
+
+
+async def _models(call: Call) -> ASGIApp:
+    return json_answer(embeddings.model_list())
+
+
+async def _metrics(call: Call) -> ASGIApp:
+    service = call.service
+    text = metrics.exposition(service.record, service.ready, service.memory_bytes())
+    return Response(text, media_type=metrics.CONTENT_TYPE)
+
+
+async def _page(call: Call) -> ASGIApp:
+    service = call.service
+    page = page_html(service.record, service.engine.signatures, service.ready, describe.server_version())
+    return HTMLResponse(page, headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"})
+
+
+async def _no_shared_memory(call: Call) -> ASGIApp:
+    raise BadRequestError("shared memory is not offered; send tensors as binary data")
+
+
+def _require_ready(call: Call) -> None:
+    if not call.service.ready:
+        raise UnavailableError("the server is not ready", _RETRY_S)
+
+
+_VERSIONED = {
+    "": ("GET", _model),
+    "/ready": ("GET", _model_ready),
+    "/config": ("GET", _config),
+    "/stats": ("GET", _stats),
+    "/infer": ("POST", _infer),
+    "/generate": ("POST", _generate),
+    "/generate_stream": ("POST", _generate_stream),
+}
+"""Below a model, and below a version of it."""
+OPEN = ("/v2/health/live", "/v2/health/ready")
+"""Paths that need no key: those who restart servers have none."""
+PATHS: tuple[tuple[str, str, Answerer], ...] = (
+    ("GET", "/", _page),
+    ("GET", "/metrics", _metrics),
+    ("GET", "/v2/health/live", _live),
+    ("GET", "/v2/health/ready", _ready),
+    ("GET", "/v2", _server),
+    ("GET", "/v2/models/stats", _all_stats),
+    *((m, f"/v2/models/{{model}}{part}", do) for part, (m, do) in _VERSIONED.items()),
+    *((m, f"/v2/models/{{model}}/versions/{{version}}{part}", do) for part, (m, do) in _VERSIONED.items()),
+    ("POST", "/v2/repository/index", _index),
+    ("POST", "/v2/systemsharedmemory/{rest:path}", _no_shared_memory),
+    ("POST", "/v2/cudasharedmemory/{rest:path}", _no_shared_memory),
+    ("POST", "/v1/embeddings", _embeddings),
+    ("GET", "/v1/models", _models),
+)
+"""(method, path, what answers it)"""

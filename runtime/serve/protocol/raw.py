@@ -1,0 +1,64 @@
+"""Tensors as the protocol's bytes: little-endian rows, and for BYTES each element behind its length."""
+
+import struct
+from collections.abc import Iterator
+from math import prod
+
+import numpy as np
+
+from internvl_edge.runtime.serve.protocol.checks import quoted
+from internvl_edge.runtime.serve.refusals import BadRequestError
+from internvl_edge.runtime.serve.signature import DATATYPES
+
+_LENGTH = struct.Struct("<I")
+
+
+def array_from_raw(name: str, datatype: str, shape: tuple[int, ...], raw: "bytes | memoryview") -> np.ndarray:
+    """Return the tensor `name` that `raw` holds; numbers are read where they lie.
+
+    Raises:
+        BadRequestError: the bytes do not make up this type and shape.
+    """
+    if datatype == "BYTES":
+        return _strings(name, shape, raw)
+    dtype = DATATYPES[datatype]
+    if len(raw) != (expected := prod(shape) * dtype.itemsize):
+        raise BadRequestError(f"input {quoted(name)}: {datatype} {list(shape)} takes {expected} bytes, got {len(raw)}")
+    values = np.frombuffer(raw, dtype.newbyteorder("<"))
+    if datatype == "BOOL" and (np.frombuffer(raw, np.uint8) > 1).any():
+        raise BadRequestError(f"input {quoted(name)}: a BOOL is a byte of 0 or 1")
+    return values.reshape(shape)
+
+
+def raw_from_array(array: np.ndarray) -> bytes:
+    """Return the bytes of `array`."""
+    if array.dtype == np.object_:
+        return b"".join(part for value in array.flat for part in (_LENGTH.pack(len(value)), value))
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+
+
+def object_array(values: "list[bytes]", shape: tuple[int, ...]) -> np.ndarray:
+    """Return strings as NumPy holds them for the engine."""
+    array = np.empty(len(values), np.object_)
+    array[:] = values
+    return array.reshape(shape)
+
+
+def _strings(name: str, shape: tuple[int, ...], raw: "bytes | memoryview") -> np.ndarray:
+    count = prod(shape)
+    if count * _LENGTH.size > len(raw):
+        raise BadRequestError(f"input {quoted(name)}: {count} elements take more than {len(raw)} bytes")
+    values = list(_elements(name, raw))
+    if len(values) != count:
+        raise BadRequestError(f"input {quoted(name)}: shape {list(shape)} has {count} elements, got {len(values)}")
+    return object_array(values, shape)
+
+
+def _elements(name: str, raw: "bytes | memoryview") -> Iterator[bytes]:
+    offset = 0
+    while offset < len(raw):
+        start = offset + _LENGTH.size
+        if start > len(raw) or (end := start + _LENGTH.unpack_from(raw, offset)[0]) > len(raw):
+            raise BadRequestError(f"input {quoted(name)}: the last element is cut off")
+        yield bytes(raw[start:end])
+        offset = end

@@ -1,0 +1,84 @@
+"""Tensors as JSON's lists: nested like the shape, or flat."""
+
+import base64
+import binascii
+from itertools import chain
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from internvl_edge.runtime.serve.protocol.checks import quoted
+from internvl_edge.runtime.serve.protocol.raw import object_array
+from internvl_edge.runtime.serve.refusals import BadRequestError
+from internvl_edge.runtime.serve.signature import DATATYPES
+
+
+def array_from_list(name: str, datatype: str, shape: tuple[int, ...], data: Any, encoded: bool = False) -> np.ndarray:
+    """Return the tensor `name` that `data` holds; `encoded`: its strings are bytes in base64.
+
+    Raises:
+        BadRequestError: the values are not of this type, or not as many as the shape has.
+    """
+    flat = _flat(name, data, len(shape))
+    if len(flat) != prod(shape):
+        raise BadRequestError(f"input {quoted(name)}: shape {list(shape)} has {prod(shape)} elements, got {len(flat)}")
+    kinds = set(map(type, flat))
+    if datatype == "BYTES":
+        if kinds - {str}:
+            raise BadRequestError(f"input {quoted(name)}: BYTES in JSON are strings")
+        return object_array([_bytes(name, text, encoded) for text in flat], shape)
+    allowed = {bool} if datatype == "BOOL" else {int, float} if datatype.startswith("FP") else {int}
+    if kinds - allowed:
+        wanted = "true or false" if datatype == "BOOL" else "numbers" if float in allowed else "whole numbers"
+        raise BadRequestError(f"input {quoted(name)}: {datatype} in JSON are {wanted}")
+    return _numbers(name, datatype, flat).reshape(shape)
+
+
+def list_from_array(name: str, array: np.ndarray) -> list[Any]:
+    """Return the elements of output `name` as JSON has them, flat.
+
+    Raises:
+        BadRequestError: it holds bytes that are no text, or numbers that are none.
+    """
+    if array.dtype == np.object_:
+        try:
+            return [value.decode() for value in array.flat]
+        except UnicodeDecodeError as error:
+            raise BadRequestError(f"output {name}: holds bytes that are no text; ask for it as binary data") from error
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise BadRequestError(f"output {name}: holds NaN or infinity; ask for it as binary data")
+    listed: list[Any] = array.reshape(-1).tolist()
+    return listed
+
+
+def _flat(name: str, data: Any, rank: int) -> list[Any]:
+    if not isinstance(data, list):
+        raise BadRequestError(f"input {quoted(name)}: data is a list")
+    flat = data
+    for _ in range(rank - 1):
+        if set(map(type, flat)) == {list}:
+            flat = list(chain.from_iterable(flat))
+    return flat
+
+
+def _bytes(name: str, text: str, encoded: bool) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True) if encoded else text.encode()
+    except binascii.Error as error:
+        raise BadRequestError(f"input {quoted(name)}: is not base64") from error
+    except UnicodeEncodeError as error:
+        raise BadRequestError(f"input {quoted(name)}: holds half of a surrogate pair, which is no text") from error
+
+
+def _numbers(name: str, datatype: str, flat: list[Any]) -> np.ndarray:
+    dtype = DATATYPES[datatype]
+    try:
+        wide = np.array(flat, np.float64 if dtype.kind == "f" else np.bool_ if dtype.kind == "b" else np.int64)
+    except OverflowError as error:
+        raise BadRequestError(f"input {quoted(name)}: a number is beyond {datatype}") from error
+    with np.errstate(over="ignore"):
+        values = wide.astype(dtype)
+    if not (np.isfinite(values).all() if dtype.kind == "f" else np.array_equal(values, wide)):
+        raise BadRequestError(f"input {quoted(name)}: a number is beyond {datatype}")
+    return values

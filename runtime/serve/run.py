@@ -1,0 +1,81 @@
+"""A bundle, its engine and its protocols put together, on an event loop of their own."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from internvl_edge.runtime.serve.observe.access_log import AccessLog
+from internvl_edge.runtime.serve.observe.device_memory import memory_reader
+from internvl_edge.runtime.serve.observe.record import Record
+from internvl_edge.runtime.serve.observe.tracing import TracingRecord, otlp_provider
+from internvl_edge.runtime.serve.options import ServeOptions
+from internvl_edge.runtime.serve.pool import WorkerEngine
+from internvl_edge.runtime.serve.protocol.credentials import Credentials
+from internvl_edge.runtime.serve.protocol.options import ProtocolOptions
+from internvl_edge.runtime.serve.protocol.service import Service
+from internvl_edge.runtime.serve.server import ServerOptions, require_packages, serve
+from internvl_edge.runtime.tokenizer import Tokenizer
+
+_TOKENIZER_FILE = "tokenizer.model"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extras:
+    """What a server has around its engine and ports."""
+
+    keys: Sequence[str] = ()
+    """API keys; none: everybody may ask."""
+    drain_s: float = 30.0
+    access_log: bool = True
+    traces: bool = False
+    """Spans go where OpenTelemetry's environment variables say."""
+
+
+def run_server(
+    bundle: Path, engine: ServeOptions, server: ServerOptions, extras: Extras, announce: Callable[[str], None]
+) -> None:
+    """Serve `bundle` until SIGTERM or SIGINT.
+
+    Raises:
+        EdgeError: why it can't be served.
+    """
+    require_packages()
+    record = TracingRecord(otlp_provider()) if extras.traces else Record()
+    pool = WorkerEngine(bundle, engine, record)
+    service = Service(
+        pool,
+        record=record,
+        options=ProtocolOptions(
+            body_bytes=engine.max_body_bytes,
+            deadline_s=engine.deadline_ms / 1e3,
+            drain_s=extras.drain_s,
+            max_batch=engine.max_batch,
+        ),
+        credentials=Credentials(extras.keys),
+        access_log=AccessLog() if extras.access_log else None,
+        memory_bytes=memory_reader(),
+        count_tokens=_TokenCount(bundle / _TOKENIZER_FILE),
+    )
+    try:
+        asyncio.run(serve(pool, service, server, announce))
+    finally:
+        if isinstance(record, TracingRecord):
+            record.close()
+
+
+class _TokenCount:
+    """Counts what the model reads of texts: its prefix and marks, and no more than it can read."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._tokenizer: Tokenizer | None = None
+
+    def __call__(self, texts: Sequence[str]) -> int:
+        if not texts:
+            return 0
+        if self._tokenizer is None:
+            self._tokenizer = Tokenizer(self._file)
+        return int(np.count_nonzero(self._tokenizer.encode_texts(texts)))

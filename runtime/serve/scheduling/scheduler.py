@@ -1,0 +1,240 @@
+"""Which batch leaves next: continuous batching, a bounded delay, a bounded queue and turns between clients.
+
+A worker that is free takes what waits; while it works, the next batch gathers by itself. Left alone, that rule may
+settle on a small and a large batch in turn, when clients ask again as soon as they are answered. So a free worker holds
+a request back if less than its part of the crowd is there, but only while those answered a moment ago may come back:
+never when it was idle, never longer than `max_delay_ms`. A full batch goes ahead to a worker that is still busy, which
+then need not wait for it.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from internvl_edge.runtime.serve.options import ServeOptions
+from internvl_edge.runtime.serve.refusals import OverloadedError
+from internvl_edge.runtime.serve.scheduling.cost import BatchCost
+from internvl_edge.runtime.serve.scheduling.fair_queue import FairQueue
+from internvl_edge.runtime.serve.scheduling.ticket import Batch, Key, Ticket
+
+_AHEAD = 2
+"""Batches that a worker holds: the one that it computes and the next."""
+_STREAMS = 4
+"""Streamed batches that a worker writes side by side."""
+_LINES = 256
+"""Keys that are remembered; of more, those without rows are forgotten."""
+_SURE = 0.75
+"""Part of the time to its deadline that a request may be expected to take: batches vary, and late answers are lost."""
+_RETRY_S = 0.1
+"""When to try again where nothing was measured yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What a worker has to do."""
+
+    batches: int = 0
+    streams: int = 0
+    retrying: bool = False
+    """It computes what may have ended a worker before: nothing else is put at risk."""
+    idle_since: float = -math.inf
+
+
+@dataclass(slots=True)
+class _Line:
+    """Requests of one key."""
+
+    queue: FairQueue = field(default_factory=FairQueue)
+    flying: int = 0
+    """Requests at workers, and their rows."""
+    flying_rows: int = 0
+    crowd: int = 1
+    """Requests that were open when the last batch left."""
+    answered: float = -math.inf
+    """When the last batch came back."""
+
+    @property
+    def idle(self) -> bool:
+        return not (self.queue.rows or self.flying)
+
+
+class Scheduler:
+    """The queue of all models."""
+
+    def __init__(self, options: ServeOptions) -> None:
+        self._options = options
+        self._lines: dict[Key, _Line] = {}
+        self._retries: deque[Ticket] = deque()
+        self._waiting: dict[str, int] = {}
+        """Requests of each client of which rows wait."""
+        self._turn = 0
+        self._served: dict[str, int] = {}
+        """The turn in which a client that waits was served last."""
+        self._costs: dict[tuple[str, bool], BatchCost] = {}
+
+    @property
+    def depth(self) -> int:
+        """Return how many requests wait."""
+        return sum(self._waiting.values())
+
+    def add(self, ticket: Ticket, now: float) -> None:
+        """Queue a request.
+
+        A client may take its fair part of a queue that others have filled; twice the queue is never passed.
+
+        Raises:
+            OverloadedError: the queue is full, or what waits will take until past the deadline.
+        """
+        self._require_room(ticket.client)
+        self._require_time(ticket, now)
+        self._line(ticket.key).queue.add(ticket)
+        self._waiting[ticket.client] = self._waiting.get(ticket.client, 0) + 1
+
+    def retry(self, ticket: Ticket) -> None:
+        """Queue rows that a worker was lost with: ahead of all others, and alone."""
+        self._retries.append(ticket)
+        self._waiting[ticket.client] = self._waiting.get(ticket.client, 0) + 1
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Forget what waits of a request."""
+        if not ticket.waiting:
+            return
+        if ticket in self._retries:
+            self._retries.remove(ticket)
+        else:
+            self._lines[ticket.key].queue.remove(ticket)
+        ticket.first_waiting = ticket.rows
+        self._leave(ticket.client)
+
+    def take(self, now: float, load: Load) -> Batch | None:
+        """Return what a worker shall compute next, if anything may leave yet; work past its deadline is dropped."""
+        if load.retrying:
+            return None
+        self._drop_overdue(now)
+        if self._retries:
+            idle = not (load.batches or load.streams)
+            return self._leaving(self._next_retry()) if idle else None
+        ready = [(key, line) for key, line in self._queued() if self._may_leave(key, line, now, load)]
+        if not ready:
+            return None
+        key, line = min(ready, key=lambda item: self._rank(item[1]))
+        return self._leaving(Batch(key, line.queue.take(self._options.max_batch)))
+
+    def wake_at(self, idle_since: float) -> float | None:
+        """Return when a worker that is idle may take what is held back from it; None: nothing is."""
+        held = (self._held_until(key, line, idle_since) for key, line in self._queued() if not key.stream)
+        return min(held, default=None)
+
+    def done(self, batch: Batch, now: float, seconds: float) -> None:
+        """Note that a batch came back, for which a worker was busy for `seconds`."""
+        self._landed(batch)
+        self._lines[batch.key].answered = now
+        self._costs.setdefault((batch.key.model, batch.key.stream), BatchCost()).learn(batch.rows, seconds)
+
+    def lost(self, batch: Batch) -> None:
+        """Note that a batch will not come back."""
+        self._landed(batch)
+
+    def backlog_s(self) -> float:
+        """Return how long all that waits and flies will take."""
+        work = sum(
+            self._cost(key).of_many(line.queue.rows + line.flying_rows, self._options.max_batch)
+            for key, line in self._lines.items()
+            if not line.idle
+        )
+        return work / self._options.workers
+
+    def _require_room(self, client: str) -> None:
+        depth, queue = self.depth, self._options.queue
+        clients = len(self._waiting) + (client not in self._waiting)
+        if depth < queue or (self._waiting.get(client, 0) < queue // clients and depth < 2 * queue):
+            return
+        raise OverloadedError(f"the queue is full: {depth} requests wait; try again later", self._retry_after())
+
+    def _require_time(self, ticket: Ticket, now: float) -> None:
+        """Refuse at once what would be dropped later; where nothing else is to be done, try it."""
+        if ticket.deadline is None or (backlog := self.backlog_s()) == 0:
+            return
+        cost = self._cost(ticket.key)
+        own = self._waiting.get(ticket.client, 0) + 1
+        turns = cost.of_many(own * len({*self._waiting, ticket.client}), self._options.max_batch)
+        wait = min(backlog, turns / self._options.workers + cost.of(self._options.max_batch))
+        needed = wait + cost.of_many(ticket.waiting, self._options.max_batch)
+        late = needed - _SURE * (ticket.deadline - now)
+        if late > 0:
+            raise OverloadedError(
+                f"{self.depth} requests wait, too many for this one's deadline; try again later", max(late, _RETRY_S)
+            )
+
+    def _retry_after(self) -> float:
+        return max(self.backlog_s(), _RETRY_S)
+
+    def _queued(self) -> Iterator[tuple[Key, _Line]]:
+        return ((key, line) for key, line in self._lines.items() if line.queue.rows)
+
+    def _may_leave(self, key: Key, line: _Line, now: float, load: Load) -> bool:
+        if key.stream:
+            return load.streams < _STREAMS
+        if load.batches:
+            return load.batches < _AHEAD and self._is_full(key, line)
+        return now >= self._held_until(key, line, load.idle_since)
+
+    def _is_full(self, key: Key, line: _Line) -> bool:
+        return bool(key.alone) or line.queue.rows >= self._options.max_batch
+
+    def _held_until(self, key: Key, line: _Line, idle_since: float) -> float:
+        """Return until when an idle worker waits for company: -inf if enough is there or none is expected."""
+        part = math.ceil(line.crowd / (self._options.workers + 1))  # each worker has its part, and one gathers
+        if self._is_full(key, line) or line.queue.tickets >= part:
+            return -math.inf
+        delay = self._options.max_delay_ms / 1e3
+        return min(line.answered, max(line.queue.oldest, idle_since)) + delay
+
+    def _rank(self, line: _Line) -> tuple[int, float]:
+        """Return whose turn it is: of the client that was served least recently; of several, the oldest request."""
+        return min(self._served.get(client, 0) for client in line.queue.clients), line.queue.oldest
+
+    def _next_retry(self) -> Batch:
+        ticket = self._retries.popleft()
+        return Batch(ticket.key, (ticket.take(ticket.waiting),))
+
+    def _leaving(self, batch: Batch) -> Batch:
+        """Note that a batch leaves."""
+        self._turn += 1
+        for part in batch.slices:
+            self._served[part.ticket.client] = self._turn
+            if not part.ticket.waiting:
+                self._leave(part.ticket.client)
+        line = self._line(batch.key)
+        line.flying += len(batch.slices)
+        line.flying_rows += batch.rows
+        line.crowd = line.flying + line.queue.tickets
+        return batch
+
+    def _landed(self, batch: Batch) -> None:
+        line = self._lines[batch.key]
+        line.flying -= len(batch.slices)
+        line.flying_rows -= batch.rows
+
+    def _line(self, key: Key) -> _Line:
+        if key not in self._lines and len(self._lines) >= _LINES:
+            self._lines = {kept: line for kept, line in self._lines.items() if not line.idle}
+        return self._lines.setdefault(key, _Line())
+
+    def _leave(self, client: str) -> None:
+        """Count one request less; who has none is forgotten, so that a rare guest is served first."""
+        self._waiting[client] -= 1
+        if not self._waiting[client]:
+            del self._waiting[client]
+            self._served.pop(client, None)
+
+    def _drop_overdue(self, now: float) -> None:
+        overdue = [ticket for ticket in self._retries if ticket.deadline is not None and ticket.deadline <= now]
+        for _, line in self._queued():
+            overdue += line.queue.overdue(now)
+        for ticket in overdue:
+            self.withdraw(ticket)
+
+    def _cost(self, key: Key) -> BatchCost:
+        return self._costs.get((key.model, key.stream)) or BatchCost()

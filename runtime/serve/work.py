@@ -1,0 +1,129 @@
+"""Requests under way: what has come back of each, and who is told when all of it has."""
+
+import asyncio
+from collections.abc import Mapping
+
+import numpy as np
+
+from internvl_edge.runtime.serve.models import Served
+from internvl_edge.runtime.serve.refusals import FailedError, RefusalError
+from internvl_edge.runtime.serve.requests import Request, Response
+from internvl_edge.runtime.serve.scheduling.ticket import Slice, Ticket
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class Work:
+    """A request whose rows may go apart."""
+
+    def __init__(self, request: Request, served: Served) -> None:
+        self.request = request
+        self.served = served
+        self.rows = served.rows(request)
+        self.tickets: list[Ticket] = []
+        """Its rows in the queue; more than one after a worker was lost."""
+        self.closed = False
+        """Nobody waits for it any more."""
+        self.late: asyncio.TimerHandle | None = None
+        """Gives it up at its deadline."""
+        self.answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        self._outputs: dict[int, Arrays] = {}
+        """By the first row."""
+        self._missing = self.rows
+
+    @property
+    def complete(self) -> bool:
+        """Return whether all rows have come back."""
+        return not self._missing
+
+    def take(self, part: Slice, outputs: Arrays) -> None:
+        """Take what came back for some rows."""
+        self._outputs[part.start] = outputs
+        self._missing -= part.stop - part.start
+        if not self._missing and not self.answer.done():
+            self.answer.set_result(Response(outputs=self._joined()))
+
+    def fail(self, refusal: RefusalError) -> None:
+        """Tell that there is no answer; the first reason stands."""
+        if not (self.answer.done() or self.closed):
+            self.answer.set_exception(refusal)
+
+    def close(self) -> None:
+        """Note that nobody waits for it any more."""
+        self.closed = True
+        if self.answer.done() and not self.answer.cancelled():
+            self.answer.exception()  # asyncio would log one that was never looked at
+
+    def piece(self, part: Slice, row: int, text: str) -> None:
+        """Take text that was added to a row: only what streams has any."""
+
+    def lost(self, part: Slice) -> None:
+        """Note that some rows begin anew."""
+
+    def _joined(self) -> Arrays:
+        parts = [self._outputs[start] for start in sorted(self._outputs)]
+        asked = self.request.outputs
+        names = [tensor.name for tensor in self.served.signature.outputs if asked is None or tensor.name in asked]
+        if len(parts) == 1:
+            return {name: parts[0][name] for name in names}
+        return {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+
+class StreamedWork(Work):
+    """A request whose rows are written piece by piece; what a row begun anew repeats is not given twice."""
+
+    def __init__(self, request: Request, served: Served) -> None:
+        super().__init__(request, served)
+        self.begun = False
+        """A piece of it came: it is no longer late."""
+        self._given = [""] * self.rows
+        self._written = [""] * self.rows
+        self._changed = asyncio.Event()
+
+    def take(self, part: Slice, outputs: Arrays) -> None:
+        """Note that some rows are written to their end."""
+        super().take(part, {"text": np.array([b""] * (part.stop - part.start), np.object_)})
+        self._changed.set()
+
+    def fail(self, refusal: RefusalError) -> None:
+        """Tell that no more comes."""
+        super().fail(refusal)
+        self._changed.set()
+
+    def piece(self, part: Slice, row: int, text: str) -> None:
+        """Take text that was added to a row."""
+        self.begun = True
+        index = part.start + row
+        self._written[index] += text
+        shorter = min(len(self._written[index]), len(self._given[index]))
+        if self._written[index][:shorter] != self._given[index][:shorter]:
+            self.fail(FailedError(f"{self.request.model}: a worker was lost, and the answer can't be taken up again"))
+        self._changed.set()
+
+    def lost(self, part: Slice) -> None:
+        """Note that some rows begin anew."""
+        for index in range(part.start, part.stop):
+            self._written[index] = ""
+
+    async def next(self) -> Response:
+        """Wait for more, and return all that has come.
+
+        Raises:
+            RefusalError: there is no more of it.
+        """
+        await self._changed.wait()
+        self._changed.clear()
+        final = self.answer.done()
+        if final:
+            self.answer.result()
+        return Response(
+            outputs={"text": np.array([self._new(row) for row in range(self.rows)], np.object_)}, final=final
+        )
+
+    def _new(self, row: int) -> bytes:
+        """Return what was written of a row and not given, as given."""
+        given, written = self._given[row], self._written[row]
+        if len(written) <= len(given):
+            return b""
+        self._given[row] = written
+        return written[len(given) :].encode()

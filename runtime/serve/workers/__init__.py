@@ -1,0 +1,1 @@
+"""Processes that hold a model each, and how they are spoken to, watched and restarted."""

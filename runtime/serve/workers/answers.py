@@ -1,0 +1,238 @@
+"""What a worker's model answers to a batch: pictures decoded in threads, parts joined, computed and cut again."""
+
+import io
+import logging
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from internvl_edge.runtime.decode import decode, limit_pixels, reason
+from internvl_edge.runtime.errors import BackendError, BundleError, EdgeError, InputError
+from internvl_edge.runtime.features import CLASSIFICATION_SCALE, directed, softmax, unit
+from internvl_edge.runtime.model import DEFAULT_PROMPT, DEFAULT_TEMPLATES, InternVL
+from internvl_edge.runtime.preprocess import Geometry, place
+from internvl_edge.runtime.serve.models import CAPTION, CLASSIFY, ENCODE_IMAGE, ENCODE_TEXT
+from internvl_edge.runtime.serve.options import ServeOptions
+from internvl_edge.runtime.serve.refusals import BadRequestError, FailedError, RefusalError, TooLargeError
+from internvl_edge.runtime.serve.workers.messages import Arrays, Job, Piece
+from internvl_edge.runtime.stages import DECODE_IMAGE, PREPROCESS, Stages
+
+logger = logging.getLogger(__name__)
+
+_GEOMETRY: Mapping[str, Geometry] = {ENCODE_IMAGE: "squash", CLASSIFY: "crop", CAPTION: "squash"}
+"""Tasks on pictures -> how these are scaled."""
+_CLASSIFIERS = 32
+"""Sets of labels whose features are kept."""
+_DECODERS = 4
+"""Threads that decode pictures: those of the next batch while this one is computed."""
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A job whose pictures are being decoded."""
+
+    job: Job
+    pixels: "list[list[Future[np.ndarray]]]"
+    """Of each part; empty where the model takes no pictures."""
+    stages: Stages = field(default_factory=Stages)
+
+
+class Answers:
+    """Answers jobs with one model; `prepare` in any thread, the rest in one."""
+
+    def __init__(self, model: InternVL, options: ServeOptions) -> None:
+        self._model = model
+        self._options = options
+        self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="pictures")
+        self._classifiers: OrderedDict[tuple[tuple[str, ...], tuple[str, ...]], np.ndarray] = OrderedDict()
+        limit_pixels(options.max_pixels)
+
+    def prepare(self, job: Job) -> Prepared:
+        """Begin to decode a job's pictures."""
+        prepared = Prepared(job, [])
+        if job.model in _GEOMETRY:
+            prepared.pixels = [
+                [self._decoders.submit(self._pixels, content, job.model, prepared.stages) for content in part["image"]]
+                for part in job.parts
+            ]
+        return prepared
+
+    def answer(self, prepared: Prepared) -> tuple[Arrays | RefusalError, ...]:
+        """Return the outputs of each part, or why it has none; one part's fault is not its neighbours'."""
+        self._model.stages = prepared.stages
+        inputs = self._inputs(prepared)
+        good = [index for index, part in enumerate(inputs) if not isinstance(part, RefusalError)]
+        results: list[Arrays | RefusalError] = [part if isinstance(part, RefusalError) else {} for part in inputs]
+        for index, result in zip(good, self._computed(prepared.job, [inputs[index] for index in good]), strict=True):
+            results[index] = result
+        return tuple(results)
+
+    def stream(self, prepared: Prepared) -> "Iterator[Piece | tuple[Arrays | RefusalError, ...]]":
+        """Yield the pieces of captions as they are written, and at last what became of each part."""
+        self._model.stages = prepared.stages
+        job, inputs = prepared.job, self._inputs(prepared)
+        results: list[Arrays | RefusalError] = [part if isinstance(part, RefusalError) else {} for part in inputs]
+        good = [index for index, part in enumerate(inputs) if not isinstance(part, RefusalError)]
+        owners = [(index, row) for index in good for row in range(_rows(inputs[index]))]
+        try:
+            if good:
+                pixels = np.concatenate([inputs[index]["image"] for index in good])
+                for piece in self._model.stream(pixels, **self._caption_settings(job, beams=False)):
+                    part, row = owners[piece.picture]
+                    yield Piece(job.id, part, row, piece.text)
+                    self._model.stages = prepared.stages  # other jobs ran meanwhile
+        except Exception as error:
+            refusal = _refusal(job, error)
+            for index in good:
+                results[index] = refusal
+        yield tuple(results)
+
+    def close(self) -> None:
+        """Stop the threads and free the model."""
+        self._decoders.shutdown(cancel_futures=True)
+        self._model.close()
+
+    def _inputs(self, prepared: Prepared) -> "list[Any]":
+        """Return each part's inputs, pictures as pixel values; or why they cannot be read."""
+        if prepared.job.model not in _GEOMETRY:
+            return list(prepared.job.parts)
+        return [_read(prepared.job, pictures) for pictures in prepared.pixels]
+
+    def _computed(self, job: Job, parts: "list[Arrays]") -> list[Arrays | RefusalError]:
+        if not parts:
+            return []
+        try:
+            return _cut(self._outputs(job, _joined(parts)), [_rows(part) for part in parts])
+        except Exception as error:
+            if len(parts) > 1:
+                return [result for part in parts for result in self._computed(job, [part])]
+            return [_refusal(job, error)]
+
+    def _outputs(self, job: Job, inputs: Arrays) -> dict[str, np.ndarray]:
+        task = _TASKS.get(job.model)
+        if task is None:
+            return self._model.session(job.model).run(inputs, job.outputs, self._model.stages)
+        return task(self, job, inputs)
+
+    def _encode_image(self, job: Job, inputs: Arrays) -> dict[str, np.ndarray]:
+        mode: Any = job.parameters["mode"]
+        return {"embedding": np.asarray(self._model.encode_image(inputs["image"], mode), np.float32)}
+
+    def _encode_text(self, job: Job, inputs: Arrays) -> dict[str, np.ndarray]:
+        return {"embedding": np.asarray(self._model.encode_text(_texts(inputs["text"])), np.float32)}
+
+    def _classify(self, job: Job, inputs: Arrays) -> dict[str, np.ndarray]:
+        mode: Any = job.parameters["mode"]
+        templates = job.shared.get("templates")
+        classifier = self._classifier(
+            tuple(_texts(job.shared["labels"])), DEFAULT_TEMPLATES if templates is None else tuple(_texts(templates))
+        )
+        features = self._model.encode_image(inputs["image"], mode)
+        return {"probabilities": softmax(CLASSIFICATION_SCALE * (unit(directed(features, "pictures")) @ classifier))}
+
+    def _classifier(self, labels: tuple[str, ...], templates: tuple[str, ...]) -> np.ndarray:
+        key = (labels, templates)
+        if key not in self._classifiers:
+            self._classifiers[key] = self._model.classifier(labels, templates)
+        self._classifiers.move_to_end(key)
+        if len(self._classifiers) > _CLASSIFIERS:
+            self._classifiers.popitem(last=False)
+        return self._classifiers[key]
+
+    def _caption(self, job: Job, inputs: Arrays) -> dict[str, np.ndarray]:
+        captions = self._model.caption(inputs["image"], **self._caption_settings(job, beams=True))
+        return {"text": np.array([caption.encode() for caption in captions], np.object_)}
+
+    def _caption_settings(self, job: Job, beams: bool) -> dict[str, Any]:
+        prompt = job.shared.get("prompt")
+        settings = {name: value for name, value in job.parameters.items() if beams or name != "num_beams"}
+        return {"prompt": DEFAULT_PROMPT if prompt is None else _texts(prompt)[0], **settings}
+
+    def _pixels(self, content: bytes, task: str, stages: Stages) -> np.ndarray:
+        """Return the pixel values ``[3, S, S]`` of an encoded picture: nothing else is ever taken for one."""
+        if not isinstance(content, bytes):
+            raise TypeError(f"{type(content).__name__} is no encoded picture")
+        size = self._model.info.image_size
+        values = np.empty((3, size, size), np.float32)
+        with stages.stage(DECODE_IMAGE):
+            _require_few_pixels(content, self._options.max_pixels)
+            picture = decode(content)
+        with stages.stage(PREPROCESS):
+            place(picture, _GEOMETRY[task], values)
+        return values
+
+
+_TASKS = {
+    ENCODE_IMAGE: Answers._encode_image,
+    ENCODE_TEXT: Answers._encode_text,
+    CLASSIFY: Answers._classify,
+    CAPTION: Answers._caption,
+}
+
+
+def _read(job: Job, pictures: "list[Future[np.ndarray]]") -> Arrays | RefusalError:
+    """Wait for the pictures of one part."""
+    errors = [error for picture in pictures if (error := picture.exception()) is not None]
+    if not errors:
+        return {"image": np.stack([picture.result() for picture in pictures])}
+    if isinstance(errors[0], TooLargeError):
+        return TooLargeError(f"{job.model}: image has {errors[0]}")
+    why = reason(errors[0]) if isinstance(errors[0], Exception) else type(errors[0]).__name__
+    return BadRequestError(f"{job.model}: image cannot be read ({why})")
+
+
+def _require_few_pixels(content: bytes, limit: int) -> None:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content)) as opened:
+            pixels = opened.width * opened.height
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        pixels = limit + 1
+    if pixels > limit:
+        raise TooLargeError(f"more than {limit} pixels")
+
+
+def _joined(parts: Sequence[Arrays]) -> Arrays:
+    if len(parts) == 1:
+        return parts[0]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _cut(outputs: Arrays, rows: Sequence[int]) -> list[Arrays | RefusalError]:
+    """Return the rows of each part; of one part, all that there is."""
+    if len(rows) == 1:
+        return [outputs]
+    ends = np.cumsum(rows)
+    return [
+        {name: values[end - count : end] for name, values in outputs.items()}
+        for count, end in zip(rows, ends, strict=True)
+    ]
+
+
+def _rows(part: Arrays) -> int:
+    return len(next(iter(part.values())))
+
+
+def _texts(values: np.ndarray) -> list[str]:
+    return [value.decode() for value in values]
+
+
+def _refusal(job: Job, error: Exception) -> RefusalError:
+    """Return what a client may know of an error; the whole of it goes to the server's log."""
+    if isinstance(error, InputError):
+        return BadRequestError(f"{job.model}: {error}")
+    if isinstance(error, BackendError) and job.model not in _TASKS:
+        logger.warning("%s: %s", job.model, error)
+        return BadRequestError(f"{job.model}: the graph fails on these values")
+    if isinstance(error, EdgeError):
+        logger.error("%s: %s", job.model, error)
+        if isinstance(error, BundleError):
+            return FailedError(f"{job.model}: the bundle does not suffice for it")
+        return FailedError(f"{job.model}: the model fails on this input")
+    logger.error("%s: failed", job.model, exc_info=error)
+    return FailedError(f"{job.model}: failed inside the server")

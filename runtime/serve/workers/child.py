@@ -1,0 +1,190 @@
+"""A worker's process: it opens a model, then answers jobs from its socket until that closes.
+
+One thread reads, so that pictures of the next job are decoded meanwhile; the main thread computes: one batch, then one
+step of every stream, in turn.
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from internvl_edge.runtime.errors import EdgeError
+from internvl_edge.runtime.model import InternVL
+from internvl_edge.runtime.serve.refusals import RefusalError
+from internvl_edge.runtime.serve.workers.answers import Answers, Prepared
+from internvl_edge.runtime.serve.workers.frames import FrameReader, frame
+from internvl_edge.runtime.serve.workers.messages import Arrays, Cancel, Done, Job, Opened, OpenFailed, Piece, Setup
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Serve the socket whose number is the only argument."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the server's: it drains first, then closes the socket
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    messages = _received(connection)
+    setup: Setup | None = next(messages, None)
+    if setup is None:
+        return
+    try:
+        answers = Answers(_opened(setup), setup.options)
+    except EdgeError as error:
+        _send(connection, OpenFailed(str(error)))
+        return
+    _send(connection, Opened())
+    todo = _Todo()
+    threading.Thread(target=_read, args=(messages, answers, todo), daemon=True).start()
+    with suppress(ConnectionError):  # the server is gone
+        _serve(connection, answers, todo)
+
+
+def _opened(setup: Setup) -> InternVL:
+    """Open every graph now: a worker that is up answers at once."""
+    model = InternVL.open(
+        setup.bundle,
+        setup.options.backend,
+        verify=False,  # the server did
+        batch_size=setup.options.max_batch,
+        options=setup.options.session,
+    )
+    for graph in setup.graphs:
+        model.session(graph)
+    if "tokenizer.model" in model.bundle.manifest.files:
+        _ = model.tokenizer
+    return model
+
+
+class _Todo:
+    """Jobs that were read and not begun, and those among all open ones that nobody wants any more."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._jobs: deque[Prepared] = deque()
+        self._open: set[int] = set()
+        self._cancelled: set[int] = set()
+        self._closed = False
+
+    def add(self, prepared: Prepared) -> None:
+        with self._changed:
+            self._jobs.append(prepared)
+            self._open.add(prepared.job.id)
+            self._changed.notify()
+
+    def cancel(self, job: int) -> None:
+        with self._changed:
+            self._cancelled |= {job} & self._open
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def next(self, *, wait: bool) -> Prepared | None:
+        """Return the next job; None when closed, or where there is none and none is waited for."""
+        with self._changed:
+            while wait and not (self._jobs or self._closed):
+                self._changed.wait()
+            return self._jobs.popleft() if self._jobs else None
+
+    def is_cancelled(self, job: int) -> bool:
+        with self._changed:
+            return job in self._cancelled
+
+    def forget(self, job: int) -> None:
+        with self._changed:
+            self._open.discard(job)
+            self._cancelled.discard(job)
+
+
+@dataclass(slots=True)
+class _Stream:
+    """A streamed job that is under way."""
+
+    prepared: Prepared
+    steps: "Iterator[Piece | tuple[Arrays | RefusalError, ...]]"
+    seconds: float = 0.0
+
+
+def _read(messages: Iterator[Any], answers: Answers, todo: _Todo) -> None:
+    for message in messages:
+        if isinstance(message, Job):
+            todo.add(answers.prepare(message))
+        elif isinstance(message, Cancel):
+            todo.cancel(message.id)
+    todo.close()
+
+
+def _serve(connection: socket.socket, answers: Answers, todo: _Todo) -> None:
+    streams: list[_Stream] = []
+    while (prepared := todo.next(wait=not streams)) is not None or streams:
+        if prepared is not None and todo.is_cancelled(prepared.job.id):
+            _finish(connection, todo, prepared, (), 0.0)
+        elif prepared is not None and prepared.job.stream:
+            streams.append(_Stream(prepared, answers.stream(prepared)))
+        elif prepared is not None:
+            start = time.perf_counter()
+            results = answers.answer(prepared)
+            _finish(connection, todo, prepared, results, time.perf_counter() - start)
+        streams = [stream for stream in streams if _goes_on(connection, todo, stream)]
+
+
+def _goes_on(connection: socket.socket, todo: _Todo, stream: _Stream) -> bool:
+    """Take one step of a stream; return whether there are more."""
+    if todo.is_cancelled(stream.prepared.job.id):
+        _finish(connection, todo, stream.prepared, (), stream.seconds)
+        return False
+    start = time.perf_counter()
+    step = next(stream.steps)
+    stream.seconds += time.perf_counter() - start
+    if isinstance(step, Piece):
+        _send(connection, step)
+        return True
+    _finish(connection, todo, stream.prepared, step, stream.seconds)
+    return False
+
+
+def _finish(
+    connection: socket.socket,
+    todo: _Todo,
+    prepared: Prepared,
+    results: tuple[Arrays | RefusalError, ...],
+    seconds: float,
+) -> None:
+    stages: dict[str, float] = {}
+    for span in prepared.stages.spans:
+        stages[span.stage] = stages.get(span.stage, 0.0) + (span.end_ns - span.start_ns) / 1e9
+    todo.forget(prepared.job.id)
+    _send(connection, Done(prepared.job.id, results, stages, seconds))
+
+
+def _received(connection: socket.socket) -> Iterator[Any]:
+    """Yield what the server sends, until it closes the socket or is gone."""
+    reader = FrameReader()
+    while True:
+        try:
+            count = connection.recv_into(reader.space())
+        except ConnectionError:
+            return
+        if not count:
+            return
+        yield from reader.received(count)
+
+
+def _send(connection: socket.socket, message: object) -> None:
+    for piece in frame(message):
+        connection.sendall(piece)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format=f"worker {os.getpid()}: %(levelname)s %(message)s")
+    main()

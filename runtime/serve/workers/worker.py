@@ -1,0 +1,146 @@
+"""One worker through all its lives: started, given jobs, and started again when it is lost."""
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Protocol
+
+from internvl_edge.runtime.serve.scheduling.scheduler import Load
+from internvl_edge.runtime.serve.scheduling.ticket import Batch
+from internvl_edge.runtime.serve.workers.messages import Cancel, Job, Opened, OpenFailed
+from internvl_edge.runtime.serve.workers.process import Launch, Link
+
+logger = logging.getLogger(__name__)
+
+_BACKOFF_S = (0.0, 0.2, 1.0, 5.0, 15.0)
+"""Wait before a start, by the number of lives just before it that answered nothing; the last for all further ones."""
+
+
+class Owner(Protocol):
+    """Who gives jobs to workers."""
+
+    def worker_up(self, worker: "Worker") -> None:
+        """Note that it takes jobs."""
+        ...
+
+    def worker_down(self, worker: "Worker", held: list[Batch]) -> None:
+        """Note that it takes none, and take back what it held."""
+        ...
+
+    def worker_said(self, worker: "Worker", message: Any) -> None:
+        """Take a message about a job."""
+        ...
+
+
+class Worker:
+    """Watches over one process at a time."""
+
+    def __init__(
+        self,
+        name: str,
+        launch: Launch,
+        owner: Owner,
+        startup_s: float,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.name = name
+        self.up = False
+        """It takes jobs."""
+        self.failures = 0
+        """Lives in a row that answered nothing."""
+        self.failure = ""
+        """Why the last of them ended."""
+        self.jobs: dict[int, Batch] = {}
+        """What it holds, oldest first."""
+        self.link: Link | None = None
+        self._idle_since = -math.inf
+        """When it gave back a batch last."""
+        self._given: dict[int, float] = {}
+        """When each job was handed to it."""
+        self._launch = launch
+        self._owner = owner
+        self._startup_s = startup_s
+        self._sleep = sleep
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def load(self) -> Load:
+        """Return what it has to do."""
+        streams = sum(batch.key.stream for batch in self.jobs.values())
+        return Load(
+            batches=len(self.jobs) - streams,
+            streams=streams,
+            retrying=any(part.ticket.crashes for batch in self.jobs.values() for part in batch.slices),
+            idle_since=self._idle_since,
+        )
+
+    def start(self) -> None:
+        """Begin to live."""
+        self._task = asyncio.ensure_future(self._run())
+
+    async def stop(self) -> None:
+        """End, for good."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        if self.link is not None:
+            await self.link.close()
+
+    def give(self, job: Job, batch: Batch, now: float) -> None:
+        """Hand it a job."""
+        assert self.link is not None
+        self.jobs[job.id] = batch
+        self._given[job.id] = now
+        self.link.send(job)
+
+    def cancel(self, job: int) -> None:
+        """Tell it that nobody waits for a job any more; it still says when that is done."""
+        assert self.link is not None
+        self.link.send(Cancel(job))
+
+    def finish(self, job: int, now: float) -> tuple[Batch, float]:
+        """Take a job off it that is done, with the seconds that it alone took: since the one before it was done."""
+        batch, given = self.jobs.pop(job), self._given.pop(job)
+        seconds = now - max(given, self._idle_since)
+        self.failures, self._idle_since = 0, now
+        return batch, seconds
+
+    async def _run(self) -> None:
+        while True:
+            self.failures += 1  # until it answers
+            self.failure = ""
+            try:
+                self.link = await self._launch(self._received)
+                how = await self._life(self.link)
+            except OSError as error:
+                how = f"could not be started ({error.strerror})"
+            self.failure = self.failure or how
+            logger.error("%s: %s; it is started again", self.name, self.failure)
+            held, self.jobs, self._given, self.up = list(self.jobs.values()), {}, {}, False
+            self._owner.worker_down(self, held)
+            await self._sleep(_BACKOFF_S[min(self.failures, len(_BACKOFF_S) - 1)])
+
+    async def _life(self, link: Link) -> str:
+        """Wait for the end of a process, and end it if it does not open in time; return how it ended."""
+        slow = asyncio.get_running_loop().call_later(self._startup_s, self._too_slow, link)
+        try:
+            return await link.ended()
+        finally:
+            slow.cancel()
+
+    def _too_slow(self, link: Link) -> None:
+        if not self.up:
+            self.failure = f"opened nothing within {self._startup_s:g} s"
+            link.kill()
+
+    def _received(self, message: Any) -> None:
+        if isinstance(message, Opened):
+            self.up = True
+            self._owner.worker_up(self)
+        elif isinstance(message, OpenFailed):
+            self.failure = message.reason
+        else:
+            self._owner.worker_said(self, message)

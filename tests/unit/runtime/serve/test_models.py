@@ -1,0 +1,182 @@
+"""What a bundle is served as, which requests may be joined, and which are refused before anything runs."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from internvl_edge.runtime.errors import BundleError, InputError
+from internvl_edge.runtime.manifest import FileInfo, GraphInfo, Manifest, TensorSpec
+from internvl_edge.runtime.serve.checks import require_fitting
+from internvl_edge.runtime.serve.models import Served, served_models
+from internvl_edge.runtime.serve.options import ServeOptions
+from internvl_edge.runtime.serve.refusals import BadRequestError, TooLargeError
+from internvl_edge.runtime.serve.requests import Request
+from tests.unit.runtime.serve.onnx_bundle import MODEL, TEXT, VISION
+
+QUERY = GraphInfo(
+    file="q.onnx",
+    inputs=(TensorSpec(name="vision_states", dtype="float32", shape=("batch", 1, 3)),),
+    outputs=(TensorSpec(name="query_embeds", dtype="float32", shape=("batch", 3)),),
+)
+DECODER = GraphInfo(
+    file="d.onnx",
+    inputs=(
+        TensorSpec(name="input_ids", dtype="int64", shape=("batch", "length")),
+        TensorSpec(name="position_ids", dtype="int64", shape=("batch", "length")),
+        TensorSpec(name="past_key_values.0.key", dtype="float32", shape=("batch", 1, "past", 2)),
+    ),
+    outputs=(TensorSpec(name="logits", dtype="float32", shape=("batch", 320)),),
+)
+TABLE = GraphInfo(
+    file="t.onnx",
+    inputs=(TensorSpec(name="x", dtype="float32", shape=(3, "n")),),
+    outputs=(TensorSpec(name="y", dtype="float32", shape=("n",)),),
+)
+MANIFEST = Manifest(
+    schema=1,
+    producer={},
+    model=MODEL,
+    precision="fp32",
+    graphs={"vision": VISION, "query": QUERY, "text": TEXT, "decoder": DECODER, "table": TABLE},
+    files={"tokenizer.model": FileInfo(bytes=1, sha256="")},
+)
+MODELS = served_models(MANIFEST)
+OPTIONS = ServeOptions(max_rows=8, max_text_bytes=50)
+
+
+def strings(*values: object) -> np.ndarray:
+    array = np.empty(len(values), np.object_)
+    array[:] = values
+    return array
+
+
+def request(model: str, **inputs: Any) -> Request:
+    return Request(model=model, inputs=inputs)
+
+
+def check(asked: Request) -> None:
+    require_fitting(asked, MODELS[asked.model], MODEL, OPTIONS)
+
+
+def test_graphs_and_tasks_are_served() -> None:
+    tasks = ["encode_image", "encode_text", "classify", "caption"]
+    assert list(MODELS) == ["vision", "query", "text", "decoder", "table", *tasks]
+    assert MODELS["decoder"].signature.batched
+    assert not MODELS["table"].signature.batched
+    assert MODELS["caption"].signature.streams
+    assert MODELS["encode_image"].signature.outputs[0].shape == (-1, 3)
+
+
+def test_tasks_need_their_graphs_and_the_tokenizer() -> None:
+    assert list(served_models(MANIFEST, ("vision",))) == ["vision", "encode_image"]
+    assert list(served_models(replace(MANIFEST, files={}), ("vision", "text"))) == ["vision", "text", "encode_image"]
+    with pytest.raises(BundleError, match="no graph itm; choose from vision, query"):
+        served_models(MANIFEST, ("vision", "itm"))
+
+
+def test_types_that_the_protocol_lacks_are_told() -> None:
+    odd = replace(TEXT, outputs=(TensorSpec(name="e", dtype="bfloat16", shape=("texts", 1)),))
+    with pytest.raises(BundleError, match="e is bfloat16"):
+        served_models(replace(MANIFEST, graphs={"text": odd}))
+
+
+def test_mode_g_needs_the_query_graph() -> None:
+    asked = Request(model="encode_image", inputs={"image": strings(b"x")}, parameters={"mode": "g"})
+    check(asked)
+    with pytest.raises(BadRequestError, match="mode is 'g' instead of c"):
+        require_fitting(asked, served_models(MANIFEST, ("vision",))["encode_image"], MODEL, OPTIONS)
+
+
+def key(served: Served, **more: Any) -> object:
+    return served.key(Request(model=served.signature.name, **more))
+
+
+def test_rows_of_one_shape_and_about_one_length_are_joined() -> None:
+    text, task = MODELS["text"], MODELS["encode_text"]
+    ids = np.zeros((2, 5), np.int64)
+    assert key(text, inputs={"input_ids": ids}) == key(text, inputs={"input_ids": ids[:1]})
+    assert key(text, inputs={"input_ids": ids}) != key(text, inputs={"input_ids": ids[:, :4]})
+    assert key(text, inputs={"input_ids": ids}) != key(text, inputs={"input_ids": ids}, outputs=("text_embeds",))
+    short, long = (key(task, inputs={"text": strings(b"x" * size)}) for size in (10, 60))
+    assert short == key(task, inputs={"text": strings(b"y", b"z")})
+    assert short != long
+
+
+def test_parameters_and_shared_inputs_are_one_for_a_batch() -> None:
+    classify, image = MODELS["classify"], strings(b"p")
+    cat, dog = ({"image": image, "labels": strings(b"a", label)} for label in (b"cat", b"dog"))
+    assert key(classify, inputs=cat) == key(classify, inputs={**cat, "image": strings(b"q", b"r")})
+    assert key(classify, inputs=cat) != key(classify, inputs=dog)
+    assert key(classify, inputs=cat) == key(classify, inputs=cat, parameters={"mode": "g", "the protocol's": 1})
+    assert key(classify, inputs=cat) != key(classify, inputs=cat, parameters={"mode": "c"})
+
+
+def test_what_has_no_rows_goes_alone() -> None:
+    inputs = {"x": np.zeros((3, 2), np.float32)}
+    assert key(MODELS["table"], inputs=inputs) != key(MODELS["table"], inputs=inputs)
+    assert MODELS["table"].rows(request("table", **inputs)) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "finding"),
+    [
+        (request("text"), "input input_ids is missing"),
+        (request("text", input_ids=np.zeros((1, 2), np.int64), x=np.zeros(1)), "there is no input 'x'"),
+        (request("text", input_ids=np.zeros((1, 2), np.int32)), "input_ids is int32 instead of INT64"),
+        (request("text", input_ids=np.zeros(2, np.int64)), r"shape \[2\] instead of \[-1, -1\]"),
+        (request("text", input_ids=np.zeros((0, 2), np.int64)), "nothing can be computed"),
+        (request("text", input_ids=np.full((1, 2), 320)), "input_ids holds 320 to 320 instead of 0 to 319"),
+        (request("text", input_ids=np.zeros((1, 41), np.int64)), "41 positions, the model has 40"),
+        (request("encode_text", text=strings("no bytes")), "other values than BYTES"),
+        (request("encode_text", text=strings(b"fine", b"\xff")), "text 1 is not UTF-8"),
+        (request("encode_text", text=strings(b" ")), "text 0 is empty"),
+        (request("classify", image=strings(b"x"), labels=strings(b"")), "labels 0 is empty"),
+        (request("classify", image=strings(b"x"), labels=strings(b"a"), templates=strings(b"a")), "lacks {}"),
+        (Request(model="text", inputs={"input_ids": np.zeros((1, 2), np.int64)}, outputs=("z",)), "no output 'z'"),
+        (
+            Request(model="caption", inputs={"image": strings(b"x")}, parameters={"num_beams": True}),
+            "num_beams is True instead of 1 to 8",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_sentence(asked: Request, finding: str) -> None:
+    with pytest.raises(BadRequestError, match=finding) as refused:
+        check(asked)
+    assert "\n" not in str(refused.value)
+
+
+def test_axes_of_one_name_have_one_size() -> None:
+    ids = np.zeros((2, 3), np.int64)
+    past = np.zeros((2, 1, 0, 2), np.float32)
+    check(request("decoder", input_ids=ids, position_ids=ids, **{"past_key_values.0.key": past}))
+    with pytest.raises(BadRequestError, match="axis length is 2 in position_ids but 3 in input_ids"):
+        check(request("decoder", input_ids=ids, position_ids=ids[:, :2], **{"past_key_values.0.key": past}))
+
+
+def test_limits_are_told() -> None:
+    with pytest.raises(TooLargeError, match="9 rows, at most 8"):
+        check(request("encode_text", text=strings(*[b"x"] * 9)))
+    with pytest.raises(TooLargeError, match="text of more than 50 bytes"):
+        check(request("encode_text", text=strings(b"x" * 51)))
+    labels, templates = strings(b"a", b"b", b"c"), strings(*[b"{}"] * 3)
+    with pytest.raises(TooLargeError, match="9 labels in templates"):
+        check(request("classify", image=strings(b"x"), labels=labels, templates=templates))
+
+
+def test_many_findings_are_counted() -> None:
+    with pytest.raises(BadRequestError, match="and 15 more"):
+        check(request("encode_text", text=strings(*[b" "] * 20)))
+
+
+def test_options_out_of_range_are_all_named() -> None:
+    with pytest.raises(InputError, match=r"workers 0 .*max_batch -1 .*max_delay_ms nan .*deadline_ms 0"):
+        ServeOptions(workers=0, max_batch=-1, max_delay_ms=float("nan"), deadline_ms=0)
+
+
+def test_several_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert ServeOptions().session.threads is None
+    assert ServeOptions(workers=3).session.threads == 2
+    assert ServeOptions(workers=3, threads=5).session.threads == 5

@@ -1,0 +1,105 @@
+"""Deadlines, keys and memory for bodies, by themselves."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.serve.protocol.checks import deadline_of, quoted
+from internvl_edge.runtime.serve.protocol.credentials import Credentials, read_keys
+from internvl_edge.runtime.serve.protocol.http.body import Buffers
+from internvl_edge.runtime.serve.protocol.raw import array_from_raw, raw_from_array
+from internvl_edge.runtime.serve.protocol.textual import list_from_array
+from internvl_edge.runtime.serve.refusals import BadRequestError, OverloadedError, UnauthorizedError
+from internvl_edge.runtime.serve.server import ServerOptions
+
+
+@pytest.mark.parametrize(
+    ("timeout", "remaining", "expected"),
+    [
+        (0, None, 0.5),
+        (2_000_000, None, 2.0),
+        (2_000_000, 1.0, 1.0),
+        (0, 9.0, 9.0),
+        (2**62, None, 86400.0),
+        (0, 1e9, 86400.0),
+    ],
+)
+def test_the_sooner_of_two_deadlines_holds(timeout: int, remaining: "float | None", expected: float) -> None:
+    deadline = deadline_of({"timeout": timeout}, 0.5, remaining)
+    assert deadline - time.monotonic() == pytest.approx(expected, abs=0.1)
+
+
+@pytest.mark.parametrize("timeout", [-1, 1.5, "1", True, None])
+def test_other_timeouts_are_refused(timeout: object) -> None:
+    with pytest.raises(BadRequestError, match="microseconds"):
+        deadline_of({"timeout": timeout}, 0.5)
+
+
+def test_without_keys_clients_are_addresses() -> None:
+    assert Credentials().client("", "", "10.0.0.1") == "10.0.0.1"
+
+
+def test_keys_name_clients_and_are_kept_as_digests() -> None:
+    credentials = Credentials(["one", "two"])
+    names = {
+        credentials.client("Bearer one", "", ""),
+        credentials.client("", "one", ""),
+        credentials.client("bearer two", "", ""),
+    }
+    assert len(names) == 2
+    assert "one" not in repr(vars(credentials))
+    for authorization, key in (("", ""), ("Bearer three", ""), ("Basic one", ""), ("Bearer ", "one ")):
+        with pytest.raises(UnauthorizedError):
+            credentials.client(authorization, key, "")
+
+
+def test_key_files(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("# team a\none\n\n two \n")
+    assert read_keys(file) == ("one", "two")
+    file.write_text("# nobody\n")
+    for wrong in (file, tmp_path / "absent"):
+        with pytest.raises(InputError, match=wrong.name):
+            read_keys(wrong)
+
+
+def test_bodies_share_their_memory() -> None:
+    buffers = Buffers(10)
+    buffers.take(10)
+    with pytest.raises(OverloadedError) as caught:
+        buffers.take(1)
+    assert caught.value.retry_after_s == 1.0
+    assert buffers.held == 10
+
+
+def test_raw_tensors_survive_both_ways(rng: np.random.Generator) -> None:
+    strings = np.array([[b"", b"x"], [b"\xff" * 300, "ü".encode()]], np.object_)
+    np.testing.assert_array_equal(array_from_raw("x", "BYTES", (2, 2), raw_from_array(strings)), strings)
+    numbers = rng.normal(size=(3, 4)).astype(np.float32)
+    np.testing.assert_array_equal(array_from_raw("x", "FP32", (4, 3), raw_from_array(numbers.T)), numbers.T)
+
+
+def test_booleans_are_bytes_of_0_and_1() -> None:
+    with pytest.raises(BadRequestError, match="0 or 1"):
+        array_from_raw("x", "BOOL", (2,), b"\x01\x02")
+
+
+def test_what_json_cannot_say_is_refused() -> None:
+    for values in (np.array([np.nan], np.float32), np.array([b"\xff"], np.object_)):
+        with pytest.raises(BadRequestError, match="as binary data"):
+            list_from_array("x", values)
+
+
+def test_quotes_are_short_and_one_line() -> None:
+    assert quoted("a\nb") == r"'a\nb'"
+    assert len(quoted("x" * 1000)) < 100
+
+
+def test_options_that_do_not_fit(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="neither HTTP nor gRPC"):
+        ServerOptions(http=None, grpc=None)
+    with pytest.raises(InputError, match="certificate and its key"):
+        ServerOptions(tls_cert=tmp_path / "cert.pem")
