@@ -1,0 +1,153 @@
+"""The graphs of a bundle as models of Triton: on its ONNX Runtime or TensorRT, or on this runtime in its Python."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.engines import EngineRecord, GraphEngines, plan_findings, weight_digests
+from internvl_edge.runtime.errors import BundleError
+from internvl_edge.runtime.model import InternVL
+from internvl_edge.runtime.package.folders import link
+from internvl_edge.runtime.package.model_config import batching, config_text, instances, parameters, tensors
+from internvl_edge.runtime.package.options import RepositoryOptions
+from internvl_edge.runtime.package.warm_up import write_warm_up
+from internvl_edge.runtime.serve.models import served_models
+from internvl_edge.runtime.serve.signature import Signature
+
+VERSION = "1"
+PYTHON_MODEL = "from internvl_edge.runtime.package.python_backend import TritonPythonModel  # noqa: F401\n"
+"""`model.py`, where Triton looks for the class; the code is the installed package's."""
+
+
+def write_model(folder: Path, name: str, config: Mapping[str, Any]) -> Path:
+    """Write the `config.pbtxt` of a model, and return the folder of its version."""
+    version = folder / name / VERSION
+    version.mkdir(parents=True, exist_ok=True)
+    (folder / name / "config.pbtxt").write_text(config_text({"name": name, **config}), encoding="utf-8")
+    return version
+
+
+def write_graphs(model: InternVL, folder: Path, options: RepositoryOptions) -> list[str]:
+    """Write a model per graph into `folder` and return their names.
+
+    Raises:
+        BundleError: no plans of the standard TensorRT for the target, or damaged ones.
+    """
+    writers = {"onnxruntime": _on_onnxruntime, "tensorrt": _on_tensorrt, "runtime": _on_runtime}
+    return list(writers[options.platform](model, folder, options))
+
+
+def _on_onnxruntime(model: InternVL, folder: Path, options: RepositoryOptions) -> Iterator[str]:
+    bundle = model.bundle
+    for graph in bundle.manifest.graphs:
+        config = _config(model, graph, folder, options)
+        version = write_model(folder, graph, {"platform": "onnxruntime_onnx", **config})
+        source = bundle.graph_file(graph)
+        link(source, version / "model.onnx")
+        for weights in weight_digests(bundle):
+            link(source.parent / weights, version / weights)
+        yield graph
+
+
+def _on_tensorrt(model: InternVL, folder: Path, options: RepositoryOptions) -> Iterator[str]:
+    plans, record = _plans(model.bundle, options.target)
+    for graph, engines in record.graphs.items():
+        limited = replace(options, max_batch=min(options.max_batch, engines.max_rows or options.max_batch))
+        if len(engines.plans) == 1:
+            config = {"platform": "tensorrt_plan", **_config(model, graph, folder, limited)}
+            link(plans / engines.plans[0].file, write_model(folder, graph, config) / "model.plan")
+        else:
+            yield from _chain(model, graph, engines, plans, folder, limited)
+        yield graph
+
+
+def _chain(
+    model: InternVL, graph: str, engines: GraphEngines, plans: Path, folder: Path, options: RepositoryOptions
+) -> Iterator[str]:
+    """Write the parts of a graph that was cut, and an ensemble that hands on what lies between them.
+
+    What a part takes and gives, Triton reads from its plan.
+    """
+    steps = []
+    for number, plan in enumerate(engines.plans, 1):
+        name = f"{graph}_part{number}"
+        config = {"platform": "tensorrt_plan", "max_batch_size": options.max_batch, **_instances(options)}
+        link(plans / plan.file, write_model(folder, name, config) / "model.plan")
+        steps.append(
+            {
+                "model_name": name,
+                "model_version": -1,
+                "input_map": [{"key": key, "value": key} for key in plan.inputs],
+                "output_map": [{"key": key, "value": key} for key in plan.outputs],
+            }
+        )
+        yield name
+    ensemble = {
+        "platform": "ensemble",
+        "max_batch_size": options.max_batch,
+        **tensors(_signature(model.bundle, graph), batched=True),
+        "ensemble_scheduling": {"step": steps},
+    }
+    write_model(folder, graph, ensemble)
+
+
+def _on_runtime(model: InternVL, folder: Path, options: RepositoryOptions) -> Iterator[str]:
+    for graph in model.bundle.manifest.graphs:
+        config = _config(model, graph, folder, options)
+        told = parameters({"graph": graph, "backend": options.backend})
+        version = write_model(folder, graph, {"backend": "python", **config, **told})
+        (version / "model.py").write_text(PYTHON_MODEL, encoding="utf-8")
+        _link_part(model.bundle, graph, version / "bundle")
+        yield graph
+
+
+def _link_part(bundle: Bundle, graph: str, folder: Path) -> None:
+    """Write a bundle of one graph."""
+    manifest, info = bundle.manifest, bundle.manifest.graphs[graph]
+    beside = Path(info.file).parent
+    names = [info.file, *(str(beside / weights) for weights in weight_digests(bundle))]
+    for name in names:
+        link(bundle.path / name, folder / name)
+    files = {name: manifest.files[name] for name in names}
+    replace(manifest, graphs={graph: info}, files=files).save(folder / "manifest.json")
+
+
+def _config(model: InternVL, graph: str, folder: Path, options: RepositoryOptions) -> dict[str, Any]:
+    signature = _signature(model.bundle, graph)
+    return {
+        "max_batch_size": options.max_batch,
+        **tensors(signature, batched=True),
+        **batching(options.max_delay_ms),
+        **_instances(options),
+        **write_warm_up(model, signature, folder / graph, options),
+    }
+
+
+def _instances(options: RepositoryOptions) -> dict[str, Any]:
+    return instances(options.instances, options.device, options.gpus)
+
+
+def _signature(bundle: Bundle, graph: str) -> Signature:
+    return served_models(bundle.manifest)[graph].signature
+
+
+def _plans(bundle: Bundle, target: str | None) -> tuple[Path, EngineRecord]:
+    """Return the folder of a target's plans and what they are."""
+    engines = bundle.path / "engines"
+    targets = sorted(path.parent.name for path in engines.glob("*/engine.json"))
+    chosen = [target] if target else targets
+    if len(chosen) != 1 or chosen[0] not in targets:
+        have = f"plans for {', '.join(targets)}" if targets else "no plans"
+        raise BundleError(f"{bundle.path}: has {have}; name one with --target, or build it with `internvl-edge build`")
+    folder = engines / chosen[0]
+    record = EngineRecord.load(folder)
+    if record.flavour != "tensorrt":
+        raise BundleError(
+            f"{folder}: its plans are of TensorRT-RTX, which Triton cannot run; package with --platform runtime"
+        )
+    plans = [plan for graph in record.graphs.values() for plan in graph.plans]
+    if wrong := [finding for plan in plans for finding in plan_findings(plan, folder)]:
+        raise BundleError(f"{folder}: {'; '.join(wrong)}; build the plans again")
+    return folder, record

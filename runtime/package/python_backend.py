@@ -1,0 +1,100 @@
+"""What Triton's Python backend runs: a graph on this runtime, or a task whose graphs are other models of the server."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from internvl_edge.runtime.backends.session import SessionOptions
+from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.manifest import Manifest
+from internvl_edge.runtime.model import InternVL
+from internvl_edge.runtime.package.server_graph import ServerGraph
+from internvl_edge.runtime.serve.checks import require_fitting
+from internvl_edge.runtime.serve.models import served_models
+from internvl_edge.runtime.serve.options import ServeOptions
+from internvl_edge.runtime.serve.refusals import FailedError, RefusalError
+from internvl_edge.runtime.serve.requests import Request
+from internvl_edge.runtime.serve.workers.answers import Answers
+from internvl_edge.runtime.serve.workers.messages import Arrays, Job
+
+
+class TritonPythonModel:
+    """One model of the repository; Triton makes one for each of its instances."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Open what the parameters of `config.pbtxt` name: ``graph`` or ``task``."""
+        import triton_python_backend_utils as server  # Triton's own, known inside its process alone
+
+        self._server = server
+        config = json.loads(args["model_config"])
+        told = {key: value["string_value"] for key, value in config["parameters"].items()}
+        folder = Path(args["model_repository"]) / args["model_version"] / "bundle"
+        batch = max(int(config["max_batch_size"]), 1)
+        if "graph" in told:
+            model = InternVL.open(folder, told["backend"], batch_size=batch)
+        else:
+            batch = int(told["max_batch"])
+            model = InternVL(Bundle(folder, Manifest.load(folder / "manifest.json")), self._graph, batch)
+            _ = model.tokenizer
+        self._name = told.get("graph") or told["task"]
+        self._served = served_models(model.bundle.manifest)[self._name]
+        self._options = ServeOptions(max_batch=batch)
+        self._info = model.info
+        self._answers = Answers(model, self._options)
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer requests, which go through a graph together: Triton joins none whose shapes differ."""
+        taken = [self._taken(request) for request in requests]
+        parts = [request for request in taken if isinstance(request, Request)]
+        results = iter(self._results(parts))
+        return [self._response(next(results) if isinstance(request, Request) else request) for request in taken]
+
+    def finalize(self) -> None:
+        """Free the model."""
+        self._answers.close()
+
+    def _graph(self, bundle: Bundle, graph: str, options: SessionOptions) -> ServerGraph:
+        return ServerGraph(self._server, graph, bundle.manifest.graphs[graph])
+
+    def _taken(self, request: Any) -> Request | RefusalError:
+        tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        asked = Request(
+            model=self._name,
+            inputs=tensors,
+            outputs=tuple(request.requested_output_names()) or None,
+            parameters=json.loads(request.parameters() or "{}"),
+        )
+        try:
+            require_fitting(asked, self._served, self._info, self._options)
+        except RefusalError as refusal:
+            return refusal
+        return asked
+
+    def _results(self, requests: Sequence[Request]) -> Sequence[Arrays | RefusalError]:
+        """Return what becomes of requests: those of a graph as one job, those of a task one by one."""
+        served = self._served
+        jobs = [requests] if served.axes else [[request] for request in requests]
+        results: list[Arrays | RefusalError] = []
+        for number, members in enumerate(job for job in jobs if job):
+            first = members[0]
+            job = Job(
+                id=number,
+                model=self._name,
+                parts=tuple(served.part(member, 0, served.rows(member)) for member in members),
+                shared=served.shared(first),
+                parameters=served.parameters(first),
+                outputs=None,
+            )
+            results += self._answers.answer(self._answers.prepare(job))
+        return results
+
+    def _response(self, result: Arrays | RefusalError) -> Any:
+        server = self._server
+        if isinstance(result, RefusalError):
+            code = server.TritonError.INTERNAL if isinstance(result, FailedError) else server.TritonError.INVALID_ARG
+            return server.InferenceResponse(error=server.TritonError(str(result), code))
+        tensors = [server.Tensor(name, np.ascontiguousarray(values)) for name, values in result.items()]
+        return server.InferenceResponse(output_tensors=tensors)

@@ -1,0 +1,33 @@
+"""The whole tasks of a bundle as models of Triton in Python, over the models of its graphs."""
+
+from pathlib import Path
+
+from internvl_edge.runtime.model import InternVL
+from internvl_edge.runtime.package.folders import link
+from internvl_edge.runtime.package.graphs import PYTHON_MODEL, write_model
+from internvl_edge.runtime.package.model_config import instances, parameters, tensors
+from internvl_edge.runtime.package.options import RepositoryOptions
+from internvl_edge.runtime.serve.models import served_models
+
+_NEEDED = ("manifest.json", "tokenizer.model")
+"""What a task takes of the bundle; its graphs are the server's."""
+
+
+def write_tasks(model: InternVL, folder: Path, options: RepositoryOptions) -> list[str]:
+    """Write a model per task into `folder` and return their names."""
+    bundle = model.bundle
+    served = {name: task for name, task in served_models(bundle.manifest).items() if name not in bundle.manifest.graphs}
+    for name, task in served.items():
+        config = {
+            "backend": "python",
+            "max_batch_size": 0,  # graphs join the rows of several requests; a task takes them as they come
+            **tensors(task.signature, batched=False),
+            **instances(options.task_instances, "cpu"),
+            **parameters({"task": name, "max_batch": str(options.max_batch)}),
+        }
+        version = write_model(folder, name, config)
+        (version / "model.py").write_text(PYTHON_MODEL, encoding="utf-8")
+        for file in _NEEDED:
+            if (bundle.path / file).is_file():
+                link(bundle.path / file, version / "bundle" / file)
+    return list(served)
