@@ -1,16 +1,20 @@
 """Pictures per second of `run embed` against the bare graph's, interleaved in one run: `embed.py BUNDLE PICTURES`.
 
-The bare rate is that of the graphs alone on batches of pixel values that lie in memory. Both are given as medians over
-the rounds, and the ratio as the median of the rounds' ratios. `random:4` as BUNDLE is a tower of 4 random blocks of
-InternViT-300M's size at 224 px, under InternVL-C's head.
+The bare rate is that of the graphs alone, on as many threads, on batches of pixel values that lie in memory. Rates are
+medians over the rounds, the ratio is the median of the rounds' ratios. Where the graphs fill the cores of a CPU, what
+reads pictures takes time from them: processor times are printed beside the rates, and the ratio that they leave at most
+(threads that spin count as work: `--threads 1` gives the graph's own). `random:4` as BUNDLE is a tower
+of 4 random blocks of InternViT-300M's size at 224 px, under InternVL-C's head.
 """
 
 import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 import numpy as np
@@ -19,7 +23,9 @@ from random_checkpoint import PRESETS, write_checkpoint
 
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.backends import SessionOptions
-from internvl_edge.runtime.pipeline.embedding import EmbedOptions, embed
+from internvl_edge.runtime.decode import decode
+from internvl_edge.runtime.pipeline.embedding import embed
+from internvl_edge.runtime.pipeline.options import EmbedOptions
 from internvl_edge.runtime.pipeline.sources import SourcePicture, find_pictures
 
 if TYPE_CHECKING:
@@ -62,38 +68,64 @@ def main(
         with InternVL.open(opened, backend, batch_size=batch_size, options=options) as model:
             pixels = model.preprocess([picture.content() for picture in chosen[:batch_size]])
             model.encode_image(pixels, mode)
-            rates = []
-            for _ in range(rounds):
-                bare = _bare_rate(model, pixels, count, mode)
-                rates.append((bare, _embed_rate(model, chosen, mode, batch_size, workers)))
+            rounds_of = [
+                (
+                    _measured(count, partial(_run_graph, model, pixels, count, mode)),
+                    _measured(count, partial(_run_embed, model, chosen, mode, batch_size, workers)),
+                    _measured(count, partial(_read, model, chosen)),
+                )
+                for _ in range(rounds)
+            ]
             settings = ", ".join(f"{key} {value}" for key, value in model.session("vision").settings.items())
-    bare, whole = (statistics.median(column) for column in zip(*rates, strict=True))
-    ratio = statistics.median(whole / bare for bare, whole in rates)
+    ratios = [embedded.rate / bare.rate for bare, embedded, _ in rounds_of]
+    bare, embedded, reading = (_median(column) for column in zip(*rounds_of, strict=True))
     source = "photographs of 640 x 480" if photographs else pictures.name
     print(f"{bundle}, mode {mode}, {count} pictures of {source}, batches of {batch_size}, {os.cpu_count()} cores")
     print(settings)
-    print(f"graph alone {bare:.1f} pictures/s, run embed {whole:.1f} pictures/s, ratio {ratio:.1%}")
-    print("rounds: " + ", ".join(f"{whole / bare:.1%}" for bare, whole in rates))
+    print(
+        f"graph alone {bare.rate:.1f} pictures/s, run embed {embedded.rate:.1f}, ratio {statistics.median(ratios):.1%}"
+    )
+    print("rounds: " + ", ".join(f"{ratio:.1%}" for ratio in ratios))
+    times = f"graph {bare.core_ms:.2f} ms, run embed {embedded.core_ms:.2f} ms, reading alone {reading.core_ms:.2f} ms"
+    most = bare.core_ms / (bare.core_ms + reading.core_ms)
+    print(f"processor time of a picture: {times}; ratio where the graph fills all cores: {most:.1%} at most")
 
 
-def _bare_rate(model: InternVL, pixels: np.ndarray, count: int, mode: "Mode") -> float:
-    start = time.perf_counter()
-    done = 0
-    while done < count:
+class _Cost(NamedTuple):
+    rate: float
+    """Pictures a second."""
+    core_ms: float
+    """Processor time of a picture, of all threads."""
+
+
+def _measured(count: int, work: Callable[[], None]) -> _Cost:
+    start, start_cpu = time.perf_counter(), time.process_time()
+    work()
+    return _Cost(count / (time.perf_counter() - start), (time.process_time() - start_cpu) / count * 1e3)
+
+
+def _median(costs: Sequence[_Cost]) -> _Cost:
+    return _Cost(*(statistics.median(column) for column in zip(*costs, strict=True)))
+
+
+def _run_graph(model: InternVL, pixels: np.ndarray, count: int, mode: "Mode") -> None:
+    for done in range(0, count, len(pixels)):
         model.encode_image(pixels[: count - done], mode)
-        done += len(pixels)
-    return count / (time.perf_counter() - start)
 
 
-def _embed_rate(
+def _run_embed(
     model: InternVL, pictures: list[SourcePicture], mode: "Mode", batch_size: int, workers: int | None
-) -> float:
+) -> None:
     """Take the whole call: shards and the file included."""
     with tempfile.TemporaryDirectory() as folder:
         options = EmbedOptions(output=Path(folder) / "f.npy", mode=mode, batch_size=batch_size, workers=workers)
-        start = time.perf_counter()
         embed(model, pictures, options)
-        return len(pictures) / (time.perf_counter() - start)
+
+
+def _read(model: InternVL, pictures: list[SourcePicture]) -> None:
+    """Decode and scale, in one thread."""
+    for picture in pictures:
+        model.preprocess([picture.content()])
 
 
 def _random_bundle(folder: Path, layers: int) -> Path:
@@ -116,8 +148,8 @@ def _photographs(source: Path, folder: Path, count: int) -> Path:
     folder.mkdir()
     rng = np.random.default_rng(0)
     for index, picture in enumerate(find_pictures([source])[:count]):
-        with Image.open(picture.content()) as opened:
-            values = np.asarray(opened.convert("RGB").resize((640, 480), Image.Resampling.BICUBIC), np.float32)
+        large = decode(picture.content()).resize((640, 480), Image.Resampling.BICUBIC)
+        values = np.asarray(large, np.float32)
         noisy = (values + rng.normal(0, _NOISE, values.shape)).clip(0, 255).astype(np.uint8)
         Image.fromarray(noisy).save(folder / f"{index:05d}.jpg", quality=90)
     return folder

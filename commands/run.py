@@ -11,7 +11,8 @@ from internvl_edge.commands.parameters import BUNDLE, IMAGES, JSON
 from internvl_edge.commands.request import Request, request_options
 
 if TYPE_CHECKING:
-    from internvl_edge.runtime.model import Mode
+    from internvl_edge.runtime.model import InternVL, Mode
+    from internvl_edge.runtime.ray.engine import RayEngine
 
 _MODE = click.option(
     "--mode",
@@ -107,7 +108,19 @@ def caption(
 @_MODE
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
-@click.option("--workers", type=click.IntRange(1), help="Threads that read pictures.  [default: one a core, 8 at most]")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="This process, or the Ray cluster of RAY_ADDRESS (a local one where it is not set).",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="local: threads that read pictures; ray: sessions, of --threads CPUs each.  [default: as many as fit]",
+)
+@click.option("--gpus", type=click.FloatRange(0), default=0, show_default=True, help="ray: GPUs of a session.")
 @click.option(
     "--on-error",
     type=click.Choice(["fail", "skip"]),
@@ -121,6 +134,9 @@ def embed(
     inputs: tuple[Path, ...],
     texts: tuple[str, ...],
     text_column: str | None,
+    engine: str,
+    workers: int | None,
+    gpus: float,
     request: Request,
     **settings: Any,
 ) -> None:
@@ -130,14 +146,15 @@ def embed(
     Rows are in the order of INPUTS. A run that was killed is taken up by the same command.
     """
     from internvl_edge.progress import RichProgress
-    from internvl_edge.runtime.pipeline.embedding import EmbedOptions, EmbedReport, embed_texts, kept_line
+    from internvl_edge.runtime.pipeline.embedding import EmbedReport, embed_texts, kept_line
     from internvl_edge.runtime.pipeline.embedding import embed as embed_pictures
+    from internvl_edge.runtime.pipeline.options import EmbedOptions
     from internvl_edge.runtime.pipeline.sources import find_pictures, find_texts
     from internvl_edge.runtime.profile.interrupt import STOPPED
 
     if text_column and texts:
         raise click.UsageError("--text-column embeds a table alone: leave -t out")
-    options = EmbedOptions(**settings)
+    options = EmbedOptions(**settings, workers=workers if engine == "local" else None)
     write: Callable[..., EmbedReport]
     if text_column:
         lines = find_texts(inputs, text_column)
@@ -147,12 +164,20 @@ def embed(
         count, write = len(pictures), partial(embed_pictures, pictures=pictures, options=options, texts=texts)
     try:
         with request.open(bundle, options.batch_size) as model:
+            cluster = _cluster(model, request, workers, gpus) if engine == "ray" else None
             with RichProgress() as progress, progress.task("Embedding", count) as advance:
-                report = write(model, advance=advance)
+                report = write(model, advance=advance, engine=cluster)
             click.echo(report.summary())
     except KeyboardInterrupt:
         click.echo(kept_line(options.output), err=True)
         click.get_current_context().exit(STOPPED)
+
+
+def _cluster(model: "InternVL", request: Request, workers: int | None, gpus: float) -> "RayEngine":
+    from internvl_edge.runtime.ray.engine import RayEngine, RayOptions
+
+    options = RayOptions(workers=workers, backend=request.backend, threads=request.threads or 1, gpus=gpus)
+    return RayEngine(model.bundle, options)
 
 
 @run.command()

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from internvl_edge.runtime.decode import Pictures, check_pictures, load_pictures
-from internvl_edge.runtime.pipeline.outputs import renamed
+from internvl_edge.runtime.pipeline.outputs import renamed, require_place
 from internvl_edge.runtime.stages import DECODE_IMAGE, PREPROCESS
 from internvl_edge.runtime.tiling import tile_image
 
 if TYPE_CHECKING:
     from internvl_edge.runtime.model import InternVL
-
 
 _AT_ONCE = 8
 """Tiles that go through the graphs together: as many as plans take by default."""
@@ -63,18 +62,18 @@ def save_vit_embeds(model: "InternVL", images: Sequence[Path], options: TilingOp
     Raises:
         InputError: as `connect`, or `output` cannot be written.
     """
+    require_place(output)
     check_pictures(images)
     embeds = [connect(model, image, options) for image in images]
-    tiles = np.array([len(part) for part in embeds])
     arrays: dict[str, Any] = {
         "images": np.array([str(image) for image in images]),
-        "tiles": tiles,
+        "tiles": np.array([len(part) for part in embeds]),
         "vit_embeds": np.concatenate(embeds),
     }
     with renamed(output) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
     shape, dtype = list(arrays["vit_embeds"].shape), arrays["vit_embeds"].dtype
-    return f"{output}: {len(images)} pictures, {tiles.sum()} tiles, vit_embeds {shape} {dtype}"
+    return f"{output}: {len(images)} pictures, {shape[0]} tiles, vit_embeds {shape} {dtype}"
 
 
 def _embeds(model: "InternVL", tiles: Pictures) -> np.ndarray:

@@ -25,7 +25,6 @@ NAMED = 20
 """Unusable pictures that one error names; of more it tells the number."""
 _WIDE_MODES = ("I", "F")
 """First letters of Pillow's modes with more than 8 bits: I, I;16, I;16B, I;16L, F."""
-_LIMIT_REMEDY = "scale it down, or raise --max-pixels (limit_pixels)"
 
 
 def load_pictures(images: Pictures) -> "list[Picture]":
@@ -133,7 +132,7 @@ def reason(error: Exception) -> str:
         return "no such file"
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     if "decompression bomb" in text:
-        return f"more pixels than the limit; {_LIMIT_REMEDY}"
+        return _beyond_limit()
     return "not a picture" if text.startswith("cannot identify") else text
 
 
@@ -152,9 +151,14 @@ def _opened(image: str | Path | bytes) -> "Picture":
     opened: Picture = module.open(io.BytesIO(image) if isinstance(image, bytes) else image)
     if not within_limit(opened.width, opened.height):
         opened.close()
-        size = f"{opened.width} x {opened.height} pixels"
-        raise ValueError(f"{size}, the limit is {module.MAX_IMAGE_PIXELS}; {_LIMIT_REMEDY}")
+        raise ValueError(_beyond_limit())
     return opened
+
+
+def _beyond_limit() -> str:
+    return (
+        f"more than {_pillow().MAX_IMAGE_PIXELS} pixels, the limit; scale it down, or raise --max-pixels (limit_pixels)"
+    )
 
 
 def _rgb(picture: "Picture", name: str) -> "Picture":

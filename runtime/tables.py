@@ -3,13 +3,11 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from internvl_edge.runtime.decode import check_pictures
-from internvl_edge.runtime.errors import InputError
-from internvl_edge.runtime.model import InternVL, Mode
+from internvl_edge.runtime.model import InternVL
 
 _SHOWN = 5
 
@@ -48,22 +46,3 @@ def streamed_lines(model: InternVL, images: Sequence[Path], prompt: str, **limit
         yield f"{image}: "
         yield from (piece.text for piece in model.stream([image], prompt, **limits))
         yield "\n"
-
-
-def save_embeddings(model: InternVL, images: Sequence[Path], texts: Sequence[str], mode: Mode, output: Path) -> str:
-    """Write the raw features to the .npz `output`, and return a line that says so.
-
-    Raises:
-        InputError: neither pictures nor texts.
-    """
-    if not images and not texts:
-        raise InputError("embed: neither pictures nor texts given; name pictures, or add -t TEXT")
-    arrays: dict[str, Any] = {}
-    if images:
-        arrays |= {"images": np.array([str(p) for p in images]), "image_embeds": model.encode_image(images, mode)}
-    if texts:
-        arrays |= {"texts": np.array(list(texts)), "text_embeds": model.encode_text(texts)}
-    with output.open("wb") as file:  # a name without .npz stays as it is
-        np.savez(file, **arrays)
-    shapes = ", ".join(f"{name} {list(values.shape)}" for name, values in arrays.items())
-    return f"{output}: {shapes}"

@@ -22,14 +22,14 @@ DEFAULT_FRAMES = 8
 def encode_video(model: "InternVL", frames: Pictures, mode: "Mode" = "c") -> np.ndarray:
     """Return the raw feature ``[D]`` of a video, the mean of its frames' raw features.
 
-    Frames are cropped as by CLIPImageProcessor, which the reference's video retrieval uses (MODEL.md 4).
+    Frames are cropped as by CLIPImageProcessor, which the reference's video retrieval uses (MODEL.md 4); floats are
+    `pixel_values` ``[B, 3, S, S]``, as `InternVL.encode_image` takes them.
 
     Raises:
         InputError: frames that cannot be read, or none.
     """
-    if not len(frames):
-        raise InputError("video: no frame given; give at least one")
-    mean: np.ndarray = model.encode_image(model.preprocess(frames, "clip"), mode).mean(axis=0)
+    ready = isinstance(frames, np.ndarray) and frames.dtype.kind == "f"
+    mean: np.ndarray = model.encode_image(frames if ready else model.preprocess(frames, "clip"), mode).mean(axis=0)
     return mean
 
 
@@ -61,7 +61,7 @@ def frame_indices(count: int, frames: int) -> range:
     if len(indices) != frames:
         fitting = _fitting(count, frames)
         raise InputError(
-            f"video: {count} frames do not give {frames} by the reference's rule (every {interval}th gives"
+            f"video: {count} frames do not give {frames} by the reference's rule (one of every {interval} gives"
             f" {len(indices)}); " + (f"take {fitting}" if fitting else "give one with more frames")
         )
     return indices

@@ -47,12 +47,9 @@ class BatchOptions:
             InputError: a number below 1, or an unknown geometry.
         """
         require_geometry(self.geometry)
-        small = [f"{name} {value}" for name, value in self._counts().items() if value < 1]
-        if small:
-            raise InputError(f"batches: {', '.join(small)}; give 1 or more")
-
-    def _counts(self) -> dict[str, int]:
-        return {"batch_size": self.batch_size, "workers": self.threads, "ahead": self.ahead}
+        if min(self.batch_size, self.threads, self.ahead) < 1:
+            found = f"batch_size {self.batch_size}, workers {self.threads}, ahead {self.ahead}"
+            raise InputError(f"batches: {found}; give 1 or more of each")
 
     @property
     def threads(self) -> int:

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
@@ -13,30 +13,6 @@ from internvl_edge.runtime.errors import BackendError, InputError
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MicroBatchOptions:
-    """When a batch leaves, and how many may wait for it."""
-
-    max_batch: int = 8
-    """Requests that go together at most; as many waiting leave at once."""
-    max_delay_ms: float = 5.0
-    """How long the oldest request waits for company while the graph is idle."""
-    queue: int = 1024
-    """Requests that may wait; one more is refused."""
-
-    def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            InputError: a batch or queue of no request, or a negative delay.
-        """
-        if self.max_batch < 1 or self.queue < 1 or not self.max_delay_ms >= 0:
-            raise InputError(
-                f"micro batches: max_batch {self.max_batch}, max_delay_ms {self.max_delay_ms}, queue {self.queue};"
-                " give 1 or more, 0 or more, 1 or more"
-            )
 
 
 class QueueFullError(BackendError):
@@ -53,17 +29,37 @@ class _Waiting(Generic[_Item, _Result]):
 class MicroBatcher(Generic[_Item, _Result]):
     """Gathers what threads submit and hands it to `run`, oldest first, one batch after the other.
 
-    A batch leaves when `max_batch` requests wait, or when the oldest has waited `max_delay_ms`. What comes while `run`
-    works leaves by the same rule afterwards: what is overdue by then, at once. `run` gets a list of items and returns
-    as many results in the same order. Where it raises, each item of the batch is run alone, so that one that fails does
-    not fail its neighbours. A request whose future is cancelled before its batch leaves is never run.
+    `run` gets a list of items and returns as many results in the same order: `InternVL.encode_image`, for one. Where it
+    raises, each item of the batch is run alone, so that one that fails does not fail its neighbours. `with` or `close`
+    waits for the answers that are still open.
+
+    Args:
+        run: Computes one batch, in the batcher's own thread.
+        max_batch: Requests that go together at most; as many waiting leave at once.
+        max_delay_ms: How long the oldest request waits for company. What is overdue when `run` returns leaves at once.
+        queue: Requests that may wait; one more is refused.
+
+    Raises:
+        InputError: a batch or queue of no request, or a negative delay.
     """
 
     def __init__(
-        self, run: Callable[[list[_Item]], Sequence[_Result]], options: MicroBatchOptions | None = None
+        self,
+        run: Callable[[list[_Item]], Collection[_Result]],
+        *,
+        max_batch: int = 8,
+        max_delay_ms: float = 5.0,
+        queue: int = 1024,
     ) -> None:
+        if max_batch < 1 or queue < 1 or not max_delay_ms >= 0:
+            raise InputError(
+                f"micro batches: max_batch {max_batch}, max_delay_ms {max_delay_ms}, queue {queue};"
+                " give 1 or more, 0 or more, 1 or more"
+            )
         self._run = run
-        self._options = options or MicroBatchOptions()
+        self._max_batch = max_batch
+        self._max_delay = max_delay_ms / 1e3
+        self._queue = queue
         self._changed = threading.Condition()
         self._waiting: deque[_Waiting[_Item, _Result]] = deque()
         self._closed = False
@@ -80,9 +76,9 @@ class MicroBatcher(Generic[_Item, _Result]):
         with self._changed:
             if self._closed:
                 raise BackendError("micro batches: closed; open another")
-            if len(self._waiting) >= self._options.queue:
+            if len(self._waiting) >= self._queue:
                 self._drop_cancelled()
-            if len(self._waiting) >= self._options.queue:
+            if len(self._waiting) >= self._queue:
                 raise QueueFullError(f"micro batches: {len(self._waiting)} requests wait already; ask again later")
             future: Future[_Result] = Future()
             self._waiting.append(_Waiting(item, time.monotonic(), future))
@@ -118,22 +114,17 @@ class MicroBatcher(Generic[_Item, _Result]):
                 self._changed.wait(seconds)
             if not self._waiting:
                 return None
-            batch: list[_Waiting[_Item, _Result]] = []
-            while self._waiting and len(batch) < self._options.max_batch:
-                waiting = self._waiting.popleft()
-                if waiting.future.set_running_or_notify_cancel():
-                    batch.append(waiting)
-            return batch
+            leaving = [self._waiting.popleft() for _ in range(min(self._max_batch, len(self._waiting)))]
+        return [waiting for waiting in leaving if waiting.future.set_running_or_notify_cancel()]
 
     def _seconds_left(self) -> float | None:
         """Return how long to wait if nothing comes; None: until something comes."""
-        while self._waiting and self._waiting[0].future.cancelled():
-            self._waiting.popleft().future.set_running_or_notify_cancel()
-        if self._closed or len(self._waiting) >= self._options.max_batch:
+        self._drop_cancelled()
+        if self._closed or len(self._waiting) >= self._max_batch:
             return 0.0
         if not self._waiting:
             return None
-        return self._waiting[0].since + self._options.max_delay_ms / 1e3 - time.monotonic()
+        return self._waiting[0].since + self._max_delay - time.monotonic()
 
     def _drop_cancelled(self) -> None:
         """Make room; `notify_cancel` wakes those who wait for several futures."""

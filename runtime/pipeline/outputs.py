@@ -50,12 +50,21 @@ def require_format(output: Path) -> None:
     """
     if output.suffix not in _WRITERS:
         raise InputError(f"{output}: no known format; name it {', '.join('*' + suffix for suffix in _WRITERS)}")
+    require_place(output)
+    if output.suffix == ".parquet":
+        pyarrow_parquet()
+
+
+def require_place(output: Path) -> None:
+    """Check that a file may stand at `output`, before anything is computed.
+
+    Raises:
+        InputError: its folder is not there, or a folder has its name.
+    """
     if not output.absolute().parent.is_dir():
         raise InputError(f"{output}: its folder is not there; make it first")
     if output.is_dir():
         raise InputError(f"{output}: is a folder; give the name of a file")
-    if output.suffix == ".parquet":
-        pyarrow_parquet()
 
 
 def write_features(output: Path, features: Features) -> None:
@@ -115,15 +124,15 @@ def _write_npz(output: Path, features: Features) -> None:
 def _write_npy(output: Path, features: Features) -> None:
     """The names first: an .npy that stands has its names."""
     write_lines(names_file(output), [{"row": row, features.kind: name} for row, name in enumerate(features.names)])
-    shape = (len(features.names), features.dim)
-    with renamed(output) as temporary:
-        rows = np.lib.format.open_memmap(temporary, mode="w+", dtype=features.dtype, shape=shape)
-        start = 0
+    header = {
+        "descr": np.lib.format.dtype_to_descr(np.dtype(features.dtype)),
+        "fortran_order": False,
+        "shape": (len(features.names), features.dim),
+    }
+    with renamed(output) as temporary, temporary.open("wb") as file:  # not mapped: a full disk would be a SIGBUS
+        np.lib.format.write_array_header_1_0(file, header)
         for part in features.arrays():
-            rows[start : start + len(part)] = part
-            start += len(part)
-        rows.flush()
-        del rows
+            file.write(part.tobytes())
 
 
 def _write_parquet(output: Path, features: Features) -> None:

@@ -1,12 +1,12 @@
 """Features on their way to a file: shards with digests, in a folder beside it that a killed run leaves to the next."""
 
+import fcntl
 import hashlib
 import io
 import json
-import os
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from internvl_edge.runtime.bundle import sha256_file
 from internvl_edge.runtime.errors import InputError
 
 _SETTINGS = "settings.json"
+_LOCK = "lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,27 +59,45 @@ class ShardFolder:
     """The unfinished state of one output: ``.NAME.partial`` beside it.
 
     A shard is its rows (.npy) and its record (.json), each renamed into place when whole, the record last.
+    One process works in it at a time.
     """
 
     def __init__(self, output: Path) -> None:
         self.path = output.parent / f".{output.name}.partial"
         self._output = output
 
-    def open(self, settings: Mapping[str, Any]) -> None:
-        """Take up what lies there, or begin.
+    @contextmanager
+    def opened(self, settings: Mapping[str, Any]) -> Iterator[None]:
+        """Take up what lies there, or begin; the kernel drops the lock with the process, however that ends.
 
         Raises:
-            InputError: what lies there was begun with other settings, or cannot be written.
+            InputError: what lies there was begun with other settings, cannot be used, or another process is at it.
         """
-        path = self.path / _SETTINGS
         try:
             self.path.mkdir(exist_ok=True)
-            if not path.exists():
-                _write(path, json.dumps(settings, indent=2).encode())
-                return
-            begun = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
+            lock = (self.path / _LOCK).open("a")
+        except OSError as error:
             raise InputError(f"{self.path}: cannot be used ({error}); remove it, or give another output") from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise InputError(
+                    f"{self._output}: another run is writing it, or its folder takes no locks ({error.strerror});"
+                    " wait for that run, or give another output"
+                ) from error
+            self._require(settings)
+            yield
+
+    def _require(self, settings: Mapping[str, Any]) -> None:
+        path = self.path / _SETTINGS
+        if not (path.exists() and any(self._records())):
+            _write(path, json.dumps(settings, indent=2).encode())
+            return
+        try:
+            begun = dict(json.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f"{path}: cannot be read ({error}); remove the folder, then run again") from error
         changed = [
             f"{key} {begun.get(key)} instead of {value}" for key, value in settings.items() if begun.get(key) != value
         ]
@@ -124,11 +143,14 @@ class ShardFolder:
 
     def rows(self) -> int:
         """Return how many rows of finished shards there are."""
-        return sum(len(json.loads(record.read_bytes())["names"]) for record in self.path.glob("[0-9]*.json"))
+        return sum(len(json.loads(record.read_bytes())["names"]) for record in self._records())
 
     def remove(self) -> None:
         """Remove the folder, when the output stands."""
         shutil.rmtree(self.path)
+
+    def _records(self) -> Iterator[Path]:
+        return self.path.glob("[0-9]*.json")
 
     def _record(self, index: int) -> Path:
         return self.path / f"{index:06d}.json"
@@ -136,8 +158,8 @@ class ShardFolder:
 
 def complete(
     folder: ShardFolder, identities: Sequence[str], size: int, compute: Compute, advance: Callable[[int], object]
-) -> list[Shard]:
-    """Return the shards of `size` inputs each, in order: those that `folder` has, and the others computed.
+) -> tuple[list[Shard], int]:
+    """Return the shards of `size` inputs each, in order, and how many inputs were computed: `folder` has the others.
 
     `identities` tell when an input has changed since its shard was written. `advance` hears how many more are done.
     """
@@ -149,11 +171,12 @@ def complete(
             shards[index] = shard
             advance(len(ranges[index]))
     missing = [index for index in range(len(ranges)) if index not in shards]
-    with closing(compute([entry for index in missing for entry in ranges[index]])) as stream:
+    inputs = [entry for index in missing for entry in ranges[index]]
+    with closing(compute(inputs)) as stream:
         for index in missing:
             parts = list(_of_one_shard(stream, len(ranges[index]), advance))
             shards[index] = folder.save(index, parts, digests[index])
-    return [shards[index] for index in range(len(ranges))]
+    return [shards[index] for index in range(len(ranges))], len(inputs)
 
 
 def _of_one_shard(stream: Iterator[Part], count: int, advance: Callable[[int], object]) -> Iterator[Part]:
@@ -173,7 +196,7 @@ def _digest(identities: Sequence[str]) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.tmp")
     try:
         temporary.write_bytes(content)
         temporary.replace(path)

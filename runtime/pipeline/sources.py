@@ -7,31 +7,26 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.pipeline.arrow import pyarrow_parquet
+from internvl_edge.runtime.pipeline.batches import Readable
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 """What counts as a picture inside a folder; a listed file may be called anything."""
 _NAMED = 8
-_GROUPS_HELD = 2
-"""Row groups of a Parquet file in memory: pictures are read in order, at most a few batches apart."""
+_REOPENED = 4
+"""Archives and tables that a worker of a cluster keeps open."""
+_HELD_BYTES = 256 << 20
+"""Of row groups of a Parquet file: threads read in order, a few batches apart. Two are held whatever their size."""
 
 
-class SourcePicture(Protocol):
-    """A picture that is read when its turn comes."""
-
-    @property
-    def name(self) -> str:
-        """Return what it is called in findings and outputs."""
-        ...
-
-    def content(self) -> Path | bytes:
-        """Return what `decode` takes."""
-        ...
+class SourcePicture(Readable, Protocol):
+    """A picture whose features can be taken from an earlier run, unless it has changed."""
 
     def stamp(self) -> tuple[int, int]:
         """Return what changes when the picture does; zeros where it is not there."""
@@ -57,7 +52,7 @@ class PictureFile:
         """Return its size and the time of its last change."""
         try:
             found = self.path.stat()
-        except OSError:
+        except OSError:  # not there
             return 0, 0
         return found.st_size, found.st_mtime_ns
 
@@ -179,16 +174,34 @@ def _listed(source: Path, rows: Sequence[tuple[int, Any]]) -> list[SourcePicture
     return [ZippedPicture(str(path), archive, file) for path, file in zip(paths, files, strict=True)]
 
 
+class _Archive(zipfile.ZipFile):
+    """An archive that another process opens by its path."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened_archive, (Path(str(self.filename)),)
+
+
+@lru_cache(maxsize=_REOPENED)
+def _reopened_archive(path: Path) -> zipfile.ZipFile:
+    return _Archive(path)
+
+
+@lru_cache(maxsize=_REOPENED)
+def _reopened_table(path: Path) -> "_ParquetImages":
+    return _ParquetImages(path, _parquet_file(path))
+
+
 def _archive(path: Path) -> zipfile.ZipFile | None:
     try:
-        return zipfile.ZipFile(path) if path.exists() else None
+        return _Archive(path) if path.exists() else None
     except (OSError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: cannot be read ({error}); give a whole .zip, or take it away") from error
 
 
 def _is_inside(file: str) -> bool:
     path = PurePosixPath(file)
-    return bool(path.name) and not path.is_absolute() and ".." not in path.parts
+    nameable = "\0" not in file and not any("\ud800" <= character <= "\udfff" for character in file)
+    return nameable and bool(path.name) and not path.is_absolute() and ".." not in path.parts
 
 
 def _lines(source: Path) -> list[tuple[int, Any]]:
@@ -246,6 +259,9 @@ class _ParquetImages:
         self._lock = threading.Lock()
         self._held: OrderedDict[int, Any] = OrderedDict()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened_table, (self.path,)
+
     def read(self, row: int) -> bytes:
         group = bisect_right(self._starts, row) - 1
         value = self._column(group)[row - self._starts[group]].as_py()
@@ -258,8 +274,9 @@ class _ParquetImages:
         with self._lock:  # a ParquetFile reads for one thread
             if group not in self._held:
                 self._held[group] = self._file.read_row_group(group, columns=["image"]).column(0)
-                while len(self._held) > _GROUPS_HELD:
+                while len(self._held) > 2 and sum(column.nbytes for column in self._held.values()) > _HELD_BYTES:
                     self._held.popitem(last=False)
+            self._held.move_to_end(group)
             return self._held[group]
 
 

@@ -115,7 +115,7 @@ def test_all_unreadable_pictures_are_named(tmp_path: Path, rng: np.random.Genera
 def test_a_decompression_bomb_is_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bomb.png").write_bytes(png())
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(InputError, match=r"bomb.png \(32 x 32 pixels, the limit is 100|more pixels"):
+    with pytest.raises(InputError, match=r"bomb.png \(more than 100 pixels, the limit; scale it down"):
         load_pictures([tmp_path / "bomb.png"])
 
 

@@ -1,0 +1,157 @@
+"""The features of many inputs, batch by batch; and who computes them, this process or a cluster."""
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from internvl_edge.runtime.decode import NAMED, check_header, listed, reason
+from internvl_edge.runtime.errors import BackendError, InputError
+from internvl_edge.runtime.finite import require_finite
+from internvl_edge.runtime.pipeline.batches import Batch, BatchOptions, batches
+from internvl_edge.runtime.pipeline.options import EmbedOptions
+from internvl_edge.runtime.pipeline.outputs import Kind
+from internvl_edge.runtime.pipeline.shards import Compute, Part
+from internvl_edge.runtime.pipeline.sources import SourcePicture
+
+if TYPE_CHECKING:
+    from internvl_edge.runtime.model import InternVL
+
+
+class Engine(Protocol):
+    """Who computes."""
+
+    def backend(self, kind: Kind) -> str:
+        """Return the library that runs the graph of pictures or texts: rows of two do not go into one file."""
+        ...
+
+    def pictures(self, pictures: Sequence[SourcePicture], options: EmbedOptions) -> Compute:
+        """Return what computes the features of pictures by their indices."""
+        ...
+
+    def texts(self, texts: Sequence[str], options: EmbedOptions) -> Compute:
+        """Return what computes the features of texts by their indices."""
+        ...
+
+
+class LocalEngine:
+    """This process."""
+
+    def __init__(self, model: "InternVL") -> None:
+        self._model = model
+
+    def backend(self, kind: Kind) -> str:
+        """Return the library that the model chose."""
+        return self._model.session("vision" if kind == "image" else "text").backend
+
+    def pictures(self, pictures: Sequence[SourcePicture], options: EmbedOptions) -> Compute:
+        """Return what decodes in threads while the graph runs."""
+        return PictureFeatures(self._model, pictures, options)
+
+    def texts(self, texts: Sequence[str], options: EmbedOptions) -> Compute:
+        """Return what encodes batch by batch."""
+        return TextFeatures(self._model, texts, options)
+
+
+class PictureFeatures:
+    """Decodes and scales in threads while the graph runs."""
+
+    def __init__(self, model: "InternVL", pictures: Sequence[SourcePicture], options: EmbedOptions) -> None:
+        self._model = model
+        self._pictures = pictures
+        self._options = options
+
+    def __call__(self, inputs: Sequence[int]) -> Generator[Part, None, None]:
+        """Yield the features of batches."""
+        todo = [self._pictures[index] for index in inputs]
+        settings = BatchOptions(
+            image_size=self._model.info.image_size,
+            batch_size=self._options.batch_size,
+            workers=self._options.workers,
+        )
+        with closing(batches(todo, settings, self._model.stages)) as stream:
+            for batch in stream:
+                bad = tuple((todo[index].name, why) for index, why in batch.bad)
+                if bad and self._options.on_error == "fail":
+                    ahead = _bad_headers(todo[batch.start + batch.count :], NAMED - len(bad))
+                    raise InputError(unreadable([*bad, *ahead]))
+                yield Part(self._rows(batch), _names(todo, batch), bad)
+
+    def _rows(self, batch: Batch) -> np.ndarray:
+        if not len(batch.pixel_values):
+            return np.empty((0, 0))
+        return cast(self._model.encode_image(batch.pixel_values, self._options.mode), "pictures", self._options)
+
+
+class TextFeatures:
+    """Encodes batch by batch, each text checked on its own."""
+
+    def __init__(self, model: "InternVL", texts: Sequence[str], options: EmbedOptions) -> None:
+        self._model = model
+        self._texts = texts
+        self._options = options
+
+    def __call__(self, inputs: Sequence[int]) -> Generator[Part, None, None]:
+        """Yield the features of batches."""
+        wrong = {index: why for index in inputs if (why := _text_fault(self._texts[index]))}
+        if wrong and self._options.on_error == "fail":
+            raise InputError(unreadable([(f"text {index}", why) for index, why in wrong.items()]))
+        for start in range(0, len(inputs), self._options.batch_size):
+            batch = inputs[start : start + self._options.batch_size]
+            texts = [self._texts[index] for index in batch if index not in wrong]
+            bad = tuple((f"text {index}", wrong[index]) for index in batch if index in wrong)
+            rows = cast(self._model.encode_text(texts), "texts", self._options) if texts else np.empty((0, 0))
+            yield Part(rows, tuple(texts), bad)
+
+
+def cast(features: np.ndarray, what: str, options: EmbedOptions) -> np.ndarray:
+    """Return features in the type that is written.
+
+    Raises:
+        BackendError: they are NaN or infinite, or overflow float16.
+    """
+    require_finite(features, what)
+    with np.errstate(over="ignore"):  # told below
+        rows = features.astype(options.dtype, copy=False)
+    if not np.isfinite(rows).all():
+        raise BackendError(
+            f"embed: features of {what} up to {np.abs(features).max():.4g}, too large for float16; write float32"
+        )
+    return rows
+
+
+def unreadable(findings: Sequence[tuple[str, str]]) -> str:
+    """Return a line that names inputs that cannot be read."""
+    return (
+        f"embed: unreadable: {listed(findings)}; repair them, or run again with --on-error skip:"
+        " what is finished is kept"
+    )
+
+
+def _text_fault(text: str) -> str:
+    """Return why a text cannot be encoded; empty if it can."""
+    if not text.strip():
+        return "empty"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "no valid Unicode"
+    return ""
+
+
+def _names(todo: Sequence[SourcePicture], batch: Batch) -> tuple[str, ...]:
+    bad = {index for index, _ in batch.bad}
+    return tuple(todo[index].name for index in range(batch.start, batch.start + batch.count) if index not in bad)
+
+
+def _bad_headers(pictures: Sequence[SourcePicture], most: int) -> Iterator[tuple[str, str]]:
+    """Yield name and reason of the first `most` pictures whose headers cannot be read."""
+    for picture in pictures:
+        if most <= 0:
+            return
+        try:
+            check_header(picture.content())
+        except Exception as error:  # as in the batches
+            most -= 1
+            yield picture.name, reason(error)
