@@ -1,0 +1,123 @@
+"""A Ray Serve application: every replica answers the protocol of `internvl-edge serve` around an engine of its own.
+
+serve run internvl_edge.runtime.ray.application:build bundle=/models/bundle replicas=2
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from internvl_edge.runtime.errors import BackendError, InputError
+from internvl_edge.runtime.serve.observe.record import Record
+from internvl_edge.runtime.serve.options import ServeOptions
+from internvl_edge.runtime.serve.pool import WorkerEngine
+from internvl_edge.runtime.serve.protocol.credentials import Credentials
+from internvl_edge.runtime.serve.protocol.options import ProtocolOptions
+from internvl_edge.runtime.serve.protocol.service import Service
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+DEPLOYMENT = "InternVL"
+_DRAIN_S = 20.0
+"""What Ray grants a replica that it stops, by default."""
+
+
+def build(arguments: Mapping[str, Any]) -> Any:
+    """Return the application; Ray calls this with the arguments of its configuration.
+
+    ``bundle`` is a path on every node, ``replicas``, ``cpus`` and ``gpus`` (of each) are Ray's, the others those of
+    `ServeOptions`.
+
+    Raises:
+        InputError: arguments that are not known, or out of their range.
+        BackendError: Ray Serve is not installed.
+    """
+    try:
+        from ray import serve
+    except ImportError as error:
+        raise BackendError("Ray Serve is not installed; pip install 'internvl-edge[ray,serve]'") from error
+    given = dict(arguments)
+    bundle, replicas = given.pop("bundle", None), int(given.pop("replicas", 1))
+    resources = {"num_cpus": float(given.pop("cpus", 1)), "num_gpus": float(given.pop("gpus", 0))}
+    if bundle is None:
+        raise InputError("ray: no bundle given; add bundle=PATH, a folder that every node can read")
+    options = serve_options(given)
+
+    def application() -> "ASGIApp":
+        return Replica(Path(bundle), options)
+
+    deployment = serve.deployment(
+        name=DEPLOYMENT,
+        num_replicas=replicas,
+        max_ongoing_requests=options.queue + options.max_batch,
+        ray_actor_options=resources,
+    )(serve.ingress(application)())
+    return deployment.bind()
+
+
+def serve_options(arguments: Mapping[str, Any]) -> ServeOptions:
+    """Return the options of an engine; a command line gives all of them as text.
+
+    Raises:
+        InputError: names that are not known, values that are no numbers or out of their range.
+    """
+    defaults = {field.name: field.default for field in fields(ServeOptions)}
+    if unknown := [name for name in arguments if name not in defaults]:
+        raise InputError(
+            f"ray: {', '.join(unknown)} not known; give bundle, replicas, cpus, gpus, {', '.join(defaults)}"
+        )
+    try:
+        return ServeOptions(**{name: _like(defaults[name], value) for name, value in arguments.items()})
+    except ValueError as error:
+        raise InputError(f"ray: {error}; give numbers where numbers are meant") from error
+
+
+class Replica:
+    """The HTTP application of `serve`, whose engine lives from the replica's start to its end."""
+
+    def __init__(self, bundle: Path, options: ServeOptions) -> None:
+        from internvl_edge.runtime.serve.protocol.http.app import Application
+
+        record = Record()
+        self._engine = WorkerEngine(bundle, options, record)
+        self._service = Service(
+            self._engine,
+            record=record,
+            options=ProtocolOptions(
+                body_bytes=options.max_body_bytes,
+                deadline_s=options.deadline_ms / 1e3,
+                drain_s=_DRAIN_S,
+                max_batch=options.max_batch,
+            ),
+            credentials=Credentials(()),
+        )
+        self._application = Application(self._service)
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Answer a request, or live: ASGI's lifespan starts and ends the engine."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        else:
+            await self._application(scope, receive, send)
+
+    async def _live(self, receive: "Receive", send: "Send") -> None:
+        await receive()
+        try:
+            await self._engine.start()
+        except Exception as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        self._service.drain()
+        await self._engine.close(_DRAIN_S)
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def _like(default: Any, value: Any) -> Any:
+    """Return `value` as the type of `default`."""
+    if isinstance(value, str) and isinstance(default, int | float):
+        return type(default)(value)
+    return int(value) if isinstance(value, str) and default is None and value.isdigit() else value
