@@ -25,6 +25,10 @@ $(READY): pyproject.toml constraints.txt
 $(TRITON): $(READY)
 	$(BIN)/python -m pip install --quiet --no-deps --target $(@D) "nvidia-pytriton==0.7.0" "numpy==1.26.4"
 	chmod +x $(@D)/pytriton/tritonserver/bin/tritonserver
+	$(BIN)/python -m pip install --quiet --no-deps --target $(@D)/perf_analyzer "tritonclient==2.48.0"
+	mkdir -p $(@D)/lib
+	ln -sf $(CURDIR)/$(@D)/nvidia_pytriton.libs/libb64-*.so.0d $(@D)/lib/libb64.so.0d
+	ln -sf $(CURDIR)/$(@D)/nvidia_pytriton.libs/libcudart-*.so.12.* $(@D)/lib/libcudart.so.12
 	touch $@
 
 demo: $(READY)

@@ -9,6 +9,7 @@ import click
 from internvl_edge.commands.bench import bench
 from internvl_edge.commands.export import export
 from internvl_edge.commands.look import inspect
+from internvl_edge.commands.package import package
 from internvl_edge.commands.plans import build_command, doctor, targets
 from internvl_edge.commands.quantize import calibrate, compare, evaluate
 from internvl_edge.commands.run import run
@@ -42,13 +43,16 @@ def main(verbose: bool) -> None:
     internvl-edge run retrieve BUNDLE IMAGES -t "a red kite"
     internvl-edge bench BUNDLE                     what it costs here: latency, throughput, energy
     internvl-edge inspect BUNDLE                   what is inside
+    internvl-edge serve BUNDLE                     over HTTP and gRPC: Open Inference Protocol, streams, embeddings
+    internvl-edge package triton BUNDLE -o FOLDER  for NVIDIA Triton; also: package ray
     """
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
 
 
-for _command in (export, calibrate, evaluate, compare, build_command, targets, doctor, inspect, run, bench, serve):
+_COMMANDS = (export, calibrate, evaluate, compare, build_command, targets, doctor, inspect, run, bench, serve, package)
+for _command in _COMMANDS:
     main.add_command(_command)
 
 

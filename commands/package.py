@@ -48,3 +48,35 @@ def triton(bundle: Path, output: Path, **settings: Any) -> None:
 
     models = write_repository(bundle, output, RepositoryOptions(**settings))
     click.echo(f"{output}: {len(models)} models: {', '.join(models)}")
+
+
+@package.command()
+@BUNDLE
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="YAML file to write.")
+@click.option("--replicas", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--cpus", type=click.FloatRange(0), default=1.0, show_default=True, help="Of a replica.")
+@click.option(
+    "--gpus", type=click.FloatRange(0), default=0.0, show_default=True, help="Of a replica; 0.5: two share one."
+)
+@click.option("--http", type=int, default=8000, show_default=True, help="Port on every node.")
+@click.option("--backend", default="auto", show_default=True)
+@click.option("--threads", type=click.IntRange(1), help="Of a CPU backend.  [default: its own choice]")
+@click.option("--max-batch", type=click.IntRange(1), default=16, show_default=True)
+@click.option("--max-delay-ms", type=click.FloatRange(0), default=2.0, show_default=True)
+@click.option("--queue", type=click.IntRange(1), default=256, show_default=True)
+@click.option("--deadline-ms", type=click.FloatRange(0, min_open=True), default=500.0, show_default=True)
+def ray(bundle: Path, output: Path, replicas: int, cpus: float, gpus: float, http: int, **settings: Any) -> None:
+    """Write the configuration of a Ray Serve application whose replicas answer the protocol of `serve`.
+
+    BUNDLE must be at the same path on every node.
+
+    \b
+    internvl-edge package ray bundle -o internvl.yaml --replicas 4 --gpus 1
+    serve deploy internvl.yaml
+    """
+    from internvl_edge.runtime.package.ray_config import RayServeOptions, write_config
+    from internvl_edge.runtime.serve.options import ServeOptions
+
+    placed = RayServeOptions(replicas=replicas, cpus=cpus, gpus=gpus, http=http)
+    write_config(bundle, output, ServeOptions(**settings), placed)
+    click.echo(f"{output}: {replicas} replicas of {bundle}; start them with `serve deploy {output}`")

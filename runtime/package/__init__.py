@@ -1,1 +1,1 @@
-"""A bundle in the form that another server takes: NVIDIA Triton's model repository, a Ray Serve application."""
+"""A bundle in the form that another server takes: NVIDIA Triton's model repository, or Ray Serve's configuration."""

@@ -19,7 +19,10 @@ from internvl_edge.runtime.manifest import FileInfo, GraphInfo, Manifest, Tensor
 from internvl_edge.runtime.package.folders import link, new_folder
 from internvl_edge.runtime.package.model_config import Word, config_text
 from internvl_edge.runtime.package.options import RepositoryOptions
+from internvl_edge.runtime.package.ray_config import RayServeOptions, write_config
 from internvl_edge.runtime.package.repository import write_repository
+from internvl_edge.runtime.ray.application import serve_options
+from internvl_edge.runtime.serve.options import ServeOptions
 
 GRAPHS = {
     "vision": (
@@ -258,3 +261,22 @@ def test_a_link_is_a_copy_where_there_are_none(tmp_path: Path, monkeypatch: pyte
     link(tmp_path / "a", tmp_path / "deep" / "b")
     assert (tmp_path / "deep" / "b").read_text() == "a"
     assert not (tmp_path / "deep" / "b").samefile(tmp_path / "a")
+
+
+def test_the_configuration_of_ray_is_what_serve_reads(bundle: Path, tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml")
+    schema = pytest.importorskip("ray.serve.schema")
+    output = tmp_path / "internvl.yaml"
+    options = RayServeOptions(replicas=3, gpus=0.5, http=8010)
+    write_config(bundle, output, ServeOptions(max_batch=4, threads=2), options)
+    read = schema.ServeDeploySchema.model_validate(yaml.safe_load(output.read_text()))
+    (application,) = read.applications
+    assert (application.name, read.http_options.port) == ("internvl", 8010)
+    assert application.args["bundle"] == str(bundle.resolve())
+    given = {
+        name: value for name, value in application.args.items() if name not in ("bundle", "replicas", "cpus", "gpus")
+    }
+    assert serve_options(given) == ServeOptions(max_batch=4, threads=2)
+    assert application.args["gpus"] == 0.5
+    with pytest.raises(InputError, match="is there already"):
+        write_config(bundle, output, ServeOptions(), options)

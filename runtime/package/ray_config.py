@@ -1,0 +1,72 @@
+"""Ray Serve's configuration of a bundle: what `serve deploy` takes."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.serve.options import ServeOptions
+
+_APPLICATION = "internvl_edge.runtime.ray.application:build"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RayServeOptions:
+    """How replicas are placed; what each of them does is `ServeOptions`."""
+
+    replicas: int = 1
+    cpus: float = 1
+    """Of a replica."""
+    gpus: float = 0
+    http: int = 8000
+
+
+def write_config(bundle: Path, output: Path, engine: ServeOptions, options: RayServeOptions) -> None:
+    """Write the configuration of one application to the new file `output`; the bundle stays where it is.
+
+    Raises:
+        BundleError: `bundle` is damaged.
+        InputError: `output` is there already, or cannot be written.
+    """
+    Bundle.open(bundle)
+    arguments = {
+        "bundle": str(bundle.resolve()),
+        "replicas": options.replicas,
+        "cpus": options.cpus,
+        "gpus": options.gpus,
+        "backend": engine.backend,
+        "max_batch": engine.max_batch,
+        "max_delay_ms": engine.max_delay_ms,
+        "queue": engine.queue,
+        "deadline_ms": engine.deadline_ms,
+        **({} if engine.threads is None else {"threads": engine.threads}),
+    }
+    try:
+        with output.open("x", encoding="utf-8") as file:
+            file.write(_yaml(arguments, options.http))
+    except FileExistsError as error:
+        raise InputError(f"{output}: is there already; remove it, or name another file") from error
+    except OSError as error:
+        raise InputError(f"{output}: cannot be written ({error.strerror}); name another file") from error
+
+
+def _yaml(arguments: Mapping[str, Any], http: int) -> str:
+    """Return YAML, whose values are those of JSON."""
+    lines = [f"      {name}: {json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items()]
+    return "\n".join(
+        [
+            "http_options:",
+            "  host: 0.0.0.0",
+            f"  port: {http}",
+            "applications:",
+            "  - name: internvl",
+            "    route_prefix: /",
+            f"    import_path: {_APPLICATION}",
+            "    args:",
+            *lines,
+            "",
+        ]
+    )
