@@ -37,8 +37,8 @@ CONTEST_SHARE = 1 / 12
 twice, OpenVINO too (mapped, and packed for its kernels) but fp16, which it widens, four times over; and half of what is
 free is left to others."""
 
-_OPTIONAL = ("open_cache", "layer_times", "layer_info")
-"""What only some sessions have: `CacheSession`, `LayerTimes`, `LayerInfo`."""
+_OPTIONAL = ("open_cache", "layer_times", "layer_info", "max_rows")
+"""What only some sessions have: `CacheSession`, `LayerTimes`, `LayerInfo`, `RowLimit`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from internvl_edge.runtime.backends import choice, trials
 from internvl_edge.runtime.backends.candidates import Candidate, find_candidates
 from internvl_edge.runtime.backends.choice import ChosenSession, open_fastest
 from internvl_edge.runtime.backends.decisions import Decision, decision_key, read_decision, write_decision
-from internvl_edge.runtime.backends.session import CacheSession, Session, SessionOptions, TensorInfo
+from internvl_edge.runtime.backends.session import CacheSession, RowLimit, Session, SessionOptions, TensorInfo
 from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.errors import BackendError
 from internvl_edge.runtime.manifest import FileInfo
@@ -292,6 +292,8 @@ def test_a_chosen_session_has_what_the_session_has(machine: Machine) -> None:
     assert not isinstance(ChosenSession(plain, "fast"), CacheSession)
 
     class Caching(FakeSession):
+        max_rows = 8
+
         def open_cache(self, present: Mapping[str, np.ndarray], rows: int, length: int) -> Any:
             return rows
 
@@ -302,6 +304,8 @@ def test_a_chosen_session_has_what_the_session_has(machine: Machine) -> None:
     assert isinstance(chosen, CacheSession)
     assert isinstance(chosen, LayerTimes)
     assert chosen.open_cache({}, 3, 1) == 3
+    assert isinstance(chosen, RowLimit)
+    assert chosen.max_rows == 8
 
 
 def test_candidates_are_what_is_installed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
