@@ -12,7 +12,7 @@ from internvl_edge.runtime.backends import open_session
 from internvl_edge.runtime.backends.candidates import Candidate, find_candidates
 from internvl_edge.runtime.backends.decisions import Decision, decision_key, read_decision, write_decision
 from internvl_edge.runtime.backends.session import Session, SessionOptions
-from internvl_edge.runtime.backends.trials import difference, median_ms, sample_inputs
+from internvl_edge.runtime.backends.trials import difference, quickest_ms, sample_inputs
 from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.engines import weight_digests
 from internvl_edge.runtime.errors import BackendError, EdgeError
@@ -46,7 +46,7 @@ class Trial:
     """What one candidate did with the sample."""
 
     backend: str
-    median_ms: float = 0.0
+    quickest_ms: float = 0.0
     difference: float = 0.0
     """From the reference."""
     refusal: str = ""
@@ -174,14 +174,14 @@ def _contest(place: Place, candidates: Sequence[Candidate]) -> tuple[Session, De
     best = place.open(REFERENCE)
     sample = sample_inputs(place.bundle, place.graph, best)
     expected = best.run(sample)
-    won = Trial(backend=REFERENCE, median_ms=median_ms(best, sample, place.bundle.manifest.model))
+    won = Trial(backend=REFERENCE, quickest_ms=quickest_ms(best, sample, place.bundle.manifest.model))
     trials = [won]
     for candidate in candidates:
         if candidate.backend == REFERENCE:
             continue
         session, trial = _tried(place, candidate.backend, sample, expected)
         trials.append(trial)
-        if session is not None and trial.median_ms < won.median_ms:
+        if session is not None and trial.quickest_ms < won.quickest_ms:
             best, won, session = session, trial, best
         if session is not None:
             session.close()
@@ -198,7 +198,7 @@ def _tried(
         found = difference(session.run(sample), expected)
         if found <= LARGEST_DIFFERENCE[place.bundle.manifest.precision]:
             return session, Trial(
-                backend=backend, median_ms=median_ms(session, sample, place.bundle.manifest.model), difference=found
+                backend=backend, quickest_ms=quickest_ms(session, sample, place.bundle.manifest.model), difference=found
             )
         refusal = f"differs by {found:.0e}"
     except EdgeError as error:
@@ -212,10 +212,10 @@ def _tried(
 def sentence(won: Trial, trials: Sequence[Trial]) -> str:
     """Return the decision in one line: ``openvino 12.3 ms (onnxruntime 20.1 ms; equal within 3e-06)``."""
     others = [trial for trial in trials if trial is not won]
-    notes = [", ".join(f"{trial.backend} {trial.median_ms:.1f} ms" for trial in others if not trial.refusal)]
+    notes = [", ".join(f"{trial.backend} {trial.quickest_ms:.1f} ms" for trial in others if not trial.refusal)]
     notes += [f"equal within {won.difference:.0e}"] if won.backend != REFERENCE else []
     notes += [f"{trial.backend} {trial.refusal}" for trial in others if trial.refusal]
-    return f"{won.backend} {won.median_ms:.1f} ms ({'; '.join(note for note in notes if note)})"
+    return f"{won.backend} {won.quickest_ms:.1f} ms ({'; '.join(note for note in notes if note)})"
 
 
 def _facts(place: Place, candidates: Sequence[Candidate]) -> dict[str, object]:

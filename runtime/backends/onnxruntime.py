@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from internvl_edge.runtime.backends.onnxruntime_cache import OnnxRuntimeCache
 from internvl_edge.runtime.backends.session import SessionOptions, TensorInfo, require_arrays
 from internvl_edge.runtime.errors import BackendError
 from internvl_edge.runtime.lowering.cpu import lower
@@ -79,10 +78,6 @@ class OnnxRuntimeSession:
             raise BackendError(_failure(self._file, error)) from error
         return dict(zip(names, results, strict=True))
 
-    def open_cache(self, present: Mapping[str, np.ndarray], rows: int, length: int) -> OnnxRuntimeCache:
-        """Return a decoder's cache that begins with `present` and has room for `rows` rows of `length` positions."""
-        return OnnxRuntimeCache(self._session, self._file.stem, self.inputs, present, rows, length)
-
     def layer_times(self, inputs: Mapping[str, np.ndarray], runs: int) -> "list[LayerTime]":
         """Return the layers as they run, from a session of its own that profiles them."""
         from internvl_edge.runtime.profile.onnxruntime_layers import profiled_layers
@@ -106,6 +101,7 @@ class OnnxRuntimeSession:
         providers = list(_PROVIDERS[self._provider])
         if self._lowered is None:
             return onnxruntime.InferenceSession(str(self._file), settings, providers=providers)
+        settings.enable_cpu_mem_arena = self._lowered.arena
         for key, value in self._lowered.config.items():
             settings.add_session_config_entry(key, value)
         return onnxruntime.InferenceSession(self._lowered.model, settings, providers=providers)

@@ -31,6 +31,8 @@ class LoweredGraph:
     """ONNX Runtime's session options that belong to it."""
     settings: Mapping[str, str]
     """What was done, in words."""
+    arena: bool = True
+    """Whether ONNX Runtime may keep the memory of one run for the next."""
 
 
 def lower(graph_file: Path) -> LoweredGraph:
@@ -55,4 +57,4 @@ def lower(graph_file: Path) -> LoweredGraph:
     packing = choose_packing(model, None if wide else available_bytes())
     settings["weights"] = packing.reason
     config |= {**packing.config, **(_WIDE_SUMS if wide else {})}
-    return LoweredGraph(model.encode(), config, settings)
+    return LoweredGraph(model.encode(), config, settings, packing.arena)

@@ -20,6 +20,8 @@ class Packing:
     config: Mapping[str, str]
     """ONNX Runtime's session options."""
     reason: str
+    arena: bool = True
+    """Whether ONNX Runtime may keep the memory of one run for the next: with mapped weights that is a copy of them."""
 
 
 def choose_packing(model: OnnxModel, available: int | None) -> Packing:
@@ -30,6 +32,7 @@ def choose_packing(model: OnnxModel, available: int | None) -> Packing:
     return Packing(
         _MAPPED,
         f"mapped, which is slower: packed they take {needed / _GIB:.1f} GiB, {available / _GIB:.1f} GiB are available",
+        arena=False,
     )
 
 

@@ -129,6 +129,11 @@ def test_a_sum_that_others_read_keeps_its_bias_apart(tmp_path: Path, weights: di
     assert op_types(lowered_model(write_graph(tmp_path, text, weights)))[-2:] == ["MatMulIntegerToFloat", "Add"]
 
 
+def test_a_sum_that_is_added_to_itself_has_no_bias(tmp_path: Path, weights: dict[str, np.ndarray]) -> None:
+    path = write_graph(tmp_path, LINEAR.replace("Add(product, bias)", "Add(product, product)"), weights)
+    assert op_types(lowered_model(path))[-2:] == ["MatMulIntegerToFloat", "Add"]
+
+
 def test_one_number_for_all_channels_is_no_bias(tmp_path: Path, weights: dict[str, np.ndarray]) -> None:
     path = write_graph(tmp_path, LINEAR, weights | {"bias": np.ones(1, np.float32)})
     assert op_types(lowered_model(path))[-2:] == ["MatMulIntegerToFloat", "Add"]

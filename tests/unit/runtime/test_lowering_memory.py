@@ -28,7 +28,10 @@ def test_weights_are_packed_while_a_quarter_stays_free(path: Path) -> None:
     assert needed == 64 * 64 * 4
     assert choose_packing(model, needed * 2).reason == "packed"
     assert choose_packing(model, None).reason == "packed"
-    assert choose_packing(model, needed).reason.startswith("mapped, which is slower: packed they take 0.0 GiB")
+    mapped = choose_packing(model, needed)
+    assert mapped.reason.startswith("mapped, which is slower: packed they take 0.0 GiB")
+    assert choose_packing(model, None).arena
+    assert not mapped.arena  # it would keep every weight that a run transposes
 
 
 def test_mapped_weights_give_the_same(path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
