@@ -23,6 +23,8 @@ from internvl_edge.runtime.errors import EngineError
 
 logger = logging.getLogger(__name__)
 
+_LOGS: list[Any] = []
+"""For as long as the process lives: TensorRT keeps the first logger that it is given, by its address."""
 _OUR_DOMAIN = b"\x3a\x08" + NAMESPACE.encode()
 """As a node's domain in a file: field 7 of ``NodeProto``, 8 bytes long."""
 
@@ -280,7 +282,8 @@ def _log(trt: Any) -> Any:
                 self.errors.append(message)
             logger.debug("%s", message)
 
-    return Log()
+    _LOGS.append(Log())
+    return _LOGS[-1]
 
 
 def _writer(flavour: Flavour, file: IO[bytes]) -> Any:

@@ -19,6 +19,8 @@ _MODULES = {
 }
 """What each flavour imports, in order; the first of TensorRT-RTX only brings the libraries that its bindings load."""
 _EXTRAS = {"tensorrt": "gpu", "tensorrt_rtx": "rtx"}
+_LOGS: list[Any] = []
+"""For as long as the process lives: TensorRT keeps the first logger that it is given, by its address."""
 _REMEMBERED = 16
 """Errors; the first of a failure names its cause, the others follow from it."""
 
@@ -37,7 +39,7 @@ class Library:
 
 @cache
 def load_library(flavour: str) -> Library:
-    """Return the library of `flavour`, once loaded always the same: TensorRT keeps the first logger it is given.
+    """Return the library of `flavour`, once loaded always the same.
 
     Raises:
         BackendError: it is not installed, or does not start.
@@ -47,7 +49,8 @@ def load_library(flavour: str) -> Library:
     except (ImportError, OSError) as error:
         raise BackendError(_not_installed(flavour, error)) from error
     errors: deque[str] = deque(maxlen=_REMEMBERED)
-    runtime = trt.Runtime(_log(trt, errors))
+    _LOGS.append(_log(trt, errors))
+    runtime = trt.Runtime(_LOGS[-1])
     return Library(flavour=flavour, trt=trt, version=str(trt.__version__), runtime=runtime, errors=errors)
 
 
