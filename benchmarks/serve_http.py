@@ -36,6 +36,7 @@ class Server:
 
     name: str
     port: int
+    pid: int
     request: bytes
 
 
@@ -50,31 +51,32 @@ def main(bundle: Path, peers: tuple[str, ...], rounds: int, seconds: float, conc
     """Print requests per second and latency of each server."""
     graph = Bundle.open(bundle).graph_file("text").resolve()
     with contextlib.ExitStack() as running:
-        servers = [running.enter_context(_ours(bundle, threads))]
+        servers = [running.enter_context(ours(bundle, threads))]
         for name, python in (peer.split("=", 1) for peer in peers):
             servers.append(running.enter_context(_peer(name, python, graph, threads)))
         for server in servers:
-            asyncio.run(_require_up(server))
+            asyncio.run(require_up(server))
         print(f"{bundle}, graph text, {os.cpu_count()} cores, {threads} threads, {len(IDS[0])} ids a request")
         print("| clients | server | requests/s | p50 ms | p99 ms |\n| ---: | --- | ---: | ---: | ---: |")
         for clients in map(int, concurrency.split(",")):
             rows: dict[str, list[tuple[float, ...]]] = {server.name: [] for server in servers}
             for _ in range(rounds):
                 for server in servers:
-                    rows[server.name].append(asyncio.run(_closed_loop(server, clients, seconds)))
+                    rows[server.name].append(asyncio.run(closed_loop(server, clients, seconds)))
             for name, found in rows.items():
                 rate, p50, p99 = (statistics.median(column) for column in zip(*found, strict=True))
                 print(f"| {clients} | {name} | {rate:.0f} | {p50:.2f} | {p99:.2f} |")
 
 
 @contextlib.contextmanager
-def _ours(bundle: Path, threads: int) -> Iterator[Server]:
+def ours(bundle: Path, threads: int, texts: int = 1) -> Iterator[Server]:
+    """Run `internvl-edge serve`, which is asked for so many texts at once."""
     port = _free_port()
     command = [sys.executable, "-m", "internvl_edge.cli", "serve", str(bundle), "--http", str(port), "--grpc", "-1"]
     command += ["--graph", "text", "--threads", str(threads), "--no-access-log", "--backend", "onnxruntime"]
-    tensor = {"name": "input_ids", "shape": [1, len(IDS[0])], "datatype": "INT64", "data": IDS}
-    with _process(command, {}):
-        yield Server("internvl-edge", port, _post(port, "/v2/models/text/infer", {"inputs": [tensor]}))
+    tensor = {"name": "input_ids", "shape": [texts, len(IDS[0])], "datatype": "INT64", "data": IDS * texts}
+    with _process(command, {}) as pid:
+        yield Server("internvl-edge", port, pid, _post(port, "/v2/models/text/infer", {"inputs": [tensor]}))
 
 
 @contextlib.contextmanager
@@ -86,17 +88,17 @@ def _peer(name: str, python: str, graph: Path, threads: int) -> Iterator[Server]
         "litserve": ("/predict", {"input_ids": IDS}),
         "mlserver": ("/v2/models/text/infer", {"inputs": [tensor]}),
     }[name]
-    with _process(command, {THREADS: str(threads)}):
-        yield Server(name, port, _post(port, path, body))
+    with _process(command, {THREADS: str(threads)}) as pid:
+        yield Server(name, port, pid, _post(port, path, body))
 
 
 @contextlib.contextmanager
-def _process(command: list[str], environment: dict[str, str]) -> Iterator[None]:
+def _process(command: list[str], environment: dict[str, str]) -> Iterator[int]:
     process = subprocess.Popen(
         command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, start_new_session=True
     )
     try:
-        yield
+        yield process.pid
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -118,14 +120,14 @@ def _post(port: int, path: str, body: object) -> bytes:
     return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
 
 
-async def _require_up(server: Server) -> None:
+async def require_up(server: Server) -> None:
     """Ask until it answers."""
     end = time.monotonic() + _START_S
     while True:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, RuntimeError, asyncio.TimeoutError):
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
             try:
-                await asyncio.wait_for(_ask(reader, writer, server.request), _ANSWER_S)
+                await asyncio.wait_for(_ask(reader, writer, server), _ANSWER_S)
                 return
             finally:
                 writer.close()
@@ -134,7 +136,7 @@ async def _require_up(server: Server) -> None:
         await asyncio.sleep(0.2)
 
 
-async def _closed_loop(server: Server, clients: int, seconds: float) -> tuple[float, float, float]:
+async def closed_loop(server: Server, clients: int, seconds: float) -> tuple[float, float, float]:
     """Let clients ask, each again when it is answered; return answers per second, p50 and p99 in ms."""
     times: list[float] = []
     end = time.perf_counter() + seconds
@@ -142,7 +144,7 @@ async def _closed_loop(server: Server, clients: int, seconds: float) -> tuple[fl
     async def client() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         while (start := time.perf_counter()) < end:
-            await _ask(reader, writer, server.request)
+            await _ask(reader, writer, server)
             times.append((time.perf_counter() - start) * 1e3)
         writer.close()
 
@@ -152,13 +154,18 @@ async def _closed_loop(server: Server, clients: int, seconds: float) -> tuple[fl
     return len(times) / (time.perf_counter() - begin), float(p50), float(p99)
 
 
-async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
+async def status_of(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> str:
+    """Ask, read the whole answer, and return its status."""
     writer.write(request)
     head = await reader.readuntil(b"\r\n\r\n")
     length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-    body = await reader.readexactly(length)
-    if b" 200 " not in head[:20]:
-        raise RuntimeError(body[:200].decode(errors="replace"))
+    await reader.readexactly(length)
+    return head.split(b" ", 2)[1].decode()
+
+
+async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, server: Server) -> None:
+    if (status := await status_of(reader, writer, server.request)) != "200":
+        raise RuntimeError(f"{server.name}: answers {status}")
 
 
 if __name__ == "__main__":

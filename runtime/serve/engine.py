@@ -20,6 +20,14 @@ class Engine(Protocol):
         """Return whether a request would be taken up at once; false while it starts, restarts a worker or drains."""
         ...
 
+    def require_room(self, model: str, client: str) -> None:
+        """Check that a request of this client might be queued, before anything is done for it.
+
+        Raises:
+            OverloadedError: there is no room for any.
+        """
+        ...
+
     async def infer(self, request: Request) -> Response:
         """Answer a request; a caller that is cancelled withdraws it.
 

@@ -64,6 +64,7 @@ class WorkerEngine:
         self._scheduler = Scheduler(self.options)
         self._cache = PictureCache(self.options.cache_bytes)
         self._served: dict[str, Served] = {}
+        self._signatures: dict[str, Signature] = {}
         self._workers: list[Worker] = []
         self._open: set[Work] = set()
         self._numbers = count(1)
@@ -74,7 +75,7 @@ class WorkerEngine:
     @property
     def signatures(self) -> Mapping[str, Signature]:
         """Return the models by name."""
-        return {name: served.signature for name, served in self._served.items()}
+        return self._signatures
 
     @property
     def ready(self) -> bool:
@@ -97,6 +98,7 @@ class WorkerEngine:
         self._info = bundle.manifest.model
         self._digest = sha256_file(self._path / "manifest.json")
         self._served = served_models(bundle.manifest, self.options.graphs)
+        self._signatures = {name: served.signature for name, served in self._served.items()}
         graphs = tuple(name for name in bundle.manifest.graphs if name in self._served)
         launch = self._launcher(Setup(bundle=self._path, graphs=graphs, options=self.options))
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -120,6 +122,15 @@ class WorkerEngine:
         for work in self._open:
             work.fail(UnavailableError("the server stops before this could be answered", _RETRY_S))
         await self._stop()
+
+    def require_room(self, model: str, client: str) -> None:
+        """Check that a request of this client might be queued, or might need no queue.
+
+        Raises:
+            OverloadedError: there is no room for any.
+        """
+        if model != ENCODE_IMAGE:  # whose answer may be known
+            self._scheduler.require_room(client)
 
     async def infer(self, request: Request) -> Response:
         """Answer a request; a caller that is cancelled withdraws it.
@@ -264,9 +275,10 @@ class WorkerEngine:
         if work.late is not None:
             work.late.cancel()
         self._open.discard(work)
+        tickets, work.tickets = work.tickets, []  # which have the work: only the garbage collector would end that
         if work.complete:
             return
-        for ticket in work.tickets:
+        for ticket in tickets:
             self._scheduler.withdraw(ticket)
         for worker in self._workers:
             for number, batch in worker.jobs.items():

@@ -1,6 +1,5 @@
 """A bundle, its engine and its protocols put together, on an event loop of their own."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +42,8 @@ def run_server(
         EdgeError: why it can't be served.
     """
     require_packages()
+    import uvloop
+
     record = TracingRecord(otlp_provider()) if extras.traces else Record()
     pool = WorkerEngine(bundle, engine, record)
     service = Service(
@@ -60,7 +61,7 @@ def run_server(
         count_tokens=_TokenCount(bundle / _TOKENIZER_FILE),
     )
     try:
-        asyncio.run(serve(pool, service, server, announce))
+        uvloop.run(serve(pool, service, server, announce))
     finally:
         if isinstance(record, TracingRecord):
             record.close()

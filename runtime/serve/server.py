@@ -1,6 +1,7 @@
 """A server from its first port to its last answer: HTTP and gRPC on one event loop around one engine."""
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_PACKAGES = ("uvicorn", "httptools", "starlette", "grpc", "google.protobuf", "prometheus_client")
+_PACKAGES = ("uvloop", "uvicorn", "httptools", "starlette", "orjson", "grpc", "google.protobuf", "prometheus_client")
 _IDLE_S = 30
 """How long a connection is kept between two requests."""
 _BACKLOG = 2048
@@ -84,6 +85,7 @@ async def serve(
             await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 starting.result()
+                gc.freeze()  # what is there now stays: collections need not look at it between requests
                 announce(f"Ready: {', '.join(engine.signatures)}")
                 await stopping
                 announce("Stopping: accepted requests finish")

@@ -9,8 +9,11 @@ import pytest
 
 from internvl_edge.export.compile import export_bundle
 from internvl_edge.export.options import ExportOptions
+from internvl_edge.runtime.backends import SessionOptions
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+ONE_THREAD = SessionOptions(threads=1)
+"""Two tests run side by side on two cores: more threads would wait for each other, spinning."""
 
 
 @pytest.fixture(scope="session")

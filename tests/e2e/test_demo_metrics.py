@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from internvl_edge.calib.metrics import accuracy, exact_match, recall
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.features import unit
+from tests.e2e.conftest import ONE_THREAD
 from tests.tolerances import DEMO_POINTS, GOLDEN_FP32
 
 LANGUAGES = ("en", "es", "fr", "zh", "ko", "ru", "ja", "it")
@@ -20,7 +21,7 @@ LANGUAGES = ("en", "es", "fr", "zh", "ko", "ru", "ja", "it")
 
 @pytest.fixture(scope="module")
 def model(demo_bundle: Path) -> InternVL:
-    return InternVL.open(demo_bundle, "onnxruntime", batch_size=128)
+    return InternVL.open(demo_bundle, "onnxruntime", batch_size=128, options=ONE_THREAD)
 
 
 @pytest.fixture(scope="module")

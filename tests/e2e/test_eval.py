@@ -9,6 +9,7 @@ import pytest
 from internvl_edge.calib.dataset import DataSet, open_data
 from internvl_edge.calib.evaluate import EvalOptions, EvalReport, Evaluation, evaluate, evaluate_bundle, evaluation_text
 from internvl_edge.runtime import InternVL
+from tests.e2e.conftest import ONE_THREAD
 from tests.tolerances import DEMO_POINTS
 
 
@@ -24,7 +25,11 @@ def expected(emoji: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def report(demo_bundle: Path, data: DataSet) -> EvalReport:
-    return evaluate(InternVL.open(demo_bundle, "onnxruntime"), data, EvalOptions(tasks=("retrieval", "zero_shot")))
+    return evaluate(
+        InternVL.open(demo_bundle, "onnxruntime", options=ONE_THREAD),
+        data,
+        EvalOptions(tasks=("retrieval", "zero_shot")),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +67,7 @@ def test_zero_shot_in_every_language(report: EvalReport, expected: dict[str, Any
 
 def test_captions(demo_bundle: Path, data: DataSet, expected: dict[str, Any]) -> None:
     options = EvalOptions(tasks=("captions",), languages=("ja",))
-    found = evaluate(InternVL.open(demo_bundle, "onnxruntime"), data, options).to_json()["captions"]
+    found = evaluate(InternVL.open(demo_bundle, "onnxruntime", options=ONE_THREAD), data, options).to_json()["captions"]
     assert _far(found, {"ja": expected["caption_exact_match"]["greedy"]["ja"]}) == []
 
 

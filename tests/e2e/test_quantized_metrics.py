@@ -14,6 +14,7 @@ from internvl_edge.calib.evaluate import EvalOptions, EvalReport, evaluate
 from internvl_edge.export.compile import export_bundle
 from internvl_edge.export.options import ExportOptions
 from internvl_edge.runtime import InternVL
+from tests.e2e.conftest import ONE_THREAD
 from tests.tolerances import CAPTION_POINTS, OUTLIER_POINTS, RECALL_POINTS, ZERO_SHOT_POINTS
 
 PICTURES = 300
@@ -46,7 +47,7 @@ def quantized(emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
 
 @pytest.fixture(scope="module")
 def reference(demo_bundle: Path, data: DataSet) -> EvalReport:
-    return evaluate(InternVL.open(demo_bundle, "onnxruntime"), data, RANKED)
+    return evaluate(InternVL.open(demo_bundle, "onnxruntime", options=ONE_THREAD), data, RANKED)
 
 
 def lost(reference: EvalReport, found: EvalReport) -> tuple[float, float]:
@@ -67,12 +68,14 @@ def test_the_demo(
     data: DataSet,
 ) -> None:
     bundle = quantized(emoji / "checkpoint", precision)
-    recall, zero_shot = lost(reference, evaluate(InternVL.open(bundle, "onnxruntime"), data, RANKED))
+    recall, zero_shot = lost(
+        reference, evaluate(InternVL.open(bundle, "onnxruntime", options=ONE_THREAD), data, RANKED)
+    )
     assert recall <= RECALL_POINTS[precision]
     assert zero_shot <= ZERO_SHOT_POINTS
     if precision == "int8":  # ONNX Runtime computes fp8 in fp32, token by token: minutes
         captions = EvalOptions(limit=CAPTIONED, tasks=("captions",))
-        models = [InternVL.open(folder, "onnxruntime") for folder in (demo_bundle, bundle)]
+        models = [InternVL.open(folder, "onnxruntime", options=ONE_THREAD) for folder in (demo_bundle, bundle)]
         before, after = (evaluate(model, data, captions).mean_exact_match for model in models)
         assert before is not None
         assert after is not None
@@ -90,7 +93,10 @@ def test_a_copy_with_outliers(
     copy, plain = tmp_path / "checkpoint", tmp_path / "fp32"
     plant(emoji / "checkpoint", copy)
     export_bundle(ExportOptions(checkpoint=str(copy), output=plain, dtype="fp32"))
-    before, after = (evaluate(InternVL.open(b, "onnxruntime"), data, RANKED) for b in (plain, quantized(copy, "int8")))
+    before, after = (
+        evaluate(InternVL.open(b, "onnxruntime", options=ONE_THREAD), data, RANKED)
+        for b in (plain, quantized(copy, "int8"))
+    )
     assert before.mean_recall_at_1 is not None
     assert before.mean_recall_at_1 > 55, "the copy is a model that can do something"
     assert max(lost(before, after)) <= OUTLIER_POINTS

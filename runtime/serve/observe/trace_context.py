@@ -1,6 +1,6 @@
 """W3C trace context: the ids that a request carries through every stage and service."""
 
-import os
+import random
 import re
 from dataclasses import dataclass
 
@@ -25,9 +25,9 @@ class TraceContext:
 
 def continued(traceparent: str | None) -> TraceContext:
     """Return a context in the trace that `traceparent` names, or in a new one where it names none."""
-    span_id = os.urandom(8).hex()
+    span_id = _digits(16)
     if (parsed := parsed_header(traceparent)) is None:
-        return TraceContext(os.urandom(16).hex(), span_id)
+        return TraceContext(_digits(32), span_id)
     return TraceContext(parsed.trace_id, span_id, parsed.flags)
 
 
@@ -40,3 +40,8 @@ def parsed_header(traceparent: str | None) -> TraceContext | None:
     if version == "ff" or (version == "00" and more) or not int(trace_id, 16) or not int(span_id, 16):
         return None
     return TraceContext(trace_id, span_id, flags)
+
+
+def _digits(count: int) -> str:
+    """Return random digits, not all of them 0; an id is no secret, and the system's own randomness costs a call."""
+    return f"{random.getrandbits(4 * count) or 1:0{count}x}"

@@ -88,6 +88,14 @@ class Service:
         exchange.model = name
         return signature
 
+    def require_room(self, exchange: Exchange) -> None:
+        """Check that the engine might take a request, before its body is read.
+
+        Raises:
+            OverloadedError: it can't.
+        """
+        self.engine.require_room(exchange.model, exchange.client)
+
     async def infer(self, exchange: Exchange, request: Request) -> Response:
         """Answer a request.
 

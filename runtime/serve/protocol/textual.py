@@ -35,8 +35,8 @@ def array_from_list(name: str, datatype: str, shape: tuple[int, ...], data: Any,
     return _numbers(name, datatype, flat).reshape(shape)
 
 
-def list_from_array(name: str, array: np.ndarray) -> list[Any]:
-    """Return the elements of output `name` as JSON has them, flat.
+def flattened(name: str, array: np.ndarray) -> list[str] | np.ndarray:
+    """Return the elements of output `name`, strings as text.
 
     Raises:
         BadRequestError: it holds bytes that are no text, or numbers that are none.
@@ -48,8 +48,7 @@ def list_from_array(name: str, array: np.ndarray) -> list[Any]:
             raise BadRequestError(f"output {name}: holds bytes that are no text; ask for it as binary data") from error
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise BadRequestError(f"output {name}: holds NaN or infinity; ask for it as binary data")
-    listed: list[Any] = array.reshape(-1).tolist()
-    return listed
+    return np.ascontiguousarray(array).reshape(-1)
 
 
 def _flat(name: str, data: Any, rank: int) -> list[Any]:
@@ -78,7 +77,7 @@ def _numbers(name: str, datatype: str, flat: list[Any]) -> np.ndarray:
     except OverflowError as error:
         raise BadRequestError(f"input {quoted(name)}: a number is beyond {datatype}") from error
     with np.errstate(over="ignore"):
-        values = wide.astype(dtype)
-    if not (np.isfinite(values).all() if dtype.kind == "f" else np.array_equal(values, wide)):
+        values = wide.astype(dtype, copy=False)
+    if not (np.isfinite(values).all() if dtype.kind == "f" else values is wide or np.array_equal(values, wide)):
         raise BadRequestError(f"input {quoted(name)}: a number is beyond {datatype}")
     return values

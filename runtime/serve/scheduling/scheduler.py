@@ -68,6 +68,8 @@ class Scheduler:
         self._retries: deque[Ticket] = deque()
         self._waiting: dict[str, int] = {}
         """Requests of each client of which rows wait."""
+        self._rows: dict[str, int] = {}
+        """Those rows."""
         self._turn = 0
         self._served: dict[str, int] = {}
         """The turn in which a client that waits was served last."""
@@ -81,20 +83,32 @@ class Scheduler:
     def add(self, ticket: Ticket, now: float) -> None:
         """Queue a request.
 
-        A client may take its fair part of a queue that others have filled; twice the queue is never passed.
-
         Raises:
             OverloadedError: the queue is full, or what waits will take until past the deadline.
         """
-        self._require_room(ticket.client)
+        self.require_room(ticket.client)
         self._require_time(ticket, now)
         self._line(ticket.key).queue.add(ticket)
-        self._waiting[ticket.client] = self._waiting.get(ticket.client, 0) + 1
+        self._enter(ticket)
+
+    def require_room(self, client: str) -> None:
+        """Check that a request of this client may be queued, as far as room is concerned.
+
+        A client may take its fair part of a queue that others have filled; twice the queue is never passed.
+
+        Raises:
+            OverloadedError: there is no room.
+        """
+        depth, queue = self.depth, self._options.queue
+        clients = len(self._waiting) + (client not in self._waiting)
+        if depth < queue or (self._waiting.get(client, 0) < queue // clients and depth < 2 * queue):
+            return
+        raise OverloadedError(f"the queue is full: {depth} requests wait; try again later", self._retry_after())
 
     def retry(self, ticket: Ticket) -> None:
         """Queue rows that a worker was lost with: ahead of all others, and alone."""
         self._retries.append(ticket)
-        self._waiting[ticket.client] = self._waiting.get(ticket.client, 0) + 1
+        self._enter(ticket)
 
     def withdraw(self, ticket: Ticket) -> None:
         """Forget what waits of a request."""
@@ -104,8 +118,8 @@ class Scheduler:
             self._retries.remove(ticket)
         else:
             self._lines[ticket.key].queue.remove(ticket)
-        ticket.first_waiting = ticket.rows
-        self._leave(ticket.client)
+        rows, ticket.first_waiting = ticket.waiting, ticket.rows
+        self._leave(ticket, rows)
 
     def take(self, now: float, load: Load) -> Batch | None:
         """Return what a worker shall compute next, if anything may leave yet; work past its deadline is dropped."""
@@ -145,23 +159,15 @@ class Scheduler:
         )
         return work / self._options.workers
 
-    def _require_room(self, client: str) -> None:
-        depth, queue = self.depth, self._options.queue
-        clients = len(self._waiting) + (client not in self._waiting)
-        if depth < queue or (self._waiting.get(client, 0) < queue // clients and depth < 2 * queue):
-            return
-        raise OverloadedError(f"the queue is full: {depth} requests wait; try again later", self._retry_after())
-
     def _require_time(self, ticket: Ticket, now: float) -> None:
         """Refuse at once what would be dropped later; where nothing else is to be done, try it."""
         if ticket.deadline is None or (backlog := self.backlog_s()) == 0:
             return
-        cost = self._cost(ticket.key)
-        own = self._waiting.get(ticket.client, 0) + 1
-        turns = cost.of_many(own * len({*self._waiting, ticket.client}), self._options.max_batch)
-        wait = min(backlog, turns / self._options.workers + cost.of(self._options.max_batch))
-        needed = wait + cost.of_many(ticket.waiting, self._options.max_batch)
-        late = needed - _SURE * (ticket.deadline - now)
+        cost, size = self._cost(ticket.key), self._options.max_batch
+        turns = (self._rows.get(ticket.client, 0) + ticket.waiting) * len({*self._waiting, ticket.client})
+        behind_all = backlog + cost.of_many(ticket.waiting, size)
+        in_turn = cost.of_many(turns, size) / self._options.workers + cost.of(size)
+        late = min(behind_all, in_turn) - _SURE * (ticket.deadline - now)
         if late > 0:
             raise OverloadedError(
                 f"{self.depth} requests wait, too many for this one's deadline; try again later", max(late, _RETRY_S)
@@ -204,8 +210,7 @@ class Scheduler:
         self._turn += 1
         for part in batch.slices:
             self._served[part.ticket.client] = self._turn
-            if not part.ticket.waiting:
-                self._leave(part.ticket.client)
+            self._leave(part.ticket, part.stop - part.start)
         line = self._line(batch.key)
         line.flying += len(batch.slices)
         line.flying_rows += batch.rows
@@ -222,11 +227,19 @@ class Scheduler:
             self._lines = {kept: line for kept, line in self._lines.items() if not line.idle}
         return self._lines.setdefault(key, _Line())
 
-    def _leave(self, client: str) -> None:
-        """Count one request less; who has none is forgotten, so that a rare guest is served first."""
-        self._waiting[client] -= 1
+    def _enter(self, ticket: Ticket) -> None:
+        """Count a request that waits."""
+        self._waiting[ticket.client] = self._waiting.get(ticket.client, 0) + 1
+        self._rows[ticket.client] = self._rows.get(ticket.client, 0) + ticket.waiting
+
+    def _leave(self, ticket: Ticket, rows: int) -> None:
+        """Count rows that wait no more; who has none is forgotten, so that a rare guest is served first."""
+        client = ticket.client
+        self._rows[client] -= rows
+        if not ticket.waiting:
+            self._waiting[client] -= 1
         if not self._waiting[client]:
-            del self._waiting[client]
+            del self._waiting[client], self._rows[client]
             self._served.pop(client, None)
 
     def _drop_overdue(self, now: float) -> None:

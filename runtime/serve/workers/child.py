@@ -4,6 +4,7 @@ One thread reads, so that pictures of the next job are decoded meanwhile; the ma
 step of every stream, in turn.
 """
 
+import gc
 import logging
 import os
 import signal
@@ -41,6 +42,7 @@ def main() -> None:
     except EdgeError as error:
         _send(connection, OpenFailed(str(error)))
         return
+    gc.freeze()  # the model stays: collections need not look at it between jobs
     _send(connection, Opened())
     todo = _Todo()
     threading.Thread(target=_read, args=(messages, answers, todo), daemon=True).start()

@@ -1,10 +1,10 @@
 """Answers in JSON, refusals among them."""
 
-import json
 from collections.abc import Mapping
 from math import ceil
 from typing import Any
 
+import orjson
 from starlette.responses import Response
 
 from internvl_edge.runtime.serve.refusals import RefusalError
@@ -13,9 +13,14 @@ _OPENAI = "/v1/"
 _TYPES = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
+def json_bytes(content: Any) -> bytes:
+    """Return `content`, which may hold arrays, as JSON; numbers take no more digits than their own type has."""
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
 def json_answer(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return `content` as a response."""
-    return Response(json.dumps(content), status, headers, media_type="application/json")
+    return Response(json_bytes(content), status, headers, media_type="application/json")
 
 
 def refusal_answer(refusal: RefusalError, path: str) -> Response:

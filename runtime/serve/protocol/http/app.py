@@ -1,11 +1,9 @@
 """The ASGI application: every request is watched, authorised, answered or refused, and cleaned up after."""
 
-from collections.abc import Awaitable, Callable
-
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import Route, Router
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from internvl_edge.runtime.serve.observe.exchange import Exchange
 from internvl_edge.runtime.serve.protocol.http.answers import error_answer, refusal_answer
@@ -27,7 +25,7 @@ class Application:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._buffers = Buffers(service.options.buffered_bytes)
-        routes = [Route(path, _endpoint(answerer), methods=[method]) for method, path, answerer in PATHS]
+        routes = [Route(path, _Endpoint(answerer), methods=[method]) for method, path, answerer in PATHS]
         self._router = Router(routes, redirect_slashes=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,6 +45,7 @@ class Application:
                 exchange.status = GONE
             finally:
                 body.release()
+                del scope[_CALL]  # which has the scope: only the garbage collector would end that
 
     async def _answer(self, scope: Scope, receive: Receive, send: "_Watched") -> None:
         call: Call = scope[_CALL]
@@ -59,13 +58,14 @@ class Application:
             sentence = _SENTENCES.get(error.status_code, "the request is not understood")
             await error_answer(sentence, error.status_code, scope["path"], error.headers)(scope, receive, send)
         except Exception as error:
-            refusal = refusal_of(error, call.exchange)
+            # No name for the refusal: as a part of this frame, which it has, only the garbage collector would end it.
+            answer = refusal_answer(refusal_of(error, call.exchange), scope["path"])
             if send.started:
                 raise
-            await refusal_answer(refusal, scope["path"])(scope, receive, send)
+            await answer(scope, receive, send)
 
     def _authorise(self, call: Call) -> None:
-        if call.http.url.path in OPEN:
+        if call.http.scope["path"] in OPEN:
             return
         headers = call.http.headers
         call.exchange.client = self._service.credentials.client(
@@ -88,8 +88,12 @@ class _Watched:
         await self._send(message)
 
 
-def _endpoint(answerer: Answerer) -> Callable[[Request], Awaitable[ASGIApp]]:
-    async def answer(request: Request) -> ASGIApp:
-        return await answerer(request.scope[_CALL])
+class _Endpoint:
+    """An ASGI application of one path; Starlette wraps functions in more than is used here."""
 
-    return answer
+    def __init__(self, answerer: Answerer) -> None:
+        self._answerer = answerer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = await self._answerer(scope[_CALL])
+        await answer(scope, receive, send)

@@ -105,9 +105,6 @@ def _encoded(text: str) -> bytes:
         raise BadRequestError("input: holds half of a surrogate pair, which is no text") from error
 
 
-def _listed(row: np.ndarray, as_base64: bool) -> "str | list[float]":
-    unit = (row / max(float(np.linalg.norm(row)), np.finfo(np.float32).tiny)).astype("<f4")
-    if as_base64:
-        return base64.b64encode(unit.tobytes()).decode()
-    listed: list[float] = unit.tolist()
-    return listed
+def _listed(row: np.ndarray, as_base64: bool) -> "str | np.ndarray":
+    unit: np.ndarray = (row / max(float(np.linalg.norm(row)), np.finfo(np.float32).tiny)).astype("<f4")
+    return base64.b64encode(unit.tobytes()).decode() if as_base64 else unit

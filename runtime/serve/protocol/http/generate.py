@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
@@ -13,10 +12,11 @@ import numpy as np
 from starlette.types import Receive, Scope, Send
 
 from internvl_edge.runtime.serve.protocol.checks import VERSION, model_parameters, request_id
+from internvl_edge.runtime.serve.protocol.http.answers import json_bytes
 from internvl_edge.runtime.serve.protocol.http.infer import Asked
 from internvl_edge.runtime.serve.protocol.http.presence import unless_gone
 from internvl_edge.runtime.serve.protocol.raw import object_array
-from internvl_edge.runtime.serve.protocol.textual import array_from_list, list_from_array
+from internvl_edge.runtime.serve.protocol.textual import array_from_list, flattened
 from internvl_edge.runtime.serve.refusals import BadRequestError, RefusalError
 from internvl_edge.runtime.serve.requests import Response
 from internvl_edge.runtime.serve.signature import Signature, Tensor
@@ -51,7 +51,7 @@ def answer(signature: Signature, request: Asked, response: Response) -> dict[str
     if request.id:
         content["id"] = request.id
     for name, array in response.outputs.items():
-        values = list_from_array(name, array)
+        values = flattened(name, array)
         content[name] = values[0] if len(values) == 1 else values
     return content
 
@@ -102,7 +102,7 @@ class EventStream:
 
 
 def _event(content: dict[str, Any]) -> bytes:
-    return f"data: {json.dumps(content)}\n\n".encode()
+    return b"data: %b\n\n" % json_bytes(content)
 
 
 def _array(tensor: Tensor, value: Any) -> np.ndarray:

@@ -1,6 +1,5 @@
 """`infer` in JSON, with tensors as binary data behind it where a client likes."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,9 +8,10 @@ import numpy as np
 from starlette.responses import Response as HttpResponse
 
 from internvl_edge.runtime.serve.protocol.checks import VERSION, model_parameters, quoted, request_id, tensor_shape
+from internvl_edge.runtime.serve.protocol.http.answers import json_bytes
 from internvl_edge.runtime.serve.protocol.http.body import json_object
 from internvl_edge.runtime.serve.protocol.raw import array_from_raw, object_array, raw_from_array
-from internvl_edge.runtime.serve.protocol.textual import array_from_list, list_from_array
+from internvl_edge.runtime.serve.protocol.textual import array_from_list, flattened
 from internvl_edge.runtime.serve.refusals import BadRequestError
 from internvl_edge.runtime.serve.requests import Parameter, Response
 from internvl_edge.runtime.serve.signature import Signature
@@ -71,10 +71,10 @@ def answer(signature: Signature, request: Asked, response: Response) -> HttpResp
             raws.append(raw_from_array(array))
             entry["parameters"] = {_SIZE: len(raws[-1])}
         else:
-            entry["data"] = list_from_array(tensor.name, array)
+            entry["data"] = flattened(tensor.name, array)
         outputs.append(entry)
     content = {"model_name": signature.name, "model_version": VERSION, "outputs": outputs}
-    head = json.dumps({**content, "id": request.id} if request.id else content).encode()
+    head = json_bytes({**content, "id": request.id} if request.id else content)
     if not raws:
         return HttpResponse(head, media_type="application/json")
     return HttpResponse(

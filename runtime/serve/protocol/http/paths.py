@@ -18,6 +18,7 @@ from internvl_edge.runtime.serve.protocol.http.generate import EventStream
 from internvl_edge.runtime.serve.protocol.service import refusal_of
 from internvl_edge.runtime.serve.refusals import BadRequestError, UnavailableError
 from internvl_edge.runtime.serve.requests import Response as Answer
+from internvl_edge.runtime.serve.signature import Signature
 
 Answerer = Callable[[Call], Awaitable[ASGIApp]]
 _RETRY_S = 1.0
@@ -65,20 +66,20 @@ async def _index(call: Call) -> ASGIApp:
 
 
 async def _infer(call: Call) -> ASGIApp:
-    signature = call.model()
+    signature = _asked(call)
     length = call.http.headers.get(infer.HEADER_LENGTH)
     asked = infer.asked(signature, await call.body.read(), length, call.service.options.json_bytes)
     return infer.answer(signature, asked, await call.infer(call.request(signature, asked)))
 
 
 async def _generate(call: Call) -> ASGIApp:
-    signature = call.model()
+    signature = _asked(call)
     asked = generate.asked(signature, await call.json())
     return json_answer(generate.answer(signature, asked, await call.infer(call.request(signature, asked))))
 
 
 async def _generate_stream(call: Call) -> ASGIApp:
-    signature = call.model()
+    signature = _asked(call)
     asked = generate.asked(signature, await call.json())
 
     def render(part: Answer) -> dict[str, Any]:
@@ -115,6 +116,13 @@ async def _page(call: Call) -> ASGIApp:
 
 async def _no_shared_memory(call: Call) -> ASGIApp:
     raise BadRequestError("shared memory is not offered; send tensors as binary data")
+
+
+def _asked(call: Call) -> Signature:
+    """Return the model that is asked; where there is no room, refuse before the body is read: that costs little."""
+    signature = call.model()
+    call.service.require_room(call.exchange)
+    return signature
 
 
 def _require_ready(call: Call) -> None:

@@ -1,8 +1,9 @@
 """Slow clients are cut: for uvicorn waits forever for heads, bodies and readers."""
 
 import asyncio
-import json
 
+from internvl_edge.runtime.serve.protocol.http.answers import json_bytes
+from internvl_edge.runtime.serve.protocol.http.gathering import GatheringTransport
 from internvl_edge.runtime.serve.protocol.options import ProtocolOptions
 
 _HEAD_BYTES = 64 << 10
@@ -20,7 +21,7 @@ def patient_protocol(options: ProtocolOptions) -> "type[asyncio.Protocol]":
         _head_bytes = 0
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
+            super().connection_made(GatheringTransport(transport, self.loop))
             self._enter("head")
 
         def data_received(self, data: bytes) -> None:
@@ -54,7 +55,7 @@ def patient_protocol(options: ProtocolOptions) -> "type[asyncio.Protocol]":
 
         def send_400_response(self, msg: str) -> None:
             """Refuse what is no HTTP in the words of every other refusal."""
-            body = json.dumps({"error": msg.rstrip(".").replace("Invalid", "invalid")}).encode()
+            body = json_bytes({"error": msg.rstrip(".").replace("Invalid", "invalid")})
             head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
             self.transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
             self.transport.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.types import Receive
@@ -19,18 +20,25 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     Raises:
         ClientGoneError: the client is gone.
     """
-    task = asyncio.ensure_future(work)
+    asking = asyncio.current_task()
+    assert asking is not None
     gone = asyncio.ensure_future(_gone(receive))
+    give_up = partial(_cancel, asking)
+    gone.add_done_callback(give_up)
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGoneError
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if gone.done():
+            raise ClientGoneError from None
+        raise
     finally:
+        gone.remove_done_callback(give_up)
         gone.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
+
+
+def _cancel(asking: "asyncio.Task[Any]", gone: "asyncio.Future[None]") -> None:
+    if not gone.cancelled():
+        asking.cancel()
 
 
 async def _gone(receive: Receive) -> None:

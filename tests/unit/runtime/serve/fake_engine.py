@@ -39,6 +39,10 @@ class FakeEngine:
     def signatures(self) -> Mapping[str, Signature]:
         return {name: model.signature for name, model in self.models.items()}
 
+    def require_room(self, model: str, client: str) -> None:
+        if model == "crowded":
+            raise OverloadedError("there is no room", 1.5)
+
     async def infer(self, request: Request) -> Response:
         require_fitting(request, self.models[request.model], _INFO, ServeOptions())
         self.seen.append(request)
@@ -126,7 +130,7 @@ def _models() -> Iterator[Served]:
         ),
         choices={"scale": Choice(default=1, allowed=range(1, 9))},
     )
-    for name in ("sum", "slow", "full", "broken"):
+    for name in ("sum", "slow", "full", "crowded", "broken"):
         yield Served(
             signature=Signature(
                 name=name,

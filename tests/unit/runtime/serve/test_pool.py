@@ -1,6 +1,7 @@
 """The engine over workers that the tests play: retries, poison, streams, deadlines, withdrawal and the cache."""
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -19,6 +20,7 @@ from internvl_edge.runtime.serve.refusals import (
     BadRequestError,
     DeadlineExceededError,
     FailedError,
+    OverloadedError,
     UnavailableError,
     UnknownModelError,
 )
@@ -367,3 +369,35 @@ class TestStreams(Captions):
             assert parts[0].final
 
         run(bundle, Stage(), scene)
+
+
+def test_what_finds_no_room_is_known_before_it_is_asked(bundle: Path) -> None:
+    async def scene(served: WorkerEngine) -> None:
+        asked = []
+        for _ in range(3):  # one at the worker, two that wait
+            served.require_room("text", "greedy")
+            asked.append(asyncio.ensure_future(served.infer(ids([1], client="greedy"))))
+            await asyncio.sleep(0.02)
+        with pytest.raises(OverloadedError, match="2 requests wait"):
+            served.require_room("text", "greedy")
+        served.require_room("text", "new")  # has its fair part of the queue
+        served.require_room("encode_image", "greedy")  # may be known
+        for request in asked:
+            request.cancel()
+        await asyncio.wait(asked)
+
+    run(bundle, Stage(play=lambda worker, job: None), scene, queue=2)
+
+
+def test_an_answered_request_leaves_nothing_for_the_garbage_collector(bundle: Path) -> None:
+    async def scene(served: WorkerEngine) -> None:
+        for _ in range(2):  # the first one fills caches
+            gc.collect()
+            await served.infer(ids([1, 2], deadline=time.monotonic() + 60))
+        assert gc.collect() == 0
+
+    gc.disable()
+    try:
+        run(bundle, Stage(), scene)
+    finally:
+        gc.enable()

@@ -11,7 +11,7 @@ from internvl_edge.runtime.serve.protocol.checks import deadline_of, quoted
 from internvl_edge.runtime.serve.protocol.credentials import Credentials, read_keys
 from internvl_edge.runtime.serve.protocol.http.body import Buffers
 from internvl_edge.runtime.serve.protocol.raw import array_from_raw, raw_from_array
-from internvl_edge.runtime.serve.protocol.textual import list_from_array
+from internvl_edge.runtime.serve.protocol.textual import flattened
 from internvl_edge.runtime.serve.refusals import BadRequestError, OverloadedError, UnauthorizedError
 from internvl_edge.runtime.serve.server import ServerOptions
 
@@ -90,7 +90,7 @@ def test_booleans_are_bytes_of_0_and_1() -> None:
 def test_what_json_cannot_say_is_refused() -> None:
     for values in (np.array([np.nan], np.float32), np.array([b"\xff"], np.object_)):
         with pytest.raises(BadRequestError, match="as binary data"):
-            list_from_array("x", values)
+            flattened("x", values)
 
 
 def test_quotes_are_short_and_one_line() -> None:

@@ -151,6 +151,18 @@ def test_twice_the_queue_is_never_passed() -> None:
     assert 4 <= accepted <= 8
 
 
+def test_all_rows_of_a_client_count_against_its_deadline() -> None:
+    queue = scheduler(max_batch=2)
+    add(queue, *[ticket() for _ in range(2)])
+    batch = queue.take(0.0, IDLE)
+    assert batch is not None
+    queue.done(batch, 1.0, 1.0)
+    add(queue, ticket(rows=8), now=1.0)  # 4 seconds of work in one request
+    with pytest.raises(OverloadedError, match="deadline"):
+        add(queue, ticket(rows=2, deadline=6.0), now=1.0)
+    add(queue, ticket("other", rows=2, deadline=6.0), now=1.0)  # has every other turn
+
+
 def test_a_request_that_would_be_late_is_refused_when_it_comes() -> None:
     queue = scheduler(max_batch=2)
     add(queue, *[ticket() for _ in range(2)])

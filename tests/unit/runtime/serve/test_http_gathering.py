@@ -1,0 +1,49 @@
+"""What is written in one turn of the event loop leaves in one piece, and before a connection is closed."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+from internvl_edge.runtime.serve.protocol.http.gathering import GatheringTransport
+
+
+class Wire(asyncio.Transport):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[Any] = []
+
+    def writelines(self, pieces: Iterable[Any]) -> None:
+        self.told.append(list(pieces))
+
+    def close(self) -> None:
+        self.told.append("close")
+
+
+def test_one_turn_is_one_piece() -> None:
+    async def scene() -> None:
+        wire = Wire()
+        transport = GatheringTransport(wire, asyncio.get_running_loop())
+        transport.write(b"head")
+        transport.write(b"body")
+        assert wire.told == []
+        await asyncio.sleep(0)
+        transport.write(b"more")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert wire.told == [[b"head", b"body"], [b"more"]]
+
+    asyncio.run(scene())
+
+
+def test_closing_sends_what_was_written() -> None:
+    async def scene() -> None:
+        wire = Wire()
+        transport = GatheringTransport(wire, asyncio.get_running_loop())
+        transport.write(b"answer")
+        transport.close()
+        await asyncio.sleep(0)
+        assert wire.told == [[b"answer"], "close"]
+
+    asyncio.run(scene())
