@@ -20,7 +20,7 @@ _MEASURED_S = 5.0
 _SAMPLES = 12
 """Memory is read so many times."""
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-Idle = asyncio.LifoQueue[Connection]
+Idle = asyncio.Queue[Connection]
 
 
 @dataclass(slots=True)
@@ -57,7 +57,7 @@ def main(bundle: Path, seconds: float, factor: float, texts: int, clients: int, 
 
 async def _soak(server: Server, rate: float, seconds: float, connections: int) -> Outcome:
     rng, outcome = np.random.default_rng(0), Outcome()
-    idle: Idle = asyncio.LifoQueue()
+    idle: Idle = asyncio.Queue()
     for _ in range(connections):
         idle.put_nowait(await _connected(server))
     watching = asyncio.ensure_future(_watch(server.pid, seconds / _SAMPLES, outcome))
