@@ -69,6 +69,12 @@ def test_everything_is_installed() -> None:
     assert lost == []
 
 
+def test_no_two_test_files_share_a_name() -> None:
+    """pytest imports them by it, and would leave out the second."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
 def _package(path: Path) -> Path:
     """Return the nearest folder with Python in it."""
     return next(folder for folder in path.relative_to(ROOT).parents if list((ROOT / folder).glob("*.py")))
