@@ -176,7 +176,13 @@ def embed(
 def _cluster(model: "InternVL", request: Request, workers: int | None, gpus: float) -> "RayEngine":
     from internvl_edge.runtime.ray.engine import RayEngine, RayOptions
 
-    options = RayOptions(workers=workers, backend=request.backend, threads=request.threads or 1, gpus=gpus)
+    options = RayOptions(
+        workers=workers,
+        backend=request.backend,
+        threads=request.threads or 1,
+        gpus=gpus,
+        max_pixels=request.max_pixels,
+    )
     return RayEngine(model.bundle, options)
 
 

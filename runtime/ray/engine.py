@@ -15,6 +15,7 @@ from typing import Any
 
 from internvl_edge.runtime.backends.session import SessionOptions
 from internvl_edge.runtime.bundle import Bundle, sha256_file
+from internvl_edge.runtime.decode import limit_pixels
 from internvl_edge.runtime.errors import BackendError, EdgeError, InputError
 from internvl_edge.runtime.model import InternVL
 from internvl_edge.runtime.pipeline.compute import LocalEngine
@@ -38,6 +39,8 @@ class RayOptions:
     """CPUs of a worker: they decode, and compute where it has no GPU."""
     gpus: float = 0
     """Of a worker; 0.5: two share one."""
+    max_pixels: int | None = None
+    """That a picture may have; 0: any number; None: the default."""
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -166,6 +169,8 @@ class _Worker:
 
 def _opened(told: _Told) -> InternVL:
     os.chdir(told.folder)
+    if told.cluster.max_pixels is not None:
+        limit_pixels(told.cluster.max_pixels or None)
     bundle = Bundle.open(told.bundle)
     if sha256_file(told.bundle / "manifest.json") != told.digest:
         raise InputError(f"{told.bundle}: another bundle on this node than on the driver; copy it there")

@@ -114,6 +114,14 @@ def test_what_a_worker_cannot_read_is_the_drivers_error(cluster: Any, model: Int
         embed(model, find_pictures([tmp_path / "bad.png"]), EmbedOptions(output=tmp_path / "c.npy"), engine=engine)
 
 
+def test_a_worker_keeps_the_limit_on_pixels(cluster: Any, model: InternVL, pictures: Path, tmp_path: Path) -> None:
+    if not ray.cluster_resources().get("CPU"):
+        add_node(cluster)
+    engine = RayEngine(model.bundle, RayOptions(workers=1, backend="onnxruntime", max_pixels=10))
+    with pytest.raises(InputError, match="unreadable: .*pixels"):
+        embed(model, find_pictures([pictures]), EmbedOptions(output=tmp_path / "d.npy"), engine=engine)
+
+
 def test_an_application_answers_the_protocol_of_serve(cluster: Any, model: InternVL) -> None:
     from ray import serve
 
