@@ -118,7 +118,7 @@ def test_a_worker_keeps_the_limit_on_pixels(cluster: Any, model: InternVL, pictu
     if not ray.cluster_resources().get("CPU"):
         add_node(cluster)
     engine = RayEngine(model.bundle, RayOptions(workers=1, backend="onnxruntime", max_pixels=10))
-    with pytest.raises(InputError, match="unreadable: .*pixels"):
+    with pytest.raises(InputError, match=r"unreadable: .*pixels"):
         embed(model, find_pictures([pictures]), EmbedOptions(output=tmp_path / "d.npy"), engine=engine)
 
 
