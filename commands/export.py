@@ -75,7 +75,11 @@ from internvl_edge.commands.parameters import Integers, Names
 )
 @click.option("--budget-layers", type=int, help="Most sites to keep high to stay within --max-drop. Default: any.")
 @click.option(
-    "--gate-samples", type=int, default=64, show_default=True, help="Pictures to judge the drop on; 0: do not."
+    "--gate-samples",
+    type=int,
+    default=64,
+    show_default=True,
+    help="Pictures to judge the drop on; 0: none, no ranking.",
 )
 def export(**options: Any) -> None:
     """Write CHECKPOINT (a folder, a .pth file or a Hub id) as a bundle of verified ONNX graphs.

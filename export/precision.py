@@ -85,7 +85,9 @@ def choose_precision(
     judge = _judge(options, checkpoint, config, names, sources, ranges, notes)
     missed = judge is not None and not judge.verdict(torch_run(config, sources, recipe)).drop <= options.max_drop
     damages: Sequence[Damage] = ()
-    if missed or _values(sources) < _SMALL_VALUES:
+    if options.gate_samples == 0:
+        notes.append("sensitivity: not measured, since there is no gate (--gate-samples 0)")
+    elif missed or _values(sources) < _SMALL_VALUES:
         judged = {name: inputs(name) for name in names if name not in UNQUANTIZED_GRAPHS}
         damages = rank(recipe, config, ranges, sources, judged, progress)
     else:

@@ -4,6 +4,7 @@ Plans are not run here: that takes a GPU. Their text tells what was built: const
 of the schedule with the ONNX nodes they compute.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ import onnx_ir as ir
 import pytest
 
 from internvl_edge.calib.dataset import open_data
-from internvl_edge.export import precision as stages
 from internvl_edge.export.calibrate import CalibrateOptions, calibrate
 from internvl_edge.export.compile import export_bundle
 from internvl_edge.export.engine.targets import RTX_SMS, find_target
@@ -120,23 +120,21 @@ def exported(
     """
     precision, fp8_attention = CASES[request.param]
     bundle = tmp_path_factory.mktemp(request.param) / "bundle"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "_SMALL_VALUES", 0)
-        report = export_bundle(
-            ExportOptions(
-                checkpoint=str(emoji / "checkpoint"),
-                output=bundle,
-                image_size=IMAGE_SIZE,
-                precision=precision,
-                ranges=ranges,
-                method="max",
-                smooth="0.5",
-                fp8_attention=fp8_attention,
-                gate_samples=0,
-                target=TARGET,
-                samples=emoji / "data" / "test.jsonl",
-            )
+    report = export_bundle(
+        ExportOptions(
+            checkpoint=str(emoji / "checkpoint"),
+            output=bundle,
+            image_size=IMAGE_SIZE,
+            precision=precision,
+            ranges=ranges,
+            method="max",
+            smooth="0.5",
+            fp8_attention=fp8_attention,
+            gate_samples=0,
+            target=TARGET,
+            samples=emoji / "data" / "test.jsonl",
         )
+    )
     assert {error.graph for error in report.errors} == set(LINEARS), "a graph was not run on ONNX Runtime"
     assert report.kept_high == ()
     return Exported(bundle=bundle, precision=precision, fp8_attention=fp8_attention)
@@ -195,6 +193,12 @@ def test_attention_is_8_bit_where_asked(exported: Exported, graph: str) -> None:
     assert len(kept) == len(pools) + attentions - quantized
     assert len(written_out) == quantized, "what sees pictures: 8 queries or the texts alone are too few"
     assert sorted((written_out | kept) - pools - plan.fused_attentions) == []
+
+
+def test_without_a_gate_no_site_is_ranked(exported: Exported) -> None:
+    report = json.loads((exported.bundle / "reports" / "quantization.json").read_text())
+    assert report["sensitivity"] == []
+    assert "sensitivity: not measured, since there is no gate (--gate-samples 0)" in report["notes"]
 
 
 def test_the_bundle_is_of_use(exported: Exported, emoji: Path) -> None:

@@ -10,7 +10,6 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from internvl_edge.export import precision as stages
 from internvl_edge.export.dialects import FEWEST_LAUNCHES_8_BITS, PORTABLE, Dialect, lower
 from internvl_edge.runtime import InternVL
 
@@ -49,9 +48,7 @@ def demo(exported: Callable[..., InternVL], emoji: Path) -> Callable[[str], dict
             data = str(emoji / "data" / "calibration.jsonl")
             settings |= {"precision": precision, "data": data, "gate_samples": 0, "calibration_samples": 16}
             settings |= {"method": "max", "smooth": "off"}
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(stages, "_SMALL_VALUES", 0)  # no sensitivity: it takes most of the time, and changes nothing
-            bundle = exported(emoji / "checkpoint", **settings).bundle
+        bundle = exported(emoji / "checkpoint", **settings).bundle
         return {name: bundle.graph_file(name) for name in GRAPHS}
 
     return graphs
