@@ -37,6 +37,8 @@ class ServeOptions:
     """Of features of pictures that were seen before; 0: none is kept."""
     startup_s: float = 300.0
     """How long a worker may take to open its graphs."""
+    stall_s: float = 300.0
+    """How long a worker that has work may say nothing before it is ended: it hangs, in a driver for example."""
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -57,7 +59,7 @@ class ServeOptions:
         ]
         wrong += [
             f"{name} {getattr(self, name)} (more than 0)"
-            for name in ("deadline_ms", "startup_s")
+            for name in ("deadline_ms", "startup_s", "stall_s")
             if not getattr(self, name) > 0
         ]
         if wrong:

@@ -102,9 +102,7 @@ class WorkerEngine:
         graphs = tuple(name for name in bundle.manifest.graphs if name in self._served)
         launch = self._launcher(Setup(bundle=self._path, graphs=graphs, options=self.options))
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._workers = [
-            Worker(f"worker {index}", launch, self, self.options.startup_s) for index in range(self.options.workers)
-        ]
+        self._workers = [Worker(f"worker {index}", launch, self, self.options) for index in range(self.options.workers)]
         for worker in self._workers:
             worker.start()
         try:

@@ -1,12 +1,14 @@
-"""One worker through all its lives: started, given jobs, and started again when it is lost."""
+"""One worker through all its lives: started, given jobs, ended when it hangs, and started again when it is lost."""
 
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
+from internvl_edge.runtime.serve.options import ServeOptions
 from internvl_edge.runtime.serve.scheduling.scheduler import Load
 from internvl_edge.runtime.serve.scheduling.ticket import Batch
 from internvl_edge.runtime.serve.workers.messages import Cancel, Job, Opened, OpenFailed
@@ -42,7 +44,7 @@ class Worker:
         name: str,
         launch: Launch,
         owner: Owner,
-        startup_s: float,
+        options: ServeOptions,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.name = name
@@ -59,9 +61,13 @@ class Worker:
         """When it gave back a batch last."""
         self._given: dict[int, float] = {}
         """When each job was handed to it."""
+        self._heard = -math.inf
+        """When it gave a sign of life last, or got work after it had none."""
+        self._watch: asyncio.TimerHandle | None = None
+        """There while it has work."""
         self._launch = launch
         self._owner = owner
-        self._startup_s = startup_s
+        self._options = options
         self._sleep = sleep
         self._task: asyncio.Task[None] | None = None
 
@@ -86,15 +92,21 @@ class Worker:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
+        if self._watch is not None:
+            self._watch.cancel()
         if self.link is not None:
             await self.link.close()
 
     def give(self, job: Job, batch: Batch, now: float) -> None:
         """Hand it a job."""
         assert self.link is not None
+        if not self.jobs:
+            self._heard = now
         self.jobs[job.id] = batch
         self._given[job.id] = now
         self.link.send(job)
+        if self._watch is None:
+            self._look(now)
 
     def cancel(self, job: int) -> None:
         """Tell it that nobody waits for a job any more; it still says when that is done."""
@@ -125,7 +137,7 @@ class Worker:
 
     async def _life(self, link: Link) -> str:
         """Wait for the end of a process, and end it if it does not open in time; return how it ended."""
-        slow = asyncio.get_running_loop().call_later(self._startup_s, self._too_slow, link)
+        slow = asyncio.get_running_loop().call_later(self._options.startup_s, self._too_slow, link)
         try:
             return await link.ended()
         finally:
@@ -133,10 +145,25 @@ class Worker:
 
     def _too_slow(self, link: Link) -> None:
         if not self.up:
-            self.failure = f"opened nothing within {self._startup_s:g} s"
-            link.kill()
+            self._kill(link, f"opened nothing within {self._options.startup_s:g} s")
+
+    def _look(self, now: float) -> None:
+        """End a process that hangs; look again when it might, for as long as it has work."""
+        self._watch = None
+        if not self.jobs or self.link is None:
+            return
+        left = self._heard + self._options.stall_s - now
+        if left <= 0:
+            self._kill(self.link, f"had work and said nothing for {self._options.stall_s:g} s")
+        else:
+            self._watch = asyncio.get_running_loop().call_later(left, lambda: self._look(time.monotonic()))
+
+    def _kill(self, link: Link, why: str) -> None:
+        self.failure = why
+        link.kill()
 
     def _received(self, message: Any) -> None:
+        self._heard = time.monotonic()
         if isinstance(message, Opened):
             self.up = True
             self._owner.worker_up(self)

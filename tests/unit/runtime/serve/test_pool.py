@@ -136,6 +136,23 @@ def test_a_poisonous_request_is_refused_and_its_neighbours_are_answered(bundle: 
     assert len(stage.workers) == 3, "started, lost with the batch, lost with the poison alone"
 
 
+def test_a_worker_that_hangs_is_ended_and_its_request_answered_by_the_next(bundle: Path) -> None:
+    def play(worker: Played, job: Job) -> None:
+        if worker is not stage.workers[0] or job.parts[0]["input_ids"].item() == 1:
+            worker.answer(job)
+
+    async def scene(served: WorkerEngine) -> None:
+        assert value(await served.infer(ids([1]))) == 1
+        await asyncio.sleep(0.2)  # idle is not hanging
+        (worker,) = served.workers
+        assert worker.failures == 0
+        assert value(await served.infer(ids([2], deadline=time.monotonic() + 20))) == 2
+
+    stage = Stage(play)
+    run(bundle, stage, scene, stall_s=0.1)
+    assert len(stage.workers) == 2
+
+
 def test_a_deadline_ends_the_wait_and_the_work_is_cancelled(bundle: Path) -> None:
     stage = Stage(lambda worker, job: None)
 
@@ -309,6 +326,20 @@ class TestStreams(Captions):
             assert joined(parts) == [b"a cat", b"two"]
 
         run(bundle, Stage(play), scene)
+
+    def test_a_worker_that_writes_a_long_text_is_not_taken_for_one_that_hangs(self, bundle: Path) -> None:
+        def play(worker: Played, job: Job) -> None:
+            loop = asyncio.get_running_loop()
+            for index in range(1, 6):
+                loop.call_later(0.1 * index, worker.receive, Piece(job.id, 0, 0, "a"))
+            loop.call_later(0.6, worker.receive, Done(job.id, ({},), {}, 0.6))
+
+        async def scene(served: WorkerEngine) -> None:
+            assert joined(await texts(served, asked_caption(b"1", deadline=time.monotonic() + 20))) == [b"aaaaa"]
+
+        stage = Stage(play)
+        run(bundle, stage, scene, stall_s=0.3)
+        assert len(stage.workers) == 1
 
     def test_a_lost_worker_costs_no_piece_and_doubles_none(self, bundle: Path) -> None:
         def play(worker: Played, job: Job) -> None:

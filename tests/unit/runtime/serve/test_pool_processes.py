@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import signal
+import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,8 @@ def engine(bundle: Path, **options: Any) -> WorkerEngine:
     return WorkerEngine(bundle, ServeOptions(threads=1, max_batch=BATCH, backend="onnxruntime", **options))
 
 
-def ids(*rows: list[int], client: str = "") -> Request:
-    return Request(model="text", inputs={"input_ids": np.array(rows)}, client=client)
+def ids(*rows: list[int], **more: Any) -> Request:
+    return Request(model="text", inputs={"input_ids": np.array(rows)}, **more)
 
 
 def encoded(colour: tuple[int, int, int], size: tuple[int, int] = (5, 5)) -> bytes:
@@ -119,6 +120,23 @@ def test_no_request_is_lost_with_a_worker_that_is_killed(bundle: Path) -> None:
             assert [answer.outputs["text_embeds"].item() for answer in answers] == [n + 1 for n in range(20)]
             assert process(worker) != killed
             assert served.ready
+        finally:
+            await served.close()
+
+    run(scene())
+
+
+def test_a_process_that_hangs_is_ended_and_replaced(bundle: Path) -> None:
+    async def scene() -> None:
+        served = engine(bundle, stall_s=1)
+        await served.start()
+        try:
+            (worker,) = served.workers
+            stopped = process(worker)
+            os.kill(stopped, signal.SIGSTOP)
+            answer = await served.infer(ids([2, 3], deadline=time.monotonic() + 50))
+            assert answer.outputs["text_embeds"].item() == 5
+            assert process(worker) != stopped
         finally:
             await served.close()
 
