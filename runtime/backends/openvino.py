@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -45,7 +46,7 @@ class OpenVinoSession:
                 f"backend {self.backend}: not installed; pip install 'internvl-edge[openvino]'"
             ) from error
         self._file, self._options, self._device = graph_file, options, device
-        self._core = openvino.Core()
+        self._core = _core()
         if device not in {name.partition(".")[0] for name in self._core.available_devices}:
             raise BackendError(
                 f"backend {self.backend}: OpenVINO finds no {device} here; install the driver of an Intel GPU, or take"
@@ -158,6 +159,19 @@ class OpenVinoSession:
             return "dynamic"
         has_bf16 = any(port.get_element_type() == Type.bf16 for node in model.get_ops() for port in node.outputs())
         return "bf16" if has_bf16 and "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+
+
+@cache
+def _core() -> Any:
+    """Return OpenVINO's core, one for as long as the process lives.
+
+    Each core of 2026.4 gives the thread a stack for signals, and with its end puts back the stack from before its
+    beginning: of two cores that end in their order the second puts back one that the first has freed, and the next
+    signal, Ctrl-C for one, ends the process with a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _set_inputs(request: Any, arrays: Mapping[str, np.ndarray]) -> None:

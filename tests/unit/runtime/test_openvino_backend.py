@@ -1,5 +1,6 @@
 """OpenVINO behind the protocol: widths, names of axes, buffers that are used again, threads, refusals in one line."""
 
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -56,6 +57,27 @@ def test_narrow_floats_cross_the_border_in_fp32(session: OpenVinoSession) -> Non
     assert outputs["twice"].dtype == np.float32
     np.testing.assert_array_equal(outputs["sum"], np.full((2, 3), 4, np.float32))
     np.testing.assert_array_equal(outputs["twice"], np.full((2, 2), 3))
+
+
+def test_ctrl_c_is_python_s_after_sessions_came_and_went(tmp_path: Path) -> None:
+    """In a process of its own: a stack for signals that was freed ends it with a segmentation fault."""
+    code = """
+import gc, signal, sys
+from pathlib import Path
+from internvl_edge.runtime.backends import SessionOptions
+from internvl_edge.runtime.backends.openvino import OpenVinoSession
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sessions = [OpenVinoSession(Path(sys.argv[1]), SessionOptions(threads=1)) for _ in range(2)]
+while sessions:
+    sessions.pop(0).close()
+    gc.collect()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", code, write(tmp_path, TOY)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
 
 
 def test_only_the_named_outputs_come_back(session: OpenVinoSession) -> None:
