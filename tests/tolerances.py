@@ -49,3 +49,6 @@ KERNEL_CODES_APART = 1.01
 
 SPAN_MICROSECONDS = 20.0
 """What the profiler may add to a call with one span: about 3 are measured; a loaded core is several times slower."""
+
+SUMMED_IN_BLOCKS = 1e-5
+"""Values of order 1 whose softmax and sum go over blocks of keys in place of all at once: 5e-7 was seen."""

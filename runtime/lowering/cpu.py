@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from internvl_edge.runtime.lowering.flash_attention import flash_attention
 from internvl_edge.runtime.lowering.integer_linears import fuse_linears, shift_activations
 from internvl_edge.runtime.lowering.memory import available_bytes
 from internvl_edge.runtime.lowering.onnx_model import BFLOAT16, OnnxModel
@@ -53,6 +54,8 @@ def lower(graph_file: Path) -> LoweredGraph:
     shift_activations(model)
     if products := fuse_linears(model):
         settings["integer products"] = str(products)
+    if attentions := flash_attention(model):
+        settings["attentions in blocks"] = str(attentions)
     wide = products > 0 and sums_of_bytes_saturate()
     packing = choose_packing(model, None if wide else available_bytes())
     settings["weights"] = packing.reason

@@ -25,7 +25,8 @@ _ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE
 )  # fmt: skip
 _ATTRIBUTE_TYPE, _TYPE_INT = 20, 2
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_INTEGERS, _TENSOR_NAME, _TENSOR_RAW, _TENSOR_EXTERNAL = 1, 2, 5, 8, 9, 13
-_VALUE_NAME, _VALUE_TYPE, _TYPE_TENSOR, _ELEMENT_TYPE = 1, 2, 1, 1
+_VALUE_NAME, _VALUE_TYPE, _TYPE_TENSOR, _ELEMENT_TYPE, _TENSOR_SHAPE = 1, 2, 1, 1, 2
+_SHAPE_DIMS, _DIM_VALUE = 1, 1
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 
 _STORED = {FLOAT: np.float32, UINT8: np.uint8, INT8: np.int8, FLOAT16: np.float16, BFLOAT16: np.uint16}
@@ -166,6 +167,7 @@ class OnnxModel:
         self.nodes = [Node.parse(each) for each in self._graph.messages(_GRAPH_NODES)]
         tensors = [Tensor(each) for each in self._graph.messages(_GRAPH_INITIALIZERS)]
         self.initializers = {tensor.name: tensor for tensor in tensors}
+        self._shapes = {value.text(_VALUE_NAME): _shape(value) for value in self._graph.messages(_GRAPH_VALUE_INFOS)}
         self.outputs = frozenset(value.text(_VALUE_NAME) for value in self._graph.messages(_GRAPH_OUTPUTS))
 
     def encode(self) -> bytes:
@@ -175,6 +177,10 @@ class OnnxModel:
         self._graph.put(_GRAPH_VALUE_INFOS)
         self._model.put(_MODEL_GRAPH, self._graph)
         return self._model.encode()
+
+    def shape(self, name: str) -> tuple[int | None, ...]:
+        """Return the shape of an inner value as the file tells it, None for axes that vary; () where it does not."""
+        return self._shapes.get(name, ())
 
     def producers(self) -> dict[str, Node]:
         """Return each value's node."""
@@ -226,3 +232,8 @@ class OnnxModel:
                     value.put(_VALUE_TYPE, kind)
             self._graph.put(number, *values)
         return found
+
+
+def _shape(value: Message) -> tuple[int | None, ...]:
+    dims = value.message(_VALUE_TYPE).message(_TYPE_TENSOR).message(_TENSOR_SHAPE).messages(_SHAPE_DIMS)
+    return tuple(dim.integer(_DIM_VALUE) or None for dim in dims)
