@@ -155,9 +155,9 @@ def openvino_side(graph: Path, threads: int, **more: str) -> Run:
     return lambda pixels: request.infer({"pixel_values": pixels})
 
 
-def our_side(bundle: Path, backend: str, threads: int) -> Run:
+def our_side(bundle: Path, backend: str, threads: int, bf16: bool = False) -> Run:
     """Return the runtime on a bundle."""
-    model = InternVL.open(bundle, backend, verify=False, options=SessionOptions(threads=threads))
+    model = InternVL.open(bundle, backend, verify=False, options=SessionOptions(threads=threads, bf16=bf16))
     click.echo(f"{bundle.name}, {backend}: {dict(model.session('vision').settings)}", err=True)
     return lambda pixels: model.run_graph("vision", {"pixel_values": pixels})
 
@@ -173,6 +173,7 @@ def sides(model: Part, found: dict[str, Path], threads: int) -> Iterator[tuple[s
         yield f"plain OpenVINO kept in fp32, {name}", lambda graph=graph: openvino_side(graph, threads, **KEEP_FP32)
         for backend in BACKENDS:
             yield f"ours {backend}, {name}", lambda bundle=bundle, backend=backend: our_side(bundle, backend, threads)
+        yield f"ours auto --bf16, {name}", lambda bundle=bundle: our_side(bundle, "auto", threads, bf16=True)
 
 
 def opened(

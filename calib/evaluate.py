@@ -10,6 +10,7 @@ import numpy as np
 
 from internvl_edge.calib.dataset import DataSet, open_data
 from internvl_edge.calib.metrics import accuracy, exact_match, recall
+from internvl_edge.runtime.backends import SessionOptions
 from internvl_edge.runtime.errors import BundleError, InputError
 from internvl_edge.runtime.features import unit
 from internvl_edge.runtime.generation import GenerationConfig
@@ -58,6 +59,8 @@ class EvalOptions:
     """Default: all that the data knows."""
     batch_size: int = 64
     backend: str = "onnxruntime"
+    bf16: bool = False
+    """Let a processor compute the bundle in bf16; the baseline never is."""
 
     def __post_init__(self) -> None:
         """Check the options, all at once."""
@@ -159,8 +162,8 @@ def evaluate_bundle(
     content = open_data(data)
     if baseline is None:
         _check_labels(content, options)
-    model = _opened(bundle, options)
-    reference = None if baseline is None else _opened(baseline, options)
+    model = _opened(bundle, options, options.bf16)
+    reference = None if baseline is None else _opened(baseline, options, bf16=False)
     features = measure(model, content, options, progress)
     report = score(features, content, options)
     if reference is None:
@@ -397,8 +400,9 @@ def _chosen(data: DataSet, options: EvalOptions) -> DataSet:
     return data if options.limit is None else data.spread(options.limit)
 
 
-def _opened(bundle: Path, options: EvalOptions) -> InternVL:
-    return InternVL.open(bundle, backend=options.backend, batch_size=options.batch_size)
+def _opened(bundle: Path, options: EvalOptions, bf16: bool) -> InternVL:
+    settings = SessionOptions(bf16=bf16)
+    return InternVL.open(bundle, backend=options.backend, batch_size=options.batch_size, options=settings)
 
 
 def _parts(model: InternVL) -> set[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from internvl_edge.commands.parameters import BACKEND, BUNDLE, Integers, Names
+from internvl_edge.commands.parameters import BACKEND, BF16, BUNDLE, Integers, Names
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _SLOWER = 3
@@ -51,6 +51,7 @@ class _Counts(Integers):
 @click.option("--streams", type=click.IntRange(1), default=1, show_default=True, help="Threads that share a session.")
 @click.option("--percentile", "percents", type=_Percents(), default="50,90,95,99", show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="Of a CPU backend.  [default: its own choice]")
+@BF16
 @click.option("--cuda-graph/--no-cuda-graph", default=True, show_default=True, help="Replay launches of a known shape.")
 @click.option("--spin/--no-spin", default=False, show_default=True, help="Wait for the device by polling.")
 @click.option("--json", "json_file", type=_FILE, metavar="F", help="All figures and times; a later run's baseline.")
@@ -77,6 +78,7 @@ def bench(
     streams: int,
     percents: tuple[float, ...],
     threads: int | None,
+    bf16: bool,
     cuda_graph: bool,
     spin: bool,
     baseline: Path | None,
@@ -102,7 +104,7 @@ def bench(
     files["json"] = files.pop("json_file")
     require_writable(files)
     earlier = read_baseline(baseline) if baseline else None
-    settings = SessionOptions(threads=threads, cuda_graph=cuda_graph, spin=spin, streams=streams)
+    settings = SessionOptions(threads=threads, bf16=bf16, cuda_graph=cuda_graph, spin=spin, streams=streams)
     model = InternVL.open(bundle, backend=backend, batch_size=max(batches), options=settings)
     options = BenchOptions(
         measure=MeasureOptions(seconds=duration, calls=iterations, streams=streams),

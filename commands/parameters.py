@@ -12,6 +12,9 @@ IMAGES = click.argument("images", nargs=-1, required=True, type=click.Path(path_
 BACKEND = click.option(
     "--backend", default="auto", show_default=True, help=f"Library that runs the graphs: {', '.join(BACKENDS)}."
 )
+BF16 = click.option(
+    "--bf16", is_flag=True, help="Let a CPU compute in bf16 where it has units for it: faster, less exact."
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from internvl_edge.commands.parameters import BUNDLE, JSON, Names
+from internvl_edge.commands.parameters import BF16, BUNDLE, JSON, Names
 
 
 @click.command()
@@ -58,6 +58,7 @@ def calibrate(**options: Any) -> None:
 @click.option("--languages", type=Names(), help="Languages to measure, as en,zh. Default: all of the data.")
 @click.option("--tasks", type=Names(), help="Of retrieval,zero_shot,captions. Default: all.")
 @click.option("--backend", default="onnxruntime", show_default=True, help="Library that runs the graphs, or auto.")
+@BF16
 @JSON
 def evaluate(bundle: Path, data: Path, baseline: Path | None, as_json: bool, **settings: Any) -> None:
     """Measure BUNDLE on labelled pictures: recall per language, zero-shot accuracy, captions, distance to a baseline.

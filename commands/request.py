@@ -4,13 +4,13 @@ import functools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from internvl_edge.commands.parameters import BACKEND
+from internvl_edge.commands.parameters import BACKEND, BF16
 
 if TYPE_CHECKING:
     from internvl_edge.runtime import InternVL
@@ -22,6 +22,7 @@ class Request:
 
     backend: str
     threads: int | None
+    bf16: bool
     max_pixels: int | None
     profile: bool
 
@@ -40,7 +41,7 @@ class Request:
             bundle,
             backend=self.backend,
             batch_size=batch_size or BATCH_SIZE,
-            options=SessionOptions(threads=self.threads),
+            options=SessionOptions(threads=self.threads, bf16=self.bf16),
         )
         if self.profile:
             model.stages = Stages()
@@ -60,6 +61,7 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @BACKEND
     @click.option("--threads", type=click.IntRange(1), help="Threads of a CPU backend.  [default: its own choice]")
+    @BF16
     @click.option(
         "--max-pixels",
         type=click.IntRange(0),
@@ -67,10 +69,8 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
     )
     @click.option("--profile", is_flag=True, help="Show on stderr where the time of the request went.")
     @functools.wraps(command)
-    def call(
-        *args: Any, backend: str, threads: int | None, max_pixels: int | None, profile: bool, **settings: Any
-    ) -> None:
-        request = Request(backend=backend, threads=threads, max_pixels=max_pixels, profile=profile)
+    def call(*args: Any, **settings: Any) -> None:
+        request = Request(**{field.name: settings.pop(field.name) for field in fields(Request)})
         command(*args, request=request, **settings)
 
     return call

@@ -180,6 +180,7 @@ def _cluster(model: "InternVL", request: Request, workers: int | None, gpus: flo
         workers=workers,
         backend=request.backend,
         threads=request.threads or 1,
+        bf16=request.bf16,
         gpus=gpus,
         max_pixels=request.max_pixels,
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from internvl_edge.commands.parameters import BACKEND, BUNDLE, Names
+from internvl_edge.commands.parameters import BACKEND, BF16, BUNDLE, Names
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _PORT = click.IntRange(-1, 65535)
@@ -20,6 +20,7 @@ _PORT = click.IntRange(-1, 65535)
 @click.option("--graph", "graphs", type=Names(), help="Graphs to serve, as `vision,text`.  [default: all]")
 @click.option("--workers", type=int, default=1, show_default=True, help="Processes that hold the model.")
 @click.option("--threads", type=int, help="Of a CPU backend in each worker.  [default: its part of the cores]")
+@BF16
 @click.option("--max-batch", type=int, default=16, show_default=True, help="Rows that are joined at most.")
 @click.option("--max-delay-ms", type=float, default=2.0, show_default=True, help="How long a request waits for others.")
 @click.option("--queue", type=int, default=256, show_default=True, help="Requests that may wait; others get 429.")

@@ -59,7 +59,7 @@ class InternVL:
         """Where the time of what is asked goes; set one to measure."""
         self._bundle = bundle
         self._backend = backend
-        self._options = options or SessionOptions()
+        self.options = options or SessionOptions()
         self._batch_size = batch_size
         self._sessions: dict[str, Session] = {}
         self._tokenizer: Tokenizer | None = None
@@ -305,8 +305,8 @@ class InternVL:
 
     def _opened(self, graph: str) -> Session:
         if isinstance(self._backend, str):
-            return open_session(self._backend, self._bundle, graph, self._options)
-        return self._backend(self._bundle, graph, self._options)
+            return open_session(self._backend, self._bundle, graph, self.options)
+        return self._backend(self._bundle, graph, self.options)
 
     def _image_features(self, images: Images, mode: Mode, geometry: Geometry) -> np.ndarray:
         if mode not in _MODE_GRAPHS:

@@ -78,6 +78,12 @@ class Place:
     graph: str
     options: SessionOptions
 
+    @property
+    def largest_difference(self) -> float:
+        """Return how far a backend may be from the reference."""
+        largest = LARGEST_DIFFERENCE[self.bundle.manifest.precision]
+        return max(largest, LARGEST_DIFFERENCE["bf16"]) if self.options.bf16 else largest
+
     def open(self, backend: str) -> Session:
         """Return a new session of `backend`."""
         return open_session(backend, self.bundle, self.graph, self.options)
@@ -196,7 +202,7 @@ def _tried(
     try:
         session = place.open(backend)
         found = difference(session.run(sample), expected)
-        if found <= LARGEST_DIFFERENCE[place.bundle.manifest.precision]:
+        if found <= place.largest_difference:
             return session, Trial(
                 backend=backend, quickest_ms=quickest_ms(session, sample, place.bundle.manifest.model), difference=found
             )

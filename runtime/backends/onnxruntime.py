@@ -49,7 +49,7 @@ class OnnxRuntimeSession:
         self._threads = options.threads or 0  # 0: its own choice
         self._check_installed()
         try:
-            self._lowered = lower(graph_file) if provider == "cpu" else None
+            self._lowered = lower(graph_file, options.bf16) if provider == "cpu" else None
             self._session = self._opened()
         except Exception as error:  # the library raises classes of its own, without a common base but this
             raise BackendError(_refusal(graph_file, error)) from error

@@ -46,7 +46,7 @@ class OpenVinoSession:
                 f"backend {self.backend}: not installed; pip install 'internvl-edge[openvino]'"
             ) from error
         self._file, self._options, self._device = graph_file, options, device
-        self._core = _core()
+        self._core = process_core()
         if device not in {name.partition(".")[0] for name in self._core.available_devices}:
             raise BackendError(
                 f"backend {self.backend}: OpenVINO finds no {device} here; install the driver of an Intel GPU, or take"
@@ -148,7 +148,7 @@ class OpenVinoSession:
         return self._core.compile_model(model, self._device, settings)
 
     def _precision(self, model: Any) -> str:
-        """Return the type that arithmetic is done in, never less exact than the graph's.
+        """Return the type that arithmetic is done in, never less exact than the graph's unless that was allowed.
 
         Left alone, OpenVINO computes fp32 graphs in bf16 on processors that have it, and in fp16 on GPUs. A GPU is told
         to keep each layer's own type; a processor computes fp16 in fp32: what is fp16 there has its norms in fp16 too.
@@ -158,11 +158,12 @@ class OpenVinoSession:
         if self._device == "GPU":
             return "dynamic"
         has_bf16 = any(port.get_element_type() == Type.bf16 for node in model.get_ops() for port in node.outputs())
-        return "bf16" if has_bf16 and "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+        may = has_bf16 or self._options.bf16
+        return "bf16" if may and "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
 
 
 @cache
-def _core() -> Any:
+def process_core() -> Any:
     """Return OpenVINO's core, one for as long as the process lives.
 
     Each core of 2026.4 gives the thread a stack for signals, and with its end puts back the stack from before its

@@ -36,8 +36,8 @@ class LoweredGraph:
     """Whether ONNX Runtime may keep the memory of one run for the next."""
 
 
-def lower(graph_file: Path) -> LoweredGraph:
-    """Return the graph of a file, rewritten for a CPU.
+def lower(graph_file: Path, bf16: bool = False) -> LoweredGraph:
+    """Return the graph of a file, rewritten for a CPU; with `bf16` products may be in it whatever the graph has.
 
     Raises:
         ValueError: the file holds no model.
@@ -49,7 +49,7 @@ def lower(graph_file: Path) -> LoweredGraph:
         return LoweredGraph(model.encode(), config, settings)
     if narrow := widen(model):
         settings["floats"] = f"fp32 for {' and '.join(NARROW[dtype] for dtype in sorted(narrow))}"
-    if BFLOAT16 in narrow:
+    if bf16 or BFLOAT16 in narrow:
         config |= _BF16_PRODUCTS
     shift_activations(model)
     if products := fuse_linears(model):

@@ -42,6 +42,7 @@ def write_config(bundle: Path, output: Path, engine: ServeOptions, options: RayS
         "max_delay_ms": engine.max_delay_ms,
         "queue": engine.queue,
         "deadline_ms": engine.deadline_ms,
+        "bf16": engine.bf16,
         **({} if engine.threads is None else {"threads": engine.threads}),
     }
     try:

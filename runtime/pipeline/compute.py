@@ -23,7 +23,7 @@ class Engine(Protocol):
     """Who computes."""
 
     def backend(self, kind: Kind) -> str:
-        """Return the library that runs the graph of pictures or texts: rows of two do not go into one file."""
+        """Return what runs the graph of pictures or texts, and how: rows of two do not go into one file."""
         ...
 
     def pictures(self, pictures: Sequence[SourcePicture], options: EmbedOptions) -> Compute:
@@ -35,6 +35,11 @@ class Engine(Protocol):
         ...
 
 
+def described(backend: str, bf16: bool) -> str:
+    """Return a backend with what it was allowed."""
+    return f"{backend} in bf16" if bf16 else backend
+
+
 class LocalEngine:
     """This process."""
 
@@ -43,7 +48,8 @@ class LocalEngine:
 
     def backend(self, kind: Kind) -> str:
         """Return the library that the model chose."""
-        return self._model.session("vision" if kind == "image" else "text").backend
+        chosen = self._model.session("vision" if kind == "image" else "text").backend
+        return described(chosen, self._model.options.bf16)
 
     def pictures(self, pictures: Sequence[SourcePicture], options: EmbedOptions) -> Compute:
         """Return what decodes in threads while the graph runs."""

@@ -71,7 +71,7 @@ def serve_options(arguments: Mapping[str, Any]) -> ServeOptions:
     try:
         return ServeOptions(**{name: _like(defaults[name], value) for name, value in arguments.items()})
     except ValueError as error:
-        raise InputError(f"ray: {error}; give numbers where numbers are meant") from error
+        raise InputError(f"ray: {error}; give numbers, true or false where these are meant") from error
 
 
 class Replica:
@@ -118,6 +118,10 @@ class Replica:
 
 def _like(default: Any, value: Any) -> Any:
     """Return `value` as the type of `default`."""
+    if isinstance(value, str) and isinstance(default, bool):
+        if value.lower() not in ("true", "false"):
+            raise ValueError(f"{value!r} is neither true nor false")
+        return value.lower() == "true"
     if isinstance(value, str) and isinstance(default, int | float):
         return type(default)(value)
     return int(value) if isinstance(value, str) and default is None and value.isdigit() else value

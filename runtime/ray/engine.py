@@ -18,7 +18,7 @@ from internvl_edge.runtime.bundle import Bundle, sha256_file
 from internvl_edge.runtime.decode import limit_pixels
 from internvl_edge.runtime.errors import BackendError, EdgeError, InputError
 from internvl_edge.runtime.model import InternVL
-from internvl_edge.runtime.pipeline.compute import LocalEngine
+from internvl_edge.runtime.pipeline.compute import LocalEngine, described
 from internvl_edge.runtime.pipeline.options import EmbedOptions
 from internvl_edge.runtime.pipeline.outputs import Kind
 from internvl_edge.runtime.pipeline.shards import Compute, Part
@@ -37,6 +37,8 @@ class RayOptions:
     backend: str = "auto"
     threads: int = 1
     """CPUs of a worker: they decode, and compute where it has no GPU."""
+    bf16: bool = False
+    """A processor with units for bf16 may compute in it."""
     gpus: float = 0
     """Of a worker; 0.5: two share one."""
     max_pixels: int | None = None
@@ -67,7 +69,7 @@ class RayEngine:
 
     def backend(self, kind: Kind) -> str:
         """Return what the workers were told: each chooses for its node."""
-        return self._options.backend
+        return described(self._options.backend, self._options.bf16)
 
     def pictures(self, pictures: Sequence[SourcePicture], options: EmbedOptions) -> Compute:
         """Return what sends pictures by name; workers read them."""
@@ -174,7 +176,7 @@ def _opened(told: _Told) -> InternVL:
     bundle = Bundle.open(told.bundle)
     if sha256_file(told.bundle / "manifest.json") != told.digest:
         raise InputError(f"{told.bundle}: another bundle on this node than on the driver; copy it there")
-    session = SessionOptions(threads=told.cluster.threads)
+    session = SessionOptions(threads=told.cluster.threads, bf16=told.cluster.bf16)
     return InternVL(bundle, told.cluster.backend, told.options.batch_size, session)
 
 

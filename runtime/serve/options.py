@@ -18,6 +18,8 @@ class ServeOptions:
     """Processes that hold a model each."""
     threads: int | None = None
     """Of a CPU backend in each worker; None: the cores, shared out evenly."""
+    bf16: bool = False
+    """A processor with units for bf16 may compute in it."""
     max_batch: int = 16
     """Rows that go through a model together at most."""
     max_delay_ms: float = 2.0
@@ -69,4 +71,4 @@ class ServeOptions:
     def session(self) -> SessionOptions:
         """Return what each worker opens its graphs with: of several, each takes its part of the cores."""
         shared = max((os.cpu_count() or 1) // self.workers, 1) if self.workers > 1 else None
-        return SessionOptions(threads=self.threads or shared)
+        return SessionOptions(threads=self.threads or shared, bf16=self.bf16)

@@ -147,8 +147,9 @@ def test_an_application_answers_the_protocol_of_serve(cluster: Any, model: Inter
 
 
 def test_arguments_of_a_command_line_are_options() -> None:
-    options = serve_options({"max_batch": "4", "max_delay_ms": "1.5", "threads": "2", "backend": "onnxruntime"})
-    assert (options.max_batch, options.max_delay_ms, options.threads) == (4, 1.5, 2)
+    options = serve_options({"max_batch": "4", "max_delay_ms": "1.5", "threads": "2", "bf16": "true"})
+    assert (options.max_batch, options.max_delay_ms, options.threads, options.bf16) == (4, 1.5, 2, True)
+    assert serve_options({"bf16": "False"}).bf16 is False
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,8 @@ def test_arguments_of_a_command_line_are_options() -> None:
     [
         ({}, "no bundle given"),
         ({"bundle": "x", "batch": "4"}, "batch not known; give bundle, replicas"),
-        ({"bundle": "x", "max_batch": "four"}, "give numbers where numbers are meant"),
+        ({"bundle": "x", "max_batch": "four"}, "give numbers, true or false where these are meant"),
+        ({"bundle": "x", "bf16": "yes"}, "'yes' is neither true nor false"),
         ({"bundle": "x", "max_batch": "0"}, r"max_batch 0 \(1 or more\)"),
     ],
 )

@@ -141,6 +141,14 @@ def test_a_bundle_of_few_bits_may_differ_more(machine: Machine, bundle: Bundle) 
     assert open_fastest(int8, "vision", OPTIONS).backend == "openvino"
 
 
+def test_bf16_may_differ_more_where_it_was_allowed(machine: Machine, bundle: Bundle) -> None:
+    machine.libraries["openvino"].factor = 1.01
+    assert open_fastest(bundle, "vision", OPTIONS).backend == "onnxruntime"
+    assert open_fastest(bundle, "vision", replace(OPTIONS, bf16=True)).backend == "openvino"
+    machine.libraries["openvino"].factor = 1.1
+    assert open_fastest(bundle, "vision", replace(OPTIONS, bf16=True, threads=2)).backend == "onnxruntime"
+
+
 @pytest.mark.parametrize("fault", [{"opens": False}, {"runs": False}])
 def test_what_fails_is_out(machine: Machine, bundle: Bundle, fault: dict[str, Any]) -> None:
     machine.libraries["openvino"] = Library(0.1, **fault)

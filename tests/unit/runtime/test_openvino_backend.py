@@ -11,7 +11,7 @@ import pytest
 
 from internvl_edge.runtime.backends import SessionOptions
 from internvl_edge.runtime.backends.array_cache import ArrayCache, open_cache
-from internvl_edge.runtime.backends.openvino import OpenVinoSession
+from internvl_edge.runtime.backends.openvino import OpenVinoSession, process_core
 from internvl_edge.runtime.errors import BackendError, InputError
 from internvl_edge.runtime.manifest import TensorSpec
 from internvl_edge.runtime.profile.layers import LayerTimes
@@ -57,6 +57,23 @@ def test_narrow_floats_cross_the_border_in_fp32(session: OpenVinoSession) -> Non
     assert outputs["twice"].dtype == np.float32
     np.testing.assert_array_equal(outputs["sum"], np.full((2, 3), 4, np.float32))
     np.testing.assert_array_equal(outputs["twice"], np.full((2, 2), 3))
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_processor_computes_in_bf16_where_that_was_allowed(
+    tmp_path: Path, rng: np.random.Generator, bf16: bool
+) -> None:
+    path = write(tmp_path, "product (float[n, 256] x, float[256, 256] w) => (float[n, 256] y) { y = MatMul(x, w) }")
+    session = OpenVinoSession(path, SessionOptions(threads=1, bf16=bf16))
+    x, w = (rng.normal(size=(256, 256)).astype(np.float32) for _ in range(2))
+    error = np.abs(session.run({"x": x, "w": w})["y"] - x @ w).max()
+    has_units = "BF16" in process_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if bf16 and has_units:
+        assert session.settings["precision"] == "bf16"
+        assert 1e-2 < error < 1, "products of 256 values of 8 bits each"
+    else:
+        assert session.settings["precision"] == "f32"
+        assert error < 1e-3
 
 
 def test_ctrl_c_is_python_s_after_sessions_came_and_went(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from internvl_edge.runtime import InternVL
+from internvl_edge.runtime.backends import SessionOptions
 from internvl_edge.runtime.errors import BackendError, InputError
 from internvl_edge.runtime.pipeline import embedding
 from internvl_edge.runtime.pipeline.embedding import embed, embed_texts, kept_line
@@ -118,6 +119,16 @@ def test_other_settings_do_not_go_into_one_file(
         embed(opened[0], pictures, options(tmp_path / "f.npy"), advance=stop_after(9))  # type: ignore[arg-type]
     with pytest.raises(InputError, match=f"other settings .*{named}.*finish that run"):
         embed(opened[0], pictures, options(tmp_path / "f.npy", **change))
+
+
+def test_bf16_does_not_go_into_a_file_without(
+    opened: tuple[InternVL, Ran], pictures: list[SourcePicture], tmp_path: Path
+) -> None:
+    with pytest.raises(Stop):
+        embed(opened[0], pictures, options(tmp_path / "f.npy"), advance=stop_after(9))  # type: ignore[arg-type]
+    opened[0].options = SessionOptions(bf16=True)
+    with pytest.raises(InputError, match=r"other settings .*in bf16"):
+        embed(opened[0], pictures, options(tmp_path / "f.npy"))
 
 
 def test_a_picture_that_changed_in_between_is_read_again(
