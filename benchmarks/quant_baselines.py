@@ -203,7 +203,7 @@ def calibration_inputs(fp32: str, data: str, output: str) -> None:
 def evaluation(bundle: str, data: str, limit: str, tasks: str, output: str) -> None:
     """Write the figures of a bundle as JSON."""
     from internvl_edge.calib.dataset import open_data
-    from internvl_edge.calib.evaluate import EvalOptions, evaluate
+    from internvl_edge.calib.evaluation import EvalOptions, evaluate
     from internvl_edge.runtime import InternVL
 
     model = InternVL.open(bundle)

@@ -42,6 +42,8 @@ KEEP_FP32 = {"INFERENCE_PRECISION_HINT": "f32"}
 """By itself OpenVINO computes fp32 in bf16 on a processor that has it."""
 LONG_SECONDS = 1.0
 """A call that takes longer needs none before it that does not count."""
+REST_SECONDS = 0.1
+"""Before a side's turn: the threads of the one before spin for a while, and take a core from it."""
 RANDOM_ATOL = "5"
 """Towers of random weights amplify a code that falls on the other side of a tie; time is measured here."""
 
@@ -199,7 +201,8 @@ def medians(runs: dict[str, Run], pixels: np.ndarray, repeats: int) -> dict[str,
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
-            first = seconds(run, pixels)  # the threads of whoever ran before spin for a while
+            time.sleep(REST_SECONDS)
+            first = seconds(run, pixels)
             times[name].append(first if first > LONG_SECONDS else seconds(run, pixels))
     return {name: 1e3 * median(taken) for name, taken in times.items()}
 

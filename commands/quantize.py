@@ -67,7 +67,7 @@ def evaluate(bundle: Path, data: Path, baseline: Path | None, as_json: bool, **s
     internvl-edge eval bundle --data examples/emoji/data/test.jsonl
     internvl-edge eval bundle-int8 --data examples/emoji/data/test.jsonl --baseline bundle --limit 400
     """
-    from internvl_edge.calib.evaluate import EvalOptions, evaluate_bundle, evaluation_text
+    from internvl_edge.calib.evaluation import EvalOptions, evaluate_bundle, evaluation_text
     from internvl_edge.progress import RichProgress
 
     options = EvalOptions(**{name: value for name, value in settings.items() if value is not None})

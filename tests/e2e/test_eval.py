@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from internvl_edge.calib.dataset import DataSet, open_data
-from internvl_edge.calib.evaluate import EvalOptions, EvalReport, Evaluation, evaluate, evaluate_bundle, evaluation_text
+from internvl_edge.calib.evaluation import (
+    EvalOptions,
+    EvalReport,
+    Evaluation,
+    evaluate,
+    evaluate_bundle,
+    evaluation_text,
+)
 from internvl_edge.runtime import InternVL
 from tests.e2e.conftest import ONE_THREAD
 from tests.tolerances import DEMO_POINTS

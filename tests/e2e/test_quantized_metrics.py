@@ -10,7 +10,7 @@ import pytest
 from outliers import plant_massive, scale_folds
 
 from internvl_edge.calib.dataset import DataSet, open_data
-from internvl_edge.calib.evaluate import EvalOptions, EvalReport, evaluate
+from internvl_edge.calib.evaluation import EvalOptions, EvalReport, evaluate
 from internvl_edge.export.compile import export_bundle
 from internvl_edge.export.options import ExportOptions
 from internvl_edge.runtime import InternVL

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from internvl_edge.calib.dataset import DataSet, open_data
-from internvl_edge.calib.evaluate import (
+from internvl_edge.calib.evaluation import (
     EvalOptions,
     EvalReport,
     Features,

@@ -1,0 +1,110 @@
+"""What a model answers to a data set: each picture is read once."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from internvl_edge.calib.dataset import DataSet
+from internvl_edge.calib.evaluation.options import EvalOptions
+from internvl_edge.calib.evaluation.plan import Plan, parts_of, plan_of, shown
+from internvl_edge.runtime.errors import BundleError
+from internvl_edge.runtime.features import unit
+from internvl_edge.runtime.generation import GenerationConfig
+from internvl_edge.runtime.model import InternVL
+
+MAX_NEW_TOKENS = 32
+"""Greedy captions end here, as those that the demo's figures were recorded with."""
+
+
+class Progress(Protocol):
+    """Shows long work: a task has a label and a total, and is advanced from inside its block."""
+
+    def task(self, label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        """Open a task of `total` units."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """What a model answers to a data set, before any comparison."""
+
+    images: Mapping[str, np.ndarray]
+    """Mode -> raw ``[B, D]``."""
+    texts: Mapping[str, np.ndarray]
+    """Language -> raw ``[T, D]`` of the rows that have a caption in it."""
+    classifiers: Mapping[str, np.ndarray]
+    """Language -> zero-shot classifier ``[D, classes]``."""
+    captions: Mapping[str, list[str]]
+    """Language -> one caption a picture."""
+    skipped: tuple[tuple[str, str], ...] = ()
+
+
+def measure(model: InternVL, data: DataSet, options: EvalOptions, progress: Progress | None = None) -> Features:
+    """Return what the model answers; each picture is read once and passes `vision` and `query` once.
+
+    Raises:
+        InputError: pictures that cannot be read, languages or prompts that do not fit the data.
+        BundleError: features that are no numbers.
+    """
+    plan = plan_of(parts_of(model), data, options)
+    names, templates = data.prompts.class_names, data.prompts.templates
+    prompted = {language: len(names[language]) * len(templates[language]) for language in plan.classifiers}
+    texts, classifiers = {}, {}
+    with _task(progress, "Encoding texts", sum(map(len, plan.texts.values())) + sum(prompted.values())) as advance:
+        for language, captions in plan.texts.items():
+            texts[language] = _checked(model.encode_text(captions), f"text_embeds in {shown(language)}")
+            advance(len(captions))
+        for language, count in prompted.items():
+            columns = model.classifier(names[language], templates[language]).T
+            classifiers[language] = _checked(columns, f"classifier in {shown(language)}").T
+            advance(count)
+    with _task(progress, "Encoding pictures", len(plan.data.rows)) as advance:
+        images, written = _through_vision(model, plan, options.batch_size, advance)
+    return Features(images=images, texts=texts, classifiers=classifiers, captions=written, skipped=tuple(plan.skipped))
+
+
+def _through_vision(
+    model: InternVL, plan: Plan, batch_size: int, advance: Callable[[int], None]
+) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """Return picture features by mode and captions by language, of one pass over the pictures."""
+    images: dict[str, list[np.ndarray]] = {mode: [] for mode in plan.modes}
+    captions: dict[str, list[str]] = {language: [] for language in plan.caption_prompts}
+    if not images and not captions:
+        return {}, {}
+    for start in range(0, len(plan.data.rows), batch_size):
+        rows = plan.data.rows[start : start + batch_size]
+        pixels = model.preprocess([plan.data.picture(row) for row in rows])
+        vision = model.run_graph("vision", {"pixel_values": pixels})
+        query: Mapping[str, np.ndarray] = {}
+        if "g" in images or captions:
+            query = model.run_graph("query", {"vision_states": vision["vision_states"]})
+        if "c" in images:
+            images["c"].append(_checked(vision["image_embeds"], "image_embeds"))
+        if "g" in images:
+            images["g"].append(unit(images["c"][-1]) + unit(_checked(query["query_embeds"], "query_embeds")))
+        for language, prompt in plan.caption_prompts.items():
+            captions[language] += _captions(model, query, prompt)
+        advance(len(rows))
+    return {mode: np.concatenate(parts) for mode, parts in images.items()}, captions
+
+
+def _captions(model: InternVL, query: Mapping[str, np.ndarray], prompt: str) -> list[str]:
+    """Return a greedy caption for each row of the query graph's outputs."""
+    rows = len(next(iter(query.values())))
+    prompts = np.repeat(model.tokenizer.encode_prompt(prompt), rows, axis=0)
+    config = GenerationConfig(max_new_tokens=MAX_NEW_TOKENS, eos_token_id=model.info.eos_token_id)
+    return [model.tokenizer.decode(row) for row in model.continue_from(query, prompts, config)]
+
+
+def _checked(features: np.ndarray, name: str) -> np.ndarray:
+    """Return `features`, of which every row has a direction: NaN compares as never higher, and would rank first."""
+    if wrong := int((~(np.isfinite(features).all(axis=1) & features.any(axis=1))).sum()):
+        raise BundleError(f"{name}: {wrong} of {len(features)} rows are NaN, inf or all 0; export with a wider type")
+    return features
+
+
+def _task(progress: Progress | None, label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+    return nullcontext(lambda _: None) if progress is None else progress.task(label, total)

@@ -1,0 +1,159 @@
+"""What both a bundle and the data allow, and why not the rest."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from internvl_edge.calib.dataset import DataSet
+from internvl_edge.calib.evaluation.options import EvalOptions
+from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.model import InternVL
+
+MODES = ("c", "g")
+"""InternVL-C and InternVL-G."""
+_TOKENIZER = "tokenizer.model"
+_EMBEDDING = "image embedding"
+_NEEDS = {
+    "retrieval": ("vision", "text", _EMBEDDING, _TOKENIZER),
+    "zero_shot": ("vision", "text", _EMBEDDING, _TOKENIZER),
+    "captions": ("vision", "query", "decoder", _TOKENIZER),
+}
+
+
+@dataclass
+class Plan:
+    """What both the bundle and the data allow."""
+
+    data: DataSet
+    modes: list[str] = field(default_factory=list)
+    texts: dict[str, list[str]] = field(default_factory=dict)
+    classifiers: list[str] = field(default_factory=list)
+    caption_prompts: dict[str, str] = field(default_factory=dict)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+def plan_of(parts: set[str], data: DataSet, options: EvalOptions) -> Plan:
+    """Return what can be measured of a model with these parts.
+
+    Raises:
+        InputError: languages or prompts that do not fit the data.
+    """
+    chosen = chosen_rows(data, options)
+    plan = Plan(chosen)
+    _check_languages(data, options)
+    wanted = {
+        "retrieval": _retrievable(chosen, options),
+        "zero_shot": _classifiable(chosen, options),
+        "captions": _captionable(chosen, options),
+    }
+    for task in options.tasks:
+        languages, reasons = wanted[task]
+        lacking = _lacking(parts, _NEEDS[task])
+        if task == "retrieval" and languages and not _lacking(parts, ("text", _TOKENIZER)):
+            # texts can be compared to a baseline's though there are no pictures to retrieve
+            plan.texts = {name: [row.texts[name] for row in chosen.rows if name in row.texts] for name in languages}
+        if lacking:
+            plan.skipped.append((task, f"the bundle has no {', no '.join(lacking)}"))
+            continue
+        plan.skipped += reasons
+        if task == "zero_shot":
+            plan.classifiers = languages
+        elif task == "captions":
+            plan.caption_prompts = {name: data.prompts.caption_prompts[name] for name in languages}
+    if not _lacking(parts, ("vision", _EMBEDDING)):
+        plan.modes = list(MODES if "query" in parts else MODES[:1])
+        if "query" not in parts:
+            plan.skipped.append(("InternVL-G", "the bundle has no query graph"))
+    return plan
+
+
+def check_labels(data: DataSet, options: EvalOptions) -> None:
+    """Check that the data has labels for one of the tasks.
+
+    Raises:
+        InputError: it has none, or nothing in a language that was asked for.
+    """
+    chosen = chosen_rows(data, options)
+    _check_languages(data, options)
+    wanted = {"retrieval": _retrievable, "zero_shot": _classifiable, "captions": _captionable}
+    if not any(wanted[task](chosen, options)[0] for task in options.tasks):
+        raise InputError(
+            f"{data.source}: has no captions or classes for {', '.join(options.tasks)};"
+            " give a JSONL with a `label` per line, or a baseline to compare features with"
+        )
+
+
+def chosen_rows(data: DataSet, options: EvalOptions) -> DataSet:
+    """Return the rows that the options leave."""
+    return data if options.limit is None else data.spread(options.limit)
+
+
+def parts_of(model: InternVL) -> set[str]:
+    """Return what the model has: graphs, image embedding, tokenizer."""
+    manifest = model.bundle.manifest
+    parts = set(manifest.graphs)
+    if "vision" in parts and model.info.embed_dim is not None:
+        parts.add(_EMBEDDING)
+    return parts | ({_TOKENIZER} & set(manifest.files))
+
+
+def shown(language: str) -> str:
+    """Return a language as messages name it."""
+    return language or "captions without a language"
+
+
+def _retrievable(data: DataSet, options: EvalOptions) -> tuple[list[str], list[tuple[str, str]]]:
+    languages = [name for name in data.languages if options.languages is None or name in options.languages]
+    return languages, [] if languages else [("retrieval", "no picture has a caption")]
+
+
+def _classifiable(data: DataSet, options: EvalOptions) -> tuple[list[str], list[tuple[str, str]]]:
+    prompts = data.prompts
+    known = sum(row.group in prompts.classes for row in data.rows)
+    if not prompts.classes:
+        return [], [("zero_shot", "no prompts.json with classes beside the data")]
+    if not known:
+        return [], [("zero_shot", "no picture has a group that prompts.json knows")]
+    named = [name for name in prompts.class_names if options.languages is None or name in options.languages]
+    languages = [name for name in named if prompts.templates.get(name)]
+    reasons = [("zero_shot", f"no template in {shown(name)}") for name in named if name not in languages]
+    if not named:
+        reasons.append(("zero_shot", "no class names in prompts.json"))
+    wrong = [
+        f"{shown(name)} has {len(prompts.class_names[name])} class names for {len(prompts.classes)} classes"
+        for name in languages
+        if len(prompts.class_names[name]) != len(prompts.classes)
+    ]
+    wrong += [
+        f"{shown(name)} has the template {template!r} without {{}}"
+        for name in languages
+        for template in prompts.templates[name]
+        if "{}" not in template
+    ]
+    if wrong:
+        raise InputError(f"{data.source.parent / 'prompts.json'}: {', '.join(wrong)}; repair them")
+    if known < len(data.rows):
+        absent = len(data.rows) - known
+        reasons.append(("zero_shot", f"{absent} of {len(data.rows)} pictures have no group that prompts.json knows"))
+    return languages, reasons
+
+
+def _captionable(data: DataSet, options: EvalOptions) -> tuple[list[str], list[tuple[str, str]]]:
+    captioned, _ = _retrievable(data, options)
+    if not captioned:
+        return [], [("captions", "no picture has a caption")]
+    languages = [name for name in captioned if name in data.prompts.caption_prompts]
+    unprompted = [shown(name) for name in captioned if name not in languages]
+    reason = f"no caption prompt in {', '.join(unprompted)}; prompts.json has none"
+    return languages, [("captions", reason)] if unprompted else []
+
+
+def _check_languages(data: DataSet, options: EvalOptions) -> None:
+    known = dict.fromkeys((*data.languages, *data.prompts.class_names))
+    if unknown := [name for name in options.languages or () if name not in known]:
+        listed = ", ".join(map(shown, known)) or "none"
+        raise InputError(f"{data.source}: has nothing in {', '.join(unknown)}; choose from {listed}")
+
+
+def _lacking(parts: set[str], needed: Iterable[str]) -> list[str]:
+    """Return the absent parts by the names that users know."""
+    return [name if name in (_EMBEDDING, _TOKENIZER) else f"{name} graph" for name in needed if name not in parts]

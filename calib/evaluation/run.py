@@ -1,0 +1,50 @@
+"""Measure a bundle on labelled pictures, and a baseline on the same."""
+
+from pathlib import Path
+
+from internvl_edge.calib.dataset import DataSet, open_data
+from internvl_edge.calib.evaluation.measure import Progress, measure
+from internvl_edge.calib.evaluation.options import EvalOptions
+from internvl_edge.calib.evaluation.plan import check_labels
+from internvl_edge.calib.evaluation.report import EvalReport, Evaluation
+from internvl_edge.calib.evaluation.score import cosines, score
+from internvl_edge.runtime.backends import SessionOptions
+from internvl_edge.runtime.model import InternVL
+
+
+def evaluate_bundle(
+    bundle: Path, data: Path, options: EvalOptions, baseline: Path | None = None, progress: Progress | None = None
+) -> Evaluation:
+    """Measure a bundle on a data set, and a baseline on the same rows.
+
+    Raises:
+        EdgeError: a bundle or data that cannot be read; data without labels, and no baseline.
+    """
+    content = open_data(data)
+    if baseline is None:
+        check_labels(content, options)
+    model = _opened(bundle, options, options.bf16)
+    reference = None if baseline is None else _opened(baseline, options, bf16=False)
+    features = measure(model, content, options, progress)
+    report = score(features, content, options)
+    if reference is None:
+        return Evaluation(report=report)
+    del model  # its graphs leave memory before the baseline's are loaded
+    other = measure(reference, content, options, progress)
+    return Evaluation(report=report, baseline=score(other, content, options), cosines=cosines(features, other))
+
+
+def evaluate(model: InternVL, data: DataSet, options: EvalOptions, progress: Progress | None = None) -> EvalReport:
+    """Return the figures of an opened bundle on labelled pictures.
+
+    Raises:
+        InputError: data without labels for any of the tasks.
+        BundleError: features that are no numbers.
+    """
+    check_labels(data, options)
+    return score(measure(model, data, options, progress), data, options)
+
+
+def _opened(bundle: Path, options: EvalOptions, bf16: bool) -> InternVL:
+    settings = SessionOptions(bf16=bf16)
+    return InternVL.open(bundle, backend=options.backend, batch_size=options.batch_size, options=settings)
