@@ -124,7 +124,7 @@ class OpenVinoSession:
         settings = {
             "openvino": version.partition("-")[0],
             "device": str(self._core.get_property(self._device, "FULL_DEVICE_NAME")),
-            "precision": self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(),
+            "computes in": self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(),
         }
         if self._device == "CPU":
             settings["threads"] = str(self._options.threads or "all cores")

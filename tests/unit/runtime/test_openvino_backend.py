@@ -69,10 +69,10 @@ def test_a_processor_computes_in_bf16_where_that_was_allowed(
     error = np.abs(session.run({"x": x, "w": w})["y"] - x @ w).max()
     has_units = "BF16" in process_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if bf16 and has_units:
-        assert session.settings["precision"] == "bf16"
+        assert session.settings["computes in"] == "bf16"
         assert 1e-2 < error < 1, "products of 256 values of 8 bits each"
     else:
-        assert session.settings["precision"] == "f32"
+        assert session.settings["computes in"] == "f32"
         assert error < 1e-3
 
 
@@ -161,7 +161,7 @@ def test_axes_without_names_are_refused_by_openvino_in_one_line(tmp_path: Path) 
 def test_a_graph_keeps_its_exactness(tmp_path: Path) -> None:
     graph = "toy (float[n, 64] x, float[64, 64] w) => (float[n, 64] y) { y = MatMul(x, w) }"
     session = OpenVinoSession(write(tmp_path, graph), SessionOptions())
-    assert session.settings["precision"] == "f32"
+    assert session.settings["computes in"] == "f32"
     x = np.full((4, 64), 1 + 2.0**-12, np.float32)  # bf16 would read 1
     found = session.run({"x": x, "w": np.eye(64, dtype=np.float32)})["y"]
     np.testing.assert_array_equal(found, x)
@@ -191,7 +191,7 @@ def test_layers_are_told_apart(session: OpenVinoSession) -> None:
 def test_settings_tell_what_changes_a_time(session: OpenVinoSession) -> None:
     assert session.backend == "openvino"
     assert session.settings["threads"] == "1"
-    assert set(session.settings) == {"openvino", "device", "precision", "threads"}
+    assert set(session.settings) == {"openvino", "device", "computes in", "threads"}
 
 
 def test_a_decoders_cache_is_of_arrays(session: OpenVinoSession) -> None:
