@@ -46,5 +46,5 @@ class GatheringTransport(asyncio.Transport):
 
     def _flush(self) -> None:
         pieces, self._pieces = self._pieces, []
-        if pieces:
+        if pieces and not self._transport.is_closing():  # a client may go within the turn
             self._transport.writelines(pieces)

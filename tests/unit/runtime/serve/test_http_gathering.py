@@ -14,6 +14,12 @@ class Wire(asyncio.Transport):
         super().__init__()
         self.told: list[Any] = []
 
+    def is_closing(self) -> bool:
+        return bool(self.told) and self.told[-1] in ("close", "abort")
+
+    def abort(self) -> None:
+        self.told.append("abort")
+
     def writelines(self, pieces: Iterable[Any]) -> None:
         self.told.append(list(pieces))
 
@@ -45,5 +51,17 @@ def test_closing_sends_what_was_written() -> None:
         transport.close()
         await asyncio.sleep(0)
         assert wire.told == [[b"answer"], "close"]
+
+    asyncio.run(scene())
+
+
+def test_nothing_is_sent_to_a_client_that_went_within_the_turn() -> None:
+    async def scene() -> None:
+        wire = Wire()
+        transport = GatheringTransport(wire, asyncio.get_running_loop())
+        transport.write(b"answer")
+        transport.abort()
+        await asyncio.sleep(0)
+        assert wire.told == ["abort"]
 
     asyncio.run(scene())
