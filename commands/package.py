@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from internvl_edge.commands.parameters import BUNDLE, Integers
+from internvl_edge.commands.parameters import BF16, BUNDLE, Integers
 
 
 @click.group()
@@ -61,6 +61,7 @@ def triton(bundle: Path, output: Path, **settings: Any) -> None:
 @click.option("--http", type=int, default=8000, show_default=True, help="Port on every node.")
 @click.option("--backend", default="auto", show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="Of a CPU backend.  [default: its own choice]")
+@BF16
 @click.option("--max-batch", type=click.IntRange(1), default=16, show_default=True)
 @click.option("--max-delay-ms", type=click.FloatRange(0), default=2.0, show_default=True)
 @click.option("--queue", type=click.IntRange(1), default=256, show_default=True)

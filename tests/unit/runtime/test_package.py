@@ -268,7 +268,7 @@ def test_the_configuration_of_ray_is_what_serve_reads(bundle: Path, tmp_path: Pa
     schema = pytest.importorskip("ray.serve.schema")
     output = tmp_path / "internvl.yaml"
     options = RayServeOptions(replicas=3, gpus=0.5, http=8010)
-    write_config(bundle, output, ServeOptions(max_batch=4, threads=2), options)
+    write_config(bundle, output, ServeOptions(max_batch=4, threads=2, bf16=True), options)
     read = schema.ServeDeploySchema.model_validate(yaml.safe_load(output.read_text()))
     (application,) = read.applications
     assert (application.name, read.http_options.port) == ("internvl", 8010)
@@ -276,7 +276,7 @@ def test_the_configuration_of_ray_is_what_serve_reads(bundle: Path, tmp_path: Pa
     given = {
         name: value for name, value in application.args.items() if name not in ("bundle", "replicas", "cpus", "gpus")
     }
-    assert serve_options(given) == ServeOptions(max_batch=4, threads=2)
+    assert serve_options(given) == ServeOptions(max_batch=4, threads=2, bf16=True)
     assert application.args["gpus"] == 0.5
     with pytest.raises(InputError, match="is there already"):
         write_config(bundle, output, ServeOptions(), options)

@@ -1,0 +1,81 @@
+"""`--bf16` reaches whatever opens the graphs, of a bundle that is judged and not of its baseline."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from internvl_edge.cli import main
+from internvl_edge.runtime import InternVL
+from internvl_edge.runtime.backends import SessionOptions
+from internvl_edge.runtime.errors import BackendError
+from internvl_edge.runtime.lowering.cpu import lower
+from internvl_edge.runtime.package import ray_config
+from internvl_edge.runtime.serve import run as serve_run
+from internvl_edge.runtime.serve.options import ServeOptions
+from tests.unit.runtime.lowered_graphs import write_graph
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """What was opened, and whether with bf16."""
+    seen: list[tuple[str, bool]] = []
+
+    def open_(bundle: Path, *_: object, options: SessionOptions, **__: object) -> object:
+        seen.append((Path(bundle).name, options.bf16))
+        if len(seen) == 2:
+            raise BackendError("two are enough")
+        return object()
+
+    monkeypatch.setattr(InternVL, "open", open_)
+    return seen
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> str:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "data.jsonl").write_text('{"file": "a.png", "label": {"en": "a"}}\n')
+    return str(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("command", [("bench", "new"), ("run", "retrieve", "new", "PICTURE", "-t", "a")])
+def test_commands_open_a_bundle_with_it(
+    opened: list[tuple[str, bool]], picture: str, command: tuple[str, ...], bf16: bool
+) -> None:
+    arguments = [picture if part == "PICTURE" else part for part in command]
+    CliRunner().invoke(main, [*arguments, *(["--bf16"] if bf16 else [])])
+    assert opened == [("new", bf16)]
+
+
+def test_a_baseline_is_opened_without(opened: list[tuple[str, bool]], picture: str) -> None:
+    data = str(Path(picture).with_name("data.jsonl"))
+    CliRunner().invoke(main, ["eval", "new", "--data", data, "--baseline", "old", "--bf16"])
+    assert opened == [("new", True), ("old", False)]
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_workers_open_a_bundle_with_it(monkeypatch: pytest.MonkeyPatch, bf16: bool) -> None:
+    given: list[ServeOptions] = []
+    monkeypatch.setattr(serve_run, "run_server", lambda _, engine, *__: given.append(engine))
+    done = CliRunner().invoke(main, ["serve", "bundle", *(["--bf16"] if bf16 else [])])
+    assert done.exit_code == 0, done.output
+    assert given[0].session.bf16 is bf16
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_replicas_open_a_bundle_with_it(monkeypatch: pytest.MonkeyPatch, bf16: bool) -> None:
+    given: list[ServeOptions] = []
+    monkeypatch.setattr(ray_config, "write_config", lambda _, __, engine, ___: given.append(engine))
+    done = CliRunner().invoke(main, ["package", "ray", "bundle", "-o", "x.yaml", *(["--bf16"] if bf16 else [])])
+    assert done.exit_code == 0, done.output
+    assert given[0].session.bf16 is bf16
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_arm_processors_are_told(tmp_path: Path, rng: np.random.Generator, bf16: bool) -> None:
+    text = "product (float[n, 8] x) => (float[n, 8] y) { y = MatMul(x, w) }"
+    path = write_graph(tmp_path, text, {"w": rng.normal(size=(8, 8)).astype(np.float32)})
+    assert ("mlas.enable_gemm_fastmath_arm64_bfloat16" in lower(path, bf16).config) is bf16
