@@ -153,7 +153,8 @@ def verdict_text(found: Verdict) -> str:
     """Return the verdict with what it rests on."""
     return (
         f"{found.answer} (median {found.median_ms:.3f} ms against {found.baseline_ms:.3f} ms,"
-        f" ratio {found.ratio:.3f} [{found.low:.3f}, {found.high:.3f}], equal within {found.margin:.1%})"
+        f" ratio {found.ratio:.3f} [{found.low:.3f}, {found.high:.3f}],"
+        f" equal from {1 / found.margin:.3f} to {found.margin:.3f})"
     )
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from internvl_edge.runtime.profile.steady import drift
 
 RESAMPLES = 2000
-EQUAL = 0.02
-"""Ratios within 2 % of 1 are equal: two runs of one bundle on one machine differ by so much for reasons of their own,
-which resampling the calls of either run cannot see."""
+EQUAL = 1.02
+"""Ratios from 1 / 1.02 to 1.02 are equal: two runs of one bundle on one machine differ by so much for reasons of their
+own, which resampling the calls of either run cannot see."""
 _BLOCKS = 20
 _SEED = 20231222
 _MOST_CALLS = 5000
@@ -28,7 +28,7 @@ class Verdict:
     low: float
     high: float
     margin: float
-    """How far from 1 the ratio must surely lie: `EQUAL`, or the drift of the run that drifts more."""
+    """Ratios from 1 / margin to margin tell nothing: `EQUAL`, or the drift of the run that drifts more."""
     median_ms: float
     baseline_ms: float
 
@@ -46,11 +46,11 @@ def verdict(times_ms: Sequence[float], baseline_ms: Sequence[float], confidence:
     ratios = _medians(mine, rng) / _medians(theirs, rng)
     tail = (1 - confidence) / 2 * 100
     low, high = (float(bound) for bound in np.percentile(ratios, (tail, 100 - tail)))
-    margin = max(EQUAL, abs(drift(times_ms)), abs(drift(baseline_ms)))
+    margin = max(EQUAL, _drift_factor(times_ms), _drift_factor(baseline_ms))
     answer: Literal["faster", "slower", "equal"] = "equal"
-    if high < 1 - margin:
+    if high < 1 / margin:
         answer = "faster"
-    elif low > 1 + margin:
+    elif low > margin:
         answer = "slower"
     return Verdict(
         answer=answer,
@@ -61,6 +61,12 @@ def verdict(times_ms: Sequence[float], baseline_ms: Sequence[float], confidence:
         median_ms=float(np.median(mine)),
         baseline_ms=float(np.median(theirs)),
     )
+
+
+def _drift_factor(times: Sequence[float]) -> float:
+    """Return the drift as a factor of at least 1: calls that become twice as fast drift as much as the reverse."""
+    grown = 1 + drift(times)
+    return max(grown, 1 / grown)
 
 
 def _thinned(times: Sequence[float]) -> np.ndarray:
