@@ -64,7 +64,7 @@ def main(
         opened = _random_bundle(folder, int(bundle[7:])) if bundle.startswith("random:") else Path(bundle)
         found = find_pictures([_photographs(pictures, folder / "photographs", count) if photographs else pictures])
         chosen = [found[index % len(found)] for index in range(count)]
-        options = SessionOptions(threads=threads)
+        options = SessionOptions(threads=threads, rows=batch_size)
         with InternVL.open(opened, backend, batch_size=batch_size, options=options) as model:
             pixels = model.preprocess([picture.content() for picture in chosen[:batch_size]])
             model.encode_image(pixels, mode)

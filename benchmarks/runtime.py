@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
@@ -157,15 +157,16 @@ def openvino_side(graph: Path, threads: int, **more: str) -> Run:
     return lambda pixels: request.infer({"pixel_values": pixels})
 
 
-def our_side(bundle: Path, backend: str, threads: int, bf16: bool = False) -> Run:
+def our_side(bundle: Path, backend: str, options: SessionOptions) -> Run:
     """Return the runtime on a bundle."""
-    model = InternVL.open(bundle, backend, verify=False, options=SessionOptions(threads=threads, bf16=bf16))
+    model = InternVL.open(bundle, backend, verify=False, options=options)
     click.echo(f"{bundle.name}, {backend}: {dict(model.session('vision').settings)}", err=True)
     return lambda pixels: model.run_graph("vision", {"pixel_values": pixels})
 
 
-def sides(model: Part, found: dict[str, Path], threads: int) -> Iterator[tuple[str, Callable[[], Run]]]:
+def sides(model: Part, found: dict[str, Path], threads: int, batch: int) -> Iterator[tuple[str, Callable[[], Run]]]:
     """Yield every side's name and how to open it."""
+    ours = SessionOptions(threads=threads, rows=batch)
     yield from torch_sides(model.checkpoint)
     for name, bundle in found.items():
         precision = "int8" if BUNDLES[name][1] else "fp32"
@@ -174,8 +175,8 @@ def sides(model: Part, found: dict[str, Path], threads: int) -> Iterator[tuple[s
         yield f"plain OpenVINO, {name}", lambda graph=graph: openvino_side(graph, threads)
         yield f"plain OpenVINO kept in fp32, {name}", lambda graph=graph: openvino_side(graph, threads, **KEEP_FP32)
         for backend in BACKENDS:
-            yield f"ours {backend}, {name}", lambda bundle=bundle, backend=backend: our_side(bundle, backend, threads)
-        yield f"ours auto --bf16, {name}", lambda bundle=bundle: our_side(bundle, "auto", threads, bf16=True)
+            yield f"ours {backend}, {name}", lambda bundle=bundle, backend=backend: our_side(bundle, backend, ours)
+        yield f"ours auto --bf16, {name}", lambda bundle=bundle: our_side(bundle, "auto", replace(ours, bf16=True))
 
 
 def opened(
@@ -221,12 +222,16 @@ def compare(
     found = bundles(model, folder)
     size = open_checkpoint(model.checkpoint).config.vision.image_size
     pixels = np.random.default_rng(0).normal(size=(max(batches), 3, size, size)).astype(np.float32)
-    all_sides = opened(sides(model, found, threads), only, pixels[:1])
-    runs = {name: run for name, run in all_sides.items() if not isinstance(run, str)}
-    columns = [medians(runs, pixels[:batch], repeats) for batch in batches]
+    columns = []
+    for batch in batches:  # opened anew: `auto` chooses for the batch
+        all_sides = opened(sides(model, found, threads, batch), only, pixels[:1])
+        runs = {name: run for name, run in all_sides.items() if not isinstance(run, str)}
+        columns.append(medians(runs, pixels[:batch], repeats))
+        names = list(all_sides)
+        del runs, all_sides
     click.echo("| | " + " | ".join(f"batch {batch}, ms" for batch in batches) + " |")
     click.echo("| --- |" + " ---: |" * len(batches))
-    for name in all_sides:
+    for name in names:
         cells = [f"{column[name]:.1f}" if name in column else "-" for column in columns]
         click.echo(f"| {name} | {' | '.join(cells)} |")
 

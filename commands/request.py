@@ -28,7 +28,7 @@ class Request:
 
     @contextmanager
     def open(self, bundle: Path, batch_size: int | None = None) -> "Iterator[InternVL]":
-        """Open `bundle` for the block, and show its stages behind it if asked to."""
+        """Open `bundle` for the block, for batches if their size is given; show its stages behind it if asked to."""
         from internvl_edge.runtime import InternVL
         from internvl_edge.runtime.backends import SessionOptions
         from internvl_edge.runtime.decode import limit_pixels
@@ -41,7 +41,7 @@ class Request:
             bundle,
             backend=self.backend,
             batch_size=batch_size or BATCH_SIZE,
-            options=SessionOptions(threads=self.threads, bf16=self.bf16),
+            options=SessionOptions(threads=self.threads, bf16=self.bf16, rows=batch_size or 1),
         )
         if self.profile:
             model.stages = Stages()

@@ -46,5 +46,5 @@ def evaluate(model: InternVL, data: DataSet, options: EvalOptions, progress: Pro
 
 
 def _opened(bundle: Path, options: EvalOptions, bf16: bool) -> InternVL:
-    settings = SessionOptions(bf16=bf16)
+    settings = SessionOptions(bf16=bf16, rows=options.batch_size)
     return InternVL.open(bundle, backend=options.backend, batch_size=options.batch_size, options=settings)

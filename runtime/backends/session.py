@@ -32,6 +32,8 @@ class SessionOptions:
     """Of a CPU backend; None: its own choice."""
     bf16: bool = False
     """A processor with units for bf16 may compute in it what the graph has in fp16 or fp32: faster, and less exact."""
+    rows: int = 1
+    """Pictures or texts that most calls will have: `auto` takes what is fastest with so many."""
     target: str | None = None
     """Whose plans to open; None: those that fit the device that is here."""
     cuda_graph: bool = True

@@ -1,4 +1,4 @@
-"""What backends are compared by: a sample that a graph takes, how far apart two outputs are, how long a call takes."""
+"""What backends are compared by: a sample that a graph takes, how far apart two outputs are, how long its rows take."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -7,7 +7,7 @@ from contextlib import closing
 import numpy as np
 
 from internvl_edge.runtime.backends.array_cache import open_cache
-from internvl_edge.runtime.backends.session import Session
+from internvl_edge.runtime.backends.session import RowLimit, Session
 from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.manifest import ModelInfo
 
@@ -18,10 +18,12 @@ _LEAST = 3
 _CALLS = 50
 _SEED = 20231222
 _MS_PER_S = 1e3
+LONGEST_MS = 5e3
+"""What a call of many rows may take: a batch that would take longer is measured by fewer rows."""
 
 
-def sample_inputs(bundle: Bundle, graph: str, session: Session) -> dict[str, np.ndarray]:
-    """Return random inputs of one row, or as many as the graph is fixed to; texts end in padding, as most do.
+def sample_inputs(bundle: Bundle, graph: str, session: Session, rows: int = 1) -> dict[str, np.ndarray]:
+    """Return random inputs of `rows`, or as many as the graph is fixed to; texts end in padding, as most do.
 
     Raises:
         InputError: the graph has an axis of unknown meaning.
@@ -30,11 +32,35 @@ def sample_inputs(bundle: Bundle, graph: str, session: Session) -> dict[str, np.
 
     model, declared = bundle.manifest.model, bundle.manifest.graphs[graph].inputs
     fixed = {size for info in session.inputs.values() for size in info.shape[:1] if isinstance(size, int)}
-    sizes = sizes_of(graph, "step" if graph == "decoder" else "", model, max(fixed, default=1))
+    sizes = sizes_of(graph, "step" if graph == "decoder" else "", model, max(fixed, default=rows))
     inputs = graph_inputs(graph, session.inputs, declared, model, sizes, np.random.default_rng(_SEED))
     if "attention_mask" not in inputs and sizes.length > 1 and "input_ids" in inputs:
         inputs["input_ids"][:, -sizes.length // 2 :] = model.pad_token_id
     return inputs
+
+
+def affordable_inputs(bundle: Bundle, graph: str, session: Session, rows: int) -> dict[str, np.ndarray]:
+    """Return inputs of `rows`, or of as many as `session` runs within `LONGEST_MS`, at least one.
+
+    Raises:
+        EdgeError: the graph has an axis of unknown meaning, or fails.
+    """
+    sample = sample_inputs(bundle, graph, session)
+    if rows <= row_count(sample):
+        return sample
+    each_ms = quickest_ms(session, sample, bundle.manifest.model) / row_count(sample)
+    return sample_inputs(bundle, graph, session, max(min(rows, int(LONGEST_MS / each_ms)), 1))
+
+
+def row_count(sample: Mapping[str, np.ndarray]) -> int:
+    """Return how many rows the inputs have; 1 without any."""
+    return len(next(iter(sample.values()), (None,)))
+
+
+def fitting_inputs(session: Session, sample: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the first rows of `sample`, as many as `session` takes at once."""
+    limit = session.max_rows if isinstance(session, RowLimit) else None
+    return {name: values[:limit] for name, values in sample.items()}
 
 
 def difference(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> float:

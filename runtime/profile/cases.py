@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +89,7 @@ def layer_inputs(model: InternVL, graph: str, phase: str, batch: int) -> dict[st
 
 def _graph_case(model: InternVL, graph: str, phase: str, batch: int, streams: int) -> Case:
     def open_graph() -> Opened:
-        model.close()
+        _close(model, batch)
         session = model.session(graph)
         inputs = layer_inputs(model, graph, phase, batch)
 
@@ -110,9 +110,15 @@ def _graph_case(model: InternVL, graph: str, phase: str, batch: int, streams: in
     return Case(name=f"{graph} {phase}".strip(), graph=graph, phase=phase, batch=batch, shape=shape, open=open_graph)
 
 
+def _close(model: InternVL, batch: int) -> None:
+    """Free the graphs; the next ones are opened for calls of `batch`."""
+    model.close()
+    model.options = replace(model.options, rows=batch)
+
+
 def _task_case(model: InternVL, task: str, batch: int, streams: int, folder: Path) -> Case:
     def open_task() -> Opened:
-        model.close()
+        _close(model, batch)
         sessions = [model.session(graph) for graph in _graphs_of(model, task)]
         return Opened(works=list(_task_works(model, task, batch, streams, folder)), settings=_settings(sessions))
 

@@ -176,7 +176,7 @@ def _opened(told: _Told) -> InternVL:
     bundle = Bundle.open(told.bundle)
     if sha256_file(told.bundle / "manifest.json") != told.digest:
         raise InputError(f"{told.bundle}: another bundle on this node than on the driver; copy it there")
-    session = SessionOptions(threads=told.cluster.threads, bf16=told.cluster.bf16)
+    session = SessionOptions(threads=told.cluster.threads, bf16=told.cluster.bf16, rows=told.options.batch_size)
     return InternVL(bundle, told.cluster.backend, told.options.batch_size, session)
 
 

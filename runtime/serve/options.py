@@ -69,6 +69,6 @@ class ServeOptions:
 
     @property
     def session(self) -> SessionOptions:
-        """Return what each worker opens its graphs with: of several, each takes its part of the cores."""
+        """Return what each worker opens its graphs with: for full batches, on its part of the cores."""
         shared = max((os.cpu_count() or 1) // self.workers, 1) if self.workers > 1 else None
-        return SessionOptions(threads=self.threads or shared, bf16=self.bf16)
+        return SessionOptions(threads=self.threads or shared, bf16=self.bf16, rows=self.max_batch)

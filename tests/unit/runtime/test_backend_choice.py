@@ -16,8 +16,9 @@ from internvl_edge.runtime.backends.candidates import Candidate, find_candidates
 from internvl_edge.runtime.backends.choice import ChosenSession, open_fastest
 from internvl_edge.runtime.backends.decisions import Decision, decision_key, read_decision, write_decision
 from internvl_edge.runtime.backends.session import CacheSession, RowLimit, Session, SessionOptions, TensorInfo
+from internvl_edge.runtime.backends.trials import LONGEST_MS
 from internvl_edge.runtime.bundle import Bundle
-from internvl_edge.runtime.errors import BackendError
+from internvl_edge.runtime.errors import BackendError, InputError
 from internvl_edge.runtime.manifest import FileInfo
 from internvl_edge.runtime.profile.layers import LayerTimes
 from internvl_edge.runtime.stages import UNMEASURED, Stages
@@ -28,12 +29,17 @@ OPTIONS = SessionOptions(threads=1)
 
 @dataclass
 class Library:
-    """What a fake backend does: how long a run takes, by what its outputs are multiplied, when it fails."""
+    """What a fake backend does."""
 
     milliseconds: float
+    """Of each row..."""
+    start_ms: float = 0.0
+    """...and of a call besides."""
     factor: float = 1.0
+    """By which its outputs are multiplied."""
     opens: bool = True
     runs: bool = True
+    max_rows: int | None = None
 
 
 class FakeSession:
@@ -42,6 +48,7 @@ class FakeSession:
         self.inputs = {"pixel_values": TensorInfo("pixel_values", np.dtype(np.float32), ("batch", 3, 4, 4))}
         self.outputs = {"image_embeds": TensorInfo("image_embeds", np.dtype(np.float32), ("batch", 3))}
         self.closed = False
+        self.max_rows = machine.libraries[backend].max_rows
         self._machine = machine
 
     def run(
@@ -50,8 +57,12 @@ class FakeSession:
         library = self._machine.libraries[self.backend]
         if not library.runs:
             raise BackendError(f"{self.backend}: fails; check its inputs")
-        self._machine.seconds += library.milliseconds / 1e3
+        rows = len(inputs["pixel_values"])
+        if self.max_rows is not None and rows > self.max_rows:
+            raise InputError(f"{self.backend}: {rows} rows; give {self.max_rows}")
+        self._machine.seconds += (library.start_ms + rows * library.milliseconds) / 1e3
         self._machine.runs.append(self.backend)
+        self._machine.rows.append(rows)
         return {"image_embeds": inputs["pixel_values"].sum(axis=(2, 3)) * library.factor}
 
     def close(self) -> None:
@@ -67,6 +78,7 @@ class Machine:
     version: str = "1"
     sessions: list[FakeSession] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
 
     def perf_counter(self) -> float:
         return self.seconds
@@ -127,7 +139,7 @@ def test_the_reference_may_win(machine: Machine, bundle: Bundle) -> None:
 
 @pytest.mark.parametrize("factor", [1.001, -1.0, np.nan, np.inf])
 def test_what_differs_is_out_however_fast(machine: Machine, bundle: Bundle, factor: float) -> None:
-    machine.libraries["openvino"] = Library(0.1, factor)
+    machine.libraries["openvino"] = Library(0.1, factor=factor)
     session = open_fastest(bundle, "vision", OPTIONS)
     assert session.backend == "onnxruntime"
     assert "openvino differs by " in session.settings["chosen"]
@@ -139,6 +151,33 @@ def test_a_bundle_of_few_bits_may_differ_more(machine: Machine, bundle: Bundle) 
     int8 = replace(bundle, manifest=replace(bundle.manifest, precision="int8"))
     assert open_fastest(bundle, "vision", OPTIONS).backend == "onnxruntime"
     assert open_fastest(int8, "vision", OPTIONS).backend == "openvino"
+
+
+def test_the_batch_is_measured(machine: Machine, bundle: Bundle) -> None:
+    machine.libraries = {"onnxruntime": Library(10.0), "openvino": Library(8.0, start_ms=5)}
+    assert open_fastest(bundle, "vision", OPTIONS).backend == "onnxruntime"
+    batched = open_fastest(bundle, "vision", replace(OPTIONS, rows=8))
+    assert batched.settings["chosen"] == "openvino 69.0 ms (onnxruntime 80.0 ms; 8 rows; equal within 0e+00)"
+    assert open_fastest(bundle, "vision", OPTIONS).backend == "onnxruntime"  # each has a decision of its own
+
+
+def test_a_batch_that_takes_too_long_is_measured_by_fewer_rows(machine: Machine, bundle: Bundle) -> None:
+    machine.libraries["onnxruntime"].milliseconds = 1600
+    assert "; 3 rows; " in open_fastest(bundle, "vision", replace(OPTIONS, rows=64)).settings["chosen"]
+    assert max(machine.rows) == 3
+    machine.libraries["onnxruntime"].milliseconds = LONGEST_MS + 1
+    assert "rows" not in open_fastest(bundle, "vision", replace(OPTIONS, rows=32)).settings["chosen"]
+
+
+@pytest.mark.parametrize(("limit", "winner"), [(2, "onnxruntime"), (4, "openvino"), (64, "openvino")])
+def test_plans_for_fewer_rows_take_the_batch_in_parts(
+    machine: Machine, bundle: Bundle, limit: int, winner: str
+) -> None:
+    machine.libraries = {"onnxruntime": Library(5.0), "openvino": Library(1.0, start_ms=10, max_rows=limit)}
+    session = open_fastest(bundle, "vision", replace(OPTIONS, rows=8))
+    taken = 8 + 10 * 8 / min(limit, 8)
+    assert session.backend == winner
+    assert f"openvino {taken:.1f} ms" in session.settings["chosen"]
 
 
 def test_bf16_may_differ_more_where_it_was_allowed(machine: Machine, bundle: Bundle) -> None:
@@ -300,14 +339,13 @@ def test_a_chosen_session_has_what_the_session_has(machine: Machine) -> None:
     assert not isinstance(ChosenSession(plain, "fast"), CacheSession)
 
     class Caching(FakeSession):
-        max_rows = 8
-
         def open_cache(self, present: Mapping[str, np.ndarray], rows: int, length: int) -> Any:
             return rows
 
         def layer_times(self, inputs: Mapping[str, np.ndarray], runs: int) -> list[Any]:
             return []
 
+    machine.libraries["openvino"].max_rows = 8
     chosen = ChosenSession(Caching(machine, "openvino"), "fast")
     assert isinstance(chosen, CacheSession)
     assert isinstance(chosen, LayerTimes)
