@@ -20,6 +20,8 @@ from pathlib import Path
 
 import click
 import numpy as np
+import uvloop
+from serve_client import Connection, connect
 from serve_peers import THREADS
 
 from internvl_edge.runtime.bundle import Bundle
@@ -55,14 +57,14 @@ def main(bundle: Path, peers: tuple[str, ...], rounds: int, seconds: float, conc
         for name, python in (peer.split("=", 1) for peer in peers):
             servers.append(running.enter_context(_peer(name, python, graph, threads)))
         for server in servers:
-            asyncio.run(require_up(server))
+            uvloop.run(require_up(server))
         print(f"{bundle}, graph text, {os.cpu_count()} cores, {threads} threads, {len(IDS[0])} ids a request")
         print("| clients | server | requests/s | p50 ms | p99 ms |\n| ---: | --- | ---: | ---: | ---: |")
         for clients in map(int, concurrency.split(",")):
             rows: dict[str, list[tuple[float, ...]]] = {server.name: [] for server in servers}
             for _ in range(rounds):
                 for server in servers:
-                    rows[server.name].append(asyncio.run(closed_loop(server, clients, seconds)))
+                    rows[server.name].append(uvloop.run(closed_loop(server, clients, seconds)))
             for name, found in rows.items():
                 rate, p50, p99 = (statistics.median(column) for column in zip(*found, strict=True))
                 print(f"| {clients} | {name} | {rate:.0f} | {p50:.2f} | {p99:.2f} |")
@@ -124,13 +126,13 @@ async def require_up(server: Server) -> None:
     """Ask until it answers."""
     end = time.monotonic() + _START_S
     while True:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError, RuntimeError, asyncio.TimeoutError):
-            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        with contextlib.suppress(OSError, RuntimeError, asyncio.TimeoutError):
+            connection = await connect(server.port)
             try:
-                await asyncio.wait_for(_ask(reader, writer, server), _ANSWER_S)
+                await asyncio.wait_for(_ask(connection, server), _ANSWER_S)
                 return
             finally:
-                writer.close()
+                connection.close()
         if time.monotonic() > end:
             raise click.ClickException(f"{server.name}: no answer within {_START_S:g} s")
         await asyncio.sleep(0.2)
@@ -142,11 +144,11 @@ async def closed_loop(server: Server, clients: int, seconds: float) -> tuple[flo
     end = time.perf_counter() + seconds
 
     async def client() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        connection = await connect(server.port)
         while (start := time.perf_counter()) < end:
-            await _ask(reader, writer, server)
+            await _ask(connection, server)
             times.append((time.perf_counter() - start) * 1e3)
-        writer.close()
+        connection.close()
 
     begin = time.perf_counter()
     await asyncio.wait_for(asyncio.gather(*(client() for _ in range(clients))), seconds + _ANSWER_S)
@@ -154,17 +156,8 @@ async def closed_loop(server: Server, clients: int, seconds: float) -> tuple[flo
     return len(times) / (time.perf_counter() - begin), float(p50), float(p99)
 
 
-async def status_of(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> str:
-    """Ask, read the whole answer, and return its status."""
-    writer.write(request)
-    head = await reader.readuntil(b"\r\n\r\n")
-    length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-    await reader.readexactly(length)
-    return head.split(b" ", 2)[1].decode()
-
-
-async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, server: Server) -> None:
-    if (status := await status_of(reader, writer, server.request)) != "200":
+async def _ask(connection: Connection, server: Server) -> None:
+    if (status := await connection.ask(server.request)) != "200":
         raise RuntimeError(f"{server.name}: answers {status}")
 
 

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import click
 import numpy as np
-from serve_http import Server, closed_loop, ours, require_up, status_of
+import uvloop
+from serve_client import Connection, connect
+from serve_http import Server, closed_loop, ours, require_up
 
 _MEASURED_S = 5.0
 _SAMPLES = 12
 """Memory is read so many times."""
-Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Idle = asyncio.Queue[Connection]
 
 
@@ -43,10 +44,10 @@ class Outcome:
 def main(bundle: Path, seconds: float, factor: float, texts: int, clients: int, connections: int, threads: int) -> None:
     """Print what an overloaded server does."""
     with ours(bundle, threads, texts) as server:
-        asyncio.run(require_up(server))
-        rate, _, _ = asyncio.run(closed_loop(server, clients, _MEASURED_S))
+        uvloop.run(require_up(server))
+        rate, _, _ = uvloop.run(closed_loop(server, clients, _MEASURED_S))
         print(f"{bundle}, graph text, {os.cpu_count()} cores: {rate:.0f} requests/s of {texts} texts can be done")
-        outcome = asyncio.run(_soak(server, rate * factor, seconds, connections))
+        outcome = uvloop.run(_soak(server, rate * factor, seconds, connections))
     total = sum(map(len, outcome.times_ms.values()))
     print(f"asked {total} in {seconds:g} s, {total / seconds:.0f} a second, on {connections} connections")
     for status, times in sorted(outcome.times_ms.items()):
@@ -59,7 +60,7 @@ async def _soak(server: Server, rate: float, seconds: float, connections: int) -
     rng, outcome = np.random.default_rng(0), Outcome()
     idle: Idle = asyncio.Queue()
     for _ in range(connections):
-        idle.put_nowait(await _connected(server))
+        idle.put_nowait(await connect(server.port))
     watching = asyncio.ensure_future(_watch(server.pid, seconds / _SAMPLES, outcome))
     begin, due, open_requests = time.perf_counter(), 0.0, set[asyncio.Task[None]]()
     while due < seconds:
@@ -79,15 +80,11 @@ async def _ask(server: Server, idle: Idle, outcome: Outcome) -> None:
     start, status = time.perf_counter(), "none"
     connection = await idle.get()
     try:
-        status = await status_of(*connection, server.request)
-    except (OSError, asyncio.IncompleteReadError):
-        connection = await _connected(server)
+        status = await connection.ask(server.request)
+    except ConnectionError:
+        connection = await connect(server.port)
     idle.put_nowait(connection)
     outcome.times_ms.setdefault(status, []).append((time.perf_counter() - start) * 1e3)
-
-
-async def _connected(server: Server) -> Connection:
-    return await asyncio.open_connection("127.0.0.1", server.port)
 
 
 async def _watch(process: int, every_s: float, outcome: Outcome) -> None:

@@ -1,6 +1,7 @@
 """What protocols ask: the one border between them and batches, workers and models."""
 
 from collections.abc import AsyncIterator, Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 from internvl_edge.runtime.serve.requests import Request, Response
@@ -20,8 +21,10 @@ class Engine(Protocol):
         """Return whether a request would be taken up at once; false while it starts, restarts a worker or drains."""
         ...
 
-    def require_room(self, model: str, client: str) -> None:
+    def require_room(self, model: str, client: str, coming: Mapping[str, int] = MappingProxyType({})) -> None:
         """Check that a request of this client might be queued, before anything is done for it.
+
+        Clients have requests besides that are `coming`: they will be queued before this one.
 
         Raises:
             OverloadedError: there is no room for any.

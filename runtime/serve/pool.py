@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -121,14 +122,14 @@ class WorkerEngine:
             work.fail(UnavailableError("the server stops before this could be answered", _RETRY_S))
         await self._stop()
 
-    def require_room(self, model: str, client: str) -> None:
-        """Check that a request of this client might be queued, or might need no queue.
+    def require_room(self, model: str, client: str, coming: Mapping[str, int] = MappingProxyType({})) -> None:
+        """Check that a request of this client might be queued behind those `coming`, or might need no queue.
 
         Raises:
             OverloadedError: there is no room for any.
         """
         if model != ENCODE_IMAGE:  # whose answer may be known
-            self._scheduler.require_room(client)
+            self._scheduler.require_room(client, coming)
 
     async def infer(self, request: Request) -> Response:
         """Answer a request; a caller that is cancelled withdraws it.

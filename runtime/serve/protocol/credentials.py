@@ -17,13 +17,18 @@ class Credentials:
     def __init__(self, keys: Iterable[str] = ()) -> None:
         self._digests = tuple(_digest(key) for key in keys)
 
+    @property
+    def wanted(self) -> bool:
+        """Return whether a key is needed."""
+        return bool(self._digests)
+
     def client(self, authorization: str, api_key: str, address: str) -> str:
         """Return the name of the client that sends these headers from `address`.
 
         Raises:
             UnauthorizedError: no key, or one that is not among those taken.
         """
-        if not self._digests:
+        if not self.wanted:
             return address
         scheme, _, token = authorization.partition(" ")
         given = token.strip() if scheme.lower() == "bearer" else api_key

@@ -9,8 +9,9 @@ then need not wait for it.
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from internvl_edge.runtime.serve.options import ServeOptions
 from internvl_edge.runtime.serve.refusals import OverloadedError
@@ -91,17 +92,18 @@ class Scheduler:
         self._line(ticket.key).queue.add(ticket)
         self._enter(ticket)
 
-    def require_room(self, client: str) -> None:
-        """Check that a request of this client may be queued, as far as room is concerned.
+    def require_room(self, client: str, coming: Mapping[str, int] = MappingProxyType({})) -> None:
+        """Check that a request of this client may be queued behind those `coming`, as far as room is concerned.
 
         A client may take its fair part of a queue that others have filled; twice the queue is never passed.
 
         Raises:
             OverloadedError: there is no room.
         """
-        depth, queue = self.depth, self._options.queue
-        clients = len(self._waiting) + (client not in self._waiting)
-        if depth < queue or (self._waiting.get(client, 0) < queue // clients and depth < 2 * queue):
+        depth, queue = self.depth + sum(coming.values()), self._options.queue
+        clients = len({*self._waiting, *coming, client})
+        own = self._waiting.get(client, 0) + coming.get(client, 0)
+        if depth < queue or (own < queue // clients and depth < 2 * queue):
             return
         raise OverloadedError(f"the queue is full: {depth} requests wait; try again later", self._retry_after())
 

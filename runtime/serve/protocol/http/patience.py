@@ -1,16 +1,24 @@
-"""Slow clients are cut: for uvicorn waits forever for heads, bodies and readers."""
+"""Slow clients are cut, for uvicorn waits forever for heads, bodies and readers; and requests pass the door."""
 
 import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 from internvl_edge.runtime.serve.protocol.http.answers import json_bytes
+from internvl_edge.runtime.serve.protocol.http.door import Door, NoEntryError
 from internvl_edge.runtime.serve.protocol.http.gathering import GatheringTransport
 from internvl_edge.runtime.serve.protocol.options import ProtocolOptions
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 _HEAD_BYTES = 64 << 10
 
 
-def patient_protocol(options: ProtocolOptions) -> "type[asyncio.Protocol]":
-    """Return uvicorn's HTTP protocol, with an end to its patience."""
+def patient_protocol(options: ProtocolOptions, door: Door) -> "type[asyncio.Protocol]":
+    """Return uvicorn's HTTP protocol, with an end to its patience and a `door`."""
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
     class Patient(HttpToolsProtocol):
@@ -19,9 +27,14 @@ def patient_protocol(options: ProtocolOptions) -> "type[asyncio.Protocol]":
         _timer: asyncio.TimerHandle | None = None
         _phase = ""
         _head_bytes = 0
+        _refused = False
+        """The request that is read was refused by its head..."""
+        _admitted = ""
+        """...or is admitted, of this client."""
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(GatheringTransport(transport, self.loop))
+            self._gathering = GatheringTransport(transport, self.loop)
+            super().connection_made(self._gathering)
             self._enter("head")
 
         def data_received(self, data: bytes) -> None:
@@ -32,7 +45,36 @@ def patient_protocol(options: ProtocolOptions) -> "type[asyncio.Protocol]":
             if self._head_bytes > _HEAD_BYTES:
                 self.send_400_response(f"the head is larger than {_HEAD_BYTES} bytes")
 
+        def on_headers_complete(self) -> None:
+            self._refused, self._admitted = False, ""
+            if self.cycle is None or self.cycle.response_complete:  # answers keep the order of requests
+                method, path = self.parser.get_method(), self.url.decode("ascii", "replace")
+                try:
+                    self._admitted = door.admit(method, path, self.client[0] if self.client else "", self.headers)
+                except NoEntryError as refusal:
+                    self._refused = True
+                    self._gathering.write_whole(_first_lines(self.server_state.default_headers) + refusal.answer)
+                    return
+            super().on_headers_complete()
+
+        def _start_asgi_task(self, cycle: "RequestResponseCycle", app: "ASGI3Application") -> None:
+            client, self._admitted = self._admitted, ""
+            if client:
+                door.begin(client, partial(super()._start_asgi_task, cycle, app))
+            else:
+                super()._start_asgi_task(cycle, app)
+
+        def on_body(self, body: bytes) -> None:
+            if not self._refused:
+                super().on_body(body)
+
         def on_message_complete(self) -> None:
+            if self._refused:
+                self._refused = False
+                self.on_response_complete()
+                if not self.parser.should_keep_alive():
+                    self.transport.close()
+                return
             super().on_message_complete()
             self.cycle.more_body = False  # also of a body that nobody wants to read
 
@@ -65,7 +107,7 @@ def patient_protocol(options: ProtocolOptions) -> "type[asyncio.Protocol]":
             cycle = self.cycle
             if self._phase == "write":
                 return
-            if cycle is not None and cycle.more_body:
+            if self._refused or (cycle is not None and cycle.more_body):
                 self._enter("body")
             else:
                 idle = self.timeout_keep_alive_task is not None  # uvicorn's own patience with those who ask nothing
@@ -85,3 +127,8 @@ def patient_protocol(options: ProtocolOptions) -> "type[asyncio.Protocol]":
             self.transport.abort()
 
     return Patient
+
+
+def _first_lines(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Return what a refusal's answer begins with."""
+    return b"HTTP/1.1 429 Too Many Requests\r\n" + b"".join(b"%b: %b\r\n" % header for header in headers)

@@ -5,6 +5,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ class FakeEngine:
     def signatures(self) -> Mapping[str, Signature]:
         return {name: model.signature for name, model in self.models.items()}
 
-    def require_room(self, model: str, client: str) -> None:
+    def require_room(self, model: str, client: str, coming: Mapping[str, int] = MappingProxyType({})) -> None:
         if model == "crowded":
             raise OverloadedError("there is no room", 1.5)
 

@@ -43,6 +43,21 @@ def test_one_turn_is_one_piece() -> None:
     asyncio.run(scene())
 
 
+def test_a_whole_answer_does_not_wait_for_the_end_of_the_turn() -> None:
+    async def scene() -> None:
+        wire = Wire()
+        transport = GatheringTransport(wire, asyncio.get_running_loop())
+        transport.write_whole(b"answer")
+        assert wire.told == [[b"answer"]]
+        transport.write(b"head")
+        transport.write_whole(b"answer")  # behind what was written before
+        assert wire.told[1:] == [[b"head", b"answer"]]
+        await asyncio.sleep(0)
+        assert len(wire.told) == 2
+
+    asyncio.run(scene())
+
+
 def test_closing_sends_what_was_written() -> None:
     async def scene() -> None:
         wire = Wire()

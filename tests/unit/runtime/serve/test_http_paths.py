@@ -278,17 +278,6 @@ def test_openai_refusals(places: Places, change: dict[str, Any], status: int) ->
     assert set(error) == {"message", "type", "param", "code"}
 
 
-def test_what_finds_no_room_is_refused_before_its_body_is_read(places: Places, service: Service) -> None:
-    head = b"POST /v2/models/crowded/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", places.http), 5) as client:
-        client.sendall(head)
-        answer = client.recv(4096)
-        assert answer.startswith(b"HTTP/1.1 429 ")
-        assert b"retry-after: 2\r\n" in answer
-        assert answer.endswith(b'{"error":"there is no room"}')  # head and body in one piece
-    assert service.record.refusals["crowded", "OverloadedError"] == 1
-
-
 def test_a_client_that_hangs_up_cancels_the_work(places: Places, engine: FakeEngine, service: Service) -> None:
     engine.cancelled.clear()
     connection = http.client.HTTPConnection(places.http_url, timeout=10)

@@ -124,3 +124,35 @@ def test_of_two_clients_that_always_wait_none_gets_more_than_a_row_more(greedy: 
         for part in batch.slices:
             served[part.ticket.client] += part.stop - part.start
         assert abs(served["greedy"] - served["modest"]) <= 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(waiting=st.lists(st.sampled_from("abc"), max_size=10), asking=st.lists(st.sampled_from("abcd"), max_size=16))
+def test_those_that_are_coming_count_as_those_that_wait(waiting: list[str], asking: list[str]) -> None:
+    """Requests of one turn are let in before any of them is queued: as many as if each were queued at once."""
+
+    def full(queue: Scheduler, client: str, coming: Counter[str]) -> bool:
+        try:
+            queue.require_room(client, coming)
+        except OverloadedError:
+            return True
+        return False
+
+    def add(queue: Scheduler, client: str) -> None:
+        queue.add(Ticket(key=KEYS[0], rows=1, client=client, arrived=0.0, work=None), 0.0)
+
+    at_once, in_a_turn, coming = Scheduler(ServeOptions(queue=6)), Scheduler(ServeOptions(queue=6)), Counter[str]()
+    for client in waiting:
+        if not full(at_once, client, Counter()):
+            add(at_once, client)
+            add(in_a_turn, client)
+    let_in: list[str] = []
+    for client in asking:
+        refused = full(in_a_turn, client, coming)
+        assert refused == full(at_once, client, Counter())
+        if not refused:
+            coming[client] += 1
+            let_in.append(client)
+            add(at_once, client)
+    for client in let_in:  # finds its room
+        add(in_a_turn, client)

@@ -1,0 +1,107 @@
+"""The door: requests without room are refused by their heads, the others begin a few at a time.
+
+When twice as much is asked as can be answered, half of all requests are refused. What a refusal costs is taken from the
+answers, on the one event loop that does both, so it is said before anything is made of a request. And a turn of the
+loop reads nothing while it works: were all that came begun at once, refusals would wait for it.
+"""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from math import ceil
+
+from internvl_edge.runtime.serve.protocol.http.answers import refusal_answer
+from internvl_edge.runtime.serve.protocol.service import Service, refusal_of
+from internvl_edge.runtime.serve.refusals import OverloadedError, RefusalError
+
+_MODELS = "/v2/models/"
+_ASKED = ("/infer", "/generate", "/generate_stream")
+_A_TURN = 8
+"""Requests that begin in one turn: each takes about a third of a millisecond until it is queued."""
+Header = tuple[bytes, bytes]
+
+
+class NoEntryError(Exception):
+    """A request is refused; `answer` is what its client is sent behind the first line and the server's own headers."""
+
+    def __init__(self, answer: bytes) -> None:
+        super().__init__("refused at the door")
+        self.answer = answer
+
+
+class Door:
+    """Stands before one engine."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._coming: Counter[str] = Counter()
+        """Clients -> requests that are to begin, or have begun and are not queued yet."""
+        self._begun: list[str] = []
+        """Clients of those that began in this turn."""
+        self._waiting: deque[tuple[str, Callable[[], None]]] = deque()
+        """Those that will, and how."""
+
+    def admit(self, method: bytes, path: str, address: str, headers: Iterable[Header]) -> str:
+        """Return the client of a request for an answer; empty for all else, which the head does not decide.
+
+        Raises:
+            NoEntryError: there is no room for it.
+        """
+        model = _model(method, path)
+        if model not in self._service.engine.signatures:
+            return ""
+        try:
+            client = self._client(address, headers)
+            self._service.engine.require_room(model, client, self._coming)
+        except OverloadedError as refusal:
+            with self._service.exchange("http", f"{method.decode()} {path}", address, None) as exchange:
+                exchange.client, exchange.model, exchange.status = client, model, str(refusal.http)
+                refusal_of(refusal, exchange)
+            raise NoEntryError(_answer(str(refusal), ceil(refusal.retry_after_s or 0))) from None
+        except RefusalError:  # of the key: an answer for who has time
+            return ""
+        return client
+
+    def begin(self, client: str, start: Callable[[], None]) -> None:
+        """Start a request that was admitted, now or when its turn comes."""
+        self._coming[client] += 1
+        if not (self._begun or self._waiting):
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        if len(self._begun) < _A_TURN and not self._waiting:
+            self._begun.append(client)
+            start()
+        else:
+            self._waiting.append((client, start))
+
+    def _next_turn(self) -> None:
+        """Note that those who began are queued, and start the next."""
+        self._coming -= Counter(self._begun)
+        self._begun.clear()
+        while self._waiting and len(self._begun) < _A_TURN:
+            client, start = self._waiting.popleft()
+            self._begun.append(client)
+            start()
+        if self._begun:
+            asyncio.get_running_loop().call_soon(self._next_turn)
+
+    def _client(self, address: str, headers: Iterable[Header]) -> str:
+        if not self._service.credentials.wanted:
+            return address
+        given = {name: value.decode("latin-1") for name, value in headers}
+        return self._service.credentials.client(given.get(b"authorization", ""), given.get(b"x-api-key", ""), address)
+
+
+def _model(method: bytes, path: str) -> str:
+    """Return the model that a request asks for an answer; empty if it asks for something else."""
+    if method != b"POST" or not (path.startswith(_MODELS) and path.endswith(_ASKED)):
+        return ""
+    return path[len(_MODELS) :].split("/", 1)[0]
+
+
+@lru_cache(maxsize=64)
+def _answer(sentence: str, retry_after_s: int) -> bytes:
+    """Return headers and body; while the queue is full they are the same again and again."""
+    answer = refusal_answer(OverloadedError(sentence, retry_after_s), _MODELS)
+    lines = b"".join(b"%b: %b\r\n" % header for header in answer.raw_headers)
+    return b"%b\r\n%b" % (lines, bytes(answer.body))
