@@ -119,7 +119,11 @@ def test_bombs_are_refused(server: Server) -> None:
     )
 
 
-def test_it_can_be_watched(server: Server) -> None:
+def test_it_can_be_watched(server: Server, pictures: Path) -> None:
+    asked = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["gem stone"]}]}
+    assert server.ask("/v2/models/encode_text/infer", asked)[0] == 200
+    picture = sorted(pictures.rglob("*.png"))[2].read_bytes()
+    assert server.ask("/v2/models/encode_image/infer", picture, RAW)[0] == 200
     status, text = server.ask("/metrics")
     assert status == 200
     assert b'internvl_stage_seconds_count{model="encode_text",stage="compute"}' in text
