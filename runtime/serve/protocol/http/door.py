@@ -55,7 +55,8 @@ class Door:
             client = self._client(address, headers)
             self._service.engine.require_room(model, client, self._coming)
         except OverloadedError as refusal:
-            with self._service.exchange("http", f"{method.decode()} {path}", address, None) as exchange:
+            trace = next((value.decode("latin-1") for name, value in headers if name == b"traceparent"), None)
+            with self._service.exchange("http", f"{method.decode()} {path}", address, trace) as exchange:
                 exchange.client, exchange.model, exchange.status = client, model, str(refusal.http)
                 refusal_of(refusal, exchange)
             raise NoEntryError(_answer(str(refusal), ceil(refusal.retry_after_s or 0))) from None

@@ -1,7 +1,6 @@
 """Slow clients are cut, for uvicorn waits forever for heads, bodies and readers; and requests pass the door."""
 
 import asyncio
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -29,6 +28,8 @@ def patient_protocol(options: ProtocolOptions, door: Door) -> "type[asyncio.Prot
         _head_bytes = 0
         _refused = False
         """The request that is read was refused by its head..."""
+        _closes = False
+        """...and the connection ends with it..."""
         _admitted = ""
         """...or is admitted, of this client."""
 
@@ -52,10 +53,20 @@ def patient_protocol(options: ProtocolOptions, door: Door) -> "type[asyncio.Prot
                 try:
                     self._admitted = door.admit(method, path, self.client[0] if self.client else "", self.headers)
                 except NoEntryError as refusal:
-                    self._refused = True
-                    self._gathering.write_whole(_first_lines(self.server_state.default_headers) + refusal.answer)
+                    self._refuse(refusal.answer)
                     return
             super().on_headers_complete()
+
+        def _refuse(self, answer: bytes) -> None:
+            """Answer at once; the body is read and dropped, unless its client waits for a word before sending it."""
+            self._refused = True
+            keeps = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+            self._closes = self.expect_100_continue or not keeps
+            headers = [*self.server_state.default_headers, *([(b"connection", b"close")] if self._closes else [])]
+            lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+            self._gathering.write_whole(b"HTTP/1.1 429 Too Many Requests\r\n" + lines + answer)
+            if self.expect_100_continue:
+                self.transport.close()
 
         def _start_asgi_task(self, cycle: "RequestResponseCycle", app: "ASGI3Application") -> None:
             client, self._admitted = self._admitted, ""
@@ -72,7 +83,7 @@ def patient_protocol(options: ProtocolOptions, door: Door) -> "type[asyncio.Prot
             if self._refused:
                 self._refused = False
                 self.on_response_complete()
-                if not self.parser.should_keep_alive():
+                if self._closes:
                     self.transport.close()
                 return
             super().on_message_complete()
@@ -127,8 +138,3 @@ def patient_protocol(options: ProtocolOptions, door: Door) -> "type[asyncio.Prot
             self.transport.abort()
 
     return Patient
-
-
-def _first_lines(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """Return what a refusal's answer begins with."""
-    return b"HTTP/1.1 429 Too Many Requests\r\n" + b"".join(b"%b: %b\r\n" % header for header in headers)

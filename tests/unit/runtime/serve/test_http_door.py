@@ -10,6 +10,8 @@ from types import MappingProxyType
 
 import pytest
 
+from internvl_edge.runtime.serve.observe.exchange import Exchange
+from internvl_edge.runtime.serve.observe.record import Record
 from internvl_edge.runtime.serve.protocol.credentials import Credentials
 from internvl_edge.runtime.serve.protocol.http.door import Door, NoEntryError
 from internvl_edge.runtime.serve.protocol.options import ProtocolOptions
@@ -81,13 +83,39 @@ def test_answers_keep_the_order_of_requests(places: Places) -> None:
         assert [status for status, _ in answers(client, 4)] == [200, 429, 200, 429]
 
 
-@pytest.mark.parametrize("version", ["1.0", "1.1"])
-def test_a_connection_that_shall_close_is_closed(places: Places, version: str) -> None:
+@pytest.mark.parametrize(
+    ("version", "header"), [("1.0", "X: y"), ("1.0", "Connection: keep-alive"), ("1.1", "Connection: close")]
+)
+def test_a_connection_that_shall_close_is_closed(places: Places, version: str, header: str) -> None:
     with socket.create_connection(("127.0.0.1", places.http), 5) as client:
-        request = post(CROWDED, BODY, "Connection: close").replace(b"HTTP/1.1", f"HTTP/{version}".encode())
-        client.sendall(request)
-        assert answers(client, 1)[0][0] == 429
-        assert client.recv(1) == b""
+        client.sendall(post(CROWDED, BODY, header).replace(b"HTTP/1.1", f"HTTP/{version}".encode()))
+        answer = b"".join(iter(lambda: client.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 429 ")
+    assert b"\r\nconnection: close\r\n" in answer
+
+
+def test_a_body_that_waits_for_a_word_need_not_come(places: Places) -> None:
+    """Whether it comes after a refusal is the client's choice, so that nobody knows where the next request begins."""
+    with socket.create_connection(("127.0.0.1", places.http), 5) as client:
+        client.sendall(post(CROWDED, b"x" * 100, "Expect: 100-continue")[:-100])
+        answer = b"".join(iter(lambda: client.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 429 ")
+    assert answer.endswith(b'{"error":"there is no room"}')
+
+
+def test_a_trace_goes_on() -> None:
+    seen: list[Exchange] = []
+
+    class Watched(Record):
+        def ended(self, exchange: Exchange) -> None:
+            seen.append(exchange)
+
+    door = Door(Service(FakeEngine(), record=Watched()))
+    trace = f"00-{'a' * 32}-{'b' * 16}-01".encode()
+    with pytest.raises(NoEntryError):
+        door.admit(b"POST", CROWDED, "10.0.0.1", [(b"host", b"x"), (b"traceparent", trace)])
+    assert seen[0].trace.trace_id == "a" * 32
+    assert (seen[0].method, seen[0].client, seen[0].status) == (f"POST {CROWDED}", "10.0.0.1", "429")
 
 
 def test_who_is_refused_and_sends_no_more_is_cut(places: Places) -> None:
