@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import queue
+import select
 import signal
 import socket
 import struct
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,9 +54,14 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(demo_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    log = tmp_path_factory.mktemp("serve") / "log"
+    with serving(demo_bundle, tmp_path_factory.mktemp("serve") / "log") as server:
+        yield server
+
+
+@contextmanager
+def serving(bundle: Path, log: Path) -> Iterator[Server]:
     with log.open("w") as errors:
-        process = subprocess.Popen([*COMMAND, demo_bundle, *ANY_PORT], stdout=subprocess.PIPE, stderr=errors, text=True)
+        process = subprocess.Popen([*COMMAND, bundle, *ANY_PORT], stdout=subprocess.PIPE, stderr=errors, text=True)
         assert process.stdout is not None
         try:
             places = process.stdout.readline().split(", ")
@@ -180,18 +187,26 @@ def test_what_cannot_be_served_is_one_line(run: Run, tmp_path: Path, demo_bundle
         assert words in done.stderr
 
 
-def test_sigterm_lets_requests_finish(server: Server, pictures: Path) -> None:
-    """The last test: it ends the server."""
+def test_sigterm_lets_requests_finish(demo_bundle: Path, tmp_path: Path, pictures: Path) -> None:
     picture = sorted(pictures.rglob("*.png"))[2].read_bytes()
-    connection = http.client.HTTPConnection("127.0.0.1", server.http, timeout=60)
+    with serving(demo_bundle, tmp_path / "log") as own:
+        connection = http.client.HTTPConnection("127.0.0.1", own.http, timeout=60)
+        while not _is_under_way(own, connection, picture):
+            assert connection.getresponse().read()  # it was answered before anybody looked
+        os.kill(own.process.pid, signal.SIGTERM)
+        answer = connection.getresponse()
+        assert answer.status == 200
+        assert json.loads(answer.read())["outputs"][0]["data"][0]
+        connection.close()
+        assert own.process.wait(30) == 0
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", own.http), 1)
+
+
+def _is_under_way(server: Server, connection: http.client.HTTPConnection, picture: bytes) -> bool:
+    """Ask for a caption; return whether the server was seen to work on it, besides telling so."""
     connection.request("POST", "/v2/models/caption/infer", picture, RAW)
-    while b"internvl_requests_under_way 2" not in server.ask("/metrics")[1]:
-        pass
-    os.kill(server.process.pid, signal.SIGTERM)
-    answer = connection.getresponse()
-    assert answer.status == 200
-    assert json.loads(answer.read())["outputs"][0]["data"][0]
-    connection.close()
-    assert server.process.wait(30) == 0
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", server.http), 1)
+    while not select.select([connection.sock], [], [], 0)[0]:
+        if b"internvl_requests_under_way 2" in server.ask("/metrics")[1]:
+            return True
+    return False
