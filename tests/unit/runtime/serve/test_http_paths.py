@@ -414,9 +414,11 @@ def test_a_server_that_drains_takes_nothing_new() -> None:
 def test_answers_are_not_delayed(places: Places) -> None:
     """Nagle's delay would add 40 ms to every answer on a connection that is kept."""
     connection = http.client.HTTPConnection(places.http_url, timeout=10)
-    start = time.monotonic()
+    times = []
     for _ in range(30):
+        start = time.monotonic()
         connection.request("POST", "/v2/models/sum/infer", json.dumps(_rows()))
         assert connection.getresponse().read()
+        times.append(time.monotonic() - start)
     connection.close()
-    assert time.monotonic() - start < 0.6
+    assert sorted(times)[10] < 0.03  # a busy machine delays some of them
