@@ -21,8 +21,10 @@ class Engine(Protocol):
         """Return whether a request would be taken up at once; false while it starts, restarts a worker or drains."""
         ...
 
-    def require_room(self, model: str, client: str, coming: Mapping[str, int] = MappingProxyType({})) -> None:
+    def require_room(self, model: str, client: str, coming: Mapping[str, int] = MappingProxyType({})) -> bool:
         """Check that a request of this client might be queued, before anything is done for it.
+
+        Returns whether it would be: the answer to some may be known.
 
         Clients have requests besides that are `coming`: they will be queued before this one.
 

@@ -122,14 +122,16 @@ class WorkerEngine:
             work.fail(UnavailableError("the server stops before this could be answered", _RETRY_S))
         await self._stop()
 
-    def require_room(self, model: str, client: str, coming: Mapping[str, int] = MappingProxyType({})) -> None:
-        """Check that a request of this client might be queued behind those `coming`, or might need no queue.
+    def require_room(self, model: str, client: str, coming: Mapping[str, int] = MappingProxyType({})) -> bool:
+        """Check that a request of this client might be queued behind those `coming`; return whether it would be.
 
         Raises:
             OverloadedError: there is no room for any.
         """
-        if model != ENCODE_IMAGE:  # whose answer may be known
-            self._scheduler.require_room(client, coming)
+        if model == ENCODE_IMAGE:  # the answer may be known
+            return False
+        self._scheduler.require_room(client, coming)
+        return True
 
     async def infer(self, request: Request) -> Response:
         """Answer a request; a caller that is cancelled withdraws it.
@@ -166,6 +168,8 @@ class WorkerEngine:
             while not final:
                 part = await work.next()
                 final = part.final
+                if final:
+                    work.answer.result()
                 yield part
         except RefusalError as refusal:
             self._observer.refused(request.model, type(refusal).__name__)
@@ -173,6 +177,7 @@ class WorkerEngine:
         finally:
             if work is not None:
                 self._put_away(work)
+                work = None  # an error that it failed with has this frame: only the garbage collector would end that
 
     def worker_up(self, worker: Worker) -> None:
         """Note that a worker takes jobs."""
@@ -240,6 +245,7 @@ class WorkerEngine:
             return await work.answer
         finally:
             self._put_away(work)
+            del work  # whose answer may be the error that passes here, which has this frame: see `stream`
 
     def _take_up(self, work: Work) -> None:
         """Queue a request.

@@ -106,18 +106,12 @@ class StreamedWork(Work):
             self._written[index] = ""
 
     async def next(self) -> Response:
-        """Wait for more, and return all that has come.
-
-        Raises:
-            RefusalError: there is no more of it.
-        """
+        """Wait for more, and return all that has come; whether a final one is good, `answer` tells."""
         await self._changed.wait()
         self._changed.clear()
-        final = self.answer.done()
-        if final:
-            self.answer.result()
         return Response(
-            outputs={"text": np.array([self._new(row) for row in range(self.rows)], np.object_)}, final=final
+            outputs={"text": np.array([self._new(row) for row in range(self.rows)], np.object_)},
+            final=self.answer.done(),
         )
 
     def _new(self, row: int) -> bytes:

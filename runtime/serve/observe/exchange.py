@@ -33,3 +33,5 @@ class Exchange:
     """Rows of the request, where its model counts rows; else it is one."""
     began: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
+    held_s: float = 0.0
+    """Since it began, before anything was done for it: at the door."""

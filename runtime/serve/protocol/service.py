@@ -56,14 +56,18 @@ class Service:
         self._draining = True
 
     @contextmanager
-    def exchange(self, protocol: str, method: str, address: str, traceparent: str | None) -> Iterator[Exchange]:
-        """Watch one request from its head to the end of its answer."""
+    def exchange(
+        self, protocol: str, method: str, address: str, traceparent: str | None, held_s: float = 0.0
+    ) -> Iterator[Exchange]:
+        """Watch one request from its head, which came `held_s` ago, to the end of its answer."""
         exchange = Exchange(
             protocol=protocol,
             method=method[:_LONGEST_METHOD],
             client=address,
             trace=continued(traceparent),
             parent=traceparent or "",
+            began=time.monotonic() - held_s,
+            held_s=held_s,
         )
         self.record.began(exchange)
         try:

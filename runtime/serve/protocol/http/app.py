@@ -15,6 +15,8 @@ from internvl_edge.runtime.serve.protocol.service import Service, refusal_of
 
 GONE = "499"
 """Status of an exchange whose client hung up, as nginx has it."""
+HELD_S = "internvl_edge.held_s"
+"""In a scope's state: how long the request waited before it was given to the application."""
 _CALL = "internvl_edge.call"
 _SENTENCES = {404: "there is nothing at this path", 405: "the path does not take this method"}
 
@@ -35,7 +37,8 @@ class Application:
         http = Request(scope, receive)
         address = scope["client"][0] if scope.get("client") else ""
         method = f"{scope['method']} {scope['path']}"
-        with self._service.exchange("http", method, address, http.headers.get("traceparent")) as exchange:
+        held_s = scope.get("state", {}).get(HELD_S, 0.0)
+        with self._service.exchange("http", method, address, http.headers.get("traceparent"), held_s) as exchange:
             body = Body(http, self._service.options.body_bytes, self._buffers)
             scope[_CALL] = Call(http=http, service=self._service, exchange=exchange, body=body)
             scope["app"] = self  # so that the router raises what it does not find

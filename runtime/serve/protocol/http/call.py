@@ -51,7 +51,7 @@ class Call:
             parameters=asked.parameters,
             id=asked.id,
             client=self.exchange.client,
-            deadline=deadline_of(asked.protocol_parameters, self.service.options.deadline_s),
+            deadline=deadline_of(asked.protocol_parameters, self.service.options.deadline_s) - self.exchange.held_s,
             trace=self.exchange.trace.header,
         )
 

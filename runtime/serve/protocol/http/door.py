@@ -7,7 +7,8 @@ loop reads nothing while it works: were all that came begun at once, refusals wo
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
 
@@ -20,6 +21,15 @@ _ASKED = ("/infer", "/generate", "/generate_stream")
 _A_TURN = 8
 """Requests that begin in one turn: each takes about a third of a millisecond until it is queued."""
 Header = tuple[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Who asks for an answer that the engine may have room for."""
+
+    client: str
+    queued: bool
+    """The request takes room; false where the answer may be known."""
 
 
 class NoEntryError(Exception):
@@ -36,24 +46,24 @@ class Door:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._coming: Counter[str] = Counter()
-        """Clients -> requests that are to begin, or have begun and are not queued yet."""
-        self._begun: list[str] = []
-        """Clients of those that began in this turn."""
-        self._waiting: deque[tuple[str, Callable[[], None]]] = deque()
+        """Clients -> requests that are to begin or began in this turn, and will be queued if their bodies are there."""
+        self._begun: list[Visitor] = []
+        """Those that began in this turn."""
+        self._waiting: deque[tuple[Visitor, Callable[[], None]]] = deque()
         """Those that will, and how."""
 
-    def admit(self, method: bytes, path: str, address: str, headers: Iterable[Header]) -> str:
-        """Return the client of a request for an answer; empty for all else, which the head does not decide.
+    def admit(self, method: bytes, path: str, address: str, headers: Sequence[Header]) -> Visitor | None:
+        """Return who sends a request for an answer; None for all else, which the head does not decide.
 
         Raises:
             NoEntryError: there is no room for it.
         """
         model = _model(method, path)
         if model not in self._service.engine.signatures:
-            return ""
+            return None
         try:
             client = self._client(address, headers)
-            self._service.engine.require_room(model, client, self._coming)
+            queued = self._service.engine.require_room(model, client, self._coming)
         except OverloadedError as refusal:
             trace = next((value.decode("latin-1") for name, value in headers if name == b"traceparent"), None)
             with self._service.exchange("http", f"{method.decode()} {path}", address, trace) as exchange:
@@ -61,35 +71,35 @@ class Door:
                 refusal_of(refusal, exchange)
             raise NoEntryError(_answer(str(refusal), ceil(refusal.retry_after_s or 0))) from None
         except RefusalError:  # of the key: an answer for who has time
-            return ""
-        return client
+            return None
+        return Visitor(client, queued)
 
-    def begin(self, client: str, start: Callable[[], None]) -> None:
+    def begin(self, visitor: Visitor, start: Callable[[], None]) -> None:
         """Start a request that was admitted, now or when its turn comes."""
-        self._coming[client] += 1
+        self._coming[visitor.client] += visitor.queued
         if not (self._begun or self._waiting):
             asyncio.get_running_loop().call_soon(self._next_turn)
         if len(self._begun) < _A_TURN and not self._waiting:
-            self._begun.append(client)
+            self._begun.append(visitor)
             start()
         else:
-            self._waiting.append((client, start))
+            self._waiting.append((visitor, start))
 
     def _next_turn(self) -> None:
         """Note that those who began are queued, and start the next."""
-        self._coming -= Counter(self._begun)
+        self._coming -= Counter(visitor.client for visitor in self._begun if visitor.queued)
         self._begun.clear()
         while self._waiting and len(self._begun) < _A_TURN:
-            client, start = self._waiting.popleft()
-            self._begun.append(client)
+            visitor, start = self._waiting.popleft()
+            self._begun.append(visitor)
             start()
         if self._begun:
             asyncio.get_running_loop().call_soon(self._next_turn)
 
-    def _client(self, address: str, headers: Iterable[Header]) -> str:
+    def _client(self, address: str, headers: Sequence[Header]) -> str:
         if not self._service.credentials.wanted:
             return address
-        given = {name: value.decode("latin-1") for name, value in headers}
+        given = {name: value.decode("latin-1") for name, value in reversed(headers)}  # the first of a name counts
         return self._service.credentials.client(given.get(b"authorization", ""), given.get(b"x-api-key", ""), address)
 
 

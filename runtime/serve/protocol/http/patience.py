@@ -1,11 +1,12 @@
 """Slow clients are cut, for uvicorn waits forever for heads, bodies and readers; and requests pass the door."""
 
 import asyncio
-from functools import partial
+import time
 from typing import TYPE_CHECKING
 
 from internvl_edge.runtime.serve.protocol.http.answers import json_bytes
-from internvl_edge.runtime.serve.protocol.http.door import Door, NoEntryError
+from internvl_edge.runtime.serve.protocol.http.app import HELD_S
+from internvl_edge.runtime.serve.protocol.http.door import Door, NoEntryError, Visitor
 from internvl_edge.runtime.serve.protocol.http.gathering import GatheringTransport
 from internvl_edge.runtime.serve.protocol.options import ProtocolOptions
 
@@ -30,8 +31,14 @@ def patient_protocol(options: ProtocolOptions, door: Door) -> "type[asyncio.Prot
         """The request that is read was refused by its head..."""
         _closes = False
         """...and the connection ends with it..."""
-        _admitted = ""
+        _admitted: Visitor | None = None
         """...or is admitted, of this client."""
+        _heads = 0
+        """Begun in the last piece of data."""
+        _refusals = 0
+        """Among the requests of one piece of data."""
+        _holds = False
+        """Nothing is read, since the client asks faster than it takes refusals."""
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             self._gathering = GatheringTransport(transport, self.loop)
@@ -39,15 +46,27 @@ def patient_protocol(options: ProtocolOptions, door: Door) -> "type[asyncio.Prot
             self._enter("head")
 
         def data_received(self, data: bytes) -> None:
-            before = self._phase
+            before, self._refusals, self._heads = self._phase, 0, 0
             super().data_received(data)
+            if self._refusals > 1 or (self._refusals and self.flow.write_paused):
+                self._holds = True
+                self.flow.pause_reading()  # others have their turn
+                self.loop.call_soon(self._read_on)
             self._look()
-            self._head_bytes = self._head_bytes + len(data) if before == self._phase == "head" else 0
+            grows = before == self._phase == "head" and self._heads <= 1
+            self._head_bytes = self._head_bytes + len(data) if grows else 0
             if self._head_bytes > _HEAD_BYTES:
                 self.send_400_response(f"the head is larger than {_HEAD_BYTES} bytes")
 
+        def on_message_begin(self) -> None:
+            self._heads, self._head_bytes = self._heads + 1, 0
+            if self._phase != "write":
+                self._enter("")  # each head has its own time, also behind a request that was refused in the same piece
+            self._unset_keepalive_if_required()
+            super().on_message_begin()
+
         def on_headers_complete(self) -> None:
-            self._refused, self._admitted = False, ""
+            self._refused, self._admitted = False, None
             if self.cycle is None or self.cycle.response_complete:  # answers keep the order of requests
                 method, path = self.parser.get_method(), self.url.decode("ascii", "replace")
                 try:
@@ -60,6 +79,7 @@ def patient_protocol(options: ProtocolOptions, door: Door) -> "type[asyncio.Prot
         def _refuse(self, answer: bytes) -> None:
             """Answer at once; the body is read and dropped, unless its client waits for a word before sending it."""
             self._refused = True
+            self._refusals += 1
             keeps = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
             self._closes = self.expect_100_continue or not keeps
             headers = [*self.server_state.default_headers, *([(b"connection", b"close")] if self._closes else [])]
@@ -69,11 +89,17 @@ def patient_protocol(options: ProtocolOptions, door: Door) -> "type[asyncio.Prot
                 self.transport.close()
 
         def _start_asgi_task(self, cycle: "RequestResponseCycle", app: "ASGI3Application") -> None:
-            client, self._admitted = self._admitted, ""
-            if client:
-                door.begin(client, partial(super()._start_asgi_task, cycle, app))
+            visitor, self._admitted = self._admitted, None
+            start, came = super()._start_asgi_task, time.monotonic()
+
+            def begin() -> None:
+                cycle.scope["state"][HELD_S] = time.monotonic() - came
+                start(cycle, app)
+
+            if visitor is None:
+                start(cycle, app)
             else:
-                super()._start_asgi_task(cycle, app)
+                door.begin(visitor, begin)
 
         def on_body(self, body: bytes) -> None:
             if not self._refused:
@@ -101,6 +127,7 @@ def patient_protocol(options: ProtocolOptions, door: Door) -> "type[asyncio.Prot
             super().resume_writing()
             self._enter("")
             self._look()
+            self._read_on()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._enter("")
@@ -112,6 +139,12 @@ def patient_protocol(options: ProtocolOptions, door: Door) -> "type[asyncio.Prot
             head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
             self.transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
             self.transport.close()
+
+        def _read_on(self) -> None:
+            """Read again once refusals are taken; what uvicorn holds back for reasons of its own stays so."""
+            if self._holds and not (self.flow.write_paused or self.pipeline or self.transport.is_closing()):
+                self._holds = False
+                self.flow.resume_reading()
 
         def _look(self) -> None:
             """Enter the phase that the connection is in, unless it stands still while an answer is written."""

@@ -40,9 +40,10 @@ class FakeEngine:
     def signatures(self) -> Mapping[str, Signature]:
         return {name: model.signature for name, model in self.models.items()}
 
-    def require_room(self, model: str, client: str, coming: Mapping[str, int] = MappingProxyType({})) -> None:
+    def require_room(self, model: str, client: str, coming: Mapping[str, int] = MappingProxyType({})) -> bool:
         if model == "crowded":
             raise OverloadedError("there is no room", 1.5)
+        return True
 
     async def infer(self, request: Request) -> Response:
         require_fitting(request, self.models[request.model], _INFO, ServeOptions())

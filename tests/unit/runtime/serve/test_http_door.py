@@ -4,16 +4,20 @@ import asyncio
 import http.client
 import json
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 
+from internvl_edge.runtime.serve import server
 from internvl_edge.runtime.serve.observe.exchange import Exchange
 from internvl_edge.runtime.serve.observe.record import Record
 from internvl_edge.runtime.serve.protocol.credentials import Credentials
-from internvl_edge.runtime.serve.protocol.http.door import Door, NoEntryError
+from internvl_edge.runtime.serve.protocol.http.app import HELD_S, Application
+from internvl_edge.runtime.serve.protocol.http.door import Door, NoEntryError, Visitor
 from internvl_edge.runtime.serve.protocol.options import ProtocolOptions
 from internvl_edge.runtime.serve.protocol.service import Service
 from internvl_edge.runtime.serve.refusals import OverloadedError
@@ -157,9 +161,12 @@ class Narrow(FakeEngine):
         super().__init__()
         self.room = room
 
-    def require_room(self, model: str, client: str, coming: Mapping[str, int] = MappingProxyType({})) -> None:
+    def require_room(self, model: str, client: str, coming: Mapping[str, int] = MappingProxyType({})) -> bool:
+        if model == "encode_image":  # whose answer may be known
+            return False
         if sum(coming.values()) >= self.room:
             raise OverloadedError("there is no room", 1.5)
+        return True
 
 
 class Visitors:
@@ -169,17 +176,18 @@ class Visitors:
         self.door = Door(Service(Narrow(room)))
         self.begun: list[int] = []
 
-    def come(self, *numbers: int) -> list[bool]:
+    def come(self, *numbers: int, model: str = "sum") -> list[bool]:
         """Return whether each was let in."""
         found = []
         for number in numbers:
             try:
-                client = self.door.admit(b"POST", "/v2/models/sum/infer", f"10.0.0.{number % 3}", ())
+                visitor = self.door.admit(b"POST", f"/v2/models/{model}/infer", f"10.0.0.{number % 3}", ())
             except NoEntryError:
                 found.append(False)
             else:
                 found.append(True)
-                self.door.begin(client, partial(self.begun.append, number))
+                assert visitor is not None
+                self.door.begin(visitor, partial(self.begun.append, number))
         return found
 
 
@@ -215,6 +223,87 @@ def test_who_is_admitted_and_does_not_come_holds_no_room() -> None:
     async def scene() -> None:
         visitors = Visitors(room=1)
         for _ in range(3):
-            assert visitors.door.admit(b"POST", "/v2/models/sum/infer", "10.0.0.1", ()) == "10.0.0.1"
+            visitor = visitors.door.admit(b"POST", "/v2/models/sum/infer", "10.0.0.1", ())
+            assert visitor == Visitor("10.0.0.1", queued=True)
 
     asyncio.run(scene())
+
+
+def test_who_may_need_no_room_takes_none() -> None:
+    async def scene() -> None:
+        visitors = Visitors(room=2)
+        assert all(visitors.come(*range(20), model="encode_image"))
+        assert visitors.come(20, 21, 22) == [True, True, False]
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert visitors.begun == list(range(22))
+
+    asyncio.run(scene())
+
+
+def test_of_two_keys_the_first_counts_as_everywhere() -> None:
+    door = Door(Service(FakeEngine(), credentials=Credentials(["one", "two"])))
+    visitors = [
+        door.admit(b"POST", "/v2/models/sum/infer", "10.0.0.1", [(b"x-api-key", key) for key in keys])
+        for keys in ((b"one",), (b"one", b"two"), (b"two", b"one"), (b"wrong", b"one"))
+    ]
+    assert visitors[0] == visitors[1] != visitors[2]
+    assert visitors[3] is None
+
+
+def test_who_asks_faster_than_it_takes_refusals_is_read_no_more(places: Places, service: Service) -> None:
+    def refused() -> int:
+        return service.record.refusals["crowded", "OverloadedError"]
+
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", places.http))
+        client.settimeout(1)
+        flood = post(CROWDED, b"") * 400_000
+        with pytest.raises(TimeoutError):
+            client.sendall(flood)
+        before = refused()
+        time.sleep(0.3)
+        assert refused() == before
+        connection = http.client.HTTPConnection(places.http_url, timeout=5)
+        connection.request("GET", "/v2/health/live")
+        assert connection.getresponse().status == 200
+        connection.close()
+        client.settimeout(5)
+        assert answers(client, 5000) == [(429, b'{"error":"there is no room"}')] * 5000
+
+
+def test_a_request_behind_a_refusal_is_no_idle_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_IDLE_S", 1)
+    with (
+        served(Service(FakeEngine())) as places,
+        socket.create_connection(("127.0.0.1", places.http), 5) as client,
+    ):
+        client.sendall(post(CROWDED) + post("/v2/models/slow/infer"))
+        assert answers(client, 1)[0][0] == 429
+        client.settimeout(2)
+        with pytest.raises(TimeoutError):
+            client.recv(1)  # b"" would be a connection that was closed
+
+
+def test_the_wait_at_the_door_counts_against_the_deadline() -> None:
+    engine = FakeEngine()
+    service = Service(engine, options=ProtocolOptions(deadline_s=0.5))
+    received = asyncio.Event()
+
+    async def receive() -> Any:
+        if received.is_set():
+            await asyncio.sleep(60)
+        received.set()
+        return {"type": "http.request", "body": BODY}
+
+    async def send(message: Any) -> None:
+        pass
+
+    scope = {"type": "http", "method": "POST", "path": "/v2/models/sum/infer", "headers": [], "query_string": b""}
+    before = time.monotonic()
+    asyncio.run(Application(service)({**scope, "state": {HELD_S: 0.3}}, receive, send))
+    deadline = engine.seen[-1].deadline
+    assert deadline is not None
+    assert before + 0.2 <= deadline <= time.monotonic() + 0.2 + 1e-9
+    assert service.record.latency["sum"].sum >= 0.3

@@ -21,6 +21,7 @@ from internvl_edge.runtime.serve.refusals import (
     DeadlineExceededError,
     FailedError,
     OverloadedError,
+    RefusalError,
     UnavailableError,
     UnknownModelError,
 )
@@ -400,6 +401,40 @@ class TestStreams(Captions):
             assert parts[0].final
 
         run(bundle, Stage(), scene)
+
+    def test_refused_requests_leave_nothing_for_the_garbage_collector(self, bundle: Path) -> None:
+        """An error goes through frames that know the work, which knows the error: the body would stay with them."""
+
+        def refuse(worker: Played, job: Job) -> None:
+            worker.receive(Done(job.id, (BadRequestError("no picture"),) * len(job.parts), {}, 0.01))
+
+        async def refused(answer: Coroutine[Any, Any, Any], error: type[RefusalError]) -> None:
+            try:
+                await answer
+            except error:
+                return
+            raise AssertionError("it was answered")
+
+        async def scene(served: WorkerEngine) -> None:
+            for _ in range(2):  # the first ones fill caches
+                gc.collect()
+                stage.play = refuse
+                await refused(served.infer(ids([1, 2])), BadRequestError)
+                await refused(served.infer(pictures(b"1")), BadRequestError)
+                await refused(texts(served, asked_caption(b"1")), BadRequestError)
+                stage.play = lambda worker, job: None
+                late = time.monotonic() + 0.05
+                await refused(served.infer(ids([1, 2], deadline=late)), DeadlineExceededError)
+                stage.play = Played.answer
+                await asyncio.sleep(0.01)
+            assert gc.collect() == 0
+
+        stage = Stage(refuse)
+        gc.disable()
+        try:
+            run(bundle, stage, scene, workers=2)
+        finally:
+            gc.enable()
 
 
 def test_what_finds_no_room_is_known_before_it_is_asked(bundle: Path) -> None:
