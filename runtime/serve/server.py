@@ -27,7 +27,7 @@ _IDLE_S = 30
 """How long a connection is kept between two requests."""
 _BACKLOG = 2048
 _YOUNG_OBJECTS = 50_000
-"""Some 20 MB of objects that may refer to others: 512 requests that are open at once have as many."""
+"""Objects that may refer to others, of requests that are under way: some hundreds of requests at once have as many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,8 +242,8 @@ def _bound(host: str, port: int) -> socket.socket:
 def _calm_collector() -> None:
     """Let the garbage collector look rarely, and not at what is there now, which stays.
 
-    Requests leave nothing for it, so it need not come for each burst of them: its pauses, up to 30 ms under load, were
-    the longest turns of the loop.
+    Requests leave nothing for it, so it need not come for each burst of them: its pauses were the longest turns of the
+    loop.
     """
     gc.collect()
     gc.freeze()

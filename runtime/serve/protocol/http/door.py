@@ -19,7 +19,7 @@ from internvl_edge.runtime.serve.refusals import OverloadedError, RefusalError
 _MODELS = "/v2/models/"
 _ASKED = ("/infer", "/generate", "/generate_stream")
 _A_TURN = 8
-"""Requests that begin in one turn: each takes about a third of a millisecond until it is queued."""
+"""Requests that begin in one turn: as long as they are parsed and queued, nobody else is read."""
 Header = tuple[bytes, bytes]
 
 

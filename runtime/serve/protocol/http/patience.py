@@ -28,15 +28,15 @@ def patient_protocol(options: ProtocolOptions, door: Door) -> "type[asyncio.Prot
         _phase = ""
         _head_bytes = 0
         _refused = False
-        """The request that is read was refused by its head..."""
+        """The request that is read was refused by its head."""
         _closes = False
-        """...and the connection ends with it..."""
+        """The connection ends with the request that was refused."""
         _admitted: Visitor | None = None
-        """...or is admitted, of this client."""
+        """Whose request is to begin."""
         _heads = 0
-        """Begun in the last piece of data."""
+        """Requests that began in the last piece of data."""
         _refusals = 0
-        """Among the requests of one piece of data."""
+        """Requests that were refused in it."""
         _holds = False
         """Nothing is read, since the client asks faster than it takes refusals."""
 
@@ -91,15 +91,15 @@ def patient_protocol(options: ProtocolOptions, door: Door) -> "type[asyncio.Prot
         def _start_asgi_task(self, cycle: "RequestResponseCycle", app: "ASGI3Application") -> None:
             visitor, self._admitted = self._admitted, None
             start, came = super()._start_asgi_task, time.monotonic()
+            if visitor is None:
+                start(cycle, app)
+                return
 
             def begin() -> None:
                 cycle.scope["state"][HELD_S] = time.monotonic() - came
                 start(cycle, app)
 
-            if visitor is None:
-                start(cycle, app)
-            else:
-                door.begin(visitor, begin)
+            door.begin(visitor, begin)
 
         def on_body(self, body: bytes) -> None:
             if not self._refused:

@@ -5,10 +5,9 @@ import http.client
 import json
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Any
 
 import pytest
 
@@ -16,7 +15,6 @@ from internvl_edge.runtime.serve import server
 from internvl_edge.runtime.serve.observe.exchange import Exchange
 from internvl_edge.runtime.serve.observe.record import Record
 from internvl_edge.runtime.serve.protocol.credentials import Credentials
-from internvl_edge.runtime.serve.protocol.http.app import HELD_S, Application
 from internvl_edge.runtime.serve.protocol.http.door import Door, NoEntryError, Visitor
 from internvl_edge.runtime.serve.protocol.options import ProtocolOptions
 from internvl_edge.runtime.serve.protocol.service import Service
@@ -286,24 +284,21 @@ def test_a_request_behind_a_refusal_is_no_idle_connection(monkeypatch: pytest.Mo
             client.recv(1)  # b"" would be a connection that was closed
 
 
-def test_the_wait_at_the_door_counts_against_the_deadline() -> None:
+def test_the_wait_at_the_door_counts_against_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(door: Door, visitor: Visitor, start: Callable[[], None]) -> None:
+        asyncio.get_running_loop().call_later(0.3, start)
+
+    monkeypatch.setattr(Door, "begin", late)
     engine = FakeEngine()
     service = Service(engine, options=ProtocolOptions(deadline_s=0.5))
-    received = asyncio.Event()
-
-    async def receive() -> Any:
-        if received.is_set():
-            await asyncio.sleep(60)
-        received.set()
-        return {"type": "http.request", "body": BODY}
-
-    async def send(message: Any) -> None:
-        pass
-
-    scope = {"type": "http", "method": "POST", "path": "/v2/models/sum/infer", "headers": [], "query_string": b""}
-    before = time.monotonic()
-    asyncio.run(Application(service)({**scope, "state": {HELD_S: 0.3}}, receive, send))
+    with served(service) as places, socket.create_connection(("127.0.0.1", places.http), 5) as client:
+        before = time.monotonic()
+        client.sendall(post("/v2/models/sum/infer"))
+        assert answers(client, 1)[0][0] == 200
+        taken = time.monotonic() - before
     deadline = engine.seen[-1].deadline
     assert deadline is not None
-    assert before + 0.2 <= deadline <= time.monotonic() + 0.2 + 1e-9
-    assert service.record.latency["sum"].sum >= 0.3
+    assert (
+        before + 0.5 <= deadline + 0.01 <= before + taken + 0.21
+    )  # half a second from the head, not from its beginning
+    assert service.record.latency["sum"].sum >= 0.29

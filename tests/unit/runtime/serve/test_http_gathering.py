@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
+import pytest
+
 from internvl_edge.runtime.serve.protocol.http.gathering import GatheringTransport
 
 
@@ -58,25 +60,20 @@ def test_a_whole_answer_does_not_wait_for_the_end_of_the_turn() -> None:
     asyncio.run(scene())
 
 
-def test_closing_sends_what_was_written() -> None:
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        ("close", [[b"answer"], "close"]),  # what was written is sent before
+        ("abort", ["abort"]),  # nothing is sent to a client that went within the turn
+    ],
+)
+def test_a_connection_may_end_within_the_turn(end: str, told: list[Any]) -> None:
     async def scene() -> None:
         wire = Wire()
         transport = GatheringTransport(wire, asyncio.get_running_loop())
         transport.write(b"answer")
-        transport.close()
+        getattr(transport, end)()
         await asyncio.sleep(0)
-        assert wire.told == [[b"answer"], "close"]
-
-    asyncio.run(scene())
-
-
-def test_nothing_is_sent_to_a_client_that_went_within_the_turn() -> None:
-    async def scene() -> None:
-        wire = Wire()
-        transport = GatheringTransport(wire, asyncio.get_running_loop())
-        transport.write(b"answer")
-        transport.abort()
-        await asyncio.sleep(0)
-        assert wire.told == ["abort"]
+        assert wire.told == told
 
     asyncio.run(scene())
