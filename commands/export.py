@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from internvl_edge.commands.parameters import Integers, Names
+from internvl_edge.commands.parameters import ACCEPT_CONFIG, Integers, Names
 
 
 @click.command()
@@ -48,6 +48,7 @@ from internvl_edge.commands.parameters import Integers, Names
 )
 @click.option("--sample-count", type=int, default=2, show_default=True, help="How many of them.")
 @click.option("--revision", help="Revision of a Hub id.")
+@ACCEPT_CONFIG
 @click.option(
     "--precision",
     "--quantize_mode",

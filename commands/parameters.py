@@ -15,6 +15,12 @@ BACKEND = click.option(
 BF16 = click.option(
     "--bf16", is_flag=True, help="Let a CPU compute in bf16 where it has units for it: faster, less exact."
 )
+ACCEPT_CONFIG = click.option(
+    "--accept-config",
+    multiple=True,
+    metavar="FIELD",
+    help="Unknown field of the checkpoint's config files to accept as having no effect; repeat for more.",
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 

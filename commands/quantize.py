@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from internvl_edge.commands.parameters import BF16, BUNDLE, JSON, Names
+from internvl_edge.commands.parameters import ACCEPT_CONFIG, BF16, BUNDLE, JSON, Names
 
 
 @click.command()
@@ -29,6 +29,7 @@ from internvl_edge.commands.parameters import BF16, BUNDLE, JSON, Names
     "--merge", type=click.Path(path_type=Path), multiple=True, help="Ranges of one part of the data; repeat for each."
 )
 @click.option("--revision", help="Revision of a Hub id.")
+@ACCEPT_CONFIG
 def calibrate(**options: Any) -> None:
     """Measure the ranges of CHECKPOINT on pictures and captions, block by block, for `export --ranges`.
 
@@ -84,6 +85,7 @@ def evaluate(bundle: Path, data: Path, baseline: Path | None, as_json: bool, **s
 @click.option("--samples", type=int, default=4, show_default=True, help="Pictures to take, evenly spread.")
 @click.option("--graphs", type=Names(), help="Graphs to compare; default: all of BUNDLE.")
 @click.option("--threshold-db", type=float, default=20.0, show_default=True, help="SQNR below which a block diverges.")
+@ACCEPT_CONFIG
 @JSON
 def compare(bundle: Path, reference: Path, as_json: bool, **settings: Any) -> None:
     """Show after which block BUNDLE leaves REFERENCE, another bundle or the checkpoint: cosine, SQNR, largest error.

@@ -53,6 +53,8 @@ class CalibrateOptions:
     merge: tuple[Path, ...] = ()
     """Ranges to merge instead of measuring."""
     revision: str | None = None
+    accept_config: tuple[str, ...] = ()
+    """Unknown fields of the checkpoint's files that have no effect on the model."""
 
     def __post_init__(self) -> None:
         """Check what can be checked before anything is open.
@@ -89,7 +91,7 @@ def calibrate(options: CalibrateOptions, progress: Progress | None = None) -> Ca
         EdgeError: the checkpoint, the data or a value on the way is not right, in one line.
     """
     started = time.monotonic()
-    checkpoint = open_checkpoint(options.checkpoint, options.revision)
+    checkpoint = open_checkpoint(options.checkpoint, options.revision, options.accept_config)
     account(checkpoint.tensors, stored_shapes(checkpoint.config))
     config = at_image_size(checkpoint.config, options.image_size)
     info = _merge(options) if options.merge else _measure(options, checkpoint, config, progress or Silent())

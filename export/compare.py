@@ -34,6 +34,8 @@ class CompareOptions:
     """None: those of the bundle, which the reference must have too."""
     threshold_db: float = 20.0
     """SQNR below which a block diverges: noise of a tenth of the signal's amplitude."""
+    accept_config: tuple[str, ...] = ()
+    """Unknown fields of a reference checkpoint's files that have no effect on the model."""
 
     def __post_init__(self) -> None:
         """Check what can be checked before anything is open.
@@ -101,7 +103,7 @@ def compare(a: Path, b: Path, options: CompareOptions, progress: Progress | None
         EdgeError: a side cannot be opened, they do not match, or the data are not right, in one line.
     """
     side = BundleSide(a)
-    reference = open_reference(b, side)
+    reference = open_reference(b, side, options.accept_config)
     _check_sizes(side, reference)
     names = _graphs(side, reference, options)
     _check_blocks(side, reference, names)

@@ -92,7 +92,7 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
     progress = progress or Silent()
     if options.target is not None:
         require_precision(find_target(options.target), options.bundle_precision)
-    checkpoint = open_checkpoint(options.checkpoint, options.revision)
+    checkpoint = open_checkpoint(options.checkpoint, options.revision, options.accept_config)
     account(checkpoint.tensors, stored_shapes(checkpoint.config))
     config = at_image_size(checkpoint.config, options.image_size)
     layers = checked_feature_layers(options.feature_layers, config)
@@ -134,6 +134,7 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
             precision=options.bundle_precision,
             graphs=graphs,
             files=_digests(staging.folder, files),
+            accepted_config=checkpoint.accepted_fields,
         )
         manifest.save(staging.folder / "manifest.json")
     built = build(options.output, BuildOptions(target=options.target), progress) if options.target else None

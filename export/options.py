@@ -58,6 +58,8 @@ class ExportOptions:
     """Pictures that the drop is measured on; 0 measures none."""
     revision: str | None = None
     """Of a Hub id."""
+    accept_config: tuple[str, ...] = ()
+    """Unknown fields of the checkpoint's files that have no effect on the model."""
 
     def __post_init__(self) -> None:
         """Check what can be checked before the checkpoint is open.

@@ -177,6 +177,7 @@ def _measured(options: ExportOptions, names: Sequence[str], staging: Staging, pr
                 graphs=tuple(name for name in names if name not in UNQUANTIZED_GRAPHS),
                 image_size=options.image_size,
                 revision=options.revision,
+                accept_config=options.accept_config,
             ),
             progress,
         )

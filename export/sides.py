@@ -1,6 +1,6 @@
 """The two sides of a comparison: a bundle on ONNX Runtime, or a checkpoint in torch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -83,6 +83,11 @@ class BundleSide:
         self.tokenizer_file = tokenizer if tokenizer.exists() else None
 
     @property
+    def accepted_config(self) -> tuple[str, ...]:
+        """Unknown fields of its checkpoint's files that its exporter's user accepted."""
+        return self._bundle.manifest.accepted_config
+
+    @property
     def feature_layers(self) -> tuple[int, ...]:
         """Blocks whose patch maps `vision` puts out."""
         graph = self._bundle.manifest.graphs.get("vision")
@@ -125,8 +130,8 @@ class CheckpointSide:
         EdgeError: no checkpoint, one that does not add up, or one that cannot take pictures of this size.
     """
 
-    def __init__(self, path: Path, image_size: int, feature_layers: tuple[int, ...]) -> None:
-        checkpoint = open_checkpoint(path)
+    def __init__(self, path: Path, image_size: int, feature_layers: tuple[int, ...], accept: Sequence[str]) -> None:
+        checkpoint = open_checkpoint(path, accept=accept)
         account(checkpoint.tensors, stored_shapes(checkpoint.config))
         self._config = at_image_size(checkpoint.config, image_size)
         self._fetch = fetch_from(weight_sources(checkpoint.tensors, self._config))
@@ -147,8 +152,12 @@ class CheckpointSide:
         run_torch_blocks(graph, self._config, inputs, self._fetch, self._layers if graph == "vision" else (), hear)
 
 
-def open_reference(path: Path, other: BundleSide) -> BundleSide | CheckpointSide:
-    """Open what `other` is held against: a bundle where there is a manifest, else a checkpoint."""
+def open_reference(path: Path, other: BundleSide, accept: Sequence[str] = ()) -> BundleSide | CheckpointSide:
+    """Open what `other` is held against: a bundle where there is a manifest, else a checkpoint.
+
+    Unknown fields of a checkpoint are accepted that `accept` names or that the user of `other`'s export accepted.
+    """
     if (path / "manifest.json").exists():
         return BundleSide(path)
-    return CheckpointSide(path, other.model.image_size, other.feature_layers)
+    accepted = (*other.accepted_config, *accept)
+    return CheckpointSide(path, other.model.image_size, other.feature_layers, accepted)

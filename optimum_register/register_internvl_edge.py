@@ -31,6 +31,11 @@ class InternVLEdgeExportCommand(BaseOptimumCLICommand):  # type: ignore[misc]
         parser.add_argument("--atol", type=float, help="Largest absolute difference to torch that may ship.")
         parser.add_argument("--samples", type=Path, help="Folder or JSONL of pictures (and texts) to verify on.")
         parser.add_argument("--revision", help="Revision of a Hub id.")
+        parser.add_argument(
+            "--accept-config",
+            type=_names,
+            help="Unknown fields of the checkpoint's config files to accept as having no effect, as a,b.",
+        )
 
     def run(self) -> None:
         """Export, and print the report; an `EdgeError` becomes one line and exit code 1."""

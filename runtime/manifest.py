@@ -77,6 +77,8 @@ class Manifest:
     graphs: Mapping[str, GraphInfo]
     files: Mapping[str, FileInfo]
     """Path within the bundle -> size and digest; everything but the manifest itself."""
+    accepted_config: tuple[str, ...] = ()
+    """Fields of the checkpoint's files that the exporter does not know and its user accepted as having no effect."""
 
     def save(self, path: Path) -> None:
         """Write the manifest."""
@@ -104,6 +106,7 @@ class Manifest:
                 precision=str(content["precision"]),
                 graphs={name: _graph(entry) for name, entry in content["graphs"].items()},
                 files={name: _record(FileInfo, entry) for name, entry in content["files"].items()},
+                accepted_config=tuple(map(str, content.get("accepted_config", ()))),
             )
         except KeyError as error:
             raise BundleError(f"{path}: has no {error}; export the bundle again") from error

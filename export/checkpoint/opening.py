@@ -1,4 +1,4 @@
-"""A checkpoint of any official layout as one thing: its config, and its tensors under the official names, on disk."""
+"""Open a checkpoint: find its files, read them, and bring its tensors under the official names."""
 
 import json
 import math
@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from internvl_edge.export.checkpoint.fields import FieldReader
 from internvl_edge.export.config import (
     ALL_QLLAMA_GRAPHS,
     ModelConfig,
@@ -56,6 +57,8 @@ class Checkpoint:
     """Names that are known and not needed."""
     tokenizer_file: Path | None
     preprocessor: Mapping[str, Any]
+    accepted_fields: tuple[str, ...] = ()
+    """Unknown fields of its files that the user accepted as having no effect."""
 
     @property
     def has_pictures(self) -> bool:
@@ -63,8 +66,10 @@ class Checkpoint:
         return any(path.suffix.lower() in PICTURE_SUFFIXES for path in self.folder.iterdir())
 
 
-def open_checkpoint(source: str | Path, revision: str | None = None) -> Checkpoint:
+def open_checkpoint(source: str | Path, revision: str | None = None, accept: Iterable[str] = ()) -> Checkpoint:
     """Open a folder, a single weight file or a Hub id.
+
+    `accept` names fields of its files that no table knows and that the user declares to have no effect.
 
     Raises:
         CheckpointError: nothing is there, a file is broken, or the config does not describe a supported model.
@@ -73,6 +78,7 @@ def open_checkpoint(source: str | Path, revision: str | None = None) -> Checkpoi
     if not path.exists():
         path = _from_hub(str(source), revision)
     folder = path if path.is_dir() else path.parent
+    reader = FieldReader(frozenset(accept))
     stored = _read_folder(path) if path.is_dir() else _read_file(path)
     config_file = folder / "config.json"
     tensors, ignored = _official(stored)
@@ -81,6 +87,7 @@ def open_checkpoint(source: str | Path, revision: str | None = None) -> Checkpoi
         config = _as_plain_file(config, tensors)
     config = _as_stored(config, tensors)
     tokenizer, preprocessor = folder / "tokenizer.model", folder / "preprocessor_config.json"
+    accepted = reader.finish()
     return Checkpoint(
         folder=folder,
         config=config,
@@ -88,6 +95,7 @@ def open_checkpoint(source: str | Path, revision: str | None = None) -> Checkpoi
         ignored=tuple(ignored),
         tokenizer_file=tokenizer if tokenizer.exists() else None,
         preprocessor=_read_json(preprocessor) if preprocessor.exists() else {},
+        accepted_fields=accepted,
     )
 
 

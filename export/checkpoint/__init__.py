@@ -1,0 +1,5 @@
+"""A checkpoint of any official layout as one thing: its config, and its tensors under the official names, on disk."""
+
+from internvl_edge.export.checkpoint.opening import Checkpoint, StoredTensor, open_checkpoint
+
+__all__ = ["Checkpoint", "StoredTensor", "open_checkpoint"]

@@ -1,0 +1,156 @@
+"""Which field of a checkpoint's files means what: one table for each kind of file, and one reader for all tables.
+
+A table names every field that is known, and says of each one of three things: the program honours it, it has no
+bearing on what the model computes, or only some of its values are supported. A field that no table names might change
+what the model computes, so it is an error until the user accepts it by name.
+"""
+
+import shlex
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from internvl_edge.runtime.errors import CheckpointError
+
+
+@dataclass(frozen=True, slots=True)
+class Honoured:
+    """A field whose value reaches the program, as the value `target`."""
+
+    target: str
+    convert: Callable[[Any], Any] | None = None
+    """Brings the value to the program's form; raises a ValueError that says what is wrong with the value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Harmless:
+    """A field that has no bearing on what the model computes, whatever its value is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limited:
+    """A field that the program does not read, because every value but the supported ones is refused."""
+
+    supported: Callable[[Any], bool]
+    finding: str
+    """What is said of another value, after the field's name and value."""
+
+
+Field = Honoured | Harmless | Limited
+
+HARMLESS = Harmless()
+
+
+def only(*values: Any, finding: str = "is not supported") -> Limited:
+    """Return a field for which only `values` are supported."""
+    return Limited(lambda value: any(value == supported for supported in values), finding)
+
+
+def harmless(*names: str) -> dict[str, Field]:
+    """Return the part of a table that lists fields without bearing on the model."""
+    return dict.fromkeys(names, HARMLESS)
+
+
+@dataclass(frozen=True, slots=True)
+class FieldTable:
+    """The known fields of one kind of file, or of one part of a file."""
+
+    file: str
+    """Name of the file, as ``config.json``."""
+    fields: Mapping[str, Field]
+    others: Literal["unknown", "harmless"] = "unknown"
+    """What a field is that the table does not name."""
+
+
+@dataclass(slots=True)
+class FieldReader:
+    """Reads the files of one checkpoint by their tables, and gathers all that is wrong with them into one error."""
+
+    accept: frozenset[str] = frozenset()
+    """Unknown fields that the user accepts, by the names that the error gives them."""
+    accepted: list[str] = field(default_factory=list)
+    """Those of them that the files have."""
+    findings: dict[str, list[str]] = field(default_factory=dict)
+    """File -> what is wrong in it."""
+    unknown: dict[str, str] = field(default_factory=dict)
+    """Full name of each unknown field -> its value as text."""
+
+    def read(self, table: FieldTable, content: Mapping[str, Any], part: str = "") -> dict[str, Any]:
+        """Return the honoured values of `content` by target; ``null`` is the same as an absent field.
+
+        `part` is the object in the file that `content` is, as ``vision_config``. What is wrong is kept for `finish`.
+        """
+        values: dict[str, Any] = {}
+        sources: dict[str, str] = {}
+        for name, value in content.items():
+            if value is None:
+                continue
+            written = name if name.isprintable() else ascii(name)
+            shown = f"{part}.{written}" if part else written
+            match table.fields.get(name):
+                case Honoured(target, convert):
+                    try:
+                        converted = value if convert is None else convert(value)
+                    except ValueError as error:
+                        self.find(table.file, f"{shown} {error}")
+                        continue
+                    if target in values and values[target] != converted:
+                        said = f"{sources[target]} is {_text(values[target])} and {shown} is {_text(converted)}"
+                        self.find(table.file, f"{said}, but they mean the same thing")
+                    values[target], sources[target] = converted, shown
+                case Limited(supported, finding):
+                    if not supported(value):
+                        self.find(table.file, f"{shown} {_text(value)} {finding}")
+                case Harmless():
+                    pass
+                case None:
+                    if table.others == "unknown":
+                        self._meet_unknown(table.file, shown, value)
+        return values
+
+    def find(self, file: str, finding: str) -> None:
+        """Keep a finding about `file` for `finish`."""
+        self.findings.setdefault(file, []).append(finding)
+
+    def finish(self) -> tuple[str, ...]:
+        """Return the names of the accepted fields.
+
+        Raises:
+            CheckpointError: all findings and all unknown fields of all files, in one line.
+        """
+        said = [f"{file}: {'; '.join(findings)}" for file, findings in self.findings.items()]
+        remedies = ["correct the file or choose another checkpoint"] if said else []
+        if self.unknown:
+            listed = ", ".join(f"{name} = {value}" for name, value in self.unknown.items())
+            said.append(f"unknown fields that could change what the model computes: {listed}")
+            options = " ".join(f"--accept-config {shlex.quote(name)}" for name in self.unknown)
+            remedies.append(f"remove what the model does not need, or accept it as having no effect: {options}")
+        if said:
+            raise CheckpointError(f"{'; '.join(said)}; {'; '.join(remedies)}")
+        return tuple(self.accepted)
+
+    def _meet_unknown(self, file: str, shown: str, value: Any) -> None:
+        """Keep an unknown field, unless its value is empty or the user accepts it."""
+        if isinstance(value, (str, list, dict)) and not value:
+            return
+        name = full_name(file, shown)
+        if name in self.accept:
+            self.accepted.append(name)
+        else:
+            self.unknown[name] = _text(value)
+
+
+def full_name(file: str, field_name: str) -> str:
+    """Return a field's name as `--accept-config` takes it; other files than `config.json` stand in front."""
+    return field_name if file == "config.json" else f"{file.removesuffix('.json')}.{field_name}"
+
+
+def listed(names: Iterable[str], shown: int = 8) -> str:
+    """Return some names in one line, and the count of the others."""
+    every = list(names)
+    return ", ".join(every[:shown]) + (f" and {len(every) - shown} more" if len(every) > shown else "")
+
+
+def _text(value: Any, limit: int = 60) -> str:
+    text = ascii(value)
+    return text if len(text) <= limit else f"{text[:limit]}..."
