@@ -1,7 +1,9 @@
 """The `internvl-edge` command: the group, its errors, and which commands it has."""
 
+import errno
 import logging
 import sys
+import unicodedata
 from typing import Any
 
 import click
@@ -15,17 +17,44 @@ from internvl_edge.commands.quantize import calibrate, compare, evaluate
 from internvl_edge.commands.run import run
 from internvl_edge.commands.serve import serve
 from internvl_edge.runtime.errors import EdgeError
+from internvl_edge.runtime.outputs.stdout import drop_stdout, prepare_streams
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says of a disk without room, wherever a command meets it."""
+_BREAKS = ("Cc", "Zl", "Zp")
+"""Unicode's categories of letters that end a line or steer a terminal."""
 
 
 class _Group(click.Group):
-    """Turns an `EdgeError` into one line and exit code 1; anything else keeps its traceback."""
+    """Turns an `EdgeError` into one line and exit code 1; anything else keeps its traceback.
+
+    A stdout that is full is such an error; one whose reader has left ends the command without a word, as `cat` does.
+    """
+
+    def main(self, *args: Any, **settings: Any) -> Any:
+        """Run the command line."""
+        prepare_streams()
+        try:
+            return super().main(*args, **settings)
+        except OSError as error:
+            drop_stdout()
+            if error.errno not in _FULL:
+                raise
+            what = error.filename or "a file or stdout"
+            click.echo(f"Error: {what}: cannot be written ({error.strerror}); make room, or write elsewhere", err=True)
+            sys.exit(1)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except EdgeError as error:
-            click.echo(f"Error: {error}", err=True)
+            click.echo(f"Error: {_one_line(str(error))}", err=True)
             ctx.exit(1)
+
+
+def _one_line(text: str) -> str:
+    """Return `text` with the line breaks and escapes that names of files may hold written out."""
+    return "".join(repr(letter)[1:-1] if unicodedata.category(letter) in _BREAKS else letter for letter in text)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

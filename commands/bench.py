@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from internvl_edge.commands.parameters import BACKEND, BF16, BUNDLE, Integers, Names
+from internvl_edge.commands.printing import show
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _SLOWER = 3
@@ -91,10 +92,11 @@ def bench(
     """
     from internvl_edge.runtime import InternVL
     from internvl_edge.runtime.backends import SessionOptions
+    from internvl_edge.runtime.outputs.files import require_writable, takes_stdout
     from internvl_edge.runtime.profile.bench import BenchOptions, run_cases
     from internvl_edge.runtime.profile.cases import Chosen, cases_of
     from internvl_edge.runtime.profile.conditions import host_conditions
-    from internvl_edge.runtime.profile.files import LAYERED, require_writable, write_files, write_layer_info
+    from internvl_edge.runtime.profile.files import LAYERED, write_files, write_layer_info
     from internvl_edge.runtime.profile.interrupt import STOPPED, finish_on_interrupt
     from internvl_edge.runtime.profile.measure import MeasureOptions
     from internvl_edge.runtime.profile.report import Report, case_text, read_baseline
@@ -102,7 +104,9 @@ def bench(
     if fail_on and baseline is None:
         raise click.UsageError("--fail-on needs --baseline")
     files["json"] = files.pop("json_file")
-    require_writable(files)
+    chosen_files = [path for path in files.values() if path is not None]
+    require_writable(chosen_files)
+    to_stderr = takes_stdout(chosen_files)
     earlier = read_baseline(baseline) if baseline else None
     settings = SessionOptions(threads=threads, bf16=bf16, cuda_graph=cuda_graph, spin=spin, streams=streams)
     model = InternVL.open(bundle, backend=backend, batch_size=max(batches), options=settings)
@@ -117,10 +121,10 @@ def bench(
     )
     with tempfile.TemporaryDirectory(prefix="internvl-edge-") as folder, finish_on_interrupt() as stop:
         cases = cases_of(model, chosen, Path(folder))
-        click.echo(f"{report.bundle} ({report.precision}), {len(cases)} cases")
+        show(f"{report.bundle} ({report.precision}), {len(cases)} cases", to_stderr=to_stderr)
         for summary in run_cases(model, cases, options, stop):
             report = report.with_case(summary)
-            click.echo(f"\n{case_text(report, summary)}")
+            show(f"\n{case_text(report, summary)}", to_stderr=to_stderr)
         report = report.ended(stopped=stop.is_set())
     written = write_files(report, files)
     if info := files["export_layer_info"]:

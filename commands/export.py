@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from internvl_edge.commands.parameters import ACCEPT_CONFIG, Integers, Names
+from internvl_edge.commands.printing import show
 
 
 @click.command()
@@ -101,4 +102,4 @@ def export(**options: Any) -> None:
 
     with RichProgress() as progress:
         report = export_bundle(ExportOptions(**options), progress)
-    click.echo(report_text(report))
+    show(report_text(report))

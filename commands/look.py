@@ -1,11 +1,11 @@
 """The command that looks into a bundle or a plan: inspect."""
 
-import json
 from pathlib import Path
 
 import click
 
 from internvl_edge.commands.parameters import JSON, Shape
+from internvl_edge.commands.printing import show, show_json
 
 
 @click.command()
@@ -44,13 +44,16 @@ def inspect(
     """
     if (bundle is None) == (engine is None):
         raise click.UsageError("give either BUNDLE or --engine PLAN")
+    of_plans = {"--diff": diff, "--target": target, "--shape": shapes, "--html": html}
+    if engine is None and (lonely := [name for name, value in of_plans.items() if value]):
+        raise click.UsageError(f"{', '.join(lonely)}: for plans only; give --engine PLAN")
     if engine is not None:
         _inspect_engine(engine, diff, target, dict(shapes), html, as_json=as_json)
     elif bundle is not None:
         from internvl_edge.export.graph_stats import inspect_bundle, stats_text, to_json
 
         stats = inspect_bundle(bundle, {"batch": batch, "texts": batch, "length": length})
-        click.echo(json.dumps(to_json(stats), indent=2) if as_json else stats_text(stats))
+        show_json(to_json(stats)) if as_json else show(stats_text(stats))
 
 
 def _inspect_engine(
@@ -67,12 +70,15 @@ def _inspect_engine(
     from internvl_edge.export.xray.report import xray, xray_json
     from internvl_edge.export.xray.target_of import target_of
     from internvl_edge.export.xray.text import xray_text
+    from internvl_edge.runtime.outputs.files import require_writable, takes_stdout, write_text
 
+    files = [html] if html is not None else []
+    require_writable(files)
     found = xray(plan, target=target_of(plan, target), sizes=shapes or None)
-    if html is not None:
-        html.parent.mkdir(parents=True, exist_ok=True)
-        html.write_text(render_page({plan.name: found}), encoding="utf-8")
-    if other is not None:
-        click.echo(diff_text(found, xray(other, target=target_of(other, target), sizes=shapes or None)))
+    for file in files:
+        write_text(file, render_page({plan.name: found}))
+    against = xray(other, target=target_of(other, target), sizes=shapes or None) if other is not None else None
+    if as_json:
+        show_json(xray_json(found) if against is None else {"a": xray_json(found), "b": xray_json(against)})
     else:
-        click.echo(xray_json(found) if as_json else xray_text(found))
+        show(xray_text(found) if against is None else diff_text(found, against), to_stderr=takes_stdout(files))

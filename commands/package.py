@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from internvl_edge.commands.parameters import BF16, BUNDLE, Integers
+from internvl_edge.commands.printing import show
 
 
 @click.group()
@@ -47,7 +48,7 @@ def triton(bundle: Path, output: Path, **settings: Any) -> None:
     from internvl_edge.runtime.package.repository import write_repository
 
     models = write_repository(bundle, output, RepositoryOptions(**settings))
-    click.echo(f"{output}: {len(models)} models: {', '.join(models)}")
+    show(f"{output}: {len(models)} models: {', '.join(models)}")
 
 
 @package.command()
@@ -80,4 +81,4 @@ def ray(bundle: Path, output: Path, replicas: int, cpus: float, gpus: float, htt
 
     placed = RayServeOptions(replicas=replicas, cpus=cpus, gpus=gpus, http=http)
     write_config(bundle, output, ServeOptions(**settings), placed)
-    click.echo(f"{output}: {replicas} replicas of {bundle}; start them with `serve deploy {output}`")
+    show(f"{output}: {replicas} replicas of {bundle}; start them with `serve deploy {output}`")

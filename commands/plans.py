@@ -1,12 +1,12 @@
 """The commands around TensorRT plans and the devices they are for: build, targets and doctor."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from internvl_edge.commands.parameters import BUNDLE, JSON, Names
+from internvl_edge.commands.printing import show, show_json
 
 
 @click.command("build")
@@ -41,9 +41,9 @@ def build_command(bundle: Path, trtexec: bool, **settings: Any) -> None:
     options = build_options(**settings)
     with RichProgress() as progress:
         report = build(bundle, options, progress)
-    click.echo(build_text(report))
+    show(build_text(report))
     if trtexec:
-        click.echo(trtexec_text(report))
+        show(trtexec_text(report))
 
 
 @click.command()
@@ -52,7 +52,7 @@ def targets(as_json: bool) -> None:
     """List the devices that plans can be built for: memory, 8-bit formats, which TensorRT, buildable here or not."""
     from internvl_edge.export.engine.targets_table import targets_json, targets_text
 
-    click.echo(json.dumps(targets_json(), indent=2) if as_json else targets_text())
+    show_json(targets_json()) if as_json else show(targets_text())
 
 
 @click.command()
@@ -69,4 +69,4 @@ def doctor(bundle: Path | None, target: str | None, as_json: bool) -> None:
     from internvl_edge.export.doctor import diagnose, diagnosis_text
 
     found = diagnose(bundle, target)
-    click.echo(json.dumps(found.to_json(), indent=2) if as_json else diagnosis_text(found))
+    show_json(found.to_json()) if as_json else show(diagnosis_text(found))

@@ -1,12 +1,12 @@
 """The commands that measure for 8 bits, and what 8 bits cost: calibrate, eval and compare."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from internvl_edge.commands.parameters import ACCEPT_CONFIG, BF16, BUNDLE, JSON, Names
+from internvl_edge.commands.printing import show, show_json
 
 
 @click.command()
@@ -48,7 +48,7 @@ def calibrate(**options: Any) -> None:
 
     with RichProgress() as progress:
         report = measure(CalibrateOptions(**options), progress)
-    click.echo(ranges_text(report))
+    show(ranges_text(report))
 
 
 @click.command("eval")
@@ -75,7 +75,7 @@ def evaluate(bundle: Path, data: Path, baseline: Path | None, as_json: bool, **s
     with RichProgress() as progress:
         found = evaluate_bundle(bundle, data, options, baseline, progress)
     text = evaluation_text(found.report, found.baseline, found.cosines)
-    click.echo(json.dumps(found.to_json(), indent=2) if as_json else text)
+    show_json(found.to_json()) if as_json else show(text)
 
 
 @click.command()
@@ -104,4 +104,4 @@ def compare(bundle: Path, reference: Path, as_json: bool, **settings: Any) -> No
 
     with RichProgress() as progress:
         found = against(bundle, reference, CompareOptions(**settings), progress)
-    click.echo(json.dumps(comparison_json(found), indent=2) if as_json else comparison_text(found))
+    show_json(comparison_json(found)) if as_json else show(comparison_text(found))

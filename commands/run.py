@@ -1,6 +1,6 @@
 """The commands that run a task on a bundle: classify, retrieve, caption, embed, video and connect."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from internvl_edge.commands.parameters import BUNDLE, IMAGES, JSON
+from internvl_edge.commands.printing import show, show_json
 from internvl_edge.commands.request import Request, request_options
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from internvl_edge.runtime.model import InternVL, Mode
     from internvl_edge.runtime.ray.engine import RayEngine
 
@@ -44,11 +47,11 @@ def classify(
     as_json: bool,
 ) -> None:
     """Classify IMAGES among the labels, without training."""
-    from internvl_edge.runtime.tables import ranking_text
+    from internvl_edge.runtime.tables import require_unlike
 
+    require_unlike("--label", labels)
     with request.open(bundle) as model:
-        probabilities = model.classify(images, labels, templates=templates or None)
-        click.echo(ranking_text(images, labels, probabilities, as_json=as_json))
+        _show_ranking(images, labels, model.classify(images, labels, templates=templates or None), as_json)
 
 
 @run.command()
@@ -62,11 +65,11 @@ def retrieve(
     bundle: Path, images: tuple[Path, ...], texts: tuple[str, ...], mode: "Mode", request: Request, as_json: bool
 ) -> None:
     """Rank the texts for each of IMAGES by similarity."""
-    from internvl_edge.runtime.tables import ranking_text
+    from internvl_edge.runtime.tables import require_unlike
 
+    require_unlike("--text", texts)
     with request.open(bundle) as model:
-        logits = model.similarity(images, texts, mode=mode)
-        click.echo(ranking_text(images, texts, logits, as_json=as_json))
+        _show_ranking(images, texts, model.similarity(images, texts, mode=mode), as_json)
 
 
 @run.command()
@@ -83,16 +86,17 @@ def caption(
     bundle: Path, images: tuple[Path, ...], request: Request, as_json: bool, stream: bool, **settings: Any
 ) -> None:
     """Write a caption for each of IMAGES."""
-    from internvl_edge.runtime.tables import lines_text, streamed_lines
+    from internvl_edge.runtime.tables import caption_rows, lines_text, streamed_lines
 
     if stream and (as_json or settings.pop("num_beams") > 1):
         raise click.UsageError("--stream prints greedy captions as text: leave --json and --num-beams out")
     with request.open(bundle) as model:
         if stream:
             for piece in streamed_lines(model, images, **settings):
-                click.echo(piece, nl=False)
+                show(piece, newline=False)
             return
-        click.echo(lines_text(images, model.caption(images, **settings), as_json=as_json))
+        captions = model.caption(images, **settings)
+    show_json(caption_rows(images, captions)) if as_json else show(lines_text(images, captions))
 
 
 @run.command()
@@ -167,7 +171,7 @@ def embed(
             cluster = _cluster(model, request, workers, gpus) if engine == "ray" else None
             with RichProgress() as progress, progress.task("Embedding", count) as advance:
                 report = write(model, advance=advance, engine=cluster)
-            click.echo(report.summary())
+            show(report.summary())
     except KeyboardInterrupt:
         click.echo(kept_line(options.output), err=True)
         click.get_current_context().exit(STOPPED)
@@ -205,12 +209,12 @@ def video(
     as_json: bool,
 ) -> None:
     """Rank the texts for each of VIDEOS: a folder of frames, an animation, or a video file where PyAV is installed."""
-    from internvl_edge.runtime.tables import ranking_text
+    from internvl_edge.runtime.tables import require_unlike
     from internvl_edge.runtime.video import rank_texts
 
+    require_unlike("--text", texts)
     with request.open(bundle) as model:
-        logits = rank_texts(model, videos, texts, frames, mode)
-        click.echo(ranking_text(videos, texts, logits, as_json=as_json))
+        _show_ranking(videos, texts, rank_texts(model, videos, texts, frames, mode), as_json)
 
 
 @run.command()
@@ -224,6 +228,16 @@ def video(
 def connect(bundle: Path, images: tuple[Path, ...], output: Path, request: Request, **tiling: Any) -> None:
     """Write what a chat checkpoint's language model takes of IMAGES: `images`, `tiles`, `vit_embeds`."""
     from internvl_edge.runtime.connect import TilingOptions, save_vit_embeds
+    from internvl_edge.runtime.outputs.files import takes_stdout
 
     with request.open(bundle) as model:
-        click.echo(save_vit_embeds(model, images, TilingOptions(**tiling), output))
+        show(save_vit_embeds(model, images, TilingOptions(**tiling), output), to_stderr=takes_stdout([output]))
+
+
+def _show_ranking(images: Sequence[Path], names: Sequence[str], scores: "np.ndarray", as_json: bool) -> None:
+    from internvl_edge.runtime.tables import ranking_rows, ranking_text
+
+    if as_json:
+        show_json(ranking_rows(images, names, scores))
+    else:
+        show(ranking_text(images, names, scores))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from internvl_edge.runtime.decode import Pictures, check_pictures, load_pictures
-from internvl_edge.runtime.pipeline.outputs import renamed, require_place
+from internvl_edge.runtime.outputs.files import require_writable, written
 from internvl_edge.runtime.stages import DECODE_IMAGE, PREPROCESS
 from internvl_edge.runtime.tiling import tile_image
 
@@ -62,7 +62,7 @@ def save_vit_embeds(model: "InternVL", images: Sequence[Path], options: TilingOp
     Raises:
         InputError: as `connect`, or `output` cannot be written.
     """
-    require_place(output)
+    require_writable([output])
     check_pictures(images)
     embeds = [connect(model, image, options) for image in images]
     arrays: dict[str, Any] = {
@@ -70,7 +70,7 @@ def save_vit_embeds(model: "InternVL", images: Sequence[Path], options: TilingOp
         "tiles": np.array([len(part) for part in embeds]),
         "vit_embeds": np.concatenate(embeds),
     }
-    with renamed(output) as temporary, temporary.open("wb") as file:
+    with written(output) as file:
         np.savez(file, **arrays)
     shape, dtype = list(arrays["vit_embeds"].shape), arrays["vit_embeds"].dtype
     return f"{output}: {len(images)} pictures, {shape[0]} tiles, vit_embeds {shape} {dtype}"

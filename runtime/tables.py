@@ -1,25 +1,39 @@
-"""Results of `internvl-edge run` as text or JSON."""
+"""Results of `internvl-edge run` as text, and as rows for JSON."""
 
-import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from internvl_edge.runtime.decode import check_pictures
+from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.model import InternVL
 
 _SHOWN = 5
 
 
-def ranking_text(images: Sequence[Path], names: Sequence[str], scores: np.ndarray, *, as_json: bool) -> str:
-    """Return the names of each picture by falling score ``[B, names]``; text shows the first few, JSON all."""
-    if as_json:
-        rows = [
-            {"image": str(image), "scores": {names[i]: float(row[i]) for i in np.argsort(-row)}}
-            for image, row in zip(images, scores, strict=True)
-        ]
-        return json.dumps(rows, indent=2, ensure_ascii=False)
+def ranking_rows(images: Sequence[Path], names: Sequence[str], scores: np.ndarray) -> list[dict[str, Any]]:
+    """Return all `names` for each picture, by falling score ``[B, names]``, for programs; no name is there twice."""
+    return [
+        {"image": str(image), "scores": {names[i]: float(row[i]) for i in np.argsort(-row)}}
+        for image, row in zip(images, scores, strict=True)
+    ]
+
+
+def require_unlike(option: str, values: Sequence[str]) -> None:
+    """Check that no value of a repeated option is given twice: results by its name would hold it once.
+
+    Raises:
+        InputError: some are, all of them named.
+    """
+    if twice := [value for value, count in Counter(values).items() if count > 1]:
+        raise InputError(f"{option}: given more than once: {', '.join(map(repr, twice))}; give each one time")
+
+
+def ranking_text(images: Sequence[Path], names: Sequence[str], scores: np.ndarray) -> str:
+    """Return the best few of `names` for each picture, by falling score ``[B, names]``."""
     lines = []
     for image, row in zip(images, scores, strict=True):
         lines.append(str(image))
@@ -27,11 +41,13 @@ def ranking_text(images: Sequence[Path], names: Sequence[str], scores: np.ndarra
     return "\n".join(lines)
 
 
-def lines_text(images: Sequence[Path], texts: Sequence[str], *, as_json: bool) -> str:
+def caption_rows(images: Sequence[Path], texts: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the caption of each picture, for programs."""
+    return [{"image": str(image), "caption": text} for image, text in zip(images, texts, strict=True)]
+
+
+def lines_text(images: Sequence[Path], texts: Sequence[str]) -> str:
     """Return one line of text a picture."""
-    if as_json:
-        rows = [{"image": str(image), "caption": text} for image, text in zip(images, texts, strict=True)]
-        return json.dumps(rows, indent=2, ensure_ascii=False)
     return "\n".join(f"{image}: {text}" for image, text in zip(images, texts, strict=True))
 
 

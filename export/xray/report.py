@@ -1,10 +1,10 @@
 """All that is read and predicted of one plan, as a value and as JSON."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from internvl_edge.export.engine.targets import Target
 from internvl_edge.export.xray.flops import MatrixWork, work_of
@@ -198,9 +198,9 @@ def blank_xray(plan: str, plan_bytes: int, target: Target, unreadable: tuple[str
     )
 
 
-def xray_json(found: PlanXray) -> str:
-    """Return `found` as JSON, indented."""
-    return json.dumps(asdict(found), indent=2, ensure_ascii=False) + "\n"
+def xray_json(found: PlanXray) -> dict[str, Any]:
+    """Return `found` for programs."""
+    return asdict(found)
 
 
 def _profile(text: PlanText, sizes: Mapping[str, Sequence[int]], wanted: int | None) -> tuple[int, Sizes]:

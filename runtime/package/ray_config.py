@@ -1,6 +1,5 @@
 """Ray Serve's configuration of a bundle: what `serve deploy` takes."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,8 @@ from typing import Any
 
 from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.outputs.files import write_text
+from internvl_edge.runtime.outputs.strict_json import json_text
 from internvl_edge.runtime.serve.options import ServeOptions
 
 _APPLICATION = "internvl_edge.runtime.ray.application:build"
@@ -45,18 +46,14 @@ def write_config(bundle: Path, output: Path, engine: ServeOptions, options: RayS
         "bf16": engine.bf16,
         **({} if engine.threads is None else {"threads": engine.threads}),
     }
-    try:
-        with output.open("x", encoding="utf-8") as file:
-            file.write(_yaml(arguments, options.http))
-    except FileExistsError as error:
-        raise InputError(f"{output}: is there already; remove it, or name another file") from error
-    except OSError as error:
-        raise InputError(f"{output}: cannot be written ({error.strerror}); name another file") from error
+    if output.is_file():
+        raise InputError(f"{output}: is there already; remove it, or name another file")
+    write_text(output, _yaml(arguments, options.http))
 
 
 def _yaml(arguments: Mapping[str, Any], http: int) -> str:
     """Return YAML, whose values are those of JSON."""
-    lines = [f"      {name}: {json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items()]
+    lines = [f"      {name}: {json_text(value)}" for name, value in arguments.items()]
     return "\n".join(
         [
             "http_options:",

@@ -1,8 +1,6 @@
-"""Feature files: .npz, .npy with a JSONL of names beside it, or Parquet; each renamed into place when whole."""
+"""Feature files: .npz, .npy with a JSONL of names beside it, or Parquet; each appears when it is whole."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +8,8 @@ from typing import Any, Literal
 import numpy as np
 
 from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.outputs.files import require_writable, written
+from internvl_edge.runtime.outputs.strict_json import json_line
 from internvl_edge.runtime.pipeline.arrow import pyarrow_parquet
 
 Kind = Literal["image", "text"]
@@ -45,26 +45,14 @@ def require_format(output: Path) -> None:
     """Check that the format of `output` is known and its library there, before anything is computed.
 
     Raises:
-        InputError: the name's ending says no format, or the folder is not there.
+        InputError: the name's ending says no format, or no file can be written there.
         BackendError: Parquet without pyarrow.
     """
     if output.suffix not in _WRITERS:
         raise InputError(f"{output}: no known format; name it {', '.join('*' + suffix for suffix in _WRITERS)}")
-    require_place(output)
+    require_writable([output, names_file(output)] if output.suffix == ".npy" else [output])
     if output.suffix == ".parquet":
         pyarrow_parquet()
-
-
-def require_place(output: Path) -> None:
-    """Check that a file may stand at `output`, before anything is computed.
-
-    Raises:
-        InputError: its folder is not there, or a folder has its name.
-    """
-    if not output.absolute().parent.is_dir():
-        raise InputError(f"{output}: its folder is not there; make it first")
-    if output.is_dir():
-        raise InputError(f"{output}: is a folder; give the name of a file")
 
 
 def write_features(output: Path, features: Features) -> None:
@@ -82,32 +70,14 @@ def names_file(output: Path) -> Path:
 
 
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write one JSON object a line; names of files that are no UTF-8 keep their bytes.
+    """Write one JSON object a line.
 
     Raises:
         InputError: the file cannot be written.
     """
-    with renamed(path) as temporary, temporary.open("w", encoding="utf-8", errors="surrogateescape") as file:
+    with written(path) as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-@contextmanager
-def renamed(path: Path) -> Iterator[Path]:
-    """Give a name to write to, which becomes `path` when the block ends well, and is gone when it does not.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        finding = error.strerror or error
-        raise InputError(f"{path}: cannot be written ({finding}); make room or give another name") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+            file.write(json_line(row).encode())
 
 
 def _write_npz(output: Path, features: Features) -> None:
@@ -117,7 +87,7 @@ def _write_npz(output: Path, features: Features) -> None:
         arrays |= {f"{kind}s": np.array(features.names), f"{kind}_embeds": np.concatenate(list(features.arrays()))}
     if features.text_embeds is not None:
         arrays |= {"texts": np.array(list(features.texts)), "text_embeds": features.text_embeds}
-    with renamed(output) as temporary, temporary.open("wb") as file:
+    with written(output) as file:
         np.savez(file, **arrays)
 
 
@@ -129,7 +99,7 @@ def _write_npy(output: Path, features: Features) -> None:
         "fortran_order": False,
         "shape": (len(features.names), features.dim),
     }
-    with renamed(output) as temporary, temporary.open("wb") as file:  # not mapped: a full disk would be a SIGBUS
+    with written(output) as file:  # not mapped: a full disk would be a SIGBUS
         np.lib.format.write_array_header_1_0(file, header)
         for part in features.arrays():
             file.write(part.tobytes())
@@ -140,7 +110,7 @@ def _write_parquet(output: Path, features: Features) -> None:
     arrow, parquet = pyarrow_parquet()
     values = arrow.list_(arrow.from_numpy_dtype(np.dtype(features.dtype)), features.dim)
     schema = arrow.schema([(features.kind, arrow.string()), (f"{features.kind}_embeds", values)])
-    with renamed(output) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
+    with written(output) as file, parquet.ParquetWriter(file, schema) as writer:
         start = 0
         for rows in _joined(features.arrays()):
             names = [_readable(name) for name in features.names[start : start + len(rows)]]

@@ -1,14 +1,13 @@
 """The files of a run: where each case goes, written whole or not at all."""
 
-import json
-import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from internvl_edge.runtime.backends.session import Session
-from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.outputs.files import is_stream, write_text
+from internvl_edge.runtime.outputs.strict_json import json_text
 from internvl_edge.runtime.profile.layers import LayerInfo
 from internvl_edge.runtime.profile.page import page_html
 from internvl_edge.runtime.profile.report import Report, report_json
@@ -31,27 +30,14 @@ LAYERED = ("html", "export_profile", "export_layer_info")
 """Options for which layers are told apart."""
 
 
-def require_writable(paths: Mapping[str, Path | None]) -> None:
-    """Check before the measurement that the files can be written.
-
-    Raises:
-        InputError: folders that do not exist or files that are folders, all of them.
-    """
-    given = [path for path in paths.values() if path is not None]
-    wrong = [f"{path}: no folder {path.parent}" for path in given if not path.parent.is_dir()]
-    wrong += [f"{path}: is a folder" for path in given if path.is_dir()]
-    if wrong:
-        raise InputError(f"{'; '.join(wrong)}; give files in folders that exist")
-
-
 def write_files(report: Report, paths: Mapping[str, Path | None]) -> list[Path]:
     """Write what `paths` names by option, and return the files; layers only of cases that have some."""
-    written = [_write(path, WHOLE[option](report)) for option, path in paths.items() if path and option in WHOLE]
+    written = [write_text(path, WHOLE[option](report)) for option, path in paths.items() if path and option in WHOLE]
     for option, content in EACH.items():
         if path := paths.get(option):
             cases = [case for case in report.cases if option != "export_profile" or case.layers]
             many = len(report.cases) > 1
-            written += [_write(case_path(path, case, many), content(case)) for case in cases]
+            written += [write_text(case_path(path, case, many), content(case)) for case in cases]
     return written
 
 
@@ -69,27 +55,15 @@ def write_layer_info(report: Report, path: Path, session_of: Callable[[str], Ses
             info = layer_info(case.layers, [*session.inputs, *session.outputs])
         if info is not None:
             target = case_path(path, case, len(report.cases) > 1)
-            written.append(_write(target, json.dumps(info, indent=2, ensure_ascii=False) + "\n"))
+            written.append(write_text(target, json_text(info) + "\n"))
     return written
 
 
 def case_path(path: Path, case: Summary, many: bool) -> Path:
-    """Return the file of one case: `path` itself if it is the only one, otherwise ``times.vision-b1.json``."""
-    if not many:
+    """Return the file of one case: `path` if it is the only one or a stream, otherwise ``times.vision-b1.json``."""
+    if not many or is_stream(path):
         return path
     measured = case.measured
     streams = f"-s{measured.streams}" if measured.streams > 1 else ""
     name = re.sub(r"\W+", "-", measured.name)
     return path.with_name(f"{path.stem}.{name}-b{measured.batch}{streams}{path.suffix}")
-
-
-def _write(path: Path, content: str) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); give another place") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.outputs.strict_json import json_text
 from internvl_edge.runtime.profile.percentiles import CONFIDENCE, Distribution, Percentile
 from internvl_edge.runtime.profile.steady import RULE
 from internvl_edge.runtime.profile.summary import BoardSummary, Summary
@@ -169,7 +170,7 @@ def report_json(report: Report) -> str:
         "stopped": report.stopped,
         "cases": [_case_json(report, case) for case in report.cases],
     }
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    return json_text(content, indent=1) + "\n"
 
 
 def read_baseline(path: Path) -> Baseline:

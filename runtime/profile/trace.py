@@ -1,9 +1,9 @@
 """Spans as a trace for Chrome's tracing page and Perfetto: the JSON array format of the Trace Event Format."""
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from internvl_edge.runtime.outputs.strict_json import json_text
 from internvl_edge.runtime.profile.measure import Measured
 from internvl_edge.runtime.stages import Span
 
@@ -14,7 +14,7 @@ _DEVICE_TRACK = 1_000_000
 def trace_json(measured: Sequence[Measured]) -> str:
     """Return the trace: a process for each case, a track for each stream and for the device's side of it."""
     events = [event for pid, case in enumerate(measured, 1) for event in _events(pid, case)]
-    return json.dumps({"traceEvents": events, "displayTimeUnit": "ms"})
+    return json_text({"traceEvents": events, "displayTimeUnit": "ms"}, indent=None)
 
 
 def _events(pid: int, case: Measured) -> Iterator[dict[str, Any]]:

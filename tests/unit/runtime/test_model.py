@@ -236,7 +236,7 @@ def test_lines_are_printed_piece_by_piece_as_they_would_be_at_once(model: Intern
         Image.new("RGB", (5, 5), (index * 90, 0, 0)).save(path)
     captions = model.caption(paths, "cat", max_new_tokens=7)
     streamed = "".join(streamed_lines(model, paths, "cat", max_new_tokens=7))
-    assert streamed == lines_text(paths, captions, as_json=False) + "\n"
+    assert streamed == lines_text(paths, captions) + "\n"
     with pytest.raises(InputError, match=r"absent\.png"):
         next(streamed_lines(model, [*paths, tmp_path / "absent.png"], "cat"))
 

@@ -11,7 +11,7 @@ import pytest
 
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.profile.board import BoardSample
-from internvl_edge.runtime.profile.files import case_path, require_writable, write_files
+from internvl_edge.runtime.profile.files import case_path, write_files
 from internvl_edge.runtime.profile.layers import LayerTime
 from internvl_edge.runtime.profile.page import page_html
 from internvl_edge.runtime.profile.report import Report, case_text, read_baseline, report_json
@@ -169,8 +169,8 @@ def test_files_of_one_case_and_of_several(tmp_path: Path, rng: np.random.Generat
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in written)
 
 
-def test_files_that_cannot_be_written_are_told_before(tmp_path: Path) -> None:
-    with pytest.raises(InputError) as error:
-        require_writable({"json": tmp_path / "no" / "r.json", "html": tmp_path, "trace": None})
-    assert f"no folder {tmp_path / 'no'}" in str(error.value)
-    assert f"{tmp_path}: is a folder" in str(error.value)
+def test_cases_follow_each_other_on_a_stream(rng: np.random.Generator) -> None:
+    """A name made from that of a device would be a new file beside it."""
+    case = summarize(measured(times(rng, 5.0), name="vision"), PERCENTS)
+    for name in ("-", "/dev/null", "/dev/stdout"):
+        assert case_path(Path(name), case, many=True) == Path(name)

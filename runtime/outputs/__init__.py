@@ -1,0 +1,1 @@
+"""What commands write: files, stdout and JSON, each by one rule for all commands."""

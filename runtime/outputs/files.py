@@ -1,0 +1,195 @@
+"""The files that users name: a regular file is renamed into place when whole, anything else is written to."""
+
+import contextlib
+import os
+import secrets
+import stat
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from internvl_edge.runtime.errors import InputError
+
+STDOUT = Path("-")
+"""The name that means the standard output."""
+_LINKS = 40
+"""Links that are followed before a chain counts as a loop, as the Linux kernel does."""
+
+
+@contextmanager
+def written(path: Path) -> Iterator[IO[bytes]]:
+    """Give a binary file to write to; what is written stands at `path` when the block ends well.
+
+    A regular file, or none, is replaced by a rename: a failed or interrupted block leaves what stood there. The new
+    file keeps the permissions of the old one. Symbolic links are followed and stay. Pipes, devices, descriptors such
+    as /dev/stdout and files that cannot be renamed to (a file mounted into a container) are written to as the block
+    goes; ``-`` is the standard output.
+
+    Raises:
+        InputError: the file cannot be written.
+        BrokenPipeError: the reader of the standard output has left.
+    """
+    descriptor = 1 if path == STDOUT else _descriptor(path)
+    try:
+        if descriptor is not None:
+            with _to_descriptor(descriptor) as file:
+                yield file
+        else:
+            with _to_target(path) as file:
+                yield file
+    except OSError as error:
+        if descriptor == 1 and isinstance(error, BrokenPipeError):
+            raise
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}); make room or give another name"
+        ) from error
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write `text` in UTF-8 to `path` by the rules of `written`, and return `path`; its line ends stay as they are.
+
+    Names of files that are no UTF-8 keep their bytes.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    with written(path) as file:
+        file.write(text.encode("utf-8", "surrogateescape"))
+    return path
+
+
+def require_writable(paths: Iterable[Path]) -> None:
+    """Check that files can be written at `paths`, before anything is computed.
+
+    Raises:
+        InputError: those that cannot, all of them named.
+    """
+    given = list(paths)
+    wrong = [f"{path}: {finding}" for path in given if (finding := _finding(path))]
+    targets = [_target(path) for path in given if not is_stream(path)]
+    wrong += [f"{target}: named twice" for target in sorted({each for each in targets if targets.count(each) > 1})]
+    if wrong:
+        raise InputError(f"{'; '.join(wrong)}; give the name of a file in a folder that can be written")
+
+
+def is_stream(path: Path) -> bool:
+    """Whether `path` is written to in order and not replaced: the standard output, a pipe or a device."""
+    return path == STDOUT or _descriptor(path) is not None or _is_other_than_file(_target(path))
+
+
+def takes_stdout(paths: Iterable[Path]) -> bool:
+    """Whether one of `paths` is the standard output, so that text for people has to go elsewhere."""
+    return any(path == STDOUT or _descriptor(path) == 1 for path in paths)
+
+
+def _finding(path: Path) -> str | None:
+    """Return why no file can be written at `path`, or None."""
+    if path == STDOUT or _descriptor(path) is not None:
+        return None
+    target = _target(path)
+    if not target.parent.is_dir():
+        return f"its folder {target.parent} is not there"
+    try:
+        mode = _mode(target)
+    except OSError as error:
+        return error.strerror or str(error)
+    if mode is not None:
+        return "is a folder" if stat.S_ISDIR(mode) else None if os.access(target, os.W_OK) else "may not be written"
+    return None if os.access(target.parent, os.W_OK | os.X_OK) else f"its folder {target.parent} may not be written"
+
+
+def _descriptor(path: Path) -> int | None:
+    """Return the number of the open file of this process that `path` names, as /dev/stdout does, or None.
+
+    Such a file is written where it stands: opening it by its name again would begin at its start.
+    """
+    own = f"/proc/{os.getpid()}/fd"
+    for _ in range(_LINKS):
+        path = path.absolute()
+        if path.name.isdigit() and os.path.realpath(path.parent) in (own, "/dev/fd"):
+            return int(path.name)
+        try:
+            path = path.parent / path.readlink()
+        except OSError:
+            return None
+    return None
+
+
+def _target(path: Path) -> Path:
+    """Return the file that `path` leads to, which may not be there yet."""
+    return Path(os.path.realpath(path))
+
+
+@contextmanager
+def _to_descriptor(descriptor: int) -> Iterator[IO[bytes]]:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # what was printed before goes first
+            stream.flush()
+    if descriptor == 1 and sys.stdout is not None:
+        yield sys.stdout.buffer
+        sys.stdout.flush()
+        return
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        yield file
+
+
+@contextmanager
+def _to_target(path: Path) -> Iterator[IO[bytes]]:
+    target = _target(path)
+    mode = _mode(target)
+    if mode is not None and stat.S_ISDIR(mode):
+        raise IsADirectoryError(0, "it is a folder")
+    if _is_other_than_file(target) or _is_fixed(target):
+        with os.fdopen(os.open(target, os.O_WRONLY | os.O_TRUNC), "wb") as file:  # O_CREAT: not in a folder like /tmp
+            yield file
+        return
+    if mode is not None and not os.access(target, os.W_OK):
+        raise PermissionError(0, "Permission denied")
+    # The name says nothing of the target's: that may already be as long as a name can be.
+    temporary = target.with_name(f".internvl-edge-{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            _take_permissions(file.fileno(), target)
+            yield file
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _mode(target: Path) -> int | None:
+    """Return what kind of file stands at `target`, or None."""
+    try:
+        return target.stat().st_mode
+    except FileNotFoundError:
+        return None
+
+
+def _is_other_than_file(target: Path) -> bool:
+    """Whether a pipe, a device or a socket stands at `target`."""
+    try:
+        mode = _mode(target)
+    except OSError:  # what cannot be reached: told by who writes
+        return False
+    return mode is not None and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def _is_fixed(target: Path) -> bool:
+    """Whether a regular file stands at `target` that takes bytes but cannot be replaced."""
+    if not target.exists() or not os.access(target, os.W_OK):
+        return False
+    return target.is_mount() or not os.access(target.parent, os.W_OK | os.X_OK)
+
+
+def _take_permissions(descriptor: int, target: Path) -> None:
+    """Give an open file the permissions of `target`, and its owner and group where this process may."""
+    try:
+        old = target.stat()
+    except FileNotFoundError:
+        return
+    own = os.fstat(descriptor)
+    if (old.st_uid, old.st_gid) != (own.st_uid, own.st_gid):
+        with contextlib.suppress(PermissionError):
+            os.fchown(descriptor, old.st_uid, old.st_gid)
+    os.fchmod(descriptor, stat.S_IMODE(old.st_mode) & 0o777)
