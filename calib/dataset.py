@@ -1,7 +1,6 @@
 """Labelled pictures on disk: a folder, or a JSONL whose files lie beside it or inside a .zip of the same stem."""
 
 import hashlib
-import io
 import json
 import zipfile
 import zlib
@@ -13,7 +12,8 @@ from typing import Any
 
 from PIL import Image
 
-from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.decode import decode
+from internvl_edge.runtime.errors import InputError, UnreadableError
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _NO_LANGUAGE = ""
@@ -121,9 +121,9 @@ def picture_of(content: bytes, name: str) -> Image.Image:
         InputError: it encodes none.
     """
     try:
-        return Image.open(io.BytesIO(content)).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{name} is no readable picture ({error}); repair or remove it") from error
+        return decode(content)
+    except UnreadableError as error:
+        raise InputError(f"{name}: {error}; repair or remove it") from error
 
 
 def digest_of(parts: Sequence[bytes]) -> str:

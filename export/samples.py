@@ -71,10 +71,8 @@ def _from_jsonl(path: Path, count: int) -> tuple[list[Any], list[str]]:
     archive = path.with_suffix(".zip")
     if not archive.exists():
         return [path.parent / row["file"] for row in rows], texts
-    from PIL import Image
-
     with zipfile.ZipFile(archive) as pictures:
-        return [Image.open(pictures.open(row["file"])).convert("RGB") for row in rows], texts
+        return [pictures.read(row["file"]) for row in rows], texts
 
 
 def _captions(row: dict[str, Any]) -> Iterable[str]:

@@ -1,16 +1,27 @@
-"""Picture files to RGB, as the reference's ``convert("RGB")`` does, with a finding for each that cannot be used."""
+"""Pictures to RGB, as the reference's ``convert("RGB")`` does, with a finding for each that cannot be used.
 
+This is the one place where pictures are decoded, for every command and for the server: of the formats in
+`PICTURE_FORMATS` alone, whatever else Pillow knows.
+"""
+
+import importlib
 import io
 import logging
+import stat
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.errors import EdgeError, InputError, TooManyPixelsError, UnreadableError
+from internvl_edge.runtime.inputs.formats import PICTURE_FORMATS
+from internvl_edge.runtime.inputs.names import in_one_line
+from internvl_edge.runtime.inputs.rgb import to_rgb
+from internvl_edge.runtime.inputs.sniff import HEAD_BYTES, head_of, picture_format, why_no_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -20,11 +31,24 @@ _T = TypeVar("_T")
 logger = logging.getLogger(__name__)
 
 Pictures = Sequence[object] | np.ndarray
-"""Paths, a file's bytes, PIL pictures or uint8 arrays ``[H, W, C]`` or ``[H, W]``; or one array ``[B, H, W, C]``."""
+"""Paths, a file's bytes, PIL pictures, `Readable` ones or uint8 arrays ``[H, W, C]`` or ``[H, W]``; or one array
+``[B, H, W, C]``."""
 NAMED = 20
 """Unusable pictures that one error names; of more it tells the number."""
-_WIDE_MODES = ("I", "F")
-"""First letters of Pillow's modes with more than 8 bits: I, I;16, I;16B, I;16L, F."""
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """A picture that is read when its turn comes."""
+
+    @property
+    def name(self) -> str:
+        """Return what it is called in findings."""
+        ...
+
+    def content(self) -> object:
+        """Return a path, or the bytes of a file."""
+        ...
 
 
 def load_pictures(images: Pictures) -> "list[Picture]":
@@ -46,7 +70,7 @@ def picture_count(images: Pictures) -> int:
         if images.ndim != 4:
             raise InputError(f"pictures: an array of shape {list(images.shape)}; give a list, or [B, H, W, C]")
     elif isinstance(images, str | bytes) or not isinstance(images, Sequence):
-        shown = f"{len(images)} bytes" if isinstance(images, bytes) else str(images)
+        shown = f"{len(images)} bytes" if isinstance(images, bytes) else in_one_line(str(images))
         raise InputError(f"pictures: {shown} is a {type(images).__name__}; give a list")
     return len(images)
 
@@ -83,13 +107,13 @@ def read_each(images: Pictures, read: Callable[[object], _T]) -> list[_T]:
     """
     picture_count(images)
     results, findings = [], []
-    for image in images:
+    for index, image in enumerate(images):
         try:
             results.append(read(image))
         except Exception as error:  # Pillow's decoders raise whatever the parser of their format does
-            findings.append((_name(image), reason(error)))
+            findings.append((name_in(images, index), reason(error)))
     if findings:
-        raise InputError(f"unreadable pictures: {listed(findings)}; give PNG, JPEG or another format that Pillow reads")
+        raise InputError(f"unreadable pictures: {listed(findings)}; give PNG, JPEG or another format of docs/inputs.md")
     return results
 
 
@@ -97,62 +121,139 @@ def decode(image: object) -> "Picture":
     """Return one picture as RGB.
 
     As the reference: of an animation the first frame, alpha dropped without blending, EXIF orientation not applied,
-    CMYK by Pillow's plain inversion, and of 16-bit and float pictures the values cut at 255, which is told as a
-    warning. JPEGs are decoded at full size: Pillow's `draft` is faster, but gives other pixels.
+    CMYK by Pillow's plain inversion. Of 16 bits a colour the upper 8 are taken, of grey pictures as of coloured ones.
+    JPEGs are decoded at full size: Pillow's `draft` is faster, but gives other pixels.
 
     Raises:
-        Exception: whatever the decoder of the format raises; `reason` tells it in words.
+        UnreadableError: it cannot be used; says why.
     """
     module = _pillow()
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim not in (2, 3):
-            raise ValueError(f"array of {image.dtype} {list(image.shape)} instead of uint8 [H, W, C]")
-        return _rgb(module.fromarray(image), "array")
+            raise UnreadableError(f"array of {image.dtype} {list(image.shape)} instead of uint8 [H, W, C]")
+        if not image.size:
+            raise UnreadableError(f"array of shape {list(image.shape)}, which has no pixels")
+        with _failures_told("an array"):
+            return to_rgb(module.fromarray(image))
     if isinstance(image, str | Path | bytes):
-        with _opened(image) as opened:
-            return _rgb(opened, _name(image))
+        with opened(image) as picture, _failures_told(f"{_article(picture.format)} that is broken or cut off"):
+            return to_rgb(picture)
+    if isinstance(image, Readable):
+        return decode(image.content())
     if isinstance(image, module.Image):
-        return _rgb(image, "picture")
-    raise TypeError(f"{type(image).__name__} is no picture")
+        with _failures_told("broken or cut off"):
+            return to_rgb(image)
+    raise UnreadableError(f"{type(image).__name__} is no picture")
 
 
 def check_header(image: object) -> None:
     """Read the header of a picture file; of what is no file, nothing.
 
     Raises:
-        Exception: as `decode`.
+        UnreadableError: as `decode`.
     """
+    if isinstance(image, Readable):
+        image = image.content()
     if isinstance(image, str | Path | bytes):
-        _opened(image).close()
+        opened(image).close()
+
+
+def opened(image: str | Path | bytes) -> "Picture":
+    """Return a picture of which the header alone is read; its pixels are decoded when they are asked for.
+
+    Raises:
+        UnreadableError: it is of no format that is read, has more pixels than the limit, or none.
+    """
+    module = _pillow()
+    try:
+        picture: Picture = module.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=_decoders())
+    except (module.DecompressionBombError, module.DecompressionBombWarning) as error:
+        raise TooManyPixelsError(_beyond_limit()) from error
+    except MemoryError as error:
+        raise UnreadableError("too large for the memory of this machine") from error
+    except Exception as error:  # as in `read_each`
+        logger.debug("a picture cannot be opened", exc_info=error)
+        raise UnreadableError(_fault(image, error)) from error
+    try:
+        _require_size(picture)
+    except UnreadableError:
+        picture.close()
+        raise
+    return picture
 
 
 def reason(error: Exception) -> str:
-    """Return why a picture cannot be read, in a few words."""
+    """Return why a picture cannot be used, in a few words: never a path, never what a library says."""
+    if isinstance(error, EdgeError):
+        return str(error)
     if isinstance(error, FileNotFoundError):
         return "no such file"
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if "decompression bomb" in text:
-        return _beyond_limit()
-    return "not a picture" if text.startswith("cannot identify") else text
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    if isinstance(error, MemoryError):
+        return "too large for the memory of this machine"
+    logger.debug("a picture cannot be used", exc_info=error)
+    return "broken or cut off"
 
 
 def listed(findings: Sequence[tuple[str, str]]) -> str:
     """Return pictures with the reasons why they cannot be read; of many the first `NAMED`."""
-    names = ", ".join(f"{name} ({why})" for name, why in findings[:NAMED])
+    names = ", ".join(f"{in_one_line(name)} ({why})" for name, why in findings[:NAMED])
     return names + (f" and {len(findings) - NAMED} more" if len(findings) > NAMED else "")
 
 
-def _name(image: object) -> str:
-    return str(image) if isinstance(image, str | Path) else type(image).__name__
+def name_in(images: Pictures, index: int) -> str:
+    """Return what a picture of a list is called in findings: its own name, else its place and type."""
+    image = images[index]
+    if isinstance(image, str | Path):
+        return in_one_line(image)
+    if isinstance(image, Readable):
+        return in_one_line(image.name)
+    return type(image).__name__ if len(images) == 1 else f"picture {index}, {type(image).__name__}"
 
 
-def _opened(image: str | Path | bytes) -> "Picture":
-    module = _pillow()
-    opened: Picture = module.open(io.BytesIO(image) if isinstance(image, bytes) else image)
-    if not within_limit(opened.width, opened.height):
-        opened.close()
-        raise ValueError(_beyond_limit())
-    return opened
+def _fault(image: str | Path | bytes, error: Exception) -> str:
+    """Return what a picture that cannot be opened is, or what hinders."""
+    try:
+        head = image[:HEAD_BYTES] if isinstance(image, bytes) else _head_of_file(Path(image))
+    except (OSError, ValueError) as finding:  # ValueError: a name with a null byte
+        return reason(finding) if isinstance(finding, OSError) else "no such file"
+    known = picture_format(head)
+    if known is not None and known not in _decoders():
+        return f"{_article(known)}, which this Pillow cannot decode: update Pillow"
+    if known is not None:
+        return f"{_article(known)} that is broken or cut off"
+    if isinstance(error, OSError) and error.strerror:
+        return reason(error)
+    return why_no_picture(head)
+
+
+def _head_of_file(path: Path) -> bytes:
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise OSError(0, "a folder")
+    if not stat.S_ISREG(mode):
+        raise OSError(0, "neither a file nor a folder")
+    return head_of(path)
+
+
+def _article(name: str | None) -> str:
+    """Return a format with its article."""
+    if name is None:
+        return "a picture"
+    return f"{'an' if name[0] in 'AM' else 'a'} {name} picture"
+
+
+def _require_size(picture: "Picture") -> None:
+    """Refuse pictures without pixels and with too many.
+
+    Raises:
+        UnreadableError: either.
+    """
+    if min(picture.size) < 1:
+        raise UnreadableError(f"no pixels ({picture.width} x {picture.height})")
+    if not within_limit(*picture.size):
+        raise TooManyPixelsError(_beyond_limit())
 
 
 def _beyond_limit() -> str:
@@ -161,21 +262,40 @@ def _beyond_limit() -> str:
     )
 
 
-def _rgb(picture: "Picture", name: str) -> "Picture":
-    if picture.mode.startswith(_WIDE_MODES):
-        logger.warning(
-            "%s: more than 8 bits a pixel (mode %s); values above 255 become white, as in the reference;"
-            " convert it to 8 bits first",
-            name,
-            picture.mode,
-        )
-    return picture.convert("RGB")
+@contextmanager
+def _failures_told(words: str) -> Iterator[None]:
+    """Turn whatever a decoder raises into `words`."""
+    try:
+        yield
+    except EdgeError:
+        raise
+    except MemoryError as error:
+        raise UnreadableError("too large for the memory of this machine") from error
+    except Exception as error:  # as in `read_each`
+        logger.debug("a picture cannot be decoded", exc_info=error)
+        raise UnreadableError(words) from error
 
 
 @cache
 def _pillow() -> Any:
-    """Return `PIL.Image`, its hint on large pictures made the error that it is here."""
+    """Return `PIL.Image` with its hint on large pictures made the error that it is here."""
     from PIL import Image
 
     warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
     return Image
+
+
+@cache
+def _decoders() -> tuple[str, ...]:
+    """Return the formats of `PICTURE_FORMATS` that this Pillow decodes, their plugins loaded."""
+    from PIL import features
+
+    found = []
+    for name, known in PICTURE_FORMATS.items():
+        try:
+            importlib.import_module(f"PIL.{known.plugin}")
+        except ImportError:  # an older Pillow
+            continue
+        if known.feature is None or features.check(known.feature):
+            found.append(name)
+    return tuple(found)

@@ -9,6 +9,8 @@ EdgeError
 ├── BundleError        a bundle that is absent, tampered with or of another version
 ├── BackendError       an inference library that is missing or does not run a graph
 └── InputError         a picture, text or option that no graph can take
+    └── UnreadableError         a picture that cannot be decoded
+        └── TooManyPixelsError  a picture beyond the limit
 """
 
 
@@ -46,3 +48,11 @@ class BackendError(EdgeError):
 
 class InputError(EdgeError):
     """A picture, text or option that no graph can take."""
+
+
+class UnreadableError(InputError):
+    """A picture that cannot be used; says why in words of this project: no path, no message of a library."""
+
+
+class TooManyPixelsError(UnreadableError):
+    """A picture with more pixels than the limit."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from internvl_edge.runtime.decode import Pictures, load_pictures, within_limit
+from internvl_edge.runtime.decode import Pictures, listed, load_pictures, name_in, within_limit
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.stages import DECODE_IMAGE, PREPROCESS, UNMEASURED, Stages
 
@@ -28,15 +28,21 @@ def preprocess(
     pixel off. What becomes of alpha, orientation and wide modes: `decode`.
 
     Raises:
-        InputError: pictures that cannot be read, all of them named; one too narrow to scale; an unknown geometry.
+        InputError: pictures that cannot be read, or are too narrow to scale, all of them named; an unknown geometry.
     """
     require_geometry(geometry)
     with stages.stage(DECODE_IMAGE):
         pictures = load_pictures(images)
     with stages.stage(PREPROCESS):
         values = np.empty((len(pictures), 3, image_size, image_size), np.float32)
-        for picture, row in zip(pictures, values, strict=True):
-            place(picture, geometry, row)
+        findings = []
+        for index, (picture, row) in enumerate(zip(pictures, values, strict=True)):
+            try:
+                place(picture, geometry, row)
+            except InputError as error:
+                findings.append((name_in(images, index), str(error)))
+    if findings:
+        raise InputError(f"pictures that cannot be scaled: {listed(findings)}")
     return values
 
 
@@ -85,8 +91,8 @@ def _short_side(picture: "Picture", size: int) -> "Picture":
     scaled = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
     if not within_limit(*scaled):
         raise InputError(
-            f"picture of {width} x {height} pixels: {scaled[0]} x {scaled[1]} with its short side at {size}, more than"
-            " the limit; crop it"
+            f"{width} x {height} pixels would be {scaled[0]} x {scaled[1]} with the short side at {size}, more than the"
+            " limit; crop it"
         )
     return _resize(picture, *scaled)
 

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from internvl_edge.runtime.decode import Pictures, decode, reason, within_limit
-from internvl_edge.runtime.errors import BackendError, BundleError, InputError
+from internvl_edge.runtime.decode import Pictures, decode, opened, reason, within_limit
+from internvl_edge.runtime.errors import BackendError, BundleError, InputError, UnreadableError
 from internvl_edge.runtime.features import similarity_logits
-from internvl_edge.runtime.pipeline.sources import SUFFIXES
+from internvl_edge.runtime.inputs.formats import is_picture_name
+from internvl_edge.runtime.inputs.names import printable
+from internvl_edge.runtime.inputs.sniff import head_of, picture_format
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -81,10 +83,10 @@ def sample_video(source: Path, frames: int = DEFAULT_FRAMES) -> "list[Picture]":
     if not source.exists():
         raise InputError(f"{source}: no such file; give a video, an animation or a folder of frames")
     try:
-        picture = _animation(source)
-    except Exception as error:  # Pillow's decoders raise whatever the parser of their format does
-        if reason(error) != "not a picture":
-            raise InputError(f"{source}: {reason(error)}; give a video that is whole") from error
+        picture = opened(source)
+    except UnreadableError as error:
+        if _is_picture(source):
+            raise InputError(f"{printable(source)}: {error}; give a video that is whole") from error
         return _of_container(source, frames)
     with picture:
         wanted = _indices(source, getattr(picture, "n_frames", 1), frames)
@@ -92,7 +94,7 @@ def sample_video(source: Path, frames: int = DEFAULT_FRAMES) -> "list[Picture]":
 
 
 def _of_folder(source: Path, frames: int) -> "list[Picture]":
-    paths = sorted(path for path in source.iterdir() if path.suffix.lower() in SUFFIXES)
+    paths = sorted(path for path in source.iterdir() if is_picture_name(path.name) and not path.name.startswith("."))
     taken = [paths[index] for index in _indices(source, len(paths), frames)]
     try:
         return [decode(path) for path in taken]
@@ -100,13 +102,11 @@ def _of_folder(source: Path, frames: int) -> "list[Picture]":
         raise InputError(f"{source}: a frame cannot be read ({reason(error)}); repair it") from error
 
 
-def _animation(source: Path) -> "Picture":
-    from PIL import Image
-
-    picture = Image.open(source)
-    if not within_limit(*picture.size):
-        raise ValueError(f"{picture.width} x {picture.height} pixels are more than the limit")
-    return picture
+def _is_picture(source: Path) -> bool:
+    try:
+        return picture_format(head_of(source)) is not None
+    except OSError as error:
+        raise InputError(f"{printable(source)}: {reason(error)}; give a video that can be read") from error
 
 
 def _frame(source: Path, picture: "Picture", index: int) -> "Picture":

@@ -5,27 +5,13 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
-from internvl_edge.runtime.decode import decode, reason
+from internvl_edge.runtime.decode import Readable, decode, reason
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.preprocess import Geometry, place, require_geometry
 from internvl_edge.runtime.stages import DECODE_IMAGE, PREPROCESS, UNMEASURED, Stages
-
-
-class Readable(Protocol):
-    """A picture that is read when its turn comes."""
-
-    @property
-    def name(self) -> str:
-        """Return what it is called in findings."""
-        ...
-
-    def content(self) -> object:
-        """Return what `decode` takes."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,9 +12,9 @@ from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+from internvl_edge.runtime.decode import Readable
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.pipeline.arrow import pyarrow_parquet
-from internvl_edge.runtime.pipeline.batches import Readable
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 """What counts as a picture inside a folder; a listed file may be called anything."""

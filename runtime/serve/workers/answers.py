@@ -1,6 +1,5 @@
 """What a worker's model answers to a batch: pictures decoded in threads, parts joined, computed and cut again."""
 
-import io
 import logging
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from internvl_edge.runtime.decode import decode, limit_pixels, reason
-from internvl_edge.runtime.errors import BackendError, BundleError, EdgeError, InputError
+from internvl_edge.runtime.errors import BackendError, BundleError, EdgeError, InputError, TooManyPixelsError
 from internvl_edge.runtime.features import CLASSIFICATION_SCALE, directed, softmax, unit
 from internvl_edge.runtime.model import DEFAULT_PROMPT, DEFAULT_TEMPLATES, InternVL
 from internvl_edge.runtime.preprocess import Geometry, place
@@ -159,8 +158,10 @@ class Answers:
         size = self._model.info.image_size
         values = np.empty((3, size, size), np.float32)
         with stages.stage(DECODE_IMAGE):
-            _require_few_pixels(content, self._options.max_pixels)
-            picture = decode(content)
+            try:
+                picture = decode(content)
+            except TooManyPixelsError as error:
+                raise TooLargeError(f"more than {self._options.max_pixels} pixels") from error
         with stages.stage(PREPROCESS):
             place(picture, _GEOMETRY[task], values)
         return values
@@ -183,18 +184,6 @@ def _read(job: Job, pictures: "list[Future[np.ndarray]]") -> Arrays | RefusalErr
         return TooLargeError(f"{job.model}: image has {errors[0]}")
     why = reason(errors[0]) if isinstance(errors[0], Exception) else type(errors[0]).__name__
     return BadRequestError(f"{job.model}: image cannot be read ({why})")
-
-
-def _require_few_pixels(content: bytes, limit: int) -> None:
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(content)) as opened:
-            pixels = opened.width * opened.height
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        pixels = limit + 1
-    if pixels > limit:
-        raise TooLargeError(f"more than {limit} pixels")
 
 
 def _joined(parts: Sequence[Arrays]) -> Arrays:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.errors import InputError, UnreadableError
 from internvl_edge.runtime.pipeline.batches import Batch, BatchOptions, batches
 from internvl_edge.runtime.pipeline.sources import PictureFile
 from internvl_edge.runtime.preprocess import preprocess
@@ -32,7 +32,7 @@ class Grey:
     def content(self) -> np.ndarray:
         time.sleep(self.seconds)
         if self.grey < 0:
-            raise ValueError(f"no picture {self.grey}")
+            raise UnreadableError(f"no picture {self.grey}")
         return np.full((2, 2, 3), self.grey, np.uint8)
 
 

@@ -109,7 +109,7 @@ def test_all_unreadable_pictures_are_named(tmp_path: Path, rng: np.random.Genera
     assert f"{tmp_path} (" in message
     assert "int (int is no picture)" in message
     assert "float64 [4, 4, 3] instead of uint8" in message
-    assert message.endswith("give PNG, JPEG or another format that Pillow reads")
+    assert message.endswith("give PNG, JPEG or another format of docs/inputs.md")
 
 
 def test_a_decompression_bomb_is_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,3 +150,15 @@ def test_damaged_bytes_are_read_or_refused(
     except InputError:
         return  # told, as it should be; every other exception fails the test
     assert values.shape == (1, 3, 4, 4)
+
+
+def test_every_picture_too_narrow_to_scale_is_named(tmp_path: Path) -> None:
+    for name, size in (("a", (70, 70)), ("strip", (200_000, 1)), ("pole", (1, 200_000))):
+        Image.new("L", size).save(tmp_path / f"{name}.png")
+    with pytest.raises(
+        InputError, match=r"cannot be scaled: \S+strip.png \(200000 x 1 .*; crop it\), \S+pole.png"
+    ) as e:
+        preprocess([tmp_path / f"{name}.png" for name in ("a", "strip", "pole")], 56, "crop")
+    assert "a.png" not in str(e.value)
+    with pytest.raises(InputError, match=r"picture 1, bytes \(1 x 200000 pixels"):
+        preprocess([png(), (tmp_path / "pole.png").read_bytes()], 56, "clip")

@@ -1,0 +1,33 @@
+"""Names of files as text that every reader takes: what is written to records, tables and messages."""
+
+import os
+import re
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def printable(name: "str | os.PathLike[str]") -> str:
+    r"""Return a name as valid Unicode; of one that is no UTF-8, the bytes in question are written as ``\xe9``.
+
+    Python holds such bytes as lone surrogates, which many readers of JSON, Parquet and terminals refuse.
+    """
+    text = os.fspath(name)
+    try:
+        content = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a pair that no file name can hold
+        content = text.encode("utf-8", "surrogatepass")
+    return content.decode("utf-8", "backslashreplace")
+
+
+def in_one_line(name: "str | os.PathLike[str]") -> str:
+    r"""Return a name for a message: `printable`, its line breaks and control characters written as ``\n``, ``\x07``."""
+    return _CONTROL.sub(lambda found: repr(found.group())[1:-1], printable(name))
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text has no lone surrogate, so that it can be tokenized and written."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
