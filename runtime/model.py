@@ -14,6 +14,7 @@ from internvl_edge.runtime.backends.array_cache import open_cache
 from internvl_edge.runtime.backends.session import KeyValueCache, Opener, RowLimit
 from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.captions import CaptionPiece, growing_captions
+from internvl_edge.runtime.declared import arrays_as_declared
 from internvl_edge.runtime.decode import Pictures, check_pictures, picture_count
 from internvl_edge.runtime.errors import BundleError, InputError
 from internvl_edge.runtime.features import (
@@ -131,7 +132,7 @@ class InternVL:
         self._bundle.require("text")
         ids = self._ids(texts, TEXT_PREFIX)
         parts = self._parts(ids, self._rows("text"))
-        return _stacked([self.run_graph("text", {"input_ids": part})["text_embeds"] for part in parts])
+        return _stacked([self._run("text", {"input_ids": part})["text_embeds"] for part in parts])
 
     def encode_video(self, frames: Images, mode: Mode = "c") -> np.ndarray:
         """Return the raw feature ``[D]`` of a video: the mean of its frames' raw features."""
@@ -247,7 +248,7 @@ class InternVL:
         self._require_readable(images)
         size = self._rows("vision", "itm")
         logits = [
-            self.run_graph("itm", {"vision_states": self._vision_states(pixels), "input_ids": rows})["itm_logits"]
+            self._run("itm", {"vision_states": self._vision_states(pixels), "input_ids": rows})["itm_logits"]
             for pixels, rows in zip(self._batches(images, "squash", size), self._parts(ids, size), strict=True)
         ]
         return require_finite(_stacked(logits), "pairs")
@@ -260,16 +261,24 @@ class InternVL:
         """Return the ids ``[T, L]`` that `encode_text` takes."""
         return self._encoded(texts, TEXT_PREFIX)
 
-    def run_graph(self, graph: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run one graph: named arrays in, named arrays out.
+    def run_graph(
+        self, graph: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Run one graph: named arrays in, the named outputs (default: all) out.
+
+        Arrays have the types that the manifest declares, also where a backend computes in wider ones: floats and
+        integers of another width are cast on the way in. bfloat16, which NumPy lacks, is fp32 rounded to it.
 
         Raises:
             BundleError: the bundle has no such graph.
             InputError: arrays that the graph does not take.
         """
-        outputs = self.session(graph).run(inputs, stages=self.stages)
-        self._outputs.watch(graph, outputs)
-        return outputs
+        session = self.session(graph)
+        declared = self._bundle.manifest.graphs[graph]
+        given = session.run(arrays_as_declared(inputs, declared.inputs), outputs, self.stages)
+        results = arrays_as_declared(given, declared.outputs)
+        self._outputs.watch(graph, results)
+        return results
 
     def session(self, graph: str) -> Session:
         """Return the opened graph.
@@ -303,6 +312,12 @@ class InternVL:
         with closing(self._open_cache(query, prompt_ids, config)) as cache:
             return generate(cache, self._held(), prompt_ids, config, self.stages).ids
 
+    def _run(self, graph: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run one of several graphs in a row: what is handed on keeps the width that the backend computes in."""
+        outputs = self.session(graph).run(inputs, stages=self.stages)
+        self._outputs.watch(graph, outputs)
+        return outputs
+
     def _opened(self, graph: str) -> Session:
         if isinstance(self._backend, str):
             return open_session(self._backend, self._bundle, graph, self.options)
@@ -317,17 +332,17 @@ class InternVL:
         return _stacked([self._batch_features(pixels, mode) for pixels in self._batches(images, geometry, rows)])
 
     def _batch_features(self, pixels: np.ndarray, mode: Mode) -> np.ndarray:
-        vision = self.run_graph("vision", {"pixel_values": pixels})
+        vision = self._run("vision", {"pixel_values": pixels})
         pooled = self._required(vision.get("image_embeds"), "image embedding")
         if mode == "c":
             return pooled
-        query = self.run_graph("query", {"vision_states": vision["vision_states"]})
+        query = self._run("query", {"vision_states": vision["vision_states"]})
         with self.stages.stage(POSTPROCESS):
             features: np.ndarray = unit(pooled) + unit(query["query_embeds"])
             return features
 
     def _vision_states(self, pixels: np.ndarray) -> np.ndarray:
-        return self.run_graph("vision", {"pixel_values": pixels})["vision_states"]
+        return self._run("vision", {"pixel_values": pixels})["vision_states"]
 
     def _generate_batch(self, pixels: np.ndarray, prompts: np.ndarray, config: GenerationConfig) -> np.ndarray:
         return self.continue_from(self._query(pixels), prompts, config)
@@ -343,7 +358,7 @@ class InternVL:
             first += len(prompt)
 
     def _query(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
-        return self.run_graph("query", {"vision_states": self._vision_states(pixels)})
+        return self._run("query", {"vision_states": self._vision_states(pixels)})
 
     def _open_cache(
         self, query: Mapping[str, np.ndarray], prompts: np.ndarray, config: GenerationConfig

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from internvl_edge.runtime.declared import BFLOAT16
+from internvl_edge.runtime.errors import BundleError
 from internvl_edge.runtime.model import InternVL
 from internvl_edge.runtime.package.folders import new_folder
 from internvl_edge.runtime.package.graphs import write_graphs
@@ -19,5 +21,22 @@ def write_repository(bundle: Path, output: Path, options: RepositoryOptions) -> 
         InputError: `output` is there, cannot be written, or a sample cannot be read.
     """
     model = InternVL.open(bundle)
+    _require_numpy_types(model)
     with new_folder(output) as folder:
         return [*write_graphs(model, folder, options), *write_tasks(model, folder, options)]
+
+
+def _require_numpy_types(model: InternVL) -> None:
+    """Check that Triton's Python backend, which hands tensors on as NumPy arrays, has every type."""
+    bundle = model.bundle
+    found = [
+        f"{graph} {spec.name}"
+        for graph, info in bundle.manifest.graphs.items()
+        for spec in (*info.inputs, *info.outputs)
+        if spec.dtype == BFLOAT16
+    ]
+    if found:
+        raise BundleError(
+            f"{bundle.path}: Triton's Python backend has no bfloat16 ({', '.join(found)}); export with --dtype fp16"
+            " or fp32"
+        )

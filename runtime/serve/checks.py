@@ -13,6 +13,7 @@ from internvl_edge.runtime.serve.signature import DATATYPES, Tensor
 
 _SHOWN = 80
 """Characters of a client's own words that an answer repeats."""
+_DATATYPES = {dtype: name for name, dtype in DATATYPES.items()}
 _NAMED = 5
 """Findings that one answer names."""
 
@@ -57,7 +58,7 @@ def _tensors(request: Request, served: Served) -> Iterator[str]:
 
 def _misfits(tensor: Tensor, values: np.ndarray) -> Iterator[str]:
     if values.dtype != DATATYPES[tensor.datatype]:
-        yield f"{tensor.name} is {values.dtype} instead of {tensor.datatype}"
+        yield f"{tensor.name} is {_DATATYPES.get(values.dtype, values.dtype)} instead of {tensor.datatype}"
     elif values.dtype == np.object_ and not all(type(value) is bytes for value in values.flat):
         yield f"{tensor.name} holds other values than BYTES"
     if len(values.shape) != len(tensor.shape) or any(

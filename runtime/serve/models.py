@@ -10,7 +10,7 @@ from internvl_edge.runtime.errors import BundleError
 from internvl_edge.runtime.manifest import GraphInfo, Manifest
 from internvl_edge.runtime.serve.requests import Parameter, Request
 from internvl_edge.runtime.serve.scheduling.ticket import Key
-from internvl_edge.runtime.serve.signature import DATATYPES, Signature, Tensor
+from internvl_edge.runtime.serve.signature import DECLARED, Signature, Tensor
 
 ENCODE_IMAGE, ENCODE_TEXT, CLASSIFY, CAPTION = "encode_image", "encode_text", "classify", "caption"
 
@@ -18,7 +18,6 @@ _IMAGE = Tensor(name="image", datatype="BYTES", shape=(-1,))
 _MODE = "c (InternVL-C) or g (InternVL-G)"
 _TEXT_CLASSES = (32, 64, 128)
 """Bytes of texts that go together: rows of a batch are as long as its longest, and of more bytes most are cut."""
-_DATATYPE_NAMES = {str(dtype): name for name, dtype in DATATYPES.items()}
 _alone = count(1)
 
 
@@ -198,10 +197,10 @@ def _caption(positions: int) -> Served:
 
 
 def _tensor(name: str, dtype: str, shape: tuple[int | str, ...]) -> Tensor:
-    if dtype not in _DATATYPE_NAMES:
+    if dtype not in DECLARED:
         raise BundleError(f"serve: {name} is {dtype}, which the protocol lacks; export with --dtype fp16 or fp32")
     sizes = tuple(size if isinstance(size, int) else -1 for size in shape)
-    return Tensor(name=name, datatype=_DATATYPE_NAMES[dtype], shape=sizes)
+    return Tensor(name=name, datatype=DECLARED[dtype], shape=sizes)
 
 
 def _row_bucket(name: str, values: np.ndarray) -> Hashable:

@@ -22,7 +22,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_PACKAGES = ("uvloop", "uvicorn", "httptools", "starlette", "orjson", "grpc", "google.protobuf", "prometheus_client")
+_PACKAGES = (
+    "uvloop",
+    "uvicorn",
+    "httptools",
+    "starlette",
+    "orjson",
+    "grpc",
+    "grpc_reflection",
+    "google.protobuf",
+    "prometheus_client",
+)
 _IDLE_S = 30
 """How long a connection is kept between two requests."""
 _BACKLOG = 2048

@@ -13,11 +13,24 @@ DATATYPES: Mapping[str, np.dtype[Any]] = {
     "INT32": np.dtype(np.int32),
     "INT64": np.dtype(np.int64),
     "FP16": np.dtype(np.float16),
+    "BF16": np.dtype(np.uint16),
     "FP32": np.dtype(np.float32),
     "FP64": np.dtype(np.float64),
     "BYTES": np.dtype(np.object_),
 }
-"""The protocol's name of a type -> NumPy's."""
+"""The protocol's name of a type -> NumPy's. It has none for BF16: such a tensor is the 16 bits of each number."""
+DECLARED: Mapping[str, str] = {
+    "bool": "BOOL",
+    "uint8": "UINT8",
+    "int8": "INT8",
+    "int32": "INT32",
+    "int64": "INT64",
+    "float16": "FP16",
+    "bfloat16": "BF16",
+    "float32": "FP32",
+    "float64": "FP64",
+}
+"""The name of a type in a manifest -> the protocol's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

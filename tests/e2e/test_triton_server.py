@@ -8,6 +8,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from tritonclient.utils import InferenceServerException
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.package.options import RepositoryOptions
 from internvl_edge.runtime.package.repository import write_repository
+from tests.unit.runtime.serve.onnx_bundle import NARROW, write_typed_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVER = ROOT / ".triton"
@@ -63,10 +65,16 @@ def free_ports(count: int) -> list[int]:
 @pytest.fixture(scope="module")
 def server(demo_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[triton.InferenceServerClient]:
     """A client of a server that has the demo."""
-    folder = tmp_path_factory.mktemp("triton")
+    with started(demo_bundle, tmp_path_factory.mktemp("triton")) as client:
+        yield client
+
+
+@contextmanager
+def started(bundle: Path, folder: Path) -> Iterator[triton.InferenceServerClient]:
+    """Start a server of a bundle, and give a client of it."""
     known = backends(folder)
     options = RepositoryOptions(platform="runtime", backend="onnxruntime", max_batch=4, task_instances=1)
-    write_repository(demo_bundle, folder / "repository", options)
+    write_repository(bundle, folder / "repository", options)
     let_it_import(folder / "repository", folder / "packages")
     http, grpc, metrics = free_ports(3)
     command = [
@@ -169,3 +177,17 @@ def test_what_cannot_be_answered_is_refused_in_a_sentence(
 ) -> None:
     with pytest.raises(InferenceServerException, match=finding):
         server.infer(task, [strings(name, values) for name, values in inputs.items()])
+
+
+def test_graphs_in_fp16_give_what_their_configuration_says(tmp_path: Path) -> None:
+    values = np.array([[0.1, -7.3, 1000.7, 3e-5]], np.float16)
+    with started(write_typed_bundle(tmp_path / "bundle", "float16"), tmp_path) as client:
+        for graph in NARROW:
+            told = {tensor["name"]: tensor["datatype"] for tensor in client.get_model_metadata(graph)["outputs"]}
+            assert told == {"states": "FP16", "third": "FP32"}
+            tensor = triton.InferInput("x", [1, 4], "FP16")
+            tensor.set_data_from_numpy(values)
+            answer = client.infer(graph, [tensor])
+            third = values.astype(np.float32) / np.float32(3)
+            np.testing.assert_array_equal(answer.as_numpy("states"), third.astype(np.float16))
+            np.testing.assert_array_equal(answer.as_numpy("third"), third)

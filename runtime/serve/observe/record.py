@@ -21,6 +21,10 @@ class Record:
         """The same for requests that got no answer."""
         self.stages: defaultdict[tuple[str, str], Histogram] = defaultdict(Histogram)
         """(model, stage)"""
+        self.request_seconds: defaultdict[tuple[str, str], float] = defaultdict(float)
+        """(model, stage) -> time of the stage, once for each request that it served."""
+        self.last_answer_ms: dict[str, int] = {}
+        """When the last request was answered, since 1970, by model."""
         self.batches: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(ROWS))
         self.refusals: Counter[tuple[str, str]] = Counter()
         """(model, name of the refusal)"""
@@ -47,7 +51,10 @@ class Record:
         if exchange.taken:
             figures = self.failed if exchange.refusal else self.latency
             figures[exchange.model].add(exchange.seconds)
-            self.rows[exchange.model] += 0 if exchange.refusal else exchange.rows
+            if not exchange.refusal:
+                self.rows[exchange.model] += exchange.rows
+                now_ms = time.time_ns() // 1_000_000
+                self.last_answer_ms[exchange.model] = max(now_ms, self.last_answer_ms.get(exchange.model, 0))
 
     def accepted(self, model: str) -> None:
         """A request was taken into the queue."""
@@ -68,6 +75,7 @@ class Record:
     def stage(self, model: str, stage: str, seconds: float, traces: Sequence[str] = ()) -> None:
         """A stage of a request or batch took so long."""
         self.stages[model, stage].add(seconds)
+        self.request_seconds[model, stage] += seconds * max(len(traces), 1)
 
     def cache(self, hit: bool) -> None:
         """A picture was looked up by its content."""

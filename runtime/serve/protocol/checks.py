@@ -1,7 +1,8 @@
 """What the protocols themselves demand of a request; whether it fits its model is for the engine to say."""
 
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from internvl_edge.runtime.serve.refusals import BadRequestError, UnknownModelError
@@ -45,6 +46,18 @@ def tensor_shape(name: str, datatype: Any, shape: Any) -> tuple[int, ...]:
     if not fits or not all(type(size) is int and 0 <= size < 1 << 31 for size in shape):
         raise BadRequestError(f"input {quoted(name)}: shape {quoted(shape)} is no list of sizes")
     return tuple(shape)
+
+
+def output_names(names: Iterable[str]) -> tuple[str, ...] | None:
+    """Return the outputs that a request names; None, that is all, where it names none.
+
+    Raises:
+        BadRequestError: one is named twice, and would be given once.
+    """
+    wanted = tuple(names)
+    if twice := sorted(name for name, count in Counter(wanted).items() if count > 1):
+        raise BadRequestError(f"output {', '.join(map(quoted, twice))}: is asked for twice")
+    return wanted or None
 
 
 def model_parameters(signature: Signature, parameters: Mapping[str, Any]) -> dict[str, Parameter]:

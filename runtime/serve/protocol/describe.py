@@ -65,27 +65,33 @@ def model_config(signature: Signature, max_batch: int) -> dict[str, Any]:
 
 
 def model_statistics(record: Record, signature: Signature) -> dict[str, Any]:
-    """Return a model's counts and times as Triton's statistics have them."""
+    """Return a model's counts and times as Triton's statistics have them: sums since the start, which never fall.
+
+    As in Triton, each request of a batch is given the whole time of the batch.
+    """
     name = signature.name
     batches = record.batches.get(name)
     answered, failed = (times.get(name, Histogram()) for times in (record.latency, record.failed))
     return {
         "name": name,
         "version": VERSION,
+        "last_inference": record.last_answer_ms.get(name, 0),
         "inference_count": record.rows[name],
         "execution_count": batches.count if batches else 0,
         "inference_stats": {
             "success": _duration(answered.count, answered.sum),
             "fail": _duration(failed.count, failed.sum),
-            **{part: _duration(answered.count, _mean_s(record, name, part) * answered.count) for part in _PARTS},
+            **{part: _duration(answered.count, _request_s(record, name, part)) for part in _PARTS},
             "cache_hit": _duration(0, 0.0),
             "cache_miss": _duration(0, 0.0),
         },
     }
 
 
-def repository_index(names: list[str], ready: bool) -> list[dict[str, str]]:
-    """Return every model with its state."""
+def repository_index(names: list[str], ready: bool, only_ready: bool = False) -> list[dict[str, str]]:
+    """Return every model with its state; `only_ready` leaves out what is not."""
+    if only_ready and not ready:
+        return []
     state = "READY" if ready else "UNAVAILABLE"
     return [{"name": name, "version": VERSION, "state": state, "reason": ""} for name in names]
 
@@ -99,10 +105,8 @@ def _configured(tensor: Tensor, joined: bool) -> dict[str, Any]:
     return {"name": tensor.name, "data_type": datatype, "dims": list(tensor.shape[joined:])}
 
 
-def _mean_s(record: Record, model: str, part: str) -> float:
-    """Return the time of a part: Triton counts a batch's times for each of its requests."""
-    stages = [record.stages[model, stage] for stage in _PARTS[part] if (model, stage) in record.stages]
-    return sum(times.sum / times.count for times in stages)
+def _request_s(record: Record, model: str, part: str) -> float:
+    return sum(record.request_seconds.get((model, stage), 0.0) for stage in _PARTS[part])
 
 
 def _duration(count: int, seconds: float) -> dict[str, int]:

@@ -30,8 +30,14 @@ def array_from_raw(name: str, datatype: str, shape: tuple[int, ...], raw: "bytes
     return values.reshape(shape)
 
 
-def raw_from_array(array: np.ndarray) -> bytes:
-    """Return the bytes of `array`."""
+def raw_from_array(array: np.ndarray, datatype: str) -> bytes:
+    """Return the bytes of an output; one of another type than it is called would be misread.
+
+    Raises:
+        TypeError: it is of another type.
+    """
+    if array.dtype != DATATYPES[datatype]:
+        raise TypeError(f"an output is {array.dtype} instead of {datatype}")
     if array.dtype == np.object_:
         return b"".join(part for value in array.flat for part in (_LENGTH.pack(len(value)), value))
     return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()

@@ -51,6 +51,11 @@ class Service:
         """Return whether a request would be taken up at once."""
         return self.engine.ready and not self._draining
 
+    @property
+    def draining(self) -> bool:
+        """Return whether the server stops."""
+        return self._draining
+
     def drain(self) -> None:
         """Take no new requests; those that were taken finish."""
         self._draining = True

@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from internvl_edge.runtime.declared import bfloat16_bits, bfloat16_from_bits, rounded_to_bfloat16
 from internvl_edge.runtime.serve.protocol.checks import quoted
 from internvl_edge.runtime.serve.protocol.raw import object_array
 from internvl_edge.runtime.serve.refusals import BadRequestError
 from internvl_edge.runtime.serve.signature import DATATYPES
+
+_FLOATS = ("FP16", "BF16", "FP32", "FP64")
 
 
 def array_from_list(name: str, datatype: str, shape: tuple[int, ...], data: Any, encoded: bool = False) -> np.ndarray:
@@ -28,19 +31,24 @@ def array_from_list(name: str, datatype: str, shape: tuple[int, ...], data: Any,
         if kinds - {str}:
             raise BadRequestError(f"input {quoted(name)}: BYTES in JSON are strings")
         return object_array([_bytes(name, text, encoded) for text in flat], shape)
-    allowed = {bool} if datatype == "BOOL" else {int, float} if datatype.startswith("FP") else {int}
+    allowed = {bool} if datatype == "BOOL" else {int, float} if datatype in _FLOATS else {int}
     if kinds - allowed:
         wanted = "true or false" if datatype == "BOOL" else "numbers" if float in allowed else "whole numbers"
         raise BadRequestError(f"input {quoted(name)}: {datatype} in JSON are {wanted}")
     return _numbers(name, datatype, flat).reshape(shape)
 
 
-def flattened(name: str, array: np.ndarray) -> list[str] | np.ndarray:
+def flattened(name: str, datatype: str, array: np.ndarray) -> list[str] | np.ndarray:
     """Return the elements of output `name`, strings as text.
 
     Raises:
         BadRequestError: it holds bytes that are no text, or numbers that are none.
+        TypeError: it is of another type than it is called.
     """
+    if array.dtype != DATATYPES[datatype]:
+        raise TypeError(f"output {name} is {array.dtype} instead of {datatype}")
+    if datatype == "BF16":
+        array = bfloat16_from_bits(array)
     if array.dtype == np.object_:
         try:
             return [value.decode() for value in array.flat]
@@ -71,6 +79,11 @@ def _bytes(name: str, text: str, encoded: bool) -> bytes:
 
 
 def _numbers(name: str, datatype: str, flat: list[Any]) -> np.ndarray:
+    if datatype == "BF16":
+        rounded = rounded_to_bfloat16(_numbers(name, "FP32", flat))
+        if not np.isfinite(rounded).all():
+            raise BadRequestError(f"input {quoted(name)}: a number is beyond BF16")
+        return bfloat16_bits(rounded)
     dtype = DATATYPES[datatype]
     try:
         wide = np.array(flat, np.float64 if dtype.kind == "f" else np.bool_ if dtype.kind == "b" else np.int64)

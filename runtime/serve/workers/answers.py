@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from internvl_edge.runtime.declared import arrays_from_bits, arrays_with_bits
 from internvl_edge.runtime.decode import decode, limit_pixels, reason
 from internvl_edge.runtime.errors import BackendError, BundleError, EdgeError, InputError, TooManyPixelsError
 from internvl_edge.runtime.features import CLASSIFICATION_SCALE, directed, softmax, unit
@@ -114,7 +115,9 @@ class Answers:
     def _outputs(self, job: Job, inputs: Arrays) -> dict[str, np.ndarray]:
         task = _TASKS.get(job.model)
         if task is None:
-            return self._model.session(job.model).run(inputs, job.outputs, self._model.stages)
+            graph = self._model.bundle.manifest.graphs[job.model]
+            outputs = self._model.run_graph(job.model, arrays_from_bits(inputs, graph.inputs), job.outputs)
+            return arrays_with_bits(outputs, graph.outputs)
         return task(self, job, inputs)
 
     def _encode_image(self, job: Job, inputs: Arrays) -> dict[str, np.ndarray]:

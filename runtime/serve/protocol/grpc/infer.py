@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from internvl_edge.runtime.serve.protocol.checks import VERSION, quoted, tensor_shape
+from internvl_edge.runtime.serve.protocol.checks import VERSION, output_names, quoted, tensor_shape
 from internvl_edge.runtime.serve.protocol.grpc.messages import message
 from internvl_edge.runtime.serve.protocol.raw import array_from_raw, object_array, raw_from_array
 from internvl_edge.runtime.serve.refusals import BadRequestError
@@ -23,7 +23,10 @@ _FIELDS = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
-"""Datatype -> the list that holds its elements where they are not raw; FP16 has none."""
+"""Datatype -> the list that holds its elements where they are not raw; FP16 and BF16 have none."""
+
+
+_SIZE = "binary_data_size"
 
 
 def parameters_of(entries: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,8 +47,7 @@ def inputs_of(request: Any) -> dict[str, np.ndarray]:
     for index, tensor in enumerate(request.inputs):
         if tensor.name in inputs:
             raise BadRequestError(f"input {quoted(tensor.name)}: is given twice")
-        if tensor.parameters:
-            raise BadRequestError(f"input {quoted(tensor.name)}: parameters and shared memory are not offered")
+        _require_size(tensor, len(raws[index]) if raws else None)
         shape = tensor_shape(tensor.name, tensor.datatype, list(tensor.shape))
         if raws and tensor.HasField("contents"):
             raise BadRequestError(f"input {quoted(tensor.name)}: has contents beside raw_input_contents")
@@ -57,6 +59,24 @@ def inputs_of(request: Any) -> dict[str, np.ndarray]:
     return inputs
 
 
+def _require_size(tensor: Any, raw_bytes: int | None) -> None:
+    """Check the parameters of an input: KServe's SDK says how many bytes it sent, which adds nothing.
+
+    Raises:
+        BadRequestError: the number is another one, or there are other parameters.
+    """
+    parameters = parameters_of(tensor.parameters)
+    size = parameters.pop(_SIZE, None)
+    if parameters:
+        listed = ", ".join(map(quoted, parameters))
+        raise BadRequestError(
+            f"input {quoted(tensor.name)}: parameter {listed} is not known; shared memory is not offered"
+        )
+    if size is not None and (type(size) is not int or size != raw_bytes):
+        found = "none in raw_input_contents" if raw_bytes is None else str(raw_bytes)
+        raise BadRequestError(f"input {quoted(tensor.name)}: {_SIZE} is {quoted(size)}, the bytes are {found}")
+
+
 def outputs_of(request: Any) -> tuple[str, ...] | None:
     """Return the names of the outputs that a request wants; None: all.
 
@@ -66,7 +86,7 @@ def outputs_of(request: Any) -> tuple[str, ...] | None:
     for output in request.outputs:
         if set(output.parameters) - {"binary_data"}:
             raise BadRequestError(f"output {quoted(output.name)}: classification and shared memory are not offered")
-    return tuple(output.name for output in request.outputs) or None
+    return output_names(output.name for output in request.outputs)
 
 
 def response_message(signature: Signature, request_id: str, response: Response, *, part: bool = False) -> Any:
@@ -77,7 +97,7 @@ def response_message(signature: Signature, request_id: str, response: Response, 
     for tensor in _given(signature, response):
         array = response.outputs[tensor.name]
         content.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=array.shape)
-        content.raw_output_contents.append(raw_from_array(array))
+        content.raw_output_contents.append(raw_from_array(array, tensor.datatype))
     return content
 
 

@@ -5,7 +5,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from internvl_edge.runtime.errors import InputError
-from internvl_edge.runtime.serve.protocol.grpc.messages import SERVICE
+from internvl_edge.runtime.serve.protocol.grpc.health import Health
+from internvl_edge.runtime.serve.protocol.grpc.messages import HEALTH_SERVICE, SERVICE, descriptors
 from internvl_edge.runtime.serve.protocol.grpc.servicer import STREAM, UNARY, Servicer
 from internvl_edge.runtime.serve.protocol.service import Service
 
@@ -19,6 +20,7 @@ _CALLS = 4096
 def grpc_server(service: Service) -> "Server":
     """Return a server of the protocol that has no port yet."""
     import grpc
+    from grpc_reflection.v1alpha import reflection
 
     options = [
         ("grpc.max_receive_message_length", service.options.body_bytes),
@@ -32,7 +34,19 @@ def grpc_server(service: Service) -> "Server":
     servicer = Servicer(service)
     handlers = {name: grpc.unary_unary_rpc_method_handler(_unary(servicer, name), None, _serialized) for name in UNARY}
     handlers[STREAM] = grpc.stream_stream_rpc_method_handler(servicer.stream, None, _serialized)
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+    health = Health(service)
+    checks = {
+        "Check": grpc.unary_unary_rpc_method_handler(health.check, None, _serialized),
+        "Watch": grpc.unary_stream_rpc_method_handler(health.watch, None, _serialized),
+    }
+    server.add_generic_rpc_handlers(
+        (
+            grpc.method_handlers_generic_handler(SERVICE, handlers),
+            grpc.method_handlers_generic_handler(HEALTH_SERVICE, checks),
+        )
+    )
+    names = (SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server, pool=descriptors())
     return server
 
 

@@ -3,15 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from internvl_edge.runtime.serve.observe.exchange import Exchange
 from internvl_edge.runtime.serve.protocol import describe
 from internvl_edge.runtime.serve.protocol.checks import deadline_of, model_parameters, request_id
 from internvl_edge.runtime.serve.protocol.grpc.infer import inputs_of, outputs_of, parameters_of, response_message
+from internvl_edge.runtime.serve.protocol.grpc.management import MANAGED
 from internvl_edge.runtime.serve.protocol.grpc.messages import message
 from internvl_edge.runtime.serve.protocol.service import Service, refusal_of
-from internvl_edge.runtime.serve.refusals import BadRequestError, RefusalError
+from internvl_edge.runtime.serve.refusals import BadRequestError, RefusalError, UnavailableError, UnknownModelError
 from internvl_edge.runtime.serve.requests import Request, Response
 from internvl_edge.runtime.serve.signature import Signature
 
@@ -131,7 +133,10 @@ class Servicer:
         return message("ServerReadyResponse")(ready=self.service.ready)
 
     async def _model_ready(self, asked: Any, exchange: Exchange, remaining_s: float | None) -> Any:
-        self.service.model(exchange, asked.name, asked.version)
+        try:
+            self.service.model(exchange, asked.name, asked.version)
+        except (UnknownModelError, UnavailableError):  # as in Triton: not ready, and no error
+            return message("ModelReadyResponse")(ready=False)
         return message("ModelReadyResponse")(ready=self.service.ready)
 
     async def _server(self, asked: Any, exchange: Exchange, remaining_s: float | None) -> Any:
@@ -153,12 +158,18 @@ class Servicer:
         return _filled("ModelStatisticsResponse", {"model_stats": statistics})
 
     async def _index(self, asked: Any, exchange: Exchange, remaining_s: float | None) -> Any:
-        models = describe.repository_index(list(self.service.engine.signatures), self.service.ready)
+        models = describe.repository_index(list(self.service.engine.signatures), self.service.ready, asked.ready)
         return _filled("RepositoryIndexResponse", {"models": models})
 
     async def _infer(self, asked: Any, exchange: Exchange, remaining_s: float | None) -> Any:
         signature, request = self._request(asked, exchange, remaining_s)
         return response_message(signature, request.id, await self.service.infer(exchange, request))
+
+
+async def _managed(name: str, servicer: Servicer, asked: Any, exchange: Exchange, remaining_s: float | None) -> Any:
+    if getattr(asked, "model_name", "") and name == "TraceSetting":
+        servicer.service.model(exchange, asked.model_name)
+    return MANAGED[name](asked)
 
 
 UNARY: dict[str, tuple[str, Answerer]] = {
@@ -171,6 +182,7 @@ UNARY: dict[str, tuple[str, Answerer]] = {
     "ModelStatistics": ("ModelStatisticsRequest", Servicer._statistics),
     "RepositoryIndex": ("RepositoryIndexRequest", Servicer._index),
     "ModelInfer": ("ModelInferRequest", Servicer._infer),
+    **{name: (f"{name}Request", partial(_managed, name)) for name in MANAGED},
 }
 """Name of a call -> its request and what answers it."""
 STREAM = "ModelStreamInfer"

@@ -2,10 +2,12 @@
 
 import json
 import zlib
+from collections import Counter
 from typing import Any
 
 from starlette.requests import Request
 
+from internvl_edge.runtime.serve.protocol.checks import quoted
 from internvl_edge.runtime.serve.protocol.http.presence import ClientGoneError
 from internvl_edge.runtime.serve.refusals import BadRequestError, OverloadedError, TooLargeError
 
@@ -111,7 +113,7 @@ def json_object(raw: "bytes | memoryview", limit: int) -> dict[str, Any]:
     if len(raw) > limit:
         raise TooLargeError(f"the JSON is larger than {limit} bytes; send tensors as binary data")
     try:
-        content = json.loads(bytes(raw), parse_constant=_no_number)
+        content = json.loads(bytes(raw), parse_constant=_no_number, object_pairs_hook=_unique)
     except RecursionError as error:
         raise BadRequestError("the JSON is nested too deeply") from error
     except UnicodeDecodeError as error:
@@ -120,6 +122,15 @@ def json_object(raw: "bytes | memoryview", limit: int) -> dict[str, Any]:
         raise BadRequestError(f"the body is no JSON: {error}") from error
     if not isinstance(content, dict):
         raise BadRequestError("the body is a JSON object")
+    return content
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object in which no name stands twice: of two values one would be lost."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        twice = sorted(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise BadRequestError(f"the JSON has {', '.join(map(quoted, twice))} twice in one object")
     return content
 
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 from starlette.types import Receive, Scope, Send
 
-from internvl_edge.runtime.serve.protocol.checks import VERSION, model_parameters, request_id
+from internvl_edge.runtime.serve.protocol.checks import VERSION, model_parameters, quoted, request_id
 from internvl_edge.runtime.serve.protocol.http.answers import json_bytes
 from internvl_edge.runtime.serve.protocol.http.infer import Asked
 from internvl_edge.runtime.serve.protocol.http.presence import unless_gone
@@ -37,6 +37,8 @@ def asked(signature: Signature, content: dict[str, Any]) -> Asked:
     tensors = {tensor.name: tensor for tensor in signature.inputs}
     inputs = {name: _array(tensors[name], value) for name, value in content.items() if name in tensors}
     others = {name: value for name, value in content.items() if name not in {*tensors, "id", "parameters"}}
+    if twice := sorted(set(parameters) & set(others)):
+        raise BadRequestError(f"parameter {', '.join(map(quoted, twice))}: is given beside parameters and in it")
     return Asked(
         inputs=inputs,
         parameters=model_parameters(signature, {**parameters, **others}),
@@ -50,8 +52,9 @@ def answer(signature: Signature, request: Asked, response: Response) -> dict[str
     content: dict[str, Any] = {"model_name": signature.name, "model_version": VERSION}
     if request.id:
         content["id"] = request.id
+    types = {tensor.name: tensor.datatype for tensor in signature.outputs}
     for name, array in response.outputs.items():
-        values = flattened(name, array)
+        values = flattened(name, types[name], array)
         content[name] = values[0] if len(values) == 1 else values
     return content
 

@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 from starlette.responses import Response as HttpResponse
 
-from internvl_edge.runtime.serve.protocol.checks import VERSION, model_parameters, quoted, request_id, tensor_shape
+from internvl_edge.runtime.serve.protocol.checks import (
+    VERSION,
+    model_parameters,
+    output_names,
+    quoted,
+    request_id,
+    tensor_shape,
+)
 from internvl_edge.runtime.serve.protocol.http.answers import json_bytes
 from internvl_edge.runtime.serve.protocol.http.body import json_object
 from internvl_edge.runtime.serve.protocol.raw import array_from_raw, object_array, raw_from_array
@@ -51,7 +58,7 @@ def asked(signature: Signature, body: bytes, header_length: str | None, json_lim
     outputs = _list(content, "outputs")
     return Asked(
         inputs=_inputs(_list(content, "inputs"), view[length:]),
-        outputs=tuple(map(_name, outputs)) or None,
+        outputs=output_names(map(_name, outputs)),
         parameters=model_parameters(signature, parameters),
         protocol_parameters=parameters,
         id=request_id(content.get("id", "")),
@@ -68,10 +75,10 @@ def answer(signature: Signature, request: Asked, response: Response) -> HttpResp
             continue
         entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(array.shape)}
         if request.binary.get(tensor.name, request.all_binary):
-            raws.append(raw_from_array(array))
+            raws.append(raw_from_array(array, tensor.datatype))
             entry["parameters"] = {_SIZE: len(raws[-1])}
         else:
-            entry["data"] = flattened(tensor.name, array)
+            entry["data"] = flattened(tensor.name, tensor.datatype, array)
         outputs.append(entry)
     content = {"model_name": signature.name, "model_version": VERSION, "outputs": outputs}
     head = json_bytes({**content, "id": request.id} if request.id else content)

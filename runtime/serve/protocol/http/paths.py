@@ -15,6 +15,7 @@ from internvl_edge.runtime.serve.protocol.http import embeddings, generate, infe
 from internvl_edge.runtime.serve.protocol.http.answers import json_answer
 from internvl_edge.runtime.serve.protocol.http.call import Call
 from internvl_edge.runtime.serve.protocol.http.generate import EventStream
+from internvl_edge.runtime.serve.protocol.http.management import MANAGED_PATHS
 from internvl_edge.runtime.serve.protocol.service import refusal_of
 from internvl_edge.runtime.serve.refusals import BadRequestError, UnavailableError
 from internvl_edge.runtime.serve.requests import Response as Answer
@@ -61,8 +62,11 @@ async def _all_stats(call: Call) -> ASGIApp:
 
 
 async def _index(call: Call) -> ASGIApp:
-    await call.json()
-    return json_answer(describe.repository_index(list(call.service.engine.signatures), call.service.ready))
+    only_ready = (await call.json()).get("ready", False)
+    if not isinstance(only_ready, bool):
+        raise BadRequestError("ready: is true or false")
+    names = list(call.service.engine.signatures)
+    return json_answer(describe.repository_index(names, call.service.ready, only_ready))
 
 
 async def _infer(call: Call) -> ASGIApp:
@@ -114,10 +118,6 @@ async def _page(call: Call) -> ASGIApp:
     return HTMLResponse(page, headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"})
 
 
-async def _no_shared_memory(call: Call) -> ASGIApp:
-    raise BadRequestError("shared memory is not offered; send tensors as binary data")
-
-
 def _asked(call: Call) -> Signature:
     """Return the model that is asked; where there is no room, refuse before the body is read: that costs little."""
     signature = call.model()
@@ -152,8 +152,7 @@ PATHS: tuple[tuple[str, str, Answerer], ...] = (
     *((m, f"/v2/models/{{model}}{part}", do) for part, (m, do) in _VERSIONED.items()),
     *((m, f"/v2/models/{{model}}/versions/{{version}}{part}", do) for part, (m, do) in _VERSIONED.items()),
     ("POST", "/v2/repository/index", _index),
-    ("POST", "/v2/systemsharedmemory/{rest:path}", _no_shared_memory),
-    ("POST", "/v2/cudasharedmemory/{rest:path}", _no_shared_memory),
+    *MANAGED_PATHS,
     ("POST", "/v1/embeddings", _embeddings),
     ("GET", "/v1/models", _models),
 )

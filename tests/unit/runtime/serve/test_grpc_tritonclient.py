@@ -69,7 +69,7 @@ def test_every_type_comes_back(client: "triton.InferenceServerClient", datatype:
     np.testing.assert_array_equal(result.as_numpy(f"{datatype.lower()}_out"), EVERY[datatype])
 
 
-@pytest.mark.parametrize("datatype", [datatype for datatype in EVERY if datatype != "FP16"])
+@pytest.mark.parametrize("datatype", [datatype for datatype in EVERY if datatype not in ("FP16", "BF16")])
 def test_typed_contents_are_read(client: "triton.InferenceServerClient", datatype: str) -> None:
     fields = {"BOOL": "bool", "UINT8": "uint", "INT8": "int", "INT32": "int", "INT64": "int64"}
     request = triton.service_pb2.ModelInferRequest(model_name="echo")
@@ -78,6 +78,52 @@ def test_typed_contents_are_read(client: "triton.InferenceServerClient", datatyp
     response = client._client_stub.ModelInfer(request)
     result = triton.InferResult(response)
     np.testing.assert_array_equal(result.as_numpy(f"{datatype.lower()}_out"), EVERY[datatype])
+
+
+def _text_request(**parameters: object) -> Any:
+    """Return what KServe's SDK sends for a text: raw contents whose size the input repeats."""
+    raw = b"\x05\0\0\0a cat"
+    request = triton.service_pb2.ModelInferRequest(model_name="encode_text", raw_input_contents=[raw])
+    tensor = request.inputs.add(name="text", datatype="BYTES", shape=[1])
+    for name, value in parameters.items():
+        setattr(tensor.parameters[name], "int64_param" if isinstance(value, int) else "string_param", value)
+    return request
+
+
+def test_what_kserves_sdk_sends_is_answered(client: "triton.InferenceServerClient") -> None:
+    response = client._client_stub.ModelInfer(_text_request(binary_data_size=9))
+    assert triton.InferResult(response).as_numpy("embedding")[0, 0] == 5
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"binary_data_size": 8}, "binary_data_size is 8, the bytes are 9"),
+        ({"binary_data_size": "9"}, "binary_data_size is '9', the bytes are 9"),
+        ({"shared_memory_region": "mine"}, "shared memory is not offered"),
+        ({"content_type": "pd"}, "parameter 'content_type' is not known"),
+    ],
+)
+def test_other_parameters_of_an_input_are_refused(
+    client: "triton.InferenceServerClient", parameters: dict[str, object], words: str
+) -> None:
+    with pytest.raises(Exception, match=words):
+        client._client_stub.ModelInfer(_text_request(**parameters))
+
+
+def test_a_size_without_raw_bytes_is_refused(client: "triton.InferenceServerClient") -> None:
+    request = triton.service_pb2.ModelInferRequest(model_name="encode_text")
+    tensor = request.inputs.add(name="text", datatype="BYTES", shape=[1])
+    tensor.contents.bytes_contents.append(b"a cat")
+    tensor.parameters["binary_data_size"].int64_param = 9
+    with pytest.raises(Exception, match="the bytes are none in raw_input_contents"):
+        client._client_stub.ModelInfer(request)
+
+
+def test_an_output_is_asked_for_once(client: "triton.InferenceServerClient") -> None:
+    wanted = [triton.InferRequestedOutput("total")] * 2
+    with pytest.raises(triton.InferenceServerException, match="output 'total': is asked for twice"):
+        client.infer("sum", _sum_inputs(), outputs=wanted)
 
 
 def test_outputs_id_and_parameters(client: "triton.InferenceServerClient", engine: FakeEngine) -> None:

@@ -10,6 +10,7 @@ from internvl_edge.runtime.serve.protocol.service import Service
 from tests.unit.runtime.serve.fake_engine import FakeEngine, served
 
 triton = pytest.importorskip("tritonclient.http")
+ml_dtypes = pytest.importorskip("ml_dtypes")
 EVERY = {
     "BOOL": np.array([True, False]),
     "UINT8": np.array([0, 255], np.uint8),
@@ -17,6 +18,7 @@ EVERY = {
     "INT32": np.array([-(2**31), 2**31 - 1], np.int32),
     "INT64": np.array([-(2**63), 2**63 - 1], np.int64),
     "FP16": np.array([0.5, -65504], np.float16),
+    "BF16": np.array([0.5, -3.0e38], ml_dtypes.bfloat16),
     "FP32": np.array([0.1, -3.4e38], np.float32),
     "FP64": np.array([0.1, 1.7e308], np.float64),
     "BYTES": np.array(["wörd".encode(), b"x"], np.object_),
@@ -67,8 +69,8 @@ def test_it_tells_of_itself(client: "triton.InferenceServerClient") -> None:
 def test_every_type_comes_back(
     client: "triton.InferenceServerClient", datatype: str, binary_in: bool, binary_out: bool
 ) -> None:
-    if datatype == "FP16" and not (binary_in and binary_out):
-        pytest.skip("tritonclient sends FP16 as binary data only")
+    if datatype in ("FP16", "BF16") and not (binary_in and binary_out):
+        pytest.skip("tritonclient sends FP16 and BF16 as binary data only")
     name = f"{datatype.lower()}_out"
     tensor = _input(f"{datatype.lower()}_in", EVERY[datatype], datatype, binary_in)
     result = client.infer("echo", [tensor], outputs=[triton.InferRequestedOutput(name, binary_data=binary_out)])

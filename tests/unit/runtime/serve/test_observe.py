@@ -5,6 +5,7 @@ import io
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from internvl_edge.runtime.serve.observe.access_log import AccessLog
@@ -89,6 +90,36 @@ def test_statistics_are_tritons() -> None:
     assert parts["compute_input"] == {"count": 1, "ns": 0}
 
 
+def test_each_request_of_a_batch_is_given_its_whole_time_as_in_triton() -> None:
+    record = _record()
+    record.stage("sum", "compute", 0.004, (TRACE, TRACE, TRACE))
+    parts = model_statistics(record, FakeEngine().signatures["sum"])["inference_stats"]
+    assert parts["compute_infer"]["ns"] == 2_000_000 + 3 * 4_000_000
+
+
+def test_statistics_never_fall(rng: np.random.Generator) -> None:
+    """Also where stages become faster, requests fail, and workers end and start again."""
+    record, signature = Record(), FakeEngine().signatures["sum"]
+    before: dict[str, int] = {}
+    for seconds in np.concatenate([[9.0], rng.random(200), [1e-9] * 50]):
+        traces = (TRACE,) * int(rng.integers(1, 5))
+        record.worker("worker 0", bool(rng.integers(2)))
+        record.batch("sum", len(traces))
+        record.stage("sum", "queue", float(seconds) / 2, traces[:1])
+        for stage in ("decode image", "preprocess", "tokenize", "compute", "postprocess"):
+            record.stage("sum", stage, float(seconds), traces)
+        exchange = _exchange(seconds=float(seconds), refusal="FailedError" if rng.integers(2) else "")
+        record.began(exchange)
+        record.ended(exchange)
+        statistics = model_statistics(record, signature)
+        now = {name: statistics[name] for name in ("last_inference", "inference_count", "execution_count")}
+        for part, sums in statistics["inference_stats"].items():
+            now |= {f"{part} {name}": value for name, value in sums.items()}
+        assert all(now[name] >= before.get(name, 0) for name in now)
+        before = now
+    assert before["compute_input ns"] > 0
+
+
 def test_the_page_escapes_and_tells() -> None:
     record = _record()
     record.worker("<script>", True)
@@ -97,7 +128,7 @@ def test_the_page_escapes_and_tells() -> None:
     assert "&lt;script&gt;" in page
     assert "<script>" not in page
     assert "≤ 5 ms" in page
-    assert "and 6 more" in page  # inputs of echo
+    assert "and 7 more" in page  # inputs of echo
 
 
 def test_the_access_log_is_json() -> None:

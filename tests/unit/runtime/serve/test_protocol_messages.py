@@ -52,9 +52,10 @@ def test_every_call_is_answered() -> None:
     assert all(service.methods_by_name[name].input_type.name == request for name, (request, _) in UNARY.items())
 
 
-def test_the_descriptors_are_compiled_from_the_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["open_inference", "health"])
+def test_the_descriptors_are_compiled_from_the_text(tmp_path: Path, name: str) -> None:
     pytest.importorskip("grpc_tools")
     compiled = tmp_path / "compiled.binpb"
-    arguments = ["--include_imports", f"--descriptor_set_out={compiled}", f"-I{PROTO}", "open_inference.proto"]
+    arguments = ["--include_imports", f"--descriptor_set_out={compiled}", f"-I{PROTO}", f"{name}.proto"]
     subprocess.run([sys.executable, "-m", "grpc_tools.protoc", *arguments], check=True)
-    assert compiled.read_bytes() == PROTO.joinpath("open_inference.binpb").read_bytes()
+    assert compiled.read_bytes() == PROTO.joinpath(f"{name}.binpb").read_bytes()

@@ -78,9 +78,9 @@ def test_bodies_share_their_memory() -> None:
 
 def test_raw_tensors_survive_both_ways(rng: np.random.Generator) -> None:
     strings = np.array([[b"", b"x"], [b"\xff" * 300, "ü".encode()]], np.object_)
-    np.testing.assert_array_equal(array_from_raw("x", "BYTES", (2, 2), raw_from_array(strings)), strings)
+    np.testing.assert_array_equal(array_from_raw("x", "BYTES", (2, 2), raw_from_array(strings, "BYTES")), strings)
     numbers = rng.normal(size=(3, 4)).astype(np.float32)
-    np.testing.assert_array_equal(array_from_raw("x", "FP32", (4, 3), raw_from_array(numbers.T)), numbers.T)
+    np.testing.assert_array_equal(array_from_raw("x", "FP32", (4, 3), raw_from_array(numbers.T, "FP32")), numbers.T)
 
 
 def test_booleans_are_bytes_of_0_and_1() -> None:
@@ -89,9 +89,22 @@ def test_booleans_are_bytes_of_0_and_1() -> None:
 
 
 def test_what_json_cannot_say_is_refused() -> None:
-    for values in (np.array([np.nan], np.float32), np.array([b"\xff"], np.object_)):
+    for datatype, values in (
+        ("FP32", np.array([np.nan], np.float32)),
+        ("FP16", np.array([np.inf], np.float16)),
+        ("BF16", np.array([0x7F80], np.uint16)),
+        ("BYTES", np.array([b"\xff"], np.object_)),
+    ):
         with pytest.raises(BadRequestError, match="as binary data"):
-            flattened("x", values)
+            flattened("x", datatype, values)
+
+
+def test_an_output_of_another_type_than_it_is_called_is_never_sent() -> None:
+    for datatype, values in (("FP16", np.ones(1, np.float32)), ("FP32", np.ones(1)), ("BF16", np.ones(1, np.float32))):
+        with pytest.raises(TypeError, match=f"instead of {datatype}"):
+            raw_from_array(values, datatype)
+        with pytest.raises(TypeError, match=f"instead of {datatype}"):
+            flattened("x", datatype, values)
 
 
 def test_quotes_are_short_and_one_line() -> None:

@@ -1,0 +1,108 @@
+"""gRPC's health checks and reflection, as Kubernetes, grpc_health_probe and grpcurl use them."""
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from internvl_edge.runtime.serve.protocol.credentials import Credentials
+from internvl_edge.runtime.serve.protocol.grpc.messages import HEALTH_SERVICE, SERVICE
+from internvl_edge.runtime.serve.protocol.service import Service
+from tests.unit.runtime.serve.fake_engine import FakeEngine, served
+
+SERVING, NOT_SERVING, SERVICE_UNKNOWN = b"\x08\x01", b"\x08\x02", b"\x08\x03"
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def service(engine: FakeEngine) -> Service:
+    return Service(engine, credentials=Credentials(["secret"]))  # probes have no key
+
+
+@pytest.fixture
+def channel(service: Service) -> "Iterator[grpc.Channel]":
+    with served(service) as places, grpc.insecure_channel(places.grpc_url) as channel:
+        yield channel
+
+
+def asked(name: str) -> bytes:
+    return b"\x0a" + bytes([len(name)]) + name.encode() if name else b""
+
+
+def check(channel: "grpc.Channel", name: str = "") -> bytes:
+    answer: bytes = channel.unary_unary(f"/{HEALTH_SERVICE}/Check")(asked(name), timeout=10)
+    return answer
+
+
+@pytest.mark.parametrize("name", ["", SERVICE, HEALTH_SERVICE, "sum", "caption"])
+def test_the_server_its_services_and_models_are_told_of(channel: "grpc.Channel", engine: FakeEngine, name: str) -> None:
+    assert check(channel, name) == SERVING
+    engine.ready = False
+    assert check(channel, name) == NOT_SERVING
+
+
+def test_what_is_not_there_is_not_found(channel: "grpc.Channel", engine: FakeEngine) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        check(channel, "nope")
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+    engine.models = {}  # it starts: nobody knows the models
+    assert check(channel, "nope") == SERVING
+
+
+def test_what_is_no_message_is_refused(channel: "grpc.Channel") -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(f"/{HEALTH_SERVICE}/Check")(b"\xff\xff", timeout=10)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_watch_tells_of_each_change_and_ends_with_the_server(
+    channel: "grpc.Channel", engine: FakeEngine, service: Service
+) -> None:
+    states: list[bytes] = []
+
+    def watch() -> None:
+        states.extend(channel.unary_stream(f"/{HEALTH_SERVICE}/Watch")(b"", timeout=20))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    for count, change in enumerate((lambda: None, lambda: setattr(engine, "ready", False), service.drain), 1):
+        change()
+        if change != service.drain:
+            _wait(lambda count=count: len(states) == count)
+        if count == 2:
+            engine.ready = True
+            _wait(lambda: len(states) == 3)
+    thread.join(10)
+    assert not thread.is_alive()
+    assert states == [SERVING, NOT_SERVING, SERVING, NOT_SERVING]
+
+
+def test_a_watch_of_what_is_not_there_says_so_and_goes_on(channel: "grpc.Channel") -> None:
+    watch = channel.unary_stream(f"/{HEALTH_SERVICE}/Watch")(asked("nope"), timeout=10)
+    assert next(iter(watch)) == SERVICE_UNKNOWN
+    watch.cancel()
+
+
+def test_reflection_describes_every_service(channel: "grpc.Channel") -> None:
+    database = ProtoReflectionDescriptorDatabase(channel)
+    assert {SERVICE, HEALTH_SERVICE} <= set(database.get_services())
+    pool = DescriptorPool(database)
+    methods = pool.FindServiceByName(SERVICE).methods_by_name
+    assert methods["ModelInfer"].input_type.fields_by_name["raw_input_contents"].number == 7
+    assert set(pool.FindServiceByName(HEALTH_SERVICE).methods_by_name) == {"Check", "Watch"}
+
+
+def _wait(condition: Any) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
