@@ -27,7 +27,8 @@ from internvl_edge.calib.fp8_attention import AttentionRange
 from internvl_edge.calib.qdq import quantize_graph
 from internvl_edge.calib.recipe import LinearWeights, Recipe
 from internvl_edge.export.axes import name_axes
-from internvl_edge.export.config import ModelConfig, config_from_json
+from internvl_edge.export.checkpoint.config_json import config_from_json
+from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.dialects.cut_blocks import BLOCKS, Range
 from internvl_edge.export.dialects.join_heads import JoinHeadsPass
 from internvl_edge.export.models.graphs import GraphInput

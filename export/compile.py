@@ -23,6 +23,7 @@ from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.dialects.join_heads import JoinHeadsPass
 from internvl_edge.export.engine.targets import find_target, require_precision
 from internvl_edge.export.kit import KitReport
+from internvl_edge.export.model_info import model_info
 from internvl_edge.export.models.graphs import available_graphs
 from internvl_edge.export.options import DTYPES, ExportOptions
 from internvl_edge.export.passes import canonicalize
@@ -51,7 +52,7 @@ from internvl_edge.export.weights import (
 )
 from internvl_edge.runtime.bundle import sha256_file
 from internvl_edge.runtime.errors import ExportError, VerificationError
-from internvl_edge.runtime.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, ModelInfo
+from internvl_edge.runtime.manifest import SCHEMA, FileInfo, GraphInfo, Manifest
 from internvl_edge.runtime.tokenizer import Tokenizer
 
 _TRACED = "traced"
@@ -130,7 +131,7 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         manifest = Manifest(
             schema=SCHEMA,
             producer=producer(),
-            model=_model_info(config, checkpoint),
+            model=model_info(config, _logit_scale(checkpoint)),
             precision=options.bundle_precision,
             graphs=graphs,
             files=_digests(staging.folder, files),
@@ -355,24 +356,9 @@ def _copy_companions(checkpoint: Checkpoint, folder: Path) -> None:
         _write_json(folder / "preprocessor.json", checkpoint.preprocessor)
 
 
-def _model_info(config: ModelConfig, checkpoint: Checkpoint) -> ModelInfo:
-    vision, text = config.vision, config.qllama
+def _logit_scale(checkpoint: Checkpoint) -> float | None:
     scale = checkpoint.tensors.get("logit_scale")
-    return ModelInfo(
-        family=config.family,
-        image_size=vision.image_size,
-        patch_size=vision.patch_size,
-        vision_hidden_size=vision.hidden_size,
-        vision_tokens=vision.tokens,
-        embed_dim=config.embed_dim,
-        logit_scale=float(scale.torch()) if scale is not None else None,
-        num_query_tokens=text.num_queries if text else None,
-        text_layers=text.num_layers if text else None,
-        text_heads=text.num_heads if text else None,
-        text_head_dim=text.head_dim if text else None,
-        vocab_size=text.vocab_size if text else None,
-        max_positions=text.max_positions if text else None,
-    )
+    return float(scale.torch()) if scale is not None else None
 
 
 def _digests(folder: Path, known: Mapping[str, FileInfo]) -> dict[str, FileInfo]:

@@ -21,4 +21,5 @@ def model_info(config: ModelConfig, logit_scale: float | None = None) -> ModelIn
         text_head_dim=text.head_dim if text else None,
         vocab_size=text.vocab_size if text else None,
         max_positions=text.max_positions if text else None,
+        **({name: getattr(text, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")} if text else {}),
     )

@@ -218,7 +218,7 @@ class InternVL:
         max_new_tokens: int = 30,
         eos_token_id: int | None = None,
     ) -> np.ndarray:
-        """Return new ids ``[B, new tokens]``; finished rows are filled with 0.
+        """Return new ids ``[B, new tokens]``; finished rows are filled with the checkpoint's padding id, officially 0.
 
         `prompt_ids` is ``[B, n]``, left-padded with 0, or ``[1, n]`` for all pictures. The vision and query graphs run
         once a picture; beams share the queries' keys and values.
@@ -232,7 +232,7 @@ class InternVL:
         self._require_readable(images)
         rows = self._rows("vision", "query", "decoder", beams=num_beams)
         parts = zip(self._batches(images, "squash", rows), self._parts(prompts, rows), strict=True)
-        return _padded([self._generate_batch(pixels, prompt, config) for pixels, prompt in parts])
+        return _padded([self._generate_batch(pixels, prompt, config) for pixels, prompt in parts], config.pad_token_id)
 
     def match(self, images: Images, texts: Texts) -> np.ndarray:
         """Return image-text matching logits ``[B, 2]`` of picture i with text i; column 1 says match.
@@ -379,6 +379,7 @@ class InternVL:
             min_new_tokens=min_new_tokens,
             max_new_tokens=max_new_tokens,
             eos_token_id=self.info.eos_token_id if eos_token_id is None else eos_token_id,
+            pad_token_id=self.info.pad_token_id,
         )
 
     def _prompts(self, prompt_ids: np.ndarray, pictures: int, config: GenerationConfig) -> np.ndarray:
@@ -460,9 +461,9 @@ def _stacked(parts: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _padded(parts: list[np.ndarray]) -> np.ndarray:
-    """Return the rows of all batches, as wide as the widest, filled with 0."""
+def _padded(parts: list[np.ndarray], fill: int) -> np.ndarray:
+    """Return the rows of all batches, as wide as the widest, filled with id `fill`."""
     if not parts:
         raise InputError("no picture given; give at least one")
     width = max(part.shape[1] for part in parts)
-    return np.concatenate([np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in parts])
+    return np.concatenate([np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=fill) for part in parts])

@@ -65,6 +65,11 @@ class Tokenizer:
         _check_texts([prompt], allow_empty=True)
         return np.array([[self._pieces.bos_id(), *self._ids(prompt)]], np.int64)
 
+    def token_id(self, text: str) -> int | None:
+        """Return the id of the token whose text is `text`, or None if there is none."""
+        known: int = self._pieces.piece_to_id(text)
+        return known if known != self._pieces.unk_id() or text == "<unk>" else None
+
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Return the text of generated ids up to eos, special tokens left out.
 

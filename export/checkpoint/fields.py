@@ -8,7 +8,7 @@ what the model computes, so it is an error until the user accepts it by name.
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from internvl_edge.runtime.errors import CheckpointError
 
@@ -34,6 +34,8 @@ class Limited:
     supported: Callable[[Any], bool]
     finding: str
     """What is said of another value, after the field's name and value."""
+    acceptable: bool = False
+    """Whether the user may declare that another value has no effect on the use at hand."""
 
 
 Field = Honoured | Harmless | Limited
@@ -41,9 +43,9 @@ Field = Honoured | Harmless | Limited
 HARMLESS = Harmless()
 
 
-def only(*values: Any, finding: str = "is not supported") -> Limited:
-    """Return a field for which only `values` are supported."""
-    return Limited(lambda value: any(value == supported for supported in values), finding)
+def only(*values: Any, finding: str = "is not supported", acceptable: bool = False) -> Limited:
+    """Return a field for which only `values` are supported; without values none but ``null`` is."""
+    return Limited(lambda value: any(value == supported for supported in values), finding, acceptable)
 
 
 def harmless(*names: str) -> dict[str, Field]:
@@ -67,13 +69,15 @@ class FieldReader:
     """Reads the files of one checkpoint by their tables, and gathers all that is wrong with them into one error."""
 
     accept: frozenset[str] = frozenset()
-    """Unknown fields that the user accepts, by the names that the error gives them."""
+    """Fields that the user declares to have no effect, by the names that the error gives them."""
     accepted: list[str] = field(default_factory=list)
     """Those of them that the files have."""
     findings: dict[str, list[str]] = field(default_factory=dict)
     """File -> what is wrong in it."""
     unknown: dict[str, str] = field(default_factory=dict)
     """Full name of each unknown field -> its value as text."""
+    doubtful: list[str] = field(default_factory=list)
+    """Full names of known fields whose values are refused, but may be accepted."""
 
     def read(self, table: FieldTable, content: Mapping[str, Any], part: str = "") -> dict[str, Any]:
         """Return the honoured values of `content` by target; ``null`` is the same as an absent field.
@@ -98,8 +102,12 @@ class FieldReader:
                         said = f"{sources[target]} is {_text(values[target])} and {shown} is {_text(converted)}"
                         self.find(table.file, f"{said}, but they mean the same thing")
                     values[target], sources[target] = converted, shown
-                case Limited(supported, finding):
-                    if not supported(value):
+                case Limited(supported, finding, acceptable):
+                    if supported(value):
+                        continue
+                    if acceptable:
+                        self.doubt(table.file, shown, f"{_text(value)} {finding}")
+                    else:
                         self.find(table.file, f"{shown} {_text(value)} {finding}")
                 case Harmless():
                     pass
@@ -112,32 +120,47 @@ class FieldReader:
         """Keep a finding about `file` for `finish`."""
         self.findings.setdefault(file, []).append(finding)
 
+    def doubt(self, file: str, field_name: str, finding: str) -> None:
+        """Keep a finding about one field for `finish`, unless the user accepts the field."""
+        if not self._accepts(file, field_name):
+            self.find(file, f"{field_name} {finding}")
+            self.doubtful.append(full_name(file, field_name))
+
     def finish(self) -> tuple[str, ...]:
         """Return the names of the accepted fields.
 
         Raises:
             CheckpointError: all findings and all unknown fields of all files, in one line.
         """
+        if self.findings or self.unknown:
+            self.fail()
+        return tuple(self.accepted)
+
+    def fail(self) -> NoReturn:
+        """Raise the CheckpointError of all that was found."""
         said = [f"{file}: {'; '.join(findings)}" for file, findings in self.findings.items()]
         remedies = ["correct the file or choose another checkpoint"] if said else []
         if self.unknown:
-            listed = ", ".join(f"{name} = {value}" for name, value in self.unknown.items())
-            said.append(f"unknown fields that could change what the model computes: {listed}")
-            options = " ".join(f"--accept-config {shlex.quote(name)}" for name in self.unknown)
+            unknown = ", ".join(f"{name} = {value}" for name, value in self.unknown.items())
+            said.append(f"unknown fields that could change what the model computes: {unknown}")
+        if acceptable := [*self.unknown, *self.doubtful]:
+            options = " ".join(f"--accept-config {shlex.quote(name)}" for name in acceptable)
             remedies.append(f"remove what the model does not need, or accept it as having no effect: {options}")
-        if said:
-            raise CheckpointError(f"{'; '.join(said)}; {'; '.join(remedies)}")
-        return tuple(self.accepted)
+        raise CheckpointError(f"{'; '.join(said)}; {'; '.join(remedies)}")
 
     def _meet_unknown(self, file: str, shown: str, value: Any) -> None:
         """Keep an unknown field, unless its value is empty or the user accepts it."""
         if isinstance(value, (str, list, dict)) and not value:
             return
+        if not self._accepts(file, shown):
+            self.unknown[full_name(file, shown)] = _text(value)
+
+    def _accepts(self, file: str, shown: str) -> bool:
+        """Return whether the user accepts a field; if so, that is kept."""
         name = full_name(file, shown)
-        if name in self.accept:
+        if accepted := name in self.accept:
             self.accepted.append(name)
-        else:
-            self.unknown[name] = _text(value)
+        return accepted
 
 
 def full_name(file: str, field_name: str) -> str:

@@ -1,6 +1,5 @@
 """Open a checkpoint: find its files, read them, and bring its tensors under the official names."""
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -9,18 +8,21 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from internvl_edge.export.checkpoint.companions import read_companions
+from internvl_edge.export.checkpoint.config_json import read_config
 from internvl_edge.export.checkpoint.fields import FieldReader
+from internvl_edge.export.checkpoint.json_file import read_json
 from internvl_edge.export.config import (
     ALL_QLLAMA_GRAPHS,
     ModelConfig,
     QllamaConfig,
     VisionConfig,
-    config_from_json,
 )
 from internvl_edge.export.lora import merge_lora
 from internvl_edge.export.samples import PICTURE_SUFFIXES
 from internvl_edge.export.tensor_files import LazyTensor, MergedTensor, read_safetensors, read_torch_file
 from internvl_edge.runtime.errors import CheckpointError
+from internvl_edge.runtime.tokenizer import Tokenizer
 
 StoredTensor = LazyTensor | MergedTensor
 
@@ -80,13 +82,18 @@ def open_checkpoint(source: str | Path, revision: str | None = None, accept: Ite
     folder = path if path.is_dir() else path.parent
     reader = FieldReader(frozenset(accept))
     stored = _read_folder(path) if path.is_dir() else _read_file(path)
-    config_file = folder / "config.json"
+    tokenizer, config_file = folder / "tokenizer.model", folder / "config.json"
     tensors, ignored = _official(stored)
-    config = config_from_json(_read_json(config_file)) if config_file.exists() else _config_from_shapes(tensors, path)
+    if config_file.exists():
+        config = read_config(read_json(config_file), reader, lambda text: _token_id(tokenizer, text)).model
+    else:
+        config = _config_from_shapes(tensors, path)
+    if config.qllama is not None:
+        read_companions(folder, config.qllama, reader)
     if _PLAIN_MARK in stored:
         config = _as_plain_file(config, tensors)
     config = _as_stored(config, tensors)
-    tokenizer, preprocessor = folder / "tokenizer.model", folder / "preprocessor_config.json"
+    preprocessor = folder / "preprocessor_config.json"
     accepted = reader.finish()
     return Checkpoint(
         folder=folder,
@@ -94,9 +101,13 @@ def open_checkpoint(source: str | Path, revision: str | None = None, accept: Ite
         tensors=_with_tied_head(tensors, config),
         ignored=tuple(ignored),
         tokenizer_file=tokenizer if tokenizer.exists() else None,
-        preprocessor=_read_json(preprocessor) if preprocessor.exists() else {},
+        preprocessor=read_json(preprocessor) if preprocessor.exists() else {},
         accepted_fields=accepted,
     )
+
+
+def _token_id(tokenizer: Path, text: str) -> int | None:
+    return Tokenizer(tokenizer).token_id(text) if tokenizer.exists() else None
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
@@ -130,7 +141,7 @@ def _read_folder(folder: Path) -> dict[str, LazyTensor]:
 
 
 def _read_shards(index: Path, read: Callable[[Path], dict[str, LazyTensor]]) -> dict[str, LazyTensor]:
-    weight_map = _read_json(index).get("weight_map")
+    weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
         raise CheckpointError(f"{index}: has no weight_map of tensors to files; download it again")
     shards = sorted(set(weight_map.values()))
@@ -148,16 +159,6 @@ def _read_shards(index: Path, read: Callable[[Path], dict[str, LazyTensor]]) -> 
 
 def _read_file(path: Path) -> dict[str, LazyTensor]:
     return read_safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON ({error}); download it again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds no JSON object; download it again")
-    return content
 
 
 def _official(stored: Mapping[str, LazyTensor]) -> tuple[dict[str, StoredTensor], list[str]]:

@@ -19,7 +19,7 @@ from internvl_edge.calib.verdict import Damage, Measure, Verdict
 from internvl_edge.export import precision
 from internvl_edge.export.calibrate import CalibrateOptions, calibrate
 from internvl_edge.export.checkpoint import open_checkpoint
-from internvl_edge.export.config import config_from_json
+from internvl_edge.export.checkpoint.config_json import config_from_json
 from internvl_edge.export.options import ExportOptions
 from internvl_edge.export.precision import choose_precision, fewest_high, with_enough_keys
 from internvl_edge.export.progress import Silent

@@ -1,0 +1,38 @@
+"""Rotary embedding of QLLaMA as its config describes it, in the spellings of all versions of the library."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from internvl_edge.export.checkpoint.config_tables import CONFIG_FILE, ROPE
+from internvl_edge.export.checkpoint.fields import FieldReader
+
+_UNSCALED = ("default", "dynamic")
+"""Dynamic scaling changes nothing up to ``max_position_embeddings``, and no graph takes more positions."""
+
+
+def rope_fields(fields: dict[str, Any], reader: FieldReader) -> dict[str, Any]:
+    """Return the base of the rotary angles, and take the fields that describe them out of `fields`.
+
+    Base and scaling stand apart in older files (``rope_theta``, ``rope_scaling``), together in those of transformers 5
+    (``rope_parameters``). Bases that differ, and a scaling that the graphs do not compute, are kept in the reader.
+    """
+    bases = {"rope_theta": base} if (base := fields.pop("theta", None)) is not None else {}
+    for name in ("rope_scaling", "rope_parameters"):
+        content = fields.pop(name, None)
+        if content is None:
+            continue
+        if not isinstance(content, Mapping):
+            reader.find(CONFIG_FILE, f"qllama_config.{name} is {content!r}, which is no object")
+            continue
+        read = reader.read(ROPE, content, f"qllama_config.{name}")
+        if read.get("kind", "default") not in _UNSCALED:
+            reader.find(CONFIG_FILE, f"qllama_config.{name} is of type {read['kind']!r}, but the angles are not scaled")
+        if "theta" in read:
+            bases[f"{name}.rope_theta"] = read["theta"]
+    if not bases:
+        return {}
+    first = next(iter(bases.values()))
+    if any(base != first for base in bases.values()):
+        said = " and ".join(f"{name} {base!r}" for name, base in bases.items())
+        reader.find(CONFIG_FILE, f"qllama_config has {said}, but they mean the same thing")
+    return {"rope_theta": first}
