@@ -11,6 +11,7 @@ import click
 from internvl_edge.commands.bench import bench
 from internvl_edge.commands.export import export
 from internvl_edge.commands.look import inspect
+from internvl_edge.commands.missing import missing_text
 from internvl_edge.commands.package import package
 from internvl_edge.commands.plans import build_command, doctor, targets
 from internvl_edge.commands.quantize import calibrate, compare, evaluate
@@ -26,7 +27,7 @@ _BREAKS = ("Cc", "Zl", "Zp")
 
 
 class _Group(click.Group):
-    """Turns an `EdgeError` into one line and exit code 1; anything else keeps its traceback.
+    """Turns an `EdgeError` and what is not installed into one line and exit code 1; all else keeps its traceback.
 
     A stdout that is full is such an error; one whose reader has left ends the command without a word, as `cat` does.
     """
@@ -48,8 +49,17 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except EdgeError as error:
-            click.echo(f"Error: {_one_line(str(error))}", err=True)
-            ctx.exit(1)
+            _end(ctx, str(error))
+        except ModuleNotFoundError as error:
+            text = missing_text(str(ctx.invoked_subcommand), error)
+            if text is None:
+                raise
+            _end(ctx, text)
+
+
+def _end(ctx: click.Context, text: str) -> None:
+    click.echo(f"Error: {_one_line(text)}", err=True)
+    ctx.exit(1)
 
 
 def _one_line(text: str) -> str:

@@ -20,12 +20,12 @@ from blocks import CASES, attach_stand_ins, canonical
 from internvl_edge.export.dialects import FEWEST_LAUNCHES, FEWEST_LAUNCHES_8_BITS, lower
 from internvl_edge.export.dialects.cut_blocks import Shapes, axes_profile
 from internvl_edge.export.engine.builder import build_plan
-from internvl_edge.export.engine.targets import find_target
 from internvl_edge.export.plugins.families import FAMILIES
-from internvl_edge.export.xray.launches import Launch, launches_of
-from internvl_edge.export.xray.schedule import Schedule, read_plan
-from internvl_edge.export.xray.symbols import sizes_of
-from internvl_edge.export.xray.traffic import traffic_of
+from internvl_edge.runtime.inspect.plan.launches import Launch, launches_of
+from internvl_edge.runtime.inspect.plan.schedule import Schedule, read_plan
+from internvl_edge.runtime.inspect.plan.symbols import sizes_of
+from internvl_edge.runtime.inspect.plan.traffic import traffic_of
+from internvl_edge.runtime.targets.targets import find_target
 
 TARGET = "sm_89"
 _SCALED = re.compile(r"\.weight/DequantizeLinear$")

@@ -50,7 +50,7 @@ def inspect(
     if engine is not None:
         _inspect_engine(engine, diff, target, dict(shapes), html, as_json=as_json)
     elif bundle is not None:
-        from internvl_edge.export.graph_stats import inspect_bundle, stats_text, to_json
+        from internvl_edge.runtime.inspect.graph_stats import inspect_bundle, stats_text, to_json
 
         stats = inspect_bundle(bundle, {"batch": batch, "texts": batch, "length": length})
         show_json(to_json(stats)) if as_json else show(stats_text(stats))
@@ -65,11 +65,11 @@ def _inspect_engine(
     *,
     as_json: bool,
 ) -> None:
-    from internvl_edge.export.xray.diff import diff_text
-    from internvl_edge.export.xray.page import render_page
-    from internvl_edge.export.xray.report import xray, xray_json
-    from internvl_edge.export.xray.target_of import target_of
-    from internvl_edge.export.xray.text import xray_text
+    from internvl_edge.runtime.inspect.xray.diff import diff_text
+    from internvl_edge.runtime.inspect.xray.page import render_page
+    from internvl_edge.runtime.inspect.xray.report import xray, xray_json
+    from internvl_edge.runtime.inspect.xray.target_of import target_of
+    from internvl_edge.runtime.inspect.xray.text import xray_text
     from internvl_edge.runtime.outputs.files import require_writable, takes_stdout, write_text
 
     files = [html] if html is not None else []

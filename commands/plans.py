@@ -50,7 +50,7 @@ def build_command(bundle: Path, trtexec: bool, **settings: Any) -> None:
 @JSON
 def targets(as_json: bool) -> None:
     """List the devices that plans can be built for: memory, 8-bit formats, which TensorRT, buildable here or not."""
-    from internvl_edge.export.engine.targets_table import targets_json, targets_text
+    from internvl_edge.runtime.targets.targets_table import targets_json, targets_text
 
     show_json(targets_json()) if as_json else show(targets_text())
 
@@ -66,7 +66,7 @@ def doctor(bundle: Path | None, target: str | None, as_json: bool) -> None:
     internvl-edge doctor
     internvl-edge doctor bundle --target orin-nano-8gb
     """
-    from internvl_edge.export.doctor import diagnose, diagnosis_text
+    from internvl_edge.runtime.inspect.doctor import diagnose, diagnosis_text
 
     found = diagnose(bundle, target)
     show_json(found.to_json()) if as_json else show(diagnosis_text(found))

@@ -11,12 +11,10 @@ from typing import Any
 from internvl_edge.export.engine.blueprint import BLUEPRINT_FILE, Blueprint, GraphParts, Part
 from internvl_edge.export.engine.byte_sizes import parse_bytes
 from internvl_edge.export.engine.child import BuilderMemoryError, Built, Job, build_apart
-from internvl_edge.export.engine.estimate import Limits, part_bytes
-from internvl_edge.export.engine.flavour import Flavour, flavour_for, launches_plugins
 from internvl_edge.export.engine.ladder import Means, climb
 from internvl_edge.export.engine.profiles import Ranges, parse_range, profiles_for
-from internvl_edge.export.engine.targets import Target, find_target, require_precision
 from internvl_edge.export.kit import KitReport, make_kit
+from internvl_edge.export.plans_page import write_plans_page
 from internvl_edge.export.progress import Progress, Silent
 from internvl_edge.export.staging import Staging, key_of, staged
 from internvl_edge.runtime.bundle import Bundle
@@ -33,6 +31,9 @@ from internvl_edge.runtime.engines import (
     weight_digests,
 )
 from internvl_edge.runtime.errors import BundleError, EngineError, ExportError
+from internvl_edge.runtime.targets.estimate import Limits, part_bytes
+from internvl_edge.runtime.targets.flavour import Flavour, flavour_for, launches_plugins
+from internvl_edge.runtime.targets.targets import Target, find_target, require_precision
 
 ATTENTIONS = ("auto", "op", "pattern", "plugin")
 
@@ -351,8 +352,6 @@ def _page(bundle: Bundle, folder: Path, record: EngineRecord) -> Path | str:
     """Write the page of the plans and return where it lies, or why there is none: that takes no plan with it."""
     if record.flavour != "tensorrt_rtx":
         return f"plans of {record.flavour} do not tell their launches"
-    from internvl_edge.export.xray.plans_page import write_plans_page  # jinja2, which a device need not have
-
     try:
         return write_plans_page(bundle.path, folder, record)
     except ExportError as error:

@@ -21,7 +21,6 @@ from internvl_edge.export.build import BuildOptions, BuildReport, build
 from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.dialects.join_heads import JoinHeadsPass
-from internvl_edge.export.engine.targets import find_target, require_precision
 from internvl_edge.export.kit import KitReport
 from internvl_edge.export.model_info import model_info
 from internvl_edge.export.models.graphs import available_graphs
@@ -53,6 +52,7 @@ from internvl_edge.export.weights import (
 from internvl_edge.runtime.bundle import sha256_file
 from internvl_edge.runtime.errors import ExportError, VerificationError
 from internvl_edge.runtime.manifest import SCHEMA, FileInfo, GraphInfo, Manifest
+from internvl_edge.runtime.targets.targets import find_target, require_precision
 from internvl_edge.runtime.tokenizer import Tokenizer
 
 _TRACED = "traced"

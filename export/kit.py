@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from internvl_edge.export.engine.blueprint import BLUEPRINT_FILE, Blueprint, GraphParts
-from internvl_edge.export.engine.estimate import Limits, part_bytes
 from internvl_edge.export.engine.profiles import Ranges, profiles_for
-from internvl_edge.export.engine.targets import Target
 from internvl_edge.export.engine.trtexec import trtexec_line
 from internvl_edge.export.staging import key_of, staged
 from internvl_edge.runtime.bundle import Bundle, sha256_file
 from internvl_edge.runtime.manifest import FileInfo, GraphInfo
+from internvl_edge.runtime.targets.estimate import Limits, part_bytes
+from internvl_edge.runtime.targets.targets import Target
 
 LINES_FILE = "trtexec.sh"
 _MAJORS = (10, 11)

@@ -8,9 +8,9 @@ from internvl_edge.export.dialects.cut_blocks import BLOCKS, blocks_of, cut_bloc
 from internvl_edge.export.dialects.forms import Form, leanest, search_forms
 from internvl_edge.export.draw import link_weights
 from internvl_edge.export.engine.profiles import Ranges, profiles_for
-from internvl_edge.export.engine.targets import Target
 from internvl_edge.export.tensor_specs import tensor_spec
 from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.targets.targets import Target
 
 _ALLOWED_LAUNCHES = 1
 """Above the fewest: a launch costs a few microseconds, as a few megabytes do, so among nearly equals bytes decide."""

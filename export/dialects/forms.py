@@ -12,12 +12,12 @@ import onnx_ir as ir
 from internvl_edge.export.dialects import PORTABLE, Dialect, lower
 from internvl_edge.export.dialects.cut_blocks import Shapes
 from internvl_edge.export.engine.builder import build_plan
-from internvl_edge.export.engine.targets import Target
-from internvl_edge.export.xray.launches import Launch, launches_of
-from internvl_edge.export.xray.schedule import Schedule, read_plan
-from internvl_edge.export.xray.symbols import sizes_of
-from internvl_edge.export.xray.traffic import traffic_of
 from internvl_edge.runtime.errors import EngineError
+from internvl_edge.runtime.inspect.plan.launches import Launch, launches_of
+from internvl_edge.runtime.inspect.plan.schedule import Schedule, read_plan
+from internvl_edge.runtime.inspect.plan.symbols import sizes_of
+from internvl_edge.runtime.inspect.plan.traffic import traffic_of
+from internvl_edge.runtime.targets.targets import Target
 
 logger = logging.getLogger(__name__)
 

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from internvl_edge.export.engine.flavour import Flavour, load_flavour
 from internvl_edge.export.engine.messages import explained
-from internvl_edge.export.engine.targets import Target
 from internvl_edge.runtime.attention_plugin import NAMESPACE, KernelDriver
 from internvl_edge.runtime.attention_plugin import VERSION as PYTHON_VERSION
 from internvl_edge.runtime.cuda import Device, find_device
 from internvl_edge.runtime.engines import Profile
 from internvl_edge.runtime.errors import EngineError
+from internvl_edge.runtime.lowering.onnx_model import OnnxModel
+from internvl_edge.runtime.targets.flavour import Flavour, load_flavour
+from internvl_edge.runtime.targets.targets import Target
 
 logger = logging.getLogger(__name__)
 
@@ -104,24 +105,18 @@ def build_plan(
 def _plugins_in(onnx_file: Path) -> dict[str, list[str]]:
     """Return version -> names of our plugins that the graph holds as nodes; functions of the same names count as none.
 
-    Most graphs hold none, which their bytes tell: the process that builds stays without onnx.
+    A version is as TensorRT's parser understands it. Most graphs hold none, which their bytes tell.
     """
-    if _OUR_DOMAIN not in onnx_file.read_bytes():
+    data = onnx_file.read_bytes()
+    if _OUR_DOMAIN not in data:
         return {}
-    import onnx
-
-    model = onnx.load(onnx_file, load_external_data=False)
-    written_out = {function.name for function in model.functions if function.domain == NAMESPACE}
-    nodes = [node for node in model.graph.node if node.domain == NAMESPACE and node.op_type not in written_out]
+    model = OnnxModel(data, onnx_file.parent)
+    written_out = model.functions()
+    nodes = [node for node in model.nodes if node.domain == NAMESPACE and (NAMESPACE, node.op_type) not in written_out]
     found: dict[str, list[str]] = {}
-    for name, version in sorted({(node.op_type, _version(node)) for node in nodes}):
+    for name, version in sorted({(node.op_type, node.text("plugin_version", "1")) for node in nodes}):
         found.setdefault(version, []).append(name)
     return found
-
-
-def _version(node: Any) -> str:
-    """Return the version of a plugin's node, as TensorRT's parser understands it."""
-    return next((each.s.decode() for each in node.attribute if each.name == "plugin_version"), "1")
 
 
 def _register(flavour: Flavour, wanted: Mapping[str, Sequence[str]], onnx_file: Path, target: Target) -> None:

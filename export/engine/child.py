@@ -89,7 +89,7 @@ def main() -> None:
 def _outcome(job: Job) -> dict[str, Any]:
     from internvl_edge.export.engine.builder import build_plan
     from internvl_edge.export.engine.messages import is_out_of_memory
-    from internvl_edge.export.engine.targets import find_target
+    from internvl_edge.runtime.targets.targets import find_target
 
     try:
         info = build_plan(

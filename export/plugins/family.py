@@ -6,12 +6,12 @@ TensorRT's plugins have no optional inputs, so that a kernel which takes some ha
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from internvl_edge.export.engine.targets import FIRST_BF16_SM, FIRST_FP8_SM
 from internvl_edge.export.plugins.launches import Axis, Constant, Launch, Tensor
 from internvl_edge.export.plugins.tensorrt_plugins import Plugin
 from internvl_edge.export.plugins.tiles import Tiles, searched_tiles
 from internvl_edge.export.plugins.tiles_model import Work
 from internvl_edge.runtime.errors import EngineError
+from internvl_edge.runtime.targets.targets import FIRST_BF16_SM, FIRST_FP8_SM
 
 FIRST_PRODUCTS_SM = 80
 """Triton emits no tensor-core code for Turing."""

@@ -9,9 +9,9 @@ they are not a promise of latency.
 
 from dataclasses import dataclass
 
-from internvl_edge.export.engine.targets import DataSheet, find_target
 from internvl_edge.export.plugins.compile import CompiledKernel, nearest_known
 from internvl_edge.export.plugins.occupancy import occupancy
+from internvl_edge.runtime.targets.targets import DataSheet, find_target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

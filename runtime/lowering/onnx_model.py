@@ -16,22 +16,32 @@ FLOAT, UINT8, INT8, FLOAT16, BFLOAT16 = 1, 2, 3, 10, 16
 MICROSOFT = "com.microsoft"
 """Domain of ONNX Runtime's own operators."""
 
-_MODEL_GRAPH, _MODEL_OPSETS = 7, 8
+_MODEL_GRAPH, _MODEL_OPSETS, _MODEL_FUNCTIONS = 7, 8, 25
+_FUNCTION_NAME, _FUNCTION_DOMAIN = 1, 10
 _OPSET_DOMAIN, _OPSET_VERSION = 1, 2
 _GRAPH_NODES, _GRAPH_INITIALIZERS, _GRAPH_INPUTS, _GRAPH_OUTPUTS, _GRAPH_VALUE_INFOS = 1, 5, 11, 12, 13
 _NODE_INPUTS, _NODE_OUTPUTS, _NODE_OP_TYPE, _NODE_ATTRIBUTES, _NODE_DOMAIN = 1, 2, 4, 5, 7
-_ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_INTS, _ATTRIBUTE_GRAPHS = (
-    1, 3, 5, 6, 8, 11
-)  # fmt: skip
+_ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_TEXT, _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH = 1, 3, 4, 5, 6
+_ATTRIBUTE_INTS, _ATTRIBUTE_GRAPHS = 8, 11
 _ATTRIBUTE_TYPE, _TYPE_INT = 20, 2
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_INTEGERS, _TENSOR_NAME, _TENSOR_RAW, _TENSOR_EXTERNAL = 1, 2, 5, 8, 9, 13
 _VALUE_NAME, _VALUE_TYPE, _TYPE_TENSOR, _ELEMENT_TYPE, _TENSOR_SHAPE = 1, 2, 1, 1, 2
-_SHAPE_DIMS, _DIM_VALUE = 1, 1
+_SHAPE_DIMS, _DIM_VALUE, _DIM_NAME = 1, 1, 2
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 
 _STORED = {FLOAT: np.float32, UINT8: np.uint8, INT8: np.int8, FLOAT16: np.float16, BFLOAT16: np.uint16}
 """Types whose values are read, as NumPy holds them: bfloat16 as its bits."""
 _CODES = {np.dtype(np.float32): FLOAT, np.dtype(np.uint8): UINT8, np.dtype(np.int8): INT8}
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredType:
+    """What the file says of a value."""
+
+    dtype: int
+    """TensorProto.DataType."""
+    axes: tuple[int | str | None, ...] | None
+    """Sizes, or the names or expressions of axes that vary, None for one without a name; None for no shape at all."""
 
 
 @dataclass(slots=True, eq=False)
@@ -75,13 +85,19 @@ class Tensor:
         """Return whether the values lie in another file."""
         return bool(self.message.all_data(_TENSOR_EXTERNAL))
 
+    @property
+    def place(self) -> tuple[str, int]:
+        """Return the file of the values, as the model names it, and where in it they begin."""
+        entries = self.message.messages(_TENSOR_EXTERNAL)
+        where = {entry.text(_ENTRY_KEY): entry.text(_ENTRY_VALUE) for entry in entries}
+        return where["location"], int(where.get("offset", 0))
+
     def values(self, folder: Path) -> np.ndarray:
         """Return a copy of the values; external ones lie beside the model, in `folder`."""
         stored = np.dtype(_STORED[self.dtype])
-        if entries := self.message.messages(_TENSOR_EXTERNAL):
-            where = {entry.text(_ENTRY_KEY): entry.text(_ENTRY_VALUE) for entry in entries}
-            offset = int(where.get("offset", 0))
-            flat = np.fromfile(folder / where["location"], stored, self.size, offset=offset)
+        if self.is_external:
+            location, offset = self.place
+            flat = np.fromfile(folder / location, stored, self.size, offset=offset)
         elif raw := self.message.data(_TENSOR_RAW):
             flat = np.frombuffer(raw, stored).copy()
         else:
@@ -133,6 +149,10 @@ class Node:
         """Return an attribute that is a list of integers."""
         return self.attributes[name].integers(_ATTRIBUTE_INTS) if name in self.attributes else []
 
+    def text(self, name: str, default: str) -> str:
+        """Return an attribute that is a string."""
+        return self.attributes[name].text(_ATTRIBUTE_TEXT) if name in self.attributes else default
+
     def put_integer(self, name: str, value: int) -> None:
         """Set an attribute that is an integer."""
         attribute = Message()
@@ -181,6 +201,22 @@ class OnnxModel:
     def shape(self, name: str) -> tuple[int | None, ...]:
         """Return the shape of an inner value as the file tells it, None for axes that vary; () where it does not."""
         return self._shapes.get(name, ())
+
+    def input_names(self) -> list[str]:
+        """Return the inputs in order."""
+        return [value.text(_VALUE_NAME) for value in self._graph.messages(_GRAPH_INPUTS)]
+
+    def declared(self) -> dict[str, DeclaredType]:
+        """Return what the file says of inputs, inner values, outputs and constants."""
+        numbers = (_GRAPH_INPUTS, _GRAPH_VALUE_INFOS, _GRAPH_OUTPUTS)
+        values = (value for number in numbers for value in self._graph.messages(number))
+        constants = {name: DeclaredType(tensor.dtype, tensor.shape) for name, tensor in self.initializers.items()}
+        return {value.text(_VALUE_NAME): _declared(value) for value in values} | constants
+
+    def functions(self) -> set[tuple[str, str]]:
+        """Return domain and name of the operators that the model itself writes out."""
+        found = self._model.messages(_MODEL_FUNCTIONS)
+        return {(each.text(_FUNCTION_DOMAIN), each.text(_FUNCTION_NAME)) for each in found}
 
     def producers(self) -> dict[str, Node]:
         """Return each value's node."""
@@ -232,6 +268,18 @@ class OnnxModel:
                     value.put(_VALUE_TYPE, kind)
             self._graph.put(number, *values)
         return found
+
+
+def _declared(value: Message) -> DeclaredType:
+    tensor = value.message(_VALUE_TYPE).message(_TYPE_TENSOR)
+    shapes = tensor.messages(_TENSOR_SHAPE)
+    axes = tuple(_axis(dim) for dim in shapes[-1].messages(_SHAPE_DIMS)) if shapes else None
+    return DeclaredType(tensor.integer(_ELEMENT_TYPE), axes)
+
+
+def _axis(dim: Message) -> int | str | None:
+    sizes = dim.integers(_DIM_VALUE)
+    return sizes[-1] if sizes else dim.text(_DIM_NAME) or None
 
 
 def _shape(value: Message) -> tuple[int | None, ...]:

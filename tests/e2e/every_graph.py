@@ -6,8 +6,8 @@ from internvl_edge.export.dialects import dialect_for
 from internvl_edge.export.draw import draw_graph
 from internvl_edge.export.engine.builder import build_plan
 from internvl_edge.export.engine.profiles import Ranges, profiles_for
-from internvl_edge.export.engine.targets import find_target
 from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.targets.targets import find_target
 
 
 def build_every_graph(folder: Path, sm: int, work: Path) -> dict[str, int]:

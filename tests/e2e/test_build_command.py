@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from internvl_edge.export.engine.targets import RTX_SMS
 from internvl_edge.export.staging import staged
+from internvl_edge.runtime.targets.targets import RTX_SMS
 from tests.e2e.conftest import Run
 
 pytest.importorskip("onnxruntime_ep_nv_tensorrt_rtx", reason="the extra `rtx` is not installed")

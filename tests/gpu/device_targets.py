@@ -2,8 +2,8 @@
 
 import re
 
-from internvl_edge.export.engine.targets import Target, find_target
 from internvl_edge.runtime.cuda import Device
+from internvl_edge.runtime.targets.targets import Target, find_target
 
 _NAMES = (
     ("t4", r"(Tesla|NVIDIA) T4"),

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from internvl_edge.export.engine.flavour import Flavour
 from internvl_edge.runtime.engines import GraphEngines, PlanRecord
+from internvl_edge.runtime.targets.flavour import Flavour
 
 _WARM_RUNS = 10
 """Not timed: the first compile or load kernels, and clocks rise."""

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from internvl_edge.export.engine.targets import Target
-from internvl_edge.export.xray.report import xray
+from internvl_edge.runtime.inspect.xray.report import xray
+from internvl_edge.runtime.targets.targets import Target
 from tests.gpu.agree import Record
 
 LEAST_RATIO = 0.5

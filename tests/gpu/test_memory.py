@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from internvl_edge.export.build import BuildOptions
-from internvl_edge.export.doctor import diagnose
-from internvl_edge.export.engine.targets import find_target
 from internvl_edge.export.samples import synthetic_pixels
-from internvl_edge.export.xray.report import xray
+from internvl_edge.runtime.inspect.doctor import diagnose
+from internvl_edge.runtime.inspect.xray.report import xray
+from internvl_edge.runtime.targets.targets import find_target
 from tests.gpu.agree import Record
 from tests.gpu.built import Built
 from tests.gpu.cases import case_of

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from internvl_edge.export.build import BuildOptions
-from internvl_edge.export.engine.flavour import Flavour, load_flavour
 from internvl_edge.export.engine.messages import explain
-from internvl_edge.export.engine.targets import RTX_SMS, find_target
 from internvl_edge.runtime.cuda import Device
 from internvl_edge.runtime.errors import EngineError
+from internvl_edge.runtime.targets.flavour import Flavour, load_flavour
+from internvl_edge.runtime.targets.targets import RTX_SMS, find_target
 from tests.gpu.agree import Record
 from tests.gpu.built import Built, linked, with_plans
 from tests.gpu.marks import GPU

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from internvl_edge.export.build import BuildOptions
-from internvl_edge.export.engine.estimate import Limits
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.backends import SessionOptions
 from internvl_edge.runtime.backends.array_cache import ArrayCache
@@ -24,6 +23,7 @@ from internvl_edge.runtime.cuda.pycuda_driver import import_pycuda
 from internvl_edge.runtime.errors import BackendError, InputError
 from internvl_edge.runtime.generation import GenerationConfig, generate
 from internvl_edge.runtime.stages import COMPUTE, DEVICE_TO_HOST, ENQUEUE, HOST_TO_DEVICE, Stages
+from internvl_edge.runtime.targets.estimate import Limits
 from tests.gpu.agree import Record, require_agreement
 from tests.gpu.built import Built
 from tests.gpu.cases import CASES, PROMPT_IDS, Case, case_of

@@ -17,20 +17,20 @@ from internvl_edge.export.build_report import build_text
 from internvl_edge.export.compile import export_bundle
 from internvl_edge.export.dialects import dialect_for
 from internvl_edge.export.draw import draw_graph
-from internvl_edge.export.engine import flavour as flavours
 from internvl_edge.export.engine.blueprint import Blueprint
-from internvl_edge.export.engine.capability import capabilities
 from internvl_edge.export.engine.child import BuilderMemoryError, Built, Job
-from internvl_edge.export.engine.estimate import Limits
-from internvl_edge.export.engine.flavour import Flavour
 from internvl_edge.export.engine.profiles import Ranges
-from internvl_edge.export.engine.targets import find_target
 from internvl_edge.export.kit import KitReport
 from internvl_edge.export.options import ExportOptions
 from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.cuda import Device
 from internvl_edge.runtime.engines import EngineRecord, require_engines
 from internvl_edge.runtime.errors import EngineError
+from internvl_edge.runtime.targets import flavour as flavours
+from internvl_edge.runtime.targets.capability import capabilities
+from internvl_edge.runtime.targets.estimate import Limits
+from internvl_edge.runtime.targets.flavour import Flavour
+from internvl_edge.runtime.targets.targets import find_target
 from tests.tolerances import FP16_RELATIVE
 
 TARGET = find_target("rtx-4090")
@@ -279,10 +279,10 @@ from pathlib import Path
 from internvl_edge.export.build import BuildOptions, build_plans
 from internvl_edge.export.build_report import build_text
 from internvl_edge.export.engine.blueprint import Blueprint
-from internvl_edge.export.engine.capability import capabilities
+from internvl_edge.runtime.targets.capability import capabilities
 from internvl_edge.export.engine.child import Built
-from internvl_edge.export.engine.flavour import Flavour
-from internvl_edge.export.engine.targets import find_target
+from internvl_edge.runtime.targets.flavour import Flavour
+from internvl_edge.runtime.targets.targets import find_target
 from internvl_edge.runtime.bundle import Bundle
 def builder(job):
     job.plan_file.write_bytes(b"plan")

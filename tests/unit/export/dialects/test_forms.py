@@ -10,8 +10,8 @@ import pytest
 from internvl_edge.export.dialects import PORTABLE, Dialect
 from internvl_edge.export.dialects.cut_blocks import axes_profile, cut_blocks
 from internvl_edge.export.dialects.forms import BlockCost, Form, leanest, search_forms
-from internvl_edge.export.engine.targets import find_target
 from internvl_edge.runtime.errors import EngineError
+from internvl_edge.runtime.targets.targets import find_target
 from tests.unit.export.dialects.small_graphs import load, run
 
 WIDTH, HEADS = 256, 4

@@ -10,10 +10,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from internvl_edge.export.engine.builder import build_plan
-from internvl_edge.export.engine.targets import Target
 from internvl_edge.runtime.bundle import sha256_file
 from internvl_edge.runtime.engines import Shapes
 from internvl_edge.runtime.errors import EngineError
+from internvl_edge.runtime.targets.targets import Target
 
 pytest.importorskip("onnxruntime_ep_nv_tensorrt_rtx", reason="the extra `rtx` is not installed")
 

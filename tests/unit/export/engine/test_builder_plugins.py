@@ -11,11 +11,11 @@ import pytest
 
 from internvl_edge.export.engine import builder
 from internvl_edge.export.engine.builder import PlanInfo, build_plan
-from internvl_edge.export.engine.capability import capabilities
-from internvl_edge.export.engine.flavour import Flavour
-from internvl_edge.export.engine.targets import find_target
 from internvl_edge.runtime.cuda import Device
 from internvl_edge.runtime.errors import EngineError
+from internvl_edge.runtime.targets.capability import capabilities
+from internvl_edge.runtime.targets.flavour import Flavour
+from internvl_edge.runtime.targets.targets import find_target
 
 ORIN = Device(name="Orin", sm=87, memory_bytes=8 << 30, driver="12.6")
 PREFER_AOT = 1 << 3

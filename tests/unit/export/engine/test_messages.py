@@ -6,8 +6,8 @@ import onnx
 import pytest
 
 from internvl_edge.export.engine.messages import Explanation, explain, explained, is_out_of_memory
-from internvl_edge.export.engine.targets import Target
 from internvl_edge.runtime.errors import EngineError
+from internvl_edge.runtime.targets.targets import Target
 
 VERSION = "another version of TensorRT built the plan"
 NO_PLAN = "the file is no plan of this TensorRT"

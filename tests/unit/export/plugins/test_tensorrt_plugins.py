@@ -9,8 +9,8 @@ from internvl_edge.export.plugins.compile import parameter_types
 from internvl_edge.export.plugins.families import FAMILIES
 from internvl_edge.export.plugins.tensorrt_plugins import node_attributes, read_variant, register_plugins, variant_text
 from internvl_edge.runtime.errors import EngineError
-from tests.unit.export.engine.stub_tensorrt import CannotInstallError, ask, install
 from tests.unit.export.plugins.drive_plugins import SIZES
+from tests.unit.runtime.targets.stub_tensorrt import CannotInstallError, ask, install
 
 VERSIONS = (
     "tensorrt-cu12-bindings==10.9.0.34",

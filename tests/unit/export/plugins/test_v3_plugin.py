@@ -12,8 +12,8 @@ from internvl_edge.export.plugins.tensorrt_plugins import node_attributes
 from internvl_edge.export.plugins.v3_plugin import register_v3
 from internvl_edge.runtime.errors import EngineError
 from tests.unit.export.dialects.small_graphs import load
-from tests.unit.export.engine.stub_tensorrt import CannotInstallError, ask, install
 from tests.unit.export.plugins.drive_plugins import SIZES
+from tests.unit.runtime.targets.stub_tensorrt import CannotInstallError, ask, install
 
 VERSIONS = ("tensorrt-cu12-bindings==10.3.0", "tensorrt-cu12-bindings==10.8.0.43")
 ARGUMENTS = [["u64", 16], ["u64", 32], ["u32", 257], ["u64", 1040], ["u64", 1056]]

@@ -1,0 +1,1 @@
+"""Look into bundles, plans and this machine with NumPy alone."""

@@ -1,0 +1,102 @@
+"""Bytes that each step reads and writes, from the declarations of its tensors at given sizes."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+
+from internvl_edge.runtime.inspect.plan.launches import on_device, operations_of
+from internvl_edge.runtime.inspect.plan.schedule import Program, Step, Tensor
+from internvl_edge.runtime.inspect.plan.symbols import Sizes
+
+_BYTES = {
+    "double": Fraction(8),
+    "int64": Fraction(8),
+    "float": Fraction(4),
+    "int32": Fraction(4),
+    "half": Fraction(2),
+    "bf16": Fraction(2),
+    "int8": Fraction(1),
+    "uint8": Fraction(1),
+    "bool": Fraction(1),
+    "fp8_e4m3": Fraction(1),
+    "fp8_ue8m0": Fraction(1),
+    "int4": Fraction(1, 2),
+    "fp4_e2m1": Fraction(1, 2),
+}
+"""Bytes of one value, by the plan's names of types."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """What one step moves between the device's memory and its cores, each tensor once."""
+
+    read_bytes: int
+    """Weights included."""
+    weight_bytes: int
+    """Constants among what is read."""
+    written_bytes: int
+    at_most: bool
+    """The kernel slices an operand, so that it may read less than the declared whole."""
+
+    @property
+    def bytes(self) -> int:
+        """Return all bytes moved."""
+        return self.read_bytes + self.written_bytes
+
+
+def traffic_of(step: Step, program: Program, sizes: Sizes) -> Traffic | None:
+    """Return the traffic of `step`, or None where a size or type is unknown.
+
+    A table that a kernel gathers from counts for no more than the kernel writes: rows that are not asked for stay.
+    """
+    operations = operations_of(step.name)
+    reads, writes = _declared(step.inputs, program), _declared(step.outputs, program)
+    sized = {tensor.name: tensor_bytes(tensor, sizes) for tensor in (*reads, *writes)}
+    if None in sized.values():
+        return None
+    known = {name: size for name, size in sized.items() if size is not None}
+    written = sum(known[tensor.name] for tensor in writes)
+    gathers = "Gath" in operations
+    counted = {
+        tensor.name: min(known[tensor.name], written) if gathers and is_constant(tensor) else known[tensor.name]
+        for tensor in reads
+    }
+    return Traffic(
+        read_bytes=sum(counted.values()),
+        weight_bytes=sum(counted[tensor.name] for tensor in reads if is_constant(tensor)),
+        written_bytes=written,
+        at_most="Slic" in operations or "Spli" in operations,
+    )
+
+
+def tensor_bytes(tensor: Tensor, sizes: Sizes) -> int | None:
+    """Return the bytes of a tensor or view, or None where its type or a size is unknown."""
+    if tensor.constant_bytes is not None:
+        return tensor.constant_bytes
+    shape = sizes.shape(tensor.dims)
+    if shape is None or tensor.dtype not in _BYTES:
+        return None
+    return math.ceil(math.prod(shape) * _BYTES[tensor.dtype])
+
+
+def is_constant(tensor: Tensor) -> bool:
+    """Return whether a tensor is a weight or another value stored in the plan."""
+    return tensor.constant_bytes is not None
+
+
+def activation_bytes(program: Program) -> int | None:
+    """Return the device memory for activations and scratch at the profile's largest shapes; None where unstated."""
+    regions = [region for region in program.regions if region.place == "accelerator" and not region.constant]
+    return sum(region.bytes for region in regions) if regions else None
+
+
+def weight_bytes(program: Program) -> int:
+    """Return the bytes of all constants; equal ones that share a payload count once."""
+    payloads = {(t.region, t.offset, t.constant_bytes): t.constant_bytes or 0 for t in program.tensors.values()}
+    return sum(payloads.values())
+
+
+def _declared(names: Iterable[str], program: Program) -> list[Tensor]:
+    """Return the device tensors among `names`, once each; numbers of the host are no traffic."""
+    return [program.tensors[name] for name in dict.fromkeys(names) if on_device(name, program)]

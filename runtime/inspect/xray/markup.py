@@ -1,0 +1,24 @@
+"""HTML and SVG out of texts that may hold any character."""
+
+from collections.abc import Iterable
+from html import escape
+
+
+class Markup(str):
+    """Text that is HTML already, so that it is not escaped again."""
+
+    __slots__ = ()
+
+
+def filled(template: str, *values: object, **named: object) -> Markup:
+    """Return `template` with its braces filled as `str.format` does; texts that are no `Markup` are escaped."""
+    return Markup(template.format(*map(_escaped, values), **{name: _escaped(value) for name, value in named.items()}))
+
+
+def joined(parts: Iterable[str], between: str = "") -> Markup:
+    """Return `parts` in a row; what is no `Markup` is escaped."""
+    return Markup(between.join(str(_escaped(part)) for part in parts))
+
+
+def _escaped(value: object) -> object:
+    return escape(value) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -1,0 +1,30 @@
+"""Which device a plan is for: as asked, as its record says, or as the plan itself says."""
+
+import logging
+from pathlib import Path
+
+from internvl_edge.runtime.engines import ENGINE_FILE, EngineRecord
+from internvl_edge.runtime.errors import BundleError, EngineError
+from internvl_edge.runtime.inspect.plan.schedule import read_plan
+from internvl_edge.runtime.targets.targets import Target, find_target
+
+logger = logging.getLogger(__name__)
+
+
+def target_of(plan: Path, name: str | None = None) -> Target:
+    """Return the target called `name`, or without one that of ``engine.json`` beside `plan`, or the plan's own SM.
+
+    Raises:
+        EngineError: the name is unknown, `plan` is no plan, or it does not tell.
+    """
+    if name is not None:
+        return find_target(name)
+    if (plan.parent / ENGINE_FILE).exists():
+        try:
+            return find_target(EngineRecord.load(plan.parent).target)
+        except BundleError as error:
+            logger.info("%s; the plan itself says for which SM it is", error)
+    found = read_plan(plan).sm
+    if found is None:
+        raise EngineError(f"{plan}: does not tell its device; name one with --target")
+    return find_target(f"sm_{found}")

@@ -1,0 +1,1 @@
+"""The devices that plans are for, and what here builds for them."""
