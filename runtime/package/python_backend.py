@@ -12,7 +12,7 @@ from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.manifest import Manifest
 from internvl_edge.runtime.model import InternVL
 from internvl_edge.runtime.package.server_graph import ServerGraph
-from internvl_edge.runtime.serve.checks import require_fitting
+from internvl_edge.runtime.serve.checks import fitting_request
 from internvl_edge.runtime.serve.models import served_models
 from internvl_edge.runtime.serve.options import ServeOptions
 from internvl_edge.runtime.serve.refusals import FailedError, RefusalError
@@ -68,10 +68,9 @@ class TritonPythonModel:
             parameters=json.loads(request.parameters() or "{}"),
         )
         try:
-            require_fitting(asked, self._served, self._info, self._options)
+            return fitting_request(asked, self._served, self._info, self._options)
         except RefusalError as refusal:
             return refusal
-        return asked
 
     def _results(self, requests: Sequence[Request]) -> Sequence[Arrays | RefusalError]:
         """Return what becomes of requests: those of a graph as one job, those of a task one by one."""

@@ -1,9 +1,14 @@
 """Requests held against the signature of their model and the limits, before anything is done for them."""
 
+import unicodedata
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
+from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.inputs.sent_pictures import received_picture, sent_picture
+from internvl_edge.runtime.inputs.sniff import HEAD_BYTES, picture_format
 from internvl_edge.runtime.manifest import ModelInfo
 from internvl_edge.runtime.serve.models import Served
 from internvl_edge.runtime.serve.options import ServeOptions
@@ -18,17 +23,18 @@ _NAMED = 5
 """Findings that one answer names."""
 
 
-def require_fitting(request: Request, served: Served, model: ModelInfo, options: ServeOptions) -> None:
-    """Check a request.
+def fitting_request(request: Request, served: Served, model: ModelInfo, options: ServeOptions) -> Request:
+    """Check a request, and return it with its pictures as bytes, however they were sent.
 
     Raises:
         BadRequestError: naming what is wrong.
         TooLargeError: more rows, or a longer text, than may be.
     """
-    for findings in (_names, _tensors, _rows, _texts):  # each relies on those before
+    for findings in (_names, _tensors, _rows, _texts, _labels):  # each relies on those before
         _refuse(request, list(findings(request, served)))
     _require_limits(request, served, options)
     _refuse(request, [*_ids(request, model), *_parameters(request, served)])
+    return _with_pictures(request)
 
 
 def _refuse(request: Request, findings: list[str]) -> None:
@@ -92,9 +98,49 @@ def _texts(request: Request, served: Served) -> Iterator[str]:
             for index, value in enumerate(request.inputs[tensor.name]):
                 text = _text(value)
                 if text is None:
-                    yield f"{tensor.name} {index} is not UTF-8"
+                    yield f"{tensor.name} {index} {_no_text(value)}"
+                elif (finding := _picture_in(text)) is not None:
+                    yield f"{tensor.name} {index} {finding}"
                 elif wrong(text):
                     yield f"{tensor.name} {index} is empty" if _is_empty(text) else f"{tensor.name} {index} lacks {{}}"
+
+
+def _labels(request: Request, served: Served) -> Iterator[str]:
+    """Yield labels that stand twice, each of which would be given a part of one label's probability."""
+    first: dict[str, int] = {}
+    for index, value in enumerate(request.inputs.get("labels", ())):
+        earlier = first.setdefault(" ".join(unicodedata.normalize("NFKC", value.decode()).split()), index)
+        if earlier != index:
+            yield f"labels {index} is the same as labels {earlier}"
+
+
+def _with_pictures(request: Request) -> Request:
+    """Return a request whose pictures are bytes of files: data URLs and base64 are decoded."""
+    values = request.inputs.get("image")
+    if values is None or values.dtype != np.object_:
+        return request
+    pictures, findings = np.empty_like(values), []
+    for index, value in enumerate(values.flat):
+        try:
+            pictures.flat[index] = received_picture(value)
+        except InputError as error:
+            findings.append(f"image {index} {error}")
+    _refuse(request, findings)
+    return replace(request, inputs={**request.inputs, "image": pictures})
+
+
+def _picture_in(text: str) -> str | None:
+    """Return what is wrong with a text that stands for a picture."""
+    try:
+        picture = sent_picture(text)
+    except InputError as error:
+        return str(error)
+    return None if picture is None else "is a picture and no text; send it to a model that takes pictures"
+
+
+def _no_text(value: bytes) -> str:
+    found = picture_format(value[:HEAD_BYTES])
+    return "is not UTF-8" if found is None else f"is a {found} picture and no text"
 
 
 def _is_empty(text: str) -> bool:
@@ -135,7 +181,7 @@ def _ids(request: Request, model: ModelInfo) -> Iterator[str]:
 def _parameters(request: Request, served: Served) -> Iterator[str]:
     for name, choice in served.choices.items():
         if name in request.parameters and not choice.takes(request.parameters[name]):
-            yield f"{name} is {_shown(request.parameters[name])} instead of {choice.words}"
+            yield f"{name} is {_shown(request.parameters[name])} instead of {choice.words}{choice.remedy}"
 
 
 def _text(value: bytes) -> str | None:

@@ -8,11 +8,15 @@ import numpy as np
 
 from internvl_edge.runtime.errors import BundleError
 from internvl_edge.runtime.manifest import GraphInfo, Manifest
+from internvl_edge.runtime.serve.options import MAX_NEW_TOKENS
 from internvl_edge.runtime.serve.requests import Parameter, Request
 from internvl_edge.runtime.serve.scheduling.ticket import Key
 from internvl_edge.runtime.serve.signature import DECLARED, Signature, Tensor
 
 ENCODE_IMAGE, ENCODE_TEXT, CLASSIFY, CAPTION = "encode_image", "encode_text", "classify", "caption"
+
+MAX_BEAMS = 8
+"""Each is a row of the decoder's cache."""
 
 _IMAGE = Tensor(name="image", datatype="BYTES", shape=(-1,))
 _MODE = "c (InternVL-C) or g (InternVL-G)"
@@ -27,6 +31,8 @@ class Choice:
 
     default: Parameter
     allowed: tuple[str, ...] | range
+    remedy: str = ""
+    """What makes a server allow more, as the end of a sentence."""
 
     def takes(self, value: Parameter) -> bool:
         """Return whether a value may be given."""
@@ -85,8 +91,10 @@ class Served:
         return {name: values for name, values in request.inputs.items() if name not in self.row_inputs}
 
 
-def served_models(manifest: Manifest, graphs: tuple[str, ...] | None = None) -> dict[str, Served]:
-    """Return what is served of a bundle by name; of `graphs` alone where given.
+def served_models(
+    manifest: Manifest, graphs: tuple[str, ...] | None = None, max_new_tokens: int = MAX_NEW_TOKENS
+) -> dict[str, Served]:
+    """Return what is served of a bundle by name; of `graphs` alone where given. `max_new_tokens` bounds captions.
 
     Raises:
         BundleError: the bundle has no such graph.
@@ -96,7 +104,7 @@ def served_models(manifest: Manifest, graphs: tuple[str, ...] | None = None) -> 
         have = ", ".join(manifest.graphs)
         raise BundleError(f"serve: the bundle has no graph {', '.join(lacking)}; choose from {have}")
     models = {name: _graph(name, manifest.graphs[name]) for name in chosen}
-    return models | {task.signature.name: task for task in _tasks(manifest, set(chosen))}
+    return models | {task.signature.name: task for task in _tasks(manifest, set(chosen), max_new_tokens)}
 
 
 def _graph(name: str, info: GraphInfo) -> Served:
@@ -111,7 +119,7 @@ def _graph(name: str, info: GraphInfo) -> Served:
     )
 
 
-def _tasks(manifest: Manifest, graphs: set[str]) -> list[Served]:
+def _tasks(manifest: Manifest, graphs: set[str], max_new_tokens: int) -> list[Served]:
     model = manifest.model
     pools = "vision" in graphs and any(spec.name == "image_embeds" for spec in manifest.graphs["vision"].outputs)
     modes = ("c", "g") if "query" in graphs else ("c",)
@@ -124,7 +132,7 @@ def _tasks(manifest: Manifest, graphs: set[str]) -> list[Served]:
     if pools and texts:
         tasks.append(_classify(modes))
     if {"vision", "query", "decoder"} <= graphs and "tokenizer.model" in manifest.files:
-        tasks.append(_caption(model.max_positions or 2048))
+        tasks.append(_caption(max_new_tokens, model.max_positions))
     return tasks
 
 
@@ -173,7 +181,9 @@ def _classify(modes: tuple[str, ...]) -> Served:
     )
 
 
-def _caption(positions: int) -> Served:
+def _caption(new_tokens: int, positions: int | None) -> Served:
+    most = min(new_tokens, positions or new_tokens)
+    remedy = "; serve with a larger --max-new-tokens for more" if most != positions else ""
     return Served(
         signature=Signature(
             name=CAPTION,
@@ -189,9 +199,9 @@ def _caption(positions: int) -> Served:
         ),
         row_inputs=("image",),
         choices={
-            "num_beams": Choice(default=1, allowed=range(1, 9)),
-            "max_new_tokens": Choice(default=30, allowed=range(1, positions + 1)),
-            "min_new_tokens": Choice(default=0, allowed=range(positions + 1)),
+            "num_beams": Choice(default=1, allowed=range(1, MAX_BEAMS + 1)),
+            "max_new_tokens": Choice(default=min(30, most), allowed=range(1, most + 1), remedy=remedy),
+            "min_new_tokens": Choice(default=0, allowed=range(most + 1), remedy=remedy),
         },
     )
 

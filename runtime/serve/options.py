@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from internvl_edge.runtime.backends import SessionOptions, require_backend
 from internvl_edge.runtime.errors import InputError
 
+MAX_NEW_TOKENS = 256
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
@@ -31,6 +33,8 @@ class ServeOptions:
     max_rows: int = 1024
     """Pictures or texts of one request."""
     max_body_bytes: int = 64 << 20
+    max_new_tokens: int = MAX_NEW_TOKENS
+    """Of one caption: each takes room in the decoder's cache for as long as the caption is written."""
     max_pixels: int = 89_478_485
     """Of one picture: Pillow's own limit, 268 MB as RGB."""
     max_text_bytes: int = 64 << 10
@@ -50,7 +54,10 @@ class ServeOptions:
             BackendError: there is no such backend.
         """
         require_backend(self.backend)
-        counts = ("workers", "max_batch", "queue", "max_rows", "max_body_bytes", "max_pixels", "max_text_bytes")
+        counts = (
+            *("workers", "max_batch", "queue", "max_rows", "max_body_bytes", "max_pixels"),
+            *("max_text_bytes", "max_new_tokens"),
+        )
         wrong = [f"{name} {getattr(self, name)} (1 or more)" for name in counts if getattr(self, name) < 1]
         if self.threads is not None and self.threads < 1:
             wrong.append(f"threads {self.threads} (1 or more)")

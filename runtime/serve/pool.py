@@ -15,7 +15,7 @@ import numpy as np
 from internvl_edge.runtime.bundle import Bundle, sha256_file
 from internvl_edge.runtime.errors import BackendError
 from internvl_edge.runtime.pipeline.picture_cache import PictureCache, picture_key
-from internvl_edge.runtime.serve.checks import require_fitting
+from internvl_edge.runtime.serve.checks import fitting_request
 from internvl_edge.runtime.serve.models import ENCODE_IMAGE, Served, served_models
 from internvl_edge.runtime.serve.observer import NullObserver, Observer
 from internvl_edge.runtime.serve.options import ServeOptions
@@ -98,7 +98,7 @@ class WorkerEngine:
         bundle = await asyncio.to_thread(Bundle.open, self._path)
         self._info = bundle.manifest.model
         self._digest = sha256_file(self._path / "manifest.json")
-        self._served = served_models(bundle.manifest, self.options.graphs)
+        self._served = served_models(bundle.manifest, self.options.graphs, self.options.max_new_tokens)
         self._signatures = {name: served.signature for name, served in self._served.items()}
         graphs = tuple(name for name in bundle.manifest.graphs if name in self._served)
         launch = self._launcher(Setup(bundle=self._path, graphs=graphs, options=self.options))
@@ -140,7 +140,7 @@ class WorkerEngine:
             RefusalError: why there is no answer.
         """
         try:
-            served = self._checked(request)
+            request, served = self._checked(request)
             if request.model == ENCODE_IMAGE and self._cache.capacity_bytes:
                 return await self._encoded(request, served)
             return await self._computed(request, served)
@@ -159,7 +159,7 @@ class WorkerEngine:
             return
         work = None
         try:
-            served = self._checked(request)
+            request, served = self._checked(request)
             if request.parameters.get("num_beams", 1) != 1:
                 raise BadRequestError(f"{request.model}: beams are known at the end only; stream with num_beams 1")
             work = StreamedWork(request, served)
@@ -205,14 +205,13 @@ class WorkerEngine:
         elif isinstance(message, Done):
             self._finished(worker, message)
 
-    def _checked(self, request: Request) -> Served:
+    def _checked(self, request: Request) -> tuple[Request, Served]:
         if self._draining or not any(worker.up or worker.failures < _DOWN for worker in self._workers):
             raise UnavailableError("the server takes no requests now; try again later", _RETRY_S)
         served = self._served.get(request.model)
         if served is None:
             raise UnknownModelError(f"there is no model {request.model[:80]!r}; see the list of models")
-        require_fitting(request, served, self._info, self.options)
-        return served
+        return fitting_request(request, served, self._info, self.options), served
 
     async def _encoded(self, request: Request, served: Served) -> Response:
         """Answer with rows that were computed before, where there are any."""

@@ -36,6 +36,7 @@ _PACKAGES = (
 _IDLE_S = 30
 """How long a connection is kept between two requests."""
 _BACKLOG = 2048
+_PORTS = 65535
 _YOUNG_OBJECTS = 50_000
 """Objects that may refer to others, of requests that are under way: some hundreds of requests at once have as many."""
 
@@ -60,8 +61,17 @@ class ServerOptions:
         """
         if self.http is None and self.grpc is None:
             raise InputError("serve: neither HTTP nor gRPC is wanted; give one of them a port")
+        wrong = [f"{name} {port}" for name, port in (("http", self.http), ("grpc", self.grpc)) if not _is_port(port)]
+        if wrong:
+            raise InputError(f"serve: {', '.join(wrong)}; a port is a number from 0, for any free one, to {_PORTS}")
+        if self.http == self.grpc and self.http:
+            raise InputError(f"serve: HTTP and gRPC are both to listen on {self.http}; give each its own port")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise InputError("serve: TLS takes a certificate and its key; give both or none")
+
+
+def _is_port(port: int | None) -> bool:
+    return port is None or 0 <= port <= _PORTS
 
 
 class StartedEngine(Engine, Protocol):

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.inputs.sent_pictures import sent_picture
 from internvl_edge.runtime.serve.models import ENCODE_IMAGE, ENCODE_TEXT
 from internvl_edge.runtime.serve.protocol.checks import quoted
-from internvl_edge.runtime.serve.protocol.http.generate import picture_of_url
 from internvl_edge.runtime.serve.protocol.raw import object_array
 from internvl_edge.runtime.serve.refusals import BadRequestError, UnknownModelError
 
@@ -48,8 +49,8 @@ class Wanted:
         return parts
 
 
-def wanted(content: dict[str, Any]) -> Wanted:
-    """Return what a body asks for.
+def wanted(content: dict[str, Any], width: int) -> Wanted:
+    """Return what a body asks for; embeddings have `width` numbers, -1 where that is not known.
 
     Raises:
         RefusalError: it is not understood.
@@ -58,16 +59,21 @@ def wanted(content: dict[str, Any]) -> Wanted:
         raise BadRequestError(f"field {quoted(min(unknown))} is not known; there are {', '.join(sorted(_FIELDS))}")
     if (model := content.get("model")) not in list(MODES):
         raise UnknownModelError(f"model {quoted(model)} is not served here; there are {', '.join(MODES)}")
-    if (form := content.get("encoding_format", "float")) not in ("float", "base64"):
+    form = content.get("encoding_format")
+    if form is not None and form not in ("float", "base64"):
         raise BadRequestError(f"encoding_format {quoted(form)} is not known; there are float and base64")
-    if content.get("dimensions") is not None:
-        raise BadRequestError("dimensions: these embeddings have one size; leave it out")
+    dimensions = content.get("dimensions")
+    if dimensions is not None and (type(dimensions) is not int or dimensions != width):
+        raise BadRequestError(f"dimensions {quoted(dimensions)}: these embeddings have {width} numbers; leave it out")
+    if not isinstance(content.get("user", ""), str | None):
+        raise BadRequestError("user: is a text")
     texts, pictures = {}, {}
     for place, text in enumerate(_items(content.get("input"))):
-        if picture := picture_of_url(text):
-            pictures[place] = picture
+        picture = _picture(place, text)
+        if picture is None:
+            texts[place] = _encoded(place, text)
         else:
-            texts[place] = _encoded(text)
+            pictures[place] = picture
     return Wanted(model=str(model), texts=texts, pictures=pictures, base64=form == "base64")
 
 
@@ -81,10 +87,20 @@ def answer(request: Wanted, rows: Mapping[int, np.ndarray], tokens: int) -> dict
     return {"object": "list", "data": data, "model": request.model, "usage": usage}
 
 
-def model_list() -> dict[str, Any]:
+def models() -> list[str]:
     """Return the names that may be asked for."""
-    data = [{"id": name, "object": "model", "created": 0, "owned_by": "internvl-edge"} for name in MODES]
-    return {"object": "list", "data": data}
+    return list(MODES)
+
+
+def model_entry(name: str) -> dict[str, Any]:
+    """Return what is told of a model.
+
+    Raises:
+        UnknownModelError: there is none of this name.
+    """
+    if name not in MODES:
+        raise UnknownModelError(f"model {quoted(name)} is not served here; there are {', '.join(MODES)}")
+    return {"id": name, "object": "model", "created": 0, "owned_by": "internvl-edge"}
 
 
 def _array(items: Mapping[int, bytes]) -> np.ndarray:
@@ -93,16 +109,27 @@ def _array(items: Mapping[int, bytes]) -> np.ndarray:
 
 def _items(given: Any) -> Sequence[str]:
     items = [given] if isinstance(given, str) else given
-    if not isinstance(items, list) or not items or not all(isinstance(item, str) for item in items):
+    if not isinstance(items, list) or not items:
+        raise BadRequestError("input: is a text, a data URL of a picture, or a list of them")
+    if any(type(item) is int or isinstance(item, list) for item in items):
+        raise BadRequestError("input: ids of tokens are not taken, since each model has its own; send the text")
+    if not all(isinstance(item, str) for item in items):
         raise BadRequestError("input: is a text, a data URL of a picture, or a list of them")
     return items
 
 
-def _encoded(text: str) -> bytes:
+def _picture(place: int, text: str) -> bytes | None:
+    try:
+        return sent_picture(text)
+    except InputError as error:
+        raise BadRequestError(f"input {place} {error}") from error
+
+
+def _encoded(place: int, text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise BadRequestError("input: holds half of a surrogate pair, which is no text") from error
+        raise BadRequestError(f"input {place} holds half of a surrogate pair, which is no text") from error
 
 
 def _listed(row: np.ndarray, as_base64: bool) -> "str | np.ndarray":

@@ -1,8 +1,5 @@
 """Triton's `generate`: an object of plain values in, an object of plain values out, or a stream of them."""
 
-import base64
-import binascii
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from math import prod
@@ -15,13 +12,11 @@ from internvl_edge.runtime.serve.protocol.checks import VERSION, model_parameter
 from internvl_edge.runtime.serve.protocol.http.answers import json_bytes
 from internvl_edge.runtime.serve.protocol.http.infer import Asked
 from internvl_edge.runtime.serve.protocol.http.presence import unless_gone
-from internvl_edge.runtime.serve.protocol.raw import object_array
 from internvl_edge.runtime.serve.protocol.textual import array_from_list, flattened
 from internvl_edge.runtime.serve.refusals import BadRequestError, RefusalError
 from internvl_edge.runtime.serve.requests import Response
 from internvl_edge.runtime.serve.signature import Signature, Tensor
 
-_PICTURE = re.compile(r"data:image/[\w.+-]+;base64,", re.ASCII)
 _HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
 
@@ -57,20 +52,6 @@ def answer(signature: Signature, request: Asked, response: Response) -> dict[str
         values = flattened(name, types[name], array)
         content[name] = values[0] if len(values) == 1 else values
     return content
-
-
-def picture_of_url(text: str) -> bytes | None:
-    """Return the encoded picture that a data URL holds, or None for any other text.
-
-    Raises:
-        BadRequestError: it begins as such a URL and is not base64.
-    """
-    if (begin := _PICTURE.match(text)) is None:
-        return None
-    try:
-        return base64.b64decode(text[begin.end() :], validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise BadRequestError("a data URL holds no base64") from error
 
 
 class EventStream:
@@ -115,7 +96,4 @@ def _array(tensor: Tensor, value: Any) -> np.ndarray:
     if -1 in tensor.shape:
         sizes[tensor.shape.index(-1)] = len(values) // prod(sizes)
     shape = tuple(sizes)
-    pictures = [picture_of_url(v) if tensor.datatype == "BYTES" and isinstance(v, str) else None for v in values]
-    if values and None not in pictures and len(pictures) == prod(shape):
-        return object_array([picture for picture in pictures if picture is not None], shape)
     return array_from_list(tensor.name, tensor.datatype, shape, values)

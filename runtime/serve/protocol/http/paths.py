@@ -8,6 +8,7 @@ import numpy as np
 from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp
 
+from internvl_edge.runtime.serve.models import ENCODE_IMAGE, ENCODE_TEXT
 from internvl_edge.runtime.serve.observe import metrics
 from internvl_edge.runtime.serve.observe.page import page_html
 from internvl_edge.runtime.serve.protocol import describe
@@ -94,7 +95,7 @@ async def _generate_stream(call: Call) -> ASGIApp:
 
 
 async def _embeddings(call: Call) -> ASGIApp:
-    wanted = embeddings.wanted(await call.json())
+    wanted = embeddings.wanted(await call.json(), _width(call))
     rows: dict[int, np.ndarray] = {}
     for part in wanted.parts():
         rows.update(zip(part.places, await call.infer_rows(part.model, part.inputs, part.parameters), strict=True))
@@ -103,7 +104,11 @@ async def _embeddings(call: Call) -> ASGIApp:
 
 
 async def _models(call: Call) -> ASGIApp:
-    return json_answer(embeddings.model_list())
+    return json_answer({"object": "list", "data": [embeddings.model_entry(name) for name in embeddings.models()]})
+
+
+async def _model_entry(call: Call) -> ASGIApp:
+    return json_answer(embeddings.model_entry(call.http.path_params["model"]))
 
 
 async def _metrics(call: Call) -> ASGIApp:
@@ -116,6 +121,13 @@ async def _page(call: Call) -> ASGIApp:
     service = call.service
     page = page_html(service.record, service.engine.signatures, service.ready, describe.server_version())
     return HTMLResponse(page, headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"})
+
+
+def _width(call: Call) -> int:
+    """Return how many numbers an embedding has."""
+    signatures = call.service.engine.signatures
+    found = [signatures[name].outputs[0].shape[-1] for name in (ENCODE_TEXT, ENCODE_IMAGE) if name in signatures]
+    return found[0] if found else -1
 
 
 def _asked(call: Call) -> Signature:
@@ -155,5 +167,6 @@ PATHS: tuple[tuple[str, str, Answerer], ...] = (
     *MANAGED_PATHS,
     ("POST", "/v1/embeddings", _embeddings),
     ("GET", "/v1/models", _models),
+    ("GET", "/v1/models/{model}", _model_entry),
 )
 """(method, path, what answers it)"""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from internvl_edge.runtime.manifest import ModelInfo
-from internvl_edge.runtime.serve.checks import require_fitting
+from internvl_edge.runtime.serve.checks import fitting_request
 from internvl_edge.runtime.serve.models import Choice, Served
 from internvl_edge.runtime.serve.options import ServeOptions
 from internvl_edge.runtime.serve.protocol.service import Service
@@ -46,7 +46,7 @@ class FakeEngine:
         return True
 
     async def infer(self, request: Request) -> Response:
-        require_fitting(request, self.models[request.model], _INFO, ServeOptions())
+        request = fitting_request(request, self.models[request.model], _INFO, ServeOptions())
         self.seen.append(request)
         if request.model == "full":
             raise OverloadedError("the queue is full", 1.5)
@@ -60,7 +60,7 @@ class FakeEngine:
         if request.model != "caption":
             yield await self.infer(request)
             return
-        require_fitting(request, self.models[request.model], _INFO, ServeOptions())
+        request = fitting_request(request, self.models[request.model], _INFO, ServeOptions())
         self.seen.append(request)
         rows = len(request.inputs["image"])
         try:

@@ -260,9 +260,12 @@ def test_who_asks_faster_than_it_takes_refusals_is_read_no_more(places: Places, 
         flood = post(CROWDED, b"") * 400_000
         with pytest.raises(TimeoutError):
             client.sendall(flood)
-        before = refused()
-        time.sleep(0.3)
-        assert refused() == before
+        end, before = time.monotonic() + 30, -1
+        while before != refused():  # what came by then is refused; on a busy machine that takes a while
+            assert time.monotonic() < end
+            before = refused()
+            time.sleep(0.5)
+        assert before < 200_000
         connection = http.client.HTTPConnection(places.http_url, timeout=5)
         connection.request("GET", "/v2/health/live")
         assert connection.getresponse().status == 200

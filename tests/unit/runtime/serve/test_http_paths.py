@@ -120,6 +120,10 @@ def test_pictures_in_json_are_base64_and_alone_are_the_body(places: Places, engi
         (_rows(parameters={"binary_data_size": 16}), "does not fit"),
         (_rows(parameters={"shared_memory_region": "mine"}), "takes binary_data_size"),
         ({"inputs": [_rows()["inputs"][0]] * 2}, "given twice"),
+        ('{"inputs": [], "inputs": []}', "the JSON has 'inputs' twice in one object"),
+        ('{"parameters": {"timeout": 1, "timeout": 2}}', "'timeout' twice"),
+        ('{"inputs": [{"name": "a", "name": "b"}]}', "'name' twice"),
+        ({**_rows(), "outputs": [{"name": "total"}] * 2}, "output 'total': is asked for twice"),
         ({**_rows(), "outputs": [{"name": "other"}]}, "no output"),
         ({**_rows(), "outputs": [{"name": "total", "parameters": {"classification": 2}}]}, "classification"),
     ],
@@ -222,6 +226,11 @@ def test_generate(places: Places, engine: FakeEngine) -> None:
     assert json.loads(ask(places, "POST", "/v2/models/sum/generate", body)[2])["total"][:2] == [2.0, 4.0]
     assert refused(places, "/v2/models/caption/generate", {"image": "data:image/png;base64,!"})[0] == 400
     assert refused(places, "/v2/models/caption/generate", {"image": {}})[0] == 400
+    twice = {"image": "x", "max_new_tokens": 3, "parameters": {"max_new_tokens": 4}}
+    assert refused(places, "/v2/models/caption/generate", twice) == (
+        400,
+        "parameter 'max_new_tokens': is given beside parameters and in it",
+    )
 
 
 def test_generate_streams(places: Places) -> None:
@@ -265,9 +274,12 @@ def test_openai_embeddings(places: Places) -> None:
         ({"model": []}, 404),
         ({"input": []}, 400),
         ({"input": [1, 2]}, 400),
+        ({"input": [{"text": "x"}]}, 400),
         ({"input": ""}, 400),
         ({"input": "\ud800"}, 400),
         ({"dimensions": 2}, 400),
+        ({"dimensions": "4"}, 400),
+        ({"user": 7}, 400),
         ({"encoding_format": "text"}, 400),
         ({"temperature": 1}, 400),
     ],
@@ -276,6 +288,38 @@ def test_openai_refusals(places: Places, change: dict[str, Any], status: int) ->
     got, error = refused(places, "/v1/embeddings", {"model": "internvl-c", "input": "x", **change})
     assert got == status
     assert set(error) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"encoding_format": None},
+        {"dimensions": WIDTH},
+        {"dimensions": None},
+        {"user": None},
+        {"user": "me"},
+        {"encoding_format": None, "dimensions": WIDTH, "user": "me"},
+    ],
+)
+def test_openais_optional_fields_are_taken(places: Places, change: dict[str, Any]) -> None:
+    plain = ask(places, "POST", "/v1/embeddings", {"model": "internvl-g", "input": "four"})
+    given = ask(places, "POST", "/v1/embeddings", {"model": "internvl-g", "input": "four", **change})
+    assert (given[0], given[2]) == (200, plain[2])
+
+
+@pytest.mark.parametrize("ids", [[5, 6, 7], [[5, 6, 7]], ["text", [5]]])
+def test_ids_in_place_of_text_are_told_as_what_they_are(places: Places, ids: list[Any]) -> None:
+    status, error = refused(places, "/v1/embeddings", {"model": "internvl-c", "input": ids})
+    assert status == 400
+    assert "ids of tokens are not taken" in error["message"]  # type: ignore[index]
+    assert "send the text" in error["message"]  # type: ignore[index]
+
+
+def test_one_of_openais_models_may_be_asked_for(places: Places) -> None:
+    status, _, body = ask(places, "GET", "/v1/models/internvl-g")
+    assert (status, json.loads(body)["id"]) == (200, "internvl-g")
+    status, _, body = ask(places, "GET", "/v1/models/gpt")
+    assert (status, json.loads(body)["error"]["type"]) == (404, "not_found_error")
 
 
 def test_a_client_that_hangs_up_cancels_the_work(places: Places, engine: FakeEngine, service: Service) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from internvl_edge.runtime.errors import BundleError, InputError
 from internvl_edge.runtime.manifest import FileInfo, GraphInfo, Manifest, TensorSpec
-from internvl_edge.runtime.serve.checks import require_fitting
+from internvl_edge.runtime.serve.checks import fitting_request
 from internvl_edge.runtime.serve.models import Served, served_models
 from internvl_edge.runtime.serve.options import ServeOptions
 from internvl_edge.runtime.serve.refusals import BadRequestError, TooLargeError
@@ -56,8 +56,16 @@ def request(model: str, **inputs: Any) -> Request:
     return Request(model=model, inputs=inputs)
 
 
+def caption(**parameters: Any) -> Request:
+    return Request(model="caption", inputs={"image": strings(b"x")}, parameters=parameters)
+
+
+def classes(*labels: bytes) -> Request:
+    return request("classify", image=strings(b"x"), labels=strings(*labels))
+
+
 def check(asked: Request) -> None:
-    require_fitting(asked, MODELS[asked.model], MODEL, OPTIONS)
+    fitting_request(asked, MODELS[asked.model], MODEL, OPTIONS)
 
 
 def test_graphs_and_tasks_are_served() -> None:
@@ -86,7 +94,7 @@ def test_mode_g_needs_the_query_graph() -> None:
     asked = Request(model="encode_image", inputs={"image": strings(b"x")}, parameters={"mode": "g"})
     check(asked)
     with pytest.raises(BadRequestError, match="mode is 'g' instead of c"):
-        require_fitting(asked, served_models(MANIFEST, ("vision",))["encode_image"], MODEL, OPTIONS)
+        fitting_request(asked, served_models(MANIFEST, ("vision",))["encode_image"], MODEL, OPTIONS)
 
 
 def key(served: Served, **more: Any) -> object:
@@ -139,6 +147,17 @@ def test_what_has_no_rows_goes_alone() -> None:
             Request(model="caption", inputs={"image": strings(b"x")}, parameters={"num_beams": True}),
             "num_beams is True instead of 1 to 8",
         ),
+        (caption(num_beams=9), "num_beams is 9 instead of 1 to 8"),
+        (caption(num_beams=10**12), "num_beams is 1000000000000 instead of 1 to 8"),
+        (caption(num_beams=2.0), "num_beams is 2.0 instead of 1 to 8"),
+        (caption(num_beams="2"), "num_beams is '2' instead of 1 to 8"),
+        (caption(max_new_tokens=0), "max_new_tokens is 0 instead of 1 to 40"),
+        (caption(max_new_tokens=2**63 - 1), "instead of 1 to 40$"),
+        (caption(min_new_tokens=-1), "min_new_tokens is -1 instead of 0 to 40"),
+        (classes(b"cat", b"dog", b"cat"), "labels 2 is the same as labels 0"),
+        (classes(b"cat", b" cat "), "labels 1 is the same as labels 0"),
+        (classes(b"hot dog", b"hot  dog"), "labels 1 is the same as labels 0"),
+        (classes("ﬁsh".encode(), b"fish"), "labels 1 is the same as labels 0"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_sentence(asked: Request, finding: str) -> None:
@@ -165,14 +184,30 @@ def test_limits_are_told() -> None:
         check(request("classify", image=strings(b"x"), labels=labels, templates=templates))
 
 
+def test_captions_are_bounded_by_the_option_and_the_model() -> None:
+    for positions, wanted in ((40, 40), (2048, 256)):
+        manifest = replace(MANIFEST, model=replace(MODEL, max_positions=positions))
+        assert served_models(manifest)["caption"].choices["max_new_tokens"].words == f"1 to {wanted}"
+    few = served_models(MANIFEST, None, 7)["caption"]
+    assert (few.choices["max_new_tokens"].words, few.choices["max_new_tokens"].default) == ("1 to 7", 7)
+    with pytest.raises(BadRequestError, match="is 8 instead of 1 to 7; serve with a larger --max-new-tokens for more"):
+        fitting_request(caption(max_new_tokens=8), few, MODEL, OPTIONS)
+
+
+def test_labels_that_only_look_alike_are_two() -> None:
+    check(classes(b"Cat", b"cat", b"cats", b"c at"))
+
+
 def test_many_findings_are_counted() -> None:
     with pytest.raises(BadRequestError, match="and 15 more"):
         check(request("encode_text", text=strings(*[b" "] * 20)))
 
 
 def test_options_out_of_range_are_all_named() -> None:
-    with pytest.raises(InputError, match=r"workers 0 .*max_batch -1 .*max_delay_ms nan .*deadline_ms 0"):
-        ServeOptions(workers=0, max_batch=-1, max_delay_ms=float("nan"), deadline_ms=0)
+    with pytest.raises(
+        InputError, match=r"workers 0 .*max_batch -1 .*max_new_tokens 0 .*max_delay_ms nan .*deadline_ms 0"
+    ):
+        ServeOptions(workers=0, max_batch=-1, max_new_tokens=0, max_delay_ms=float("nan"), deadline_ms=0)
 
 
 def test_several_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

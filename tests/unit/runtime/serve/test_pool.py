@@ -300,7 +300,9 @@ class Captions:
         from internvl_edge.runtime.serve import models
 
         original = pool.served_models
-        monkeypatch.setattr(pool, "served_models", lambda *given: {**original(*given), CAPTION: models._caption(40)})
+        monkeypatch.setattr(
+            pool, "served_models", lambda *given: {**original(*given), CAPTION: models._caption(40, 40)}
+        )
 
 
 def asked_caption(*contents: bytes, **more: Any) -> Request:

@@ -115,5 +115,10 @@ def test_quotes_are_short_and_one_line() -> None:
 def test_options_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="neither HTTP nor gRPC"):
         ServerOptions(http=None, grpc=None)
+    with pytest.raises(InputError, match="http 65536, grpc -2; a port is a number from 0, for any free one, to 65535"):
+        ServerOptions(http=65536, grpc=-2)
+    with pytest.raises(InputError, match="HTTP and gRPC are both to listen on 8000; give each its own port"):
+        ServerOptions(http=8000, grpc=8000)
+    ServerOptions(http=0, grpc=0)
     with pytest.raises(InputError, match="certificate and its key"):
         ServerOptions(tls_cert=tmp_path / "cert.pem")

@@ -1,0 +1,85 @@
+"""Data URLs as RFC 2397 has them, in every spelling that browsers and libraries write, and lenient base64."""
+
+import base64
+import re
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
+
+from internvl_edge.runtime.errors import InputError
+
+_BEGIN = "data:"
+_LONGEST_HEAD = 1024
+_TOKEN = r"[\w.+*!#$&^-]+"
+_MEDIA_TYPE = re.compile(rf"{_TOKEN}/{_TOKEN}", re.ASCII)
+_PARAMETER = re.compile(rf"{_TOKEN}\s*=.*", re.ASCII | re.DOTALL)
+_UNFINISHED = re.compile(rf"data:\s*{_TOKEN}/{_TOKEN}\s*(;[^,\s]*)*\s*", re.ASCII | re.IGNORECASE)
+_URL_ALPHABET = bytes.maketrans(b"-_", b"+/")
+_WHITESPACE = b" \t\r\n\f"
+_ALPHABET = re.compile(rb"[A-Za-z0-9+/]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataUrl:
+    """A data URL: what it says of its bytes, and these."""
+
+    media_type: str
+    """In small letters; empty where the URL names none."""
+    content: bytes
+    encoded: bool
+    """It said that it is base64."""
+
+
+def data_url(text: str) -> DataUrl | None:
+    """Return the data URL that `text`, which has no space around it, is; None for any other text.
+
+    The scheme, the media type and ``;base64`` may be in capitals, the media type may lack, parameters may stand at any
+    place, the bytes may be base64 of either alphabet, without padding, percent-encoded or broken into lines.
+
+    Raises:
+        InputError: it begins as a data URL and is none.
+    """
+    if text[: len(_BEGIN)].lower() != _BEGIN:
+        return None
+    head, comma, payload = text[len(_BEGIN) :].partition(",")
+    if not comma:
+        if _UNFINISHED.fullmatch(text):
+            raise InputError("is a data URL without a comma; send the whole of it")
+        return None
+    fields = _fields(head)
+    if fields is None:
+        return None
+    media_type, encoded = fields
+    if not encoded and (head != head.strip() or payload[:1].isspace()):  # "data: input/output, and more"
+        return None
+    raw = unquote_to_bytes(payload.partition("#")[0].encode("utf-8", "surrogatepass"))
+    content = decoded_base64(raw) if encoded else raw
+    if content is None:
+        raise InputError("is a data URL that holds no base64; encode the bytes again")
+    return DataUrl(media_type=media_type, content=content, encoded=encoded)
+
+
+def decoded_base64(text: bytes) -> bytes | None:
+    """Return the bytes that base64 stands for, of either alphabet, with or without padding and line breaks.
+
+    None where it is none.
+    """
+    packed = text.translate(_URL_ALPHABET, _WHITESPACE).rstrip(b"=")
+    if len(packed) % 4 == 1 or _ALPHABET.fullmatch(packed) is None:
+        return None
+    return base64.b64decode(packed + b"=" * (-len(packed) % 4))
+
+
+def _fields(head: str) -> tuple[str, bool] | None:
+    """Return the media type and whether ``base64`` is told; None where `head` is no head of a data URL."""
+    if len(head) > _LONGEST_HEAD:
+        return None
+    media_type, *parameters = (part.strip() for part in head.split(";"))
+    encoded = any(parameter.lower() == "base64" for parameter in parameters)
+    named = [part for part in parameters if part and part.lower() != "base64"]
+    if any(_PARAMETER.fullmatch(part) is None for part in named):
+        return None
+    if not media_type:
+        return ("", encoded) if encoded or named or not head else None
+    if _MEDIA_TYPE.fullmatch(media_type) or (encoded and re.fullmatch(_TOKEN, media_type, re.ASCII)):
+        return media_type.lower(), encoded
+    return None

@@ -1,0 +1,95 @@
+"""Pictures that come where text may stand: data URLs, bare base64, and addresses, which nobody fetches."""
+
+import re
+
+from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.inputs.data_url import DataUrl, data_url, decoded_base64
+from internvl_edge.runtime.inputs.formats import is_picture_name
+from internvl_edge.runtime.inputs.sniff import HEAD_BYTES, described, picture_format
+
+_AROUND = " \t\r\n\f\v\0\xa0\ufeff\u200b\u2060"
+"""What copying leaves around a URL."""
+_SCHEMES = "https?|ftps?|sftp|s3[an]?|gc?s|azure|az|abfss?|wasbs?|adl|hdfs|dbfs|oss|cosn?|obs|swift|hf|ipfs|file"
+_ADDRESS = re.compile(rf"(?:(?:{_SCHEMES})://|file:/|blob:)\S+", re.IGNORECASE)
+_ANY_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_AMID = re.compile(r"data:[^,\s]{0,256};\s*base64\s*,\s*[\w+/%-]", re.IGNORECASE | re.ASCII)
+_HEAD_OF_BASE64 = re.compile(r"(?:[A-Za-z0-9+/_-]\s*){24,1024}", re.ASCII)
+_GENERIC = ("", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded")
+_SHOWN = 60
+_NOTHING_FETCHED = "nothing is fetched here; send the picture itself, as a data URL"
+
+
+def sent_picture(text: str) -> bytes | None:
+    """Return the encoded picture that `text` stands for; None where it is text.
+
+    Raises:
+        InputError: it means a picture that is not in it; the message goes on behind the name of what was given.
+    """
+    bare = text.strip(_AROUND)
+    if (url := data_url(bare)) is not None:
+        return _picture_of(url)
+    if _is_address(bare):
+        raise InputError(f"is an address ({bare[:_SHOWN]}), and {_NOTHING_FETCHED}")
+    if (picture := _bare_base64(bare)) is not None:
+        return picture
+    if bare[:5].lower() == "data:" and (picture := _bare_base64(bare.partition(",")[2])) is not None:
+        return picture
+    if "base64" in bare.lower() and _AMID.search(bare):
+        raise InputError("has a data URL amid other text; send picture and text apart")
+    return None
+
+
+def received_picture(content: bytes) -> bytes:
+    """Return the encoded picture of an input that takes pictures: as it is, or what its text stands for.
+
+    Raises:
+        InputError: it is text that means a picture which is not in it.
+    """
+    head = content[:HEAD_BYTES]
+    if picture_format(head) is not None or not head.isascii():
+        return content
+    try:
+        picture = sent_picture(content.decode("ascii"))
+    except UnicodeDecodeError:
+        return content
+    return content if picture is None else picture
+
+
+def _picture_of(url: DataUrl) -> bytes:
+    content = url.content
+    if not url.encoded and not _is_picture(content):  # some forget to say that it is base64
+        packed = decoded_base64(content)
+        content = packed if packed is not None and _is_picture(packed) else content
+    if not content:
+        raise InputError("is a data URL of no bytes; send the whole picture")
+    if not (url.media_type.startswith("image") or url.media_type in _GENERIC or _is_picture(content)):
+        raise InputError(f"is a data URL of {url.media_type[:_SHOWN]}, which is no picture; send a picture or a text")
+    return content
+
+
+def _is_address(text: str) -> bool:
+    """Whether the whole of a text is an address; spaces are taken where its name is that of a picture."""
+    if _ADDRESS.fullmatch(text):
+        return True
+    begins = _ANY_SCHEME.match(text)
+    return begins is not None and is_picture_name(re.split(r"[?#]", text)[0])
+
+
+def _bare_base64(text: str) -> bytes | None:
+    """Return the picture that a text is the base64 of; None for other text, which has no picture's first bytes."""
+    begin = _HEAD_OF_BASE64.match(text)
+    if begin is None:
+        return None
+    letters = re.sub(r"\s", "", begin.group())
+    head = decoded_base64(letters[: len(letters) // 4 * 4].encode())
+    if head is None or not _is_picture(head):
+        return None
+    whole = decoded_base64(text.encode("ascii", "replace"))
+    if whole is None:
+        raise InputError("begins as the base64 of a picture and is none; encode the bytes again")
+    return whole
+
+
+def _is_picture(content: bytes) -> bool:
+    head = content[:HEAD_BYTES]
+    return picture_format(head) not in (None, "PPM") or "HEIC" in (described(head) or "")
