@@ -1,7 +1,7 @@
 """Arguments and options that several commands take, and the types of their values."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,8 +23,14 @@ ACCEPT_CONFIG = click.option(
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
+if TYPE_CHECKING:
+    WordsType = click.ParamType[tuple[str, ...]]
+    ShapeType = click.ParamType[tuple[str, tuple[int, ...]]]
+else:  # a class that takes no type parameters before click 8.4
+    WordsType = ShapeType = click.ParamType
 
-class Names(click.ParamType[tuple[str, ...]]):
+
+class Names(WordsType):
     """A comma-separated list, as `vision,text`."""
 
     name = "NAME[,NAME...]"
@@ -49,7 +55,7 @@ class Integers(Names):
             self.fail(f"{value!r} is not a list of integers", param, ctx)
 
 
-class Shape(click.ParamType[tuple[str, tuple[int, ...]]]):
+class Shape(ShapeType):
     """An input and its shape, as `pixel_values=1x3x224x224`."""
 
     name = "NAME=DIMS"
