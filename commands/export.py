@@ -24,10 +24,11 @@ from internvl_edge.commands.printing import show
 )
 @click.option(
     "--weights",
-    type=click.Choice(["link", "copy"]),
-    default="link",
+    type=click.Choice(["auto", "copy", "link"]),
+    default="auto",
     show_default=True,
-    help="Refer to the checkpoint's own files where the type fits, or write all weights anew.",
+    help="auto: share blocks with the checkpoint's files where the file system can, else write; copy: write all weights"
+    " anew; link: hard-link the checkpoint's files, which takes no room but onnx 1.23 refuses.",
 )
 @click.option(
     "--image-size", type=int, help="Picture side in pixels; interpolates the position table. Default: the checkpoint's."

@@ -26,6 +26,14 @@ def package() -> None:
 )
 @click.option("--target", help="Whose plans, for tensorrt.  [default: the only ones that BUNDLE has]")
 @click.option("--backend", default="auto", show_default=True, help="Of this runtime, for --platform runtime.")
+@click.option(
+    "--weights",
+    type=click.Choice(["auto", "link"]),
+    default="auto",
+    show_default=True,
+    help="auto: each graph has its own, sharing blocks where the file system can; link: graphs share one copy by hard"
+    " links, which takes less room but onnx 1.23 refuses.",
+)
 @click.option("--max-batch", type=click.IntRange(1), default=16, show_default=True, help="Rows of one batch.")
 @click.option("--max-delay-ms", type=click.FloatRange(0), default=2.0, show_default=True, help="Wait for company.")
 @click.option("--instances", type=click.IntRange(1), default=1, show_default=True, help="Of each graph.")

@@ -31,6 +31,7 @@ from internvl_edge.runtime.engines import (
     weight_digests,
 )
 from internvl_edge.runtime.errors import BundleError, EngineError, ExportError
+from internvl_edge.runtime.file_copy import keep_file
 from internvl_edge.runtime.targets.estimate import Limits, part_bytes
 from internvl_edge.runtime.targets.flavour import Flavour, flavour_for, launches_plugins
 from internvl_edge.runtime.targets.targets import Target, find_target, require_precision
@@ -245,8 +246,7 @@ def _others(site: _Site, folder: Path, names: Sequence[str]) -> dict[str, GraphE
 
 def _keep(engines: GraphEngines, folder: Path, staging: Path) -> GraphEngines:
     for plan in engines.plans:
-        (staging / plan.file).unlink(missing_ok=True)
-        (staging / plan.file).hardlink_to(folder / plan.file)
+        keep_file(folder / plan.file, staging / plan.file)
     return engines
 
 

@@ -3,7 +3,8 @@
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -39,16 +40,16 @@ from internvl_edge.export.sweep import Sweep
 from internvl_edge.export.tensor_specs import tensor_spec
 from internvl_edge.export.trace import trace_graph
 from internvl_edge.export.verify import OutputError, require_ok
-from internvl_edge.export.weights import (
-    Source,
+from internvl_edge.export.weight_store import (
     WeightPlan,
     attach_placeholders,
     attach_weights,
-    linkable,
     placeholders,
     plan_weights,
+    shared_files,
     write_store,
 )
+from internvl_edge.export.weights import Source, readable_in_place
 from internvl_edge.runtime.bundle import sha256_file
 from internvl_edge.runtime.errors import ExportError, VerificationError
 from internvl_edge.runtime.manifest import SCHEMA, FileInfo, GraphInfo, Manifest
@@ -70,7 +71,9 @@ class ExportReport:
     seconds: Mapping[str, float]
     """Stage -> how long it took in this run."""
     samples: str
-    linked_tensors: int
+    shared_tensors: int
+    """Read in place from files that share blocks with the checkpoint's, or are hard links to them."""
+    hard_linked: bool
     written_tensors: int
     store_bytes: int
     built: BuildReport | KitReport | None
@@ -99,9 +102,12 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
     layers = checked_feature_layers(options.feature_layers, config)
     names = _wanted_graphs(options, config)
 
-    with staged(options.output, _run_key(checkpoint, options)) as staging, _sweep(checkpoint, options) as sweep:
+    with ExitStack() as stack:
+        staging = stack.enter_context(staged(options.output, _run_key(checkpoint, options)))
         folder = staging.folder / "onnx" / options.bundle_precision
         folder.mkdir(parents=True, exist_ok=True)
+        shared = shared_files(checkpoint.tensors.values(), DTYPES[options.dtype], _way(options), folder)
+        sweep = stack.enter_context(_sweep(checkpoint, options, shared))
         clock = _Clock()
         _trace(staging, names, config, options, layers, progress)
         clock.stage("trace")
@@ -113,7 +119,7 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
             sources = quantized_sources(recipe, sources)
         models = {name: _graph(staging, name, recipe) for name in names}
         used = sorted({weight for model in models.values() for weight in placeholders(model)})
-        plan = plan_weights([sources[name] for name in used], DTYPES[options.dtype], link=_links(options))
+        plan = plan_weights([sources[name] for name in used], DTYPES[options.dtype], shared)
         graphs = {name: _place(staging, folder, model, plan) for name, model in models.items()}
         del models
         files = _store(staging, folder, plan, sweep, options, progress)
@@ -147,7 +153,8 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         errors=tuple(errors),
         seconds=clock.seconds,
         samples=samples,
-        linked_tensors=len(plan.linked),
+        shared_tensors=len(plan.shared),
+        hard_linked=_way(options) == "link" and bool(plan.files),
         written_tensors=len(plan.written),
         store_bytes=sum(place.nbytes for place in plan.placements.values()),
         built=built,
@@ -188,11 +195,10 @@ def _run_key(checkpoint: Checkpoint, options: ExportOptions) -> str:
     return key_of(code_digest(), producer(), replace(options, output=Path()), identities)
 
 
-def _sweep(checkpoint: Checkpoint, options: ExportOptions) -> Sweep:
-    """Return a sweep of the files that will be linked; what is written anew is swept as it is written."""
+def _sweep(checkpoint: Checkpoint, options: ExportOptions, shared: Collection[Path]) -> Sweep:
+    """Return a sweep of the files that will be shared; what is written anew is swept as it is written."""
     dtype = DTYPES[options.dtype]
-    tensors = checkpoint.tensors.values() if _links(options) else ()
-    return Sweep(tensor for tensor in tensors if linkable(tensor, dtype))
+    return Sweep(t for t in checkpoint.tensors.values() if readable_in_place(t, dtype) and t.file in shared)
 
 
 def _trace(
@@ -261,9 +267,9 @@ def _judge(staging: Staging, folder: Path, options: ExportOptions, precision: Pr
     return verdict
 
 
-def _links(options: ExportOptions) -> bool:
-    """Return whether weights are linked: beside codes, the checkpoint's file would be dead weight."""
-    return options.weights == "link" and options.precision is None
+def _way(options: ExportOptions) -> str:
+    """Return how weights get into the bundle: beside codes, the checkpoint's file would be dead weight."""
+    return options.weights if options.precision is None else "copy"
 
 
 def _graph(staging: Staging, name: str, recipe: Recipe | None) -> ir.Model:
@@ -293,9 +299,10 @@ def _store(
     """Write and link the weights unless an earlier run has; return size and digest of each file in the bundle."""
     done = staging.finished("weights")
     if done is None:
-        label = "Linking weights" if options.weights == "link" else "Writing weights"
+        label = "Linking weights" if plan.files and not plan.written else "Writing weights"
         with progress.task(label, plan.bytes_to_read) as advance:
-            done = {name: asdict(info) for name, info in write_store(plan, folder, sweep, advance).items()}
+            written = write_store(plan, folder, sweep, advance, link=_way(options) == "link")
+            done = {name: asdict(info) for name, info in written.items()}
         staging.finish("weights", done)
     return {(folder / name).relative_to(staging.folder).as_posix(): FileInfo(**info) for name, info in done.items()}
 

@@ -1,6 +1,7 @@
-"""Draw the blueprint of a build: each graph in its target's dialect, cut where needed, weights linked beside it."""
+"""Draw the blueprint of a build: each graph in its target's dialect, cut where needed, weights beside it."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx_ir as ir
@@ -10,21 +11,31 @@ from internvl_edge.export.dialects import Dialect, lower
 from internvl_edge.export.engine.blueprint import GraphParts, Part
 from internvl_edge.export.segments import Segment, cut
 from internvl_edge.export.tensor_specs import tensor_spec
-from internvl_edge.export.weights import link_or_copy
 from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.file_copy import refer_to
+
+PlaceFile = Callable[[Path, Path], None]
+"""Makes the second path hold what the first does."""
 
 
 def draw_graph(
-    bundle: Bundle, name: str, dialect: Dialect, part_bytes: int | None, root: Path, folder: str = ""
+    bundle: Bundle,
+    name: str,
+    dialect: Dialect,
+    part_bytes: int | None,
+    root: Path,
+    folder: str = "",
+    place_file: PlaceFile = refer_to,
 ) -> GraphParts:
     """Write graph `name` of `bundle` in `dialect` to ``root/folder``, in parts of at most `part_bytes` of weights.
 
-    Cuts fall between blocks only, so a part is never smaller than a block. None leaves the graph whole.
+    Cuts fall between blocks only, so a part is never smaller than a block. None leaves the graph whole. The weights are
+    symbolic links to the bundle's unless `place_file` says otherwise.
     """
     place = root / folder
     place.mkdir(parents=True, exist_ok=True)
     source = bundle.graph_file(name)
-    link_weights(bundle, source.parent, place)
+    place_weights(bundle, source.parent, place, place_file)
     model = ir.load(source)
     segments = cut(model.graph, part_bytes) if part_bytes is not None else []
     wholes = [model] if len(segments) < 2 else _extracted(model, segments)
@@ -73,10 +84,10 @@ def _extracted(model: ir.Model, segments: list[Segment]) -> list[ir.Model]:
     return [ir.from_proto(extractor.extract_model(list(s.inputs), list(s.outputs))) for s in segments]
 
 
-def link_weights(bundle: Bundle, source: Path, place: Path) -> None:
-    """Link every weight file of the graphs' folder into `place`; a copy where the file system has no links."""
+def place_weights(bundle: Bundle, source: Path, place: Path, place_file: PlaceFile = refer_to) -> None:
+    """Put every weight file of the graphs' folder `source` into `place`."""
     folder = source.relative_to(bundle.path)
     for name in bundle.manifest.files:
         path = bundle.path / name
         if Path(name).parent == folder and path.suffix != ".onnx" and not (place / path.name).exists():
-            link_or_copy(path, place / path.name)
+            place_file(path, place / path.name)

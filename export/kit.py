@@ -3,7 +3,6 @@
 The device needs the runtime's packages and its own TensorRT: ``internvl-edge build KIT``, or the trtexec lines inside.
 """
 
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from internvl_edge.export.engine.profiles import Ranges, profiles_for
 from internvl_edge.export.engine.trtexec import trtexec_line
 from internvl_edge.export.staging import key_of, staged
 from internvl_edge.runtime.bundle import Bundle, sha256_file
+from internvl_edge.runtime.file_copy import copy_file
 from internvl_edge.runtime.manifest import FileInfo, GraphInfo
 from internvl_edge.runtime.targets.estimate import Limits, part_bytes
 from internvl_edge.runtime.targets.targets import Target
@@ -54,8 +54,8 @@ def make_kit(
         infos: dict[str, GraphInfo] = {}
         for name, info in bundle.manifest.graphs.items():
             place = str(Path(info.file).parent)
-            whole = draw_graph(bundle, name, dialect, None, staging.folder, place)
-            cut = draw_graph(bundle, name, dialect, part_bytes(limits), staging.folder, place)
+            whole = draw_graph(bundle, name, dialect, None, staging.folder, place, copy_file)
+            cut = draw_graph(bundle, name, dialect, part_bytes(limits), staging.folder, place, copy_file)
             file = whole.parts[0].file
             infos[name] = replace(info, file=file)
             graphs[name] = replace(cut, graph_sha256=sha256_file(staging.folder / file))
@@ -89,18 +89,17 @@ def _copy_companions(bundle: Bundle, folder: Path) -> None:
     for name in bundle.manifest.files:
         target = folder / name
         if not name.startswith(("onnx/", "engines/")):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(bundle.path / name, target)
+            copy_file(bundle.path / name, target)
 
 
 def _digests(bundle: Bundle, folder: Path) -> dict[str, FileInfo]:
-    """Return size and digest of every file of the kit; those of linked weights are known."""
+    """Return size and digest of every file of the kit; those of the weights are known."""
     known: Mapping[str, FileInfo] = bundle.manifest.files
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if not path.is_file() or name in ("stages.json", "manifest.json"):
             continue
-        linked = name in known and name.startswith("onnx/") and not name.endswith(".onnx")
-        found[name] = known[name] if linked else FileInfo(bytes=path.stat().st_size, sha256=sha256_file(path))
+        weights = name in known and name.startswith("onnx/") and not name.endswith(".onnx")
+        found[name] = known[name] if weights else FileInfo(bytes=path.stat().st_size, sha256=sha256_file(path))
     return found

@@ -11,6 +11,8 @@ from internvl_edge.runtime.errors import ExportError
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 """Precision as users name it -> tensor type."""
+WEIGHTS = ("auto", "copy", "link")
+"""Share blocks with the checkpoint's files where the file system can and write the rest; write all; or hard-link."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +25,8 @@ class ExportOptions:
     graphs: tuple[str, ...] | None = None
     """None: every graph that the checkpoint has weights for."""
     dtype: str = "fp16"
-    weights: str = "link"
+    weights: str = "auto"
+    """How the checkpoint's bytes get into the bundle: one of `WEIGHTS`."""
     image_size: int | None = None
     """None: the checkpoint's own; another size bakes the interpolated position table."""
     feature_layers: tuple[int, ...] = ()
@@ -70,8 +73,8 @@ class ExportOptions:
         wrong = []
         if self.dtype not in DTYPES:
             wrong.append(f"--dtype {self.dtype}: unknown; choose from {', '.join(DTYPES)}")
-        if self.weights not in ("link", "copy"):
-            wrong.append(f"--weights {self.weights}: unknown; choose link or copy")
+        if self.weights not in WEIGHTS:
+            wrong.append(f"--weights {self.weights}: unknown; choose from {', '.join(WEIGHTS)}")
         unknown = [name for name in self.graphs or () if name not in GRAPH_NAMES]
         if unknown:
             wrong.append(f"--graphs {','.join(unknown)}: unknown; choose from {', '.join(GRAPH_NAMES)}")

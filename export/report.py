@@ -4,6 +4,11 @@ from internvl_edge.export.build_report import build_text
 from internvl_edge.export.calibrate import CalibrateReport
 from internvl_edge.export.compile import ExportReport
 
+_HARD_LINKS = (
+    "hard links: onnx 1.23 and later, and with it polygraphy inspect and onnxslim, refuse to read this bundle, and the "
+    "checkpoint while the links stand; export with --weights auto for them"
+)
+
 
 def ranges_text(report: CalibrateReport) -> str:
     """Return what was measured, on what, and how long it took."""
@@ -24,8 +29,8 @@ def report_text(report: ExportReport) -> str:
     """Return what was written and how far each graph is from torch, one line a graph."""
     lines = [
         f"{report.output}: {', '.join(report.graphs)}",
-        f"weights: {report.store_bytes / 1e6:,.1f} MB, {report.linked_tensors} tensors linked, "
-        f"{report.written_tensors} written",
+        _weights(report),
+        *([_HARD_LINKS] if report.hard_linked else []),
         f"verified on {report.samples} against torch {_reference(report)} (largest difference, lowest cosine):",
     ]
     for graph in report.graphs:
@@ -50,6 +55,11 @@ def report_text(report: ExportReport) -> str:
     if report.ignored:
         lines.append(f"left alone in the checkpoint: {len(report.ignored)} tensors, as {report.ignored[0]}")
     return "\n".join(lines)
+
+
+def _weights(report: ExportReport) -> str:
+    shared = f"{report.shared_tensors} tensors shared with the checkpoint's files, " if report.shared_tensors else ""
+    return f"weights: {report.store_bytes / 1e6:,.1f} MB, {shared}{report.written_tensors} tensors written"
 
 
 def _reference(report: ExportReport) -> str:

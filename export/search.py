@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from internvl_edge.export.dialects.cut_blocks import BLOCKS, blocks_of, cut_blocks
 from internvl_edge.export.dialects.forms import Form, leanest, search_forms
-from internvl_edge.export.draw import link_weights
+from internvl_edge.export.draw import place_weights
 from internvl_edge.export.engine.profiles import Ranges, profiles_for
 from internvl_edge.export.tensor_specs import tensor_spec
 from internvl_edge.runtime.bundle import Bundle
@@ -19,7 +19,7 @@ _ALLOWED_LAUNCHES = 1
 def best_form(bundle: Bundle, name: str, target: Target, ranges: Ranges, work: Path) -> Form | None:
     """Return the form of graph `name` with the fewest launches, and among nearly as few the fewest bytes.
 
-    None for a graph of too few blocks to see one between two others. `work` is left with the weights linked.
+    None for a graph of too few blocks to see one between two others. `work` is left with links to the weights.
 
     Raises:
         EngineError: TensorRT refuses every form, or its plans do not tell.
@@ -28,7 +28,7 @@ def best_form(bundle: Bundle, name: str, target: Target, ranges: Ranges, work: P
     if len(blocks_of(model.graph)) < BLOCKS:
         return None
     work.mkdir(parents=True, exist_ok=True)
-    link_weights(bundle, bundle.graph_file(name).parent, work)
+    place_weights(bundle, bundle.graph_file(name).parent, work)
     blocks, block = cut_blocks(model)
     inputs = [tensor_spec(value) for value in blocks.graph.inputs]
     profiles = profiles_for(name, inputs, bundle.manifest.model, ranges)

@@ -25,7 +25,7 @@ class InternVLEdgeExportCommand(BaseOptimumCLICommand):  # type: ignore[misc]
         parser.add_argument("output", type=Path, help="Bundle folder to write.")
         parser.add_argument("--graphs", type=_names, help="Graphs to write, as vision,text. Default: all there are.")
         parser.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], help="Of weights and activations: fp16.")
-        parser.add_argument("--weights", choices=["link", "copy"], help="Refer to the checkpoint's files, or rewrite.")
+        parser.add_argument("--weights", choices=["auto", "copy", "link"], help="Share blocks, rewrite, or hard-link.")
         parser.add_argument("--image-size", type=int, help="Picture side in pixels. Default: the checkpoint's.")
         parser.add_argument("--target", help="Also build TensorRT-RTX plans for this device, as rtx-4090.")
         parser.add_argument("--atol", type=float, help="Largest absolute difference to torch that may ship.")

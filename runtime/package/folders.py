@@ -1,12 +1,14 @@
-"""Folders that appear whole or not at all, and files that are linked rather than copied."""
+"""A folder that appears whole or not at all, and what a bundle's files become in it."""
 
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.file_copy import copy_file, share_blocks
 
 
 @contextmanager
@@ -30,10 +32,36 @@ def new_folder(output: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def link(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`, a copy where the file system cannot."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+@dataclass(slots=True, kw_only=True)
+class FileCopies:
+    """Puts a bundle's files into a folder; the bundle itself is never changed, its link counts included."""
+
+    link: bool = False
+    """Give the second and later copies of a file as hard links to the first."""
+    _first: dict[Path, Path] = field(default_factory=dict)
+
+    def place(self, source: Path, target: Path) -> None:
+        """Make `target` a copy of `source`, sharing blocks where the file system can.
+
+        Raises:
+            InputError: hard links are asked for, and the file system has none.
+        """
+        first = self._first.setdefault(source, target)
+        if not self.link or first is target:
+            copy_file(source, target)
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(first, target)
+        except OSError as error:
+            raise InputError(
+                f"{target.parent}: --weights link: no hard links here ({error.strerror}); leave the option out"
+            ) from error
+
+    def place_free(self, source: Path, target: Path) -> bool:
+        """Make `target` a copy of `source` if that takes no room, and return whether it does."""
+        if self.link:
+            self.place(source, target)
+            return True
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return share_blocks(source, target)

@@ -5,11 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from internvl_edge.runtime.bundle import Bundle
-from internvl_edge.runtime.engines import EngineRecord, GraphEngines, plan_findings, weight_digests
+from internvl_edge.runtime.bundle import Bundle, sha256_file
+from internvl_edge.runtime.engines import EngineRecord, GraphEngines, plan_findings
 from internvl_edge.runtime.errors import BundleError
+from internvl_edge.runtime.file_copy import copy_file
+from internvl_edge.runtime.manifest import FileInfo
 from internvl_edge.runtime.model import InternVL
-from internvl_edge.runtime.package.folders import link
+from internvl_edge.runtime.package.folders import FileCopies
+from internvl_edge.runtime.package.graph_copy import copy_graph
 from internvl_edge.runtime.package.model_config import batching, config_text, instances, parameters, tensors
 from internvl_edge.runtime.package.options import RepositoryOptions
 from internvl_edge.runtime.package.warm_up import write_warm_up
@@ -40,14 +43,11 @@ def write_graphs(model: InternVL, folder: Path, options: RepositoryOptions) -> l
 
 
 def _on_onnxruntime(model: InternVL, folder: Path, options: RepositoryOptions) -> Iterator[str]:
-    bundle = model.bundle
-    for graph in bundle.manifest.graphs:
+    copies = FileCopies(link=options.weights == "link")
+    for graph in model.bundle.manifest.graphs:
         config = _config(model, graph, folder, options)
         version = write_model(folder, graph, {"platform": "onnxruntime_onnx", **config})
-        source = bundle.graph_file(graph)
-        link(source, version / "model.onnx")
-        for weights in weight_digests(bundle):
-            link(source.parent / weights, version / weights)
+        copy_graph(model.bundle.graph_file(graph), version / "model.onnx", copies)
         yield graph
 
 
@@ -57,7 +57,7 @@ def _on_tensorrt(model: InternVL, folder: Path, options: RepositoryOptions) -> I
         limited = replace(options, max_batch=min(options.max_batch, engines.max_rows or options.max_batch))
         if len(engines.plans) == 1:
             config = {"platform": "tensorrt_plan", **_config(model, graph, folder, limited)}
-            link(plans / engines.plans[0].file, write_model(folder, graph, config) / "model.plan")
+            copy_file(plans / engines.plans[0].file, write_model(folder, graph, config) / "model.plan")
         else:
             yield from _chain(model, graph, engines, plans, folder, limited)
         yield graph
@@ -74,7 +74,7 @@ def _chain(
     for number, plan in enumerate(engines.plans, 1):
         name = f"{graph}_part{number}"
         config = {"platform": "tensorrt_plan", "max_batch_size": options.max_batch, **_instances(options)}
-        link(plans / plan.file, write_model(folder, name, config) / "model.plan")
+        copy_file(plans / plan.file, write_model(folder, name, config) / "model.plan")
         steps.append(
             {
                 "model_name": name,
@@ -94,23 +94,23 @@ def _chain(
 
 
 def _on_runtime(model: InternVL, folder: Path, options: RepositoryOptions) -> Iterator[str]:
+    copies = FileCopies(link=options.weights == "link")
     for graph in model.bundle.manifest.graphs:
         config = _config(model, graph, folder, options)
         told = parameters({"graph": graph, "backend": options.backend})
         version = write_model(folder, graph, {"backend": "python", **config, **told})
         (version / "model.py").write_text(PYTHON_MODEL, encoding="utf-8")
-        _link_part(model.bundle, graph, version / "bundle")
+        _write_part(model.bundle, graph, version / "bundle", copies)
         yield graph
 
 
-def _link_part(bundle: Bundle, graph: str, folder: Path) -> None:
+def _write_part(bundle: Bundle, graph: str, folder: Path, copies: FileCopies) -> None:
     """Write a bundle of one graph."""
     manifest, info = bundle.manifest, bundle.manifest.graphs[graph]
-    beside = Path(info.file).parent
-    names = [info.file, *(str(beside / weights) for weights in weight_digests(bundle))]
-    for name in names:
-        link(bundle.path / name, folder / name)
-    files = {name: manifest.files[name] for name in names}
+    copied = copy_graph(bundle.path / info.file, folder / info.file, copies)
+    files = {name: manifest.files[name] for name in (path.relative_to(folder).as_posix() for path in copied.same)}
+    for path in copied.new:
+        files[path.relative_to(folder).as_posix()] = FileInfo(bytes=path.stat().st_size, sha256=sha256_file(path))
     replace(manifest, graphs={graph: info}, files=files).save(folder / "manifest.json")
 
 

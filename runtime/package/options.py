@@ -8,6 +8,7 @@ from internvl_edge.runtime.errors import InputError
 
 Platform = Literal["onnxruntime", "tensorrt", "runtime"]
 Device = Literal["auto", "cpu", "gpu"]
+Weights = Literal["auto", "link"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +21,9 @@ class RepositoryOptions:
     """Whose plans, for ``tensorrt``; None: the only ones that the bundle has."""
     backend: str = "auto"
     """Of this runtime, for ``runtime``."""
+    weights: Weights = "auto"
+    """Each graph has its own weights, which share blocks where the file system can; or ``link``: graphs have one copy
+    by hard links, which takes less room and which onnx 1.23 and later refuses to read."""
     max_batch: int = 16
     max_delay_ms: float = 2.0
     instances: int = 1
@@ -44,7 +48,11 @@ class RepositoryOptions:
         wrong = [f"{name} {getattr(self, name)} (1 or more)" for name in counts if getattr(self, name) < 1]
         if not self.max_delay_ms >= 0:
             wrong.append(f"max_delay_ms {self.max_delay_ms} (0 or more)")
-        for name, known in (("platform", get_args(Platform)), ("device", get_args(Device))):
+        for name, known in (
+            ("platform", get_args(Platform)),
+            ("device", get_args(Device)),
+            ("weights", get_args(Weights)),
+        ):
             if getattr(self, name) not in known:
                 wrong.append(f"{name} {getattr(self, name)} ({', '.join(known)})")
         if wrong:

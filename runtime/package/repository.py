@@ -14,7 +14,8 @@ from internvl_edge.runtime.package.tasks import write_tasks
 def write_repository(bundle: Path, output: Path, options: RepositoryOptions) -> list[str]:
     """Write the new folder `output`, and return the names of its models.
 
-    Files of the bundle are linked where the file system allows it, so that they take no more room.
+    Each graph has what it reads of the weights; files share their blocks with the bundle's where the file system can.
+    The bundle is not changed.
 
     Raises:
         BundleError: `bundle` is damaged, or has no plans for this.

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from internvl_edge.runtime.file_copy import copy_file
 from internvl_edge.runtime.model import InternVL
-from internvl_edge.runtime.package.folders import link
 from internvl_edge.runtime.package.graphs import PYTHON_MODEL, write_model
 from internvl_edge.runtime.package.model_config import instances, parameters, tensors
 from internvl_edge.runtime.package.options import RepositoryOptions
@@ -29,5 +29,5 @@ def write_tasks(model: InternVL, folder: Path, options: RepositoryOptions) -> li
         (version / "model.py").write_text(PYTHON_MODEL, encoding="utf-8")
         for file in _NEEDED:
             if (bundle.path / file).is_file():
-                link(bundle.path / file, version / "bundle" / file)
+                copy_file(bundle.path / file, version / "bundle" / file)
     return list(served)

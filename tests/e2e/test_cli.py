@@ -55,9 +55,13 @@ class TestExport:
         manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
         assert {"onnx/bf16/vision.onnx", "onnx/bf16/weights.safetensors"} <= set(manifest["files"])
 
-    def test_links_the_checkpoint_in_place(self, run: Run, golden_b: Path, tmp_path: Path) -> None:
+    def test_links_the_checkpoint_on_request_and_says_who_refuses_that(
+        self, run: Run, golden_b: Path, tmp_path: Path
+    ) -> None:
         checkpoint = shutil.copytree(golden_b / "checkpoint_vit", tmp_path / "checkpoint")
-        assert run("export", checkpoint, "-o", tmp_path / "b", "--dtype", "fp32").returncode == 0
+        done = run("export", checkpoint, "-o", tmp_path / "b", "--dtype", "fp32", "--weights", "link")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("onnx 1.23 and later, and with it polygraphy inspect and onnxslim, refuse") == 1
         linked = tmp_path / "b" / "onnx" / "fp32" / "checkpoint-model.safetensors"
         assert linked.samefile(checkpoint / "model.safetensors")
         assert not linked.with_name("weights.safetensors").exists()

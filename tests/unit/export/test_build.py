@@ -26,6 +26,7 @@ from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.cuda import Device
 from internvl_edge.runtime.engines import EngineRecord, require_engines
 from internvl_edge.runtime.errors import EngineError
+from internvl_edge.runtime.file_copy import copy_file
 from internvl_edge.runtime.targets import flavour as flavours
 from internvl_edge.runtime.targets.capability import capabilities
 from internvl_edge.runtime.targets.estimate import Limits
@@ -232,8 +233,8 @@ def test_a_limit_cuts_before_anything_fails(bundle: Bundle) -> None:
 
 def test_parts_in_a_chain_compute_what_the_graph_does(bundle: Bundle, rng: np.random.Generator, tmp_path: Path) -> None:
     dialect = dialect_for(attention=True, wanted="auto")
-    whole = draw_graph(bundle, "vision", dialect, None, tmp_path / "whole")
-    cut = draw_graph(bundle, "vision", dialect, 1, tmp_path / "cut")
+    whole = draw_graph(bundle, "vision", dialect, None, tmp_path / "whole", place_file=copy_file)
+    cut = draw_graph(bundle, "vision", dialect, 1, tmp_path / "cut", place_file=copy_file)
     assert len(whole.parts) == 1 < len(cut.parts)
     assert sum(part.weight_bytes for part in cut.parts) == whole.parts[0].weight_bytes
     values = {"pixel_values": rng.normal(size=(2, 3, 56, 56)).astype(np.float32)}

@@ -1,5 +1,6 @@
 """A bundle's graphs and tasks as Triton takes them, read by Triton's own schema."""
 
+import errno
 import hashlib
 import json
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
@@ -16,7 +18,7 @@ from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.engines import EngineRecord, GraphEngines, PlanRecord, scales_digest, weight_digests
 from internvl_edge.runtime.errors import BundleError, InputError
 from internvl_edge.runtime.manifest import FileInfo, GraphInfo, Manifest, TensorSpec
-from internvl_edge.runtime.package.folders import link, new_folder
+from internvl_edge.runtime.package.folders import new_folder
 from internvl_edge.runtime.package.model_config import Word, config_text
 from internvl_edge.runtime.package.options import RepositoryOptions
 from internvl_edge.runtime.package.ray_config import RayServeOptions, write_config
@@ -38,18 +40,52 @@ GRAPHS = {
     ),
 }
 
+PLACES = {"vision": (4, 3), "text": (16, 2)}
+"""First byte and number of the weights that a graph reads."""
+WEIGHTS = np.arange(8, dtype=np.float32).tobytes()
+
+
+def _sum_of(offset: int, count: int) -> onnx.ModelProto:
+    """Return a model that sums weights lying in the store."""
+    weight = onnx.TensorProto(name="weight", data_type=onnx.TensorProto.FLOAT, dims=[count])
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in {"location": "weights.safetensors", "offset": offset, "length": 4 * count}.items():
+        weight.external_data.add(key=key, value=str(value))
+    node = onnx.helper.make_node("ReduceSum", ["weight"], ["sum"], keepdims=0)
+    output = onnx.helper.make_tensor_value_info("sum", onnx.TensorProto.FLOAT, [])
+    graph = onnx.helper.make_graph([node], "sum", [], [output], initializer=[weight])
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 23)], ir_version=10)
+
+
+def _info(path: Path) -> FileInfo:
+    return FileInfo(bytes=path.stat().st_size, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def _computed(path: Path) -> float:
+    onnx.checker.check_model(path, full_check=True)
+    ort = pytest.importorskip("onnxruntime")
+    (value,) = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {})
+    (weight,) = onnx.load(path).graph.initializer
+    assert onnx.numpy_helper.to_array(weight).sum() == value
+    return float(value)
+
+
+def _state(folder: Path) -> dict[str, tuple[int, int, int]]:
+    found = {path.relative_to(folder).as_posix(): path.stat() for path in folder.rglob("*") if path.is_file()}
+    return {name: (stat.st_nlink, stat.st_size, stat.st_mtime_ns) for name, stat in found.items()}
+
 
 @pytest.fixture
 def bundle(bundle_folder: Path) -> Path:
     """A bundle of two graphs with signatures, beside weights that they share."""
     path = bundle_folder / "manifest.json"
     manifest = Manifest.load(path)
-    weights = bundle_folder / "onnx" / "fp32" / "weights.safetensors"
-    weights.write_bytes(b"weights")
-    files = {
-        **manifest.files,
-        "onnx/fp32/weights.safetensors": FileInfo(bytes=7, sha256=hashlib.sha256(b"weights").hexdigest()),
-    }
+    folder = bundle_folder / "onnx" / "fp32"
+    (folder / "weights.safetensors").write_bytes(WEIGHTS)
+    for name, (offset, count) in PLACES.items():
+        onnx.save(_sum_of(offset, count), folder / f"{name}.onnx")
+    written = ["weights.safetensors", *(f"{name}.onnx" for name in PLACES)]
+    files = {**manifest.files, **{f"onnx/fp32/{name}": _info(folder / name) for name in written}}
     graphs = {
         name: GraphInfo(file=manifest.graphs[name].file, inputs=inputs, outputs=outputs)
         for name, (inputs, outputs) in GRAPHS.items()
@@ -126,8 +162,72 @@ def test_graphs_run_on_tritons_onnxruntime(bundle: Path, tmp_path: Path) -> None
     group = vision.instance_group[0]
     assert (group.count, group.kind, list(group.gpus)) == (2, model_config_pb2.ModelInstanceGroup.KIND_GPU, [0, 1])
     version = tmp_path / "out" / "vision" / "1"
-    assert sorted(path.name for path in version.iterdir()) == ["model.onnx", "weights.safetensors"]
-    assert (version / "weights.safetensors").samefile(bundle / "onnx" / "fp32" / "weights.safetensors")
+    assert [path.name for path in version.iterdir() if path.suffix == ".onnx"] == ["model.onnx"]
+
+
+def _sharing(shared: bool) -> Callable[[Path, Path], bool]:
+    """Return a stand-in for `share_blocks` on a file system that can, or cannot."""
+
+    def share(source: Path, target: Path) -> bool:
+        if shared:
+            target.write_bytes(source.read_bytes())
+        return shared
+
+    return share
+
+
+@pytest.mark.parametrize("platform", ["onnxruntime", "runtime"])
+@pytest.mark.parametrize(("shared", "weights"), [(True, "auto"), (False, "auto"), (False, "link")])
+def test_every_graph_has_its_weights_and_the_bundle_stays_as_it_is(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, shared: bool, weights: str
+) -> None:
+    monkeypatch.setattr("internvl_edge.runtime.package.folders.share_blocks", _sharing(shared))
+    before = _state(bundle)
+    write(bundle, tmp_path / "out", platform=platform, weights=weights)
+    assert _state(bundle) == before
+    stores = []
+    for name, expected in (("vision", 1 + 2 + 3), ("text", 4 + 5)):
+        version = tmp_path / "out" / name / "1"
+        own = version / "bundle"
+        graph = Bundle.open(own).graph_file(name) if platform == "runtime" else version / "model.onnx"
+        (store,) = graph.parent.glob("weights.*")
+        stores.append(store)
+        if weights != "link":
+            assert store.stat().st_nlink == 1
+            assert _computed(graph) == expected
+    assert stores[0].samefile(stores[1]) == (weights == "link")
+    if not shared and weights == "auto":
+        assert [store.stat().st_size for store in stores] == [12, 8], "no more than what a graph reads"
+
+
+def test_links_that_cannot_be_made_are_one_line(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    with pytest.raises(InputError, match=r"--weights link: no hard links here .*; leave the option out"):
+        write(bundle, tmp_path / "out", weights="link")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_one_line(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.copy_file_range", full)
+    with pytest.raises(InputError, match=r"out: cannot be written \(No space left on device\); make room") as caught:
+        write(bundle, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_graph_that_is_no_model_is_named(bundle: Path, tmp_path: Path) -> None:
+    from internvl_edge.runtime.package.folders import FileCopies
+    from internvl_edge.runtime.package.graph_copy import copy_graph
+
+    (tmp_path / "broken.onnx").write_text("vision")
+    with pytest.raises(BundleError, match=r"broken\.onnx: is no ONNX model .*; export the bundle again"):
+        copy_graph(tmp_path / "broken.onnx", tmp_path / "out.onnx", FileCopies())
 
 
 def test_warm_up_takes_the_pictures_and_texts_given(bundle: Path, tmp_path: Path) -> None:
@@ -215,7 +315,7 @@ def test_graphs_on_this_runtime_have_a_bundle_each(bundle: Path, tmp_path: Path)
     }
     part = Bundle.open(tmp_path / "out" / "text" / "1" / "bundle")
     assert list(part.manifest.graphs) == ["text"]
-    assert sorted(part.manifest.files) == ["onnx/fp32/text.onnx", "onnx/fp32/weights.safetensors"]
+    assert "onnx/fp32/text.onnx" in part.manifest.files
 
 
 def test_tasks_take_encoded_pictures_and_strings(bundle: Path, tmp_path: Path) -> None:
@@ -250,17 +350,6 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["whole"]
     with pytest.raises(InputError, match="is there already"), new_folder(tmp_path / "out"):
         pass
-
-
-def test_a_link_is_a_copy_where_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError("other file system")
-
-    (tmp_path / "a").write_text("a")
-    monkeypatch.setattr("os.link", refuse)
-    link(tmp_path / "a", tmp_path / "deep" / "b")
-    assert (tmp_path / "deep" / "b").read_text() == "a"
-    assert not (tmp_path / "deep" / "b").samefile(tmp_path / "a")
 
 
 def test_the_configuration_of_ray_is_what_serve_reads(bundle: Path, tmp_path: Path) -> None:

@@ -1,0 +1,112 @@
+"""Copies of files that share blocks with their source where the file system can; the source never changes.
+
+A hard link would change it: its link count rises, and from 1.23 on `onnx` refuses to read weights from a file that has
+several names.
+"""
+
+import errno
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+FICLONE = 0x40049409
+"""Linux's ioctl that makes one file share all blocks of another until either is written to (XFS, Btrfs, bcachefs)."""
+_PIECE_BYTES = 1 << 30
+"""Of one call in the kernel: Ctrl-C waits for no more."""
+_BUFFER_BYTES = 8 << 20
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_NOT_OFFERED = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM)
+"""What kernels answer where `copy_file_range` does not work between two file systems or inside a sandbox."""
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Make `target` a copy of `source` that takes no room where blocks can be shared; folders are made.
+
+    Raises:
+        OSError: `source` cannot be read, or `target` cannot be written; nothing is left there then.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _write_new(source, target, _share_or_append)
+
+
+def share_blocks(source: Path, target: Path) -> bool:
+    """Make `target` a copy of `source` that shares its blocks; where that is not possible return False, without one."""
+    shared = False
+
+    def share(read: IO[bytes], write: IO[bytes]) -> None:
+        nonlocal shared
+        shared = _share(read, write)
+
+    _write_new(source, target, share)
+    if not shared:
+        target.unlink()
+    return shared
+
+
+def keep_file(source: Path, target: Path) -> None:
+    """Make `target` hold what `source` does, as another name of it where there are such: `source` is about to go."""
+    target.unlink(missing_ok=True)
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        copy_file(source, target)
+
+
+def refer_to(source: Path, target: Path) -> None:
+    """Make `target` a symbolic link to `source`: for folders of work in progress, which go before their source does."""
+    target.unlink(missing_ok=True)
+    target.symlink_to(source.resolve())
+
+
+def append_range(read: IO[bytes], write: IO[bytes], offset: int, count: int) -> None:
+    """Append `count` bytes of `read` from `offset` on, inside the kernel where it offers that, else through a buffer.
+
+    Both are files without Python's own buffers.
+    """
+    done = 0
+    try:
+        while done < count and (copied := _copy_in_kernel(read, write, offset + done, count - done)):
+            done += copied
+    except OSError as error:
+        if error.errno not in _NOT_OFFERED:
+            raise
+    while done < count:
+        data = os.pread(read.fileno(), min(count - done, _BUFFER_BYTES), offset + done)
+        if not data:
+            raise OSError(errno.EIO, f"{read.name} ended {count - done} bytes early")
+        done += len(data)
+        while data:
+            data = data[os.write(write.fileno(), data) :]
+
+
+def _write_new(source: Path, target: Path, fill: Callable[[IO[bytes], IO[bytes]], object]) -> None:
+    """Replace `target` by a new file that `fill` writes; an older file there keeps its bytes under its other names."""
+    with source.open("rb", buffering=0) as read:
+        target.unlink(missing_ok=True)
+        try:
+            with target.open("xb", buffering=0) as write:
+                fill(read, write)
+        except OSError as error:
+            target.unlink(missing_ok=True)
+            raise OSError(error.errno, error.strerror, str(target)) from error
+
+
+def _share(read: IO[bytes], write: IO[bytes]) -> bool:
+    try:
+        fcntl.ioctl(write.fileno(), FICLONE, read.fileno())
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise
+        return False
+    return True
+
+
+def _share_or_append(read: IO[bytes], write: IO[bytes]) -> None:
+    if not _share(read, write):
+        append_range(read, write, 0, os.fstat(read.fileno()).st_size)
+
+
+def _copy_in_kernel(read: IO[bytes], write: IO[bytes], offset: int, count: int) -> int:
+    return os.copy_file_range(read.fileno(), write.fileno(), min(count, _PIECE_BYTES), offset_src=offset)
