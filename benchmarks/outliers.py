@@ -173,7 +173,7 @@ def _samples(checkpoint: Checkpoint) -> dict[str, dict[str, np.ndarray]]:
     """Return pictures and captions of the calibration set."""
     assert checkpoint.tokenizer_file is not None
     data = open_data(EXAMPLE / "data" / "calibration.jsonl").spread(64)
-    pixels = preprocess([data.picture(row) for row in data.rows], checkpoint.config.vision.image_size)
+    pixels = preprocess([data.picture(row) for row in data.rows], checkpoint.config.pictures)
     texts = [text for row in data.rows for text in row.texts.values()]
     ids = Tokenizer(checkpoint.tokenizer_file).encode_texts(texts)
     return {"vision": {"pixel_values": pixels}, "text": {"input_ids": ids}}

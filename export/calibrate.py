@@ -28,6 +28,7 @@ from internvl_edge.export.staging import Staging, code_digest, key_of, staged
 from internvl_edge.export.tensor_files import LazyTensor
 from internvl_edge.export.walk import Walk, WalkInputs
 from internvl_edge.runtime.errors import CalibrationError
+from internvl_edge.runtime.preprocess import Preprocessing
 from internvl_edge.runtime.tokenizer import Tokenizer
 
 _STATE = "state.safetensors"
@@ -98,9 +99,14 @@ def calibrate(options: CalibrateOptions, progress: Progress | None = None) -> Ca
     return CalibrateReport(output=options.output, info=info, seconds=time.monotonic() - started)
 
 
-def fingerprint(tensors: Sequence[StoredTensor]) -> str:
-    """Return the identity of a checkpoint's weights: names, types, shapes and the first bytes of every tensor."""
+def fingerprint(tensors: Sequence[StoredTensor], pictures: Preprocessing) -> str:
+    """Return the identity of a checkpoint's weights: names, types, shapes and the first bytes of every tensor.
+
+    Pictures that are prepared in another way than the reference's are part of it.
+    """
     digest = hashlib.sha256()
+    if pictures != Preprocessing(image_size=pictures.image_size):
+        digest.update(repr(pictures).encode())
     for tensor in sorted(tensors, key=lambda tensor: tensor.name):
         digest.update(f"{tensor.name} {tensor.dtype} {tensor.shape}".encode())
         for part in [tensor] if isinstance(tensor, LazyTensor) else [tensor.base, tensor.down, tensor.up]:
@@ -120,14 +126,14 @@ def compute_type(compute: str) -> torch.dtype:
 
 def _measure(options: CalibrateOptions, checkpoint: Checkpoint, config: ModelConfig, progress: Progress) -> RangesInfo:
     assert options.data is not None
-    data = load_data(options.data, config.vision.image_size, options.samples)
+    data = load_data(options.data, config.pictures, options.samples)
     tokenizer = Tokenizer(checkpoint.tokenizer_file) if checkpoint.tokenizer_file else None
     inputs = walk_inputs(data, tokenizer, config)
     graphs = tuple(name for name in available_graphs(config) if options.graphs is None or name in options.graphs)
     compute = compute_type(options.compute)
     fetch = fetch_from(weight_sources(checkpoint.tensors, config))
     walk = Walk(config, fetch, inputs, graphs, compute)
-    identity = fingerprint(list(checkpoint.tensors.values()))
+    identity = fingerprint(list(checkpoint.tensors.values()), config.pictures)
     info = RangesInfo(
         checkpoint=options.checkpoint,
         fingerprint=identity,

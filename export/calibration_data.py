@@ -14,7 +14,7 @@ from internvl_edge.export.samples import STOCK_TEXTS, synthetic_pixels
 from internvl_edge.export.walk import WalkInputs
 from internvl_edge.runtime.errors import CalibrationError, InputError
 from internvl_edge.runtime.model import DEFAULT_PROMPT
-from internvl_edge.runtime.preprocess import preprocess
+from internvl_edge.runtime.preprocess import Preprocessing, preprocess
 from internvl_edge.runtime.tokenizer import TEXT_PREFIX, Tokenizer
 
 FEWEST = 16
@@ -39,14 +39,14 @@ class CalibrationData:
     unreadable: tuple[str, ...] = ()
 
 
-def load_data(source: str, image_size: int, count: int) -> CalibrationData:
+def load_data(source: str, settings: Preprocessing, count: int) -> CalibrationData:
     """Return `count` samples of `source`, evenly spread over it; each takes a caption in one of its languages in turn.
 
     Raises:
         CalibrationError: too few samples, too many unreadable ones, or pictures that are all of one colour.
     """
     if source == RANDOM:
-        return _random(image_size, count)
+        return _random(settings.image_size, count)
     data = open_data(Path(source)).spread(count)
     pictures, contents, rows, unreadable = _read(data)
     if len(unreadable) > UNREADABLE_SHARE * len(data.rows):
@@ -68,7 +68,7 @@ def load_data(source: str, image_size: int, count: int) -> CalibrationData:
     class_texts = _class_texts(data.prompts, count)
     contents += [text.encode() for text in (*(text for text, _ in captions), *class_texts)]
     return CalibrationData(
-        pixel_values=preprocess(pictures, image_size),
+        pixel_values=preprocess(pictures, settings),
         texts=tuple(text for text, _ in captions),
         prompts=tuple(prompt for _, prompt in captions),
         class_texts=class_texts,

@@ -165,7 +165,9 @@ def _check_sizes(side: Side, reference: Side) -> None:
     """
     one, other = asdict(side.model), asdict(reference.model)
     pairs = {key: (one[key], other[key]) for key in one if key not in _NOT_SIZES}
-    _require_equal(side, reference, {key: pair for key, pair in pairs.items() if None not in pair})
+    mine, theirs = asdict(side.pictures), asdict(reference.pictures)
+    prepared = {f"preparing pictures, {key}": (mine[key], theirs[key]) for key in mine if mine[key] != theirs[key]}
+    _require_equal(side, reference, {key: pair for key, pair in pairs.items() if None not in pair} | prepared)
 
 
 def _check_blocks(side: Side, reference: Side, names: Sequence[str]) -> None:
@@ -178,7 +180,7 @@ def _check_blocks(side: Side, reference: Side, names: Sequence[str]) -> None:
     _require_equal(side, reference, counts)
 
 
-def _require_equal(side: Side, reference: Side, pairs: Mapping[str, tuple[int, int]]) -> None:
+def _require_equal(side: Side, reference: Side, pairs: Mapping[str, tuple[object, object]]) -> None:
     wrong = [f"{what}: {mine} and {theirs}" for what, (mine, theirs) in pairs.items() if mine != theirs]
     if wrong:
         raise BundleError(
@@ -189,7 +191,7 @@ def _require_equal(side: Side, reference: Side, pairs: Mapping[str, tuple[int, i
 
 def _samples(data: DataSet, side: Side, reference: Side) -> tuple[GraphInputs, str]:
     """Return pictures and ids, and where the ids came from."""
-    pixels = preprocess([data.picture(row) for row in data.rows], side.model.image_size)
+    pixels = preprocess([data.picture(row) for row in data.rows], side.pictures)
     if side.model.vocab_size is None:
         return GraphInputs(pixel_values=pixels), "no texts"
     captions = [list(row.texts.values()) for row in data.rows]

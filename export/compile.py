@@ -53,6 +53,7 @@ from internvl_edge.export.weights import Source, readable_in_place
 from internvl_edge.runtime.bundle import sha256_file
 from internvl_edge.runtime.errors import ExportError, VerificationError
 from internvl_edge.runtime.manifest import SCHEMA, FileInfo, GraphInfo, Manifest
+from internvl_edge.runtime.preprocessor_file import save_preprocessing
 from internvl_edge.runtime.targets.targets import find_target, require_precision
 from internvl_edge.runtime.tokenizer import Tokenizer
 
@@ -130,7 +131,7 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         clock.stage("verify")
         verdict = _judge(staging, folder, options, precision)
         clock.stage("judge")
-        _copy_companions(checkpoint, staging.folder)
+        _copy_companions(checkpoint, config, staging.folder)
         _write_json(staging.folder / "reports" / "export.json", {"seconds": clock.seconds})
         shutil.rmtree(staging.folder / _TRACED)
         shutil.rmtree(staging.folder / RANGES, ignore_errors=True)
@@ -350,17 +351,16 @@ def _rehearsal(
 ) -> tuple[Samples, Rehearsal]:
     """Return the samples that graphs are tried on, and what runs torch on them."""
     origin = options.samples or (checkpoint.folder if checkpoint.has_pictures else None)
-    samples = load_samples(origin, config.vision.image_size, options.sample_count)
+    samples = load_samples(origin, config.pictures, options.sample_count)
     tokenizer = Tokenizer(checkpoint.tokenizer_file) if checkpoint.tokenizer_file else None
     return samples, Rehearsal(config, sources, samples, tokenizer, layers, recipe)
 
 
-def _copy_companions(checkpoint: Checkpoint, folder: Path) -> None:
+def _copy_companions(checkpoint: Checkpoint, config: ModelConfig, folder: Path) -> None:
     """Ship what the runtime needs beside the graphs: the tokenizer and the preprocessor's settings."""
     if checkpoint.tokenizer_file:
         shutil.copyfile(checkpoint.tokenizer_file, folder / "tokenizer.model")
-    if checkpoint.preprocessor:
-        _write_json(folder / "preprocessor.json", checkpoint.preprocessor)
+    save_preprocessing(config.pictures, folder)
 
 
 def _logit_scale(checkpoint: Checkpoint) -> float | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from internvl_edge.runtime.errors import CheckpointError
+from internvl_edge.runtime.preprocess import Preprocessing
 
 Family = Literal["internvl", "internvit", "internvl_chat"]
 
@@ -140,6 +141,13 @@ class ModelConfig:
     connector: ConnectorConfig | None = None
     qllama_graphs: tuple[str, ...] = ALL_QLLAMA_GRAPHS
     """Uses of QLLaMA that the checkpoint has weights for: the plain-PyTorch InternVL-C file has `text` alone."""
+    preprocessing: Preprocessing | None = None
+    """What the checkpoint's files say of pictures; None: as the reference."""
+
+    @property
+    def pictures(self) -> Preprocessing:
+        """What becomes of pictures before the tower."""
+        return self.preprocessing or Preprocessing(image_size=self.vision.image_size)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built, with a CheckpointError."""

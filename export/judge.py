@@ -60,7 +60,7 @@ class Judge:
     def _features(self, run: Run) -> dict[str, np.ndarray]:
         parts: dict[str, list[np.ndarray]] = {}
         for rows in self._batches():
-            pixels = preprocess([self._data.picture(row) for row in rows], self._config.vision.image_size)
+            pixels = preprocess([self._data.picture(row) for row in rows], self._config.pictures)
             for name, values in self._pictures(run, pixels).items():
                 parts.setdefault(name, []).append(values)
         found = {name: np.concatenate(values) for name, values in parts.items()}

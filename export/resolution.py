@@ -11,9 +11,16 @@ def at_image_size(config: ModelConfig, image_size: int | None) -> ModelConfig:
     """Return `config` for pictures of `image_size` pixels a side; None keeps the checkpoint's own.
 
     Raises:
-        ExportError: the size is no multiple of the patch, or gives an odd grid that the connector cannot shuffle.
+        ExportError: the size is no multiple of the patch, or gives an odd grid that the connector cannot shuffle; or
+            the checkpoint's files name two sizes and none is asked for.
     """
-    if image_size is None or image_size == config.vision.image_size:
+    if image_size is None and config.pictures.image_size != config.vision.image_size:
+        own, files = config.vision.image_size, config.pictures.image_size
+        raise ExportError(
+            f"picture size: the model has {own} px, preprocessor_config.json {files} px; choose with --image-size {own}"
+            f" or --image-size {files}"
+        )
+    if image_size is None or image_size == config.vision.image_size == config.pictures.image_size:
         return config
     patch = config.vision.patch_size
     if image_size <= 0 or image_size % patch:
@@ -23,7 +30,8 @@ def at_image_size(config: ModelConfig, image_size: int | None) -> ModelConfig:
         raise ExportError(
             f"--image-size {image_size}: the connector needs an even patch grid; try {image_size + patch}"
         )
-    return replace(config, vision=replace(config.vision, image_size=image_size))
+    pictures = config.pictures.at_size(image_size)
+    return replace(config, vision=replace(config.vision, image_size=image_size), preprocessing=pictures)
 
 
 def checked_feature_layers(layers: Sequence[int], config: ModelConfig) -> tuple[int, ...]:

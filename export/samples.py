@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from internvl_edge.runtime.errors import InputError
-from internvl_edge.runtime.preprocess import preprocess
+from internvl_edge.runtime.preprocess import Preprocessing, preprocess
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 STOCK_TEXTS = (
@@ -31,7 +31,7 @@ class Samples:
     source: str
 
 
-def load_samples(origin: Path | None, image_size: int, count: int) -> Samples:
+def load_samples(origin: Path | None, settings: Preprocessing, count: int) -> Samples:
     """Return `count` pictures and texts of `origin`: a folder, or a JSONL with pictures beside it or in its .zip.
 
     Without an origin the pictures are synthetic (smooth colour fields and noise, seeded) and the source says so.
@@ -41,7 +41,7 @@ def load_samples(origin: Path | None, image_size: int, count: int) -> Samples:
     """
     if origin is None:
         return Samples(
-            pixel_values=synthetic_pixels(image_size, count),
+            pixel_values=synthetic_pixels(settings.image_size, count),
             texts=_cycle(STOCK_TEXTS, count),
             source="synthetic pictures",
         )
@@ -52,7 +52,7 @@ def load_samples(origin: Path | None, image_size: int, count: int) -> Samples:
     if not pictures:
         raise InputError(f"{origin}: no picture found; give a folder of pictures or a JSONL with a `file` per line")
     return Samples(
-        pixel_values=preprocess(pictures, image_size), texts=_cycle(texts or STOCK_TEXTS, count), source=str(origin)
+        pixel_values=preprocess(pictures, settings), texts=_cycle(texts or STOCK_TEXTS, count), source=str(origin)
     )
 
 

@@ -18,6 +18,8 @@ from internvl_edge.export.sites import QLLAMA_BLOCK
 from internvl_edge.export.sources import fetch_from, stored_shapes, weight_sources
 from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.manifest import ModelInfo
+from internvl_edge.runtime.preprocess import Preprocessing
+from internvl_edge.runtime.preprocessor_file import load_preprocessing
 
 _VECTORS = "calibration/vectors.safetensors"
 _SMOOTHING = QLLAMA_BLOCK + ".self_attn.o_proj.smoothing"
@@ -39,6 +41,11 @@ class Side(Protocol):
     @property
     def model(self) -> ModelInfo:
         """Sizes."""
+        ...
+
+    @property
+    def pictures(self) -> Preprocessing:
+        """What becomes of pictures."""
         ...
 
     @property
@@ -78,6 +85,7 @@ class BundleSide:
         self.path = path
         self.precision = self._bundle.manifest.precision
         self.model = self._bundle.manifest.model
+        self.pictures = load_preprocessing(self._bundle)
         self.graphs = tuple(self._bundle.manifest.graphs)
         tokenizer = path / "tokenizer.model"
         self.tokenizer_file = tokenizer if tokenizer.exists() else None
@@ -140,6 +148,7 @@ class CheckpointSide:
         self.precision = "fp32 in torch"
         self.cache_factors: Mapping[str, np.ndarray] = {}
         self.model = model_info(self._config)
+        self.pictures = self._config.pictures
         self.graphs = available_graphs(self._config)
         self.tokenizer_file = checkpoint.tokenizer_file
 

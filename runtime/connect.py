@@ -49,6 +49,7 @@ def connect(model: "InternVL", image: object, options: TilingOptions | None = No
             smallest=options.smallest,
             largest=options.largest,
             thumbnail=options.thumbnail,
+            resample=model.preprocessing.resample,
         )
     parts = [tiles[first : first + _AT_ONCE] for first in range(0, len(tiles), _AT_ONCE)]
     return np.concatenate([_embeds(model, part) for part in parts])
@@ -77,5 +78,5 @@ def save_vit_embeds(model: "InternVL", images: Sequence[Path], options: TilingOp
 
 
 def _embeds(model: "InternVL", tiles: Pictures) -> np.ndarray:
-    states = model.run_graph("vision", {"pixel_values": model.preprocess(tiles)})["vision_states"]
+    states = model.run_graph("vision", {"pixel_values": model.preprocess(tiles, "squash")})["vision_states"]
     return model.run_graph("connector", {"vision_states": states})["vit_embeds"]

@@ -29,6 +29,7 @@ from internvl_edge.runtime.finite import FiniteOutputs, require_finite
 from internvl_edge.runtime.generation import GenerationConfig, generate, greedy_tokens
 from internvl_edge.runtime.manifest import ModelInfo
 from internvl_edge.runtime.preprocess import Geometry, preprocess
+from internvl_edge.runtime.preprocessor_file import load_preprocessing
 from internvl_edge.runtime.stages import POSTPROCESS, TOKENIZE, UNMEASURED, Stages
 from internvl_edge.runtime.tokenizer import TEXT_PREFIX, Tokenizer
 
@@ -58,6 +59,8 @@ class InternVL:
     ) -> None:
         self.stages: Stages = UNMEASURED
         """Where the time of what is asked goes; set one to measure."""
+        self.preprocessing = load_preprocessing(bundle)
+        """What becomes of pictures before the first graph."""
         self._bundle = bundle
         self._backend = backend
         self.options = options or SessionOptions()
@@ -253,9 +256,9 @@ class InternVL:
         ]
         return require_finite(_stacked(logits), "pairs")
 
-    def preprocess(self, images: Images, geometry: Geometry = "squash") -> np.ndarray:
-        """Return `pixel_values` ``[B, 3, S, S]`` of pictures."""
-        return preprocess(images, self.info.image_size, geometry, self.stages)
+    def preprocess(self, images: Images, geometry: Geometry | None = None) -> np.ndarray:
+        """Return `pixel_values` ``[B, 3, S, S]`` of pictures; without a geometry as `encode_image` prepares them."""
+        return preprocess(images, self.preprocessing, geometry, self.stages)
 
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
         """Return the ids ``[T, L]`` that `encode_text` takes."""
@@ -424,7 +427,7 @@ class InternVL:
             yield from self._parts(images, size)
             return
         for start in range(0, picture_count(images), size):
-            yield self.preprocess(images[start : start + size], geometry)
+            yield self.preprocess(images[start : start + size], self.preprocessing.geometry_of(geometry))
 
     def _require_readable(self, images: Images) -> None:
         """Check a long list before any graph is opened; a short one is read at once.

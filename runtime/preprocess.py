@@ -1,6 +1,8 @@
 """Pictures to pixel values, bit-equal to the reference's three paths (MODEL.md 4)."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -11,34 +13,95 @@ from internvl_edge.runtime.stages import DECODE_IMAGE, PREPROCESS, UNMEASURED, S
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
+    from PIL.Image import Resampling
 
 Geometry = Literal["squash", "crop", "clip"]
+GEOMETRIES: tuple[Geometry, ...] = ("squash", "crop", "clip")
+Filter = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
+FILTERS: tuple[Filter, ...] = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+"""Pillow's filters in the order of its numbers, which `resample` in a checkpoint's file may be."""
+Channels = tuple[float, float, float]
 
-MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-STD = np.array([0.229, 0.224, 0.225], np.float32)
+MEAN: Channels = (0.485, 0.456, 0.406)
+STD: Channels = (0.229, 0.224, 0.225)
+_BYTE = 1 / 255
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocessing:
+    """What becomes of pictures before the first graph; the defaults are the reference's (MODEL.md 4)."""
+
+    image_size: int
+    """Side of the graph's pictures in pixels."""
+    mean: Channels = MEAN
+    std: Channels = STD
+    resample: Filter = "bicubic"
+    rescale_factor: float = _BYTE
+    """Of the bytes of a picture, before the mean is taken off."""
+    geometry: Geometry | None = None
+    """What the checkpoint's own file asks for, in place of each task's; None: each task has the reference's."""
+    short_side: int | None = None
+    """Pixels that ``crop`` and ``clip`` scale a picture's short side to before they cut; None: `image_size`."""
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            InputError: all that no picture can be brought to, in one line.
+        """
+        if wrong := list(self._findings()):
+            raise InputError(f"preprocessing: {'; '.join(wrong)}; correct the file that says so")
+
+    def _findings(self) -> Iterator[str]:
+        if self.image_size < 1:
+            yield f"image_size {self.image_size} is below 1"
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != 3 or not all(map(math.isfinite, values)):
+                yield f"{name} {list(values)} is not three numbers"
+        if not all(self.std):
+            yield f"std {list(self.std)} divides by 0"
+        if not (math.isfinite(self.rescale_factor) and self.rescale_factor > 0):
+            yield f"rescale_factor {self.rescale_factor} is not above 0"
+        if self.resample not in FILTERS:
+            yield f"resample {self.resample!r} is none of {', '.join(FILTERS)}"
+        if self.geometry is not None and self.geometry not in GEOMETRIES:
+            yield f"geometry {self.geometry!r} is none of {', '.join(GEOMETRIES)}"
+        if self.short_side is not None and self.short_side < self.image_size:
+            yield f"short_side {self.short_side} is below image_size {self.image_size}"
+
+    def geometry_of(self, task: Geometry) -> Geometry:
+        """Return how a task scales pictures whose own geometry is `task`."""
+        return self.geometry or task
+
+    def at_size(self, image_size: int) -> "Preprocessing":
+        """Return the settings for pictures of another side; the share that is cut off stays the same."""
+        short = None if self.short_side is None else round(self.short_side * image_size / self.image_size)
+        return replace(self, image_size=image_size, short_side=short)
 
 
 def preprocess(
-    images: Pictures, image_size: int, geometry: Geometry = "squash", stages: Stages = UNMEASURED
+    images: Pictures, settings: Preprocessing, geometry: Geometry | None = None, stages: Stages = UNMEASURED
 ) -> np.ndarray:
     """Return fp32 ``[B, 3, S, S]`` of pictures.
 
     `geometry`: ``squash`` ignores the aspect ratio (retrieval, captions); ``crop`` is torchvision's short side and
     centre crop (zero-shot classification); ``clip`` is CLIPImageProcessor's (the model card), whose crop may lie a
-    pixel off. What becomes of alpha, orientation and wide modes: `decode`.
+    pixel off; None is what the checkpoint asks for, or else ``squash``. What becomes of alpha, orientation and wide
+    modes: `decode`.
 
     Raises:
         InputError: pictures that cannot be read, or are too narrow to scale, all of them named; an unknown geometry.
     """
+    geometry = settings.geometry_of("squash") if geometry is None else geometry
     require_geometry(geometry)
     with stages.stage(DECODE_IMAGE):
         pictures = load_pictures(images)
     with stages.stage(PREPROCESS):
-        values = np.empty((len(pictures), 3, image_size, image_size), np.float32)
+        values = np.empty((len(pictures), 3, settings.image_size, settings.image_size), np.float32)
         findings = []
         for index, (picture, row) in enumerate(zip(pictures, values, strict=True)):
             try:
-                place(picture, geometry, row)
+                place(picture, settings, geometry, row)
             except InputError as error:
                 findings.append((name_in(images, index), str(error)))
     if findings:
@@ -52,41 +115,40 @@ def require_geometry(geometry: str) -> None:
     Raises:
         InputError: there is none of that name.
     """
-    if geometry not in _PATHS:
-        raise InputError(f"geometry {geometry!r}: unknown; choose from {', '.join(_PATHS)}")
+    if geometry not in GEOMETRIES:
+        raise InputError(f"geometry {geometry!r}: unknown; choose from {', '.join(GEOMETRIES)}")
 
 
-def place(picture: "Picture", geometry: Geometry, values: np.ndarray) -> None:
+def place(picture: "Picture", settings: Preprocessing, geometry: Geometry, values: np.ndarray) -> None:
     """Write the pixel values of one RGB picture to `values`, fp32 ``[3, S, S]``.
 
     Raises:
         InputError: a picture so narrow that scaling its short side passes the limit of pixels.
     """
-    _normalise(_PATHS[geometry](picture, values.shape[-1]), values)
+    size, resample = settings.image_size, resampling(settings.resample)
+    if geometry == "squash":
+        scaled = _resize(picture, size, size, resample)
+    else:
+        scaled = _centre(_short_side(picture, settings.short_side or size, resample), size, geometry)
+    _normalise(scaled, settings, values)
 
 
-def _squash(picture: "Picture", size: int) -> "Picture":
-    return _resize(picture, size, size)
+def resampling(name: Filter) -> "Resampling":
+    """Return Pillow's filter of that name."""
+    from PIL import Image
+
+    return Image.Resampling[name.upper()]
 
 
-def _crop(picture: "Picture", size: int) -> "Picture":
-    """torchvision: the long side is cut to an integer, half a pixel of crop offset is rounded to even."""
-    resized = _short_side(picture, size)
-    left, top = round((resized.width - size) / 2.0), round((resized.height - size) / 2.0)
-    return resized.crop((left, top, left + size, top + size))
+def _centre(picture: "Picture", size: int, geometry: Geometry) -> "Picture":
+    """torchvision (``crop``) rounds half a pixel of offset to even, CLIPImageProcessor (``clip``) rounds it down."""
+    beyond = (picture.width - size, picture.height - size)
+    left, top = (round(each / 2.0) if geometry == "crop" else each // 2 for each in beyond)
+    return picture.crop((left, top, left + size, top + size))
 
 
-def _clip(picture: "Picture", size: int) -> "Picture":
-    """CLIPImageProcessor: half a pixel of crop offset is rounded down."""
-    resized = _short_side(picture, size)
-    left, top = (resized.width - size) // 2, (resized.height - size) // 2
-    return resized.crop((left, top, left + size, top + size))
-
-
-_PATHS: dict[str, "Callable[[Picture, int], Picture]"] = {"squash": _squash, "crop": _crop, "clip": _clip}
-
-
-def _short_side(picture: "Picture", size: int) -> "Picture":
+def _short_side(picture: "Picture", size: int, resample: "Resampling") -> "Picture":
+    """Return `picture` with its short side at `size`; the long side is cut to an integer."""
     width, height = picture.size
     scaled = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
     if not within_limit(*scaled):
@@ -94,21 +156,24 @@ def _short_side(picture: "Picture", size: int) -> "Picture":
             f"{width} x {height} pixels would be {scaled[0]} x {scaled[1]} with the short side at {size}, more than the"
             " limit; crop it"
         )
-    return _resize(picture, *scaled)
+    return _resize(picture, *scaled, resample)
 
 
-def _resize(picture: "Picture", width: int, height: int) -> "Picture":
-    from PIL import Image
-
-    return picture if picture.size == (width, height) else picture.resize((width, height), Image.Resampling.BICUBIC)
+def _resize(picture: "Picture", width: int, height: int, resample: "Resampling") -> "Picture":
+    return picture if picture.size == (width, height) else picture.resize((width, height), resample)
 
 
-def _normalise(picture: "Picture", values: np.ndarray) -> None:
+def _normalise(picture: "Picture", settings: Preprocessing, values: np.ndarray) -> None:
     """Do torchvision's ToTensor and Normalize in place: divide by 255 in fp32, subtract, divide.
 
-    CLIPImageProcessor multiplies by 1/255 in fp64 and rounds to fp32: the same bits for all 256 values.
+    CLIPImageProcessor multiplies by 1/255 in fp64 and rounds to fp32: the same bits for all 256 values. Other factors
+    are multiplied as it does.
     """
-    np.copyto(values, np.asarray(picture).transpose(2, 0, 1))
-    values /= np.float32(255)
-    values -= MEAN[:, None, None]
-    values /= STD[:, None, None]
+    pixels = np.asarray(picture).transpose(2, 0, 1)
+    if settings.rescale_factor == _BYTE:
+        np.copyto(values, pixels)
+        values /= np.float32(255)
+    else:
+        np.copyto(values, pixels * np.float64(settings.rescale_factor), casting="same_kind")
+    values -= np.array(settings.mean, np.float32)[:, None, None]
+    values /= np.array(settings.std, np.float32)[:, None, None]

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.preprocess import Filter, resampling
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -37,13 +38,19 @@ def tile_grid(width: int, height: int, *, tile: int = 448, smallest: int = 1, la
 
 
 def tile_image(
-    picture: "Picture", *, tile: int = 448, smallest: int = 1, largest: int = 12, thumbnail: bool = True
+    picture: "Picture",
+    *,
+    tile: int = 448,
+    smallest: int = 1,
+    largest: int = 12,
+    thumbnail: bool = True,
+    resample: Filter = "bicubic",
 ) -> "list[Picture]":
     """Return the tiles of an RGB `picture` row by row, ``tile`` pixels square; the whole picture last if it was cut."""
     columns, rows = tile_grid(*picture.size, tile=tile, smallest=smallest, largest=largest)
-    resized = picture.resize((columns * tile, rows * tile))
+    resized = picture.resize((columns * tile, rows * tile), resampling(resample))
     corners = [(column * tile, row * tile) for row in range(rows) for column in range(columns)]
     tiles = [resized.crop((x, y, x + tile, y + tile)) for x, y in corners]
     if thumbnail and len(tiles) != 1:
-        tiles.append(picture.resize((tile, tile)))
+        tiles.append(picture.resize((tile, tile), resampling(resample)))
     return tiles

@@ -31,7 +31,8 @@ def encode_video(model: "InternVL", frames: Pictures, mode: "Mode" = "c") -> np.
         InputError: frames that cannot be read, or none.
     """
     ready = isinstance(frames, np.ndarray) and frames.dtype.kind == "f"
-    mean: np.ndarray = model.encode_image(frames if ready else model.preprocess(frames, "clip"), mode).mean(axis=0)
+    pixels = frames if ready else model.preprocess(frames, model.preprocessing.geometry_of("clip"))
+    mean: np.ndarray = model.encode_image(pixels, mode).mean(axis=0)
     return mean
 
 

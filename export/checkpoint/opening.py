@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from internvl_edge.export.checkpoint.companions import read_companions
 from internvl_edge.export.checkpoint.config_json import read_config
 from internvl_edge.export.checkpoint.fields import FieldReader
 from internvl_edge.export.checkpoint.json_file import read_json
+from internvl_edge.export.checkpoint.preprocessor import read_preprocessing
 from internvl_edge.export.config import (
     ALL_QLLAMA_GRAPHS,
     ModelConfig,
@@ -58,7 +58,6 @@ class Checkpoint:
     ignored: tuple[str, ...]
     """Names that are known and not needed."""
     tokenizer_file: Path | None
-    preprocessor: Mapping[str, Any]
     accepted_fields: tuple[str, ...] = ()
     """Unknown fields of its files that the user accepted as having no effect."""
 
@@ -93,7 +92,7 @@ def open_checkpoint(source: str | Path, revision: str | None = None, accept: Ite
     if _PLAIN_MARK in stored:
         config = _as_plain_file(config, tensors)
     config = _as_stored(config, tensors)
-    preprocessor = folder / "preprocessor_config.json"
+    config = replace(config, preprocessing=read_preprocessing(folder, config.vision.image_size, reader))
     accepted = reader.finish()
     return Checkpoint(
         folder=folder,
@@ -101,7 +100,6 @@ def open_checkpoint(source: str | Path, revision: str | None = None, accept: Ite
         tensors=_with_tied_head(tensors, config),
         ignored=tuple(ignored),
         tokenizer_file=tokenizer if tokenizer.exists() else None,
-        preprocessor=read_json(preprocessor) if preprocessor.exists() else {},
         accepted_fields=accepted,
     )
 

@@ -9,7 +9,7 @@ from internvl_edge.runtime.package.model_config import instances, parameters, te
 from internvl_edge.runtime.package.options import RepositoryOptions
 from internvl_edge.runtime.serve.models import served_models
 
-_NEEDED = ("manifest.json", "tokenizer.model")
+_NEEDED = ("manifest.json", "tokenizer.model", "preprocessor.json")
 """What a task takes of the bundle; its graphs are the server's."""
 
 

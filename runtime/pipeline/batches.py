@@ -10,7 +10,7 @@ import numpy as np
 
 from internvl_edge.runtime.decode import Readable, decode, reason
 from internvl_edge.runtime.errors import InputError
-from internvl_edge.runtime.preprocess import Geometry, place, require_geometry
+from internvl_edge.runtime.preprocess import Geometry, Preprocessing, place, require_geometry
 from internvl_edge.runtime.stages import DECODE_IMAGE, PREPROCESS, UNMEASURED, Stages
 
 
@@ -18,7 +18,7 @@ from internvl_edge.runtime.stages import DECODE_IMAGE, PREPROCESS, UNMEASURED, S
 class BatchOptions:
     """How pictures become batches."""
 
-    image_size: int
+    preprocessing: Preprocessing
     geometry: Geometry = "squash"
     batch_size: int = 32
     workers: int | None = None
@@ -65,7 +65,7 @@ def batches(
     A batch's `pixel_values` are valid until the next batch is asked for. An unreadable picture is in `bad` and loses
     nothing but itself. Closing the iterator early stops the threads.
     """
-    size = options.image_size
+    size = options.preprocessing.image_size
     rows = min(options.batch_size, len(pictures))
     free = [np.empty((rows, 3, size, size), np.float32) for _ in range(options.ahead + 1)]
     starts = deque(range(0, len(pictures), options.batch_size))
@@ -114,14 +114,14 @@ def _submit(
     count = min(options.batch_size, len(pictures) - start)
     run = -(-count // options.threads)
     parts = tuple(
-        pool.submit(_fill, pictures, start, range(first, min(first + run, count)), pixels, options.geometry, stages)
+        pool.submit(_fill, pictures, start, range(first, min(first + run, count)), pixels, options, stages)
         for first in range(0, count, run)
     )
     return _Filling(start, count, pixels, parts)
 
 
 def _fill(
-    pictures: Sequence[Readable], start: int, rows: range, pixels: np.ndarray, geometry: Geometry, stages: Stages
+    pictures: Sequence[Readable], start: int, rows: range, pixels: np.ndarray, options: BatchOptions, stages: Stages
 ) -> list[tuple[int, str]]:
     """Write the pixel values of some rows of a batch; return the index and reason of each unreadable picture."""
     bad = []
@@ -130,7 +130,7 @@ def _fill(
             with stages.stage(DECODE_IMAGE):
                 picture = decode(pictures[start + row].content())
             with stages.stage(PREPROCESS):
-                place(picture, geometry, pixels[row])
+                place(picture, options.preprocessing, options.geometry, pixels[row])
         except Exception as error:  # Pillow's decoders raise whatever the parser of their format does
             bad.append((start + row, reason(error)))
     return bad

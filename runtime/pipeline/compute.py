@@ -72,7 +72,8 @@ class PictureFeatures:
         """Yield the features of batches."""
         todo = [self._pictures[index] for index in inputs]
         settings = BatchOptions(
-            image_size=self._model.info.image_size,
+            preprocessing=self._model.preprocessing,
+            geometry=self._model.preprocessing.geometry_of("squash"),
             batch_size=self._options.batch_size,
             workers=self._options.workers,
         )

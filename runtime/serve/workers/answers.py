@@ -158,7 +158,8 @@ class Answers:
         """Return the pixel values ``[3, S, S]`` of an encoded picture: nothing else is ever taken for one."""
         if not isinstance(content, bytes):
             raise TypeError(f"{type(content).__name__} is no encoded picture")
-        size = self._model.info.image_size
+        settings = self._model.preprocessing
+        size = settings.image_size
         values = np.empty((3, size, size), np.float32)
         with stages.stage(DECODE_IMAGE):
             try:
@@ -166,7 +167,7 @@ class Answers:
             except TooManyPixelsError as error:
                 raise TooLargeError(f"more than {self._options.max_pixels} pixels") from error
         with stages.stage(PREPROCESS):
-            place(picture, _GEOMETRY[task], values)
+            place(picture, settings, settings.geometry_of(_GEOMETRY[task]), values)
         return values
 
 

@@ -11,7 +11,7 @@ from internvl_edge.calib.dataset import open_data
 from internvl_edge.export.checkpoint import open_checkpoint
 from internvl_edge.export.sources import fetch_from, weight_sources
 from internvl_edge.export.verify import torch_outputs
-from internvl_edge.runtime.preprocess import preprocess
+from internvl_edge.runtime.preprocess import Preprocessing, preprocess
 from internvl_edge.runtime.tokenizer import Tokenizer
 from tests.tolerances import GOLDEN_FP32, PLANTED_COSINE
 
@@ -26,7 +26,7 @@ def inputs(emoji: Path) -> dict[str, dict[str, np.ndarray]]:
     data = open_data(emoji / "data" / "test.jsonl").spread(8)
     texts = [text for row in data.rows for text in row.texts.values()]
     return {
-        "vision": {"pixel_values": preprocess([data.picture(row) for row in data.rows], 70)},
+        "vision": {"pixel_values": preprocess([data.picture(row) for row in data.rows], Preprocessing(image_size=70))},
         "text": {"input_ids": Tokenizer(emoji / "checkpoint" / "tokenizer.model").encode_texts(texts)},
     }
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from internvl_edge.runtime.errors import InputError, UnreadableError
 from internvl_edge.runtime.pipeline.batches import Batch, BatchOptions, batches
 from internvl_edge.runtime.pipeline.sources import PictureFile
-from internvl_edge.runtime.preprocess import preprocess
+from internvl_edge.runtime.preprocess import Preprocessing, preprocess
 from internvl_edge.runtime.stages import DECODE_IMAGE, PREPROCESS, Stages
 from tests.unit.runtime.pipeline_fakes import greys, write_pictures
 
@@ -37,7 +37,7 @@ class Grey:
 
 
 def options(batch_size: int, workers: int = 2, ahead: int = 2) -> BatchOptions:
-    return BatchOptions(image_size=2, batch_size=batch_size, workers=workers, ahead=ahead)
+    return BatchOptions(preprocessing=Preprocessing(image_size=2), batch_size=batch_size, workers=workers, ahead=ahead)
 
 
 def pictures_threads() -> list[str]:
@@ -69,7 +69,7 @@ def test_order_is_kept_and_the_unreadable_are_told_apart(
 def test_values_are_those_of_preprocess(tmp_path: Path) -> None:
     paths = write_pictures(tmp_path, 7)
     parts = [batch.pixel_values.copy() for batch in batches([PictureFile(path) for path in paths], options(3))]
-    np.testing.assert_array_equal(np.concatenate(parts), preprocess(paths, 2))
+    np.testing.assert_array_equal(np.concatenate(parts), preprocess(paths, Preprocessing(image_size=2)))
 
 
 def test_decoding_goes_on_while_the_caller_works_but_not_far_ahead() -> None:
@@ -117,4 +117,4 @@ def test_a_batch_of_unreadable_pictures_has_no_row() -> None:
 @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"workers": 0}, {"ahead": 0}, {"geometry": "stretch"}])
 def test_settings_are_checked(wrong: dict[str, object]) -> None:
     with pytest.raises(InputError, match=f"{next(iter(wrong.values()))}.*; |unknown; choose"):
-        BatchOptions(image_size=2, **wrong)  # type: ignore[arg-type]
+        BatchOptions(preprocessing=Preprocessing(image_size=2), **wrong)  # type: ignore[arg-type]

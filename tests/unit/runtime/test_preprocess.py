@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from internvl_edge.runtime.decode import check_pictures, load_pictures
 from internvl_edge.runtime.errors import InputError
-from internvl_edge.runtime.preprocess import MEAN, STD, Geometry, preprocess
+from internvl_edge.runtime.preprocess import MEAN, STD, Geometry, Preprocessing, preprocess
 
 GEOMETRIES: dict[Geometry, str] = {"squash": "retrieval", "crop": "classification", "clip": "clip_processor"}
 
@@ -23,9 +23,13 @@ def test_golden_pictures_are_bit_equal(golden_a: Path, geometry: Geometry, case:
     golden = load_file(golden_a / "golden.safetensors")
     picture = golden[f"preproc.{case}.image_u8"]
     expected = golden[f"preproc.{case}.{GEOMETRIES[geometry]}"]
-    values = preprocess([picture], 56, geometry)
+    values = preprocess([picture], at(56), geometry)
     assert values.dtype == np.float32
     np.testing.assert_array_equal(values[0], expected)
+
+
+def at(size: int) -> Preprocessing:
+    return Preprocessing(image_size=size)
 
 
 def columns(width: int, height: int) -> np.ndarray:
@@ -41,8 +45,8 @@ def first_column(values: np.ndarray) -> int:
 @pytest.mark.parametrize(("width", "crop", "clip"), [(4, 0, 0), (5, 0, 0), (6, 1, 1), (7, 2, 1), (9, 2, 2), (11, 4, 3)])
 def test_the_two_centre_crops_differ_where_half_a_pixel_is_odd(width: int, crop: int, clip: int) -> None:
     picture = columns(width, 4)  # the short side is already right: cropping alone
-    assert first_column(preprocess([picture], 4, "crop")) == crop
-    assert first_column(preprocess([picture], 4, "clip")) == clip
+    assert first_column(preprocess([picture], at(4), "crop")) == crop
+    assert first_column(preprocess([picture], at(4), "clip")) == clip
 
 
 def test_both_ways_to_scale_give_the_same_bits() -> None:
@@ -56,10 +60,10 @@ def test_every_kind_of_picture_gives_the_same_values(tmp_path: Path, rng: np.ran
     path = tmp_path / "picture.png"
     Image.fromarray(array).save(path)
     kinds = [array, Image.fromarray(array), path, str(path)]
-    values = preprocess(kinds, 8)
+    values = preprocess(kinds, at(8))
     assert values.shape == (4, 3, 8, 8)
     assert (values == values[0]).all()
-    np.testing.assert_array_equal(preprocess(array[None], 8)[0], values[0])
+    np.testing.assert_array_equal(preprocess(array[None], at(8))[0], values[0])
 
 
 def test_exif_orientation_is_not_applied(tmp_path: Path, rng: np.random.Generator) -> None:
@@ -68,23 +72,23 @@ def test_exif_orientation_is_not_applied(tmp_path: Path, rng: np.random.Generato
     exif[0x0112] = 6
     picture.save(tmp_path / "turned.jpg", exif=exif)
     picture.save(tmp_path / "plain.jpg")
-    turned, plain = preprocess([tmp_path / "turned.jpg", tmp_path / "plain.jpg"], 8)
+    turned, plain = preprocess([tmp_path / "turned.jpg", tmp_path / "plain.jpg"], at(8))
     np.testing.assert_array_equal(turned, plain)
 
 
 def test_alpha_is_dropped_without_blending() -> None:
     picture = np.full((4, 4, 4), 200, np.uint8)
     picture[..., 3] = 0
-    np.testing.assert_array_equal(preprocess([picture], 4), preprocess([picture[..., :3]], 4))
+    np.testing.assert_array_equal(preprocess([picture], at(4)), preprocess([picture[..., :3]], at(4)))
 
 
 def test_no_picture_is_an_empty_batch() -> None:
-    assert preprocess([], 8).shape == (0, 3, 8, 8)
+    assert preprocess([], at(8)).shape == (0, 3, 8, 8)
 
 
 def test_an_unknown_geometry_names_the_known() -> None:
     with pytest.raises(InputError, match=r"'stretch'.*squash, crop, clip"):
-        preprocess([], 8, "stretch")  # type: ignore[arg-type]
+        preprocess([], at(8), "stretch")  # type: ignore[arg-type]
 
 
 def png(size: tuple[int, int] = (32, 32)) -> bytes:
@@ -130,7 +134,7 @@ def test_headers_tell_a_broken_file_before_anything_is_decoded(tmp_path: Path) -
 @pytest.mark.parametrize("one", ["picture.png", Path("picture.png"), np.zeros((4, 4, 3), np.uint8), 3])
 def test_one_picture_instead_of_a_list_is_refused(one: object) -> None:
     with pytest.raises(InputError, match="give a list"):
-        preprocess(one, 8)  # type: ignore[arg-type]
+        preprocess(one, at(8))  # type: ignore[arg-type]
 
 
 NOISE = png((12, 12))
@@ -146,7 +150,7 @@ def test_damaged_bytes_are_read_or_refused(
     path = tmp_path_factory.getbasetemp() / "damaged.png"
     path.write_bytes(damaged[:cut])
     try:
-        values = preprocess([path], 4)
+        values = preprocess([path], at(4))
     except InputError:
         return  # told, as it should be; every other exception fails the test
     assert values.shape == (1, 3, 4, 4)
@@ -158,7 +162,7 @@ def test_every_picture_too_narrow_to_scale_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"cannot be scaled: \S+strip.png \(200000 x 1 .*; crop it\), \S+pole.png"
     ) as e:
-        preprocess([tmp_path / f"{name}.png" for name in ("a", "strip", "pole")], 56, "crop")
+        preprocess([tmp_path / f"{name}.png" for name in ("a", "strip", "pole")], at(56), "crop")
     assert "a.png" not in str(e.value)
     with pytest.raises(InputError, match=r"picture 1, bytes \(1 x 200000 pixels"):
-        preprocess([png(), (tmp_path / "pole.png").read_bytes()], 56, "clip")
+        preprocess([png(), (tmp_path / "pole.png").read_bytes()], at(56), "clip")

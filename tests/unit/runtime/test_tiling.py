@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from internvl_edge.runtime.errors import InputError
-from internvl_edge.runtime.preprocess import preprocess
+from internvl_edge.runtime.preprocess import Preprocessing, preprocess
 from internvl_edge.runtime.tiling import tile_grid, tile_image
 
 
@@ -28,7 +28,7 @@ def test_golden_tiles_and_their_pixel_values(golden_b: Path) -> None:
     golden = load_file(golden_b / "golden.safetensors")
     tiles = tile_image(Image.fromarray(golden["tiling.image_u8"]), tile=28, largest=6)
     np.testing.assert_array_equal(np.stack([np.asarray(tile) for tile in tiles]), golden["tiling.tiles_u8"])
-    np.testing.assert_array_equal(preprocess(tiles, 28), golden["tiling.pixel_values"])
+    np.testing.assert_array_equal(preprocess(tiles, Preprocessing(image_size=28)), golden["tiling.pixel_values"])
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from internvl_edge.export.sweep import Sweep
 from internvl_edge.export.tensor_files import LazyTensor, MergedTensor
 from internvl_edge.export.weight_store import plan_weights, shared_files, write_store
 from internvl_edge.runtime.errors import CheckpointError
+from internvl_edge.runtime.preprocess import Preprocessing
 
 Tensors = dict[str, torch.Tensor]
 Change = Callable[[Tensors], Any]
@@ -60,13 +61,13 @@ class TestLayouts:
     def test_companions_are_found(self, golden_a: Path) -> None:
         checkpoint = open_checkpoint(golden_a / "checkpoint")
         assert checkpoint.tokenizer_file == golden_a / "checkpoint" / "tokenizer.model"
-        assert checkpoint.preprocessor["do_center_crop"] is True
+        assert checkpoint.config.pictures == Preprocessing(image_size=56)
         assert not checkpoint.has_pictures
 
     def test_companions_may_be_absent(self, golden_a: Path) -> None:
         checkpoint = open_checkpoint(golden_a / "checkpoint_sharded")
         assert checkpoint.tokenizer_file is None
-        assert checkpoint.preprocessor == {}
+        assert checkpoint.config.pictures == Preprocessing(image_size=checkpoint.config.vision.image_size)
 
     def test_pictures_beside_the_weights_are_seen(self, changed: Callable[..., Path]) -> None:
         folder = changed()
