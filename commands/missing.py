@@ -22,6 +22,7 @@ MODULES = {
         "orjson",
         "starlette",
         "grpc",
+        "grpc_reflection",
         "google.protobuf",
         "prometheus_client",
     ),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 from onnx.utils import Extractor
+from onnx_ir.passes.common import ShapeInferencePass
 
 from internvl_edge.export.dialects import Dialect, lower
 from internvl_edge.export.engine.blueprint import GraphParts, Part
@@ -45,6 +46,7 @@ def draw_graph(
         part.graph.name = part_name
         lower(part, dialect)
         part.functions.clear()  # of plugins: a builder's parser would write them out in place of the plugin
+        ShapeInferencePass()(part)  # a device has no onnx to infer them: `inspect` and `doctor` read what the file says
         file = Path(folder) / f"{part_name}.onnx"
         ir.save(part, root / file)
         parts.append(

@@ -66,7 +66,7 @@ class Shapes:
         """
         found = self.find(value)
         if found is None:
-            raise ExportError(f"{self._name}: the graph does not tell the shape of {value}; export the bundle again")
+            raise ExportError(f"{self._name}: the graph does not tell the shape of {value}; write bundle or kit again")
         return found
 
     def bytes(self, value: str) -> int:

@@ -80,15 +80,15 @@ def test_what_needs_an_extra_names_it_in_one_line(demo_bundle: Path, emoji: Path
         ("build", demo_bundle, "--target", "agx-orin-64gb", "-o", output): "export",
         ("build", demo_bundle, "--target", "rtx-4090"): "rtx",
         ("serve", demo_bundle): "serve",
-        ("run", "embed", demo_bundle, data, "-o", output / "features.parquet"): "parquet",
-        ("run", "embed", demo_bundle, data, "-o", output / "features.npz", "--engine", "ray"): "ray",
+        ("run", "embed", demo_bundle, data, "-o", tmp_path / "features.parquet"): "parquet",
+        ("run", "embed", demo_bundle, data, "-o", tmp_path / "features.npz", "--engine", "ray"): "ray",
     }
     for (line, extra), done in zip(lines.items(), on_a_device(*lines), strict=True):
         assert (done["code"], done["traceback"]) == (1, ""), (line, done["traceback"])
         assert len(done["stderr"].splitlines()) == 1, done["stderr"]
         assert "not installed" in done["stderr"]
         assert f"pip install 'internvl-edge[{extra}]'" in done["stderr"], line
-    assert not output.exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("extra", ["torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "jinja2", "starlette"])

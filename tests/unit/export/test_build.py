@@ -27,6 +27,8 @@ from internvl_edge.runtime.cuda import Device
 from internvl_edge.runtime.engines import EngineRecord, require_engines
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.file_copy import copy_file
+from internvl_edge.runtime.inspect.graph_stats import axis_sizes, inspect_bundle, load_graph
+from internvl_edge.runtime.inspect.shapes import Shapes
 from internvl_edge.runtime.targets import flavour as flavours
 from internvl_edge.runtime.targets.capability import capabilities
 from internvl_edge.runtime.targets.estimate import Limits
@@ -267,6 +269,17 @@ def test_a_kit_on_another_machine_is_refused(bundle: Bundle, tmp_path: Path) -> 
         build(tmp_path / "kit", BuildOptions())
     with pytest.raises(EngineError, match=r"--target l4: .* is a kit for agx-orin-64gb"):
         build(tmp_path / "kit", BuildOptions(target="l4"))
+
+
+def test_a_device_sees_into_a_kit(bundle: Bundle, tmp_path: Path) -> None:
+    """Its graphs tell every shape; attention as a pattern takes the FLOPs of the operator."""
+    build(bundle.path, BuildOptions(target="agx-orin-64gb", output=tmp_path / "kit"))
+    kit = Bundle.open(tmp_path / "kit")
+    assert [g.flops for g in inspect_bundle(kit.path).graphs] == [g.flops for g in inspect_bundle(bundle.path).graphs]
+    for name in kit.manifest.graphs:
+        model = load_graph(kit, name)
+        shapes = Shapes(name, model, axis_sizes(name, kit.manifest.model.num_query_tokens))
+        assert [value for node in model.nodes for value in node.outputs if value and shapes.find(value) is None] == []
 
 
 def test_a_device_builds_without_torch_and_onnx(bundle: Bundle, tmp_path: Path) -> None:

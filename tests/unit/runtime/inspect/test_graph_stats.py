@@ -80,7 +80,7 @@ def test_sizes_reach_axes_that_are_sums_of_names() -> None:
 
 def test_a_shape_that_the_graph_does_not_tell_is_named() -> None:
     text = "g (float[b, 8] x, float[8, 8] w) => (float[b, 8] y) { h = MatMul(x, w)\n y = MatMul(h, w) }"
-    with pytest.raises(ExportError, match=r"^g: the graph does not tell the shape of h; export the bundle again"):
+    with pytest.raises(ExportError, match=r"^g: the graph does not tell the shape of h; write bundle or kit again"):
         count(text, b=1)
 
 
