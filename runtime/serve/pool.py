@@ -391,4 +391,5 @@ def _expire(work: Work) -> None:
     if isinstance(work, StreamedWork) and work.begun:
         return
     what = "not begun" if any(ticket.waiting for ticket in work.tickets) else "not answered"
-    work.fail(DeadlineExceededError(f"{work.request.model}: {what} before its deadline"))
+    remedy = "give it more time with the parameter timeout or --deadline-ms"
+    work.fail(DeadlineExceededError(f"{work.request.model}: {what} before its deadline; {remedy}"))

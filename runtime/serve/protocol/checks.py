@@ -3,7 +3,10 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from math import ceil
 from typing import Any
+
+import numpy as np
 
 from internvl_edge.runtime.serve.refusals import BadRequestError, UnknownModelError
 from internvl_edge.runtime.serve.requests import Parameter
@@ -15,6 +18,8 @@ FINAL = "triton_enable_empty_final_response"
 """Asks for a mark on the last part of a stream, which every part bears here anyway."""
 _PROTOCOL = ("timeout", "priority", "binary_data_output", FINAL)
 """Parameters that are no model's. Turns are dealt between clients, so that a priority changes nothing."""
+_FOR_ALL = ("labels", "templates")
+"""Inputs that are one for all rows, whose texts are computed besides."""
 _LONGEST_WAIT_S = 24 * 3600.0
 _LONGEST_ID = 256
 _MOST_AXES = 16
@@ -105,6 +110,13 @@ def deadline_of(parameters: Mapping[str, Any], usual_s: float, remaining_s: floa
     if remaining_s is not None:
         asked.append(min(remaining_s, _LONGEST_WAIT_S))
     return time.monotonic() + min(asked, default=usual_s)
+
+
+def batches_of(inputs: Mapping[str, np.ndarray], max_batch: int) -> int:
+    """Return how many full batches a request is: so many times a request that sets no deadline has the usual one."""
+    rows = max((len(v) for name, v in inputs.items() if v.ndim and name not in _FOR_ALL), default=1)
+    texts = len(inputs.get("labels", ())) * len(inputs.get("templates", (b"",)))
+    return max(ceil((rows + texts) / max_batch), 1)
 
 
 def quoted(found: Any) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from internvl_edge.runtime.serve.options import ServeOptions
-from internvl_edge.runtime.serve.refusals import OverloadedError
+from internvl_edge.runtime.serve.refusals import OverloadedError, TooLargeError
 from internvl_edge.runtime.serve.scheduling.cost import BatchCost
 from internvl_edge.runtime.serve.scheduling.fair_queue import FairQueue
 from internvl_edge.runtime.serve.scheduling.ticket import Batch, Key, Ticket
@@ -86,6 +86,7 @@ class Scheduler:
 
         Raises:
             OverloadedError: the queue is full, or what waits will take until past the deadline.
+            TooLargeError: the request alone takes longer than it has.
         """
         self.require_room(ticket.client)
         self._require_time(ticket, now)
@@ -163,7 +164,10 @@ class Scheduler:
 
     def _require_time(self, ticket: Ticket, now: float) -> None:
         """Refuse at once what would be dropped later; where nothing else is to be done, try it."""
-        if ticket.deadline is None or (backlog := self.backlog_s()) == 0:
+        if ticket.deadline is None:
+            return
+        self._require_time_alone(ticket, ticket.deadline - now)
+        if (backlog := self.backlog_s()) == 0:
             return
         cost, size = self._cost(ticket.key), self._options.max_batch
         turns = (self._rows.get(ticket.client, 0) + ticket.waiting) * len({*self._waiting, ticket.client})
@@ -173,6 +177,19 @@ class Scheduler:
         if late > 0:
             raise OverloadedError(
                 f"{self.depth} requests wait, too many for this one's deadline; try again later", max(late, _RETRY_S)
+            )
+
+    def _require_time_alone(self, ticket: Ticket, left_s: float) -> None:
+        """Refuse a request of several batches that takes longer than it has, whatever else is to be done.
+
+        One of a single batch is tried: it teaches how long a batch takes.
+        """
+        cost, size = self._cost(ticket.key), self._options.max_batch
+        alone_s = cost.of_many(ticket.waiting, size) / self._options.workers
+        if ticket.waiting > size and alone_s > left_s:
+            raise TooLargeError(
+                f"{ticket.key.model}: {ticket.waiting} rows take about {alone_s:.2g} s and have {left_s:.2g} s to their"
+                " deadline; send fewer at once, or give them more time with the parameter timeout or --deadline-ms"
             )
 
     def _retry_after(self) -> float:

@@ -7,7 +7,7 @@ import numpy as np
 from starlette.requests import Request as HttpRequest
 
 from internvl_edge.runtime.serve.observe.exchange import Exchange
-from internvl_edge.runtime.serve.protocol.checks import deadline_of
+from internvl_edge.runtime.serve.protocol.checks import batches_of, deadline_of
 from internvl_edge.runtime.serve.protocol.http.body import Body, json_object
 from internvl_edge.runtime.serve.protocol.http.infer import Asked
 from internvl_edge.runtime.serve.protocol.http.presence import unless_gone
@@ -44,6 +44,8 @@ class Call:
 
     def request(self, signature: Signature, asked: Asked) -> Request:
         """Return what the engine is asked."""
+        options = self.service.options
+        usual_s = options.deadline_s * batches_of(asked.inputs, options.max_batch)
         return Request(
             model=signature.name,
             inputs=asked.inputs,
@@ -51,7 +53,7 @@ class Call:
             parameters=asked.parameters,
             id=asked.id,
             client=self.exchange.client,
-            deadline=deadline_of(asked.protocol_parameters, self.service.options.deadline_s) - self.exchange.held_s,
+            deadline=deadline_of(asked.protocol_parameters, usual_s) - self.exchange.held_s,
             trace=self.exchange.trace.header,
         )
 

@@ -7,13 +7,23 @@ import numpy as np
 import pytest
 
 from internvl_edge.runtime.errors import InputError
-from internvl_edge.runtime.serve.protocol.checks import deadline_of, quoted
+from internvl_edge.runtime.serve.protocol.checks import batches_of, deadline_of, quoted
 from internvl_edge.runtime.serve.protocol.credentials import Credentials, read_keys
 from internvl_edge.runtime.serve.protocol.http.body import Buffers
 from internvl_edge.runtime.serve.protocol.raw import array_from_raw, raw_from_array
 from internvl_edge.runtime.serve.protocol.textual import flattened
 from internvl_edge.runtime.serve.refusals import BadRequestError, OverloadedError, UnauthorizedError
 from internvl_edge.runtime.serve.server import ServerOptions
+
+
+def test_each_batch_of_a_request_without_a_deadline_has_the_usual_one() -> None:
+    texts = np.array([b"x"] * 1024, np.object_)
+    assert batches_of({"text": texts}, 16) == 64
+    assert batches_of({"text": texts[:16]}, 16) == 1
+    assert batches_of({"text": texts[:17]}, 16) == 2
+    assert batches_of({"image": texts[:1], "labels": texts[:50], "templates": texts[:3]}, 16) == 10
+    assert batches_of({}, 16) == 1
+    assert batches_of({"x": np.float32(1)}, 16) == 1  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from internvl_edge.runtime.serve.options import ServeOptions
-from internvl_edge.runtime.serve.refusals import OverloadedError
+from internvl_edge.runtime.serve.refusals import OverloadedError, TooLargeError
 from internvl_edge.runtime.serve.scheduling.cost import BatchCost
 from internvl_edge.runtime.serve.scheduling.scheduler import Load, Scheduler
 from internvl_edge.runtime.serve.scheduling.ticket import Batch, Key, Ticket
@@ -53,6 +53,22 @@ def test_a_request_larger_than_a_batch_leaves_in_parts() -> None:
     add(queue, ticket(rows=10))
     taken = [queue.take(0.0, IDLE) for _ in range(3)]
     assert [spans(batch) for batch in taken] == [[("a", 0, 4)], [("a", 4, 8)], [("a", 8, 10)]]
+
+
+def test_a_request_that_takes_longer_alone_than_it_has_is_told_so_and_not_to_try_again() -> None:
+    queue = scheduler()
+    add(queue, ticket())
+    batch = queue.take(0.0, IDLE)
+    assert batch is not None
+    add(queue, ticket(rows=40, deadline=0.001))  # nothing is known yet: it is tried
+    queue.done(batch, 1.0, 1.0)
+    with pytest.raises(
+        TooLargeError, match=r"40 rows take about 10 s and have 5 s .*parameter timeout or --deadline-ms"
+    ):
+        queue.add(ticket(rows=40, deadline=6.0), 1.0)
+    queue.take(1.0, IDLE)  # what is overdue goes
+    add(queue, ticket(rows=40, deadline=20.0), now=1.0)
+    add(scheduler(), ticket(rows=4, deadline=0.5))  # one batch alone teaches how long a batch takes
 
 
 def test_rows_of_different_keys_are_not_joined() -> None:
