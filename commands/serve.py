@@ -34,7 +34,7 @@ _PORT = click.IntRange(-1, 65535)
 @click.option("--tls-cert", type=_FILE, metavar="F", help="Certificate chain in PEM.")
 @click.option("--tls-key", type=_FILE, metavar="F", help="Its private key in PEM.")
 @click.option("--access-log/--no-access-log", default=True, show_default=True, help="A line of JSON each on stderr.")
-@click.option("--traces", is_flag=True, help="Send OpenTelemetry spans where OTEL_EXPORTER_OTLP_ENDPOINT says.")
+@click.option("--traces", is_flag=True, help="Send OpenTelemetry spans as the OTEL_* variables say.")
 def serve(
     bundle: Path,
     host: str,

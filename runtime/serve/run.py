@@ -8,8 +8,9 @@ import numpy as np
 
 from internvl_edge.runtime.serve.observe.access_log import AccessLog
 from internvl_edge.runtime.serve.observe.device_memory import memory_reader
+from internvl_edge.runtime.serve.observe.opentelemetry_sdk import provider_from_environment
 from internvl_edge.runtime.serve.observe.record import Record
-from internvl_edge.runtime.serve.observe.tracing import TracingRecord, otlp_provider
+from internvl_edge.runtime.serve.observe.tracing import TracingRecord
 from internvl_edge.runtime.serve.options import ServeOptions
 from internvl_edge.runtime.serve.pool import WorkerEngine
 from internvl_edge.runtime.serve.protocol.credentials import Credentials
@@ -44,7 +45,8 @@ def run_server(
     require_packages()
     import uvloop
 
-    record = TracingRecord(otlp_provider()) if extras.traces else Record()
+    provider = provider_from_environment() if extras.traces else None
+    record = Record() if provider is None else TracingRecord(provider)
     pool = WorkerEngine(bundle, engine, record)
     service = Service(
         pool,

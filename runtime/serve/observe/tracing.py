@@ -1,14 +1,9 @@
-"""OpenTelemetry spans of requests and their stages, for those who installed its SDK.
-
-Where spans go is the SDK's business: ``OTEL_EXPORTER_OTLP_ENDPOINT``, ``OTEL_SERVICE_NAME`` and the rest of its
-variables hold.
-"""
+"""OpenTelemetry spans of requests and their stages, for those who installed its SDK."""
 
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from internvl_edge.runtime.errors import BackendError
 from internvl_edge.runtime.serve.observe.exchange import Exchange
 from internvl_edge.runtime.serve.observe.record import Record
 from internvl_edge.runtime.serve.observe.trace_context import TraceContext, parsed_header
@@ -19,24 +14,6 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 _INSTRUMENTATION = "internvl_edge.serve"
-
-
-def otlp_provider() -> "TracerProvider":
-    """Return a provider that sends spans in batches to the collector that the environment names.
-
-    Raises:
-        BackendError: the SDK or its exporter is not installed.
-    """
-    try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
-    except ImportError as error:
-        raise BackendError("OpenTelemetry: not installed; pip install 'internvl-edge[tracing]'") from error
-    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: "internvl-edge"}))
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    return provider
 
 
 class TracingRecord(Record):
