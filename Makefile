@@ -4,7 +4,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DEMO_READY := $(VENV)/.demo-ready
 READY := $(VENV)/.ready
+PIP := PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip install --quiet -c constraints.txt
 TRITON := .triton/.ready
 ROOMS := internvl_edge.cli internvl_edge.commands internvl_edge.progress internvl_edge.export internvl_edge.calib \
   internvl_edge.runtime internvl_edge.optimum_register
@@ -14,12 +16,16 @@ PICTURES := demo-pictures
 
 .PHONY: demo test lint types unit gpu-check clean
 
-$(READY): pyproject.toml constraints.txt
+# What the demo needs; setuptools' word on editable installs, that folders named like the package hide it, is left out.
+$(DEMO_READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt "torch"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[export,cpu,rtx,optimum,plugins,openvino,parquet,video,serve,tracing,ray,dev]"
+	$(PIP) -e ".[export,cpu,rtx]"
 	mkdir -p .mypy_root && ln -sfn .. .mypy_root/internvl_edge
+	touch $@
+
+$(READY): $(DEMO_READY)
+	$(PIP) -e ".[export,cpu,rtx,optimum,plugins,openvino,parquet,video,serve,tracing,ray,dev]"
 	touch $@
 
 $(TRITON): $(READY)
@@ -31,7 +37,7 @@ $(TRITON): $(READY)
 	ln -sf $(CURDIR)/$(@D)/nvidia_pytriton.libs/libcudart-*.so.12.* $(@D)/lib/libcudart.so.12
 	touch $@
 
-demo: $(READY)
+demo: $(DEMO_READY)
 	$(BIN)/internvl-edge export $(EMOJI)/checkpoint -o $(BUNDLE) --target rtx-4090 --samples $(EMOJI)/data/test.jsonl
 	$(BIN)/python -m zipfile -e $(EMOJI)/data/test.zip $(PICTURES)
 	$(BIN)/internvl-edge run retrieve $(BUNDLE) $(PICTURES)/0011.png $(PICTURES)/0053.png \

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from internvl_edge import __version__
 from internvl_edge.commands.bench import bench
 from internvl_edge.commands.export import export
 from internvl_edge.commands.look import inspect
@@ -68,7 +69,7 @@ def _one_line(text: str) -> str:
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="internvl-edge")
+@click.version_option(__version__)
 @click.option("-v", "--verbose", is_flag=True, help="Log what each stage does.")
 def main(verbose: bool) -> None:
     """Compile InternVL checkpoints for edge and data-center GPUs, and run what came out.

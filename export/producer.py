@@ -3,9 +3,12 @@
 import platform
 from importlib.metadata import version
 
-_PACKAGES = ("internvl-edge", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+from internvl_edge import __version__
+
+_PACKAGES = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
 
 def producer() -> dict[str, str]:
     """Return the version of Python and of every package that shapes a graph."""
-    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+    packages = {name: version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), "internvl-edge": __version__, **packages}

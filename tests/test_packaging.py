@@ -1,0 +1,57 @@
+"""What is packed: version, types, the text of the index page, and a source distribution that is the whole project."""
+
+import re
+from importlib.metadata import version
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import tomllib
+
+import internvl_edge
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def test_the_version_is_told_by_the_package_and_its_metadata() -> None:
+    assert internvl_edge.__version__ == version("internvl-edge")
+    assert PROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "internvl_edge.__version__"}
+
+
+def test_the_types_ship() -> None:
+    assert (ROOT / "py.typed").exists()
+    assert "py.typed" in PROJECT["tool"]["setuptools"]["package-data"]["internvl_edge"]
+
+
+def test_links_of_the_readme_hold_on_an_index_page() -> None:
+    """An index shows the README alone: relative links and pictures would lead nowhere."""
+    home = PROJECT["project"]["urls"]["Repository"]
+    raw = home.replace("https://github.com/", "https://raw.githubusercontent.com/")
+    lost = []
+    for link in LINK.findall((ROOT / "README.md").read_text()):
+        place = next((link.removeprefix(f) for f in (f"{home}/blob/main/", f"{raw}/main/") if link.startswith(f)), None)
+        if place is None and urlsplit(link).scheme != "https":
+            lost.append(link)
+        if place is not None and not (ROOT / place.partition("#")[0]).is_file():
+            lost.append(link)
+    assert lost == []
+
+
+def test_project_links_are_below_one_address() -> None:
+    urls = PROJECT["project"]["urls"]
+    assert [url for url in urls.values() if not url.startswith(urls["Repository"])] == []
+
+
+def test_classifiers_name_the_pythons_that_are_allowed() -> None:
+    named = {line.rpartition(" ")[2] for line in PROJECT["project"]["classifiers"] if line.count(":: 3.")}
+    assert PROJECT["project"]["requires-python"] == ">=3.10"
+    assert named == {"3.10", "3.11", "3.12", "3.13"}
+
+
+def test_the_source_distribution_is_the_whole_project() -> None:
+    lines = (ROOT / "MANIFEST.in").read_text().split("\n")
+    assert {line.removeprefix("graft ") for line in lines if line.startswith("graft ")} == {
+        ".ci", "benchmarks", "docs", "examples", "tests"
+    }  # fmt: skip
+    assert "include CHANGELOG.md Makefile constraints.txt .gitignore" in lines
