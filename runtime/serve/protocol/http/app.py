@@ -9,14 +9,15 @@ from internvl_edge.runtime.serve.observe.exchange import Exchange
 from internvl_edge.runtime.serve.protocol.http.answers import error_answer, refusal_answer
 from internvl_edge.runtime.serve.protocol.http.body import Body, Buffers
 from internvl_edge.runtime.serve.protocol.http.call import Call
+from internvl_edge.runtime.serve.protocol.http.door import Turn
 from internvl_edge.runtime.serve.protocol.http.paths import OPEN, PATHS, Answerer
 from internvl_edge.runtime.serve.protocol.http.presence import ClientGoneError
 from internvl_edge.runtime.serve.protocol.service import Service, refusal_of
 
 GONE = "499"
 """Status of an exchange whose client hung up, as nginx has it."""
-HELD_S = "internvl_edge.held_s"
-"""In a scope's state: how long the request waited before it was given to the application."""
+TURN = "internvl_edge.turn"
+"""In a scope's state: the `Turn` that the request waits for before it begins."""
 _CALL = "internvl_edge.call"
 _SENTENCES = {404: "there is nothing at this path", 405: "the path does not take this method"}
 
@@ -37,7 +38,8 @@ class Application:
         http = Request(scope, receive)
         address = scope["client"][0] if scope.get("client") else ""
         method = f"{scope['method']} {scope['path']}"
-        held_s = scope.get("state", {}).get(HELD_S, 0.0)
+        turn: Turn | None = scope.get("state", {}).pop(TURN, None)
+        held_s = 0.0 if turn is None else await turn.wait()
         with self._service.exchange("http", method, address, http.headers.get("traceparent"), held_s) as exchange:
             body = Body(http, self._service.options.body_bytes, self._buffers)
             scope[_CALL] = Call(http=http, service=self._service, exchange=exchange, body=body)

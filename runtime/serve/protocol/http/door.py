@@ -6,6 +6,7 @@ loop reads nothing while it works: were all that came begun at once, refusals wo
 """
 
 import asyncio
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,24 @@ class Visitor:
     client: str
     queued: bool
     """The request takes room; false where the answer may be known."""
+
+
+class Turn:
+    """The wait of one request, from its head until it begins."""
+
+    def __init__(self) -> None:
+        self._came = time.monotonic()
+        self._begins: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def begin(self) -> None:
+        """Let the request begin, unless it was given up meanwhile."""
+        if not self._begins.done():
+            self._begins.set_result(None)
+
+    async def wait(self) -> float:
+        """Wait until the request begins, and return how long that took."""
+        await self._begins
+        return time.monotonic() - self._came
 
 
 class NoEntryError(Exception):

@@ -1,18 +1,16 @@
-"""Slow clients are cut, for uvicorn waits forever for heads, bodies and readers; and requests pass the door."""
+"""Slow clients are cut, for uvicorn waits forever for heads, bodies and readers; and requests pass the door.
+
+What is used of uvicorn's protocol has no underscore before its name, and a test names all of it. uvicorn documents none
+of these names, so that pyproject.toml bounds its version to those that were tried.
+"""
 
 import asyncio
-import time
-from typing import TYPE_CHECKING
 
 from internvl_edge.runtime.serve.protocol.http.answers import json_bytes
-from internvl_edge.runtime.serve.protocol.http.app import HELD_S
-from internvl_edge.runtime.serve.protocol.http.door import Door, NoEntryError, Visitor
+from internvl_edge.runtime.serve.protocol.http.app import TURN
+from internvl_edge.runtime.serve.protocol.http.door import Door, NoEntryError, Turn
 from internvl_edge.runtime.serve.protocol.http.gathering import GatheringTransport
 from internvl_edge.runtime.serve.protocol.options import ProtocolOptions
-
-if TYPE_CHECKING:
-    from uvicorn._types import ASGI3Application
-    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 _HEAD_BYTES = 64 << 10
 
@@ -31,8 +29,6 @@ def patient_protocol(options: ProtocolOptions, door: Door) -> "type[asyncio.Prot
         """The request that is read was refused by its head."""
         _closes = False
         """The connection ends with the request that was refused."""
-        _admitted: Visitor | None = None
-        """Whose request is to begin."""
         _heads = 0
         """Requests that began in the last piece of data."""
         _refusals = 0
@@ -62,18 +58,24 @@ def patient_protocol(options: ProtocolOptions, door: Door) -> "type[asyncio.Prot
             self._heads, self._head_bytes = self._heads + 1, 0
             if self._phase != "write":
                 self._enter("")  # each head has its own time, also behind a request that was refused in the same piece
-            self._unset_keepalive_if_required()
+            if self.timeout_keep_alive_task is not None:  # set by the answer to a refused request in the same piece
+                self.timeout_keep_alive_task.cancel()
+                self.timeout_keep_alive_task = None
             super().on_message_begin()
 
         def on_headers_complete(self) -> None:
-            self._refused, self._admitted = False, None
+            self._refused = False
             if self.cycle is None or self.cycle.response_complete:  # answers keep the order of requests
                 method, path = self.parser.get_method(), self.url.decode("ascii", "replace")
                 try:
-                    self._admitted = door.admit(method, path, self.client[0] if self.client else "", self.headers)
+                    visitor = door.admit(method, path, self.client[0] if self.client else "", self.headers)
                 except NoEntryError as refusal:
                     self._refuse(refusal.answer)
                     return
+                if visitor is not None:
+                    turn = Turn()
+                    self.scope["state"][TURN] = turn
+                    door.begin(visitor, turn.begin)
             super().on_headers_complete()
 
         def _refuse(self, answer: bytes) -> None:
@@ -87,19 +89,6 @@ def patient_protocol(options: ProtocolOptions, door: Door) -> "type[asyncio.Prot
             self._gathering.write_whole(b"HTTP/1.1 429 Too Many Requests\r\n" + lines + answer)
             if self.expect_100_continue:
                 self.transport.close()
-
-        def _start_asgi_task(self, cycle: "RequestResponseCycle", app: "ASGI3Application") -> None:
-            visitor, self._admitted = self._admitted, None
-            start, came = super()._start_asgi_task, time.monotonic()
-            if visitor is None:
-                start(cycle, app)
-                return
-
-            def begin() -> None:
-                cycle.scope["state"][HELD_S] = time.monotonic() - came
-                start(cycle, app)
-
-            door.begin(visitor, begin)
 
         def on_body(self, body: bytes) -> None:
             if not self._refused:
