@@ -33,6 +33,7 @@ _PORT = click.IntRange(-1, 65535)
 @click.option("--api-key-file", type=_FILE, metavar="F", help="Keys that clients must send, one a line.")
 @click.option("--tls-cert", type=_FILE, metavar="F", help="Certificate chain in PEM.")
 @click.option("--tls-key", type=_FILE, metavar="F", help="Its private key in PEM.")
+@click.option("--cors-origin", multiple=True, metavar="URL", help="Whose pages may ask; repeatable; `*`: all pages.")
 @click.option("--access-log/--no-access-log", default=True, show_default=True, help="A line of JSON each on stderr.")
 @click.option("--traces", is_flag=True, help="Send OpenTelemetry spans as the OTEL_* variables say.")
 def serve(
@@ -46,6 +47,7 @@ def serve(
     api_key_file: Path | None,
     tls_cert: Path | None,
     tls_key: Path | None,
+    cors_origin: tuple[str, ...],
     access_log: bool,
     traces: bool,
     **engine: Any,
@@ -65,6 +67,7 @@ def serve(
             grpc=None if grpc < 0 else grpc,
             tls_cert=tls_cert,
             tls_key=tls_key,
+            cors_origins=cors_origin,
         ),
         Extras(
             keys=read_keys(api_key_file) if api_key_file else (),

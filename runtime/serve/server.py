@@ -52,6 +52,8 @@ class ServerOptions:
     """0: any free port; None: no gRPC."""
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    cors_origins: tuple[str, ...] = ()
+    """Whose pages a browser lets read answers over HTTP; ``*``: everybody's."""
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -205,11 +207,12 @@ def http_server(service: Service, options: ServerOptions) -> "Server":
     """Return uvicorn around the service; it leaves signals to others.
 
     Raises:
-        InputError: the certificate or key can't be used.
+        InputError: the certificate or key can't be used, or an origin is none.
     """
     import uvicorn
 
     from internvl_edge.runtime.serve.protocol.http.app import Application
+    from internvl_edge.runtime.serve.protocol.http.cors import CrossOrigin, require_origins
     from internvl_edge.runtime.serve.protocol.http.door import Door
     from internvl_edge.runtime.serve.protocol.http.patience import patient_protocol
 
@@ -218,9 +221,11 @@ def http_server(service: Service, options: ServerOptions) -> "Server":
         def capture_signals(self) -> Iterator[None]:
             yield
 
+    require_origins(options.cors_origins)
+    cross_origin = CrossOrigin(options.cors_origins)
     config = uvicorn.Config(
-        Application(service),
-        http=patient_protocol(service.options, Door(service)),
+        Application(service, cross_origin),
+        http=patient_protocol(service.options, Door(service, cross_origin)),
         ws="none",
         lifespan="off",
         log_config=None,

@@ -9,6 +9,7 @@ from internvl_edge.runtime.serve.observe.exchange import Exchange
 from internvl_edge.runtime.serve.protocol.http.answers import error_answer, refusal_answer
 from internvl_edge.runtime.serve.protocol.http.body import Body, Buffers
 from internvl_edge.runtime.serve.protocol.http.call import Call
+from internvl_edge.runtime.serve.protocol.http.cors import CrossOrigin, Line
 from internvl_edge.runtime.serve.protocol.http.door import Turn
 from internvl_edge.runtime.serve.protocol.http.paths import OPEN, PATHS, Answerer
 from internvl_edge.runtime.serve.protocol.http.presence import ClientGoneError
@@ -25,8 +26,9 @@ _SENTENCES = {404: "there is nothing at this path", 405: "the path does not take
 class Application:
     """Serves one `Service` over HTTP."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, cross_origin: CrossOrigin | None = None) -> None:
         self._service = service
+        self._cross_origin = cross_origin or CrossOrigin()
         self._buffers = Buffers(service.options.buffered_bytes)
         routes = [Route(path, _Endpoint(answerer), methods=[method]) for method, path, answerer in PATHS]
         self._router = Router(routes, redirect_slashes=False)
@@ -45,7 +47,8 @@ class Application:
             scope[_CALL] = Call(http=http, service=self._service, exchange=exchange, body=body)
             scope["app"] = self  # so that the router raises what it does not find
             try:
-                await self._answer(scope, receive, _Watched(send, exchange))
+                lines = self._cross_origin.lines(http.headers.get("origin"))
+                await self._answer(scope, receive, _Watched(send, exchange, lines))
             except ClientGoneError:
                 exchange.status = GONE
             finally:
@@ -55,6 +58,9 @@ class Application:
     async def _answer(self, scope: Scope, receive: Receive, send: "_Watched") -> None:
         call: Call = scope[_CALL]
         try:
+            if (answer := self._cross_origin.preflight(scope["method"], call.http.headers)) is not None:
+                await answer(scope, receive, send)
+                return
             self._authorise(call)
             await self._router(scope, receive, send)
         except ClientGoneError:
@@ -79,17 +85,20 @@ class Application:
 
 
 class _Watched:
-    """Notes the status that is sent."""
+    """Notes the status that is sent, and adds the headers that every answer to this client has."""
 
-    def __init__(self, send: Send, exchange: Exchange) -> None:
+    def __init__(self, send: Send, exchange: Exchange, lines: tuple[Line, ...]) -> None:
         self._send = send
         self._exchange = exchange
+        self._lines = lines
         self.started = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.started = True
             self._exchange.status = str(message["status"])
+            if self._lines:
+                message = {**message, "headers": [*message.get("headers", ()), *self._lines]}
         await self._send(message)
 
 

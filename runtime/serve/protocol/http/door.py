@@ -14,6 +14,7 @@ from functools import lru_cache
 from math import ceil
 
 from internvl_edge.runtime.serve.protocol.http.answers import refusal_answer
+from internvl_edge.runtime.serve.protocol.http.cors import CrossOrigin, Line
 from internvl_edge.runtime.serve.protocol.service import Service, refusal_of
 from internvl_edge.runtime.serve.refusals import OverloadedError, RefusalError
 
@@ -62,8 +63,9 @@ class NoEntryError(Exception):
 class Door:
     """Stands before one engine."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, cross_origin: CrossOrigin | None = None) -> None:
         self._service = service
+        self._cross_origin = cross_origin or CrossOrigin()
         self._coming: Counter[str] = Counter()
         """Clients -> requests that are to begin or began in this turn, and will be queued if their bodies are there."""
         self._begun: list[Visitor] = []
@@ -88,7 +90,9 @@ class Door:
             with self._service.exchange("http", f"{method.decode()} {path}", address, trace) as exchange:
                 exchange.client, exchange.model, exchange.status = client, model, str(refusal.http)
                 refusal_of(refusal, exchange)
-            raise NoEntryError(_answer(str(refusal), ceil(refusal.retry_after_s or 0))) from None
+            origin = next((value.decode("latin-1") for name, value in headers if name == b"origin"), None)
+            lines = self._cross_origin.lines(origin)
+            raise NoEntryError(_answer(str(refusal), ceil(refusal.retry_after_s or 0), lines)) from None
         except RefusalError:  # of the key: an answer for who has time
             return None
         return Visitor(client, queued)
@@ -130,8 +134,8 @@ def _model(method: bytes, path: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def _answer(sentence: str, retry_after_s: int) -> bytes:
-    """Return headers and body; while the queue is full they are the same again and again."""
+def _answer(sentence: str, retry_after_s: int, more: tuple[Line, ...]) -> bytes:
+    """Return headers, `more` of them, and body; while the queue is full they are the same again and again."""
     answer = refusal_answer(OverloadedError(sentence, retry_after_s), _MODELS)
-    lines = b"".join(b"%b: %b\r\n" % header for header in answer.raw_headers)
+    lines = b"".join(b"%b: %b\r\n" % header for header in (*answer.raw_headers, *more))
     return b"%b\r\n%b" % (lines, bytes(answer.body))

@@ -16,7 +16,7 @@ from internvl_edge.runtime.serve.refusals import BadRequestError, UnknownModelEr
 
 MODES: Mapping[str, str] = {"internvl-c": "c", "internvl-g": "g"}
 """Name of a model for these clients -> whose picture features it means; texts have one kind."""
-_FIELDS = {"model", "input", "encoding_format", "dimensions", "user"}
+FIELDS = ("model", "input", "encoding_format", "dimensions", "user")
 
 
 class Part(NamedTuple):
@@ -55,8 +55,8 @@ def wanted(content: dict[str, Any], width: int) -> Wanted:
     Raises:
         RefusalError: it is not understood.
     """
-    if unknown := set(content) - _FIELDS:
-        raise BadRequestError(f"field {quoted(min(unknown))} is not known; there are {', '.join(sorted(_FIELDS))}")
+    if unknown := set(content) - set(FIELDS):
+        raise BadRequestError(f"field {quoted(min(unknown))} is not known; there are {', '.join(FIELDS)}")
     if (model := content.get("model")) not in list(MODES):
         raise UnknownModelError(f"model {quoted(model)} is not served here; there are {', '.join(MODES)}")
     form = content.get("encoding_format")

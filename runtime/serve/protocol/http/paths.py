@@ -15,6 +15,8 @@ from internvl_edge.runtime.serve.protocol import describe
 from internvl_edge.runtime.serve.protocol.http import embeddings, generate, infer
 from internvl_edge.runtime.serve.protocol.http.answers import json_answer
 from internvl_edge.runtime.serve.protocol.http.call import Call
+from internvl_edge.runtime.serve.protocol.http.document.openapi import openapi
+from internvl_edge.runtime.serve.protocol.http.document.page import docs_html
 from internvl_edge.runtime.serve.protocol.http.generate import EventStream
 from internvl_edge.runtime.serve.protocol.http.management import MANAGED_PATHS
 from internvl_edge.runtime.serve.protocol.service import refusal_of
@@ -120,6 +122,21 @@ async def _metrics(call: Call) -> ASGIApp:
 async def _page(call: Call) -> ASGIApp:
     service = call.service
     page = page_html(service.record, service.engine.signatures, service.ready, describe.server_version())
+    return _html(page)
+
+
+async def _openapi(call: Call) -> ASGIApp:
+    service = call.service
+    document = openapi(service.engine.signatures, describe.server_version(), service.credentials.wanted)
+    return json_answer(document)
+
+
+async def _docs(call: Call) -> ASGIApp:
+    address = str(call.http.base_url).rstrip("/")
+    return _html(docs_html(call.service.engine.signatures, describe.server_version(), address))
+
+
+def _html(page: str) -> ASGIApp:
     return HTMLResponse(page, headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"})
 
 
@@ -156,6 +173,8 @@ OPEN = ("/v2/health/live", "/v2/health/ready")
 """Paths that need no key: those who restart servers have none."""
 PATHS: tuple[tuple[str, str, Answerer], ...] = (
     ("GET", "/", _page),
+    ("GET", "/docs", _docs),
+    ("GET", "/openapi.json", _openapi),
     ("GET", "/metrics", _metrics),
     ("GET", "/v2/health/live", _live),
     ("GET", "/v2/health/ready", _ready),

@@ -1,0 +1,74 @@
+"""Cross-origin requests: which pages of other servers a browser lets read the answers."""
+
+import re
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers
+from starlette.responses import Response
+
+from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.serve.protocol.checks import quoted
+from internvl_edge.runtime.serve.protocol.http.answers import error_answer
+
+Line = tuple[bytes, bytes]
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s?#,*]+", re.IGNORECASE)
+_EXPOSED = "inference-header-content-length, retry-after"
+"""Headers of answers that a page may read besides the usual ones."""
+_METHODS = "GET, POST, OPTIONS"
+_REMEMBERED_S = 600
+"""How long a browser need not ask again."""
+_HEADER_NAMES = re.compile(r"[\w!#$%&'*+.^`|~, -]{1,1024}", re.ASCII)
+
+
+def require_origins(origins: Sequence[str]) -> None:
+    """Check origins as a browser names them.
+
+    Raises:
+        InputError: one that no browser sends, all of them named.
+    """
+    if wrong := [origin for origin in origins if _ORIGIN.fullmatch(origin) is None]:
+        listed = ", ".join(map(repr, wrong))
+        raise InputError(
+            f"serve: {listed}: no origin; give a scheme, a host and its port as https://shop.example, or *"
+        )
+
+
+class CrossOrigin:
+    """The origins whose pages may read answers; without any, no answer says a word of it."""
+
+    def __init__(self, origins: Sequence[str] = ()) -> None:
+        self._origins = frozenset(origin.lower() for origin in origins)
+
+    def lines(self, origin: str | None) -> tuple[Line, ...]:
+        """Return the headers of an answer to a page of `origin`."""
+        if not self._origins:
+            return ()
+        varies = () if "*" in self._origins else ((b"vary", b"Origin"),)
+        if origin is None or not self._allows(origin):
+            return varies
+        allowed = "*" if "*" in self._origins else origin
+        return (
+            (b"access-control-allow-origin", allowed.encode("latin-1")),
+            (b"access-control-expose-headers", _EXPOSED.encode()),
+            *varies,
+        )
+
+    def preflight(self, method: str, headers: Headers) -> Response | None:
+        """Return the answer to a browser that asks before it sends a page's request; None for any other request.
+
+        The headers of every answer to an origin are not in it: they are added as to all others.
+        """
+        origin = headers.get("origin")
+        if not self._origins or method != "OPTIONS" or not origin or "access-control-request-method" not in headers:
+            return None
+        if not self._allows(origin):
+            sentence = f"pages of {quoted(origin)} may not ask here; serve with --cors-origin to let them"
+            return error_answer(sentence, 403, "")
+        told = {"access-control-allow-methods": _METHODS, "access-control-max-age": str(_REMEMBERED_S)}
+        wanted = headers.get("access-control-request-headers", "")
+        if _HEADER_NAMES.fullmatch(wanted):
+            told["access-control-allow-headers"] = wanted
+        return Response(status_code=204, headers=told)
+
+    def _allows(self, origin: str) -> bool:
+        return "*" in self._origins or origin.lower() in self._origins

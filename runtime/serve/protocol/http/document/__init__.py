@@ -1,0 +1,1 @@
+"""What the server answers, for programs (`/openapi.json`) and people (`/docs`)."""
