@@ -14,15 +14,14 @@ from internvl_edge.commands.request import Request, request_options
 if TYPE_CHECKING:
     import numpy as np
 
-    from internvl_edge.runtime.model import InternVL, Mode
+    from internvl_edge.runtime.model import InternVL
+    from internvl_edge.runtime.modes import Mode
     from internvl_edge.runtime.ray.engine import RayEngine
 
 _MODE = click.option(
     "--mode",
     type=click.Choice(["c", "g"]),
-    default="g",
-    show_default=True,
-    help="InternVL-C or InternVL-G picture features.",
+    help="InternVL-C or InternVL-G picture features.  [default: g where BUNDLE has the query graph, otherwise c]",
 )
 
 
@@ -62,7 +61,7 @@ def classify(
 @request_options
 @JSON
 def retrieve(
-    bundle: Path, images: tuple[Path, ...], texts: tuple[str, ...], mode: "Mode", request: Request, as_json: bool
+    bundle: Path, images: tuple[Path, ...], texts: tuple[str, ...], mode: "Mode | None", request: Request, as_json: bool
 ) -> None:
     """Rank the texts for each of IMAGES by similarity."""
     from internvl_edge.runtime.tables import require_unlike
@@ -204,7 +203,7 @@ def video(
     videos: tuple[Path, ...],
     texts: tuple[str, ...],
     frames: int,
-    mode: "Mode",
+    mode: "Mode | None",
     request: Request,
     as_json: bool,
 ) -> None:

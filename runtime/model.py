@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from internvl_edge.runtime.features import (
 from internvl_edge.runtime.finite import FiniteOutputs, require_finite
 from internvl_edge.runtime.generation import GenerationConfig, generate, greedy_tokens
 from internvl_edge.runtime.manifest import ModelInfo
+from internvl_edge.runtime.modes import MODE_GRAPHS, Mode, default_mode, mode_of
 from internvl_edge.runtime.preprocess import Geometry, preprocess
 from internvl_edge.runtime.preprocessor_file import load_preprocessing
 from internvl_edge.runtime.stages import POSTPROCESS, TOKENIZE, UNMEASURED, Stages
@@ -35,7 +36,6 @@ from internvl_edge.runtime.tokenizer import TEXT_PREFIX, Tokenizer
 
 _T = TypeVar("_T")
 
-Mode = Literal["c", "g"]
 Images = Pictures
 """Paths, PIL pictures or uint8 arrays; or `pixel_values` as floats ``[B, 3, S, S]``."""
 Texts = Sequence[str] | np.ndarray
@@ -46,7 +46,6 @@ DEFAULT_TEMPLATES = ("{}",)
 _TOKENIZER_FILE = "tokenizer.model"
 _SHOWN = 80
 """Characters of a user's text that an error shows."""
-_MODE_GRAPHS: dict[Mode, tuple[str, ...]] = {"c": ("vision",), "g": ("vision", "query")}
 BATCH_SIZE = 32
 """Pictures or texts that go through a graph at once; more are cut into such batches."""
 
@@ -113,6 +112,11 @@ class InternVL:
         return self._bundle.manifest.model
 
     @property
+    def default_mode(self) -> Mode:
+        """Whose picture features are meant where no mode is named: InternVL-G's if the bundle has them, else -C's."""
+        return default_mode(self._bundle.manifest.graphs)
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The bundle's tokenizer, loaded when it is first needed.
 
@@ -143,17 +147,19 @@ class InternVL:
 
         return encode_video(self, frames, mode)
 
-    def similarity(self, images: Images, texts: Texts, mode: Mode = "g") -> np.ndarray:
-        """Return logits ``[B, T]`` as the reference's forward: scaled cosines."""
+    def similarity(self, images: Images, texts: Texts, mode: Mode | None = None) -> np.ndarray:
+        """Return logits ``[B, T]`` as the reference's forward: scaled cosines; `mode` None: `default_mode`."""
         scale = self._required(self.info.logit_scale, "logit scale")
-        image_embeds, text_embeds = self.encode_image(images, mode), self.encode_text(texts)
+        image_embeds, text_embeds = self.encode_image(images, mode_of(self._bundle, mode)), self.encode_text(texts)
         with self.stages.stage(POSTPROCESS):
             return similarity_logits(image_embeds, text_embeds, scale)
 
     def classify(
-        self, images: Images, labels: Sequence[str], templates: Sequence[str] | None = None, mode: Mode = "g"
+        self, images: Images, labels: Sequence[str], templates: Sequence[str] | None = None, mode: Mode | None = None
     ) -> np.ndarray:
         """Return zero-shot probabilities ``[B, labels]``; each template has ``{}`` where the label goes.
+
+        `mode` None is `default_mode`.
 
         Raises:
             InputError: no label, or a template without a place for one.
@@ -165,7 +171,7 @@ class InternVL:
             raise InputError(f"classify: {finding}; give labels, and templates as 'a photo of {{}}'")
         if isinstance(labels, str):
             raise InputError(f"classify: {labels[:_SHOWN]!r} is one label, not several; give a list")
-        features = self._image_features(images, mode, "crop")
+        features = self._image_features(images, mode_of(self._bundle, mode), "crop")
         classifier = self.classifier(labels, chosen)
         with self.stages.stage(POSTPROCESS):
             return softmax(CLASSIFICATION_SCALE * (unit(directed(features, "pictures")) @ classifier))
@@ -327,11 +333,9 @@ class InternVL:
         return self._backend(self._bundle, graph, self.options)
 
     def _image_features(self, images: Images, mode: Mode, geometry: Geometry) -> np.ndarray:
-        if mode not in _MODE_GRAPHS:
-            raise InputError(f"mode {mode!r}: unknown; choose c (InternVL-C) or g (InternVL-G)")
-        self._bundle.require(*_MODE_GRAPHS[mode])
+        graphs = MODE_GRAPHS[mode_of(self._bundle, mode)]
         self._require_readable(images)
-        rows = self._rows(*_MODE_GRAPHS[mode])
+        rows = self._rows(*graphs)
         return _stacked([self._batch_features(pixels, mode) for pixels in self._batches(images, geometry, rows)])
 
     def _batch_features(self, pixels: np.ndarray, mode: Mode) -> np.ndarray:

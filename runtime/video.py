@@ -12,11 +12,13 @@ from internvl_edge.runtime.features import similarity_logits
 from internvl_edge.runtime.inputs.formats import is_picture_name
 from internvl_edge.runtime.inputs.names import printable
 from internvl_edge.runtime.inputs.sniff import head_of, picture_format
+from internvl_edge.runtime.modes import mode_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-    from internvl_edge.runtime.model import InternVL, Mode
+    from internvl_edge.runtime.model import InternVL
+    from internvl_edge.runtime.modes import Mode
 
 DEFAULT_FRAMES = 8
 
@@ -37,9 +39,13 @@ def encode_video(model: "InternVL", frames: Pictures, mode: "Mode" = "c") -> np.
 
 
 def rank_texts(
-    model: "InternVL", videos: Sequence[Path], texts: Sequence[str], frames: int = DEFAULT_FRAMES, mode: "Mode" = "g"
+    model: "InternVL",
+    videos: Sequence[Path],
+    texts: Sequence[str],
+    frames: int = DEFAULT_FRAMES,
+    mode: "Mode | None" = None,
 ) -> np.ndarray:
-    """Return logits ``[videos, T]``: scaled cosines of videos and texts.
+    """Return logits ``[videos, T]``: scaled cosines of videos and texts; `mode` None: the bundle's default.
 
     Raises:
         InputError: videos that cannot be read or sampled.
@@ -47,6 +53,7 @@ def rank_texts(
     """
     if model.info.logit_scale is None:
         raise BundleError(f"{model.bundle.path}: has no logit scale; use a bundle of InternVL-14B for this")
+    mode = mode_of(model.bundle, mode)
     features = np.stack([encode_video(model, sample_video(video, frames), mode) for video in videos])
     return similarity_logits(features, model.encode_text(texts), model.info.logit_scale)
 

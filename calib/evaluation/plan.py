@@ -7,9 +7,8 @@ from internvl_edge.calib.dataset import DataSet
 from internvl_edge.calib.evaluation.options import EvalOptions
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.model import InternVL
+from internvl_edge.runtime.modes import modes_of
 
-MODES = ("c", "g")
-"""InternVL-C and InternVL-G."""
 _TOKENIZER = "tokenizer.model"
 _EMBEDDING = "image embedding"
 _NEEDS = {
@@ -60,8 +59,8 @@ def plan_of(parts: set[str], data: DataSet, options: EvalOptions) -> Plan:
         elif task == "captions":
             plan.caption_prompts = {name: data.prompts.caption_prompts[name] for name in languages}
     if not _lacking(parts, ("vision", _EMBEDDING)):
-        plan.modes = list(MODES if "query" in parts else MODES[:1])
-        if "query" not in parts:
+        plan.modes = list(modes_of(parts))
+        if "g" not in plan.modes:
             plan.skipped.append(("InternVL-G", "the bundle has no query graph"))
     return plan
 

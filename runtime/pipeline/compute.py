@@ -88,7 +88,8 @@ class PictureFeatures:
     def _rows(self, batch: Batch) -> np.ndarray:
         if not len(batch.pixel_values):
             return np.empty((0, 0))
-        return cast(self._model.encode_image(batch.pixel_values, self._options.mode), "pictures", self._options)
+        mode = self._options.mode or self._model.default_mode
+        return cast(self._model.encode_image(batch.pixel_values, mode), "pictures", self._options)
 
 
 class TextFeatures:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from internvl_edge.runtime.bundle import sha256_file
 from internvl_edge.runtime.decode import listed
 from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.modes import mode_of
 from internvl_edge.runtime.pipeline.compute import Engine, LocalEngine, cast, unreadable
 from internvl_edge.runtime.pipeline.options import EmbedOptions
 from internvl_edge.runtime.pipeline.outputs import Features, Kind, require_format, write_features, write_lines
@@ -76,6 +77,8 @@ def embed(
     require_format(options.output)
     if texts and options.output.suffix != ".npz":
         raise InputError(f"{options.output}: has no place for -t; name an .npz, or embed a table with --text-column")
+    if pictures:
+        options = replace(options, mode=mode_of(model.bundle, options.mode))
     text_embeds = cast(model.encode_text(texts), "text", options) if texts else None
     engine = engine or LocalEngine(model)
     identities = [_identity(picture) for picture in pictures]

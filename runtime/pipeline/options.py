@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from internvl_edge.runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from internvl_edge.runtime.model import Mode
+    from internvl_edge.runtime.modes import Mode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +16,8 @@ class EmbedOptions:
 
     output: Path
     """Its ending is the format: .npz, .npy (names in a .names.jsonl beside it) or .parquet."""
-    mode: "Mode" = "g"
+    mode: "Mode | None" = None
+    """Whose picture features; None: InternVL-G's where the bundle has them, otherwise InternVL-C's."""
     dtype: Literal["float32", "float16"] = "float32"
     batch_size: int = 32
     workers: int | None = None

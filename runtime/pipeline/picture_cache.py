@@ -14,7 +14,8 @@ from internvl_edge.runtime.decode import Pictures, check_pictures, decode, pictu
 from internvl_edge.runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from internvl_edge.runtime.model import InternVL, Mode
+    from internvl_edge.runtime.model import InternVL
+    from internvl_edge.runtime.modes import Mode
 
 _AT_ONCE = 32
 """Pictures whose bytes are in memory together."""

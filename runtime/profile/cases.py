@@ -10,6 +10,7 @@ import numpy as np
 from internvl_edge.runtime.backends.session import Session
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.model import InternVL
+from internvl_edge.runtime.modes import MODE_GRAPHS
 from internvl_edge.runtime.profile.inputs import graph_inputs, sizes_of
 from internvl_edge.runtime.profile.measure import Case, Opened
 from internvl_edge.runtime.profile.samples import HEIGHT, WIDTH, texts, write_pictures
@@ -140,12 +141,10 @@ def _task_works(model: InternVL, task: str, batch: int, streams: int, folder: Pa
 
 
 def _request(model: InternVL, task: str, pictures: Sequence[Path], sentences: Sequence[str]) -> Work:
-    mode = "g" if "query" in model.bundle.manifest.graphs else "c"
-
     def call(stages: Stages) -> None:
         model.stages = stages
         if task == "image":
-            model.encode_image(pictures, mode=mode)  # type: ignore[arg-type]
+            model.encode_image(pictures, model.default_mode)
         elif task == "text":
             model.encode_text(sentences)
         else:
@@ -165,5 +164,5 @@ def _settings(sessions: Sequence[Session]) -> dict[str, str]:
 
 def _graphs_of(model: InternVL, task: str) -> tuple[str, ...]:
     if task == "image":
-        return ("vision", "query") if "query" in model.bundle.manifest.graphs else ("vision",)
+        return MODE_GRAPHS[model.default_mode]
     return ("text",) if task == "text" else ("vision", "query", "decoder")

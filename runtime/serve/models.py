@@ -8,6 +8,7 @@ import numpy as np
 
 from internvl_edge.runtime.errors import BundleError
 from internvl_edge.runtime.manifest import GraphInfo, Manifest
+from internvl_edge.runtime.modes import default_mode, modes_of
 from internvl_edge.runtime.serve.options import MAX_NEW_TOKENS
 from internvl_edge.runtime.serve.requests import Parameter, Request
 from internvl_edge.runtime.serve.scheduling.ticket import Key
@@ -19,7 +20,6 @@ MAX_BEAMS = 8
 """Each is a row of the decoder's cache."""
 
 _IMAGE = Tensor(name="image", datatype="BYTES", shape=(-1,))
-_MODE = "c (InternVL-C) or g (InternVL-G)"
 _TEXT_CLASSES = (32, 64, 128)
 """Bytes of texts that go together: rows of a batch are as long as its longest, and of more bytes most are cut."""
 _alone = count(1)
@@ -122,15 +122,14 @@ def _graph(name: str, info: GraphInfo) -> Served:
 def _tasks(manifest: Manifest, graphs: set[str], max_new_tokens: int) -> list[Served]:
     model = manifest.model
     pools = "vision" in graphs and any(spec.name == "image_embeds" for spec in manifest.graphs["vision"].outputs)
-    modes = ("c", "g") if "query" in graphs else ("c",)
     texts = "text" in graphs and "tokenizer.model" in manifest.files
     tasks = []
     if pools:
-        tasks.append(_encode_image(model.embed_dim or -1, modes))
+        tasks.append(_encode_image(model.embed_dim or -1, modes_of(graphs)))
     if texts:
         tasks.append(_encode_text(model.embed_dim or -1))
     if pools and texts:
-        tasks.append(_classify(modes))
+        tasks.append(_classify(modes_of(graphs), default_mode(graphs)))
     if {"vision", "query", "decoder"} <= graphs and "tokenizer.model" in manifest.files:
         tasks.append(_caption(max_new_tokens, model.max_positions))
     return tasks
@@ -142,12 +141,17 @@ def _encode_image(width: int, modes: tuple[str, ...]) -> Served:
             name=ENCODE_IMAGE,
             inputs=(_IMAGE,),
             outputs=(Tensor(name="embedding", datatype="FP32", shape=(-1, width)),),
-            parameters={"mode": f"whose feature: {_MODE}; c by default"},
+            parameters={"mode": f"whose feature: {_modes_text(modes)}; c by default"},
             batched=True,
+            modes=modes,
         ),
         row_inputs=("image",),
         choices={"mode": Choice(default="c", allowed=modes)},
     )
+
+
+def _modes_text(modes: tuple[str, ...]) -> str:
+    return " or ".join(f"{mode} (InternVL-{mode.upper()})" for mode in modes)
 
 
 def _encode_text(width: int) -> Served:
@@ -163,7 +167,7 @@ def _encode_text(width: int) -> Served:
     )
 
 
-def _classify(modes: tuple[str, ...]) -> Served:
+def _classify(modes: tuple[str, ...], default: str) -> Served:
     return Served(
         signature=Signature(
             name=CLASSIFY,
@@ -173,11 +177,12 @@ def _classify(modes: tuple[str, ...]) -> Served:
                 Tensor(name="templates", datatype="BYTES", shape=(-1,), optional=True),
             ),
             outputs=(Tensor(name="probabilities", datatype="FP32", shape=(-1, -1)),),
-            parameters={"mode": f"whose features: {_MODE}; {modes[-1]} by default"},
+            parameters={"mode": f"whose features: {_modes_text(modes)}; {default} by default"},
             batched=False,
+            modes=modes,
         ),
         row_inputs=("image",),
-        choices={"mode": Choice(default=modes[-1], allowed=modes)},
+        choices={"mode": Choice(default=default, allowed=modes)},
     )
 
 

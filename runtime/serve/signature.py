@@ -55,5 +55,7 @@ class Signature:
     """Parameter of a request that it knows -> what it does, in words."""
     batched: bool
     """Axis 0 of every input and output counts rows that do not see each other: requests may be joined on it."""
+    modes: tuple[str, ...] = ()
+    """Whose picture features it gives: c, g; empty where it gives none."""
     streams: bool = False
     """Its answer may be had in parts."""

@@ -13,9 +13,10 @@ from internvl_edge.runtime.serve.models import ENCODE_IMAGE, ENCODE_TEXT
 from internvl_edge.runtime.serve.protocol.checks import quoted
 from internvl_edge.runtime.serve.protocol.raw import object_array
 from internvl_edge.runtime.serve.refusals import BadRequestError, UnknownModelError
+from internvl_edge.runtime.serve.signature import Signature
 
-MODES: Mapping[str, str] = {"internvl-c": "c", "internvl-g": "g"}
-"""Name of a model for these clients -> whose picture features it means; texts have one kind."""
+_PREFIX = "internvl-"
+"""Of the names of models for these clients; the rest is whose picture features are meant. Texts have one kind."""
 FIELDS = ("model", "input", "encoding_format", "dimensions", "user")
 
 
@@ -44,21 +45,28 @@ class Wanted:
         if self.texts:
             parts.append(Part(ENCODE_TEXT, {"text": _array(self.texts)}, {}, list(self.texts)))
         if self.pictures:
-            mode = {"mode": MODES[self.model]}
+            mode = {"mode": self.model.removeprefix(_PREFIX)}
             parts.append(Part(ENCODE_IMAGE, {"image": _array(self.pictures)}, mode, list(self.pictures)))
         return parts
 
 
-def wanted(content: dict[str, Any], width: int) -> Wanted:
-    """Return what a body asks for; embeddings have `width` numbers, -1 where that is not known.
+def model_names(signatures: Mapping[str, Signature]) -> tuple[str, ...]:
+    """Return the names that may be asked for, by what is served."""
+    pictures, texts = signatures.get(ENCODE_IMAGE), signatures.get(ENCODE_TEXT)
+    modes = pictures.modes if pictures else ("c",) if texts else ()
+    return tuple(f"{_PREFIX}{mode}" for mode in modes)
+
+
+def wanted(content: dict[str, Any], models: Sequence[str], width: int) -> Wanted:
+    """Return what a body asks for, of the `models` that are served; embeddings have `width` numbers, -1 where unknown.
 
     Raises:
         RefusalError: it is not understood.
     """
     if unknown := set(content) - set(FIELDS):
         raise BadRequestError(f"field {quoted(min(unknown))} is not known; there are {', '.join(FIELDS)}")
-    if (model := content.get("model")) not in list(MODES):
-        raise UnknownModelError(f"model {quoted(model)} is not served here; there are {', '.join(MODES)}")
+    if (model := content.get("model")) not in models:
+        raise _unknown(model, models)
     form = content.get("encoding_format")
     if form is not None and form not in ("float", "base64"):
         raise BadRequestError(f"encoding_format {quoted(form)} is not known; there are float and base64")
@@ -87,20 +95,19 @@ def answer(request: Wanted, rows: Mapping[int, np.ndarray], tokens: int) -> dict
     return {"object": "list", "data": data, "model": request.model, "usage": usage}
 
 
-def models() -> list[str]:
-    """Return the names that may be asked for."""
-    return list(MODES)
-
-
-def model_entry(name: str) -> dict[str, Any]:
+def model_entry(name: str, models: Sequence[str]) -> dict[str, Any]:
     """Return what is told of a model.
 
     Raises:
         UnknownModelError: there is none of this name.
     """
-    if name not in MODES:
-        raise UnknownModelError(f"model {quoted(name)} is not served here; there are {', '.join(MODES)}")
+    if name not in models:
+        raise _unknown(name, models)
     return {"id": name, "object": "model", "created": 0, "owned_by": "internvl-edge"}
+
+
+def _unknown(name: Any, models: Sequence[str]) -> UnknownModelError:
+    return UnknownModelError(f"model {quoted(name)} is not served here; there are {', '.join(models) or 'none'}")
 
 
 def _array(items: Mapping[int, bytes]) -> np.ndarray:

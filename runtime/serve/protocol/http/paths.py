@@ -97,7 +97,7 @@ async def _generate_stream(call: Call) -> ASGIApp:
 
 
 async def _embeddings(call: Call) -> ASGIApp:
-    wanted = embeddings.wanted(await call.json(), _width(call))
+    wanted = embeddings.wanted(await call.json(), _models_served(call), _width(call))
     rows: dict[int, np.ndarray] = {}
     for part in wanted.parts():
         rows.update(zip(part.places, await call.infer_rows(part.model, part.inputs, part.parameters), strict=True))
@@ -106,11 +106,16 @@ async def _embeddings(call: Call) -> ASGIApp:
 
 
 async def _models(call: Call) -> ASGIApp:
-    return json_answer({"object": "list", "data": [embeddings.model_entry(name) for name in embeddings.models()]})
+    models = _models_served(call)
+    return json_answer({"object": "list", "data": [embeddings.model_entry(name, models) for name in models]})
 
 
 async def _model_entry(call: Call) -> ASGIApp:
-    return json_answer(embeddings.model_entry(call.http.path_params["model"]))
+    return json_answer(embeddings.model_entry(call.http.path_params["model"], _models_served(call)))
+
+
+def _models_served(call: Call) -> tuple[str, ...]:
+    return embeddings.model_names(call.service.engine.signatures)
 
 
 async def _metrics(call: Call) -> ASGIApp:

@@ -156,6 +156,7 @@ def _models() -> Iterator[Served]:
                 outputs=(Tensor(name="embedding", datatype="FP32", shape=(-1, WIDTH)),),
                 parameters=dict.fromkeys(mode, "c or g"),
                 batched=True,
+                modes=("c", "g") if mode else (),
             ),
             row_inputs=(tensor.name,),
             choices=mode,
