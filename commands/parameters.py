@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from internvl_edge.runtime.backends import BACKENDS
+from internvl_edge.runtime.byte_sizes import parse_bytes
+from internvl_edge.runtime.errors import InputError
 
 BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
 IMAGES = click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -26,8 +28,9 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead 
 if TYPE_CHECKING:
     WordsType = click.ParamType[tuple[str, ...]]
     ShapeType = click.ParamType[tuple[str, tuple[int, ...]]]
+    SizeType = click.ParamType[int]
 else:  # a class that takes no type parameters before click 8.4
-    WordsType = ShapeType = click.ParamType
+    WordsType = ShapeType = SizeType = click.ParamType
 
 
 class Names(WordsType):
@@ -69,3 +72,24 @@ class Shape(ShapeType):
             return name, tuple(int(dim) for dim in dims.split("x"))
         except ValueError:
             self.fail(f"{value!r} is not NAME=1x3x224x224", param, ctx)
+
+
+class ByteSize(SizeType):
+    """A size of memory, as `12GiB`; the value is in bytes."""
+
+    name = "SIZE"
+
+    def __init__(self, unit: str | None = None, least: int = 1, *, zero: bool = False) -> None:
+        """`unit` is that of a bare number (None: it is refused), `least` the smallest size; `zero` allows 0 as well."""
+        self._unit, self._least, self._zero = unit, least, zero
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the bytes."""
+        if isinstance(value, int):
+            return value
+        try:
+            if self._zero and parse_bytes(str(value), self._unit, 0) == 0:
+                return 0
+            return parse_bytes(str(value), self._unit, self._least)
+        except InputError as error:
+            self.fail(f"{error}{', or 0' if self._zero else ''}", param, ctx)

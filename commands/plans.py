@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from internvl_edge.commands.parameters import BUNDLE, JSON, Names
+from internvl_edge.commands.parameters import BUNDLE, JSON, ByteSize, Names
 from internvl_edge.commands.printing import show, show_json
 
 
@@ -15,8 +15,11 @@ from internvl_edge.commands.printing import show, show_json
 @click.option("--graphs", type=Names(), help="Graphs to build; default: all of BUNDLE.")
 @click.option("--batch", default="1:1:8", show_default=True, help="Pictures or texts in one call, min:opt:max.")
 @click.option("--text-length", default="1:16:80", show_default=True, help="Tokens of a text, min:opt:max.")
-@click.option("--max-host-mem", help="Memory that a build may take, as 12GiB: larger graphs are cut into parts.")
-@click.option("--max-device-mem", help="Memory that one plan's weights may take on the device, as 8GiB.")
+@click.option(
+    "--max-host-mem",
+    type=ByteSize(),
+    help="Memory that a build may take, as 12GiB: larger graphs are cut into parts.  [default: unlimited]",
+)
 @click.option(
     "--attention", default="auto", show_default=True, help="How attention is written: auto, op, pattern or plugin."
 )

@@ -5,10 +5,13 @@ from typing import Any
 
 import click
 
-from internvl_edge.commands.parameters import BACKEND, BF16, BUNDLE, Names
+from internvl_edge.commands.parameters import BACKEND, BF16, BUNDLE, ByteSize, Names
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _PORT = click.IntRange(-1, 65535)
+_MIB = 1 << 20
+_BODY = ByteSize(unit="MiB", least=_MIB)
+_CACHE = ByteSize(unit="MiB", least=_MIB, zero=True)
 
 
 @click.command()
@@ -27,8 +30,10 @@ _PORT = click.IntRange(-1, 65535)
 @click.option("--deadline-ms", type=float, default=500.0, show_default=True, help="Of a request that sets none.")
 @click.option("--stall-s", type=float, default=300.0, show_default=True, help="Silence after which a worker is ended.")
 @click.option("--max-new-tokens", type=int, default=256, show_default=True, help="Tokens of a caption at most.")
-@click.option("--max-body-mb", type=click.IntRange(1), default=64, show_default=True, help="Size of a request, MiB.")
-@click.option("--cache-mb", type=click.IntRange(0), default=256, show_default=True, help="Features kept, MiB; 0: none.")
+@click.option("--max-body-mb", type=_BODY, default="64", show_default=True, help="Largest request, MiB, or as 1GiB.")
+@click.option(
+    "--cache-mb", type=_CACHE, default="256", show_default=True, help="Features kept, MiB, or as 1GiB; 0: none."
+)
 @click.option("--drain-s", type=click.FloatRange(0), default=30.0, show_default=True, help="Time to finish at the end.")
 @click.option("--api-key-file", type=_FILE, metavar="F", help="Keys that clients must send, one a line.")
 @click.option("--tls-cert", type=_FILE, metavar="F", help="Certificate chain in PEM.")
@@ -60,7 +65,7 @@ def serve(
 
     run_server(
         bundle,
-        ServeOptions(**engine, max_body_bytes=max_body_mb << 20, cache_bytes=cache_mb << 20),
+        ServeOptions(**engine, max_body_bytes=max_body_mb, cache_bytes=cache_mb),
         ServerOptions(
             host=host,
             http=None if http < 0 else http,

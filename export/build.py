@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from internvl_edge.export.engine.blueprint import BLUEPRINT_FILE, Blueprint, GraphParts, Part
-from internvl_edge.export.engine.byte_sizes import parse_bytes
 from internvl_edge.export.engine.child import BuilderMemoryError, Built, Job, build_apart
 from internvl_edge.export.engine.ladder import Means, climb
 from internvl_edge.export.engine.profiles import Ranges, parse_range, profiles_for
@@ -32,7 +31,7 @@ from internvl_edge.runtime.engines import (
 )
 from internvl_edge.runtime.errors import BundleError, EngineError, ExportError
 from internvl_edge.runtime.file_copy import keep_file
-from internvl_edge.runtime.targets.estimate import Limits, part_bytes
+from internvl_edge.runtime.targets.estimate import Limits, part_bytes, require_room
 from internvl_edge.runtime.targets.flavour import Flavour, flavour_for, launches_plugins
 from internvl_edge.runtime.targets.targets import Target, find_target, require_precision
 
@@ -68,21 +67,16 @@ def build_options(
     *,
     batch: str,
     text_length: str,
-    max_host_mem: str | None,
-    max_device_mem: str | None,
+    max_host_mem: int | None,
     **settings: Any,
 ) -> BuildOptions:
     """Return the options that the command line says in words.
 
     Raises:
-        EngineError: a range or a size is none.
+        EngineError: a range is none.
     """
-    host, device = (
-        parse_bytes(flag, text) if text is not None else None
-        for flag, text in (("--max-host-mem", max_host_mem), ("--max-device-mem", max_device_mem))
-    )
     ranges = Ranges(batch=parse_range("--batch", batch), text_length=parse_range("--text-length", text_length))
-    return BuildOptions(ranges=ranges, limits=Limits(host_bytes=host, device_bytes=device), **settings)
+    return BuildOptions(ranges=ranges, limits=Limits(host_bytes=max_host_mem), **settings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +117,8 @@ def build(path: Path, options: BuildOptions, progress: Progress | None = None) -
     require_precision(target, bundle.manifest.precision)
     bundle.require(*(options.graphs or ()))
     flavour = flavour_for(target)
+    if flavour is not None or kit is None:
+        _require_room(bundle, options, kit)
     if flavour is not None:
         return build_plans(bundle, target, flavour, options, kit, progress or Silent())
     if kit is not None:
@@ -132,7 +128,7 @@ def build(path: Path, options: BuildOptions, progress: Progress | None = None) -
             f"{path}: a kit for {target.name} (sm_{target.sm}), here is {here}; copy it to the device and run "
             "`internvl-edge build` there, with its TensorRT installed"
         )
-    return make_kit(bundle, target, options.ranges, options.limits, options.attention, options.output)
+    return make_kit(bundle, target, options.ranges, options.limits, options.attention, options.output, options.graphs)
 
 
 def build_plans(
@@ -179,6 +175,19 @@ def build_plans(
         page=_page(bundle, folder, record),
         seconds=time.monotonic() - started,
     )
+
+
+def _require_room(bundle: Bundle, options: BuildOptions, kit: Blueprint | None) -> None:
+    """Check that the smallest parts of the graphs can be built within the limits; those of a kit are cut already."""
+    if options.limits.host_bytes is None:
+        return
+    names = options.graphs or tuple(kit.graphs if kit is not None else bundle.manifest.graphs)
+    if kit is not None:
+        smallest = {name: max(part.weight_bytes for part in kit.graphs[name].parts) for name in names}
+        require_room(options.limits, smallest, "a part of the kit", "or make the kit with this limit")
+    else:
+        smallest = {name: _sizes(bundle, name)[1] for name in names}
+        require_room(options.limits, smallest, "a block", "or build fewer --graphs")
 
 
 def _target(path: Path, options: BuildOptions, kit: Blueprint | None) -> Target:

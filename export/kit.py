@@ -33,11 +33,18 @@ class KitReport:
 
 
 def make_kit(
-    bundle: Bundle, target: Target, ranges: Ranges, limits: Limits, attention: str, output: Path | None
+    bundle: Bundle,
+    target: Target,
+    ranges: Ranges,
+    limits: Limits,
+    attention: str,
+    output: Path | None,
+    only: tuple[str, ...] | None = None,
 ) -> KitReport:
     """Write a kit of `bundle` for `target`; the folder appears whole or not at all.
 
     The graphs take nothing newer than TensorRT 10.3 unless `attention` asks for more: the device may have any version.
+    `only` names the graphs that the kit holds; None: every graph of the bundle.
 
     Raises:
         EngineError: a range that a graph does not take.
@@ -48,11 +55,12 @@ def make_kit(
     dialect = dialect_for(attention=attention == "op", wanted=attention)
     folder = output or bundle.path.with_name(f"{bundle.path.name}-{target.name}")
     flags = {**asdict(dialect), "code": code_of_dialects()}
-    key = key_of(sha256_file(bundle.path / "manifest.json"), target, ranges, limits, sorted(flags.items()))
+    key = key_of(sha256_file(bundle.path / "manifest.json"), target, ranges, limits, sorted(flags.items()), only)
     graphs: dict[str, GraphParts] = {}
     with staged(folder, key, "a kit", BLUEPRINT_FILE) as staging:
         infos: dict[str, GraphInfo] = {}
-        for name, info in bundle.manifest.graphs.items():
+        for name in only or tuple(bundle.manifest.graphs):
+            info = bundle.manifest.graphs[name]
             place = str(Path(info.file).parent)
             whole = draw_graph(bundle, name, dialect, None, staging.folder, place, copy_file)
             cut = draw_graph(bundle, name, dialect, part_bytes(limits), staging.folder, place, copy_file)

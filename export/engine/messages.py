@@ -32,7 +32,7 @@ _DEVICE_MEMORY = _known(
     r"out ?of ?memory|cudaErrorMemoryAllocation|requested amount of (gpu )?memory|device memory is insufficient"
     r"|insuff?icient memory on requested size|user allocator error allocating",
     "memory of the device ran out",
-    f"{_REBUILD} --batch 1:1:1 --max-device-mem 4GiB",
+    f"{_REBUILD} --batch 1:1:1, or from a bundle of --precision int8",
 )
 _HOST_MEMORY = _known(r"bad_alloc", "memory of this machine ran out", f"{_REBUILD} --max-host-mem 6GiB")
 

@@ -3,7 +3,11 @@
 The factors were measured with `benchmarks/build_scale.py` on TensorRT-RTX; other libraries differ.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from internvl_edge.runtime.byte_sizes import bytes_text
+from internvl_edge.runtime.errors import EngineError
 
 _BASE_BYTES = 700 << 20
 """The library itself, before a weight is read."""
@@ -18,10 +22,9 @@ _BYTES_PER_SECOND = 120e6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a build and its plans may take; None does not limit."""
+    """What a build may take; None does not limit."""
 
     host_bytes: int | None = None
-    device_bytes: int | None = None
 
 
 def host_peak_bytes(weight_bytes: int) -> int:
@@ -36,9 +39,26 @@ def plan_seconds(weight_bytes: int) -> float:
 
 def part_bytes(limits: Limits) -> int | None:
     """Return the most weights that one part may hold within `limits`; None where nothing limits."""
-    found = []
-    if limits.host_bytes is not None:
-        found.append(round((limits.host_bytes - _BASE_BYTES) / _HOST_PER_WEIGHT))
-    if limits.device_bytes is not None:
-        found.append(limits.device_bytes)
-    return max(1, min(found)) if found else None
+    if limits.host_bytes is None:
+        return None
+    return max(1, round((limits.host_bytes - _BASE_BYTES) / _HOST_PER_WEIGHT))
+
+
+def require_room(limits: Limits, smallest: Mapping[str, int], what: str, remedy: str) -> None:
+    """Check that what cannot be cut any finer can be built within `limits`.
+
+    `smallest` has the bytes of weights of the largest such piece of each graph; `what` names it.
+
+    Raises:
+        EngineError: the graphs for which it is too little, and what would suffice.
+    """
+    if limits.host_bytes is None:
+        return
+    needed = {name: host_peak_bytes(weights) for name, weights in smallest.items()}
+    wrong = {name: size for name, size in needed.items() if size > limits.host_bytes}
+    if wrong:
+        told = ", ".join(f"{name} {bytes_text(size)}" for name, size in wrong.items())
+        raise EngineError(
+            f"--max-host-mem {bytes_text(limits.host_bytes)}: building {what} is predicted to take more ({told}); "
+            f"give {bytes_text(max(wrong.values()))} or more, {remedy}"
+        )

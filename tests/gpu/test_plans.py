@@ -21,7 +21,7 @@ _NEW_TOKENS = 12
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("limits", [Limits(), Limits(device_bytes=1)], ids=["whole", "parts"])
+@pytest.mark.parametrize("limits", [Limits(), Limits(host_bytes=1)], ids=["whole", "parts"])
 @pytest.mark.parametrize("precision", ["fp16", "int8", "fp8"])
 def test_a_plan_agrees_with_onnx_runtime(
     built: Callable[..., Built], name: str, precision: str, limits: Limits, record_property: Record

@@ -74,7 +74,7 @@ def _open(demo: Built, graph: str, options: SessionOptions | None = None) -> Ten
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("limits", [Limits(), Limits(device_bytes=1)], ids=["whole", "parts"])
+@pytest.mark.parametrize("limits", [Limits(), Limits(host_bytes=1)], ids=["whole", "parts"])
 @pytest.mark.parametrize("precision", ["fp16", "int8", "fp8"])
 def test_a_session_agrees_with_onnx_runtime(
     built: Callable[..., Built], device: Device, name: str, precision: str, limits: Limits, record_property: Record

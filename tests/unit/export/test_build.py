@@ -1,6 +1,7 @@
 """Bundle to plans with a builder that only writes bytes: what is built, kept, cut, given up, and recorded."""
 
 import hashlib
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime
 import pytest
 
@@ -16,13 +18,14 @@ from internvl_edge.export.build import BuildOptions, BuildReport, build, build_p
 from internvl_edge.export.build_report import build_text
 from internvl_edge.export.compile import export_bundle
 from internvl_edge.export.dialects import dialect_for
-from internvl_edge.export.draw import draw_graph
+from internvl_edge.export.draw import block_bytes, draw_graph
 from internvl_edge.export.engine.blueprint import Blueprint
 from internvl_edge.export.engine.child import BuilderMemoryError, Built, Job
 from internvl_edge.export.engine.profiles import Ranges
 from internvl_edge.export.kit import KitReport
 from internvl_edge.export.options import ExportOptions
 from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.byte_sizes import parse_bytes
 from internvl_edge.runtime.cuda import Device
 from internvl_edge.runtime.engines import EngineRecord, require_engines
 from internvl_edge.runtime.errors import EngineError
@@ -31,7 +34,7 @@ from internvl_edge.runtime.inspect.graph_stats import axis_sizes, inspect_bundle
 from internvl_edge.runtime.inspect.shapes import Shapes
 from internvl_edge.runtime.targets import flavour as flavours
 from internvl_edge.runtime.targets.capability import capabilities
-from internvl_edge.runtime.targets.estimate import Limits
+from internvl_edge.runtime.targets.estimate import Limits, host_peak_bytes
 from internvl_edge.runtime.targets.flavour import Flavour
 from internvl_edge.runtime.targets.targets import find_target
 from tests.tolerances import FP16_RELATIVE
@@ -227,10 +230,49 @@ def test_memory_that_runs_out_cuts_the_graph_and_says_so(bundle: Bundle) -> None
 
 
 def test_a_limit_cuts_before_anything_fails(bundle: Bundle) -> None:
-    report = made(bundle, Writer(), graphs=("vision",), limits=Limits(device_bytes=1))
+    report = made(bundle, Writer(), graphs=("vision",), limits=Limits(host_bytes=1))
     engines = report.record.graphs["vision"]
     assert len(engines.plans) >= 3, "a block each at least"
     assert engines.gave_up == ()
+
+
+def smallest_build(bundle: Bundle, name: str) -> int:
+    """The memory that building a graph one block at a time is predicted to take."""
+    return host_peak_bytes(block_bytes(ir.load(bundle.graph_file(name))))
+
+
+@pytest.mark.parametrize("target", ["sm_89", "agx-orin-64gb"])
+def test_a_limit_below_one_block_is_refused_with_what_suffices(bundle: Bundle, tmp_path: Path, target: str) -> None:
+    needed = smallest_build(bundle, "text")
+    assert needed > smallest_build(bundle, "vision")
+    for limit in (4, needed - 1):
+        options = BuildOptions(target=target, limits=Limits(host_bytes=limit), output=tmp_path / "kit")
+        with pytest.raises(
+            EngineError, match=r"^--max-host-mem .*: building a block is predicted to take more"
+        ) as told:
+            build(bundle.path, options)
+        (suffices,) = re.findall(r"give (\S+) or more", str(told.value))
+        assert parse_bytes(suffices) >= needed
+        assert ("vision" in str(told.value)) == (limit == 4), "graphs for which it suffices are not named"
+    assert not (tmp_path / "kit").exists()
+
+
+def test_a_kit_is_cut_when_it_is_made(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = Limits(host_bytes=smallest_build(bundle, "vision"))
+    folders = {"whole": Limits(), "cut": limits}
+    for name, given in folders.items():
+        options = BuildOptions(target="agx-orin-64gb", graphs=("vision",), limits=given, output=tmp_path / name)
+        assert isinstance(build(bundle.path, options), KitReport)
+    kits = {name: Blueprint.load(tmp_path / name) for name in folders}
+    assert [list(kit.graphs) for kit in kits.values()] == [["vision"], ["vision"]]
+    assert len(kits["whole"].graphs["vision"].parts) == 1
+    assert len(kits["cut"].graphs["vision"].parts) >= 3
+    device = replace(FLAVOUR, name="tensorrt", version="10.3.0")
+    monkeypatch.setattr("internvl_edge.export.build.flavour_for", lambda target: device)
+    monkeypatch.setattr("internvl_edge.export.build.build_plans", lambda *rest: "built")
+    with pytest.raises(EngineError, match=r"a part of the kit is .*, or make the kit with this limit$"):
+        build(tmp_path / "whole", BuildOptions(limits=limits))
+    assert build(tmp_path / "cut", BuildOptions(limits=limits)) == "built"
 
 
 def test_parts_in_a_chain_compute_what_the_graph_does(bundle: Bundle, rng: np.random.Generator, tmp_path: Path) -> None:
