@@ -142,7 +142,10 @@ def test_a_kit_for_a_device_that_builds_its_own(run: Run, bundle: Path, tmp_path
         (["--target", "rtx-4091"], ["rtx-4091", "rtx-4090"]),
         (["--target", "l4", "--batch", "4:2:1"], ["--batch 4:2:1", "min <= opt <= max"]),
         (["--target", "l4", "--batch", "0"], ["--batch 0:0:0", "not a range"]),
-        (["--target", "l4", "--max-host-mem", "4KiB"], ["--max-host-mem 4KiB", "a block", "give 0.7GiB or more"]),
+        (
+            ["--target", "l4", "--max-host-mem", "4KiB"],
+            ["--max-host-mem 4KiB", "a block", "MiB or more, or build fewer --graphs"],
+        ),
         (["--target", "l4", "--text-length", "1:80:160"], ["160", "80"]),
         (["--target", "l4", "--graphs", "decoder"], ["decoder", "vision, text"]),
         (["--target", "l4", "--attention", "flash"], ["--attention flash", "pattern"]),
