@@ -96,7 +96,7 @@ def bench(
     from internvl_edge.runtime.profile.bench import BenchOptions, run_cases
     from internvl_edge.runtime.profile.cases import Chosen, cases_of
     from internvl_edge.runtime.profile.conditions import host_conditions
-    from internvl_edge.runtime.profile.files import LAYERED, write_files, write_layer_info
+    from internvl_edge.runtime.profile.files import LAYERED, write_files
     from internvl_edge.runtime.profile.interrupt import STOPPED, finish_on_interrupt
     from internvl_edge.runtime.profile.measure import MeasureOptions
     from internvl_edge.runtime.profile.report import Report, case_text, read_baseline
@@ -127,9 +127,6 @@ def bench(
             show(f"\n{case_text(report, summary)}", to_stderr=to_stderr)
         report = report.ended(stopped=stop.is_set())
     written = write_files(report, files)
-    if info := files["export_layer_info"]:
-        written += write_layer_info(report, info, model.session)
-        model.close()
     for path in written:
         click.echo(f"Written: {path}", err=True)
     if report.stopped:

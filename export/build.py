@@ -38,6 +38,8 @@ from internvl_edge.runtime.targets.targets import Target, find_target, require_p
 ATTENTIONS = ("auto", "op", "pattern", "plugin")
 
 Builder = Callable[[Job], Built]
+_DETAILED = "layers in detail"
+"""Stands in the key of each plan: those built before plans told their layers in detail are built again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +228,7 @@ def _key(site: _Site, name: str) -> str:
         scales_digest(site.bundle),
         sorted(site.flags.items()),
         (site.flavour.name, site.flavour.version, site.target.sm),
+        _DETAILED,
         (options.ranges, options.limits, options.search_forms),
     )
 

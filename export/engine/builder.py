@@ -185,6 +185,7 @@ def _allow_decomposition(flavour: Flavour, network: Any) -> None:
 
 def _config(flavour: Flavour, builder: Any, target: Target, workspace_bytes: int | None) -> Any:
     trt, config = flavour.trt, builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # readers of layers want tensors, formats and tactics
     if known := flavour.capabilities.compute_capabilities:
         if target.sm not in known:
             built = ", ".join(f"sm_{sm}" for sm in known)

@@ -15,7 +15,13 @@ def trtexec_line(
 
     10.x types a network by its graph only when asked (``--stronglyTyped``); 11.x always does.
     """
-    words = ["trtexec", f"--onnx={onnx_file}", f"--saveEngine={plan_file}", "--skipInference"]
+    words = [
+        "trtexec",
+        f"--onnx={onnx_file}",
+        f"--saveEngine={plan_file}",
+        "--skipInference",
+        "--profilingVerbosity=detailed",
+    ]
     if major < 11:
         words.append("--stronglyTyped")
     if workspace_bytes is not None:

@@ -9,10 +9,12 @@ import numpy as np
 from internvl_edge.runtime.backends.session import SessionOptions, TensorInfo, require_arrays
 from internvl_edge.runtime.errors import BackendError
 from internvl_edge.runtime.lowering.cpu import lower
+from internvl_edge.runtime.lowering.onnx_model import OnnxModel
 from internvl_edge.runtime.stages import COMPUTE, UNMEASURED, Stages
 
 if TYPE_CHECKING:
     from internvl_edge.runtime.profile.layers import LayerTime
+    from internvl_edge.runtime.profile.onnxruntime_layers import ProfileFiles
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
 
@@ -31,6 +33,7 @@ _EXTRAS: dict[Provider, str] = {"cpu": "cpu", "cuda": "gpu", "tensorrt": "gpu"}
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
 """What can cross the border as NumPy arrays; bfloat16 cannot."""
 _NO_MEMORY = ("out of memory", "failed to allocate memory", "bad_alloc", "bad allocation")
+_WEIGHTS_BESIDE = "session.optimized_model_external_initializers_file_name"
 _FATAL_ONLY = 4
 """Log level: every failure is raised, so that printing it as well would say it twice."""
 
@@ -83,21 +86,31 @@ class OnnxRuntimeSession:
         from internvl_edge.runtime.profile.onnxruntime_layers import profiled_layers
 
         feeds = {name: np.ascontiguousarray(value, self.inputs[name].dtype) for name, value in inputs.items()}
-        return profiled_layers(self._opened, feeds, runs)
+        return profiled_layers(self._opened, feeds, runs, self._graph_bytes())
 
     def close(self) -> None:
         """Free the session."""
         self._session = None
 
-    def _opened(self, profile: Path | None = None) -> Any:
-        """Return a new session, which writes a trace to the prefix `profile` if one is given."""
+    def _graph_bytes(self) -> int | None:
+        """Return what the graph takes with its weights in fp32; None where a provider compiles what it takes."""
+        if self._lowered is None:
+            return None
+        model = OnnxModel(self._lowered.model, self._file.parent)
+        return len(self._lowered.model) + sum(4 * tensor.size for tensor in model.initializers.values())
+
+    def _opened(self, profile: "ProfileFiles | None" = None) -> Any:
+        """Return a new session, which writes what `profile` names if it is given."""
         import onnxruntime
 
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = _FATAL_ONLY
         settings.intra_op_num_threads = self._threads
         if profile is not None:
-            settings.enable_profiling, settings.profile_file_prefix = True, str(profile)
+            settings.enable_profiling, settings.profile_file_prefix = True, str(profile.trace)
+            if profile.graph is not None:
+                settings.optimized_model_filepath = str(profile.graph)
+                settings.add_session_config_entry(_WEIGHTS_BESIDE, "weights.bin")  # a file of protobuf ends at 2 GiB
         providers = list(_PROVIDERS[self._provider])
         if self._lowered is None:
             return onnxruntime.InferenceSession(str(self._file), settings, providers=providers)

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 Device = Literal["CPU", "GPU"]
 
-_MS_PER_S = 1e3
 _BACKENDS: dict[Device, str] = {"CPU": "openvino", "GPU": "openvino_gpu"}
 
 
@@ -90,7 +89,10 @@ class OpenVinoSession:
 
     def layer_times(self, inputs: Mapping[str, np.ndarray], runs: int) -> "list[LayerTime]":
         """Return the layers as they run, from a compiled graph of its own that counts their times."""
-        request = self._compile(self._read(), profile=True).create_infer_request()
+        from internvl_edge.runtime.profile.openvino_layers import layers_of_runs
+
+        compiled = self._compile(self._read(), profile=True)
+        request = compiled.create_infer_request()
         arrays = self._arrays(inputs)
         _set_inputs(request, arrays)
         request.infer(share_outputs=True)  # the first one takes memory
@@ -98,7 +100,8 @@ class OpenVinoSession:
         for _ in range(runs):
             request.infer(share_outputs=True)
             found.append(request.get_profiling_info())
-        return _layers(found)
+        model = compiled.get_runtime_model()  # read behind the runs: its shapes are theirs
+        return layers_of_runs(found, model, list(self.outputs))
 
     def close(self) -> None:
         """Free the graph."""
@@ -208,24 +211,6 @@ def _info(port: Any, axes: Mapping[str, Sequence[int | str]]) -> TensorInfo:
     named = axes.get(name, sizes)
     shape = tuple(axis if size is None else size for size, axis in zip(sizes, named, strict=True))
     return TensorInfo(name, np.dtype(port.get_element_type().to_dtype()), shape)
-
-
-def _layers(runs: Sequence[Sequence[Any]]) -> "list[LayerTime]":
-    """Return what ran of each run's profiling, in order; layers that were fused into others did not.
-
-    A run that took less than a microsecond counts as none with OpenVINO: one of them suffices.
-    """
-    from internvl_edge.runtime.profile.layers import LayerTime
-
-    return [
-        LayerTime(
-            name=layer[0].node_name,
-            op=f"{layer[0].node_type} ({layer[0].exec_type})",
-            times_ms=tuple(run.real_time.total_seconds() * _MS_PER_S for run in layer),
-        )
-        for layer in zip(*runs, strict=True)
-        if any(run.status == run.Status.EXECUTED for run in layer)
-    ]
 
 
 def _reason(error: RuntimeError) -> str:

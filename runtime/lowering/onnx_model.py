@@ -20,7 +20,7 @@ _MODEL_GRAPH, _MODEL_OPSETS, _MODEL_FUNCTIONS = 7, 8, 25
 _FUNCTION_NAME, _FUNCTION_DOMAIN = 1, 10
 _OPSET_DOMAIN, _OPSET_VERSION = 1, 2
 _GRAPH_NODES, _GRAPH_INITIALIZERS, _GRAPH_INPUTS, _GRAPH_OUTPUTS, _GRAPH_VALUE_INFOS = 1, 5, 11, 12, 13
-_NODE_INPUTS, _NODE_OUTPUTS, _NODE_OP_TYPE, _NODE_ATTRIBUTES, _NODE_DOMAIN = 1, 2, 4, 5, 7
+_NODE_INPUTS, _NODE_OUTPUTS, _NODE_NAME, _NODE_OP_TYPE, _NODE_ATTRIBUTES, _NODE_DOMAIN = 1, 2, 3, 4, 5, 7
 _ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_TEXT, _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH = 1, 3, 4, 5, 6
 _ATTRIBUTE_INTS, _ATTRIBUTE_GRAPHS = 8, 11
 _ATTRIBUTE_TYPE, _TYPE_INT = 20, 2
@@ -140,6 +140,11 @@ class Node:
         message.put(_NODE_ATTRIBUTES, *self.attributes.values())
         message.put(_NODE_DOMAIN, self.domain)
         return message
+
+    @property
+    def name(self) -> str:
+        """Return its name."""
+        return Message(list(self.rest)).text(_NODE_NAME)
 
     def integer(self, name: str, default: int) -> int:
         """Return an attribute that is an integer."""

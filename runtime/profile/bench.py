@@ -1,13 +1,15 @@
 """Measure the cases of a bundle one after the other, with their layers where they are wanted."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from internvl_edge.runtime.model import InternVL
 from internvl_edge.runtime.profile.board import Watch
 from internvl_edge.runtime.profile.cases import layer_inputs
-from internvl_edge.runtime.profile.layers import LayerTime, LayerTimes
+from internvl_edge.runtime.profile.layer_info import layer_info
+from internvl_edge.runtime.profile.layers import LayerInfo, LayerTime, LayerTimes
 from internvl_edge.runtime.profile.measure import Case, MeasureOptions, measure
 from internvl_edge.runtime.profile.sensors import find_sensor
 from internvl_edge.runtime.profile.summary import Summary, summarize
@@ -36,18 +38,20 @@ def run_cases(
             measured = None if stop.is_set() else measure(case, options.measure, stop, watch)
             if measured is None:
                 return
-            layers = _layers(model, case) if options.layers and not stop.is_set() else []
-            yield summarize(measured, options.percents, source, layers)
+            layers, info = _layers(model, case) if options.layers and not stop.is_set() else ([], None)
+            yield summarize(measured, options.percents, source, layers, info)
     finally:
         watch.close()
         model.close()
 
 
-def _layers(model: InternVL, case: Case) -> list[LayerTime]:
-    """Return the layers of a graph, from runs of their own; none of a request, or where the backend does not tell."""
+def _layers(model: InternVL, case: Case) -> tuple[list[LayerTime], Mapping[str, Any] | None]:
+    """Return a graph's layers from runs of their own, with their description; none of a request or a silent backend."""
     if not case.graph:
-        return []
+        return [], None
     session = model.session(case.graph)
-    if not isinstance(session, LayerTimes):
-        return []
-    return session.layer_times(layer_inputs(model, case.graph, case.phase, case.batch), LAYER_RUNS)
+    inputs = layer_inputs(model, case.graph, case.phase, case.batch)
+    layers = session.layer_times(inputs, LAYER_RUNS) if isinstance(session, LayerTimes) else []
+    if isinstance(session, LayerInfo):
+        return layers, session.layer_info(inputs)
+    return layers, layer_info(layers, [*session.inputs, *session.outputs]) if layers else None

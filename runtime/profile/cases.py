@@ -22,6 +22,8 @@ SEED = 20231222
 CAPTION_IDS = 16
 """Every caption is made to have as many, so that calls do equal work."""
 _TRANSFERS = {"copies to and from the device": "in each call"}
+_IN_PLACE = ("onnxruntime", "openvino")
+"""Backends on the processor, where nothing is copied."""
 """As in trtexec without --noDataTransfers: a session takes and gives arrays of the host."""
 _PHASES = {"decoder": ("prompt", "step")}
 
@@ -159,7 +161,8 @@ def _settings(sessions: Sequence[Session]) -> dict[str, str]:
     for session in sessions:
         for name, value in {"backend": session.backend, **session.settings}.items():
             found.setdefault(name, []).append(value)
-    return {name: " and ".join(dict.fromkeys(values)) for name, values in found.items()} | _TRANSFERS
+    copied = _TRANSFERS if any(session.backend not in _IN_PLACE for session in sessions) else {}
+    return {name: " and ".join(dict.fromkeys(values)) for name, values in found.items()} | copied
 
 
 def _graphs_of(model: InternVL, task: str) -> tuple[str, ...]:

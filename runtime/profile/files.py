@@ -3,17 +3,14 @@
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-from internvl_edge.runtime.backends.session import Session
 from internvl_edge.runtime.outputs.files import is_stream, write_text
 from internvl_edge.runtime.outputs.strict_json import json_text
-from internvl_edge.runtime.profile.layers import LayerInfo
 from internvl_edge.runtime.profile.page import page_html
 from internvl_edge.runtime.profile.report import Report, report_json
 from internvl_edge.runtime.profile.summary import Summary
 from internvl_edge.runtime.profile.trace import trace_json
-from internvl_edge.runtime.profile.trtexec import layer_info, profile_json, times_json
+from internvl_edge.runtime.profile.trtexec import profile_json, times_json
 
 WHOLE: Mapping[str, Callable[[Report], str]] = {
     "json": report_json,
@@ -24,6 +21,7 @@ WHOLE: Mapping[str, Callable[[Report], str]] = {
 EACH: Mapping[str, Callable[[Summary], str]] = {
     "export_times": lambda case: times_json(case.measured.calls),
     "export_profile": lambda case: profile_json(case.layers),
+    "export_layer_info": lambda case: json_text(case.layer_info) + "\n",
 }
 """Option -> content of a file that holds one case, as trtexec's do."""
 LAYERED = ("html", "export_profile", "export_layer_info")
@@ -35,27 +33,9 @@ def write_files(report: Report, paths: Mapping[str, Path | None]) -> list[Path]:
     written = [write_text(path, WHOLE[option](report)) for option, path in paths.items() if path and option in WHOLE]
     for option, content in EACH.items():
         if path := paths.get(option):
-            cases = [case for case in report.cases if option != "export_profile" or case.layers]
+            cases = [case for case in report.cases if option not in LAYERED or case.layers or case.layer_info]
             many = len(report.cases) > 1
             written += [write_text(case_path(path, case, many), content(case)) for case in cases]
-    return written
-
-
-def write_layer_info(report: Report, path: Path, session_of: Callable[[str], Session]) -> list[Path]:
-    """Write the layers of each graph: by the session's own inspector where it has one, otherwise from their times."""
-    written = []
-    for case in report.cases:
-        if not case.measured.graph:
-            continue
-        session = session_of(case.measured.graph)
-        info: Mapping[str, Any] | None = None
-        if isinstance(session, LayerInfo):
-            info = session.layer_info()
-        elif case.layers:
-            info = layer_info(case.layers, [*session.inputs, *session.outputs])
-        if info is not None:
-            target = case_path(path, case, len(report.cases) > 1)
-            written.append(write_text(target, json_text(info) + "\n"))
     return written
 
 

@@ -4,7 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any, Protocol, runtime_checkable
+from math import prod
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -12,6 +13,21 @@ _PATH = re.compile(r"[A-Za-z_]\w*(?:\.\w+)+|^[A-Za-z_]\w*(?=/)")
 """Dotted words; or the single one in front of a slash, which is the graph's own."""
 UNMAPPED = "(made by the backend)"
 """Layers whose name holds no module path, as a fusion that the backend named anew."""
+
+
+class LayerTensor(NamedTuple):
+    """What a layer reads or writes."""
+
+    name: str
+    """Equal where one layer reads what another wrote."""
+    dtype: str
+    """In the backend's words."""
+    shape: tuple[int, ...]
+
+    @property
+    def values(self) -> int:
+        """How many values it has."""
+        return prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,9 +39,18 @@ class LayerTime:
     """What kind of layer, in the backend's words."""
     times_ms: tuple[float, ...]
     """One for each run."""
-    inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()
-    """Type and shape of each input, where the backend tells."""
-    outputs: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    tactic: str = ""
+    """Which kernel ran it, where the backend tells."""
+    inputs: tuple[LayerTensor, ...] = ()
+    """What other layers or the caller gave, where the backend tells."""
+    weights: tuple[LayerTensor, ...] = ()
+    """Inputs that are constants of the graph."""
+    outputs: tuple[LayerTensor, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """The kind of layer with its kernel, as people read it."""
+        return f"{self.op} ({self.tactic})" if self.tactic else self.op
 
     @property
     def path(self) -> str:
@@ -61,8 +86,8 @@ class LayerTimes(Protocol):
 class LayerInfo(Protocol):
     """A session that can describe its layers as TensorRT's engine inspector does."""
 
-    def layer_info(self) -> Mapping[str, Any]:
-        """Return ``{"Layers": [...], "Bindings": [...]}``."""
+    def layer_info(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+        """Return ``{"Layers": [...], "Bindings": [...]}``, with the shapes that a run on `inputs` has."""
         ...
 
 
@@ -98,7 +123,7 @@ def module_times(layers: Sequence[LayerTime]) -> list[ModuleTime]:
             mean_ms=(mean := sum(layer.mean_ms for layer in group)),
             share=mean / total if total > 0 else 0.0,
             layers=len(group),
-            ops=tuple(dict.fromkeys(layer.op for layer in group)),
+            ops=tuple(dict.fromkeys(layer.kind for layer in group)),
         )
         for path, group in groups.items()
     ]

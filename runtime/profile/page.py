@@ -18,6 +18,7 @@ from internvl_edge.runtime.profile.report import (
 from internvl_edge.runtime.profile.steady import RULE
 from internvl_edge.runtime.profile.summary import Summary
 from internvl_edge.runtime.profile.svg import bars, histogram, timeline
+from internvl_edge.runtime.profile.trtexec import named_parts
 from internvl_edge.runtime.profile.verdict import Verdict
 
 _TEMPLATE = "templates/bench.html"
@@ -73,7 +74,7 @@ def _case(report: Report, index: int, case: Summary) -> str:
         ),
         _part("Over time", timeline([call.host.start_ms for call in measured.calls], times)),
         _part("Stages, per call", _table(STAGE_HEAD, stage_rows(case))) if case.stages else "",
-        _part("Parts, as trtexec names them", _table(_PART_HEAD, _part_rows(case))),
+        _part("Parts of a call", _table(_PART_HEAD, _part_rows(case))),
         "</div>",
         _layers(case.layers),
     ]
@@ -84,16 +85,9 @@ _PART_HEAD = ("", "min ms", "median ms", "mean ms", "max ms")
 
 
 def _part_rows(case: Summary) -> list[tuple[str, ...]]:
-    parts = {
-        "Latency": case.latency,
-        "Enqueue Time": case.enqueue,
-        "H2D Latency": case.h2d,
-        "GPU Compute Time": case.compute,
-        "D2H Latency": case.d2h,
-    }
     return [
         (name, *(f"{value:.3f}" for value in (times.min_ms, times.median_ms, times.mean_ms, times.max_ms)))
-        for name, times in parts.items()
+        for name, times in named_parts(case).items()
     ]
 
 
@@ -137,7 +131,7 @@ def _layers(layers: Sequence[LayerTime]) -> str:
     table = _table(
         ("layer", "kind", "module", "mean ms", "median ms"),
         [
-            (layer.name, layer.op, layer.path, f"{layer.mean_ms:.4f}", f"{layer.median_ms:.4f}")
+            (layer.name, layer.kind, layer.path, f"{layer.mean_ms:.4f}", f"{layer.median_ms:.4f}")
             for layer in sorted(layers, key=lambda layer: -layer.mean_ms)
         ],
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -69,6 +70,8 @@ class Summary:
     stages: tuple[StageSummary, ...]
     board: BoardSummary | None
     layers: tuple[LayerTime, ...]
+    layer_info: Mapping[str, Any] | None
+    """The layers as TensorRT's engine inspector tells them; None where the backend does not."""
     notes: tuple[str, ...]
 
     @property
@@ -78,13 +81,22 @@ class Summary:
         return f"{self.measured.name}, batch {self.measured.batch}{streams}"
 
     @property
+    def on_device(self) -> bool:
+        """Whether a device's own clock timed the work; a processor is timed by the host alone."""
+        return any(span.on_device for call in self.measured.calls for span in call.spans)
+
+    @property
     def host_ms(self) -> list[float]:
         """The calls as the host saw them, in their order."""
         return [call.host.length_ms for call in self.measured.calls]
 
 
 def summarize(
-    measured: Measured, percents: Sequence[float], source: str = "", layers: Sequence[LayerTime] = ()
+    measured: Measured,
+    percents: Sequence[float],
+    source: str = "",
+    layers: Sequence[LayerTime] = (),
+    info: Mapping[str, Any] | None = None,
 ) -> Summary:
     """Return the summary of a measurement; `source` names what read the board."""
     calls = measured.calls
@@ -108,6 +120,7 @@ def summarize(
         stages=tuple(_stages(calls, host.mean_ms)),
         board=board,
         layers=tuple(layers),
+        layer_info=info,
         notes=(*_notes(measured, host), *_bound_notes(enqueue, h2d, compute, d2h), *_board_notes(measured, board)),
     )
 

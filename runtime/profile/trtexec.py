@@ -1,10 +1,11 @@
 """The lines and files that trtexec writes, so that its readers read ours: `sampleReporting.cpp` of TensorRT 8.6 to 10.
 
-Numbers are printed with six significant digits, as a C++ stream does. On a CPU "GPU Compute Time" is the whole call.
+Numbers are printed with six significant digits, as a C++ stream does. On a processor there is no time of a GPU and
+there are no copies; the summary has the other lines.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from internvl_edge.runtime.profile.calls import Call, Part
@@ -19,14 +20,27 @@ def summary_lines(summary: Summary) -> list[str]:
     return [
         "=== Performance summary ===",
         f"Throughput: {_number(summary.throughput_qps)} qps",
-        f"Latency: {distribution_text(summary.latency)}",
-        f"Enqueue Time: {distribution_text(summary.enqueue)}",
-        f"H2D Latency: {distribution_text(summary.h2d)}",
-        f"GPU Compute Time: {distribution_text(summary.compute)}",
-        f"D2H Latency: {distribution_text(summary.d2h)}",
+        *(f"{name}: {distribution_text(times)}" for name, times in named_parts(summary).items()),
         f"Total Host Walltime: {_number(summary.measured.wall_s)} s",
-        f"Total GPU Compute Time: {_number(compute_s)} s",
+        f"Total {_compute(summary)}: {_number(compute_s)} s",
     ]
+
+
+def named_parts(summary: Summary) -> dict[str, Distribution]:
+    """Return the parts of a call by the names that trtexec gives them; on a processor those that there are."""
+    if not summary.on_device:
+        return {"Latency": summary.latency, _compute(summary): summary.compute}
+    return {
+        "Latency": summary.latency,
+        "Enqueue Time": summary.enqueue,
+        "H2D Latency": summary.h2d,
+        _compute(summary): summary.compute,
+        "D2H Latency": summary.d2h,
+    }
+
+
+def _compute(summary: Summary) -> str:
+    return "GPU Compute Time" if summary.on_device else "Compute Time"
 
 
 def distribution_text(times: Distribution) -> str:
@@ -65,23 +79,6 @@ def profile_json(layers: Sequence[LayerTime]) -> str:
     return _array([json.dumps(row, separators=(", ", " : ")) for row in rows])
 
 
-def layer_info(layers: Sequence[LayerTime], bindings: Sequence[str]) -> Mapping[str, Any]:
-    """Return the content of ``--exportLayerInfo``, as the engine inspector tells it, for a backend without one."""
-    return {
-        "Layers": [
-            {
-                "Name": layer.name,
-                "LayerType": layer.op,
-                "Inputs": [_tensor(dtype, shape) for dtype, shape in layer.inputs],
-                "Outputs": [_tensor(dtype, shape) for dtype, shape in layer.outputs],
-                "Metadata": f"[Module: {layer.path}]",
-            }
-            for layer in layers
-        ],
-        "Bindings": list(bindings),
-    }
-
-
 def _times(call: Call) -> dict[str, float]:
     values: dict[str, float] = {}
     for name, part in (("Enq", call.enqueue), ("H2d", call.h2d), ("Compute", call.compute), ("D2h", call.d2h)):
@@ -93,10 +90,6 @@ def _times(call: Call) -> dict[str, float]:
 
 def _edges(part: Part) -> tuple[float, float]:
     return _rounded(part.start_ms), _rounded(part.start_ms + part.length_ms)
-
-
-def _tensor(dtype: str, shape: Sequence[int]) -> dict[str, Any]:
-    return {"Name": "", "Dimensions": list(shape), "Format/Datatype": f"Row major linear {dtype}"}
 
 
 def _array(rows: Sequence[str]) -> str:

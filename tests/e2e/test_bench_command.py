@@ -1,6 +1,7 @@
 """`bench` on the demo: figures of every graph and request, its files, Ctrl-C, two at once, wrong options."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from tests.e2e.conftest import Run
 from tests.e2e.test_cli import one_line
+from tests.layer_reader import read_layers
 
 QUICK = ("--duration", "0.05", "--iterations", "3", "--threads", "1")
 
@@ -40,11 +42,13 @@ def test_every_graph_and_request_is_measured(run: Run, demo_bundle: Path, tmp_pa
     assert json.loads(files["trace"].read_text())["traceEvents"]
 
 
-def test_exports_have_trtexecs_shape(run: Run, demo_bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_exports_have_trtexecs_shape(run: Run, demo_bundle: Path, tmp_path: Path, backend: str) -> None:
     times, profile, info = (tmp_path / f"{name}.json" for name in ("times", "profile", "info"))
     exports = ("--export-times", times, "--export-profile", profile, "--export-layer-info", info)
-    done = run("bench", demo_bundle, *QUICK, "--graph", "vision", "--batch", "2", *exports)
+    done = run("bench", demo_bundle, *QUICK, "--graph", "vision", "--batch", "2", "--backend", backend, *exports)
     assert done.returncode == 0, done.stderr
+    assert not re.search("GPU|H2D|D2H", done.stdout + profile.read_text() + info.read_text()), "it ran on a processor"
     assert {"startComputeMs", "computeMs", "latencyMs"} <= set(json.loads(times.read_text())[0])
     count, *layers = json.loads(profile.read_text())
     assert count == {"count": 20}
@@ -52,6 +56,11 @@ def test_exports_have_trtexecs_shape(run: Run, demo_bundle: Path, tmp_path: Path
     content = json.loads(info.read_text())
     assert content["Bindings"] == ["pixel_values", "vision_states", "image_embeds"]
     assert [layer["Name"] for layer in content["Layers"]] == [layer["name"] for layer in layers]
+    found = read_layers(content)
+    assert found.tensors > 2 * len(layers)
+    assert (found.unknown, found.problems, found.unwritten, found.unread) == ([], [], [], [])
+    assert len(found.edges) >= len(layers) - 2
+    assert found.weight_bytes > 10 << 20, "the tower's weights in fp32"
 
 
 def test_streams_share_a_session(run: Run, demo_bundle: Path, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from tests.gpu.agree import Record, require_agreement
 from tests.gpu.built import Built
 from tests.gpu.cases import CASES, PROMPT_IDS, Case, case_of
 from tests.gpu.marks import GPU
+from tests.layer_reader import read_layers
 
 pytestmark = GPU
 
@@ -210,12 +211,16 @@ def test_layers_take_the_time_of_the_whole(demo: Built, reference: InternVL, rec
     case = case_of(reference, "vision")
     with closing(_open(demo, "vision")) as session:
         layers = session.layer_times(case.inputs, runs=10)
-        info = session.layer_info()
+        info = session.layer_info(case.inputs)
     record_property("layers", len(layers))
     record_property("layers_ms", sum(layer.median_ms for layer in layers))
     assert layers
     assert {len(layer.times_ms) for layer in layers} == {10}
-    assert info["Layers"]
+    read = read_layers(info)
+    record_property("unknown_formats", read.unknown)
+    assert not read.problems
+    assert read.edges
+    assert "N/A due to dynamic shapes" not in read.unknown
 
 
 def test_a_batch_beyond_the_plan_is_refused_before_the_device(demo: Built, reference: InternVL) -> None:

@@ -27,15 +27,17 @@ class LayerClock:
         ]
 
 
-def inspected(trt: ModuleType, engines: Sequence[Any]) -> Mapping[str, Any]:
+def inspected(trt: ModuleType, engines: Sequence[Any], contexts: Sequence[Any]) -> Mapping[str, Any]:
     """Return ``{"Layers": [...], "Bindings": [...]}`` of plans that run one behind the other.
 
-    A layer is an object if its plan was built with details, else its name.
+    `contexts` have the shapes set: without them the inspector tells neither sizes nor formats of what varies. A layer
+    is an object if its plan was built with details, else its name.
     """
     found: dict[str, list[Any]] = {"Layers": [], "Bindings": []}
-    for engine in engines:
-        told = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-        content = json.loads(told or "{}")
+    for engine, context in zip(engines, contexts, strict=True):
+        inspector = engine.create_engine_inspector()
+        inspector.execution_context = context
+        content = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON) or "{}")
         for part, entries in found.items():
             entries += [entry for entry in content.get(part, ()) if entry not in entries]
     return found

@@ -2,7 +2,8 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +110,17 @@ class Program:
             for _ in range(runs):
                 self._timed_run(execution, inputs, [], stages)
         finally:
+            execution.close()
+
+    @contextmanager
+    def shaped(self, profile: int, inputs: Mapping[str, Shape]) -> Iterator[list[Any]]:
+        """Lend contexts whose shapes are set, which run nothing."""
+        execution = self._graph.new_execution()
+        try:
+            execution.shape(profile, inputs, self._lane.stream)
+            yield execution.contexts
+        finally:
+            self._lane.drain()  # a profile is selected in the order of the stream
             execution.close()
 
     def close(self) -> None:

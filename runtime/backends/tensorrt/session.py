@@ -1,5 +1,6 @@
 """A graph of plans behind the protocol that all backends share."""
 
+import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ from internvl_edge.runtime.stages import UNMEASURED, Stages
 
 if TYPE_CHECKING:
     from internvl_edge.runtime.profile.layers import LayerTime
+
+logger = logging.getLogger(__name__)
 
 _PAST = "past_key_values."
 """Inputs of a graph whose past grows with every step."""
@@ -139,13 +142,21 @@ class TensorRTSession:
         profile = self._profile({name: value.shape for name, value in inputs.items()})
         with self._program() as program:
             program.run_profiled(inputs, profile, clock.profiler, runs + 1, UNMEASURED)
-        return clock.layers(runs, self.layer_info())
+        return clock.layers(runs, self.layer_info(inputs))
 
-    def layer_info(self) -> Mapping[str, Any]:
-        """Return what the engine inspector says of all plans, as one."""
+    def layer_info(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+        """Return what the engine inspector says of all plans, as one, for the shapes of `inputs`."""
         from internvl_edge.runtime.backends.tensorrt.layers import inspected
 
-        return inspected(self._machine.library.trt, [plan.engine for plan in self._plans])
+        shapes = {name: value.shape for name, value in inputs.items()}
+        with self._program() as program, program.shaped(self._profile(shapes), shapes) as contexts:
+            found = inspected(self._machine.library.trt, [plan.engine for plan in self._plans], contexts)
+        if not all(isinstance(layer, dict) for layer in found["Layers"]):
+            logger.warning(
+                "graph %s: its plans tell only the names of some layers; build them again for tensors and formats",
+                self._graph,
+            )
+        return found
 
     def close(self) -> None:
         """Free the graph's memory once nothing runs; a second call does nothing."""

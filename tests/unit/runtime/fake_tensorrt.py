@@ -114,13 +114,35 @@ class IRuntimeConfig:
 
 
 class EngineInspector:
+    """Tells details of plans that were built with them, sizes and formats only where a context has shapes."""
+
     def __init__(self, plan: Mapping[str, Any]) -> None:
         self._plan = plan
+        self.execution_context: IExecutionContext | None = None
 
     def get_engine_information(self, format: LayerInformationFormat) -> str:
         assert format is LayerInformationFormat.JSON
-        layer = {"Name": self._plan["layer"], "LayerType": "gemm"}
+        layer: Any = self._plan["layer"]
+        if self._plan.get("detailed", True):
+            sides = {
+                side.capitalize(): [self._tensor(name) for name in self._plan[side]] for side in ("inputs", "outputs")
+            }
+            layer = {
+                "Name": layer,
+                "LayerType": "gemm",
+                **sides,
+                "ParameterType": "gemm",
+                "TacticName": "fake",
+                "StreamId": 0,
+            }
         return json.dumps({"Layers": [layer], "Bindings": list(self._plan["tensors"])})
+
+    def _tensor(self, name: str) -> dict[str, Any]:
+        known = {"float16": "Row major linear FP16 format", "float32": "Row major linear FP32"}
+        dtype, context = str(np.dtype(self._plan["tensors"][name])), self.execution_context
+        told = known.get(dtype, "Row major linear Int64 format") if context else "N/A due to dynamic shapes"
+        sizes = list(context.get_tensor_shape(name)) if context else [-1]
+        return {"Name": name, "Location": "Device", "Dimensions": sizes, "Format/Datatype": told}
 
 
 class ICudaEngine:

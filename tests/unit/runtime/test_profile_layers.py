@@ -51,7 +51,8 @@ def test_the_first_run_of_a_trace_does_not_count() -> None:
     first, second = layers_of_trace(events, 1)
     assert (first.name, first.op, first.times_ms) == ("m.a", "MatMul", (0.01,))
     assert second.times_ms == (0.03,)
-    assert first.inputs == first.outputs == (("float", (1, 3)),)
+    assert [tensor[1:] for tensor in (*first.inputs, *first.outputs)] == [("float", (1, 3))] * 2
+    assert len({tensor.name for layer in (first, second) for tensor in (*layer.inputs, *layer.outputs)}) == 4
 
 
 def test_onnxruntime_tells_its_layers(tmp_path: Path) -> None:
@@ -73,6 +74,7 @@ def test_onnxruntime_tells_its_layers(tmp_path: Path) -> None:
         ("Softmax", "tower.layers.0"),
     ]
     assert all(len(layer.times_ms) == 4 and layer.total_ms >= 0 for layer in layers)
-    assert layers[0].inputs == (("float", (2, 8)), ("float", (8, 8)))
+    assert layers[0].inputs == (("x", "float", (2, 8)), ("w", "float", (8, 8)))
+    assert layers[0].outputs == layers[1].inputs == (("product", "float", (2, 8)),)
     assert set(tmp_path.iterdir()) == before
     assert not list(Path.cwd().glob("profile*.json"))

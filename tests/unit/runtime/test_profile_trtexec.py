@@ -3,9 +3,13 @@
 import json
 import re
 
+from internvl_edge.runtime.profile.calls import call_of
 from internvl_edge.runtime.profile.layers import LayerTime
+from internvl_edge.runtime.profile.page import page_html
+from internvl_edge.runtime.profile.report import Report, case_text
 from internvl_edge.runtime.profile.summary import Summary, summarize
-from internvl_edge.runtime.profile.trtexec import layer_info, profile_json, summary_lines, times_json
+from internvl_edge.runtime.profile.trtexec import profile_json, summary_lines, times_json
+from internvl_edge.runtime.stages import COMPUTE, Span
 from tests.unit.runtime.profile_fakes import measured
 
 LINES = """\
@@ -75,10 +79,20 @@ def test_the_profile_has_trtexecs_keys_and_adds_up() -> None:
     assert profile_json(layers).splitlines()[1] == '  { "count" : 3 }'
 
 
-def test_layers_are_described_as_the_inspector_does() -> None:
-    layer = LayerTime(name="a.b", op="MatMul", times_ms=(1.0,), inputs=(("float", (1, 3)),), outputs=(("int8", (1,)),))
-    info = layer_info([layer], ["x", "y"])
-    assert list(info) == ["Layers", "Bindings"]
-    (found,) = info["Layers"]
-    assert (found["Name"], found["LayerType"]) == ("a.b", "MatMul")
-    assert found["Inputs"] == [{"Name": "", "Dimensions": [1, 3], "Format/Datatype": "Row major linear float"}]
+def test_a_processor_has_no_time_of_a_gpu() -> None:
+    spans = (Span(COMPUTE, "vision", 0, 4_000_000, False, 1),)
+    calls = [call_of(0, 5_000_000, spans, stream=0, origin_ns=0)]
+    on_processor = summarize(measured([1.0], calls=calls, end_ns=5_000_000), (90.0,))
+    names = [line.partition(":")[0] for line in summary_lines(on_processor)]
+    assert names == [
+        "=== Performance summary ===",
+        "Throughput",
+        "Latency",
+        "Compute Time",
+        "Total Host Walltime",
+        "Total Compute Time",
+    ]
+    assert "min = 4 ms" in summary_lines(on_processor)[3]
+    report = Report(bundle="b", precision="fp32", host={}, cases=(on_processor,))
+    for text in (case_text(report, on_processor), page_html(report)):
+        assert not re.search(r"GPU|H2D|D2H|Enqueue", text)

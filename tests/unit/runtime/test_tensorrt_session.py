@@ -1,5 +1,6 @@
 """Plans behind the protocol, on a fake that enforces the order of calls: outputs are checked through the whole path."""
 
+import json
 import threading
 from pathlib import Path
 
@@ -260,6 +261,11 @@ def test_layers_are_told_by_name_kind_and_time(in_parts: Site, rng: np.random.Ge
         ("vision.encoder.first_half/mlp", "gemm", (0.25,) * 3),
         ("vision.encoder.second_half/mlp", "gemm", (0.25,) * 3),
     ]
-    info = session.layer_info()
+    info = session.layer_info({"pixel_values": pixels(rng, 2)})
     assert [layer["Name"] for layer in info["Layers"]] == [layer.name for layer in layers]
+    first, second = info["Layers"]
+    (written,) = first["Outputs"]
+    assert written in second["Inputs"], "an edge from layer to layer, of one shape"
+    assert written["Dimensions"][0] == 2
+    assert "N/A" not in json.dumps(info), "formats and sizes need a context with shapes"
     assert info["Bindings"] == ["pixel_values", "hidden", "vision_states", "image_embeds"]

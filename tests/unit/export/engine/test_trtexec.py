@@ -17,6 +17,7 @@ def test_tensorrt_10_is_told_to_type_by_the_graph_and_11_does_so_by_itself() -> 
         "--onnx=onnx/fp16/vision.onnx",
         "--saveEngine=vision.plan",
         "--skipInference",
+        "--profilingVerbosity=detailed",
         "--minShapes=pixel_values:1x3x70x70",
         "--optShapes=pixel_values:2x3x70x70",
         "--maxShapes=pixel_values:8x3x70x70",
