@@ -6,7 +6,7 @@ from typing import Any
 
 from internvl_edge.runtime.serve.protocol.http.document.operations import BYTES, JSON, OPENAI, OPERATIONS, Operation
 from internvl_edge.runtime.serve.protocol.http.document.schemas import SCHEMAS, reference
-from internvl_edge.runtime.serve.protocol.http.embeddings import MODES
+from internvl_edge.runtime.serve.protocol.http.embeddings import model_names
 from internvl_edge.runtime.serve.signature import Signature
 
 _REFUSALS: Mapping[str, str] = {
@@ -82,7 +82,7 @@ def _parameter(name: str, operation: Operation, signatures: Mapping[str, Signatu
     schema: dict[str, Any] = {"type": "string"}
     words = _WORDS.get(name, "")
     if name == "model":
-        names = list(MODES) if operation.tag == OPENAI else list(signatures)
+        names = list(model_names(signatures)) if operation.tag == OPENAI else list(signatures)
         schema = {"type": "string", "enum": names} if names else schema
         words = "" if operation.tag == OPENAI else "; ".join(f"{n}: {model_words(s)}" for n, s in signatures.items())
     return {"name": name, "in": "path", "required": True, "description": words, "schema": schema}

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from internvl_edge.runtime.serve.protocol.http.embeddings import FIELDS, MODES
+from internvl_edge.runtime.serve.protocol.http.embeddings import FIELDS
 from internvl_edge.runtime.serve.signature import DATATYPES
 
 Schema = dict[str, Any]
@@ -56,7 +56,7 @@ _PARAMETERS: Schema = {
     "additionalProperties": {"type": ["string", "number", "boolean"]},
 }
 _EMBEDDING_FIELDS: Mapping[str, Schema] = {
-    "model": {"enum": list(MODES), "description": "Whose picture features are meant; texts have one kind."},
+    "model": _text("Whose picture features are meant, of those that GET /v1/models lists; texts have one kind."),
     "input": {
         "description": "A text, a data URL or the base64 of a picture, or a list of them.",
         "oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
