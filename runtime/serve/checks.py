@@ -97,8 +97,10 @@ def _texts(request: Request, served: Served) -> Iterator[str]:
             wrong: Callable[[str], bool] = _FINDINGS.get(tensor.name, _is_empty)
             for index, value in enumerate(request.inputs[tensor.name]):
                 text = _text(value)
-                if text is None:
-                    yield f"{tensor.name} {index} {_no_text(value)}"
+                if (kind := picture_format(value[:HEAD_BYTES])) not in (None, "PPM"):  # P3 may begin a text
+                    yield f"{tensor.name} {index} is a {kind} picture and no text"
+                elif text is None:
+                    yield f"{tensor.name} {index} is not UTF-8"
                 elif (finding := _picture_in(text)) is not None:
                     yield f"{tensor.name} {index} {finding}"
                 elif wrong(text):
@@ -136,11 +138,6 @@ def _picture_in(text: str) -> str | None:
     except InputError as error:
         return str(error)
     return None if picture is None else "is a picture and no text; send it to a model that takes pictures"
-
-
-def _no_text(value: bytes) -> str:
-    found = picture_format(value[:HEAD_BYTES])
-    return "is not UTF-8" if found is None else f"is a {found} picture and no text"
 
 
 def _is_empty(text: str) -> bool:

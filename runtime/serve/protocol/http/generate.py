@@ -49,6 +49,8 @@ def answer(signature: Signature, request: Asked, response: Response) -> dict[str
         content["id"] = request.id
     types = {tensor.name: tensor.datatype for tensor in signature.outputs}
     for name, array in response.outputs.items():
+        if name in content:
+            raise BadRequestError(f"output {name}: has the name of another field here; ask for it with infer")
         values = flattened(name, types[name], array)
         content[name] = values[0] if len(values) == 1 else values
     return content

@@ -25,6 +25,8 @@ def picture() -> bytes:
 
 
 PNG = picture()
+ASCII_BMP = b"BM" + bytes(12) + b"\x28\0\0\0" + b"\x01\0\0\0" * 2 + b"\x01\0\x18\0" + bytes(40)
+"""Bytes that are UTF-8 as well."""
 B64 = base64.b64encode(PNG).decode()
 SPELLINGS = [
     f"data:image/png;base64,{B64}",
@@ -106,6 +108,7 @@ def test_raw_tensors_are_held_to_it_too(places: Places, engine: FakeEngine) -> N
         for name, content, words in (
             ("text", SPELLINGS[0].encode(), "text 0 is a picture and no text"),
             ("text", PNG, "text 0 is a PNG picture and no text"),
+            ("text", ASCII_BMP, "text 0 is a BMP picture and no text"),
             ("image", b"s3://bucket/a.png", "image 0 is an address"),
         ):
             value = grpc.InferInput(name, [1], "BYTES")

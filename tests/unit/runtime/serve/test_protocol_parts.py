@@ -10,10 +10,14 @@ from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.serve.protocol.checks import batches_of, deadline_of, quoted
 from internvl_edge.runtime.serve.protocol.credentials import Credentials, read_keys
 from internvl_edge.runtime.serve.protocol.http.body import Buffers
+from internvl_edge.runtime.serve.protocol.http.generate import answer
+from internvl_edge.runtime.serve.protocol.http.infer import Asked
 from internvl_edge.runtime.serve.protocol.raw import array_from_raw, raw_from_array
 from internvl_edge.runtime.serve.protocol.textual import flattened
 from internvl_edge.runtime.serve.refusals import BadRequestError, OverloadedError, UnauthorizedError
+from internvl_edge.runtime.serve.requests import Response
 from internvl_edge.runtime.serve.server import ServerOptions
+from internvl_edge.runtime.serve.signature import Signature, Tensor
 
 
 def test_each_batch_of_a_request_without_a_deadline_has_the_usual_one() -> None:
@@ -132,3 +136,17 @@ def test_options_that_do_not_fit(tmp_path: Path) -> None:
     ServerOptions(http=0, grpc=0)
     with pytest.raises(InputError, match="certificate and its key"):
         ServerOptions(tls_cert=tmp_path / "cert.pem")
+
+
+@pytest.mark.parametrize("name", ["id", "model_name", "model_version"])
+def test_an_output_of_a_fields_name_is_not_lost_in_generate(name: str) -> None:
+    signature = Signature(
+        name="odd",
+        inputs=(),
+        outputs=(Tensor(name=name, datatype="FP32", shape=(1,)),),
+        parameters={},
+        batched=False,
+    )
+    response = Response(outputs={name: np.ones(1, np.float32)})
+    with pytest.raises(BadRequestError, match=f"output {name}: has the name of another field here; ask .* with infer"):
+        answer(signature, Asked(inputs={}, id="mine"), response)
