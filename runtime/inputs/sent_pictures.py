@@ -13,6 +13,8 @@ _SCHEMES = "https?|ftps?|sftp|s3[an]?|gc?s|azure|az|abfss?|wasbs?|adl|hdfs|dbfs|
 _ADDRESS = re.compile(rf"(?:(?:{_SCHEMES})://|file:/|blob:)\S+", re.IGNORECASE)
 _ANY_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _AMID = re.compile(r"data:[^,\s]{0,256};\s*base64\s*,\s*[\w+/%-]", re.IGNORECASE | re.ASCII)
+_FIRST_LETTERS = re.compile(r"iVBO|[/_]9j[/_]|[/_]0[/_][/_]|R0lG|UklG|Qk|SUk[qr]|TU0A|AAAA")
+"""Of the base64 of each format of pictures, so that other text is told apart at once."""
 _HEAD_OF_BASE64 = re.compile(r"(?:[A-Za-z0-9+/_-]\s*){24,1024}", re.ASCII)
 _GENERIC = ("", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded")
 _SHOWN = 60
@@ -77,8 +79,7 @@ def _is_address(text: str) -> bool:
 
 def _bare_base64(text: str) -> bytes | None:
     """Return the picture that a text is the base64 of; None for other text, which has no picture's first bytes."""
-    begin = _HEAD_OF_BASE64.match(text)
-    if begin is None:
+    if _FIRST_LETTERS.match(text) is None or (begin := _HEAD_OF_BASE64.match(text)) is None:
         return None
     letters = re.sub(r"\s", "", begin.group())
     head = decoded_base64(letters[: len(letters) // 4 * 4].encode())

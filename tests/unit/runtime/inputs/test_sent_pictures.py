@@ -9,6 +9,7 @@ from PIL import Image
 
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.inputs.data_url import data_url, decoded_base64
+from internvl_edge.runtime.inputs.formats import PICTURE_FORMATS
 from internvl_edge.runtime.inputs.sent_pictures import received_picture, sent_picture
 
 
@@ -67,10 +68,11 @@ def test_a_picture_is_found_however_it_is_written(text: str) -> None:
     assert sent_picture(text) == PNG
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("kind", [kind for kind in PICTURE_FORMATS if kind not in ("PPM", "DIB")])
 def test_bare_base64_of_every_format_is_a_picture(kind: str) -> None:
     content = encoded(kind)
     assert sent_picture(base64.b64encode(content).decode()) == content
+    assert sent_picture(base64.urlsafe_b64encode(content).decode()) == content
 
 
 @pytest.mark.parametrize(
