@@ -1,7 +1,6 @@
 """The `internvl-edge` command: the group, its errors, and which commands it has."""
 
 import errno
-import logging
 import sys
 import unicodedata
 from typing import Any
@@ -11,6 +10,7 @@ import click
 from internvl_edge import __version__
 from internvl_edge.commands.bench import bench
 from internvl_edge.commands.export import export
+from internvl_edge.commands.logs import configure_logging
 from internvl_edge.commands.look import inspect
 from internvl_edge.commands.missing import missing_text
 from internvl_edge.commands.package import package
@@ -70,8 +70,8 @@ def _one_line(text: str) -> str:
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
-@click.option("-v", "--verbose", is_flag=True, help="Log what each stage does.")
-def main(verbose: bool) -> None:
+@click.option("-v", "--verbose", count=True, help="Log what each stage does; -vv: also what libraries log.")
+def main(verbose: int) -> None:
     """Compile InternVL checkpoints for edge and data-center GPUs, and run what came out.
 
     \b
@@ -86,9 +86,7 @@ def main(verbose: bool) -> None:
     internvl-edge serve BUNDLE                     over HTTP and gRPC: Open Inference Protocol, streams, embeddings
     internvl-edge package triton BUNDLE -o FOLDER  for NVIDIA Triton; also: package ray
     """
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
-    )
+    configure_logging(verbose)
 
 
 _COMMANDS = (export, calibrate, evaluate, compare, build_command, targets, doctor, inspect, run, bench, serve, package)

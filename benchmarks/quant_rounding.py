@@ -21,7 +21,6 @@ from internvl_edge.calib.recipe import Factors, LinearWeights, Recipe
 from internvl_edge.export.calibrate import CalibrateOptions, calibrate
 from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
 from internvl_edge.export.graph_inputs import FEEDS, GraphInputs
-from internvl_edge.export.progress import Silent
 from internvl_edge.export.quantize import fake_quantizers, make_recipe, quantized_sources, with_cached_values
 from internvl_edge.export.sites import model_sites
 from internvl_edge.export.sources import fetch_from, weight_sources
@@ -29,6 +28,7 @@ from internvl_edge.export.streamed import Change
 from internvl_edge.export.verify import torch_outputs
 from internvl_edge.export.weights import ComputedTensor, Source, whole
 from internvl_edge.runtime.preprocess import preprocess
+from internvl_edge.runtime.progress import Silent
 from internvl_edge.runtime.tokenizer import Tokenizer
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "emoji"

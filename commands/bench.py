@@ -90,6 +90,7 @@ def bench(
 
     Ctrl-C ends the measurement and prints what there is (exit code 130).
     """
+    from internvl_edge.progress import shown_progress
     from internvl_edge.runtime import InternVL
     from internvl_edge.runtime.backends import SessionOptions
     from internvl_edge.runtime.outputs.files import require_writable, takes_stdout
@@ -119,10 +120,14 @@ def bench(
     report = Report(
         bundle=str(bundle), precision=model.bundle.manifest.precision, host=host_conditions(), baseline=earlier
     )
-    with tempfile.TemporaryDirectory(prefix="internvl-edge-") as folder, finish_on_interrupt() as stop:
+    with (
+        tempfile.TemporaryDirectory(prefix="internvl-edge-") as folder,
+        finish_on_interrupt() as stop,
+        shown_progress() as progress,
+    ):
         cases = cases_of(model, chosen, Path(folder))
         show(f"{report.bundle} ({report.precision}), {len(cases)} cases", to_stderr=to_stderr)
-        for summary in run_cases(model, cases, options, stop):
+        for summary in run_cases(model, cases, options, stop, progress):
             report = report.with_case(summary)
             show(f"\n{case_text(report, summary)}", to_stderr=to_stderr)
         report = report.ended(stopped=stop.is_set())

@@ -99,8 +99,8 @@ def export(**options: Any) -> None:
     from internvl_edge.export.compile import export_bundle
     from internvl_edge.export.options import ExportOptions
     from internvl_edge.export.report import report_text
-    from internvl_edge.progress import RichProgress
+    from internvl_edge.progress import shown_progress
 
-    with RichProgress() as progress:
+    with shown_progress() as progress:
         report = export_bundle(ExportOptions(**options), progress)
     show(report_text(report))

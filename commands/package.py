@@ -52,10 +52,12 @@ def triton(bundle: Path, output: Path, **settings: Any) -> None:
     internvl-edge package triton bundle -o repository --platform tensorrt --target l4 -i photo.jpg
     tritonserver --model-repository repository
     """
+    from internvl_edge.progress import shown_progress
     from internvl_edge.runtime.package.options import RepositoryOptions
     from internvl_edge.runtime.package.repository import write_repository
 
-    models = write_repository(bundle, output, RepositoryOptions(**settings))
+    with shown_progress() as progress:
+        models = write_repository(bundle, output, RepositoryOptions(**settings), progress)
     show(f"{output}: {len(models)} models: {', '.join(models)}")
 
 

@@ -39,10 +39,10 @@ def build_command(bundle: Path, trtexec: bool, **settings: Any) -> None:
     """
     from internvl_edge.export.build import build, build_options
     from internvl_edge.export.build_report import build_text, trtexec_text
-    from internvl_edge.progress import RichProgress
+    from internvl_edge.progress import shown_progress
 
     options = build_options(**settings)
-    with RichProgress() as progress:
+    with shown_progress() as progress:
         report = build(bundle, options, progress)
     show(build_text(report))
     if trtexec:

@@ -44,9 +44,9 @@ def calibrate(**options: Any) -> None:
     from internvl_edge.export.calibrate import CalibrateOptions
     from internvl_edge.export.calibrate import calibrate as measure
     from internvl_edge.export.report import ranges_text
-    from internvl_edge.progress import RichProgress
+    from internvl_edge.progress import shown_progress
 
-    with RichProgress() as progress:
+    with shown_progress() as progress:
         report = measure(CalibrateOptions(**options), progress)
     show(ranges_text(report))
 
@@ -69,10 +69,10 @@ def evaluate(bundle: Path, data: Path, baseline: Path | None, as_json: bool, **s
     internvl-edge eval bundle-int8 --data examples/emoji/data/test.jsonl --baseline bundle --limit 400
     """
     from internvl_edge.calib.evaluation import EvalOptions, evaluate_bundle, evaluation_text
-    from internvl_edge.progress import RichProgress
+    from internvl_edge.progress import shown_progress
 
     options = EvalOptions(**{name: value for name, value in settings.items() if value is not None})
-    with RichProgress() as progress:
+    with shown_progress() as progress:
         found = evaluate_bundle(bundle, data, options, baseline, progress)
     text = evaluation_text(found.report, found.baseline, found.cosines)
     show_json(found.to_json()) if as_json else show(text)
@@ -100,8 +100,8 @@ def compare(bundle: Path, reference: Path, as_json: bool, **settings: Any) -> No
     from internvl_edge.export.compare import CompareOptions
     from internvl_edge.export.compare import compare as against
     from internvl_edge.export.compare_report import comparison_json, comparison_text
-    from internvl_edge.progress import RichProgress
+    from internvl_edge.progress import shown_progress
 
-    with RichProgress() as progress:
+    with shown_progress() as progress:
         found = against(bundle, reference, CompareOptions(**settings), progress)
     show_json(comparison_json(found)) if as_json else show(comparison_text(found))

@@ -148,7 +148,7 @@ def embed(
     An .npz holds `images`, `image_embeds`, `texts`, `text_embeds`; an .npy has its names in a .names.jsonl beside it.
     Rows are in the order of INPUTS. A run that was killed is taken up by the same command.
     """
-    from internvl_edge.progress import RichProgress
+    from internvl_edge.progress import shown_progress
     from internvl_edge.runtime.pipeline.embedding import EmbedReport, embed_texts, kept_line
     from internvl_edge.runtime.pipeline.embedding import embed as embed_pictures
     from internvl_edge.runtime.pipeline.options import EmbedOptions
@@ -168,7 +168,10 @@ def embed(
     try:
         with request.open(bundle, options.batch_size) as model:
             cluster = _cluster(model, request, workers, gpus) if engine == "ray" else None
-            with RichProgress() as progress, progress.task("Embedding", count) as advance:
+            with (
+                shown_progress() as progress,
+                progress.task("Embedding", count, "texts" if text_column else "pictures") as advance,
+            ):
                 report = write(model, advance=advance, engine=cluster)
             show(report.summary())
     except KeyboardInterrupt:

@@ -14,7 +14,6 @@ from internvl_edge.export.engine.ladder import Means, climb
 from internvl_edge.export.engine.profiles import Ranges, parse_range, profiles_for
 from internvl_edge.export.kit import KitReport, make_kit
 from internvl_edge.export.plans_page import write_plans_page
-from internvl_edge.export.progress import Progress, Silent
 from internvl_edge.export.staging import Staging, key_of, staged
 from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.cuda import Device, find_device
@@ -31,6 +30,7 @@ from internvl_edge.runtime.engines import (
 )
 from internvl_edge.runtime.errors import BundleError, EngineError, ExportError
 from internvl_edge.runtime.file_copy import keep_file
+from internvl_edge.runtime.progress import Progress, Silent
 from internvl_edge.runtime.targets.estimate import Limits, part_bytes, require_room
 from internvl_edge.runtime.targets.flavour import Flavour, flavour_for, launches_plugins
 from internvl_edge.runtime.targets.targets import Target, find_target, require_precision
@@ -160,7 +160,7 @@ def build_plans(
         engines = _others(site, folder, names)
         for other in engines.values():
             _keep(other, folder, staging.folder)
-        with (progress or Silent()).task(f"Building plans for {target.name}", len(names)) as advance:
+        with (progress or Silent()).task(f"Building plans for {target.name}", len(names), "graphs") as advance:
             for name in names:
                 if name in held:
                     engines[name] = _keep(held[name], folder, staging.folder)

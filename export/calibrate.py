@@ -20,7 +20,6 @@ from internvl_edge.export.checkpoint import Checkpoint, StoredTensor, open_check
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.models.graphs import GRAPH_NAMES, available_graphs
 from internvl_edge.export.producer import producer
-from internvl_edge.export.progress import Progress, Silent
 from internvl_edge.export.resolution import at_image_size
 from internvl_edge.export.sites import block_of, model_sites
 from internvl_edge.export.sources import fetch_from, stored_shapes, weight_sources
@@ -29,6 +28,7 @@ from internvl_edge.export.tensor_files import LazyTensor
 from internvl_edge.export.walk import Walk, WalkInputs
 from internvl_edge.runtime.errors import CalibrationError
 from internvl_edge.runtime.preprocess import Preprocessing
+from internvl_edge.runtime.progress import Progress, Silent
 from internvl_edge.runtime.tokenizer import Tokenizer
 
 _STATE = "state.safetensors"
@@ -160,7 +160,7 @@ def _collect(walk: Walk, config: ModelConfig, inputs: WalkInputs, staging: Stagi
     samples = {"vision": pictures, "query": pictures, "decoder": pictures, "itm": pictures, "text": texts}
     _take_up(walk, staging)
     saved = time.monotonic()
-    with progress.task("Measuring ranges", len(walk.blocks)) as advance:
+    with progress.task("Measuring ranges", len(walk.blocks), "blocks") as advance:
         advance(walk.position)
         while not walk.done:
             path = walk.blocks[walk.position]

@@ -11,12 +11,12 @@ from internvl_edge.calib.dataset import DataSet, open_data
 from internvl_edge.export.differences import Difference, Divergence, difference, divergence
 from internvl_edge.export.graph_inputs import FEEDS, GraphInputs, counting_rows
 from internvl_edge.export.models.graphs import GRAPH_NAMES
-from internvl_edge.export.progress import Advance, Progress, Silent
 from internvl_edge.export.samples import STOCK_TEXTS
 from internvl_edge.export.sides import BundleSide, Side, open_reference
 from internvl_edge.runtime.errors import BundleError, InputError
 from internvl_edge.runtime.model import DEFAULT_PROMPT
 from internvl_edge.runtime.preprocess import preprocess
+from internvl_edge.runtime.progress import Advance, Progress, Silent
 from internvl_edge.runtime.tokenizer import TEXT_PREFIX, Tokenizer
 
 _NOT_SIZES = ("family", "logit_scale", "max_text_length", "bos_token_id", "eos_token_id", "pad_token_id")
@@ -278,7 +278,7 @@ def _compare_graph(
     reference = recorded.side
     order = side.blocks(graph)
     found: dict[str, Difference] = {}
-    with progress.task(f"Comparing {graph}", 2 * len(order)) as advance:
+    with progress.task(f"Comparing {graph}", 2 * len(order), "blocks") as advance:
         recorded.run(graph, advance)
         inputs = recorded.inputs(graph)
         rows = counting_rows(graph, inputs, side.model.num_query_tokens or 0)

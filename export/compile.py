@@ -1,6 +1,7 @@
 """From a checkpoint to a bundle: the stages of `internvl-edge export`, top to bottom."""
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -29,7 +30,6 @@ from internvl_edge.export.options import DTYPES, ExportOptions
 from internvl_edge.export.passes import canonicalize
 from internvl_edge.export.precision import RANGES, Precision, choose_precision, gate
 from internvl_edge.export.producer import producer
-from internvl_edge.export.progress import Progress, Silent
 from internvl_edge.export.quantize import quantized_sources
 from internvl_edge.export.rehearsal import Rehearsal
 from internvl_edge.export.resolution import at_image_size, checked_feature_layers
@@ -54,8 +54,11 @@ from internvl_edge.runtime.bundle import sha256_file
 from internvl_edge.runtime.errors import ExportError, VerificationError
 from internvl_edge.runtime.manifest import SCHEMA, FileInfo, GraphInfo, Manifest
 from internvl_edge.runtime.preprocessor_file import save_preprocessing
+from internvl_edge.runtime.progress import BYTES, Progress, Silent
 from internvl_edge.runtime.targets.targets import find_target, require_precision
 from internvl_edge.runtime.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 _TRACED = "traced"
 """Folder of the staging area for traced graphs; it does not ship."""
@@ -129,7 +132,7 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
             staging, folder, names, checkpoint, config, options, layers, recipe, sources, progress
         )
         clock.stage("verify")
-        verdict = _judge(staging, folder, options, precision)
+        verdict = _judge(staging, folder, options, precision, progress)
         clock.stage("judge")
         _copy_companions(checkpoint, config, staging.folder)
         _write_json(staging.folder / "reports" / "export.json", {"seconds": clock.seconds})
@@ -213,14 +216,17 @@ def _trace(
     """Trace what no earlier run has traced."""
     folder = staging.folder / _TRACED
     folder.mkdir(exist_ok=True)
-    with progress.task("Tracing graphs", len(names)) as advance:
+    with progress.task("Tracing graphs", len(names), "graphs") as advance:
         for name in names:
             if staging.finished(f"trace {name}") is None:
-                model = canonicalize(trace_graph(name, config, getattr(torch, DTYPES[options.dtype]), layers))
+                dtype = getattr(torch, DTYPES[options.dtype])
+                model = canonicalize(trace_graph(name, config, dtype, layers, advance))
+                logger.info("%s: traced, %d nodes", name, len(model.graph))
                 attach_placeholders(model)
                 ir.save(model, folder / f"{name}.onnx")
                 staging.finish(f"trace {name}", {})
-            advance(1)
+            else:
+                advance(1)
 
 
 def _precision(
@@ -243,7 +249,9 @@ def _precision(
     return chosen
 
 
-def _judge(staging: Staging, folder: Path, options: ExportOptions, precision: Precision | None) -> Verdict | None:
+def _judge(
+    staging: Staging, folder: Path, options: ExportOptions, precision: Precision | None, progress: Progress
+) -> Verdict | None:
     """Measure what the written graphs lose, and write the report.
 
     Raises:
@@ -251,7 +259,7 @@ def _judge(staging: Staging, folder: Path, options: ExportOptions, precision: Pr
     """
     if precision is None:
         return None
-    verdict = gate(precision.judge, folder) if precision.judge is not None else None
+    verdict = gate(precision.judge, folder, progress) if precision.judge is not None else None
     report = build_report(
         precision.recipe, precision.ranges, precision.damages, verdict, options.max_drop, precision.notes
     )
@@ -301,7 +309,7 @@ def _store(
     done = staging.finished("weights")
     if done is None:
         label = "Linking weights" if plan.files and not plan.written else "Writing weights"
-        with progress.task(label, plan.bytes_to_read) as advance:
+        with progress.task(label, plan.bytes_to_read, BYTES) as advance:
             written = write_store(plan, folder, sweep, advance, link=_way(options) == "link")
             done = {name: asdict(info) for name, info in written.items()}
         staging.finish("weights", done)
@@ -323,7 +331,7 @@ def _verify(
     """Run every graph against torch; return where the samples came from and the error of every output."""
     samples, rehearsal = _rehearsal(checkpoint, config, options, layers, sources, recipe)
     errors: list[OutputError] = []
-    with progress.task("Verifying graphs", len(names)) as advance:
+    with progress.task("Verifying graphs", len(names), "graphs") as advance:
         for name in names:
             file = folder / f"{name}.onnx"
             done = staging.finished(f"verify {name}")

@@ -10,6 +10,7 @@ from internvl_edge.calib.verdict import Measure, Verdict
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.runtime.features import unit
 from internvl_edge.runtime.preprocess import preprocess
+from internvl_edge.runtime.progress import Advance, Progress, Silent
 from internvl_edge.runtime.tokenizer import Tokenizer
 
 Run = Callable[[str, Mapping[str, np.ndarray]], dict[str, np.ndarray]]
@@ -42,11 +43,13 @@ class Judge:
         self._reference = reference
         self._expected: dict[str, np.ndarray] | None = None
 
-    def verdict(self, run: Run) -> Verdict:
+    def verdict(self, run: Run, progress: Progress | None = None) -> Verdict:
         """Return what is lost when `run` computes the graphs instead of the reference."""
-        if self._expected is None:
-            self._expected = self._features(self._reference)
-        found = self._features(run)
+        runs = 2 if self._expected is None else 1
+        with (progress or Silent()).task("Judging", runs * len(self._data.rows), "pictures") as advance:
+            if self._expected is None:
+                self._expected = self._features(self._reference, advance)
+            found = self._features(run, advance)
         texts = [name for name in found if name.startswith("text ")]
         pictures = [name for name in found if not name.startswith("text ")]
         measures = []
@@ -57,12 +60,13 @@ class Judge:
             measures = [_cosine(name, self._expected[name], found[name]) for name in pictures]
         return Verdict(measures=tuple(measures), pictures=len(self._data.rows), source=str(self._data.source))
 
-    def _features(self, run: Run) -> dict[str, np.ndarray]:
+    def _features(self, run: Run, advance: Advance) -> dict[str, np.ndarray]:
         parts: dict[str, list[np.ndarray]] = {}
         for rows in self._batches():
             pixels = preprocess([self._data.picture(row) for row in rows], self._config.pictures)
             for name, values in self._pictures(run, pixels).items():
                 parts.setdefault(name, []).append(values)
+            advance(len(rows))
         found = {name: np.concatenate(values) for name, values in parts.items()}
         if self._languages:
             embeds = unit(run("text", {"input_ids": self._ids})["text_embeds"])

@@ -20,7 +20,6 @@ from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.judge import Judge, Run, held_out
 from internvl_edge.export.models.graphs import UNQUANTIZED_GRAPHS
 from internvl_edge.export.options import DTYPES, ExportOptions
-from internvl_edge.export.progress import Progress
 from internvl_edge.export.quantize import fake_quantizers, keep_high, make_recipe, matching, quantized_sources
 from internvl_edge.export.sensitivity import rank
 from internvl_edge.export.sites import model_sites
@@ -29,6 +28,7 @@ from internvl_edge.export.staging import Staging
 from internvl_edge.export.verify import onnx_outputs, torch_outputs
 from internvl_edge.export.weights import Source
 from internvl_edge.runtime.errors import CalibrationError, InputError
+from internvl_edge.runtime.progress import Progress
 from internvl_edge.runtime.tokenizer import Tokenizer
 
 RANGES = "ranges"
@@ -84,7 +84,9 @@ def choose_precision(
     notes: list[str] = []
     recipe = replace(recipe, attention=with_enough_keys(recipe.attention, config, notes))
     judge = _judge(options, checkpoint, config, names, sources, ranges, notes)
-    missed = judge is not None and not judge.verdict(torch_run(config, sources, recipe)).drop <= options.max_drop
+    missed = (
+        judge is not None and not judge.verdict(torch_run(config, sources, recipe), progress).drop <= options.max_drop
+    )
     damages: Sequence[Damage] = ()
     if options.gate_samples == 0:
         notes.append("sensitivity: not measured, since there is no gate (--gate-samples 0)")
@@ -159,9 +161,9 @@ def torch_run(config: ModelConfig, sources: Mapping[str, Source], recipe: Recipe
     return run
 
 
-def gate(judge: Judge, folder: Path) -> Verdict:
+def gate(judge: Judge, folder: Path, progress: Progress) -> Verdict:
     """Return what the written graphs in `folder` lose."""
-    return judge.verdict(lambda graph, inputs: onnx_outputs(folder / f"{graph}.onnx", inputs))
+    return judge.verdict(lambda graph, inputs: onnx_outputs(folder / f"{graph}.onnx", inputs), progress)
 
 
 def _measured(options: ExportOptions, names: Sequence[str], staging: Staging, progress: Progress) -> Path:

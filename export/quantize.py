@@ -17,11 +17,11 @@ from internvl_edge.calib.ranges import Ranges
 from internvl_edge.calib.recipe import Factors, LinearWeights, Recipe, folded, mean_correction
 from internvl_edge.calib.sites import Site
 from internvl_edge.export.heap import trim_heap
-from internvl_edge.export.progress import Progress
 from internvl_edge.export.sites import block_of
 from internvl_edge.export.streamed import Change
 from internvl_edge.export.weights import AdjustedTensor, ComputedTensor, QuantizedTensor, Source, whole
 from internvl_edge.runtime.errors import CalibrationError
+from internvl_edge.runtime.progress import Progress
 
 _CACHED_VALUE = "past_key_values.{}.value"
 _PROJECTIONS = ("proj", "o_proj")
@@ -40,7 +40,7 @@ def make_recipe(
     measured = set(ranges.info.blocks)
     blocks = list(dict.fromkeys(block_of(site) for site in sites if block_of(site) in measured))
     decisions: list[Decision] = []
-    with progress.task("Deciding scales", len(blocks)) as advance:
+    with progress.task("Deciding scales", len(blocks), "blocks") as advance:
         for path in blocks:
             decisions += _decide_block(path, sites, ranges, sources, rules, high)
             trim_heap()

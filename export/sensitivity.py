@@ -11,12 +11,12 @@ from internvl_edge.calib.ranges import Ranges
 from internvl_edge.calib.recipe import Recipe
 from internvl_edge.calib.verdict import Damage
 from internvl_edge.export.config import ModelConfig
-from internvl_edge.export.progress import Progress
 from internvl_edge.export.quantize import fake_quantizers, quantized_sources, with_cached_values, with_weights
 from internvl_edge.export.sources import fetch_from
 from internvl_edge.export.streamed import Change
 from internvl_edge.export.verify import torch_outputs
 from internvl_edge.export.weights import Source
+from internvl_edge.runtime.progress import Progress
 
 _JUDGED = {"vision": "vision_states", "query": "query_states", "text": "text_embeds", "decoder": "logits"}
 """Output by which a graph's damage is told."""
@@ -34,7 +34,7 @@ def rank(
     reference = {graph: _output(graph, config, inputs[graph], sources, None) for graph in _judged(inputs)}
     names = [decision.site.name for decision in recipe.decisions if decision.quantized]
     found = []
-    with progress.task("Measuring sensitivity", len(names)) as advance:
+    with progress.task("Measuring sensitivity", len(names), "linears") as advance:
         for name in names:
             alone = with_weights(_only(recipe, name), ranges, sources)
             changed = quantized_sources(alone, sources)

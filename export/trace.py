@@ -16,6 +16,7 @@ from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.models.graphs import GraphInput, GraphSpec, graph_spec
 from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.runtime.errors import ExportError
+from internvl_edge.runtime.progress import Advance
 
 OPSET = 23
 """First opset with Attention, RMSNormalization and RotaryEmbedding."""
@@ -24,8 +25,20 @@ _EXAMPLE_SIZES = {"batch": 2, "texts": 2, "length": 5, "past": 11, "total": 16}
 """Sizes of dynamic axes while tracing: above 1, which torch.export would take for a constant; total = past + length."""
 
 
-def trace_graph(name: str, config: ModelConfig, dtype: torch.dtype, feature_layers: Sequence[int] = ()) -> ir.Model:
+_TO_BLOCKS = 0.4
+"""Part of the time that torch takes to trace the blocks; writing them as ONNX takes the rest."""
+
+
+def trace_graph(
+    name: str,
+    config: ModelConfig,
+    dtype: torch.dtype,
+    feature_layers: Sequence[int] = (),
+    advance: Advance = lambda part: None,
+) -> ir.Model:
     """Return graph `name` in ONNX as the exporter gives it; initializers carry official keys but no values.
+
+    `advance` is told the parts of the graph that are done, 1 in all, block by block where torch traces them.
 
     Raises:
         ExportError: torch cannot trace the graph.
@@ -33,18 +46,40 @@ def trace_graph(name: str, config: ModelConfig, dtype: torch.dtype, feature_laye
     with FakeTensorMode(), _default_dtype(dtype), _quiet():
         spec = graph_spec(name, config, InternVLModel(config), dtype, feature_layers)
         try:
-            program = _to_onnx(spec)
+            with _telling_blocks(spec.module, lambda part: advance(_TO_BLOCKS * part)):
+                program = _to_onnx(spec)
         except (torch.onnx.errors.OnnxExporterError, torch._dynamo.exc.UserError) as error:
             reason = str(error).splitlines()[0]
             raise ExportError(
                 f"{name}: torch cannot trace the graph ({reason}); report this with the config"
             ) from error
+    advance(1 - _TO_BLOCKS)
     model = program.model
     model.graph.name = name
     name_axes(model, spec.inputs)
     for value in model.graph.initializers.values():
         value.const_value = None  # a fake tensor has no values; the weight store attaches the real ones
     return model
+
+
+@contextmanager
+def _telling_blocks(module: torch.nn.Module, advance: Advance) -> Iterator[None]:
+    """Tell `advance` of each block as it is traced, and of the rest at the end: 1 in all."""
+    blocks = [block for layers in module.modules() if isinstance(layers, torch.nn.ModuleList) for block in layers]
+    traced: set[int] = set()
+
+    def tell(block: torch.nn.Module, *_: object) -> None:
+        if id(block) not in traced:
+            traced.add(id(block))
+            advance(1 / len(blocks))
+
+    hooks = [block.register_forward_hook(tell) for block in blocks]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    advance(1 - len(traced) / len(blocks) if blocks else 1.0)
 
 
 def _to_onnx(spec: GraphSpec) -> torch.onnx.ONNXProgram:

@@ -44,7 +44,7 @@ _IR_DTYPES = {
     "float8_e4m3fn": ir.DataType.FLOAT8E4M3FN,
 }
 
-Progress = Callable[[int], None]
+Progress = Callable[[int], object]
 """Called with the number of bytes that have just been dealt with."""
 
 

@@ -42,12 +42,12 @@ class InternVLEdgeExportCommand(BaseOptimumCLICommand):  # type: ignore[misc]
         from internvl_edge.export.compile import export_bundle
         from internvl_edge.export.options import ExportOptions
         from internvl_edge.export.report import report_text
-        from internvl_edge.progress import RichProgress
+        from internvl_edge.progress import shown_progress
         from internvl_edge.runtime.errors import EdgeError
 
         given = {name: value for name, value in vars(self.args).items() if name != "func"}
         try:
-            with RichProgress() as progress:
+            with shown_progress() as progress:
                 report = export_bundle(ExportOptions(**given), progress)
         except EdgeError as error:
             raise SystemExit(f"Error: {error}") from error

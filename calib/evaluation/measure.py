@@ -1,9 +1,7 @@
 """What a model answers to a data set: each picture is read once."""
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -14,17 +12,10 @@ from internvl_edge.runtime.errors import BundleError
 from internvl_edge.runtime.features import unit
 from internvl_edge.runtime.generation import GenerationConfig
 from internvl_edge.runtime.model import InternVL
+from internvl_edge.runtime.progress import Advance, Progress, Silent
 
 MAX_NEW_TOKENS = 32
 """Greedy captions end here, as those that the demo's figures were recorded with."""
-
-
-class Progress(Protocol):
-    """Shows long work: a task has a label and a total, and is advanced from inside its block."""
-
-    def task(self, label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-        """Open a task of `total` units."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +40,13 @@ def measure(model: InternVL, data: DataSet, options: EvalOptions, progress: Prog
         InputError: pictures that cannot be read, languages or prompts that do not fit the data.
         BundleError: features that are no numbers.
     """
+    progress = progress or Silent()
     plan = plan_of(parts_of(model), data, options)
     names, templates = data.prompts.class_names, data.prompts.templates
     prompted = {language: len(names[language]) * len(templates[language]) for language in plan.classifiers}
     texts, classifiers = {}, {}
-    with _task(progress, "Encoding texts", sum(map(len, plan.texts.values())) + sum(prompted.values())) as advance:
+    count = sum(map(len, plan.texts.values())) + sum(prompted.values())
+    with progress.task("Encoding texts", count, "texts") as advance:
         for language, captions in plan.texts.items():
             texts[language] = _checked(model.encode_text(captions), f"text_embeds in {shown(language)}")
             advance(len(captions))
@@ -61,13 +54,13 @@ def measure(model: InternVL, data: DataSet, options: EvalOptions, progress: Prog
             columns = model.classifier(names[language], templates[language]).T
             classifiers[language] = _checked(columns, f"classifier in {shown(language)}").T
             advance(count)
-    with _task(progress, "Encoding pictures", len(plan.data.rows)) as advance:
+    with progress.task("Encoding pictures", len(plan.data.rows), "pictures") as advance:
         images, written = _through_vision(model, plan, options.batch_size, advance)
     return Features(images=images, texts=texts, classifiers=classifiers, captions=written, skipped=tuple(plan.skipped))
 
 
 def _through_vision(
-    model: InternVL, plan: Plan, batch_size: int, advance: Callable[[int], None]
+    model: InternVL, plan: Plan, batch_size: int, advance: Advance
 ) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
     """Return picture features by mode and captions by language, of one pass over the pictures."""
     images: dict[str, list[np.ndarray]] = {mode: [] for mode in plan.modes}
@@ -104,7 +97,3 @@ def _checked(features: np.ndarray, name: str) -> np.ndarray:
     if wrong := int((~(np.isfinite(features).all(axis=1) & features.any(axis=1))).sum()):
         raise BundleError(f"{name}: {wrong} of {len(features)} rows are NaN, inf or all 0; export with a wider type")
     return features
-
-
-def _task(progress: Progress | None, label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-    return nullcontext(lambda _: None) if progress is None else progress.task(label, total)

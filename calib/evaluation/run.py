@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from internvl_edge.calib.dataset import DataSet, open_data
-from internvl_edge.calib.evaluation.measure import Progress, measure
+from internvl_edge.calib.evaluation.measure import measure
 from internvl_edge.calib.evaluation.options import EvalOptions
 from internvl_edge.calib.evaluation.plan import check_labels
 from internvl_edge.calib.evaluation.report import EvalReport, Evaluation
 from internvl_edge.calib.evaluation.score import cosines, score
 from internvl_edge.runtime.backends import SessionOptions
 from internvl_edge.runtime.model import InternVL
+from internvl_edge.runtime.progress import Progress
 
 
 def evaluate_bundle(

@@ -16,6 +16,7 @@ from internvl_edge.runtime.package.graph_copy import copy_graph
 from internvl_edge.runtime.package.model_config import batching, config_text, instances, parameters, tensors
 from internvl_edge.runtime.package.options import RepositoryOptions
 from internvl_edge.runtime.package.warm_up import write_warm_up
+from internvl_edge.runtime.progress import Advance
 from internvl_edge.runtime.serve.models import served_models
 from internvl_edge.runtime.serve.signature import Signature
 
@@ -32,14 +33,21 @@ def write_model(folder: Path, name: str, config: Mapping[str, Any]) -> Path:
     return version
 
 
-def write_graphs(model: InternVL, folder: Path, options: RepositoryOptions) -> list[str]:
-    """Write a model per graph into `folder` and return their names.
+def write_graphs(
+    model: InternVL, folder: Path, options: RepositoryOptions, advance: Advance = lambda graphs: None
+) -> list[str]:
+    """Write a model per graph into `folder` and return their names; `advance` is told of every graph.
 
     Raises:
         BundleError: no plans of the standard TensorRT for the target, or damaged ones.
     """
     writers = {"onnxruntime": _on_onnxruntime, "tensorrt": _on_tensorrt, "runtime": _on_runtime}
-    return list(writers[options.platform](model, folder, options))
+    written = []
+    for name in writers[options.platform](model, folder, options):
+        written.append(name)
+        if name in model.bundle.manifest.graphs:
+            advance(1)
+    return written
 
 
 def _on_onnxruntime(model: InternVL, folder: Path, options: RepositoryOptions) -> Iterator[str]:

@@ -9,9 +9,12 @@ from internvl_edge.runtime.package.folders import new_folder
 from internvl_edge.runtime.package.graphs import write_graphs
 from internvl_edge.runtime.package.options import RepositoryOptions
 from internvl_edge.runtime.package.tasks import write_tasks
+from internvl_edge.runtime.progress import Progress, Silent
 
 
-def write_repository(bundle: Path, output: Path, options: RepositoryOptions) -> list[str]:
+def write_repository(
+    bundle: Path, output: Path, options: RepositoryOptions, progress: Progress | None = None
+) -> list[str]:
     """Write the new folder `output`, and return the names of its models.
 
     Each graph has what it reads of the weights; files share their blocks with the bundle's where the file system can.
@@ -23,8 +26,9 @@ def write_repository(bundle: Path, output: Path, options: RepositoryOptions) -> 
     """
     model = InternVL.open(bundle)
     _require_numpy_types(model)
-    with new_folder(output) as folder:
-        return [*write_graphs(model, folder, options), *write_tasks(model, folder, options)]
+    graphs = len(model.bundle.manifest.graphs)
+    with new_folder(output) as folder, (progress or Silent()).task("Writing graphs", graphs, "graphs") as advance:
+        return [*write_graphs(model, folder, options, advance), *write_tasks(model, folder, options)]
 
 
 def _require_numpy_types(model: InternVL) -> None:

@@ -13,6 +13,7 @@ from internvl_edge.runtime.profile.layers import LayerInfo, LayerTime, LayerTime
 from internvl_edge.runtime.profile.measure import Case, MeasureOptions, measure
 from internvl_edge.runtime.profile.sensors import find_sensor
 from internvl_edge.runtime.profile.summary import Summary, summarize
+from internvl_edge.runtime.progress import Progress, Silent
 
 LAYER_RUNS = 20
 
@@ -28,17 +29,26 @@ class BenchOptions:
 
 
 def run_cases(
-    model: InternVL, cases: Sequence[Case], options: BenchOptions, stop: threading.Event
+    model: InternVL,
+    cases: Sequence[Case],
+    options: BenchOptions,
+    stop: threading.Event,
+    progress: Progress | None = None,
 ) -> Iterator[Summary]:
     """Yield the summary of each case as soon as it is measured; `stop` ends with what there is."""
+    progress = progress or Silent()
     watch = Watch(find_sensor())
     source = watch.sensor.name if watch.sensor is not None else ""
     try:
-        for case in cases:
-            measured = None if stop.is_set() else measure(case, options.measure, stop, watch)
-            if measured is None:
+        for index, case in enumerate(cases, 1):
+            if stop.is_set():
                 return
-            layers, info = _layers(model, case) if options.layers and not stop.is_set() else ([], None)
+            label = f"Case {index} of {len(cases)}, {case.name}"
+            with progress.task(label, options.measure.longest_seconds, "s") as advance:
+                measured = measure(case, options.measure, stop, watch, advance)
+                if measured is None:
+                    return
+                layers, info = _layers(model, case) if options.layers and not stop.is_set() else ([], None)
             yield summarize(measured, options.percents, source, layers, info)
     finally:
         watch.close()

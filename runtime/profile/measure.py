@@ -11,6 +11,7 @@ from internvl_edge.runtime.profile.board import BoardSample, Watch
 from internvl_edge.runtime.profile.calls import Call, call_of
 from internvl_edge.runtime.profile.steady import WINDOW_CALLS, WINDOW_SECONDS, WarmUp, is_steady, spread_of
 from internvl_edge.runtime.profile.streams import Work, run_streams, timed_call
+from internvl_edge.runtime.progress import Advance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,11 @@ class MeasureOptions:
     """At least so many, also where that takes longer; trtexec's minimum too."""
     streams: int = 1
 
+    @property
+    def longest_seconds(self) -> float:
+        """The warm-up and the calls of a case, unless a few calls take longer."""
+        return 2 * self.seconds
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
@@ -77,17 +83,28 @@ class Measured:
         return (self.end_ns - self.start_ns) / 1e9
 
 
-def measure(case: Case, options: MeasureOptions, stop: threading.Event, watch: Watch) -> Measured | None:
-    """Measure `case`; None where `stop` came before the first measured call."""
+def measure(
+    case: Case,
+    options: MeasureOptions,
+    stop: threading.Event,
+    watch: Watch,
+    advance: Advance = lambda seconds: None,
+) -> Measured | None:
+    """Measure `case`; None where `stop` came before the first measured call.
+
+    `advance` is told of `longest_seconds`: the warm-up takes up to half of them.
+    """
     begin = time.perf_counter_ns()
     opened = case.open()
     open_ms = (time.perf_counter_ns() - begin) / 1e6
     first = timed_call(opened.works[0])
     warm_up = _warm_up(opened.works, options, stop)
+    advance(options.seconds)
     if stop.is_set():
         return None
     with watch.during() as samples:
         raw = run_streams(opened.works, options.seconds, options.calls, stop)
+    advance(options.seconds)
     if not raw:
         return None
     origin = raw[0].start_ns

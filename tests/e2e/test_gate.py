@@ -76,7 +76,7 @@ def test_through_the_command(run: Run, checkpoint: Path, folder: Path, ranges: P
 def losing(points: float) -> Callable[[object, Path], Verdict]:
     """Return a gate that finds `points` lost, whatever the graphs are."""
 
-    def gate(judge: object, onnx: Path) -> Verdict:
+    def gate(judge: object, onnx: Path, progress: object) -> Verdict:
         assert sorted(path.name for path in onnx.glob("*.onnx")) == ["vision.onnx"], "judged before it was written"
         measure = Measure(metric="R@1", reference=90.0, quantized=90.0 - points)
         return Verdict(measures=(measure,), pictures=4, source="pictures")

@@ -22,10 +22,10 @@ from internvl_edge.export.checkpoint import open_checkpoint
 from internvl_edge.export.checkpoint.config_json import config_from_json
 from internvl_edge.export.options import ExportOptions
 from internvl_edge.export.precision import choose_precision, fewest_high, with_enough_keys
-from internvl_edge.export.progress import Silent
 from internvl_edge.export.sources import weight_sources
 from internvl_edge.export.staging import Staging
 from internvl_edge.runtime.errors import CalibrationError
+from internvl_edge.runtime.progress import Silent
 
 
 @dataclass

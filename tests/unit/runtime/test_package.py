@@ -3,7 +3,8 @@
 import errno
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from internvl_edge.runtime.package.model_config import Word, config_text
 from internvl_edge.runtime.package.options import RepositoryOptions
 from internvl_edge.runtime.package.ray_config import RayServeOptions, write_config
 from internvl_edge.runtime.package.repository import write_repository
+from internvl_edge.runtime.progress import Advance
 from internvl_edge.runtime.ray.application import serve_options
 from internvl_edge.runtime.serve.options import ServeOptions
 
@@ -142,6 +144,29 @@ def config(repository: Path, model: str) -> Any:
 
 def write(bundle: Path, output: Path, **settings: Any) -> list[str]:
     return write_repository(bundle, output, RepositoryOptions(**settings))
+
+
+class Heard:
+    """Progress that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.tasks: list[tuple[str, float, str]] = []
+        self.done = 0.0
+
+    @contextmanager
+    def task(self, label: str, total: float, unit: str) -> Iterator[Advance]:
+        self.tasks.append((label, total, unit))
+        yield self._advance
+
+    def _advance(self, more: float) -> None:
+        self.done += more
+
+
+def test_every_graph_is_told(bundle: Path, tmp_path: Path) -> None:
+    heard, graphs = Heard(), len(Manifest.load(bundle / "manifest.json").graphs)
+    write_repository(bundle, tmp_path / "repository", RepositoryOptions(), heard)
+    assert heard.tasks == [("Writing graphs", graphs, "graphs")]
+    assert heard.done == graphs
 
 
 def test_text_is_what_protobuf_reads() -> None:

@@ -55,8 +55,10 @@ def test_an_error_in_a_stream_ends_all_and_is_raised() -> None:
 
 def test_a_measurement_keeps_cold_warm_and_settings_apart() -> None:
     session = SleepingSession(0.003)
-    found = measure(case_of([work_of(session)]), MeasureOptions(seconds=0.3, calls=10), threading.Event(), Watch(None))
+    options, told = MeasureOptions(seconds=0.3, calls=10), []
+    found = measure(case_of([work_of(session)]), options, threading.Event(), Watch(None), told.append)
     assert found is not None
+    assert sum(told) == options.longest_seconds
     assert found.first_ms >= 3
     assert found.warm_up.calls > 5
     assert len(found.calls) >= 10
