@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from internvl_edge.commands.parameters import ACCEPT_CONFIG, Integers, Names
+from internvl_edge.commands.parameters import ACCEPT_CONFIG, STATE_DICT, Integers, Names
 from internvl_edge.commands.printing import show
 
 
@@ -51,6 +51,7 @@ from internvl_edge.commands.printing import show
 @click.option("--sample-count", type=int, default=2, show_default=True, help="How many of them.")
 @click.option("--revision", help="Revision of a Hub id.")
 @ACCEPT_CONFIG
+@STATE_DICT
 @click.option(
     "--precision",
     "--quantize_mode",

@@ -23,6 +23,11 @@ ACCEPT_CONFIG = click.option(
     metavar="FIELD",
     help="Unknown field of the checkpoint's config files to accept as having no effect; repeat for more.",
 )
+STATE_DICT = click.option(
+    "--state-dict",
+    metavar="NAME",
+    help="Set of weights to take where the checkpoint holds several, as model_ema.",
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 if TYPE_CHECKING:

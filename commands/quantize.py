@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from internvl_edge.commands.parameters import ACCEPT_CONFIG, BF16, BUNDLE, JSON, Names
+from internvl_edge.commands.parameters import ACCEPT_CONFIG, BF16, BUNDLE, JSON, STATE_DICT, Names
 from internvl_edge.commands.printing import show, show_json
 
 
@@ -30,6 +30,7 @@ from internvl_edge.commands.printing import show, show_json
 )
 @click.option("--revision", help="Revision of a Hub id.")
 @ACCEPT_CONFIG
+@STATE_DICT
 def calibrate(**options: Any) -> None:
     """Measure the ranges of CHECKPOINT on pictures and captions, block by block, for `export --ranges`.
 
@@ -86,6 +87,7 @@ def evaluate(bundle: Path, data: Path, baseline: Path | None, as_json: bool, **s
 @click.option("--graphs", type=Names(), help="Graphs to compare; default: all of BUNDLE.")
 @click.option("--threshold-db", type=float, default=20.0, show_default=True, help="SQNR below which a block diverges.")
 @ACCEPT_CONFIG
+@STATE_DICT
 @JSON
 def compare(bundle: Path, reference: Path, as_json: bool, **settings: Any) -> None:
     """Show after which block BUNDLE leaves REFERENCE, another bundle or the checkpoint: cosine, SQNR, largest error.

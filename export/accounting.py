@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from internvl_edge.export.tensor_files import LazyTensor, MergedTensor
+from internvl_edge.export.checkpoint.files.tensors import LazyTensor, MergedTensor
 from internvl_edge.runtime.errors import CheckpointError
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -42,9 +42,9 @@ def account(tensors: Mapping[str, LazyTensor | MergedTensor], expected: Mapping[
     }
     found = [f"{len(names)} {kind}: {_listed(names)}" for kind, names in problems.items() if names]
     if found:
-        raise CheckpointError(
-            f"checkpoint: {'; '.join(found)}; give a complete checkpoint whose config.json belongs to it"
-        )
+        quantized = any(tensors[name].dtype not in _FLOATS for name in shared)
+        remedy = "give the checkpoint before quantization" if quantized else "give a complete checkpoint"
+        raise CheckpointError(f"checkpoint: {'; '.join(found)}; {remedy} whose config.json belongs to it")
 
 
 def non_finite(values: torch.Tensor) -> int:

@@ -17,6 +17,7 @@ from internvl_edge.calib.thresholds import METHODS
 from internvl_edge.export.accounting import account
 from internvl_edge.export.calibration_data import CalibrationData, load_data, walk_inputs
 from internvl_edge.export.checkpoint import Checkpoint, StoredTensor, open_checkpoint
+from internvl_edge.export.checkpoint.files.tensors import LazyTensor
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.models.graphs import GRAPH_NAMES, available_graphs
 from internvl_edge.export.producer import producer
@@ -24,7 +25,6 @@ from internvl_edge.export.resolution import at_image_size
 from internvl_edge.export.sites import block_of, model_sites
 from internvl_edge.export.sources import fetch_from, stored_shapes, weight_sources
 from internvl_edge.export.staging import Staging, code_digest, key_of, staged
-from internvl_edge.export.tensor_files import LazyTensor
 from internvl_edge.export.walk import Walk, WalkInputs
 from internvl_edge.runtime.errors import CalibrationError
 from internvl_edge.runtime.preprocess import Preprocessing
@@ -56,6 +56,8 @@ class CalibrateOptions:
     revision: str | None = None
     accept_config: tuple[str, ...] = ()
     """Unknown fields of the checkpoint's files that have no effect on the model."""
+    state_dict: str | None = None
+    """Which set of weights is meant where the checkpoint holds several, as ``model_ema``."""
 
     def __post_init__(self) -> None:
         """Check what can be checked before anything is open.
@@ -92,7 +94,7 @@ def calibrate(options: CalibrateOptions, progress: Progress | None = None) -> Ca
         EdgeError: the checkpoint, the data or a value on the way is not right, in one line.
     """
     started = time.monotonic()
-    checkpoint = open_checkpoint(options.checkpoint, options.revision, options.accept_config)
+    checkpoint = open_checkpoint(options.checkpoint, options.revision, options.accept_config, options.state_dict)
     account(checkpoint.tensors, stored_shapes(checkpoint.config))
     config = at_image_size(checkpoint.config, options.image_size)
     info = _merge(options) if options.merge else _measure(options, checkpoint, config, progress or Silent())

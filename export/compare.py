@@ -36,6 +36,8 @@ class CompareOptions:
     """SQNR below which a block diverges: noise of a tenth of the signal's amplitude."""
     accept_config: tuple[str, ...] = ()
     """Unknown fields of a reference checkpoint's files that have no effect on the model."""
+    state_dict: str | None = None
+    """Which set of weights of a reference checkpoint is meant, as ``model_ema``."""
 
     def __post_init__(self) -> None:
         """Check what can be checked before anything is open.
@@ -103,7 +105,7 @@ def compare(a: Path, b: Path, options: CompareOptions, progress: Progress | None
         EdgeError: a side cannot be opened, they do not match, or the data are not right, in one line.
     """
     side = BundleSide(a)
-    reference = open_reference(b, side, options.accept_config)
+    reference = open_reference(b, side, options.accept_config, options.state_dict)
     _check_sizes(side, reference)
     names = _graphs(side, reference, options)
     _check_blocks(side, reference, names)

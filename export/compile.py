@@ -83,6 +83,8 @@ class ExportReport:
     built: BuildReport | KitReport | None
     """Plans, or the kit to build them from, where a target was given."""
     ignored: tuple[str, ...]
+    absent_files: tuple[str, ...] = ()
+    """Shards of the checkpoint that are not there and that no graph needs."""
     verdict: Verdict | None = None
     """What quantization cost, where it was measured."""
     kept_high: tuple[str, ...] = ()
@@ -100,7 +102,7 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
     progress = progress or Silent()
     if options.target is not None:
         require_precision(find_target(options.target), options.bundle_precision)
-    checkpoint = open_checkpoint(options.checkpoint, options.revision, options.accept_config)
+    checkpoint = open_checkpoint(options.checkpoint, options.revision, options.accept_config, options.state_dict)
     account(checkpoint.tensors, stored_shapes(checkpoint.config))
     config = at_image_size(checkpoint.config, options.image_size)
     layers = checked_feature_layers(options.feature_layers, config)
@@ -163,6 +165,7 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         store_bytes=sum(place.nbytes for place in plan.placements.values()),
         built=built,
         ignored=checkpoint.ignored,
+        absent_files=checkpoint.absent_files,
         verdict=verdict,
         kept_high=tuple(d.site.name for d in recipe.decisions if not d.quantized) if recipe is not None else (),
     )

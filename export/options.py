@@ -63,6 +63,8 @@ class ExportOptions:
     """Of a Hub id."""
     accept_config: tuple[str, ...] = ()
     """Unknown fields of the checkpoint's files that have no effect on the model."""
+    state_dict: str | None = None
+    """Which set of weights is meant where the checkpoint holds several, as ``model_ema``."""
 
     def __post_init__(self) -> None:
         """Check what can be checked before the checkpoint is open.

@@ -181,6 +181,7 @@ def _measured(options: ExportOptions, names: Sequence[str], staging: Staging, pr
                 image_size=options.image_size,
                 revision=options.revision,
                 accept_config=options.accept_config,
+                state_dict=options.state_dict,
             ),
             progress,
         )

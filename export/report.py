@@ -54,6 +54,10 @@ def report_text(report: ExportReport) -> str:
     lines.append(f"seconds: {stages}")
     if report.ignored:
         lines.append(f"left alone in the checkpoint: {len(report.ignored)} tensors, as {report.ignored[0]}")
+    if report.absent_files:
+        lines.append(
+            f"absent, but of no graph's weights: {len(report.absent_files)} shards, as {report.absent_files[0]}"
+        )
     return "\n".join(lines)
 
 

@@ -138,8 +138,15 @@ class CheckpointSide:
         EdgeError: no checkpoint, one that does not add up, or one that cannot take pictures of this size.
     """
 
-    def __init__(self, path: Path, image_size: int, feature_layers: tuple[int, ...], accept: Sequence[str]) -> None:
-        checkpoint = open_checkpoint(path, accept=accept)
+    def __init__(
+        self,
+        path: Path,
+        image_size: int,
+        feature_layers: tuple[int, ...],
+        accept: Sequence[str],
+        state_dict: str | None,
+    ) -> None:
+        checkpoint = open_checkpoint(path, accept=accept, state_dict=state_dict)
         account(checkpoint.tensors, stored_shapes(checkpoint.config))
         self._config = at_image_size(checkpoint.config, image_size)
         self._fetch = fetch_from(weight_sources(checkpoint.tensors, self._config))
@@ -161,7 +168,9 @@ class CheckpointSide:
         run_torch_blocks(graph, self._config, inputs, self._fetch, self._layers if graph == "vision" else (), hear)
 
 
-def open_reference(path: Path, other: BundleSide, accept: Sequence[str] = ()) -> BundleSide | CheckpointSide:
+def open_reference(
+    path: Path, other: BundleSide, accept: Sequence[str] = (), state_dict: str | None = None
+) -> BundleSide | CheckpointSide:
     """Open what `other` is held against: a bundle where there is a manifest, else a checkpoint.
 
     Unknown fields of a checkpoint are accepted that `accept` names or that the user of `other`'s export accepted.
@@ -169,4 +178,4 @@ def open_reference(path: Path, other: BundleSide, accept: Sequence[str] = ()) ->
     if (path / "manifest.json").exists():
         return BundleSide(path)
     accepted = (*other.accepted_config, *accept)
-    return CheckpointSide(path, other.model.image_size, other.feature_layers, accepted)
+    return CheckpointSide(path, other.model.image_size, other.feature_layers, accepted, state_dict)

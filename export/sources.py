@@ -4,12 +4,12 @@ from collections.abc import Mapping
 
 import torch
 
+from internvl_edge.export.checkpoint.files.tensors import LazyTensor, MergedTensor
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.models.internvit import resize_position_table
 from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.export.models.qllama import rotary_table
 from internvl_edge.export.streamed import Fetch
-from internvl_edge.export.tensor_files import LazyTensor, MergedTensor
 from internvl_edge.export.weights import ComputedTensor, QuantizedTensor, Source, stored_chunks
 
 POSITION_TABLE = "vision_model.embeddings.position_embedding"

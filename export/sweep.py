@@ -8,7 +8,7 @@ from threading import Event
 from types import TracebackType
 
 from internvl_edge.export.accounting import non_finite
-from internvl_edge.export.tensor_files import LazyTensor
+from internvl_edge.export.checkpoint.files.tensors import LazyTensor
 from internvl_edge.runtime.bundle import sha256_file
 
 CHUNK_BYTES = 8 << 20

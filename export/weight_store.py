@@ -21,8 +21,8 @@ import onnx_ir as ir
 import torch
 
 from internvl_edge.export.accounting import non_finite
+from internvl_edge.export.checkpoint.files.tensors import TORCH_DTYPES, LazyTensor
 from internvl_edge.export.sweep import Sweep
-from internvl_edge.export.tensor_files import TORCH_DTYPES, LazyTensor
 from internvl_edge.export.weights import QuantizedTensor, Source, readable_in_place, stored_chunks
 from internvl_edge.runtime.errors import CheckpointError, ExportError
 from internvl_edge.runtime.file_copy import copy_file, share_blocks

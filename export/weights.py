@@ -7,8 +7,8 @@ from typing import TypeGuard
 import torch
 
 from internvl_edge.calib.formats import Format
+from internvl_edge.export.checkpoint.files.tensors import LazyTensor, MergedTensor
 from internvl_edge.export.sweep import CHUNK_BYTES
-from internvl_edge.export.tensor_files import LazyTensor, MergedTensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

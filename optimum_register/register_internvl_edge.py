@@ -36,6 +36,7 @@ class InternVLEdgeExportCommand(BaseOptimumCLICommand):  # type: ignore[misc]
             type=_names,
             help="Unknown fields of the checkpoint's config files to accept as having no effect, as a,b.",
         )
+        parser.add_argument("--state-dict", help="Set of weights to take where there are several, as model_ema.")
 
     def run(self) -> None:
         """Export, and print the report; an `EdgeError` becomes one line and exit code 1."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from internvl_edge.export.checkpoint.config_tables import SCORES, SEARCH, token_ids
 from internvl_edge.export.checkpoint.fields import FieldReader, FieldTable, Honoured, Limited, harmless, only
-from internvl_edge.export.checkpoint.json_file import read_json
+from internvl_edge.export.checkpoint.files.json_file import read_json
 from internvl_edge.export.config import QllamaConfig
 
 GENERATION = FieldTable(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from internvl_edge.export.checkpoint.fields import FieldReader, FieldTable, Honoured, harmless, only
-from internvl_edge.export.checkpoint.json_file import read_json
+from internvl_edge.export.checkpoint.files.json_file import read_json
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.preprocess import FILTERS, MEAN, STD, Channels, Filter, Geometry, Preprocessing
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from internvl_edge.export.accounting import account, non_finite
-from internvl_edge.export.tensor_files import LazyTensor, MergedTensor
+from internvl_edge.export.checkpoint.files.tensors import LazyTensor, MergedTensor
 from internvl_edge.runtime.errors import CheckpointError
 
 EXPECTED = {"a": (2, 3), "b": (4,), "c": ()}

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import pytest
 
+from internvl_edge.export.checkpoint.files.tensors import LazyTensor
 from internvl_edge.export.sweep import Sweep
-from internvl_edge.export.tensor_files import LazyTensor
 from internvl_edge.export.weight_store import plan_weights, shared_files, write_store
 from internvl_edge.runtime.errors import ExportError
 

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from internvl_edge.export.accounting import account
 from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
+from internvl_edge.export.checkpoint.files.tensors import LazyTensor, MergedTensor
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.export.sweep import Sweep
-from internvl_edge.export.tensor_files import LazyTensor, MergedTensor
 from internvl_edge.export.weight_store import plan_weights, shared_files, write_store
 from internvl_edge.runtime.errors import CheckpointError
 from internvl_edge.runtime.preprocess import Preprocessing
@@ -129,13 +129,29 @@ class TestPlainPyTorch:
         assert (checkpoint.config.embed_dim, checkpoint.config.pool_heads) == (32, 8)
         assert checkpoint.ignored == ("head.weight",)
 
-    def test_without_a_config_the_shapes_and_the_6b_defaults_tell(self, tmp_path: Path) -> None:
-        torch.save(_tower(width=256, hidden=512, blocks=2, grid=3), tmp_path / "vit.pth")
+    def test_without_a_config_the_released_shapes_tell(self, tmp_path: Path) -> None:
+        torch.save(_tower(width=3200, hidden=12800, blocks=2, grid=3), tmp_path / "vit.pth")
         checkpoint = _accounted(tmp_path / "vit.pth")
         vision = checkpoint.config.vision
-        assert (vision.hidden_size, vision.num_heads, vision.num_layers, vision.intermediate_size) == (256, 2, 2, 512)
+        sizes = vision.hidden_size, vision.num_heads, vision.num_layers, vision.intermediate_size
+        assert sizes == (3200, 25, 2, 12800)
         assert (vision.image_size, vision.norm_type, vision.qkv_bias, vision.qk_norm) == (42, "rms_norm", False, True)
         assert checkpoint.config.embed_dim is None
+
+    @pytest.mark.parametrize(("width", "hidden"), [(256, 512), (3200, 6400), (1024, 4096)])
+    def test_heads_are_not_guessed_from_a_width(self, tmp_path: Path, width: int, hidden: int) -> None:
+        torch.save(_tower(width=width, hidden=hidden, blocks=1, grid=3), tmp_path / "vit.pth")
+        _refused(tmp_path / "vit.pth", f"do not tell the number of heads of a tower of width {width}; put the config")
+
+    def test_every_part_whose_heads_are_open_is_named(self, tmp_path: Path, weights: Tensors) -> None:
+        torch.save(_plain(weights), tmp_path / "w.pth")
+        _refused(tmp_path / "w.pth", "a tower of width 64, a QLLaMA of width 80, an attention pool from 64 to 32")
+
+    def test_rotary_frequencies_tell_the_heads(self, tmp_path: Path, weights: Tensors) -> None:
+        torch.save(
+            {**_plain(weights), "transformer.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}, tmp_path / "w.pth"
+        )
+        _refused(tmp_path / "w.pth", "heads of a tower of width 64, an attention pool from 64 to 32; put")
 
     def test_shapes_of_no_known_family_ask_for_the_config(self, tmp_path: Path, weights: Tensors) -> None:
         torch.save(_plain(weights), tmp_path / "w.pth")  # width 64: no multiple of a head of 128
@@ -411,7 +427,7 @@ def _tower(width: int, hidden: int, blocks: int, grid: int) -> Tensors:
         for name, out, into in (("attn.proj", width, width), ("mlp.fc1", hidden, width), ("mlp.fc2", width, hidden)):
             shapes |= {f"{block}.{name}.weight": (out, into), f"{block}.{name}.bias": (out,)}
         shapes[f"{block}.attn.qkv.weight"] = (3 * width, width)
-    return {name: torch.ones(shape) for name, shape in shapes.items()}
+    return {name: torch.ones(1).expand(shape) for name, shape in shapes.items()}  # of one stored value each
 
 
 def _wrap(tensors: Tensors, part: str) -> None:

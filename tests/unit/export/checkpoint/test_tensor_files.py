@@ -1,5 +1,6 @@
 """Tensors on disk: byte ranges that read back equal, and a line for every kind of broken file."""
 
+import argparse
 import json
 import os
 import pickle
@@ -12,7 +13,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from internvl_edge.export.tensor_files import LazyTensor, MergedTensor, read_safetensors, read_torch_file
+from internvl_edge.export.checkpoint.files.safetensors_file import read_safetensors
+from internvl_edge.export.checkpoint.files.tensors import LazyTensor, MergedTensor
+from internvl_edge.export.checkpoint.files.torch_file import read_torch_file
 from internvl_edge.runtime.errors import CheckpointError
 
 STORED = {
@@ -24,6 +27,9 @@ STORED = {
     "ids": torch.arange(5),
     "empty": torch.zeros(0, 3),
 }
+
+
+ARGUMENTS = argparse.Namespace(lr=0.1)
 
 
 class Code:
@@ -78,11 +84,13 @@ def test_views_read_back_contiguous(tmp_path: Path) -> None:
     assert [name for name, tensor in tensors.items() if tensor.strides is not None] == ["transposed", "repeated"]
 
 
-@pytest.mark.parametrize("nest", [("module",), ("state_dict",), ("model",), ("module", "model")])
+@pytest.mark.parametrize(
+    "nest", [("module",), ("state_dict",), ("model",), ("module", "model"), ("model_state_dict",), ("net", "params")]
+)
 def test_weights_may_lie_under_a_training_scripts_key(tmp_path: Path, nest: tuple[str, ...]) -> None:
     content: dict[str, Any] = {"a": torch.ones(2)}
     for key in nest[::-1]:
-        content = {key: content, "step": 7}
+        content = {key: content, "step": 7, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}, "args": ARGUMENTS}
     torch.save(content, tmp_path / "w.pth")
     assert set(read_torch_file(tmp_path / "w.pth")) == {"a"}
 
@@ -135,10 +143,34 @@ def test_a_corrupt_safetensors_header_is_refused(tmp_path: Path) -> None:
     _refused(read_safetensors, tmp_path / "w.safetensors", "not a whole safetensors file")
 
 
-def test_a_type_that_no_graph_takes_is_refused(tmp_path: Path) -> None:
-    header = json.dumps({"a": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}}).encode()
-    (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0\0")
-    _refused(read_safetensors, tmp_path / "w.safetensors", "tensors of type F8_E4M3")
+@pytest.mark.parametrize(
+    ("stored", "dtype"), [("F8_E4M3", "float8_e4m3fn"), ("I8", "int8"), ("F4_NEW", "F4_NEW"), ("U64", "U64")]
+)
+def test_a_type_that_no_graph_takes_is_kept_by_name(tmp_path: Path, stored: str, dtype: str) -> None:
+    entries = {
+        "a": {"dtype": stored, "shape": [2], "data_offsets": [0, 2]},
+        "b": {"dtype": "F32", "shape": [1], "data_offsets": [2, 6]},
+    }
+    _write_header(tmp_path / "w.safetensors", entries, b"\0\0" + struct.pack("<f", 5.0))
+    found = read_safetensors(tmp_path / "w.safetensors")
+    assert (found["a"].dtype, found["b"].torch().tolist()) == (dtype, [5.0])
+
+
+@pytest.mark.parametrize(
+    ("entries", "finding"),
+    [
+        ({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, "a has 4 bytes instead of 8"),
+        ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, "a does not begin where the tensor before"),
+        ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, "are listed, the file has"),
+        ({"a": {"dtype": "F32", "shape": [-2], "data_offsets": [0, -8]}}, "a has -8 bytes"),
+        ({"a": {"dtype": "F32"}}, "'data_offsets'"),
+        ({"a": 3}, "int"),
+        ([1], "list"),
+    ],
+)
+def test_a_header_that_does_not_fit_its_file_is_refused(tmp_path: Path, entries: Any, finding: str) -> None:
+    _write_header(tmp_path / "w.safetensors", entries, b"\0" * 8)
+    _refused(read_safetensors, tmp_path / "w.safetensors", finding)
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, 2000, -1])
@@ -195,6 +227,11 @@ def test_a_file_cut_after_opening_is_told_when_read(tmp_path: Path) -> None:
     os.truncate(tmp_path / "w.safetensors", lazy.offset + 40)
     with pytest.raises(CheckpointError, match="ends 3960 bytes early"):
         lazy.torch()
+
+
+def _write_header(path: Path, entries: Any, data: bytes) -> None:
+    header = json.dumps(entries).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + data)
 
 
 def _held(value: torch.Tensor) -> Any:

@@ -1,0 +1,162 @@
+"""LoRA fine-tunes: adapters in PEFT's layout become weights that are merged when read (MODEL.md 2.3)."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from internvl_edge.export.checkpoint.adapter_config import ADAPTER_CONFIG, AdapterConfig
+from internvl_edge.export.checkpoint.fields import listed
+from internvl_edge.export.checkpoint.files.tensors import LazyTensor, MergedTensor
+from internvl_edge.export.checkpoint.names import is_unused, unwrapped
+from internvl_edge.runtime.errors import CheckpointError
+
+_HALF = re.compile(
+    r"^(?P<module>.*)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(\.(?!weight$)(?P<adapter>\w+))?(\.weight)?$"
+)
+_OTHER_PARTS = re.compile(
+    r"\.lora_(magnitude_vector|E|variant|router)|\.lora_[AB](\.\w+)?\.bias$|\.(vera|hada|oft|boft|lokr)_"
+)
+"""Tensors of adapters that add more than one product."""
+_ROOTS = ("", "vision_model.", "qllama.", "language_model.")
+"""What an adapter's names may be relative to: the whole model, or the part that was trained."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strength:
+    """What is known of how strongly adapters act: PEFT's own file, or the ranks in `config.json`."""
+
+    config: AdapterConfig | None = None
+    backbone_rank: int = 0
+    """The reference merges with alpha = 2 x rank where `config.json` names a rank (MODEL.md 2.3)."""
+    qllama_rank: int = 0
+
+    def scale(self, module: str, rank: int) -> float:
+        """Return the factor of the adapter of `module`.
+
+        Raises:
+            CheckpointError: nothing tells it, or what tells it is of another rank.
+        """
+        if self.config is not None:
+            return self.config.scale(module, rank)
+        expected = self.qllama_rank if module.startswith("qllama.") else self.backbone_rank
+        if not expected:
+            raise CheckpointError(f"{module} is of unknown strength")
+        if rank != expected:
+            raise CheckpointError(f"{module} has rank {rank}, config.json says {expected}")
+        return 2.0
+
+
+def split_adapters(tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, LazyTensor], dict[str, LazyTensor]]:
+    """Return the plain tensors, and those of adapters that are needed.
+
+    Raises:
+        CheckpointError: adapters of a kind that is no single product.
+    """
+    parts = {name: tensor for name, tensor in tensors.items() if _HALF.match(name) or _OTHER_PARTS.search(name)}
+    needed = {name: tensor for name, tensor in parts.items() if not is_unused(name)}
+    if strange := [name for name in needed if _OTHER_PARTS.search(name)]:
+        raise CheckpointError(f"adapters: {listed(strange)} are no plain LoRA; merge them with PEFT")
+    return {name: tensor for name, tensor in tensors.items() if name not in parts}, needed
+
+
+def merged(
+    plain: Mapping[str, LazyTensor], halves: Mapping[str, LazyTensor], strength: Strength
+) -> dict[str, LazyTensor | MergedTensor]:
+    """Return `plain` with the adapters of `halves` folded into their base weights.
+
+    Raises:
+        CheckpointError: adapters without their other half, their base weight or a strength, all of them named.
+    """
+    pairs = _pairs(halves)
+    alone = [module for module, sides in pairs.items() if set(sides) != {"A", "B"} or f"{module}.weight" not in plain]
+    if alone:
+        raise CheckpointError(f"LoRA adapters: incomplete at {listed(alone)}; merge them with PEFT or give all shards")
+    result: dict[str, LazyTensor | MergedTensor] = dict(plain)
+    findings = []
+    for module, sides in pairs.items():
+        name, down, up = f"{module}.weight", sides["A"], sides["B"]
+        try:
+            scale = strength.scale(module, down.shape[0] if down.shape else 0)
+        except CheckpointError as error:
+            findings.append(str(error))
+            continue
+        result[name] = MergedTensor(name=name, base=plain[name], down=down, up=up, scale=scale)
+    if findings:
+        raise CheckpointError(
+            f"LoRA adapters: {'; '.join(findings[:8])}; put the {ADAPTER_CONFIG} that belongs to them beside the "
+            "weights, set the rank in config.json (use_backbone_lora), or merge them with PEFT"
+        )
+    return result
+
+
+def placed(adapter: Mapping[str, LazyTensor], base: Iterable[str]) -> dict[str, LazyTensor]:
+    """Return the tensors of an adapter's own file under the names that they have in the model.
+
+    Raises:
+        CheckpointError: names that no weight of the model has, or that several have.
+    """
+    known = {name.removesuffix(".weight") for name in base} | set(base)
+    found: dict[str, LazyTensor] = {}
+    lost, doubtful = [], []
+    for name, tensor in adapter.items():
+        short = unwrapped(name)
+        module = match["module"] if (match := _HALF.match(short)) else _OTHER_PARTS.split(short)[0]
+        roots = [root for root in _ROOTS if f"{root}{module}" in known]
+        if len(roots) == 1:
+            found[f"{roots[0]}{short}"] = replace(tensor, name=f"{roots[0]}{short}")
+        elif roots:
+            doubtful.append(f"{module} ({' or '.join(f'{root}{module}' for root in roots)})")
+        elif is_unused(short):
+            found[short] = tensor
+        else:
+            lost.append(module)
+    if lost or doubtful:
+        said = [f"no weight for {listed(lost)}"] * bool(lost) + [f"unclear is {listed(doubtful)}"] * bool(doubtful)
+        raise CheckpointError(f"adapter: {'; '.join(said)}; give the base weights that it belongs to")
+    return found
+
+
+def check_targets(config: AdapterConfig, modules: Iterable[str], base: Iterable[str]) -> None:
+    """Check that every kind of module that the config adapts, and the model has, has an adapter.
+
+    Raises:
+        CheckpointError: naming those without.
+    """
+    adapted, weights = set(modules), {name.removesuffix(".weight") for name in base}
+    lost = [target for target in config.targets if _ending(weights, target) and not _ending(adapted, target)]
+    if lost:
+        raise CheckpointError(
+            f"adapter: {ADAPTER_CONFIG} adapts {listed(lost)}, but there are no tensors of it; give the whole adapter"
+        )
+
+
+def adapted_modules(halves: Iterable[str]) -> Iterator[str]:
+    """Yield the module of each half of an adapter."""
+    for name in halves:
+        if match := _HALF.match(name):
+            yield match["module"]
+
+
+def _ending(names: Iterable[str], end: str) -> bool:
+    return any(name == end or name.endswith(f".{end}") for name in names)
+
+
+def _pairs(halves: Mapping[str, LazyTensor]) -> dict[str, dict[str, LazyTensor]]:
+    """Return the halves by module and side; an embedding's are brought to a linear's form.
+
+    Raises:
+        CheckpointError: several adapters of one module.
+    """
+    pairs: dict[str, dict[str, LazyTensor]] = {}
+    names: dict[str, set[str]] = {}
+    for name, tensor in halves.items():
+        match = _HALF.match(name)
+        assert match is not None
+        module, side = match["module"], match["side"]
+        names.setdefault(module, set()).add(match["adapter"] or "")
+        if match["embedding"] and len(tensor.shape) == 2:
+            tensor, side = tensor.transposed(), "A" if side == "B" else "B"
+        pairs.setdefault(module, {})[side] = tensor
+    if several := sorted({name for found in names.values() if len(found) > 1 for name in found}):
+        raise CheckpointError(f"LoRA adapters: several ({listed(several)}); merge the one that is meant with PEFT")
+    return pairs

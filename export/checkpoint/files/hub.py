@@ -1,0 +1,29 @@
+"""Get a checkpoint from the Hub."""
+
+from pathlib import Path
+
+from internvl_edge.runtime.errors import CheckpointError
+
+_WANTED = ["*.json", "*.safetensors", "*.bin", "*.model"]
+
+
+def from_hub(name: str, revision: str | None) -> Path:
+    """Return the folder that a Hub id is downloaded to.
+
+    Raises:
+        CheckpointError: the name is none, the library is not installed, or the Hub does not give it.
+    """
+    if name.count("/") != 1 or name.startswith((".", "/")):
+        raise CheckpointError(f"{name}: no such folder or file; give a checkpoint folder, a weight file or a Hub id")
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise CheckpointError(
+            f"{name}: no such folder, and huggingface_hub is not installed; pip install huggingface_hub"
+        ) from error
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"{name}: the Hub does not give it ({reason}); check the name and the network") from error

@@ -1,0 +1,140 @@
+"""Weights on disk without loading them: each tensor of a file is a name, a type and a byte range."""
+
+import math
+import mmap
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from internvl_edge.runtime.errors import CheckpointError
+
+TORCH_DTYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "int64": torch.int64,
+    "int32": torch.int32,
+    "uint8": torch.uint8,
+    "int8": torch.int8,
+    "float8_e4m3fn": torch.float8_e4m3fn,
+    "bool": torch.bool,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LazyTensor:
+    """A tensor that stays on disk. Reading goes through `pread`, never a map: mapped pages count as resident memory."""
+
+    name: str
+    dtype: str
+    """A key of `TORCH_DTYPES`, or what the file calls a type that torch does not have."""
+    shape: tuple[int, ...]
+    file: Path
+    offset: int
+    nbytes: int
+    strides: tuple[int, ...] | None = None
+    """In elements, where the file holds the tensor in another order than row-major; None is row-major."""
+
+    def chunks(self, limit_bytes: int) -> Iterator[torch.Tensor]:
+        """Yield the values in row-major order as flat tensors of at most `limit_bytes`, one value at least.
+
+        A chunk is valid until the next one is asked for: they share one buffer. A tensor with strides comes whole.
+        """
+        if self.strides is not None:
+            yield self.torch().flatten()
+            return
+        dtype = TORCH_DTYPES[self.dtype]
+        if self.nbytes == 0:
+            return
+        # Pages of our own, returned when the last view goes: buffers of this size fragment malloc's heap by gigabytes.
+        values = max(1, min(limit_bytes, self.nbytes) // dtype.itemsize)
+        pages = mmap.mmap(-1, values * dtype.itemsize)
+        buffer = torch.frombuffer(pages, dtype=dtype)
+        descriptor = os.open(self.file, os.O_RDONLY)
+        try:
+            done = 0
+            while done < self.nbytes:
+                part = buffer[: (self.nbytes - done) // dtype.itemsize]
+                _read_into(descriptor, part, self.offset + done, self.file)
+                yield part
+                done += part.numel() * dtype.itemsize
+        finally:
+            os.close(descriptor)
+
+    def transposed(self) -> "LazyTensor":
+        """Return this matrix with its two axes exchanged; the file stays as it is."""
+        rows, columns = self.shape
+        by_row, by_column = self.strides or (columns, 1)
+        return replace(self, shape=(columns, rows), strides=(by_column, by_row))
+
+    def torch(self) -> torch.Tensor:
+        """Return the whole tensor."""
+        dtype = TORCH_DTYPES[self.dtype]
+        elements = math.prod(self.shape)
+        if self.strides is not None:
+            elements = 1 + sum((size - 1) * step for size, step in zip(self.shape, self.strides, strict=True))
+        flat = torch.empty(elements, dtype=dtype)
+        descriptor = os.open(self.file, os.O_RDONLY)
+        try:
+            _read_into(descriptor, flat, self.offset, self.file)
+        finally:
+            os.close(descriptor)
+        if self.strides is None:
+            return flat.reshape(self.shape)
+        return flat.as_strided(self.shape, self.strides).contiguous()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergedTensor:
+    """A LoRA fine-tuned weight, merged when it is read: ``base + scale * up @ down``."""
+
+    name: str
+    base: LazyTensor
+    down: LazyTensor
+    up: LazyTensor
+    scale: float
+
+    @property
+    def dtype(self) -> str:
+        """Type of the base weight."""
+        return self.base.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the base weight."""
+        return self.base.shape
+
+    @property
+    def file(self) -> Path:
+        """File of the base weight."""
+        return self.base.file
+
+    @property
+    def fits(self) -> bool:
+        """Whether ``up @ down`` has the shape of the base weight."""
+        if len(self.down.shape) != 2 or len(self.up.shape) != 2:
+            return False
+        return self.up.shape[1] == self.down.shape[0] and (self.up.shape[0], self.down.shape[1]) == self.shape
+
+    def chunks(self, limit_bytes: int) -> Iterator[torch.Tensor]:
+        """Yield the merged values as one flat tensor: the product needs the whole weight anyway."""
+        yield self.torch().flatten()
+
+    def torch(self) -> torch.Tensor:
+        """Return the merged weight, added up in fp32."""
+        delta = self.up.torch().float() @ self.down.torch().float()
+        return (self.base.torch().float() + self.scale * delta).to(TORCH_DTYPES[self.dtype])
+
+
+def _read_into(descriptor: int, out: torch.Tensor, offset: int, path: Path) -> None:
+    view = out.view(torch.uint8).numpy().data
+    done = 0
+    while done < len(view):
+        count = os.preadv(descriptor, [view[done:]], offset + done)
+        if count == 0:
+            raise CheckpointError(f"{path}: ends {len(view) - done} bytes early; download it again")
+        done += count

@@ -1,0 +1,131 @@
+"""Names of tensors: wrappers of training and saving are taken off, other layouts become the official one."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from internvl_edge.export.checkpoint.fields import listed
+from internvl_edge.runtime.errors import CheckpointError
+
+TOP_LEVEL = "top"
+"""How `--state-dict` names weights whose names have no prefix."""
+
+_WRAPPERS = re.compile(
+    r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module"
+    r"|base_model\.model|base_layer|modules_to_save\.\w+)\."
+)
+"""What data parallelism, compilation, sharding and PEFT put into names, at any place."""
+_REPLACED = re.compile(r"(?:^|\.)original_module\.")
+"""PEFT keeps the weights here that ``modules_to_save`` holds the trained ones of."""
+_FIRST = re.compile(r"^(?P<prefix>.*?)(?:vision_model\.)?(?:embeddings\.class_embedding|cls_token)$")
+"""The class token's name in every layout: what stands in front is a prefix of all names."""
+
+_UNUSED = re.compile(
+    r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$|position_ids$|^language_model\.|^head\.|^llm_proj|^n_averaged$"
+)
+"""Written by older code (MODEL.md 2.1), or another program's part: a language model, a classifier's head."""
+
+_PLAIN = (
+    (re.compile(r"^cls_token$"), "vision_model.embeddings.class_embedding"),
+    (re.compile(r"^pos_embed$"), "vision_model.embeddings.position_embedding"),
+    (re.compile(r"^patch_embed\.proj\."), "vision_model.embeddings.patch_embedding."),
+    (re.compile(r"^blocks\.(\d+)\.(ls[12])\.gamma$"), r"vision_model.encoder.layers.\1.\2"),
+    (re.compile(r"^blocks\."), "vision_model.encoder.layers."),
+    (re.compile(r"^transformer\."), "qllama.model."),
+)
+"""Plain-PyTorch names -> official names (MODEL.md 2.2)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Naming:
+    """How the names of a checkpoint become official names."""
+
+    prefix: str
+    others: tuple[str, ...]
+    """Prefixes of the other sets of weights."""
+    vision_only: bool
+    """The tower's names stand without ``vision_model.``."""
+    plain: bool
+    """The layout is that of the plain-PyTorch files."""
+
+    def official(self, name: str) -> str:
+        """Return the official name of a stored one."""
+        short = unwrapped(name).removeprefix(self.prefix)
+        if self.vision_only:
+            return short if is_unused(short) else f"vision_model.{short}"
+        for pattern, replacement in _PLAIN:
+            renamed, count = pattern.subn(replacement, short)
+            if count:
+                return renamed
+        return short
+
+
+def unwrapped(name: str) -> str:
+    """Return a name without what wrappers put into it."""
+    return _WRAPPERS.sub("", name)
+
+
+def is_unused(official: str) -> bool:
+    """Return whether a tensor is known and not needed."""
+    return _UNUSED.search(official) is not None
+
+
+def holds_a_tower(names: Iterable[str]) -> bool:
+    """Return whether a tower's class token is among the names."""
+    return any(_FIRST.match(name) for name in names)
+
+
+def naming_of(names: Iterable[str], source: str, state_dict: str | None = None) -> Naming:
+    """Return how the names of a checkpoint are read; `state_dict` chooses among several sets of weights.
+
+    Raises:
+        CheckpointError: there are several sets and none is chosen, or not the chosen one.
+    """
+    found = {match["prefix"]: name for name in map(unwrapped, names) if (match := _FIRST.match(name))}
+    known = {prefix.removesuffix(".") or TOP_LEVEL: prefix for prefix in found}
+    if state_dict is not None and unwrapped(f"{state_dict}.").removesuffix(".") not in {*known, ""}:
+        raise CheckpointError(
+            f"--state-dict {state_dict}: {source} has no weights of that name; it has {listed(known) or 'no tower'}"
+        )
+    if state_dict is not None:
+        known = {state_dict: known[unwrapped(f"{state_dict}.").removesuffix(".") or TOP_LEVEL]}
+    if len(known) > 1:
+        raise CheckpointError(
+            f"{source}: holds several sets of weights: {listed(sorted(known))}; choose one with --state-dict NAME"
+        )
+    prefix = next(iter(known.values()), "")
+    first = found.get(prefix, "")
+    return Naming(
+        prefix=prefix,
+        others=tuple(other for other in found if other != prefix),
+        vision_only=first == f"{prefix}embeddings.class_embedding",
+        plain=first == f"{prefix}cls_token",
+    )
+
+
+def official_names(names: Iterable[str], naming: Naming, source: str) -> dict[str, str]:
+    """Return official name by stored name; those of other sets of weights are left out.
+
+    Raises:
+        CheckpointError: two stored names stand for one tensor.
+    """
+    renamed: dict[str, str] = {}
+    owners: dict[str, str] = {}
+    doubles = []
+    for name in names:
+        if _REPLACED.search(name) or _is_of_another_set(unwrapped(name), naming):
+            continue
+        official = renamed[name] = naming.official(name)
+        if (other := owners.setdefault(official, name)) != name and not is_unused(official):
+            doubles.append(f"{other} and {name}")
+    if doubles:
+        raise CheckpointError(f"{source}: {listed(doubles)} stand for one tensor each; keep one of each")
+    return renamed
+
+
+def _is_of_another_set(name: str, naming: Naming) -> bool:
+    """Return whether the longest prefix that `name` begins with is another set's."""
+    longest = max((prefix for prefix in naming.others if name.startswith(prefix)), key=len, default=None)
+    if longest is None:
+        return False
+    return not (name.startswith(naming.prefix) and len(naming.prefix) > len(longest))
