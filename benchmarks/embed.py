@@ -24,9 +24,10 @@ from random_checkpoint import PRESETS, write_checkpoint
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.backends import SessionOptions
 from internvl_edge.runtime.decode import decode
+from internvl_edge.runtime.inputs.pictures import SourcePicture
+from internvl_edge.runtime.inputs.read import find_pictures
 from internvl_edge.runtime.pipeline.embedding import embed
 from internvl_edge.runtime.pipeline.options import EmbedOptions
-from internvl_edge.runtime.pipeline.sources import SourcePicture, find_pictures
 
 if TYPE_CHECKING:
     from internvl_edge.runtime.model import Mode

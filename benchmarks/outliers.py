@@ -174,7 +174,7 @@ def _samples(checkpoint: Checkpoint) -> dict[str, dict[str, np.ndarray]]:
     assert checkpoint.tokenizer_file is not None
     data = open_data(EXAMPLE / "data" / "calibration.jsonl").spread(64)
     pixels = preprocess([data.picture(row) for row in data.rows], checkpoint.config.pictures)
-    texts = [text for row in data.rows for text in row.texts.values()]
+    texts = [text for row in data.rows for _, text in row.captions()]
     ids = Tokenizer(checkpoint.tokenizer_file).encode_texts(texts)
     return {"vision": {"pixel_values": pixels}, "text": {"input_ids": ids}}
 

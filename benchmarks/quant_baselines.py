@@ -188,7 +188,7 @@ def calibration_inputs(fp32: str, data: str, output: str) -> None:
             query = {"vision_states": model.run_graph("vision", vision)["vision_states"]}
             batches["vision"].append(vision)
             batches["query"].append(query)
-            captions = [row.texts[language] for row in part]
+            captions = [row.texts[language][0] for row in part]
             batches["text"] += _by_length([model.tokenize([caption])[0] for caption in captions])
             ids = [model.tokenizer.encode_prompt(caption)[0, 1:] for caption in captions]
             prompt = model.tokenizer.encode_prompt(prompts[language])

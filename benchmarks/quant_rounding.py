@@ -58,7 +58,7 @@ class Model:
         """Return what the graphs are fed on `count` pictures and their captions; each by the fp32 graph before it."""
         data = open_data(file).spread(count)
         pixels = preprocess([data.picture(row) for row in data.rows], self.config.pictures)
-        captions = [row.texts[data.languages[i % len(data.languages)]] for i, row in enumerate(data.rows)]
+        captions = [row.texts[data.languages[i % len(data.languages)]][0] for i, row in enumerate(data.rows)]
         ids = self._tokenizer.encode_texts(captions)
         prompt = self._tokenizer.encode_prompt("English caption:")
         samples = GraphInputs(pixel_values=pixels, text_ids=ids, prompt_ids=prompt)

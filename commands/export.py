@@ -1,17 +1,16 @@
 """The command that writes bundles: export."""
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from internvl_edge.commands.parameters import ACCEPT_CONFIG, STATE_DICT, Integers, Names
+from internvl_edge.commands.parameters import ACCEPT_CONFIG, MAX_PIXELS, STATE_DICT, Given, GivenPath, Integers, Names
 from internvl_edge.commands.printing import show
 
 
 @click.command()
-@click.argument("checkpoint")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Bundle folder to write.")
+@click.argument("checkpoint", type=Given())
+@click.option("-o", "--output", type=GivenPath(), required=True, help="Bundle folder to write.")
 @click.option("--graphs", type=Names(), help="Graphs to write; default: all that the checkpoint has weights for.")
 @click.option(
     "--dtype",
@@ -45,8 +44,8 @@ from internvl_edge.commands.printing import show
 )
 @click.option(
     "--samples",
-    type=click.Path(exists=True, path_type=Path),
-    help="Folder or JSONL of real pictures (and texts) to verify on.",
+    type=GivenPath(exists=True),
+    help="Folder, table or archive of real pictures (and texts) to verify on.",
 )
 @click.option("--sample-count", type=int, default=2, show_default=True, help="How many of them.")
 @click.option("--revision", help="Revision of a Hub id.")
@@ -60,10 +59,13 @@ from internvl_edge.commands.printing import show
     help="Quantize the linears to 8 bits, with Q/DQ in the graph; needs --data or --ranges.",
 )
 @click.option(
-    "--data", help="Pictures (and captions) to calibrate and judge on: a folder, a JSONL, or the word random."
+    "--data",
+    type=Given(),
+    help="Pictures (and captions) to calibrate and judge on: a folder, table or archive, or the word random.",
 )
+@MAX_PIXELS
 @click.option("--calibration-samples", type=int, default=128, show_default=True, help="How many to calibrate on.")
-@click.option("--ranges", type=click.Path(path_type=Path), help="What `calibrate` wrote, instead of measuring now.")
+@click.option("--ranges", type=GivenPath(), help="What `calibrate` wrote, instead of measuring now.")
 @click.option("--method", "--calibration_method", "method", help="Clip by auto, max, percentile, entropy or mse.")
 @click.option("--smooth", default="auto", show_default=True, help="auto, off, or SmoothQuant's alpha from 0 to 1.")
 @click.option(

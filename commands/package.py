@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from internvl_edge.commands.parameters import BF16, BUNDLE, Integers
+from internvl_edge.commands.parameters import BF16, BUNDLE, GivenPath, Integers
 from internvl_edge.commands.printing import show
 
 
@@ -16,7 +16,7 @@ def package() -> None:
 
 @package.command()
 @BUNDLE
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder to make.")
+@click.option("-o", "--output", type=GivenPath(), required=True, help="Folder to make.")
 @click.option(
     "--platform",
     type=click.Choice(["onnxruntime", "tensorrt", "runtime"]),
@@ -40,9 +40,7 @@ def package() -> None:
 @click.option("--task-instances", type=click.IntRange(1), default=2, show_default=True, help="Of each task.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True)
 @click.option("--gpus", type=Integers(), default="", help="Numbers of the GPUs to use.  [default: all]")
-@click.option(
-    "-i", "--image", "images", multiple=True, type=click.Path(path_type=Path), help="A picture to warm up on."
-)
+@click.option("-i", "--image", "images", multiple=True, type=GivenPath(), help="A picture to warm up on.")
 @click.option("-t", "--text", "texts", multiple=True, help="A text to warm up on.")
 def triton(bundle: Path, output: Path, **settings: Any) -> None:
     """Write a model repository for NVIDIA Triton: a model per graph, and the tasks encode_image, encode_text, classify
@@ -63,7 +61,7 @@ def triton(bundle: Path, output: Path, **settings: Any) -> None:
 
 @package.command()
 @BUNDLE
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="YAML file to write.")
+@click.option("-o", "--output", type=GivenPath(), required=True, help="YAML file to write.")
 @click.option("--replicas", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--cpus", type=click.FloatRange(0), default=1.0, show_default=True, help="Of a replica.")
 @click.option(

@@ -9,8 +9,50 @@ from internvl_edge.runtime.backends import BACKENDS
 from internvl_edge.runtime.byte_sizes import parse_bytes
 from internvl_edge.runtime.errors import InputError
 
-BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
-IMAGES = click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+
+class GivenPath(click.Path):
+    """A path that is not empty: an unset variable of a shell is, and would mean the current folder."""
+
+    def __init__(self, exists: bool = False) -> None:
+        super().__init__(exists=exists, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        if value == "":
+            self.fail(_EMPTY, param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class Given(click.ParamType[str]):
+    """A text that is not empty."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text."""
+        if not str(value).strip():
+            self.fail(_EMPTY, param, ctx)
+        return str(value)
+
+
+def _limit_pixels(ctx: click.Context, param: click.Parameter, value: int | None) -> None:
+    """Set the limit of this process."""
+    if value is not None:
+        from internvl_edge.runtime.decode import limit_pixels
+
+        limit_pixels(value or None)
+
+
+_EMPTY = "is empty; is a variable of the shell unset?"
+MAX_PIXELS = click.option(
+    "--max-pixels",
+    type=click.IntRange(0),
+    callback=_limit_pixels,
+    expose_value=False,
+    help="Pixels that a picture may have; 0: any number.  [default: 89478485]",
+)
+BUNDLE = click.argument("bundle", type=GivenPath())
+IMAGES = click.argument("images", nargs=-1, required=True, type=GivenPath())
 BACKEND = click.option(
     "--backend", default="auto", show_default=True, help=f"Library that runs the graphs: {', '.join(BACKENDS)}."
 )

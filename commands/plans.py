@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from internvl_edge.commands.parameters import BUNDLE, JSON, ByteSize, Names
+from internvl_edge.commands.parameters import BUNDLE, JSON, ByteSize, GivenPath, Names
 from internvl_edge.commands.printing import show, show_json
 
 
@@ -24,7 +24,7 @@ from internvl_edge.commands.printing import show, show_json
     "--attention", default="auto", show_default=True, help="How attention is written: auto, op, pattern or plugin."
 )
 @click.option("--search-forms", is_flag=True, help="Try every form of a few blocks and build in the leanest.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of a kit. Default: BUNDLE-TARGET.")
+@click.option("-o", "--output", type=GivenPath(), help="Folder of a kit. Default: BUNDLE-TARGET.")
 @click.option("--trtexec", is_flag=True, help="Print the trtexec commands of a kit, too.")
 def build_command(bundle: Path, trtexec: bool, **settings: Any) -> None:
     """Build the TensorRT plans of BUNDLE for a device, or make a kit that the device builds from.
@@ -59,7 +59,7 @@ def targets(as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@click.argument("bundle", type=GivenPath(), required=False)
 @click.option("--target", help="Device to check BUNDLE for, as agx-orin-64gb or l4.")
 @JSON
 def doctor(bundle: Path | None, target: str | None, as_json: bool) -> None:

@@ -5,14 +5,25 @@ from typing import Any
 
 import click
 
-from internvl_edge.commands.parameters import ACCEPT_CONFIG, BF16, BUNDLE, JSON, STATE_DICT, Names
+from internvl_edge.commands.parameters import (
+    ACCEPT_CONFIG,
+    BF16,
+    BUNDLE,
+    JSON,
+    MAX_PIXELS,
+    STATE_DICT,
+    Given,
+    GivenPath,
+    Names,
+)
 from internvl_edge.commands.printing import show, show_json
 
 
 @click.command()
-@click.argument("checkpoint")
-@click.option("--data", help="Pictures (and captions): a folder, a JSONL, or the word random.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of ranges to write.")
+@click.argument("checkpoint", type=Given())
+@click.option("--data", type=Given(), help="Pictures (and captions): a folder, table or archive, or the word random.")
+@MAX_PIXELS
+@click.option("-o", "--output", type=GivenPath(), required=True, help="Folder of ranges to write.")
 @click.option("--samples", type=int, default=128, show_default=True, help="How many pictures of the data to take.")
 @click.option(
     "--method",
@@ -25,9 +36,7 @@ from internvl_edge.commands.printing import show, show_json
 @click.option("--graphs", type=Names(), help="Graphs to measure; default: all that the checkpoint has weights for.")
 @click.option("--image-size", type=int, help="Picture side in pixels. Default: the checkpoint's.")
 @click.option("--compute", default="auto", show_default=True, help="Matrix products in auto, fp32 or bf16.")
-@click.option(
-    "--merge", type=click.Path(path_type=Path), multiple=True, help="Ranges of one part of the data; repeat for each."
-)
+@click.option("--merge", type=GivenPath(), multiple=True, help="Ranges of one part of the data; repeat for each.")
 @click.option("--revision", help="Revision of a Hub id.")
 @ACCEPT_CONFIG
 @STATE_DICT
@@ -54,8 +63,9 @@ def calibrate(**options: Any) -> None:
 
 @click.command("eval")
 @BUNDLE
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="JSONL of pictures with captions.")
-@click.option("--baseline", type=click.Path(path_type=Path), help="Bundle to compare with.")
+@click.option("--data", type=GivenPath(), required=True, help="Table or archive of pictures with captions.")
+@MAX_PIXELS
+@click.option("--baseline", type=GivenPath(), help="Bundle to compare with.")
 @click.option("--limit", type=click.IntRange(1), help="Pictures to take, evenly spread. Default: all.")
 @click.option("--languages", type=Names(), help="Languages to measure, as en,zh. Default: all of the data.")
 @click.option("--tasks", type=Names(), help="Of retrieval,zero_shot,captions. Default: all.")
@@ -81,8 +91,9 @@ def evaluate(bundle: Path, data: Path, baseline: Path | None, as_json: bool, **s
 
 @click.command()
 @BUNDLE
-@click.argument("reference", type=click.Path(path_type=Path))
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="A folder of pictures, or a JSONL.")
+@click.argument("reference", type=GivenPath())
+@click.option("--data", type=GivenPath(), required=True, help="A folder, table or archive of pictures.")
+@MAX_PIXELS
 @click.option("--samples", type=int, default=4, show_default=True, help="Pictures to take, evenly spread.")
 @click.option("--graphs", type=Names(), help="Graphs to compare; default: all of BUNDLE.")
 @click.option("--threshold-db", type=float, default=20.0, show_default=True, help="SQNR below which a block diverges.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from internvl_edge.commands.parameters import BUNDLE, IMAGES, JSON
+from internvl_edge.commands.parameters import BUNDLE, IMAGES, JSON, GivenPath
 from internvl_edge.commands.printing import show, show_json
 from internvl_edge.commands.request import Request, request_options
 
@@ -46,11 +46,13 @@ def classify(
     as_json: bool,
 ) -> None:
     """Classify IMAGES among the labels, without training."""
+    from internvl_edge.runtime.inputs.read import find_pictures
     from internvl_edge.runtime.tables import require_unlike
 
     require_unlike("--label", labels)
+    pictures = find_pictures(images)
     with request.open(bundle) as model:
-        _show_ranking(images, labels, model.classify(images, labels, templates=templates or None), as_json)
+        _show_ranking(pictures, labels, model.classify(pictures, labels, templates=templates or None), as_json)
 
 
 @run.command()
@@ -64,11 +66,13 @@ def retrieve(
     bundle: Path, images: tuple[Path, ...], texts: tuple[str, ...], mode: "Mode | None", request: Request, as_json: bool
 ) -> None:
     """Rank the texts for each of IMAGES by similarity."""
+    from internvl_edge.runtime.inputs.read import find_pictures
     from internvl_edge.runtime.tables import require_unlike
 
     require_unlike("--text", texts)
+    pictures = find_pictures(images)
     with request.open(bundle) as model:
-        _show_ranking(images, texts, model.similarity(images, texts, mode=mode), as_json)
+        _show_ranking(pictures, texts, model.similarity(pictures, texts, mode=mode), as_json)
 
 
 @run.command()
@@ -85,29 +89,29 @@ def caption(
     bundle: Path, images: tuple[Path, ...], request: Request, as_json: bool, stream: bool, **settings: Any
 ) -> None:
     """Write a caption for each of IMAGES."""
+    from internvl_edge.runtime.inputs.read import find_pictures
     from internvl_edge.runtime.tables import caption_rows, lines_text, streamed_lines
 
     if stream and (as_json or settings.pop("num_beams") > 1):
         raise click.UsageError("--stream prints greedy captions as text: leave --json and --num-beams out")
+    pictures = find_pictures(images)
     with request.open(bundle) as model:
         if stream:
-            for piece in streamed_lines(model, images, **settings):
+            for piece in streamed_lines(model, pictures, **settings):
                 show(piece, newline=False)
             return
-        captions = model.caption(images, **settings)
-    show_json(caption_rows(images, captions)) if as_json else show(lines_text(images, captions))
+        captions = model.caption(pictures, **settings)
+    show_json(caption_rows(pictures, captions)) if as_json else show(lines_text(pictures, captions))
 
 
 @run.command()
 @BUNDLE
-@click.argument("inputs", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("inputs", nargs=-1, type=GivenPath())
 @click.option("-t", "--text", "texts", multiple=True, help="A text to embed, into an .npz; repeat for each text.")
 @click.option(
-    "--text-column", metavar="NAME", help="Embed the texts of this field of INPUTS (.jsonl, .parquet), no pictures."
+    "--text-column", metavar="NAME", help="Embed the texts of this field of INPUTS, which are tables; no pictures."
 )
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help="File to write: .npz, .npy or .parquet."
-)
+@click.option("-o", "--output", type=GivenPath(), required=True, help="File to write: .npz, .npy or .parquet.")
 @_MODE
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
@@ -129,7 +133,7 @@ def caption(
     type=click.Choice(["fail", "skip"]),
     default="fail",
     show_default=True,
-    help="Whether unreadable pictures and texts end the run, or are left out and listed in a .bad.jsonl.",
+    help="Whether unreadable pictures, texts and rows end the run, or are left out and listed in a .bad.jsonl.",
 )
 @request_options
 def embed(
@@ -143,16 +147,16 @@ def embed(
     request: Request,
     **settings: Any,
 ) -> None:
-    """Write the raw features of the pictures in INPUTS: files, folders, .jsonl and .parquet tables.
+    """Write the raw features of the pictures in INPUTS: files, folders, tables and archives.
 
     An .npz holds `images`, `image_embeds`, `texts`, `text_embeds`; an .npy has its names in a .names.jsonl beside it.
     Rows are in the order of INPUTS. A run that was killed is taken up by the same command.
     """
     from internvl_edge.progress import shown_progress
+    from internvl_edge.runtime.inputs.read import find_pictures, find_texts
     from internvl_edge.runtime.pipeline.embedding import EmbedReport, embed_texts, kept_line
     from internvl_edge.runtime.pipeline.embedding import embed as embed_pictures
     from internvl_edge.runtime.pipeline.options import EmbedOptions
-    from internvl_edge.runtime.pipeline.sources import find_pictures, find_texts
     from internvl_edge.runtime.profile.interrupt import STOPPED
 
     if text_column and texts:
@@ -160,10 +164,10 @@ def embed(
     options = EmbedOptions(**settings, workers=workers if engine == "local" else None)
     write: Callable[..., EmbedReport]
     if text_column:
-        lines = find_texts(inputs, text_column)
+        lines = find_texts(inputs, text_column, options.on_error)
         count, write = len(lines), partial(embed_texts, texts=lines, options=options)
     else:
-        pictures = find_pictures(inputs)
+        pictures = find_pictures(inputs, options.on_error)
         count, write = len(pictures), partial(embed_pictures, pictures=pictures, options=options, texts=texts)
     try:
         with request.open(bundle, options.batch_size) as model:
@@ -195,7 +199,7 @@ def _cluster(model: "InternVL", request: Request, workers: int | None, gpus: flo
 
 @run.command()
 @BUNDLE
-@click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("videos", nargs=-1, required=True, type=GivenPath())
 @click.option("-t", "--text", "texts", multiple=True, required=True, help="A text; repeat for each text.")
 @click.option("--frames", type=click.IntRange(1), default=8, show_default=True, help="Frames taken of each video.")
 @_MODE
@@ -222,7 +226,7 @@ def video(
 @run.command()
 @BUNDLE
 @IMAGES
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="NumPy .npz to write.")
+@click.option("-o", "--output", type=GivenPath(), required=True, help="NumPy .npz to write.")
 @click.option("--min-tiles", "smallest", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--max-tiles", "largest", type=click.IntRange(1), default=12, show_default=True)
 @click.option("--thumbnail/--no-thumbnail", default=True, help="Whether the whole picture is the last tile.")
@@ -230,13 +234,15 @@ def video(
 def connect(bundle: Path, images: tuple[Path, ...], output: Path, request: Request, **tiling: Any) -> None:
     """Write what a chat checkpoint's language model takes of IMAGES: `images`, `tiles`, `vit_embeds`."""
     from internvl_edge.runtime.connect import TilingOptions, save_vit_embeds
+    from internvl_edge.runtime.inputs.read import find_pictures
     from internvl_edge.runtime.outputs.files import takes_stdout
 
+    pictures = find_pictures(images)
     with request.open(bundle) as model:
-        show(save_vit_embeds(model, images, TilingOptions(**tiling), output), to_stderr=takes_stdout([output]))
+        show(save_vit_embeds(model, pictures, TilingOptions(**tiling), output), to_stderr=takes_stdout([output]))
 
 
-def _show_ranking(images: Sequence[Path], names: Sequence[str], scores: "np.ndarray", as_json: bool) -> None:
+def _show_ranking(images: Sequence[object], names: Sequence[str], scores: "np.ndarray", as_json: bool) -> None:
     from internvl_edge.runtime.tables import ranking_rows, ranking_text
 
     if as_json:

@@ -8,11 +8,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from internvl_edge.calib.dataset import DataSet, Prompts, Row, digest_of, open_data, picture_of
+from internvl_edge.calib.dataset import DataSet, Prompts, digest_of, open_data
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.samples import STOCK_TEXTS, synthetic_pixels
 from internvl_edge.export.walk import WalkInputs
-from internvl_edge.runtime.errors import CalibrationError, InputError
+from internvl_edge.runtime.decode import decode
+from internvl_edge.runtime.errors import CalibrationError, UnreadableError
+from internvl_edge.runtime.inputs.names import in_one_line
+from internvl_edge.runtime.inputs.pictures import content_of
+from internvl_edge.runtime.inputs.read import Record
 from internvl_edge.runtime.model import DEFAULT_PROMPT
 from internvl_edge.runtime.preprocess import Preprocessing, preprocess
 from internvl_edge.runtime.tokenizer import TEXT_PREFIX, Tokenizer
@@ -97,27 +101,30 @@ def walk_inputs(data: CalibrationData, tokenizer: Tokenizer | None, config: Mode
     )
 
 
-def _read(data: DataSet) -> tuple[list[Image.Image], list[bytes], list[Row], list[str]]:
-    pictures, contents, rows, unreadable = [], [], [], []
+def _read(data: DataSet) -> tuple[list[Image.Image], list[bytes], list[Record], list[str]]:
+    pictures: list[Image.Image] = []
+    contents: list[bytes] = []
+    rows: list[Record] = []
+    unreadable = []
     for row in data.rows:
         try:
-            content = data.content(row)
-            pictures.append(picture_of(content, row.file))
-        except InputError:
-            unreadable.append(row.file)
+            content = content_of(row.picture)
+            pictures.append(decode(content))
+        except UnreadableError as error:
+            unreadable.append(f"{in_one_line(row.file)} ({error})")
             continue
         contents.append(content)
         rows.append(row)
     return pictures, contents, rows, unreadable
 
 
-def _caption(data: DataSet, row: Row, index: int) -> tuple[str, str]:
-    """Return the caption of sample `index` and its prompt: the languages take turns."""
-    languages = list(row.texts)
-    if not languages:
+def _caption(data: DataSet, row: Record, index: int) -> tuple[str, str]:
+    """Return the caption of sample `index` and its prompt: all captions of a picture, in all languages, take turns."""
+    captions = row.captions()
+    if not captions:
         return STOCK_TEXTS[index % len(STOCK_TEXTS)], DEFAULT_PROMPT
-    language = languages[index % len(languages)]
-    return row.texts[language], data.prompts.caption_prompts.get(language, DEFAULT_PROMPT)
+    language, text = captions[index % len(captions)]
+    return text, data.prompts.caption_prompts.get(language, DEFAULT_PROMPT)
 
 
 def _class_texts(prompts: Prompts, count: int) -> tuple[str, ...]:

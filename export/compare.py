@@ -196,7 +196,7 @@ def _samples(data: DataSet, side: Side, reference: Side) -> tuple[GraphInputs, s
     pixels = preprocess([data.picture(row) for row in data.rows], side.pictures)
     if side.model.vocab_size is None:
         return GraphInputs(pixel_values=pixels), "no texts"
-    captions = [list(row.texts.values()) for row in data.rows]
+    captions = [[text for _, text in row.captions()] for row in data.rows]
     texts = [own[i % len(own)] if own else STOCK_TEXTS[i % len(STOCK_TEXTS)] for i, own in enumerate(captions)]
     file = reference.tokenizer_file or side.tokenizer_file
     if file is None:

@@ -361,8 +361,8 @@ def _rehearsal(
     recipe: Recipe | None = None,
 ) -> tuple[Samples, Rehearsal]:
     """Return the samples that graphs are tried on, and what runs torch on them."""
-    origin = options.samples or (checkpoint.folder if checkpoint.has_pictures else None)
-    samples = load_samples(origin, config.pictures, options.sample_count)
+    beside = checkpoint.folder if checkpoint.has_pictures else None
+    samples = load_samples(options.samples, config.pictures, options.sample_count, beside)
     tokenizer = Tokenizer(checkpoint.tokenizer_file) if checkpoint.tokenizer_file else None
     return samples, Rehearsal(config, sources, samples, tokenizer, layers, recipe)
 

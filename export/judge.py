@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from internvl_edge.calib.dataset import DataSet, Row
-from internvl_edge.calib.metrics import clear_first
+from internvl_edge.calib.dataset import DataSet
+from internvl_edge.calib.metrics import clear_first, owned
 from internvl_edge.calib.verdict import Measure, Verdict
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.runtime.features import unit
+from internvl_edge.runtime.inputs.read import Record
 from internvl_edge.runtime.preprocess import preprocess
 from internvl_edge.runtime.progress import Advance, Progress, Silent
 from internvl_edge.runtime.tokenizer import Tokenizer
@@ -38,8 +39,11 @@ class Judge:
         if tokenizer is not None and "text" in graphs:
             self._languages = self._captioned()
         if tokenizer is not None and self._languages:
-            texts = [row.texts[language] for language in self._languages for row in data.rows]
+            texts = [text for language in self._languages for row in data.rows for text in row.texts[language]]
             self._ids = tokenizer.encode_texts(texts)
+        self._right = {
+            _text_name(language): owned([len(row.texts[language]) for row in data.rows]) for language in self._languages
+        }
         self._reference = reference
         self._expected: dict[str, np.ndarray] | None = None
 
@@ -50,12 +54,13 @@ class Judge:
             if self._expected is None:
                 self._expected = self._features(self._reference, advance)
             found = self._features(run, advance)
-        texts = [name for name in found if name.startswith("text ")]
-        pictures = [name for name in found if not name.startswith("text ")]
+        texts = [name for name in found if name in self._right]
+        pictures = [name for name in found if name not in self._right]
         measures = []
         for picture in pictures:
             for text in texts:
-                measures += _recalls(f"{picture}, {text}", self._expected, found, picture, text)
+                before, after = (features[picture] @ features[text].T for features in (self._expected, found))
+                measures += _recalls(f"{picture}, {text}", before, after, self._right[text])
         if not texts:
             measures = [_cosine(name, self._expected[name], found[name]) for name in pictures]
         return Verdict(measures=tuple(measures), pictures=len(self._data.rows), source=str(self._data.source))
@@ -70,8 +75,8 @@ class Judge:
         found = {name: np.concatenate(values) for name, values in parts.items()}
         if self._languages:
             embeds = unit(run("text", {"input_ids": self._ids})["text_embeds"])
-            parts_of = np.split(embeds, len(self._languages))
-            found |= {f"text {lang}".strip(): part for lang, part in zip(self._languages, parts_of, strict=True)}
+            ends = np.cumsum([right.shape[1] for right in self._right.values()])
+            found |= dict(zip(self._right, np.split(embeds, ends[:-1]), strict=True))
         return found
 
     def _pictures(self, run: Run, pixels: np.ndarray) -> dict[str, np.ndarray]:
@@ -84,7 +89,7 @@ class Judge:
             embeds["G"] = unit(embeds["C"] + unit(query["query_embeds"]))
         return embeds
 
-    def _batches(self) -> list[Sequence[Row]]:
+    def _batches(self) -> list[Sequence[Record]]:
         vision = self._config.vision
         size = max(1, _WIDEST_VALUES // (vision.tokens * vision.intermediate_size))
         rows = self._data.rows
@@ -93,7 +98,7 @@ class Judge:
     def _captioned(self) -> tuple[str, ...]:
         """Return the languages in which all pictures have a caption."""
         rows = self._data.rows
-        return tuple(lang for lang in self._data.languages if all(row.texts.get(lang, "").strip() for row in rows))
+        return tuple(language for language in self._data.languages if all(language in row.texts for row in rows))
 
 
 def held_out(data: DataSet, calibrated: int, count: int) -> DataSet:
@@ -103,13 +108,16 @@ def held_out(data: DataSet, calibrated: int, count: int) -> DataSet:
     return DataSet(data.source, rest if len(rest) >= count else data.rows, data.prompts).spread(count)
 
 
-def _recalls(
-    what: str, expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray], picture: str, text: str
-) -> list[Measure]:
-    before, after = expected[picture] @ expected[text].T, found[picture] @ found[text].T
+def _text_name(language: str) -> str:
+    return f"text {language}".strip()
+
+
+def _recalls(what: str, before: np.ndarray, after: np.ndarray, right: np.ndarray) -> list[Measure]:
+    """Return R@1 of scores ``[pictures, captions]`` in both directions; `right` says whose captions they are."""
+    directions = {"to text": (before, after, right), "to image": (before.T, after.T, right.T)}
     return [
-        Measure(metric=f"R@1 {what}, to text", reference=clear_first(before), quantized=clear_first(after)),
-        Measure(metric=f"R@1 {what}, to image", reference=clear_first(before.T), quantized=clear_first(after.T)),
+        Measure(metric=f"R@1 {what}, {name}", reference=clear_first(a, own), quantized=clear_first(b, own))
+        for name, (a, b, own) in directions.items()
     ]
 
 

@@ -1,18 +1,26 @@
 """What verification feeds the graphs: real pictures and texts where there are any, stated stand-ins elsewhere."""
 
-import json
-import zipfile
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.decode import decode
+from internvl_edge.runtime.errors import UnreadableError
+from internvl_edge.runtime.inputs.folders import is_hidden
+from internvl_edge.runtime.inputs.formats import is_picture_name
+from internvl_edge.runtime.inputs.names import in_one_line
+from internvl_edge.runtime.inputs.read import read_records
 from internvl_edge.runtime.preprocess import Preprocessing, preprocess
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+logger = logging.getLogger(__name__)
+
 STOCK_TEXTS = (
     "a photo of a red bicycle",
     "deux bateaux près du vieux port",
@@ -31,28 +39,27 @@ class Samples:
     source: str
 
 
-def load_samples(origin: Path | None, settings: Preprocessing, count: int) -> Samples:
-    """Return `count` pictures and texts of `origin`: a folder, or a JSONL with pictures beside it or in its .zip.
+def load_samples(origin: Path | None, settings: Preprocessing, count: int, beside: Path | None = None) -> Samples:
+    """Return `count` pictures and texts of `origin`, which is what docs/inputs.md says.
 
-    Without an origin the pictures are synthetic (smooth colour fields and noise, seeded) and the source says so.
+    Without an origin they are pictures that lie in the folder `beside`, those of them that can be read. Without these
+    they are synthetic (smooth colour fields and noise, seeded) and the source says so.
 
     Raises:
         InputError: `origin` holds no picture, or an unreadable one.
     """
-    if origin is None:
-        return Samples(
-            pixel_values=synthetic_pixels(settings.image_size, count),
-            texts=_cycle(STOCK_TEXTS, count),
-            source="synthetic pictures",
-        )
-    if origin.suffix == ".jsonl":
-        pictures, texts = _from_jsonl(origin, count)
-    else:
-        pictures, texts = sorted(p for p in origin.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)[:count], []
-    if not pictures:
-        raise InputError(f"{origin}: no picture found; give a folder of pictures or a JSONL with a `file` per line")
+    if origin is not None:
+        records = read_records(origin)[:count]
+        texts = [text for record in records for _, text in record.captions()][:count]
+        pixels = preprocess([record.picture for record in records], settings)
+        return Samples(pixel_values=pixels, texts=_cycle(texts or STOCK_TEXTS, count), source=str(origin))
+    if beside is not None and (pictures := _readable(beside, count)):
+        pixels = preprocess(pictures, settings)
+        return Samples(pixel_values=pixels, texts=_cycle(STOCK_TEXTS, count), source=str(beside))
     return Samples(
-        pixel_values=preprocess(pictures, settings), texts=_cycle(texts or STOCK_TEXTS, count), source=str(origin)
+        pixel_values=synthetic_pixels(settings.image_size, count),
+        texts=_cycle(STOCK_TEXTS, count),
+        source="synthetic pictures",
     )
 
 
@@ -65,24 +72,18 @@ def synthetic_pixels(image_size: int, count: int) -> np.ndarray:
     return (field + 0.5 * rng.normal(size=field.shape)).astype(np.float32).clip(-2.1, 2.6)
 
 
-def _from_jsonl(path: Path, count: int) -> tuple[list[Any], list[str]]:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:count] if line.strip()]
-    texts = [text for row in rows for text in _captions(row)][:count]
-    archive = path.with_suffix(".zip")
-    if not archive.exists():
-        return [path.parent / row["file"] for row in rows], texts
-    with zipfile.ZipFile(archive) as pictures:
-        return [pictures.read(row["file"]) for row in rows], texts
-
-
-def _captions(row: dict[str, Any]) -> Iterable[str]:
-    """Return the texts of a row: `label` per language, `caption` or `text`."""
-    for key in ("label", "caption", "text"):
-        if isinstance(value := row.get(key), dict):
-            return [str(text) for text in value.values()]
-        if isinstance(value, str):
-            return [value]
-    return []
+def _readable(folder: Path, count: int) -> "list[Picture]":
+    """Return the first pictures of a folder that can be decoded: they lie there by chance, so no other is an error."""
+    found: list[Picture] = []
+    paths = sorted(path for path in folder.iterdir() if is_picture_name(path.name) and not is_hidden(path.name))
+    for path in paths:
+        try:
+            found.append(decode(path))
+        except UnreadableError as error:
+            logger.warning("%s: not verified on (%s)", in_one_line(path), error)
+        if len(found) == count:
+            break
+    return found
 
 
 def _cycle(texts: Sequence[str], count: int) -> tuple[str, ...]:

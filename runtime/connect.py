@@ -55,7 +55,7 @@ def connect(model: "InternVL", image: object, options: TilingOptions | None = No
     return np.concatenate([_embeds(model, part) for part in parts])
 
 
-def save_vit_embeds(model: "InternVL", images: Sequence[Path], options: TilingOptions, output: Path) -> str:
+def save_vit_embeds(model: "InternVL", images: Sequence[object], options: TilingOptions, output: Path) -> str:
     """Write the `vit_embeds` of all pictures to the .npz `output`, and return a line that says so.
 
     It holds `images` ``[B]``, `tiles` ``[B]`` and `vit_embeds` ``[sum of tiles, T, H_llm]``, in order.

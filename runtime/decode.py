@@ -20,8 +20,8 @@ import numpy as np
 from internvl_edge.runtime.errors import EdgeError, InputError, TooManyPixelsError, UnreadableError
 from internvl_edge.runtime.inputs.formats import PICTURE_FORMATS
 from internvl_edge.runtime.inputs.names import in_one_line
-from internvl_edge.runtime.inputs.rgb import to_rgb
 from internvl_edge.runtime.inputs.sniff import HEAD_BYTES, head_of, picture_format, why_no_picture
+from internvl_edge.runtime.rgb import to_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture

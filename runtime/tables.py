@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from internvl_edge.runtime.model import InternVL
 _SHOWN = 5
 
 
-def ranking_rows(images: Sequence[Path], names: Sequence[str], scores: np.ndarray) -> list[dict[str, Any]]:
+def ranking_rows(images: Sequence[object], names: Sequence[str], scores: np.ndarray) -> list[dict[str, Any]]:
     """Return all `names` for each picture, by falling score ``[B, names]``, for programs; no name is there twice."""
     return [
         {"image": str(image), "scores": {names[i]: float(row[i]) for i in np.argsort(-row)}}
@@ -32,7 +31,7 @@ def require_unlike(option: str, values: Sequence[str]) -> None:
         raise InputError(f"{option}: given more than once: {', '.join(map(repr, twice))}; give each one time")
 
 
-def ranking_text(images: Sequence[Path], names: Sequence[str], scores: np.ndarray) -> str:
+def ranking_text(images: Sequence[object], names: Sequence[str], scores: np.ndarray) -> str:
     """Return the best few of `names` for each picture, by falling score ``[B, names]``."""
     lines = []
     for image, row in zip(images, scores, strict=True):
@@ -41,17 +40,17 @@ def ranking_text(images: Sequence[Path], names: Sequence[str], scores: np.ndarra
     return "\n".join(lines)
 
 
-def caption_rows(images: Sequence[Path], texts: Sequence[str]) -> list[dict[str, Any]]:
+def caption_rows(images: Sequence[object], texts: Sequence[str]) -> list[dict[str, Any]]:
     """Return the caption of each picture, for programs."""
     return [{"image": str(image), "caption": text} for image, text in zip(images, texts, strict=True)]
 
 
-def lines_text(images: Sequence[Path], texts: Sequence[str]) -> str:
+def lines_text(images: Sequence[object], texts: Sequence[str]) -> str:
     """Return one line of text a picture."""
     return "\n".join(f"{image}: {text}" for image, text in zip(images, texts, strict=True))
 
 
-def streamed_lines(model: InternVL, images: Sequence[Path], prompt: str, **limits: int) -> Iterator[str]:
+def streamed_lines(model: InternVL, images: Sequence[object], prompt: str, **limits: int) -> Iterator[str]:
     """Yield the text of `lines_text` piece by piece as captions are written, one picture after the other.
 
     Raises:

@@ -49,7 +49,7 @@ def plan_of(parts: set[str], data: DataSet, options: EvalOptions) -> Plan:
         lacking = _lacking(parts, _NEEDS[task])
         if task == "retrieval" and languages and not _lacking(parts, ("text", _TOKENIZER)):
             # texts can be compared to a baseline's though there are no pictures to retrieve
-            plan.texts = {name: [row.texts[name] for row in chosen.rows if name in row.texts] for name in languages}
+            plan.texts = {name: [text for row in chosen.rows for text in row.texts.get(name, ())] for name in languages}
         if lacking:
             plan.skipped.append((task, f"the bundle has no {', no '.join(lacking)}"))
             continue

@@ -7,7 +7,7 @@ from internvl_edge.calib.evaluation.measure import Features
 from internvl_edge.calib.evaluation.options import EvalOptions
 from internvl_edge.calib.evaluation.plan import chosen_rows
 from internvl_edge.calib.evaluation.report import EvalReport
-from internvl_edge.calib.metrics import accuracy, exact_match, recall
+from internvl_edge.calib.metrics import accuracy, exact_match, owned, recall
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.features import unit
 
@@ -27,6 +27,10 @@ def score(features: Features, data: DataSet, options: EvalOptions) -> EvalReport
         language: [index for index, row in enumerate(rows) if language in row.texts]
         for language in (*features.texts, *features.captions)
     }
+    owners = {
+        language: owned([len(rows[index].texts[language]) for index in indices])
+        for language, indices in captioned.items()
+    }
     places = {group: index for index, group in enumerate(data.prompts.classes)}
     grouped = [index for index, row in enumerate(rows) if row.group in places]
     right = np.array([places[row.group] for row in rows if row.group is not None and row.group in places], np.int64)
@@ -34,7 +38,7 @@ def score(features: Features, data: DataSet, options: EvalOptions) -> EvalReport
         pictures=len(rows),
         retrieval={
             mode: {
-                language: _recalls(images[captioned[language]] @ unit(texts).T)
+                language: _recalls(images[captioned[language]] @ unit(texts).T, owners[language])
                 for language, texts in features.texts.items()
             }
             for mode, images in units.items()
@@ -83,5 +87,5 @@ def _named(features: Features) -> dict[str, np.ndarray]:
     }
 
 
-def _recalls(scores: np.ndarray) -> dict[str, dict[str, float]]:
-    return {"image_to_text": recall(scores), "text_to_image": recall(scores.T)}
+def _recalls(scores: np.ndarray, right: np.ndarray) -> dict[str, dict[str, float]]:
+    return {"image_to_text": recall(scores, right), "text_to_image": recall(scores.T, right.T)}

@@ -32,8 +32,8 @@ from internvl_edge.export.checkpoint.shapes import (
     with_tied_head,
 )
 from internvl_edge.export.config import ModelConfig
-from internvl_edge.export.samples import PICTURE_SUFFIXES
 from internvl_edge.runtime.errors import CheckpointError
+from internvl_edge.runtime.inputs.formats import is_picture_name
 from internvl_edge.runtime.tokenizer import Tokenizer
 
 _ADAPTER_FILES = {"adapter_model.safetensors": read_safetensors, "adapter_model.bin": read_torch_file}
@@ -64,7 +64,7 @@ class Checkpoint:
     @property
     def has_pictures(self) -> bool:
         """Whether the folder itself holds pictures to verify on."""
-        return any(path.suffix.lower() in PICTURE_SUFFIXES for path in self.folder.iterdir())
+        return any(is_picture_name(path.name) for path in self.folder.iterdir())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,11 +9,13 @@ import numpy as np
 from internvl_edge.runtime.decode import NAMED, check_header, listed, reason
 from internvl_edge.runtime.errors import BackendError, InputError
 from internvl_edge.runtime.finite import require_finite
+from internvl_edge.runtime.inputs.names import is_unicode
+from internvl_edge.runtime.inputs.pictures import SourcePicture
+from internvl_edge.runtime.inputs.read import UnusableText
 from internvl_edge.runtime.pipeline.batches import Batch, BatchOptions, batches
 from internvl_edge.runtime.pipeline.options import EmbedOptions
 from internvl_edge.runtime.pipeline.outputs import Kind
 from internvl_edge.runtime.pipeline.shards import Compute, Part
-from internvl_edge.runtime.pipeline.sources import SourcePicture
 
 if TYPE_CHECKING:
     from internvl_edge.runtime.model import InternVL
@@ -30,7 +32,7 @@ class Engine(Protocol):
         """Return what computes the features of pictures by their indices."""
         ...
 
-    def texts(self, texts: Sequence[str], options: EmbedOptions) -> Compute:
+    def texts(self, texts: Sequence[str | UnusableText], options: EmbedOptions) -> Compute:
         """Return what computes the features of texts by their indices."""
         ...
 
@@ -55,7 +57,7 @@ class LocalEngine:
         """Return what decodes in threads while the graph runs."""
         return PictureFeatures(self._model, pictures, options)
 
-    def texts(self, texts: Sequence[str], options: EmbedOptions) -> Compute:
+    def texts(self, texts: Sequence[str | UnusableText], options: EmbedOptions) -> Compute:
         """Return what encodes batch by batch."""
         return TextFeatures(self._model, texts, options)
 
@@ -95,20 +97,20 @@ class PictureFeatures:
 class TextFeatures:
     """Encodes batch by batch, each text checked on its own."""
 
-    def __init__(self, model: "InternVL", texts: Sequence[str], options: EmbedOptions) -> None:
+    def __init__(self, model: "InternVL", texts: Sequence[str | UnusableText], options: EmbedOptions) -> None:
         self._model = model
         self._texts = texts
         self._options = options
 
     def __call__(self, inputs: Sequence[int]) -> Generator[Part, None, None]:
         """Yield the features of batches."""
-        wrong = {index: why for index in inputs if (why := _text_fault(self._texts[index]))}
+        wrong = {index: found for index in inputs if (found := _text_fault(self._texts[index], index)) is not None}
         if wrong and self._options.on_error == "fail":
-            raise InputError(unreadable([(f"text {index}", why) for index, why in wrong.items()]))
+            raise InputError(unreadable(list(wrong.values())))
         for start in range(0, len(inputs), self._options.batch_size):
             batch = inputs[start : start + self._options.batch_size]
-            texts = [self._texts[index] for index in batch if index not in wrong]
-            bad = tuple((f"text {index}", wrong[index]) for index in batch if index in wrong)
+            texts = [str(self._texts[index]) for index in batch if index not in wrong]
+            bad = tuple(wrong[index] for index in batch if index in wrong)
             rows = cast(self._model.encode_text(texts), "texts", self._options) if texts else np.empty((0, 0))
             yield Part(rows, tuple(texts), bad)
 
@@ -137,15 +139,13 @@ def unreadable(findings: Sequence[tuple[str, str]]) -> str:
     )
 
 
-def _text_fault(text: str) -> str:
-    """Return why a text cannot be encoded; empty if it can."""
+def _text_fault(text: str | UnusableText, index: int) -> tuple[str, str] | None:
+    """Return name and reason of a text that cannot be encoded; None if it can."""
+    if isinstance(text, UnusableText):
+        return text.name, text.why
     if not text.strip():
-        return "empty"
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "no valid Unicode"
-    return ""
+        return f"text {index}", "empty"
+    return None if is_unicode(text) else (f"text {index}", "no valid Unicode")
 
 
 def _names(todo: Sequence[SourcePicture], batch: Batch) -> tuple[str, ...]:

@@ -11,12 +11,13 @@ import numpy as np
 from internvl_edge.runtime.bundle import sha256_file
 from internvl_edge.runtime.decode import listed
 from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.inputs.pictures import SourcePicture
+from internvl_edge.runtime.inputs.read import UnusableText
 from internvl_edge.runtime.modes import mode_of
 from internvl_edge.runtime.pipeline.compute import Engine, LocalEngine, cast, unreadable
 from internvl_edge.runtime.pipeline.options import EmbedOptions
 from internvl_edge.runtime.pipeline.outputs import Features, Kind, require_format, write_features, write_lines
 from internvl_edge.runtime.pipeline.shards import Compute, Shard, ShardFolder, complete
-from internvl_edge.runtime.pipeline.sources import SourcePicture
 
 if TYPE_CHECKING:
     from internvl_edge.runtime.model import InternVL
@@ -88,7 +89,7 @@ def embed(
 
 def embed_texts(
     model: "InternVL",
-    texts: Sequence[str],
+    texts: Sequence[str | UnusableText],
     options: EmbedOptions,
     advance: Callable[[int], object] = lambda amount: None,
     engine: Engine | None = None,
@@ -105,7 +106,7 @@ def embed_texts(
     if options.output.suffix == ".npz":
         raise InputError(f"{options.output}: does not suit tables of texts; name an .npy or .parquet")
     engine = engine or LocalEngine(model)
-    return _Run(model, engine, "text", options, advance).write(texts, engine.texts(texts, options))
+    return _Run(model, engine, "text", options, advance).write(list(map(str, texts)), engine.texts(texts, options))
 
 
 def kept_line(output: Path) -> str:
@@ -145,7 +146,7 @@ class _Run:
             if bad and self.options.on_error == "fail":  # of an earlier run that skipped them
                 raise InputError(unreadable(bad))
             if bad and not features.names:
-                raise InputError(f"embed: nothing readable: {listed(bad)}; give PNG, JPEG or what else Pillow reads")
+                raise InputError(f"embed: nothing readable: {listed(bad)}; give what docs/inputs.md says")
             _write_bad(output, bad)
             write_features(output, features)
             folder.remove()

@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from internvl_edge.runtime.arrow import pyarrow_parquet
 from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.inputs.names import printable
 from internvl_edge.runtime.outputs.files import require_writable, written
 from internvl_edge.runtime.outputs.strict_json import json_line
-from internvl_edge.runtime.pipeline.arrow import pyarrow_parquet
 
 Kind = Literal["image", "text"]
 """What a row is of; it names columns and arrays: `image`, `image_embeds`."""
@@ -113,7 +114,7 @@ def _write_parquet(output: Path, features: Features) -> None:
     with written(output) as file, parquet.ParquetWriter(file, schema) as writer:
         start = 0
         for rows in _joined(features.arrays()):
-            names = [_readable(name) for name in features.names[start : start + len(rows)]]
+            names = [printable(name) for name in features.names[start : start + len(rows)]]
             start += len(rows)
             embeds = arrow.FixedSizeListArray.from_arrays(arrow.array(rows.reshape(-1)), features.dim)
             writer.write_table(arrow.Table.from_arrays([arrow.array(names, arrow.string()), embeds], schema=schema))
@@ -129,11 +130,6 @@ def _joined(parts: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
             block = []
     if block:
         yield np.concatenate(block)
-
-
-def _readable(name: str) -> str:
-    """Return a file's name as valid Unicode, which Parquet insists on."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 _WRITERS: dict[str, Callable[[Path, Features], None]] = {

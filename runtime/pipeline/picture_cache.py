@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from internvl_edge.runtime.bundle import sha256_file
-from internvl_edge.runtime.decode import Pictures, check_pictures, decode, picture_count, read_each
+from internvl_edge.runtime.decode import Pictures, Readable, check_pictures, decode, picture_count, read_each
 from internvl_edge.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -111,4 +111,5 @@ def _rows(
 
 def _content(image: object) -> object:
     """Return the bytes of a file, so that what is hashed is what is decoded; anything else as it is."""
-    return Path(image).read_bytes() if isinstance(image, str | Path) else image
+    content = image.content() if isinstance(image, Readable) else image
+    return Path(content).read_bytes() if isinstance(content, str | Path) else content

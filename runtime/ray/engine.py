@@ -17,12 +17,13 @@ from internvl_edge.runtime.backends.session import SessionOptions
 from internvl_edge.runtime.bundle import Bundle, sha256_file
 from internvl_edge.runtime.decode import limit_pixels
 from internvl_edge.runtime.errors import BackendError, EdgeError, InputError
+from internvl_edge.runtime.inputs.pictures import SourcePicture
+from internvl_edge.runtime.inputs.read import UnusableText
 from internvl_edge.runtime.model import InternVL
 from internvl_edge.runtime.pipeline.compute import LocalEngine, described
 from internvl_edge.runtime.pipeline.options import EmbedOptions
 from internvl_edge.runtime.pipeline.outputs import Kind
 from internvl_edge.runtime.pipeline.shards import Compute, Part
-from internvl_edge.runtime.pipeline.sources import SourcePicture
 
 _CHUNK_ROWS = 256
 """About: a multiple of the batch, as a shard is."""
@@ -75,7 +76,7 @@ class RayEngine:
         """Return what sends pictures by name; workers read them."""
         return _Streamed(self, "image", pictures, options)
 
-    def texts(self, texts: Sequence[str], options: EmbedOptions) -> Compute:
+    def texts(self, texts: Sequence[str | UnusableText], options: EmbedOptions) -> Compute:
         """Return what sends texts."""
         return _Streamed(self, "text", texts, options)
 

@@ -207,9 +207,9 @@ def test_the_bundle_is_of_use(exported: Exported, emoji: Path) -> None:
     rows = data.spread(2).rows
     pictures = [data.picture(row) for row in rows]
     images, grouped = (model.encode_image(pictures, mode=mode) for mode in ("c", "g"))
-    texts = model.encode_text([row.texts["en"] for row in rows])
+    texts = model.encode_text([row.texts["en"][0] for row in rows])
     assert images.shape == grouped.shape == texts.shape == (2, 128)
     assert np.isfinite(np.concatenate([images, grouped, texts])).all()
     captions = model.caption(pictures, max_new_tokens=4)
     assert all(isinstance(caption, str) and caption.strip() for caption in captions)
-    assert np.isfinite(model.match(pictures, [row.texts["en"] for row in rows])).all()
+    assert np.isfinite(model.match(pictures, [row.texts["en"][0] for row in rows])).all()

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from internvl_edge.runtime.errors import InputError, UnreadableError
+from internvl_edge.runtime.inputs.pictures import PictureFile
 from internvl_edge.runtime.pipeline.batches import Batch, BatchOptions, batches
-from internvl_edge.runtime.pipeline.sources import PictureFile
 from internvl_edge.runtime.preprocess import Preprocessing, preprocess
 from internvl_edge.runtime.stages import DECODE_IMAGE, PREPROCESS, Stages
 from tests.unit.runtime.pipeline_fakes import greys, write_pictures

@@ -11,10 +11,11 @@ from pyarrow import parquet
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.backends import SessionOptions
 from internvl_edge.runtime.errors import BackendError, InputError
+from internvl_edge.runtime.inputs.pictures import SourcePicture
+from internvl_edge.runtime.inputs.read import find_pictures
 from internvl_edge.runtime.pipeline import embedding
 from internvl_edge.runtime.pipeline.embedding import embed, embed_texts, kept_line
 from internvl_edge.runtime.pipeline.options import EmbedOptions
-from internvl_edge.runtime.pipeline.sources import SourcePicture, find_pictures
 from tests.unit.runtime.pipeline_fakes import FakeGraph, fake_model, greys, write_pictures
 
 Ran = list[tuple[str, int]]

@@ -11,11 +11,11 @@ from PIL import Image
 
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.errors import BundleError
+from internvl_edge.runtime.inputs.read import find_pictures
 from internvl_edge.runtime.manifest import FileInfo
 from internvl_edge.runtime.package.tasks import _NEEDED
 from internvl_edge.runtime.pipeline.compute import LocalEngine
 from internvl_edge.runtime.pipeline.options import EmbedOptions
-from internvl_edge.runtime.pipeline.sources import find_pictures
 from internvl_edge.runtime.preprocess import Preprocessing, preprocess
 from internvl_edge.runtime.preprocessor_file import FILE, save_preprocessing
 from internvl_edge.runtime.serve.models import ENCODE_IMAGE

@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import re
 import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +16,10 @@ from PIL import Image
 from pyarrow import parquet
 
 from internvl_edge.runtime.decode import decode
-from internvl_edge.runtime.errors import InputError
-from internvl_edge.runtime.pipeline import sources
-from internvl_edge.runtime.pipeline.sources import PictureFile, SourcePicture, find_pictures, find_texts
+from internvl_edge.runtime.errors import InputError, UnreadableError
+from internvl_edge.runtime.inputs import parquet as parquet_module
+from internvl_edge.runtime.inputs.pictures import PictureFile, SourcePicture
+from internvl_edge.runtime.inputs.read import UnusableText, find_pictures, find_texts
 from tests.unit.runtime.pipeline_fakes import write_pictures
 
 
@@ -69,10 +71,10 @@ def test_an_archive_beside_the_table_holds_its_files(tmp_path: Path) -> None:
         assert list(pool.map(grey, found[:20])) == list(range(20))
     assert found[0].stamp() != found[1].stamp()
     assert found[20].stamp() == (0, 0)
-    with pytest.raises(KeyError, match="no item named"):
+    with pytest.raises(UnreadableError, match="no such file in the archive"):
         found[20].content()
-    (tmp_path / "list.zip").write_text("no archive")
-    with pytest.raises(InputError, match=r"list.zip: cannot be read .*give a whole .zip"):
+    (tmp_path / "list.zip").write_text("<html>gone")
+    with pytest.raises(InputError, match=r"list.zip: no archive but an HTML page; give a whole .zip"):
         find_pictures([tmp_path / "list.jsonl"])
 
 
@@ -88,32 +90,52 @@ def test_a_stamp_tells_a_change(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "row",
+    ("row", "why"),
     [
-        {"image": "a.png"},
-        {"file": 3},
-        {"file": ""},
-        {"file": "/etc/passwd"},
-        {"file": "../a.png"},
-        {"file": "a\0.png"},
-        {"file": "\ud800.png"},
-        ["a.png"],
-        None,
+        ({"image": "a.png", "caption": "x"}, "no `file`, it has image, caption"),
+        ({"file": 3}, "`file` is no name of a file"),
+        ({"file": " "}, "`file` is no name of a file"),
+        ({"file": "https://example.org/a.png"}, "`file` is an address, which no command fetches"),
+        ({"file": "a\0.png"}, "`file` is no name that a file can have"),
+        ({"file": "\ud800.png"}, "`file` is no name that a file can have"),
+        (["a.png"], "no object"),
+        (None, "no object"),
     ],
 )
-def test_rows_that_name_no_file_inside_are_told(tmp_path: Path, row: object) -> None:
+def test_rows_that_name_no_file_are_told(tmp_path: Path, row: object, why: str) -> None:
     path = lines(tmp_path / "list.jsonl", [{"file": "a.png"}, row])
-    with pytest.raises(InputError, match=r"rows 2 are no object with a `file` inside its folder"):
+    with pytest.raises(InputError, match=rf"list.jsonl: line 2: {re.escape(why)}; repair or remove them"):
         find_pictures([path])
+    found = find_pictures([path], "skip")
+    assert [picture.name for picture in found] == [str(tmp_path / "a.png"), f"{path}:2"]
+    with pytest.raises(UnreadableError, match=re.escape(why)):
+        found[1].content()
+
+
+def test_files_may_lie_anywhere_on_the_machine(tmp_path: Path) -> None:
+    (outside,) = write_pictures(tmp_path / "elsewhere", 1)
+    (tmp_path / "tables").mkdir()
+    rows = [{"file": str(outside)}, {"file": "../elsewhere/000.png"}]
+    found = find_pictures([lines(tmp_path / "tables" / "t.jsonl", rows)])
+    assert [decode(picture).size for picture in found] == [(5, 6)] * 2
+    with zipfile.ZipFile(tmp_path / "tables" / "t.zip", "w") as archive:
+        archive.writestr("in.png", png(7))
+    found = find_pictures([lines(tmp_path / "tables" / "t.jsonl", [{"file": str(outside)}, {"file": "in.png"}])])
+    assert [decode(picture).size for picture in found] == [(5, 6), (3, 3)]
 
 
 def test_broken_lines_are_numbered_and_of_many_the_first_shown(tmp_path: Path) -> None:
     path = tmp_path / "list.jsonl"
     path.write_text("\n{\n" * 12 + "[" * 100_000, "utf-8")
-    with pytest.raises(InputError, match="rows 2, 4, 6, 8, 10, 12, 14, 16 and 5 more are no object"):
+    with pytest.raises(InputError, match="lines 2, 4, 6, 8, 10, 12, 14, 16 and 5 more: no JSON; repair"):
         find_pictures([path])
-    path.write_bytes(b"\xff\xfe")
-    with pytest.raises(InputError, match="give a JSONL in UTF-8"):
+    path.write_bytes(b'{"file": "a.png"}\n{"file": "b.png", "caption": "caf\xe9"}\n{"x": 1}\n[]\n')
+    with pytest.raises(
+        InputError, match=r"line 2: holds text that is no UTF-8; line 3: no `file`, it has x; line 4: no object"
+    ):
+        find_pictures([path])
+    path.write_text('{"file": "a.png"}\n', "utf-16")
+    with pytest.raises(InputError, match="UTF-16 text, not a table"):
         find_pictures([path])
 
 
@@ -125,13 +147,13 @@ def test_nothing_is_told(tmp_path: Path, name: str) -> None:
         (tmp_path / name).write_text("\n")
     else:
         table(tmp_path / name, file=pyarrow.array([], pyarrow.string()))
-    with pytest.raises(InputError, match="no picture found; give a folder of pictures or a table"):
+    with pytest.raises(InputError, match="no picture found; give a folder of pictures, or a table"):
         find_pictures([tmp_path / name])
 
 
 @pytest.mark.parametrize("struct", [False, True])
 def test_pictures_inside_parquet(tmp_path: Path, struct: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_HELD_BYTES", 0)
+    monkeypatch.setattr(parquet_module, "_HELD_BYTES", 0)
     contents = [png(index) for index in range(31)]
     values = [{"bytes": content, "path": None} for content in contents] if struct else contents
     found = find_pictures([table(tmp_path / "p.parquet", image=values)])
@@ -166,7 +188,7 @@ def test_parquet_that_names_files_or_has_other_columns(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"neither column file nor image \(it has picture\)"):
         find_pictures([table(tmp_path / "other.parquet", picture=["a.png"])])
     (row,) = find_pictures([table(tmp_path / "null.parquet", image=pyarrow.array([None], pyarrow.binary()))])
-    with pytest.raises(ValueError, match="no bytes in column image"):
+    with pytest.raises(UnreadableError, match="no bytes in column image"):
         row.content()
     (tmp_path / "broken.parquet").write_text("no table")
     with pytest.raises(InputError, match="cannot be read as Parquet"):
@@ -181,13 +203,31 @@ def test_texts_of_tables_one_or_several_a_row(tmp_path: Path) -> None:
 
 def test_tables_without_the_texts_are_told(tmp_path: Path) -> None:
     path = lines(tmp_path / "t.jsonl", [{"caption": "a"}, {"caption": 3}, {"text": "b"}, {"caption": [None]}])
-    with pytest.raises(InputError, match="rows 2, 3, 4 have no text in caption; give the name of a field"):
+    with pytest.raises(InputError, match="lines 2, 3, 4: no text in caption; give the name of a field"):
         find_texts([path], "caption")
     with pytest.raises(InputError, match=r"has no column text \(it has caption\)"):
         find_texts([table(tmp_path / "t.parquet", caption=["a"])], "text")
-    with pytest.raises(InputError, match=r"t.csv: no table; give a .jsonl or .parquet"):
-        find_texts([tmp_path / "t.csv"], "caption")
+    with pytest.raises(InputError, match=r"t.png: no table; give a .jsonl or .parquet, or"):
+        find_texts([tmp_path / "t.png"], "caption")
     with pytest.raises(InputError, match="no text in caption"):
         find_texts([lines(tmp_path / "empty.jsonl", [])], "caption")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"gone.jsonl: no such file or directory; give a table"):
         find_texts([tmp_path / "gone.jsonl"], "caption")
+
+
+def test_rows_without_a_text_are_left_out_where_that_is_wanted(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"caption": "a"}\n{"caption": null}\n{\n{}\n{"caption": ["b", ""]}\n')
+    assert find_texts([path], "caption", "skip") == [
+        "a",
+        UnusableText(f"{path}:2", "no text in caption"),
+        UnusableText(f"{path}:3", "no JSON"),
+        UnusableText(f"{path}:4", "no text in caption"),
+        "b",
+        "",
+    ]
+
+
+def test_texts_by_language_are_all_taken(tmp_path: Path) -> None:
+    rows = [{"label": {"en": "a", "de": ["b", "c"], "fr": None}}]
+    assert find_texts([lines(tmp_path / "t.jsonl", rows)], "label") == ["a", "b", "c"]

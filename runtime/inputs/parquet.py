@@ -1,0 +1,147 @@
+"""Tables in Parquet: rows of columns, and pictures whose bytes are in a column."""
+
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from internvl_edge.runtime.arrow import pyarrow_parquet
+from internvl_edge.runtime.errors import InputError, UnreadableError
+from internvl_edge.runtime.inputs.names import in_one_line
+from internvl_edge.runtime.inputs.pictures import PictureFile
+from internvl_edge.runtime.inputs.sniff import described, head_of
+from internvl_edge.runtime.inputs.tables import TableRow
+
+IMAGE_COLUMN = "image"
+_HELD_BYTES = 256 << 20
+"""Of row groups: threads read in order, a few batches apart. Two are held whatever their size."""
+_REOPENED = 4
+"""Tables that a worker of a cluster keeps open."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParquetPicture:
+    """A picture whose bytes are in a row of a Parquet file."""
+
+    images: "ParquetImages"
+    row: int
+
+    def __str__(self) -> str:
+        """Return its name."""
+        return self.name
+
+    @property
+    def name(self) -> str:
+        """Return the file and the row."""
+        return f"{self.images.path}:{self.row}"
+
+    def content(self) -> bytes | Path:
+        """Return its bytes, or the file that the row names in their place.
+
+        Raises:
+            UnreadableError: the row holds neither.
+        """
+        return self.images.read(self.row)
+
+    def stamp(self) -> tuple[int, int]:
+        """Return the size and time of the file: a row has none of its own."""
+        return PictureFile(self.images.path).stamp()
+
+
+class ParquetTable:
+    """An open file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = _opened(path)
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Names of the columns."""
+        return list(self._file.schema_arrow.names)
+
+    def rows(self, columns: Sequence[str]) -> Iterator[TableRow]:
+        """Yield all rows with those of `columns` that the table has."""
+        chosen = [name for name in columns if name in self.columns]
+        if not chosen:
+            yield from (TableRow(row, {}) for row in range(self._file.metadata.num_rows))
+            return
+        number = 0
+        for batch in self._file.iter_batches(columns=chosen):
+            for fields in batch.to_pylist():
+                yield TableRow(number, fields)
+                number += 1
+
+    def images(self) -> "ParquetImages":
+        """Return the pictures of the column `image`."""
+        return ParquetImages(self.path, self._file)
+
+
+class ParquetImages:
+    """The column `image`, a row group at a time. Threads may share it."""
+
+    def __init__(self, path: Path, file: Any) -> None:
+        self.path = path
+        self._file = file
+        groups = [file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups)]
+        self._starts = [0, *accumulate(groups)]
+        self._lock = threading.Lock()
+        self._held: OrderedDict[int, Any] = OrderedDict()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let another process open it by its path."""
+        return _reopened, (self.path,)
+
+    def read(self, row: int) -> bytes | Path:
+        """Return the bytes of a row; where it has only a path, as the Hub's tables may, the file.
+
+        Raises:
+            UnreadableError: it has neither.
+        """
+        group = bisect_right(self._starts, row) - 1
+        value = self._column(group)[row - self._starts[group]].as_py()
+        content = value.get("bytes") if isinstance(value, dict) else value
+        if isinstance(content, bytes):
+            return content
+        path = value.get("path") if isinstance(value, dict) else None
+        if isinstance(path, str) and path:
+            return self.path.parent / path
+        raise UnreadableError("no bytes in column image")
+
+    def _column(self, group: int) -> Any:
+        with self._lock:  # a ParquetFile reads for one thread
+            if group not in self._held:
+                self._held[group] = self._file.read_row_group(group, columns=[IMAGE_COLUMN]).column(0)
+                while len(self._held) > 2 and sum(column.nbytes for column in self._held.values()) > _HELD_BYTES:
+                    self._held.popitem(last=False)
+            self._held.move_to_end(group)
+            return self._held[group]
+
+
+@lru_cache(maxsize=_REOPENED)
+def _reopened(path: Path) -> ParquetImages:
+    return ParquetTable(path).images()
+
+
+def _opened(source: Path) -> Any:
+    pyarrow, parquet = pyarrow_parquet()
+    try:
+        return parquet.ParquetFile(source)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise InputError(f"{in_one_line(source)}: {_finding(source, error)}; give a whole .parquet") from error
+
+
+def _finding(source: Path, error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    try:
+        found = described(head_of(source))
+    except OSError as finding:
+        return (finding.strerror or "cannot be read").lower()
+    whole = found in (None, "a Parquet table")
+    return "cannot be read as Parquet" if whole else f"cannot be read as Parquet: it is {found}"

@@ -1,0 +1,157 @@
+"""Tables of text, each row an object with its number: JSON Lines, JSON, CSV and TSV, also packed with gzip."""
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.inputs.formats import is_gzip_name, kind_of
+from internvl_edge.runtime.inputs.names import in_one_line
+from internvl_edge.runtime.inputs.sniff import HEAD_BYTES, no_text
+
+_BOM = b"\xef\xbb\xbf"
+_LARGEST_BYTES = 4 << 30
+"""Of a table in memory; a packed one may unpack to anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """One row, or why there is none."""
+
+    number: int
+    """Of the line for lines, CSV and TSV, from 1; of the element for JSON and Parquet, from 0."""
+    fields: Mapping[str, Any]
+    fault: str | None = None
+
+
+def read_table(source: Path) -> list[TableRow]:
+    """Return the rows of a table of text; a row that cannot be read has a fault in place of fields.
+
+    Raises:
+        InputError: the file cannot be read, or is no such table as a whole; says what it is.
+    """
+    content = _content(source)
+    if (found := no_text(content[:HEAD_BYTES])) is not None:
+        raise InputError(f"{in_one_line(source)}: {found}, not a table; give a whole .jsonl, .json, .csv or .tsv")
+    content = content.removeprefix(_BOM)
+    kind = kind_of(source)
+    if kind == "json":
+        return _of_json(source, content)
+    if kind in ("csv", "tsv"):
+        return list(_of_columns(source, content, "," if kind == "csv" else "\t"))
+    return list(_of_lines(content))
+
+
+def _content(source: Path) -> bytes:
+    try:
+        with gzip.open(source) if is_gzip_name(source) else source.open("rb") as file:
+            content = file.read(_LARGEST_BYTES + 1)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{in_one_line(source)}: is no whole gzip file; give a whole one") from error
+    except OSError as error:
+        finding = (error.strerror or "cannot be read").lower()
+        raise InputError(f"{in_one_line(source)}: {finding}; give a table that can be read") from error
+    if len(content) > _LARGEST_BYTES:
+        raise InputError(f"{in_one_line(source)}: more than {_LARGEST_BYTES >> 30} GiB; cut it into several tables")
+    return bytes(content)
+
+
+def _of_lines(content: bytes) -> Iterator[TableRow]:
+    """Yield the lines that are not blank; only a line feed ends one, since texts may hold any other separator."""
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if line.strip():
+            yield _row(number, line)
+
+
+def _row(number: int, line: bytes) -> TableRow:
+    try:
+        value = json.loads(line.decode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError):
+        return TableRow(number, {}, "no JSON")
+    return _object(number, value)
+
+
+def _object(number: int, value: object) -> TableRow:
+    return TableRow(number, value) if isinstance(value, dict) else TableRow(number, {}, "no object")
+
+
+def _of_json(source: Path, content: bytes) -> list[TableRow]:
+    """Return the rows of an array of objects, of columns, of COCO's captions, or of lines under this name."""
+    try:
+        value = json.loads(content.decode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError) as error:
+        rows = list(_of_lines(content))
+        if len(rows) > 1 and rows[0].fault is None:  # lines of JSON
+            return rows
+        where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
+        raise InputError(f"{in_one_line(source)}: is no JSON{where}; repair it") from error
+    if isinstance(value, list):
+        return [_object(number, element) for number, element in enumerate(value)]
+    if isinstance(value, dict) and isinstance(value.get("images"), list):
+        return _of_coco(value["images"], value.get("annotations"))
+    if isinstance(value, dict) and (columns := _columns(value)) is not None:
+        return columns
+    if isinstance(value, dict):
+        return [TableRow(0, value)]
+    raise InputError(f"{in_one_line(source)}: is no array, no columns and no COCO captions; give one of these")
+
+
+def _of_coco(images: Sequence[Any], annotations: object) -> list[TableRow]:
+    """Return a row for each image of COCO's caption files, with its captions in the order of the annotations."""
+    captions: dict[object, list[Any]] = {}
+    for annotation in annotations if isinstance(annotations, list) else ():
+        if isinstance(annotation, dict) and "caption" in annotation:
+            captions.setdefault(str(annotation.get("image_id")), []).append(annotation["caption"])
+    rows = []
+    for number, image in enumerate(images):
+        row = _object(number, image)
+        own = captions.get(str(row.fields.get("id")))
+        rows.append(row if own is None else TableRow(number, {**row.fields, "caption": own}, row.fault))
+    return rows
+
+
+def _columns(value: Mapping[str, Any]) -> list[TableRow] | None:
+    """Return the rows of columns of one length: lists, or objects by index as pandas writes them; None for others."""
+    if not value:
+        return None
+    if all(isinstance(column, list) for column in value.values()):
+        columns = dict(value)
+    elif all(isinstance(column, dict) for column in value.values()):
+        keys = list(next(iter(value.values())))
+        if any(list(column) != keys for column in value.values()):
+            return None
+        columns = {name: list(column.values()) for name, column in value.items()}
+    else:
+        return None
+    if len({len(column) for column in columns.values()}) != 1:
+        return None
+    return [
+        TableRow(number, dict(zip(columns, cells, strict=True)))
+        for number, cells in enumerate(zip(*columns.values(), strict=True))
+    ]
+
+
+def _of_columns(source: Path, content: bytes, delimiter: str) -> Iterator[TableRow]:
+    """Yield the rows under a header; empty cells are absent."""
+    reader = csv.reader(io.StringIO(content.decode("utf-8", "surrogateescape"), newline=""), delimiter=delimiter)
+    try:
+        header = next(reader, [])
+        if len(set(header)) < len(header):
+            raise InputError(f"{in_one_line(source)}: columns of one name ({', '.join(header)}); rename them")
+        for cells in reader:
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                yield TableRow(reader.line_num, {}, f"{len(cells)} cells for {len(header)} columns")
+            else:
+                named = zip(header, cells, strict=True)
+                yield TableRow(reader.line_num, {name.strip(): cell for name, cell in named if cell})
+    except csv.Error as error:
+        finding = f"line {reader.line_num} is no row"
+        raise InputError(f"{in_one_line(source)}: {finding} (an open quote or a null byte); repair it") from error
