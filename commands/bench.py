@@ -47,10 +47,19 @@ class _Counts(Integers):
 @click.option("--task", "tasks", type=Names(), help="Whole requests: image, text, caption.  [default: all]")
 @click.option("--batch", "batches", type=_Counts(), default="1", show_default=True, help="Pictures or texts a call.")
 @BACKEND
-@click.option("--duration", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, metavar="SECONDS")
+@click.option(
+    "--duration",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long each case is measured.",
+)
 @click.option("--iterations", type=click.IntRange(1), default=10, show_default=True, help="Calls, however long.")
 @click.option("--streams", type=click.IntRange(1), default=1, show_default=True, help="Threads that share a session.")
-@click.option("--percentile", "percents", type=_Percents(), default="50,90,95,99", show_default=True)
+@click.option(
+    "--percentile", "percents", type=_Percents(), default="50,90,95,99", show_default=True, help="Of the latency."
+)
 @click.option("--threads", type=click.IntRange(1), help="Of a CPU backend.  [default: its own choice]")
 @BF16
 @click.option("--cuda-graph/--no-cuda-graph", default=True, show_default=True, help="Replay launches of a known shape.")

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from internvl_edge.commands.parameters import BF16, BUNDLE, GivenPath, Integers
+from internvl_edge.commands.parameters import BACKEND, BF16, BUNDLE, GivenPath, Integers
 from internvl_edge.commands.printing import show
 
 
@@ -38,7 +38,13 @@ def package() -> None:
 @click.option("--max-delay-ms", type=click.FloatRange(0), default=2.0, show_default=True, help="Wait for company.")
 @click.option("--instances", type=click.IntRange(1), default=1, show_default=True, help="Of each graph.")
 @click.option("--task-instances", type=click.IntRange(1), default=2, show_default=True, help="Of each task.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "gpu"]),
+    default="auto",
+    show_default=True,
+    help="Where Triton places the graphs.",
+)
 @click.option("--gpus", type=Integers(), default="", help="Numbers of the GPUs to use.  [default: all]")
 @click.option("-i", "--image", "images", multiple=True, type=GivenPath(), help="A picture to warm up on.")
 @click.option("-t", "--text", "texts", multiple=True, help="A text to warm up on.")
@@ -62,19 +68,39 @@ def triton(bundle: Path, output: Path, **settings: Any) -> None:
 @package.command()
 @BUNDLE
 @click.option("-o", "--output", type=GivenPath(), required=True, help="YAML file to write.")
-@click.option("--replicas", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--replicas", type=click.IntRange(1), default=1, show_default=True, help="Processes of the cluster.")
 @click.option("--cpus", type=click.FloatRange(0), default=1.0, show_default=True, help="Of a replica.")
 @click.option(
     "--gpus", type=click.FloatRange(0), default=0.0, show_default=True, help="Of a replica; 0.5: two share one."
 )
 @click.option("--http", type=int, default=8000, show_default=True, help="Port on every node.")
-@click.option("--backend", default="auto", show_default=True)
+@BACKEND
 @click.option("--threads", type=click.IntRange(1), help="Of a CPU backend.  [default: its own choice]")
 @BF16
-@click.option("--max-batch", type=click.IntRange(1), default=16, show_default=True)
-@click.option("--max-delay-ms", type=click.FloatRange(0), default=2.0, show_default=True)
-@click.option("--queue", type=click.IntRange(1), default=256, show_default=True)
-@click.option("--deadline-ms", type=click.FloatRange(0, min_open=True), default=500.0, show_default=True)
+@click.option(
+    "--max-batch", type=click.IntRange(1), default=16, show_default=True, help="Rows that are joined at most."
+)
+@click.option(
+    "--max-delay-ms",
+    type=click.FloatRange(0),
+    default=2.0,
+    show_default=True,
+    help="How long a request waits for others.",
+)
+@click.option(
+    "--queue",
+    type=click.IntRange(1),
+    default=256,
+    show_default=True,
+    help="Requests that may wait at a replica; others get 429.",
+)
+@click.option(
+    "--deadline-ms",
+    type=click.FloatRange(0, min_open=True),
+    default=500.0,
+    show_default=True,
+    help="Of a request that sets none.",
+)
 def ray(bundle: Path, output: Path, replicas: int, cpus: float, gpus: float, http: int, **settings: Any) -> None:
     """Write the configuration of a Ray Serve application whose replicas answer the protocol of `serve`.
 

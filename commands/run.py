@@ -78,10 +78,10 @@ def retrieve(
 @run.command()
 @BUNDLE
 @IMAGES
-@click.option("--prompt", default="English caption:", show_default=True)
-@click.option("--num-beams", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--min-new-tokens", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--max-new-tokens", type=click.IntRange(1), default=30, show_default=True)
+@click.option("--prompt", default="English caption:", show_default=True, help="What the caption follows.")
+@click.option("--num-beams", type=click.IntRange(1), default=1, show_default=True, help="Beams; 1: greedy.")
+@click.option("--min-new-tokens", type=click.IntRange(0), default=0, show_default=True, help="Tokens at least.")
+@click.option("--max-new-tokens", type=click.IntRange(1), default=30, show_default=True, help="Tokens at most.")
 @click.option("--stream", is_flag=True, help="Print a caption while it is written, one picture after the other.")
 @request_options
 @JSON
@@ -113,8 +113,10 @@ def caption(
 )
 @click.option("-o", "--output", type=GivenPath(), required=True, help="File to write: .npz, .npy or .parquet.")
 @_MODE
-@click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@click.option(
+    "--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True, help="Of the features."
+)
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Pictures or texts a call.")
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),
@@ -227,8 +229,8 @@ def video(
 @BUNDLE
 @IMAGES
 @click.option("-o", "--output", type=GivenPath(), required=True, help="NumPy .npz to write.")
-@click.option("--min-tiles", "smallest", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--max-tiles", "largest", type=click.IntRange(1), default=12, show_default=True)
+@click.option("--min-tiles", "smallest", type=click.IntRange(1), default=1, show_default=True, help="Tiles at least.")
+@click.option("--max-tiles", "largest", type=click.IntRange(1), default=12, show_default=True, help="Tiles at most.")
 @click.option("--thumbnail/--no-thumbnail", default=True, help="Whether the whole picture is the last tile.")
 @request_options
 def connect(bundle: Path, images: tuple[Path, ...], output: Path, request: Request, **tiling: Any) -> None:

@@ -1,0 +1,152 @@
+"""Guides are whole: fences, links and anchors hold, and every option has a help text and is named in its guide."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from internvl_edge.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "examples").rglob("*.md")),
+]
+GUIDES = {
+    "internvl-edge": ("export.md",),
+    "export": ("export.md", "calibrate.md", "inputs.md"),
+    "calibrate": ("calibrate.md", "inputs.md"),
+    "eval": ("eval.md", "inputs.md"),
+    "compare": ("compare.md", "inputs.md"),
+    "build": ("build.md",),
+    "targets": ("targets.md",),
+    "doctor": ("build.md",),
+    "inspect": ("inspect.md",),
+    "run": ("run.md",),
+    "run caption": ("run.md", "captions.md"),
+    "run embed": ("run.md", "embed.md", "ray.md"),
+    "bench": ("bench.md",),
+    "serve": ("serve.md",),
+    "package triton": ("triton.md",),
+    "package ray": ("ray.md",),
+}
+"""Command or group -> the guides of which one has to name each option."""
+_FENCE = re.compile(r"^\s*(?:[-*>]\s+|\d+\.\s+)?(`{3,}|~{3,})(.*)$")
+_LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)(?:\s+\"[^\"]*\")?\)")
+_HEADING = re.compile(r"^#{1,6}\s+(.*?)\s*#*$")
+
+
+def commands(command: click.Command, *path: str) -> Iterator[tuple[str, click.Command]]:
+    if command is main:
+        yield "internvl-edge", main
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            yield from commands(inner, *path, name)
+    else:
+        yield " ".join(path), command
+
+
+def options(command: click.Command) -> Iterator[click.Option]:
+    return (each for each in command.params if isinstance(each, click.Option) and not each.is_eager)
+
+
+def name_of(option: click.Option) -> str:
+    """Return the name that a finding says: the first long one."""
+    return next((name for name in option.opts if name.startswith("--")), option.opts[0])
+
+
+def guides_of(command: str) -> tuple[str, ...]:
+    return GUIDES.get(command) or GUIDES[command.split()[0]]
+
+
+def prose(page: Path) -> tuple[str, list[str]]:
+    """Return the text outside of fences, and what is wrong with the fences."""
+    kept, wrong, fence, opened = [], [], "", 0
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+        found = _FENCE.match(line)
+        if not fence and found is not None and "`" not in found[2]:
+            fence, opened = found[1], number
+        elif fence and found is not None and found[1].startswith(fence) and not found[2].strip():
+            fence = ""
+        elif fence:
+            if "```" in line:
+                wrong.append(f"line {number}: a fence inside of the one from line {opened}, or one that is not closed")
+        else:
+            if "```" in line:
+                wrong.append(f"line {number}: ``` in the middle of a line opens and closes nothing")
+            kept.append(line)
+    return "\n".join(kept), wrong + ([f"line {opened}: a fence that is never closed"] if fence else [])
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    found: set[str] = set()
+    for line in prose(page)[0].splitlines():
+        if (heading := _HEADING.match(line)) is not None:
+            text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading[1])
+            slug = re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
+            count = sum(1 for each in found if re.fullmatch(rf"{re.escape(slug)}(-\d+)?", each))
+            found.add(f"{slug}-{count}" if count else slug)
+        found |= set(re.findall(r"<a (?:id|name)=\"([^\"]+)\"", line))
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_fences_are_whole(page: Path) -> None:
+    wrong = prose(page)[1]
+    assert wrong == [], "\n".join(wrong)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    wrong = []
+    for target in _LINK.findall(re.sub(r"`[^`\n]*`", "", prose(page)[0])):
+        path, _, anchor = target.partition("#")
+        if re.match(r"[a-z]+:", target):
+            continue
+        file = (page.parent / path).resolve() if path else page
+        if not file.is_relative_to(ROOT) or not file.exists():
+            wrong.append(f"{target}: no such file in the repository")
+        elif anchor and file.suffix == ".md" and anchor not in anchors(file):
+            wrong.append(f"{target}: {file.name} has no such heading")
+    assert wrong == []
+
+
+def test_every_command_has_a_guide() -> None:
+    wrong = [name for name, _ in commands(main) if name not in GUIDES and name.split()[0] not in GUIDES]
+    assert wrong == [], "name the guide of the command in GUIDES"
+    assert sorted({file for files in GUIDES.values() for file in files if not (ROOT / "docs" / file).exists()}) == []
+
+
+def test_every_option_has_a_help_text() -> None:
+    wrong = [
+        f"{command}: {name_of(option)}"
+        for command, found in commands(main)
+        for option in options(found)
+        if not option.help
+    ]
+    assert wrong == [], "options without help="
+
+
+def test_every_option_is_named_in_the_guide_of_its_command() -> None:
+    wrong = []
+    for command, found in commands(main):
+        guides = guides_of(command)
+        text = "\n".join((ROOT / "docs" / guide).read_text(encoding="utf-8") for guide in guides)
+        for option in options(found):
+            names = "|".join(re.escape(name) for name in (*option.opts, *option.secondary_opts))
+            if not re.search(rf"(?<![\w-])({names})(?![\w-])", text):
+                wrong.append(f"{command} {name_of(option)}: name it in docs/{' or docs/'.join(guides)}")
+    assert wrong == [], "\n".join(wrong)
+
+
+def test_the_check_finds_what_is_wrong(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# A b: c\n\n```console\n$ ls ```\n\n```\ntext\n```sh\n", encoding="utf-8")
+    assert [line.split(":")[0] for line in prose(page)[1]] == ["line 4", "line 8"]
+    page.write_text("# A `b`: c\n## A b c\n### [x](y)!\n", encoding="utf-8")
+    assert anchors(page) == {"a-b-c", "a-b-c-1", "x"}
