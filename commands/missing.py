@@ -8,7 +8,7 @@ from importlib.util import find_spec
 MODULES = {
     "export": ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "huggingface_hub", "jinja2", "markupsafe"),
     "cpu": ("onnxruntime",),
-    "gpu": ("tensorrt", "pycuda"),
+    "gpu": ("tensorrt",),
     "rtx": ("onnxruntime_ep_nv_tensorrt_rtx", "tensorrt_rtx_bindings"),
     "plugins": ("triton",),
     "openvino": ("openvino",),

@@ -1,4 +1,4 @@
-"""Calls of the driver's C interface, for what pycuda does not offer; they act on the context that is current."""
+"""Calls of the driver's C interface; but for those that open a device they act on the context that is current."""
 
 import ctypes
 from functools import cache

@@ -2,49 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import numpy as np
 
 from internvl_edge.runtime.cuda import graphs
-from internvl_edge.runtime.cuda.device import Device, find_device
-from internvl_edge.runtime.cuda.driver import Cuda, CudaError, DeviceMemoryError, Event, Stream
-from internvl_edge.runtime.errors import BackendError
-
-
-@cache
-def open_cuda() -> Cuda:
-    """Return the first device: one object for the whole process.
-
-    Raises:
-        BackendError: there is no device, or no pycuda that works with its driver.
-    """
-    device = find_device()
-    if not isinstance(device, Device):
-        raise BackendError(f"CUDA: {device}; install the driver, or choose --backend onnxruntime")
-    return PycudaDriver(import_pycuda(device))
-
-
-def import_pycuda(device: Device) -> Any:
-    """Return the module ``pycuda.driver``.
-
-    Raises:
-        BackendError: it is not installed, or was compiled for a newer driver than there is.
-    """
-    try:
-        import pycuda.driver
-    except ModuleNotFoundError as error:
-        raise BackendError(
-            f"pycuda: not installed; pip install pycuda, compiled with the headers of CUDA {device.driver} or older"
-        ) from error
-    except (ImportError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise BackendError(
-            f"pycuda: does not load ({reason}); compile it with the headers of CUDA {device.driver} or older: "
-            "pip install --force-reinstall --no-cache-dir --no-binary pycuda pycuda"
-        ) from error
-    return pycuda.driver
+from internvl_edge.runtime.cuda.driver import CudaError, DeviceMemoryError, Event, Stream
 
 
 class PycudaDriver:

@@ -17,6 +17,7 @@ REQUIRED_CALLS = (
     "Builder.create_network",
     "Builder.create_optimization_profile",
     "IBuilderConfig.add_optimization_profile",
+    "IBuilderConfig.profiling_verbosity",
     "IBuilderConfig.set_memory_pool_limit",
     "ILayer.type",
     "ILogger.Severity.ERROR",
@@ -36,6 +37,7 @@ REQUIRED_CALLS = (
     "ParserError.desc",
     "ParserError.node_name",
     "ParserError.node_operator",
+    "ProfilingVerbosity.DETAILED",
 )
 """What a build makes of any TensorRT, without asking; all there since 10.3."""
 

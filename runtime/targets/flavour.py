@@ -2,12 +2,12 @@
 
 import importlib
 import logging
-import sys
 from dataclasses import dataclass
 from types import ModuleType
 
 from internvl_edge.runtime.cuda import Device, find_device
 from internvl_edge.runtime.errors import EngineError
+from internvl_edge.runtime.jetson import tensorrt_remedy
 from internvl_edge.runtime.targets.capability import Capabilities, capabilities, missing_calls
 from internvl_edge.runtime.targets.targets import Target
 
@@ -93,8 +93,6 @@ def _version(trt: ModuleType) -> str:
 
 
 def _not_installed(name: str, error: Exception) -> str:
-    """Return what to install; a Jetson has TensorRT from JetPack, outside virtual environments."""
-    remedy = f"pip install 'internvl-edge[{_EXTRAS[name]}]'"
-    if name == "tensorrt" and sys.prefix != sys.base_prefix:
-        remedy += ", or on a Jetson make the environment with --system-site-packages"
+    """Return what to install."""
+    remedy = tensorrt_remedy() if name == "tensorrt" else f"pip install 'internvl-edge[{_EXTRAS[name]}]'"
     return f"{name}: not installed ({error}); {remedy}"

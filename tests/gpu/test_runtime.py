@@ -19,8 +19,7 @@ from internvl_edge.runtime.backends.tensorrt.contexts import cache_folder
 from internvl_edge.runtime.backends.tensorrt.session import TensorRTSession
 from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.cuda import Device
-from internvl_edge.runtime.cuda.pycuda_driver import import_pycuda
-from internvl_edge.runtime.errors import BackendError, InputError
+from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.generation import GenerationConfig, generate
 from internvl_edge.runtime.stages import COMPUTE, DEVICE_TO_HOST, ENQUEUE, HOST_TO_DEVICE, Stages
 from internvl_edge.runtime.targets.estimate import Limits
@@ -61,10 +60,6 @@ def _own_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 
 
 def _usable(built: Built, device: Device) -> Built:
-    try:
-        import_pycuda(device)
-    except BackendError as error:
-        pytest.skip(f"pycuda holds the runtime's buffers: {error}.")
     reason = unavailable(Bundle.open(built.bundle), built.flavour.name, SessionOptions())
     assert reason is None, reason
     return built

@@ -2,7 +2,6 @@
 
 import importlib
 import logging
-import sys
 from collections import deque
 from dataclasses import dataclass
 from functools import cache
@@ -10,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from internvl_edge.runtime.errors import BackendError
+from internvl_edge.runtime.jetson import tensorrt_remedy
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +70,6 @@ def _log(trt: ModuleType, errors: "deque[str]") -> Any:
 
 
 def _not_installed(flavour: str, error: Exception) -> str:
-    """Return what to install; a Jetson has TensorRT from JetPack, outside virtual environments."""
-    remedy = f"pip install 'internvl-edge[{_EXTRAS[flavour]}]'"
-    if flavour == "tensorrt" and sys.prefix != sys.base_prefix:
-        remedy += ", or on a Jetson make the environment with --system-site-packages"
+    """Return what to install."""
+    remedy = tensorrt_remedy() if flavour == "tensorrt" else f"pip install 'internvl-edge[{_EXTRAS[flavour]}]'"
     return f"backend {flavour}: not installed ({' '.join(str(error).split())}); {remedy}"

@@ -9,7 +9,7 @@ from internvl_edge.runtime.backends.tensorrt.library import load_library
 from internvl_edge.runtime.backends.tensorrt.session import Machine, TensorRTSession
 from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.cuda import Device, find_device
-from internvl_edge.runtime.cuda.pycuda_driver import open_cuda
+from internvl_edge.runtime.cuda.open import open_cuda
 from internvl_edge.runtime.engines import ENGINE_FILE, EngineRecord, require_engines
 from internvl_edge.runtime.errors import BackendError, BundleError, EdgeError, InputError
 
@@ -19,7 +19,7 @@ def open_tensorrt(bundle: Bundle, graph: str, options: SessionOptions, flavour: 
 
     Raises:
         BundleError: there are none, or they are for another device, library or bundle.
-        BackendError: the library, pycuda or the device is missing, or refuses a plan.
+        BackendError: the library or the device is missing, or refuses a plan.
         InputError: no stream at all.
     """
     bundle.require(graph)

@@ -63,12 +63,14 @@ def test_a_missing_library_names_the_extra(
     assert unavailable(here.bundle, flavour, SessionOptions()) == message
 
 
-def test_a_missing_pycuda_is_the_reason(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_that_does_not_start_is_the_reason(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent() -> None:
-        raise BackendError("pycuda: not installed; pip install pycuda")
+        raise BackendError("cuInit: CUDA_ERROR_UNKNOWN; see the kernel's log")
 
     monkeypatch.setattr(f"{OPEN}.open_cuda", absent)
-    assert unavailable(here.bundle, here.flavour, SessionOptions()) == "pycuda: not installed; pip install pycuda"
+    assert (
+        unavailable(here.bundle, here.flavour, SessionOptions()) == "cuInit: CUDA_ERROR_UNKNOWN; see the kernel's log"
+    )
 
 
 def test_plans_of_another_device_are_told(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
