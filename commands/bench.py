@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from internvl_edge.commands.parameters import BACKEND, BF16, BUNDLE, Integers, Names
+from internvl_edge.commands.numbers import MOST_ROWS, SECONDS, THREADS, Counts
+from internvl_edge.commands.parameters import BACKEND, BF16, BUNDLE, Names
 from internvl_edge.commands.printing import show
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -25,42 +26,50 @@ class _Percents(Names):
             percents = tuple(float(part) for part in super().convert(value, param, ctx))
         except ValueError:
             self.fail(f"{value!r} is not a list of numbers", param, ctx)
-        if not percents or not all(0 < percent <= 100 for percent in percents):
+        if not all(0 < percent <= 100 for percent in percents):
             self.fail(f"{value!r}: percentiles lie above 0 and up to 100", param, ctx)
         return percents
-
-
-class _Counts(Integers):
-    """A comma-separated list of integers from 1."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:  # type: ignore[override]
-        """Return the numbers."""
-        counts = super().convert(value, param, ctx)
-        if not counts or min(counts) < 1:
-            self.fail(f"{value!r}: give numbers from 1", param, ctx)
-        return counts
 
 
 @click.command()
 @BUNDLE
 @click.option("--graph", "graphs", type=Names(), help="Graphs to measure, as `vision,text`.  [default: all]")
 @click.option("--task", "tasks", type=Names(), help="Whole requests: image, text, caption.  [default: all]")
-@click.option("--batch", "batches", type=_Counts(), default="1", show_default=True, help="Pictures or texts a call.")
+@click.option(
+    "--batch",
+    "batches",
+    type=Counts(1, MOST_ROWS),
+    default="1",
+    show_default=True,
+    help="Pictures or texts a call.",
+)
 @BACKEND
 @click.option(
     "--duration",
-    type=click.FloatRange(0, min_open=True),
+    type=SECONDS,
     default=10.0,
     show_default=True,
     metavar="SECONDS",
     help="How long each case is measured.",
 )
-@click.option("--iterations", type=click.IntRange(1), default=10, show_default=True, help="Calls, however long.")
-@click.option("--streams", type=click.IntRange(1), default=1, show_default=True, help="Threads that share a session.")
+@click.option(
+    "--iterations",
+    type=click.IntRange(1, 1_000_000),
+    default=10,
+    show_default=True,
+    help="Calls, however long.",
+)
+@click.option(
+    "--streams",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    help="Threads that share a session.",
+)
 @click.option(
     "--percentile", "percents", type=_Percents(), default="50,90,95,99", show_default=True, help="Of the latency."
 )
-@click.option("--threads", type=click.IntRange(1), help="Of a CPU backend.  [default: its own choice]")
+@click.option("--threads", type=THREADS, help="Of a CPU backend.  [default: its own choice]")
 @BF16
 @click.option("--cuda-graph/--no-cuda-graph", default=True, show_default=True, help="Replay launches of a known shape.")
 @click.option("--spin/--no-spin", default=False, show_default=True, help="Wait for the device by polling.")

@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from internvl_edge.commands.numbers import PIXELS, SAMPLES, SITES, Number
 from internvl_edge.commands.parameters import ACCEPT_CONFIG, MAX_PIXELS, STATE_DICT, Given, GivenPath, Integers, Names
 from internvl_edge.commands.printing import show
 
@@ -30,7 +31,9 @@ from internvl_edge.commands.printing import show
     " anew; link: hard-link the checkpoint's files, which takes no room but onnx 1.23 refuses.",
 )
 @click.option(
-    "--image-size", type=int, help="Picture side in pixels; interpolates the position table. Default: the checkpoint's."
+    "--image-size",
+    type=PIXELS,
+    help="Picture side in pixels; interpolates the position table. Default: the checkpoint's.",
 )
 @click.option(
     "--feature-layers",
@@ -40,14 +43,16 @@ from internvl_edge.commands.printing import show
 )
 @click.option("--target", help="Also build plans for this device, as rtx-4090 or sm_89; see `targets` and `build`.")
 @click.option(
-    "--atol", type=float, help="Largest absolute difference to torch that may ship. Default: relative, per dtype."
+    "--atol",
+    type=Number(0, 1e6),
+    help="Largest absolute difference to torch that may ship. Default: relative, per dtype.",
 )
 @click.option(
     "--samples",
     type=GivenPath(exists=True),
     help="Folder, table or archive of real pictures (and texts) to verify on.",
 )
-@click.option("--sample-count", type=int, default=2, show_default=True, help="How many of them.")
+@click.option("--sample-count", type=SAMPLES, default=2, show_default=True, help="How many of them.")
 @click.option("--revision", help="Revision of a Hub id.")
 @ACCEPT_CONFIG
 @STATE_DICT
@@ -64,7 +69,7 @@ from internvl_edge.commands.printing import show
     help="Pictures (and captions) to calibrate and judge on: a folder, table or archive, or the word random.",
 )
 @MAX_PIXELS
-@click.option("--calibration-samples", type=int, default=128, show_default=True, help="How many to calibrate on.")
+@click.option("--calibration-samples", type=SAMPLES, default=128, show_default=True, help="How many to calibrate on.")
 @click.option("--ranges", type=GivenPath(), help="What `calibrate` wrote, instead of measuring now.")
 @click.option("--method", "--calibration_method", "method", help="Clip by auto, max, percentile, entropy or mse.")
 @click.option("--smooth", default="auto", show_default=True, help="auto, off, or SmoothQuant's alpha from 0 to 1.")
@@ -77,12 +82,16 @@ from internvl_edge.commands.printing import show
 )
 @click.option("--fp8-attention", is_flag=True, help="With fp8: quantize attention's products as well.")
 @click.option(
-    "--max-drop", type=float, default=0.5, show_default=True, help="Points of accuracy that may be lost on --data."
+    "--max-drop",
+    type=Number(0, 100),
+    default=0.5,
+    show_default=True,
+    help="Points of accuracy that may be lost on --data.",
 )
-@click.option("--budget-layers", type=int, help="Most sites to keep high to stay within --max-drop. Default: any.")
+@click.option("--budget-layers", type=SITES, help="Most sites to keep high to stay within --max-drop. Default: any.")
 @click.option(
     "--gate-samples",
-    type=int,
+    type=click.IntRange(0, 65536),
     default=64,
     show_default=True,
     help="Pictures to judge the drop on; 0: none, no ranking.",

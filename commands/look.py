@@ -4,14 +4,21 @@ from pathlib import Path
 
 import click
 
+from internvl_edge.commands.numbers import BATCH, LENGTH
 from internvl_edge.commands.parameters import JSON, GivenPath, Shape
 from internvl_edge.commands.printing import show, show_json
 
 
 @click.command()
 @click.argument("bundle", type=GivenPath(), required=False)
-@click.option("--batch", type=int, default=1, show_default=True, help="Pictures and texts that FLOPs are counted for.")
-@click.option("--length", type=int, default=80, show_default=True, help="Text length that FLOPs are counted for.")
+@click.option(
+    "--batch",
+    type=BATCH,
+    default=1,
+    show_default=True,
+    help="Pictures and texts that FLOPs are counted for.",
+)
+@click.option("--length", type=LENGTH, default=80, show_default=True, help="Text length that FLOPs are counted for.")
 @click.option("--engine", type=GivenPath(), help="A TensorRT-RTX plan to look into, instead of a bundle.")
 @click.option("--diff", type=GivenPath(), help="With --engine: another plan to compare it with.")
 @click.option("--target", help="With --engine: the device to predict for; default: that of the plan.")

@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from internvl_edge.commands.parameters import BACKEND, BF16, BUNDLE, GivenPath, Integers
+from internvl_edge.commands.numbers import BATCH, DEADLINE_MS, MILLISECONDS, PROCESSES, QUEUE, SHARE, THREADS, Counts
+from internvl_edge.commands.parameters import BACKEND, BF16, BUNDLE, GivenPath
 from internvl_edge.commands.printing import show
 
 
@@ -34,10 +35,10 @@ def package() -> None:
     help="auto: each graph has its own, sharing blocks where the file system can; link: graphs share one copy by hard"
     " links, which takes less room but onnx 1.23 refuses.",
 )
-@click.option("--max-batch", type=click.IntRange(1), default=16, show_default=True, help="Rows of one batch.")
-@click.option("--max-delay-ms", type=click.FloatRange(0), default=2.0, show_default=True, help="Wait for company.")
-@click.option("--instances", type=click.IntRange(1), default=1, show_default=True, help="Of each graph.")
-@click.option("--task-instances", type=click.IntRange(1), default=2, show_default=True, help="Of each task.")
+@click.option("--max-batch", type=BATCH, default=16, show_default=True, help="Rows of one batch.")
+@click.option("--max-delay-ms", type=MILLISECONDS, default=2.0, show_default=True, help="Wait for company.")
+@click.option("--instances", type=PROCESSES, default=1, show_default=True, help="Of each graph.")
+@click.option("--task-instances", type=PROCESSES, default=2, show_default=True, help="Of each task.")
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "gpu"]),
@@ -45,7 +46,7 @@ def package() -> None:
     show_default=True,
     help="Where Triton places the graphs.",
 )
-@click.option("--gpus", type=Integers(), default="", help="Numbers of the GPUs to use.  [default: all]")
+@click.option("--gpus", type=Counts(0, 1023), default=(), help="Numbers of the GPUs to use.  [default: all]")
 @click.option("-i", "--image", "images", multiple=True, type=GivenPath(), help="A picture to warm up on.")
 @click.option("-t", "--text", "texts", multiple=True, help="A text to warm up on.")
 def triton(bundle: Path, output: Path, **settings: Any) -> None:
@@ -68,35 +69,37 @@ def triton(bundle: Path, output: Path, **settings: Any) -> None:
 @package.command()
 @BUNDLE
 @click.option("-o", "--output", type=GivenPath(), required=True, help="YAML file to write.")
-@click.option("--replicas", type=click.IntRange(1), default=1, show_default=True, help="Processes of the cluster.")
-@click.option("--cpus", type=click.FloatRange(0), default=1.0, show_default=True, help="Of a replica.")
 @click.option(
-    "--gpus", type=click.FloatRange(0), default=0.0, show_default=True, help="Of a replica; 0.5: two share one."
+    "--replicas",
+    type=click.IntRange(1, 65536),
+    default=1,
+    show_default=True,
+    help="Processes of the cluster.",
 )
-@click.option("--http", type=int, default=8000, show_default=True, help="Port on every node.")
+@click.option("--cpus", type=SHARE, default=1.0, show_default=True, help="Of a replica.")
+@click.option("--gpus", type=SHARE, default=0.0, show_default=True, help="Of a replica; 0.5: two share one.")
+@click.option("--http", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Port on every node.")
 @BACKEND
-@click.option("--threads", type=click.IntRange(1), help="Of a CPU backend.  [default: its own choice]")
+@click.option("--threads", type=THREADS, help="Of a CPU backend.  [default: its own choice]")
 @BF16
-@click.option(
-    "--max-batch", type=click.IntRange(1), default=16, show_default=True, help="Rows that are joined at most."
-)
+@click.option("--max-batch", type=BATCH, default=16, show_default=True, help="Rows that are joined at most.")
 @click.option(
     "--max-delay-ms",
-    type=click.FloatRange(0),
+    type=MILLISECONDS,
     default=2.0,
     show_default=True,
     help="How long a request waits for others.",
 )
 @click.option(
     "--queue",
-    type=click.IntRange(1),
+    type=QUEUE,
     default=256,
     show_default=True,
     help="Requests that may wait at a replica; others get 429.",
 )
 @click.option(
     "--deadline-ms",
-    type=click.FloatRange(0, min_open=True),
+    type=DEADLINE_MS,
     default=500.0,
     show_default=True,
     help="Of a request that sets none.",

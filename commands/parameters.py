@@ -46,7 +46,7 @@ def _limit_pixels(ctx: click.Context, param: click.Parameter, value: int | None)
 _EMPTY = "is empty; is a variable of the shell unset?"
 MAX_PIXELS = click.option(
     "--max-pixels",
-    type=click.IntRange(0),
+    type=click.IntRange(0, 2**40),
     callback=_limit_pixels,
     expose_value=False,
     help="Pixels that a picture may have; 0: any number.  [default: 89478485]",
@@ -86,10 +86,12 @@ class Names(WordsType):
     name = "NAME[,NAME...]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """Return the parts without the blanks around them; empty ones are left out."""
-        return (
-            value if isinstance(value, tuple) else tuple(part.strip() for part in str(value).split(",") if part.strip())
-        )
+        """Return the parts without the blanks around them; empty ones are left out, but one must be there."""
+        if isinstance(value, tuple):
+            return value
+        if not (parts := tuple(part.strip() for part in str(value).split(",") if part.strip())):
+            self.fail(f"{value!r} names nothing; leave the option out for its default", param, ctx)
+        return parts
 
 
 class Integers(Names):

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from internvl_edge.commands.numbers import PIXELS, SAMPLES, Number
 from internvl_edge.commands.parameters import (
     ACCEPT_CONFIG,
     BF16,
@@ -24,7 +25,7 @@ from internvl_edge.commands.printing import show, show_json
 @click.option("--data", type=Given(), help="Pictures (and captions): a folder, table or archive, or the word random.")
 @MAX_PIXELS
 @click.option("-o", "--output", type=GivenPath(), required=True, help="Folder of ranges to write.")
-@click.option("--samples", type=int, default=128, show_default=True, help="How many pictures of the data to take.")
+@click.option("--samples", type=SAMPLES, default=128, show_default=True, help="How many pictures of the data to take.")
 @click.option(
     "--method",
     "--calibration_method",
@@ -34,7 +35,7 @@ from internvl_edge.commands.printing import show, show_json
     help="Rule for clips that export follows: auto, max, percentile, entropy or mse.",
 )
 @click.option("--graphs", type=Names(), help="Graphs to measure; default: all that the checkpoint has weights for.")
-@click.option("--image-size", type=int, help="Picture side in pixels. Default: the checkpoint's.")
+@click.option("--image-size", type=PIXELS, help="Picture side in pixels. Default: the checkpoint's.")
 @click.option("--compute", default="auto", show_default=True, help="Matrix products in auto, fp32 or bf16.")
 @click.option("--merge", type=GivenPath(), multiple=True, help="Ranges of one part of the data; repeat for each.")
 @click.option("--revision", help="Revision of a Hub id.")
@@ -66,7 +67,7 @@ def calibrate(**options: Any) -> None:
 @click.option("--data", type=GivenPath(), required=True, help="Table or archive of pictures with captions.")
 @MAX_PIXELS
 @click.option("--baseline", type=GivenPath(), help="Bundle to compare with.")
-@click.option("--limit", type=click.IntRange(1), help="Pictures to take, evenly spread. Default: all.")
+@click.option("--limit", type=click.IntRange(1, 2**31), help="Pictures to take, evenly spread. Default: all.")
 @click.option("--languages", type=Names(), help="Languages to measure, as en,zh. Default: all of the data.")
 @click.option("--tasks", type=Names(), help="Of retrieval,zero_shot,captions. Default: all.")
 @click.option("--backend", default="onnxruntime", show_default=True, help="Library that runs the graphs, or auto.")
@@ -94,9 +95,15 @@ def evaluate(bundle: Path, data: Path, baseline: Path | None, as_json: bool, **s
 @click.argument("reference", type=GivenPath())
 @click.option("--data", type=GivenPath(), required=True, help="A folder, table or archive of pictures.")
 @MAX_PIXELS
-@click.option("--samples", type=int, default=4, show_default=True, help="Pictures to take, evenly spread.")
+@click.option("--samples", type=SAMPLES, default=4, show_default=True, help="Pictures to take, evenly spread.")
 @click.option("--graphs", type=Names(), help="Graphs to compare; default: all of BUNDLE.")
-@click.option("--threshold-db", type=float, default=20.0, show_default=True, help="SQNR below which a block diverges.")
+@click.option(
+    "--threshold-db",
+    type=Number(-1000, 1000),
+    default=20.0,
+    show_default=True,
+    help="SQNR below which a block diverges.",
+)
 @ACCEPT_CONFIG
 @STATE_DICT
 @JSON

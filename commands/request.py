@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from internvl_edge.commands.numbers import THREADS
 from internvl_edge.commands.parameters import BACKEND, BF16
 
 if TYPE_CHECKING:
@@ -60,11 +61,11 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options, which reach `command` as one `request`."""
 
     @BACKEND
-    @click.option("--threads", type=click.IntRange(1), help="Threads of a CPU backend.  [default: its own choice]")
+    @click.option("--threads", type=THREADS, help="Threads of a CPU backend.  [default: its own choice]")
     @BF16
     @click.option(
         "--max-pixels",
-        type=click.IntRange(0),
+        type=click.IntRange(0, 2**40),
         help="Pixels that a picture may have; 0: any number.  [default: 89478485]",
     )
     @click.option("--profile", is_flag=True, help="Show on stderr where the time of the request went.")

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from internvl_edge.commands.numbers import BATCH, LENGTH, PROCESSES, SHARE
 from internvl_edge.commands.parameters import BUNDLE, IMAGES, JSON, GivenPath
 from internvl_edge.commands.printing import show, show_json
 from internvl_edge.commands.request import Request, request_options
+from internvl_edge.runtime.generation import MOST_BEAMS
+from internvl_edge.runtime.tiling import MOST_TILES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from internvl_edge.runtime.modes import Mode
     from internvl_edge.runtime.ray.engine import RayEngine
 
+_TILES = click.IntRange(1, MOST_TILES)
 _MODE = click.option(
     "--mode",
     type=click.Choice(["c", "g"]),
@@ -79,9 +83,9 @@ def retrieve(
 @BUNDLE
 @IMAGES
 @click.option("--prompt", default="English caption:", show_default=True, help="What the caption follows.")
-@click.option("--num-beams", type=click.IntRange(1), default=1, show_default=True, help="Beams; 1: greedy.")
-@click.option("--min-new-tokens", type=click.IntRange(0), default=0, show_default=True, help="Tokens at least.")
-@click.option("--max-new-tokens", type=click.IntRange(1), default=30, show_default=True, help="Tokens at most.")
+@click.option("--num-beams", type=click.IntRange(1, MOST_BEAMS), default=1, show_default=True, help="Beams; 1: greedy.")
+@click.option("--min-new-tokens", type=click.IntRange(0, 65536), default=0, show_default=True, help="Tokens at least.")
+@click.option("--max-new-tokens", type=LENGTH, default=30, show_default=True, help="Tokens at most.")
 @click.option("--stream", is_flag=True, help="Print a caption while it is written, one picture after the other.")
 @request_options
 @JSON
@@ -116,7 +120,7 @@ def caption(
 @click.option(
     "--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True, help="Of the features."
 )
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Pictures or texts a call.")
+@click.option("--batch-size", type=BATCH, default=32, show_default=True, help="Pictures or texts a call.")
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),
@@ -126,10 +130,10 @@ def caption(
 )
 @click.option(
     "--workers",
-    type=click.IntRange(1),
+    type=PROCESSES,
     help="local: threads that read pictures; ray: sessions, of --threads CPUs each.  [default: as many as fit]",
 )
-@click.option("--gpus", type=click.FloatRange(0), default=0, show_default=True, help="ray: GPUs of a session.")
+@click.option("--gpus", type=SHARE, default=0, show_default=True, help="ray: GPUs of a session.")
 @click.option(
     "--on-error",
     type=click.Choice(["fail", "skip"]),
@@ -172,7 +176,7 @@ def embed(
         pictures = find_pictures(inputs, options.on_error)
         count, write = len(pictures), partial(embed_pictures, pictures=pictures, options=options, texts=texts)
     try:
-        with request.open(bundle, options.batch_size) as model:
+        with request.open(bundle, min(options.batch_size, max(count, 1))) as model:
             cluster = _cluster(model, request, workers, gpus) if engine == "ray" else None
             with (
                 shown_progress() as progress,
@@ -203,7 +207,13 @@ def _cluster(model: "InternVL", request: Request, workers: int | None, gpus: flo
 @BUNDLE
 @click.argument("videos", nargs=-1, required=True, type=GivenPath())
 @click.option("-t", "--text", "texts", multiple=True, required=True, help="A text; repeat for each text.")
-@click.option("--frames", type=click.IntRange(1), default=8, show_default=True, help="Frames taken of each video.")
+@click.option(
+    "--frames",
+    type=click.IntRange(1, 65536),
+    default=8,
+    show_default=True,
+    help="Frames taken of each video.",
+)
 @_MODE
 @request_options
 @JSON
@@ -229,8 +239,8 @@ def video(
 @BUNDLE
 @IMAGES
 @click.option("-o", "--output", type=GivenPath(), required=True, help="NumPy .npz to write.")
-@click.option("--min-tiles", "smallest", type=click.IntRange(1), default=1, show_default=True, help="Tiles at least.")
-@click.option("--max-tiles", "largest", type=click.IntRange(1), default=12, show_default=True, help="Tiles at most.")
+@click.option("--min-tiles", "smallest", type=_TILES, default=1, show_default=True, help="Tiles at least.")
+@click.option("--max-tiles", "largest", type=_TILES, default=12, show_default=True, help="Tiles at most.")
 @click.option("--thumbnail/--no-thumbnail", default=True, help="Whether the whole picture is the last tile.")
 @request_options
 def connect(bundle: Path, images: tuple[Path, ...], output: Path, request: Request, **tiling: Any) -> None:

@@ -5,6 +5,17 @@ from typing import Any
 
 import click
 
+from internvl_edge.commands.numbers import (
+    BATCH,
+    DEADLINE_MS,
+    LENGTH,
+    MILLISECONDS,
+    PROCESSES,
+    QUEUE,
+    SECONDS,
+    THREADS,
+    Number,
+)
 from internvl_edge.commands.parameters import BACKEND, BF16, BUNDLE, ByteSize, Names
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -21,20 +32,32 @@ _CACHE = ByteSize(unit="MiB", least=_MIB, zero=True)
 @click.option("--grpc", type=_PORT, default=8001, show_default=True, help="Port of gRPC; 0: any, -1: none.")
 @BACKEND
 @click.option("--graph", "graphs", type=Names(), help="Graphs to serve, as `vision,text`.  [default: all]")
-@click.option("--workers", type=int, default=1, show_default=True, help="Processes that hold the model.")
-@click.option("--threads", type=int, help="Of a CPU backend in each worker.  [default: its part of the cores]")
+@click.option("--workers", type=PROCESSES, default=1, show_default=True, help="Processes that hold the model.")
+@click.option("--threads", type=THREADS, help="Of a CPU backend in each worker.  [default: its part of the cores]")
 @BF16
-@click.option("--max-batch", type=int, default=16, show_default=True, help="Rows that are joined at most.")
-@click.option("--max-delay-ms", type=float, default=2.0, show_default=True, help="How long a request waits for others.")
-@click.option("--queue", type=int, default=256, show_default=True, help="Requests that may wait; others get 429.")
-@click.option("--deadline-ms", type=float, default=500.0, show_default=True, help="Of a request that sets none.")
-@click.option("--stall-s", type=float, default=300.0, show_default=True, help="Silence after which a worker is ended.")
-@click.option("--max-new-tokens", type=int, default=256, show_default=True, help="Tokens of a caption at most.")
+@click.option("--max-batch", type=BATCH, default=16, show_default=True, help="Rows that are joined at most.")
+@click.option(
+    "--max-delay-ms",
+    type=MILLISECONDS,
+    default=2.0,
+    show_default=True,
+    help="How long a request waits for others.",
+)
+@click.option("--queue", type=QUEUE, default=256, show_default=True, help="Requests that may wait; others get 429.")
+@click.option("--deadline-ms", type=DEADLINE_MS, default=500.0, show_default=True, help="Of a request that sets none.")
+@click.option(
+    "--stall-s",
+    type=SECONDS,
+    default=300.0,
+    show_default=True,
+    help="Silence after which a worker is ended.",
+)
+@click.option("--max-new-tokens", type=LENGTH, default=256, show_default=True, help="Tokens of a caption at most.")
 @click.option("--max-body-mb", type=_BODY, default="64", show_default=True, help="Largest request, MiB, or as 1GiB.")
 @click.option(
     "--cache-mb", type=_CACHE, default="256", show_default=True, help="Features kept, MiB, or as 1GiB; 0: none."
 )
-@click.option("--drain-s", type=click.FloatRange(0), default=30.0, show_default=True, help="Time to finish at the end.")
+@click.option("--drain-s", type=Number(0, 86_400), default=30.0, show_default=True, help="Time to finish at the end.")
 @click.option("--api-key-file", type=_FILE, metavar="F", help="Keys that clients must send, one a line.")
 @click.option("--tls-cert", type=_FILE, metavar="F", help="Certificate chain in PEM.")
 @click.option("--tls-key", type=_FILE, metavar="F", help="Its private key in PEM.")

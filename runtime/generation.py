@@ -14,6 +14,9 @@ from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.finite import require_finite
 from internvl_edge.runtime.stages import POSTPROCESS, UNMEASURED, Stages
 
+MOST_BEAMS = 64
+"""Beams of a picture: each has a row of the decoder and a cache of its own; the reference takes 5."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationConfig:
@@ -35,14 +38,15 @@ class GenerationConfig:
         wrong = [
             f"{name} is {getattr(self, name)}" for name in ("num_beams", "max_new_tokens") if getattr(self, name) < 1
         ]
+        if self.num_beams > MOST_BEAMS:
+            wrong.append(f"num_beams is {self.num_beams}")
         if not 0 <= self.min_new_tokens <= max(self.max_new_tokens, 1):
             wrong.append(f"min_new_tokens is {self.min_new_tokens} with max_new_tokens {self.max_new_tokens}")
         if self.eos_token_id < 0:
             wrong.append(f"eos_token_id is {self.eos_token_id}")
         if wrong:
-            raise InputError(
-                f"generation: {', '.join(wrong)}; give at least 1 beam, 1 token and a minimum below the maximum"
-            )
+            remedy = f"give 1 to {MOST_BEAMS} beams, 1 token or more and a minimum below the maximum"
+            raise InputError(f"generation: {', '.join(wrong)}; {remedy}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.manifest import ModelInfo, TensorSpec
 
 Range = tuple[int, int, int]
+MOST_ROWS = 4096
+"""Pictures, texts or tokens of one call: a plan reserves memory for its largest shape."""
 
 _PROMPT: Range = (1, 5, 16)
 """Tokens of a caption's prompt: ``English caption:`` has 5."""
@@ -32,6 +34,8 @@ class Ranges:
         wrong = [f"{flag} {':'.join(map(str, r))}" for flag, r in named.items() if not 1 <= r[0] <= r[1] <= r[2]]
         if wrong:
             raise EngineError(f"{', '.join(wrong)}: not a range; 1 <= min <= opt <= max must hold, as 1:8:32")
+        if beyond := [f"{flag} {':'.join(map(str, r))}" for flag, r in named.items() if r[2] > MOST_ROWS]:
+            raise EngineError(f"{', '.join(beyond)}: more than {MOST_ROWS}, lower the maximum")
 
 
 def parse_range(flag: str, text: str) -> Range:
@@ -40,7 +44,7 @@ def parse_range(flag: str, text: str) -> Range:
     Raises:
         EngineError: it is no such text.
     """
-    if not re.fullmatch(r"\d+(:\d+){0,2}", text):
+    if not re.fullmatch(r"[0-9]{1,18}(:[0-9]{1,18}){0,2}", text):
         raise EngineError(f"{flag} {text}: not a range; give min:opt:max as 1:8:32, or one number")
     numbers = [int(part) for part in text.split(":")]
     return (numbers[0], numbers[-1] if len(numbers) < 3 else numbers[1], numbers[-1])

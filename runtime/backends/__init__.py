@@ -1,11 +1,12 @@
 """Libraries that run graphs, behind one protocol; each is imported when its first graph is opened."""
 
+import os
 from functools import partial
 from typing import TYPE_CHECKING
 
 from internvl_edge.runtime.backends.session import Opener, Session, SessionOptions, TensorInfo
 from internvl_edge.runtime.bundle import Bundle
-from internvl_edge.runtime.errors import BackendError
+from internvl_edge.runtime.errors import BackendError, InputError
 
 if TYPE_CHECKING:
     from internvl_edge.runtime.backends.onnxruntime import Provider
@@ -30,9 +31,19 @@ def open_session(backend: str, bundle: Bundle, graph: str, options: SessionOptio
     Raises:
         BundleError: the bundle has no such graph.
         BackendError: the backend is unknown, not installed, or refuses the graph.
+        InputError: more threads than this machine has a use for.
     """
     require_backend(backend)
+    _require_threads(options)
     return _OPENERS[backend](bundle, graph, options or SessionOptions())
+
+
+def _require_threads(options: SessionOptions | None) -> None:
+    """Refuse threads that would only wait for each other: 128 on 2 cores take a minute for what 2 do in a second."""
+    cores = os.cpu_count() or 1
+    most = max(4 * cores, 16)
+    if options is not None and options.threads is not None and not 1 <= options.threads <= most:
+        raise InputError(f"threads: {options.threads} on a machine of {cores} cores; give 1 to {most}")
 
 
 def _open_auto(bundle: Bundle, graph: str, options: SessionOptions) -> Session:

@@ -7,7 +7,7 @@ from typing import Any
 
 from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.errors import InputError
-from internvl_edge.runtime.outputs.files import write_text
+from internvl_edge.runtime.outputs.files import require_writable, write_text
 from internvl_edge.runtime.outputs.strict_json import json_text
 from internvl_edge.runtime.serve.options import ServeOptions
 
@@ -32,6 +32,7 @@ def write_config(bundle: Path, output: Path, engine: ServeOptions, options: RayS
         BundleError: `bundle` is damaged.
         InputError: `output` is there already, or cannot be written.
     """
+    require_writable([output])
     Bundle.open(bundle)
     arguments = {
         "bundle": str(bundle.resolve()),

@@ -136,7 +136,6 @@ class TestExport:
             (["--graphs", "vision,voice"], ["voice", "connector"]),
             (["--graphs", "connector"], ["connector", "no weights"]),
             (["--target", "rtx-4091"], ["rtx-4091", "rtx-4090"]),
-            (["--atol", "-1"], ["--atol -1.0"]),
         ],
     )
     def test_bad_options(self, run: Run, golden_a: Path, tmp_path: Path, options: list[str], words: list[str]) -> None:

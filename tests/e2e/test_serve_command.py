@@ -180,7 +180,6 @@ def test_what_cannot_be_served_is_one_line(run: Run, tmp_path: Path, demo_bundle
     for arguments, words in (
         ((tmp_path / "absent", *ANY_PORT), "no bundle"),
         ((demo_bundle, "--http", "-1", "--grpc", "-1"), "neither"),
-        ((demo_bundle, "--max-batch", "0"), "max_batch"),
     ):
         done = run("serve", *arguments)
         one_line(done)

@@ -8,7 +8,7 @@ import pytest
 
 from internvl_edge.runtime.backends import BACKENDS, SessionOptions, open_session, require_backend
 from internvl_edge.runtime.bundle import Bundle
-from internvl_edge.runtime.errors import BackendError, BundleError, EdgeError
+from internvl_edge.runtime.errors import BackendError, BundleError, EdgeError, InputError
 from tests.unit.runtime.toy_bundle import write_toy_bundle
 
 
@@ -53,3 +53,10 @@ def test_a_graph_that_the_bundle_lacks_is_named(bundle: Bundle, backend: str) ->
 
 def test_the_toy_is_a_valid_graph(bundle: Bundle) -> None:
     onnx.checker.check_model(bundle.graph_file("vision"), full_check=True)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 100_000])
+def test_threads_that_only_wait_are_refused(tmp_path: Path, threads: int) -> None:
+    bundle = write_toy_bundle(tmp_path / "bundle")
+    with pytest.raises(InputError, match=rf"^threads: {threads} on a machine of \d+ cores; give 1 to \d+$"):
+        open_session("onnxruntime", bundle, "vision", SessionOptions(threads=threads))
