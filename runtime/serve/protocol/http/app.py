@@ -10,8 +10,9 @@ from internvl_edge.runtime.serve.protocol.http.answers import error_answer, refu
 from internvl_edge.runtime.serve.protocol.http.body import Body, Buffers
 from internvl_edge.runtime.serve.protocol.http.call import Call
 from internvl_edge.runtime.serve.protocol.http.cors import CrossOrigin, Line
+from internvl_edge.runtime.serve.protocol.http.document.operations import OPEN
 from internvl_edge.runtime.serve.protocol.http.door import Turn
-from internvl_edge.runtime.serve.protocol.http.paths import OPEN, PATHS, Answerer
+from internvl_edge.runtime.serve.protocol.http.paths import PATHS, Answerer
 from internvl_edge.runtime.serve.protocol.http.presence import ClientGoneError
 from internvl_edge.runtime.serve.protocol.service import Service, refusal_of
 

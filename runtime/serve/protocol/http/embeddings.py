@@ -133,6 +133,8 @@ def _picture(place: int, text: str) -> bytes | None:
 
 
 def _encoded(place: int, text: str) -> bytes:
+    if not text.strip():
+        raise BadRequestError(f"input {place} is empty; leave it out, or send a text")
     try:
         return text.encode()
     except UnicodeEncodeError as error:

@@ -174,8 +174,6 @@ _VERSIONED = {
     "/generate_stream": ("POST", _generate_stream),
 }
 """Below a model, and below a version of it."""
-OPEN = ("/v2/health/live", "/v2/health/ready")
-"""Paths that need no key: those who restart servers have none."""
 PATHS: tuple[tuple[str, str, Answerer], ...] = (
     ("GET", "/", _page),
     ("GET", "/docs", _docs),

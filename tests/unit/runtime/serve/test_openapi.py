@@ -102,6 +102,8 @@ def test_keys_are_told_where_they_are_wanted() -> None:
         assert "API key" in ask(places, "GET", "/openapi.json")
         told = json.loads(ask(places, "GET", "/openapi.json", headers={"x-api-key": "secret"}))
         assert told["security"] == [{"bearer": []}, {"key": []}]
+        assert told["paths"]["/v2/health/live"]["get"]["security"] == []
+        assert "security" not in told["paths"]["/v2"]["get"]
         assert "<!doctype html>" in ask(places, "GET", "/docs", headers={"x-api-key": "secret"})
 
 

@@ -79,6 +79,11 @@ def test_embeddings_of_no_picture_are_refused_by_place(places: Places, text: str
     assert error["message"].startswith("input 1 is a")
 
 
+def test_an_empty_text_is_named_by_its_place_among_pictures(places: Places) -> None:
+    status, error = ask(places, "/v1/embeddings", {"model": "internvl-g", "input": [SPELLINGS[0], " "]})
+    assert (status, error["message"]) == (400, "input 1 is empty; leave it out, or send a text")
+
+
 @pytest.mark.parametrize("path", ["infer", "generate"])
 @pytest.mark.parametrize("text", SPELLINGS)
 def test_inputs_that_take_pictures_take_each_spelling(places: Places, engine: FakeEngine, text: str, path: str) -> None:

@@ -4,7 +4,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from internvl_edge.runtime.serve.protocol.http.document.operations import BYTES, JSON, OPENAI, OPERATIONS, Operation
+from internvl_edge.runtime.serve.protocol.http.document.operations import (
+    BYTES,
+    JSON,
+    OPEN,
+    OPENAI,
+    OPERATIONS,
+    Operation,
+)
 from internvl_edge.runtime.serve.protocol.http.document.schemas import SCHEMAS, reference
 from internvl_edge.runtime.serve.protocol.http.embeddings import model_names
 from internvl_edge.runtime.serve.signature import Signature
@@ -69,6 +76,8 @@ def _operation(method: str, path: str, operation: Operation, signatures: Mapping
         "parameters": [_parameter(name, operation, signatures) for name in re.findall(r"{(\w+)}", path)],
         "responses": {"200": {"description": "The answer.", "content": {operation.media: given}}, **refused},
     }
+    if path in OPEN:
+        described["security"] = []
     if operation.takes:
         body: dict[str, Any] = {"schema": reference(operation.takes)}
         if operation.example is not None:

@@ -13,6 +13,10 @@ JSON, TEXT, HTML, EVENTS, BYTES = (
 )
 
 
+OPEN = ("/v2/health/live", "/v2/health/ready")
+"""Paths that need no key: those who restart servers have none."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
     """One method of one path."""
