@@ -1,6 +1,7 @@
 """The unmodified `tritonclient` over gRPC, in one process with the server."""
 
 import queue
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -139,6 +140,20 @@ def test_outputs_id_and_parameters(client: "triton.InferenceServerClient", engin
     assert result.as_numpy("fp32_out") is None
     assert engine.seen[-1].parameters == {"scale": 2}
     assert engine.seen[-1].client == "127.0.0.1"
+
+
+def test_a_large_batch_without_a_deadline_has_one_for_each_of_its_batches(
+    client: "triton.InferenceServerClient", engine: FakeEngine
+) -> None:
+    before = time.monotonic()
+    client.infer("sum", _sum_inputs(rows=64))
+    deadline = engine.seen[-1].deadline
+    assert deadline is not None
+    assert before + 2 <= deadline <= time.monotonic() + 2
+    client.infer("sum", _sum_inputs(rows=64), timeout=1_000_000)
+    deadline = engine.seen[-1].deadline
+    assert deadline is not None
+    assert deadline <= time.monotonic() + 1  # what a client asks for holds as it is
 
 
 @pytest.mark.parametrize(

@@ -315,6 +315,15 @@ def test_ids_in_place_of_text_are_told_as_what_they_are(places: Places, ids: lis
     assert "send the text" in error["message"]  # type: ignore[index]
 
 
+def test_a_large_batch_without_a_deadline_has_one_for_each_of_its_batches(places: Places, engine: FakeEngine) -> None:
+    before = time.monotonic()
+    many = {"model": "internvl-c", "input": [f"text {number}" for number in range(1024)]}
+    assert ask(places, "POST", "/v1/embeddings", many)[0] == 200
+    deadline = engine.seen[-1].deadline
+    assert deadline is not None
+    assert before + 32 <= deadline <= time.monotonic() + 32  # half a second for each 16 of 1024 texts
+
+
 def test_one_of_openais_models_may_be_asked_for(places: Places) -> None:
     status, _, body = ask(places, "GET", "/v1/models/internvl-g")
     assert (status, json.loads(body)["id"]) == (200, "internvl-g")
