@@ -27,6 +27,7 @@ from internvl_edge.export.sources import fetch_from, stored_shapes, weight_sourc
 from internvl_edge.export.staging import Staging, code_digest, key_of, staged
 from internvl_edge.export.walk import Walk, WalkInputs
 from internvl_edge.runtime.errors import CalibrationError
+from internvl_edge.runtime.lowering.processor import multiplies_bf16
 from internvl_edge.runtime.preprocess import Preprocessing
 from internvl_edge.runtime.progress import Progress, Silent
 from internvl_edge.runtime.tokenizer import Tokenizer
@@ -121,8 +122,7 @@ def fingerprint(tensors: Sequence[StoredTensor], pictures: Preprocessing) -> str
 def compute_type(compute: str) -> torch.dtype:
     """Return the type of the matrix products: bf16 if asked for, or if the CPU multiplies it in hardware."""
     if compute == "auto":
-        native = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-        return torch.bfloat16 if native else torch.float32
+        return torch.bfloat16 if multiplies_bf16() else torch.float32
     return torch.bfloat16 if compute == "bf16" else torch.float32
 
 

@@ -1,4 +1,4 @@
-"""What the processor's instructions do with bytes."""
+"""What the processor's instructions do with bytes and with bf16."""
 
 import platform
 from pathlib import Path
@@ -6,15 +6,28 @@ from pathlib import Path
 _CPUINFO = Path("/proc/cpuinfo")
 _X86 = ("x86_64", "AMD64")
 _EXACT = ("avx512_vnni", "avx_vnni", "amx_int8")
+_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
+"""Of x86, of x86 with tiles, and of Arm."""
 
 
 def sums_of_bytes_saturate(machine: str | None = None, cpuinfo: Path = _CPUINFO) -> bool:
     """Return whether products of unsigned and signed bytes are summed in 16 bits: x86 without VNNI, or not known."""
     if (machine or platform.machine()) not in _X86:
         return False
+    flags = _flags(cpuinfo)
+    return not any(flag in flags for flag in _EXACT)
+
+
+def multiplies_bf16(cpuinfo: Path = _CPUINFO) -> bool:
+    """Return whether the processor has instructions for products of bf16 matrices; False where that is not known."""
+    flags = _flags(cpuinfo)
+    return any(flag in flags for flag in _BF16)
+
+
+def _flags(cpuinfo: Path) -> list[str]:
+    """Return the names of the processor's extensions as Linux tells them; none where it does not."""
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:
-        return True
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    return not any(flag in flags for flag in _EXACT)
+        return []
+    return next((line.split() for line in lines if line.startswith(("flags", "Features"))), [])

@@ -11,7 +11,7 @@ from internvl_edge.runtime.lowering import cpu
 from internvl_edge.runtime.lowering.memory import available_bytes
 from internvl_edge.runtime.lowering.onnx_model import OnnxModel
 from internvl_edge.runtime.lowering.packing import choose_packing, packed_bytes
-from internvl_edge.runtime.lowering.processor import sums_of_bytes_saturate
+from internvl_edge.runtime.lowering.processor import multiplies_bf16, sums_of_bytes_saturate
 from tests.unit.runtime.lowered_graphs import write_graph
 
 TEXT = "plain (float[1, 64] x) => (float[1, 64] y) { t = Transpose<perm = [1, 0]>(w) y = MatMul(x, t) }"
@@ -63,3 +63,19 @@ def test_sums_saturate_on_x86_without_vnni(tmp_path: Path) -> None:
     cpuinfo.write_text("processor : 0\nflags : fpu avx2 avx512_vnni\n")
     assert not sums_of_bytes_saturate("x86_64", cpuinfo)
     assert sums_of_bytes_saturate("x86_64", tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("line", "has"),
+    [
+        ("flags : fpu avx2 avx512f avx512_bf16", True),
+        ("flags : fpu amx_bf16 amx_tile", True),
+        ("flags : fpu avx512f avx512_fp16", False),
+        ("Features : fp asimd bf16 i8mm", True),
+        ("Features : fp asimd", False),
+    ],
+)
+def test_products_of_bf16_are_the_processors(tmp_path: Path, line: str, has: bool) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\n{line}\n")
+    assert multiplies_bf16(tmp_path / "cpuinfo") == has
+    assert not multiplies_bf16(tmp_path / "absent")
