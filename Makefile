@@ -1,5 +1,6 @@
 # make demo   export the trained example with a TensorRT plan, and use it
 # make gpu-check   what only a GPU can show; writes gpu-report.md and gpu-report.json
+# make check-dependencies   the lowest and the newest versions of every extra, each in an environment of its own
 # make test   lint, types and the whole test suite, as CI runs them
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +15,7 @@ EMOJI := examples/emoji
 BUNDLE := demo-bundle
 PICTURES := demo-pictures
 
-.PHONY: demo test lint types unit gpu-check clean
+.PHONY: demo test lint types unit gpu-check check-dependencies clean
 
 # What the demo needs; setuptools' word on editable installs, that folders named like the package hide it, is left out.
 $(DEMO_READY): pyproject.toml constraints.txt
@@ -59,6 +60,9 @@ unit: $(READY) $(TRITON)
 
 gpu-check: $(READY)
 	$(BIN)/python -m pytest tests/gpu -m gpu -rs --gpu-report gpu-report.json
+
+check-dependencies: $(DEMO_READY)
+	$(BIN)/python scripts/check_dependencies.py
 
 clean:
 	rm -rf $(VENV) .triton .mypy_root $(BUNDLE) $(PICTURES) .$(BUNDLE).partial gpu-report.json gpu-report.md

@@ -52,6 +52,6 @@ def test_classifiers_name_the_pythons_that_are_allowed() -> None:
 def test_the_source_distribution_is_the_whole_project() -> None:
     lines = (ROOT / "MANIFEST.in").read_text().split("\n")
     assert {line.removeprefix("graft ") for line in lines if line.startswith("graft ")} == {
-        ".ci", "benchmarks", "docs", "examples", "tests"
+        ".ci", "benchmarks", "docs", "examples", "scripts", "tests"
     }  # fmt: skip
     assert "include CHANGELOG.md Makefile constraints.txt .gitignore" in lines
