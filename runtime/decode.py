@@ -19,7 +19,7 @@ import numpy as np
 
 from internvl_edge.runtime.errors import EdgeError, InputError, TooManyPixelsError, UnreadableError
 from internvl_edge.runtime.inputs.formats import PICTURE_FORMATS
-from internvl_edge.runtime.inputs.names import in_one_line
+from internvl_edge.runtime.inputs.names import in_one_line, system_words
 from internvl_edge.runtime.inputs.sniff import HEAD_BYTES, head_of, picture_format, why_no_picture
 from internvl_edge.runtime.rgb import to_rgb
 
@@ -188,8 +188,8 @@ def reason(error: Exception) -> str:
         return str(error)
     if isinstance(error, FileNotFoundError):
         return "no such file"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
+    if isinstance(error, OSError) and (words := system_words(error)) is not None:
+        return words
     if isinstance(error, MemoryError):
         return "too large for the memory of this machine"
     logger.debug("a picture cannot be used", exc_info=error)
@@ -223,7 +223,7 @@ def _fault(image: str | Path | bytes, error: Exception) -> str:
         return f"{_article(known)}, which this Pillow cannot decode: update Pillow"
     if known is not None:
         return f"{_article(known)} that is broken or cut off"
-    if isinstance(error, OSError) and error.strerror:
+    if isinstance(error, OSError) and error.errno:
         return reason(error)
     return why_no_picture(head)
 
@@ -231,9 +231,9 @@ def _fault(image: str | Path | bytes, error: Exception) -> str:
 def _head_of_file(path: Path) -> bytes:
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
-        raise OSError(0, "a folder")
+        raise UnreadableError("a folder")
     if not stat.S_ISREG(mode):
-        raise OSError(0, "neither a file nor a folder")
+        raise UnreadableError("neither a file nor a folder")
     return head_of(path)
 
 

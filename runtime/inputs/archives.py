@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from internvl_edge.runtime.errors import InputError, UnreadableError
-from internvl_edge.runtime.inputs.names import in_one_line
+from internvl_edge.runtime.inputs.names import in_one_line, system_words
 from internvl_edge.runtime.inputs.sniff import described, head_of, picture_format
 
 _REOPENED = 4
@@ -151,8 +151,12 @@ def _plain_tar(path: Path) -> IO[bytes]:
     if not head_of(path).startswith(b"\x1f\x8b"):
         return path.open("rb")
     unpacked = tempfile.TemporaryFile(prefix="internvl-edge-")  # noqa: SIM115  stays open as long as its archive
-    with gzip.open(path) as packed:
-        shutil.copyfileobj(packed, unpacked, 1 << 20)
+    try:
+        with gzip.open(path) as packed:
+            shutil.copyfileobj(packed, unpacked, 1 << 20)
+    except BaseException:
+        unpacked.close()
+        raise
     unpacked.seek(0)
     return unpacked
 
@@ -165,8 +169,8 @@ def _require_member(found: object, size: int) -> None:
 
 
 def _finding(path: Path, error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
+    if isinstance(error, OSError) and (words := system_words(error)) is not None:
+        return words
     try:
         head = head_of(path)
     except OSError:

@@ -1,4 +1,4 @@
-"""Names of files as text that every reader takes: what is written to records, tables and messages."""
+"""Names of files, and what the system says of them, as text that every reader takes."""
 
 import os
 import re
@@ -22,6 +22,11 @@ def printable(name: "str | os.PathLike[str]") -> str:
 def in_one_line(name: "str | os.PathLike[str]") -> str:
     r"""Return a name for a message: `printable`, its line breaks and control characters written as ``\n``, ``\x07``."""
     return _CONTROL.sub(lambda found: repr(found.group())[1:-1], printable(name))
+
+
+def system_words(error: OSError) -> str | None:
+    """Return what the system says of a file, without its name; None if the error is not the system's."""
+    return os.strerror(error.errno).lower() if error.errno else None
 
 
 def is_unicode(text: str) -> bool:

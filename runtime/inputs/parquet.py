@@ -12,7 +12,7 @@ from typing import Any
 
 from internvl_edge.runtime.arrow import pyarrow_parquet
 from internvl_edge.runtime.errors import InputError, UnreadableError
-from internvl_edge.runtime.inputs.names import in_one_line
+from internvl_edge.runtime.inputs.names import in_one_line, system_words
 from internvl_edge.runtime.inputs.pictures import PictureFile
 from internvl_edge.runtime.inputs.sniff import described, head_of
 from internvl_edge.runtime.inputs.tables import TableRow
@@ -137,11 +137,11 @@ def _opened(source: Path) -> Any:
 
 
 def _finding(source: Path, error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
+    if isinstance(error, OSError) and (words := system_words(error)) is not None:
+        return words
     try:
         found = described(head_of(source))
     except OSError as finding:
-        return (finding.strerror or "cannot be read").lower()
+        return system_words(finding) or "cannot be read"
     whole = found in (None, "a Parquet table")
     return "cannot be read as Parquet" if whole else f"cannot be read as Parquet: it is {found}"

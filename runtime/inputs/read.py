@@ -11,7 +11,7 @@ from internvl_edge.runtime.inputs.archives import Archive, open_archive
 from internvl_edge.runtime.inputs.captions import CAPTION_KEYS, FILE_KEYS, GROUP_KEY, file_of, labels_of, texts_of
 from internvl_edge.runtime.inputs.folders import LeftOut, folder_pictures
 from internvl_edge.runtime.inputs.formats import Kind, kind_of, without_suffixes
-from internvl_edge.runtime.inputs.names import in_one_line
+from internvl_edge.runtime.inputs.names import in_one_line, system_words
 from internvl_edge.runtime.inputs.parquet import IMAGE_COLUMN, ParquetPicture, ParquetTable
 from internvl_edge.runtime.inputs.pictures import ArchivedPicture, PictureFile, SourcePicture, UnusablePicture
 from internvl_edge.runtime.inputs.shards import archive_rows
@@ -159,7 +159,7 @@ def _of_folder(source: Path, left_out: LeftOut) -> list[Record]:
     try:
         paths = folder_pictures(source, left_out)
     except OSError as error:
-        finding = (error.strerror or "cannot be read").lower()
+        finding = system_words(error) or "cannot be read"
         raise InputError(f"{in_one_line(source)}: {finding}; give a folder that can be read") from error
     return [Record(file=path.relative_to(source).as_posix(), picture=PictureFile(path)) for path in paths]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.inputs.formats import is_gzip_name, kind_of
-from internvl_edge.runtime.inputs.names import in_one_line
+from internvl_edge.runtime.inputs.names import in_one_line, system_words
 from internvl_edge.runtime.inputs.sniff import HEAD_BYTES, no_text
 
 _BOM = b"\xef\xbb\xbf"
@@ -55,7 +55,7 @@ def _content(source: Path) -> bytes:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{in_one_line(source)}: is no whole gzip file; give a whole one") from error
     except OSError as error:
-        finding = (error.strerror or "cannot be read").lower()
+        finding = system_words(error) or "cannot be read"
         raise InputError(f"{in_one_line(source)}: {finding}; give a table that can be read") from error
     if len(content) > _LARGEST_BYTES:
         raise InputError(f"{in_one_line(source)}: more than {_LARGEST_BYTES >> 30} GiB; cut it into several tables")

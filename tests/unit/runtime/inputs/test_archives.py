@@ -1,0 +1,160 @@
+"""Archives: members by name, descriptions beside pictures, and what is broken told as that."""
+
+import gzip
+import io
+import json
+import tarfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from internvl_edge.runtime.errors import InputError, UnreadableError
+from internvl_edge.runtime.inputs.read import find_pictures, find_texts, read_records
+
+
+def tar(path: Path, members: Mapping[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def described(path: Path) -> list[tuple[str, list[str], str | None]]:
+    return [(r.file, [text for _, text in r.captions()], r.group) for r in read_records(path)]
+
+
+def test_what_lies_beside_a_picture_describes_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    members = {
+        "d/0.txt": b"\xef\xbb\xbfa cat\r\n",
+        "d/0.JPG": b"",
+        "d/0.cls": b"3\n",
+        "d/1.json": b'{"caption": ["x", "y"], "group": "beasts", "url": "https://example.org"}',
+        "d/1.txt": b"not this",
+        "d/1.png": b"",
+        "d/1.mask.png": b"",
+        "d/2.v1.webp": b"",
+        "d/2.v2.webp": b"",
+        "d/2.txt": b"of both",
+        "e/0.png": b"",
+        "e/3.txt": b"of no picture",
+        "e/.hidden.png": b"",
+        "__MACOSX/d/._0.JPG": b"",
+        "e/README": b"",
+    }
+    assert described(tar(tmp_path / "s.tar", members)) == [
+        ("d/0.JPG", ["a cat"], "3"),
+        ("d/1.png", ["x", "y"], "beasts"),
+        ("d/2.v1.webp", ["of both"], None),
+        ("d/2.v2.webp", ["of both"], None),
+        ("e/0.png", [], None),
+    ]
+    assert "1 further pictures of a sample (d/1.mask.png)" in caplog.text
+    assert "2 hidden (e/.hidden.png, __MACOSX/d/._0.JPG)" in caplog.text
+    assert "2 no pictures by their names (README: 1, .txt: 1)" in caplog.text
+
+
+def test_pictures_with_dots_in_their_names_are_all_taken_without_descriptions(tmp_path: Path) -> None:
+    members = {"IMG.1.png": b"", "IMG.png": b"", "IMG.2.png": b""}
+    assert [row[0] for row in described(tar(tmp_path / "s.tar", members))] == list(members)
+
+
+def test_broken_descriptions_are_told_by_their_place(tmp_path: Path) -> None:
+    path = tar(tmp_path / "s.tar", {"0.png": b"", "1.json": b"{", "1.png": b"", "2.json": b"[]", "2.png": b""})
+    with pytest.raises(InputError, match=r"row 1: 1.json is no JSON; row 2: 2.json is no object"):
+        read_records(path)
+    assert len(find_pictures([path], "skip")) == 3
+    assert len(find_texts([path], "caption", "skip")) == 3
+
+
+def test_links_inside_a_tar_lead_nowhere(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("a.png"), io.BytesIO())
+        link = tarfile.TarInfo("b.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    assert [record.file for record in read_records(tmp_path / "s.tar")] == ["a.png"]
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz", "a.tgz"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "no archive but an empty file"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "no archive but a Git LFS pointer in place of the file"),
+        (b"<!doctype html>", "no archive but an HTML page"),
+        (b"PAR1" + bytes(600), "no archive but a Parquet table"),
+        (b"PK\x03\x04" + bytes(600), "a broken or cut-off archive"),
+        (gzip.compress(bytes(range(256)) * 9)[:-20], "a broken or cut-off archive"),
+    ],
+)
+def test_what_is_no_archive_is_told_as_what_it_is(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{name}: {words}"):
+        read_records(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["gone.zip", "gone.tar", "gone.tar.gz", "gone.parquet", "gone.csv", "gone.json.gz"])
+def test_what_is_not_there_is_told(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=f"{name}: no such file or directory; give"):
+        read_records(tmp_path / name)
+
+
+def test_a_tar_cut_off_in_a_picture_is_told(tmp_path: Path) -> None:
+    whole = tar(tmp_path / "s.tar", {"0.png": bytes(5000), "1.png": bytes(5000)}).read_bytes()
+    (tmp_path / "s.tar").write_bytes(whole[:8000])
+    with pytest.raises(InputError, match="a broken or cut-off archive"):
+        read_records(tmp_path / "s.tar")
+
+
+def test_encrypted_and_damaged_members_are_told_alone(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("good.png", b"good")
+        archive.writestr("bad.png", bytes(range(256)) * 40)
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    start = content.index(b"bad.png") + len("bad.png")
+    content[start + 20 : start + 40] = bytes(20)
+    (tmp_path / "a.zip").write_bytes(content)
+    good, bad = find_pictures([tmp_path / "a.zip"])
+    assert good.content() == b"good"
+    with pytest.raises(UnreadableError, match="broken in its archive"):
+        bad.content()
+    (tmp_path / "a.zip").write_bytes(encrypted())
+    (locked,) = find_pictures([tmp_path / "a.zip"])
+    with pytest.raises(UnreadableError, match="encrypted in its archive; unpack it"):
+        locked.content()
+
+
+def encrypted() -> bytes:
+    """A zip whose only member claims to be encrypted."""
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w") as archive:
+        archive.writestr("a.png", b"1234")
+    content = bytearray(target.getvalue())
+    content[6] |= 1
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    return bytes(content)
+
+
+def test_a_member_that_unpacks_to_too_much_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from internvl_edge.runtime.inputs import archives
+
+    monkeypatch.setattr(archives, "_LARGEST_BYTES", 1000)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb.png", bytes(1001))
+    tar(tmp_path / "a.tar", {"bomb.png": bytes(1001)})
+    for name in ("a.zip", "a.tar"):
+        (picture,) = find_pictures([tmp_path / name])
+        with pytest.raises(UnreadableError, match="1001 bytes unpacked, more than 1000"):
+            picture.content()
+
+
+def test_texts_of_an_archive_are_a_field_of_what_describes_its_pictures(tmp_path: Path) -> None:
+    members = {"0.png": b"", "0.json": json.dumps({"alt": ["a", "b"]}).encode(), "1.png": b"", "1.txt": b"c"}
+    path = tar(tmp_path / "s.tar", members)
+    assert find_texts([path], "alt", "skip")[:2] == ["a", "b"]
+    with pytest.raises(InputError, match="row 1: no text in alt"):
+        find_texts([path], "alt")

@@ -1,0 +1,148 @@
+"""Tables: any line ends, marks and blank lines give the same rows; what is broken is named by its lines."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.inputs.read import read_records
+from internvl_edge.runtime.inputs.tables import read_table
+
+TEXTS = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=12)
+ODD = ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\r", "\t", "\ufeff", "é", "猫"]
+CAPTIONS = st.one_of(TEXTS, st.sampled_from(ODD), st.lists(TEXTS, max_size=3), st.none())
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    rows=st.lists(st.dictionaries(TEXTS, CAPTIONS, max_size=3), min_size=1, max_size=6),
+    ends=st.lists(st.sampled_from(["\n", "\r\n", "\n\n", "\n \t\n", "\r\n\r\n"]), min_size=6, max_size=6),
+    mark=st.booleans(),
+    last=st.booleans(),
+    packed=st.booleans(),
+    escape=st.booleans(),
+)
+def test_json_lines_in_any_writing_are_the_same_rows(
+    tmp_path: Path,
+    rows: list[dict[str, object]],
+    ends: list[str],
+    mark: bool,
+    last: bool,
+    packed: bool,
+    escape: bool,
+) -> None:
+    content = ("\ufeff" if mark else "") + "".join(
+        json.dumps(row, ensure_ascii=escape) + (end if last or index < len(rows) - 1 else "")
+        for index, (row, end) in enumerate(zip(rows, ends, strict=False))
+    )
+    path = tmp_path / ("t.jsonl.gz" if packed else "t.jsonl")
+    path.write_bytes(gzip.compress(content.encode()) if packed else content.encode())
+    found = read_table(path)
+    assert [row.fields for row in found] == rows
+    assert all(row.fault is None for row in found)
+    breaks = content.split("\n")
+    assert all(json.loads(breaks[row.number - 1].lstrip("\ufeff")) == row.fields for row in found)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(good=st.lists(st.booleans(), min_size=1, max_size=12))
+def test_broken_lines_are_those_that_are_named(tmp_path: Path, good: list[bool]) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n".join('{"file": "a.png"}' if each else '{"file": "a.p' for each in good))
+    wrong = [str(number) for number, each in enumerate(good, start=1) if not each]
+    if not wrong:
+        assert len(read_records(path)) == len(good)
+        return
+    shown = ", ".join(wrong[:8]) + (f" and {len(wrong) - 8} more" if len(wrong) > 8 else "")
+    with pytest.raises(InputError, match=f"t.jsonl: lines? {shown}: no JSON; repair"):
+        read_records(path)
+
+
+def faults(tmp_path: Path, name: str, content: str | bytes) -> str:
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError) as caught:
+        read_records(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert name in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.json", "{", "is no JSON (line 1); repair it"),
+        ("a.json", '[{"file": "a.png"},\n{"file": }]', "is no JSON (line 2)"),
+        ("a.json", "3", "is no array, no columns and no COCO captions"),
+        ("a.json", '[{"file": "a.png"}, 3, {"x": 1}]', "row 1: no object; row 2: no `file`, it has x"),
+        ("a.json", '{"images": [{"id": 1}], "annotations": []}', "row 0: no `file`, it has id"),
+        ("a.json", '{"file": ["a.png", "b.png"], "caption": ["x"]}', "row 0: `file` is no name of a file"),
+        ("a.jsonl", "[" + '{"file": "a.png"}' + "]", "line 1: no object"),
+        ("a.csv", "file,caption\na.png,x,y\nb.png,z\n", "line 2: 3 cells for 2 columns"),
+        ("a.csv", "image,caption\na.png,x\n", "line 2: no `file`, it has image, caption"),
+        ("a.csv", "file;caption\na.png;x\n", "line 2: no `file`, it has file;caption"),
+        ("a.csv", "file,file\na.png,b.png\n", "columns of one name (file, file); rename them"),
+        ("a.csv", "file,caption\n\na.png,caf\u00e9\n".encode("latin-1"), "line 3: holds text that is no UTF-8"),
+        ("a.csv", "", "no picture found"),
+        ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\noid x\n", "a Git LFS pointer in place of the file"),
+        ("a.csv", "<!DOCTYPE html><p>404", "an HTML page, not a table"),
+        ("a.json", b"\x89PNG\r\n\x1a\n", "a PNG picture, not a table"),
+        ("a.tsv", b"PK\x03\x04" + bytes(40), "a zip archive, not a table"),
+        ("a.jsonl", gzip.compress(b'{"file": "a.png"}'), "gzip data, not a table"),
+        ("a.jsonl.gz", b'{"file": "a.png"}', "is no whole gzip file"),
+        ("a.jsonl.gz", gzip.compress(b'{"file": "a.png"}' * 99)[:-9], "is no whole gzip file"),
+        ("a.parquet", b"PAR1" + bytes(40), "cannot be read as Parquet; give a whole .parquet"),
+        ("a.parquet", b"<html>", "cannot be read as Parquet: it is an HTML page"),
+    ],
+)
+def test_what_is_wrong_is_one_line_that_says_what(tmp_path: Path, name: str, content: str | bytes, words: str) -> None:
+    assert words in faults(tmp_path, name, content)
+
+
+def test_a_table_without_end_is_not_read_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from internvl_edge.runtime.inputs import tables
+
+    monkeypatch.setattr(tables, "_LARGEST_BYTES", 1 << 30)
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b"\n" * ((1 << 30) + 1), 1))
+    with pytest.raises(InputError, match="more than 1 GiB; cut it into several tables"):
+        read_table(tmp_path / "a.jsonl.gz")
+
+
+@pytest.mark.parametrize(
+    ("row", "texts", "group"),
+    [
+        ({"label": 3, "caption": "x"}, {"": ("x",)}, None),
+        ({"label": "", "caption": "x"}, {"": ("x",)}, None),
+        ({"caption": ["x", "", " ", "y"]}, {"": ("x", "y")}, None),
+        ({"captions": ["x", "y"], "group": 7}, {"": ("x", "y")}, "7"),
+        ({"text": {"en": "x", "de": None, "fr": ["y", "z"], "it": ""}}, {"en": ("x",), "fr": ("y", "z")}, None),
+        ({"label": {"en": "x"}, "caption": "y"}, {"en": ("x",)}, None),
+        ({"caption": None}, {}, None),
+        ({"caption": []}, {}, None),
+    ],
+)
+def test_captions_in_every_shape(
+    tmp_path: Path, row: dict[str, object], texts: dict[str, tuple[str, ...]], group: str | None
+) -> None:
+    (tmp_path / "t.jsonl").write_text(json.dumps({"file": "a.png", **row}))
+    (record,) = read_records(tmp_path / "t.jsonl")
+    assert (record.texts, record.group) == (texts, group)
+
+
+def test_fields_that_hold_no_captions_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"file": "a.png", "label": 3}, {"file": "b.png", "caption": [1, 2], "group": [1]}, {"file": "c.png"}]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert [record.texts for record in read_records(tmp_path / "t.jsonl")] == [{}, {}, {}]
+    assert "2 rows whose captions or class are not used (1: label is a number, 2: caption is a list" in caplog.text
+
+
+def test_a_name_that_is_no_utf8_in_a_table_is_that_file(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_bytes(b'{"file": "caf\xe9.png"}\n{"file": "caf\\udce9.png"}\n')
+    first, second = read_records(tmp_path / "t.jsonl")
+    assert first.file == second.file
+    assert first.picture == second.picture
