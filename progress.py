@@ -22,9 +22,13 @@ _LATER_LINE_SECONDS = 60.0
 _FIRST_MINUTE = 60.0
 
 
-def shown_progress() -> "Bars | Lines":
-    """Return bars where stderr is a terminal, else lines."""
-    return Bars() if sys.stderr.isatty() else Lines()
+def shown_progress(*, still: bool = False, passing: bool = False) -> "Bars | Lines":
+    """Return bars where stderr is a terminal, else lines.
+
+    Bars that are `still` are drawn when something advances and not meanwhile: drawing takes time from what is being
+    measured. `passing` ones leave the terminal when they are done.
+    """
+    return Bars(still=still, passing=passing) if sys.stderr.isatty() else Lines()
 
 
 @dataclass(slots=True)
@@ -168,7 +172,8 @@ def _write(line: str) -> None:
 class Bars:
     """One bar per task, kept on screen when done; they move on stderr while any task runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, still: bool = False, passing: bool = False) -> None:
+        self._still, self._passing = still, passing
         self._bars: Any = None
         self._open = 0
 
@@ -188,7 +193,7 @@ class Bars:
         """Open a bar of `total` units; the block gets a function that advances it."""
         stage = Stage(label, total, unit, time.monotonic())
         if self._open == 0:
-            self._bars = _new_bars()
+            self._bars = _new_bars(self._still, self._passing)
             self._bars.start()
         self._open += 1
         logger.info("%s: %s to do", label, amount(total, unit))
@@ -196,7 +201,7 @@ class Bars:
 
         def advance(more: float) -> None:
             stage.done += more
-            self._bars.update(bar, completed=stage.done, done=amount(stage.done, unit, total))
+            self._bars.update(bar, completed=stage.done, done=amount(stage.done, unit, total), refresh=self._still)
 
         try:
             yield advance
@@ -207,7 +212,7 @@ class Bars:
                 self._bars.stop()
 
 
-def _new_bars() -> Any:
+def _new_bars(still: bool, passing: bool) -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -220,4 +225,6 @@ def _new_bars() -> Any:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=Console(stderr=True), redirect_stdout=False)
+    return Progress(
+        *columns, console=Console(stderr=True), redirect_stdout=False, auto_refresh=not still, transient=passing
+    )

@@ -9,6 +9,7 @@ import click
 from internvl_edge.commands.numbers import MOST_ROWS, SECONDS, THREADS, Counts
 from internvl_edge.commands.parameters import BACKEND, BF16, BUNDLE, Names
 from internvl_edge.commands.printing import show
+from internvl_edge.commands.request import open_shown
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _SLOWER = 3
@@ -109,7 +110,6 @@ def bench(
     Ctrl-C ends the measurement and prints what there is (exit code 130).
     """
     from internvl_edge.progress import shown_progress
-    from internvl_edge.runtime import InternVL
     from internvl_edge.runtime.backends import SessionOptions
     from internvl_edge.runtime.outputs.files import require_writable, takes_stdout
     from internvl_edge.runtime.profile.bench import BenchOptions, run_cases
@@ -128,7 +128,7 @@ def bench(
     to_stderr = takes_stdout(chosen_files)
     earlier = read_baseline(baseline) if baseline else None
     settings = SessionOptions(threads=threads, bf16=bf16, cuda_graph=cuda_graph, spin=spin, streams=streams)
-    model = InternVL.open(bundle, backend=backend, batch_size=max(batches), options=settings)
+    model = open_shown(bundle, backend=backend, batch_size=max(batches), options=settings)
     options = BenchOptions(
         measure=MeasureOptions(seconds=duration, calls=iterations, streams=streams),
         percents=percents,
@@ -141,7 +141,7 @@ def bench(
     with (
         tempfile.TemporaryDirectory(prefix="internvl-edge-") as folder,
         finish_on_interrupt() as stop,
-        shown_progress() as progress,
+        shown_progress(still=True) as progress,
     ):
         cases = cases_of(model, chosen, Path(folder))
         show(f"{report.bundle} ({report.precision}), {len(cases)} cases", to_stderr=to_stderr)

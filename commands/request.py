@@ -30,7 +30,6 @@ class Request:
     @contextmanager
     def open(self, bundle: Path, batch_size: int | None = None) -> "Iterator[InternVL]":
         """Open `bundle` for the block, for batches if their size is given; show its stages behind it if asked to."""
-        from internvl_edge.runtime import InternVL
         from internvl_edge.runtime.backends import SessionOptions
         from internvl_edge.runtime.decode import limit_pixels
         from internvl_edge.runtime.model import BATCH_SIZE
@@ -38,12 +37,8 @@ class Request:
 
         if self.max_pixels is not None:
             limit_pixels(self.max_pixels or None)
-        model = InternVL.open(
-            bundle,
-            backend=self.backend,
-            batch_size=batch_size or BATCH_SIZE,
-            options=SessionOptions(threads=self.threads, bf16=self.bf16, rows=batch_size or 1),
-        )
+        options = SessionOptions(threads=self.threads, bf16=self.bf16, rows=batch_size or 1)
+        model = open_shown(bundle, backend=self.backend, batch_size=batch_size or BATCH_SIZE, options=options)
         if self.profile:
             model.stages = Stages()
         start = time.perf_counter()
@@ -55,6 +50,17 @@ class Request:
                 click.echo(request_report(model.stages, time.perf_counter() - start), err=True)
         finally:
             model.close()
+
+
+def open_shown(bundle: Path, **settings: Any) -> "InternVL":
+    """Open `bundle`, whose files are checked first, and show on stderr that this goes on while it takes long."""
+    from internvl_edge.progress import shown_progress
+    from internvl_edge.runtime import InternVL
+
+    with shown_progress(passing=True) as progress, progress.task("Opening", 1, "bundle") as advance:
+        model = InternVL.open(bundle, **settings)
+        advance(1)
+    return model
 
 
 def request_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -113,7 +113,10 @@ def build(path: Path, options: BuildOptions, progress: Progress | None = None) -
     Raises:
         EdgeError: the bundle, an option, a graph or the library is not right, in one line.
     """
-    bundle = Bundle.open(path)
+    progress = progress or Silent()
+    with progress.task("Opening", 1, "bundle") as advance:
+        bundle = Bundle.open(path)
+        advance(1)
     kit = Blueprint.load(path) if (path / BLUEPRINT_FILE).exists() else None
     target = _target(path, options, kit)
     require_precision(target, bundle.manifest.precision)
@@ -122,7 +125,7 @@ def build(path: Path, options: BuildOptions, progress: Progress | None = None) -
     if flavour is not None or kit is None:
         _require_room(bundle, options, kit)
     if flavour is not None:
-        return build_plans(bundle, target, flavour, options, kit, progress or Silent())
+        return build_plans(bundle, target, flavour, options, kit, progress)
     if kit is not None:
         found = find_device()
         here = f"sm_{found.sm} ({found.name})" if isinstance(found, Device) else found

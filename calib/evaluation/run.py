@@ -10,7 +10,7 @@ from internvl_edge.calib.evaluation.report import EvalReport, Evaluation
 from internvl_edge.calib.evaluation.score import cosines, score
 from internvl_edge.runtime.backends import SessionOptions
 from internvl_edge.runtime.model import InternVL
-from internvl_edge.runtime.progress import Progress
+from internvl_edge.runtime.progress import Progress, Silent
 
 
 def evaluate_bundle(
@@ -24,8 +24,11 @@ def evaluate_bundle(
     content = open_data(data)
     if baseline is None:
         check_labels(content, options)
-    model = _opened(bundle, options, options.bf16)
-    reference = None if baseline is None else _opened(baseline, options, bf16=False)
+    with (progress or Silent()).task("Opening", 1 if baseline is None else 2, "bundles") as advance:
+        model = _opened(bundle, options, options.bf16)
+        advance(1)
+        reference = None if baseline is None else _opened(baseline, options, bf16=False)
+        advance(0 if baseline is None else 1)
     features = measure(model, content, options, progress)
     report = score(features, content, options)
     if reference is None:

@@ -24,10 +24,13 @@ def write_repository(
         BundleError: `bundle` is damaged, or has no plans for this.
         InputError: `output` is there, cannot be written, or a sample cannot be read.
     """
-    model = InternVL.open(bundle)
+    progress = progress or Silent()
+    with progress.task("Opening", 1, "bundle") as advance:
+        model = InternVL.open(bundle)
+        advance(1)
     _require_numpy_types(model)
     graphs = len(model.bundle.manifest.graphs)
-    with new_folder(output) as folder, (progress or Silent()).task("Writing graphs", graphs, "graphs") as advance:
+    with new_folder(output) as folder, progress.task("Writing graphs", graphs, "graphs") as advance:
         return [*write_graphs(model, folder, options, advance), *write_tasks(model, folder, options)]
 
 

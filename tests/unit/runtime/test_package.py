@@ -165,8 +165,8 @@ class Heard:
 def test_every_graph_is_told(bundle: Path, tmp_path: Path) -> None:
     heard, graphs = Heard(), len(Manifest.load(bundle / "manifest.json").graphs)
     write_repository(bundle, tmp_path / "repository", RepositoryOptions(), heard)
-    assert heard.tasks == [("Writing graphs", graphs, "graphs")]
-    assert heard.done == graphs
+    assert heard.tasks == [("Opening", 1, "bundle"), ("Writing graphs", graphs, "graphs")]
+    assert heard.done == 1 + graphs
 
 
 def test_text_is_what_protobuf_reads() -> None:
