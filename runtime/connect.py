@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from internvl_edge.runtime.decode import Pictures, check_pictures, load_pictures
+from internvl_edge.runtime.finite import require_finite
 from internvl_edge.runtime.outputs.files import require_writable, written
 from internvl_edge.runtime.stages import DECODE_IMAGE, PREPROCESS
 from internvl_edge.runtime.tiling import tile_image
@@ -79,4 +80,6 @@ def save_vit_embeds(model: "InternVL", images: Sequence[object], options: Tiling
 
 def _embeds(model: "InternVL", tiles: Pictures) -> np.ndarray:
     states = model.run_graph("vision", {"pixel_values": model.preprocess(tiles, "squash")})["vision_states"]
-    return model.run_graph("connector", {"vision_states": states})["vit_embeds"]
+    embeds = model.run_graph("connector", {"vision_states": states})["vit_embeds"]
+    require_finite(embeds.reshape(len(embeds), -1), "tiles")
+    return embeds

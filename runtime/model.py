@@ -28,6 +28,7 @@ from internvl_edge.runtime.features import (
 from internvl_edge.runtime.finite import FiniteOutputs, require_finite
 from internvl_edge.runtime.generation import GenerationConfig, generate, greedy_tokens
 from internvl_edge.runtime.manifest import ModelInfo
+from internvl_edge.runtime.model_inputs import require_elements, require_finite_pixels, require_read_ids, text_list
 from internvl_edge.runtime.modes import MODE_GRAPHS, Mode, default_mode, mode_of
 from internvl_edge.runtime.preprocess import Geometry, preprocess
 from internvl_edge.runtime.preprocessor_file import load_preprocessing
@@ -44,6 +45,7 @@ Texts = Sequence[str] | np.ndarray
 DEFAULT_PROMPT = "English caption:"
 DEFAULT_TEMPLATES = ("{}",)
 _TOKENIZER_FILE = "tokenizer.model"
+_NO_PICTURE = "no picture given; give at least one"
 _SHOWN = 80
 """Characters of a user's text that an error shows."""
 BATCH_SIZE = 32
@@ -139,7 +141,8 @@ class InternVL:
         self._bundle.require("text")
         ids = self._ids(texts, TEXT_PREFIX)
         parts = self._parts(ids, self._rows("text"))
-        return _stacked([self._run("text", {"input_ids": part})["text_embeds"] for part in parts])
+        features = _stacked([self._run("text", {"input_ids": part})["text_embeds"] for part in parts])
+        return require_finite(features, "texts")
 
     def encode_video(self, frames: Images, mode: Mode = "c") -> np.ndarray:
         """Return the raw feature ``[D]`` of a video: the mean of its frames' raw features."""
@@ -159,18 +162,19 @@ class InternVL:
     ) -> np.ndarray:
         """Return zero-shot probabilities ``[B, labels]``; each template has ``{}`` where the label goes.
 
+        Columns follow the labels by position: one that is given twice has two, which share its probability.
+
         `mode` None is `default_mode`.
 
         Raises:
             InputError: no label, or a template without a place for one.
         """
-        chosen = tuple(DEFAULT_TEMPLATES if templates is None else templates)
+        labels = text_list(labels, "labels")
+        chosen = text_list(DEFAULT_TEMPLATES if templates is None else templates, "templates")
         lacking = [template for template in chosen if "{}" not in template]
         if lacking or not labels or not chosen:
             finding = f"templates without {{}}: {', '.join(lacking)[:_SHOWN]}" if lacking else "no label or no template"
             raise InputError(f"classify: {finding}; give labels, and templates as 'a photo of {{}}'")
-        if isinstance(labels, str):
-            raise InputError(f"classify: {labels[:_SHOWN]!r} is one label, not several; give a list")
         features = self._image_features(images, mode_of(self._bundle, mode), "crop")
         classifier = self.classifier(labels, chosen)
         with self.stages.stage(POSTPROCESS):
@@ -215,7 +219,9 @@ class InternVL:
         """
         self._bundle.require("vision", "query", "decoder")
         config = self._config(1, min_new_tokens, max_new_tokens, None)
-        prompts = self._prompts(self._encoded_prompt(prompt), picture_count(images), config)
+        if not (count := picture_count(images)):
+            raise InputError(_NO_PICTURE)
+        prompts = self._prompts(self._encoded_prompt(prompt), count, config)
         return self._streamed(images, prompts, config)
 
     def generate(
@@ -267,8 +273,8 @@ class InternVL:
         return preprocess(images, self.preprocessing, geometry, self.stages)
 
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the ids ``[T, L]`` that `encode_text` takes."""
-        return self._encoded(texts, TEXT_PREFIX)
+        """Return the ids ``[T, L]`` that `encode_text` takes; of no texts, none."""
+        return self._encoded(text_list(texts, "texts"), TEXT_PREFIX)
 
     def run_graph(
         self, graph: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None
@@ -282,6 +288,7 @@ class InternVL:
             BundleError: the bundle has no such graph.
             InputError: arrays that the graph does not take.
         """
+        require_elements(graph, inputs)
         session = self.session(graph)
         declared = self._bundle.manifest.graphs[graph]
         given = session.run(arrays_as_declared(inputs, declared.inputs), outputs, self.stages)
@@ -342,11 +349,11 @@ class InternVL:
         vision = self._run("vision", {"pixel_values": pixels})
         pooled = self._required(vision.get("image_embeds"), "image embedding")
         if mode == "c":
-            return pooled
+            return require_finite(pooled, "pictures")
         query = self._run("query", {"vision_states": vision["vision_states"]})
         with self.stages.stage(POSTPROCESS):
             features: np.ndarray = unit(pooled) + unit(query["query_embeds"])
-            return features
+            return require_finite(features, "pictures")
 
     def _vision_states(self, pixels: np.ndarray) -> np.ndarray:
         return self._run("vision", {"pixel_values": pixels})["vision_states"]
@@ -400,10 +407,10 @@ class InternVL:
 
     def _ids(self, texts: Texts, prefix: str, held: int = 0) -> np.ndarray:
         """Return the ids ``[T, L]`` of texts; those given as ids are checked against the model's tables."""
-        if isinstance(texts, np.ndarray):
+        if isinstance(texts, np.ndarray) and (texts.ndim != 1 or texts.dtype.kind not in "OU"):
             self._check_ids(texts, held)
-            return texts
-        return self._encoded(texts, prefix)
+            return require_read_ids(texts)
+        return self._encoded(text_list(texts, "texts"), prefix)
 
     def _encoded(self, texts: Sequence[str], prefix: str) -> np.ndarray:
         tokenizer = self.tokenizer
@@ -428,7 +435,7 @@ class InternVL:
     def _batches(self, images: Images, geometry: Geometry, size: int) -> Iterator[np.ndarray]:
         """Yield `pixel_values` batch by batch, so that a long list of files never lies in memory as a whole."""
         if isinstance(images, np.ndarray) and images.dtype.kind == "f":
-            yield from self._parts(images, size)
+            yield from map(require_finite_pixels, self._parts(images, size))
             return
         for start in range(0, picture_count(images), size):
             yield self.preprocess(images[start : start + size], self.preprocessing.geometry_of(geometry))
@@ -471,6 +478,6 @@ def _stacked(parts: list[np.ndarray]) -> np.ndarray:
 def _padded(parts: list[np.ndarray], fill: int) -> np.ndarray:
     """Return the rows of all batches, as wide as the widest, filled with id `fill`."""
     if not parts:
-        raise InputError("no picture given; give at least one")
+        raise InputError(_NO_PICTURE)
     width = max(part.shape[1] for part in parts)
     return np.concatenate([np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=fill) for part in parts])
