@@ -1,5 +1,6 @@
 """A packaged demo in NVIDIA's own server, asked by NVIDIA's own client."""
 
+import base64
 import os
 import shutil
 import socket
@@ -141,6 +142,17 @@ def test_features_are_those_of_the_runtime(
     np.testing.assert_allclose(text, model.encode_text(["a slice of pizza"]), rtol=0, atol=1e-4)
 
 
+def test_a_picture_is_taken_however_it_is_sent_and_never_as_text(
+    server: triton.InferenceServerClient, model: InternVL, pictures: Path
+) -> None:
+    (file,), (encoded,) = contents(pictures, 1)
+    url = b"DATA:;base64," + base64.b64encode(encoded)
+    image = server.infer("encode_image", [strings("image", [url])]).as_numpy("embedding")
+    np.testing.assert_allclose(image, model.encode_image([file]), rtol=0, atol=1e-4)
+    with pytest.raises(InferenceServerException, match="text 0 is a picture and no text"):
+        server.infer("encode_text", [strings("text", [url])])
+
+
 def test_more_rows_than_a_batch_are_cut(server: triton.InferenceServerClient, model: InternVL) -> None:
     texts = [f"text number {number}" for number in range(6)]
     answer = server.infer("encode_text", [strings("text", [text.encode() for text in texts])])
@@ -170,6 +182,8 @@ def test_a_graph_is_a_model_of_its_own(server: triton.InferenceServerClient, mod
     [
         ("encode_image", {"image": [b"no picture"]}, r"image.* cannot be read"),
         ("classify", {"image": [b"no picture"]}, "labels"),
+        ("classify", {"image": [b"x"], "labels": [b"a", b"b", b"a"]}, "labels 2 is the same as labels 0"),
+        ("encode_image", {"image": [b"https://example.com/a.png"]}, "image 0 is an address"),
     ],
 )
 def test_what_cannot_be_answered_is_refused_in_a_sentence(
