@@ -8,15 +8,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.finite import REMEDY
 from internvl_edge.runtime.inputs.sent_pictures import sent_picture
 from internvl_edge.runtime.serve.models import ENCODE_IMAGE, ENCODE_TEXT
 from internvl_edge.runtime.serve.protocol.checks import quoted
 from internvl_edge.runtime.serve.protocol.raw import object_array
-from internvl_edge.runtime.serve.refusals import BadRequestError, UnknownModelError
+from internvl_edge.runtime.serve.refusals import BadRequestError, FailedError, UnknownModelError
 from internvl_edge.runtime.serve.signature import Signature
 
 _PREFIX = "internvl-"
 """Of the names of models for these clients; the rest is whose picture features are meant. Texts have one kind."""
+_NAMED = 5
 FIELDS = ("model", "input", "encoding_format", "dimensions", "user")
 
 
@@ -86,7 +88,14 @@ def wanted(content: dict[str, Any], models: Sequence[str], width: int) -> Wanted
 
 
 def answer(request: Wanted, rows: Mapping[int, np.ndarray], tokens: int) -> dict[str, Any]:
-    """Return the embeddings, of unit length as these clients expect."""
+    """Return the embeddings, of unit length as these clients expect.
+
+    Raises:
+        FailedError: embeddings that hold NaN or infinity, which JSON would turn to null.
+    """
+    if wrong := [place for place in sorted(rows) if not np.isfinite(rows[place]).all()]:
+        listed = ", ".join(map(str, wrong[:_NAMED]))
+        raise FailedError(f"the model gives NaN or infinity for input {listed}; {REMEDY}")
     data = [
         {"object": "embedding", "index": place, "embedding": _listed(rows[place], request.base64)}
         for place in sorted(rows)
