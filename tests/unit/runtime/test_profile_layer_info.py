@@ -65,6 +65,37 @@ def test_openvinos_layers_are_read(graph: Path) -> None:
     require_readable(layer_info(layers, ["x", "y", "patches"]), 4 * (16 * 4 * 4 * 4 + 4 * 2))
 
 
+QUANTIZED = """<ir_version: 10, opset_import: ["": 23]>
+tower (float[batch, 5, 64] x) => (float[batch, 5, 64] q, float[batch, 5, 64] k) {
+    scale = Constant<value = float {0.02}>()
+    zero = Constant<value = int8 {0}>()
+    codes = QuantizeLinear(x, scale, zero)
+    rounded = DequantizeLinear(codes, scale, zero)
+    weight = DequantizeLinear<axis = 1>(kernel, scales)
+    product = MatMul(rounded, weight)
+    left, right = Split<axis = 2, num_outputs = 2>(product)
+    q = Softmax(left)
+    k = Tanh(right)
+}"""
+
+
+def test_nodes_that_openvino_calls_the_same_are_told_apart(tmp_path: Path, rng: np.random.Generator) -> None:
+    """A scale that it moves behind a split becomes a node a branch, all of one name."""
+    pytest.importorskip("openvino", reason="the extra `openvino` is not installed")
+    from internvl_edge.runtime.backends.openvino import OpenVinoSession
+
+    model = onnx.parser.parse_model(QUANTIZED)
+    kernel = rng.integers(-127, 128, (64, 128)).astype(np.int8)
+    for name, values in (("kernel", kernel), ("scales", rng.random(128, np.float32))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    onnx.save(model, tmp_path / "tower.onnx")
+    session = OpenVinoSession(tmp_path / "tower.onnx", SessionOptions(threads=1))
+    layers = session.layer_times({"x": np.ones((3, 5, 64), np.float32)}, 50)
+    found = read_layers(layer_info(layers, ["x", "q", "k"]))
+    assert (found.unknown, found.problems, found.unwritten, found.unread) == ([], [], [], [])
+    assert found.edges
+
+
 def test_a_graph_without_room_to_be_written_has_tensors_of_no_layer_in_common(
     graph: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
