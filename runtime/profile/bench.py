@@ -7,7 +7,7 @@ from typing import Any
 
 from internvl_edge.runtime.model import InternVL
 from internvl_edge.runtime.profile.board import Watch
-from internvl_edge.runtime.profile.cases import layer_inputs
+from internvl_edge.runtime.profile.cases import ON_PROCESSOR, layer_inputs
 from internvl_edge.runtime.profile.layer_info import layer_info
 from internvl_edge.runtime.profile.layers import LayerInfo, LayerTime, LayerTimes
 from internvl_edge.runtime.profile.measure import Case, MeasureOptions, measure
@@ -64,4 +64,7 @@ def _layers(model: InternVL, case: Case) -> tuple[list[LayerTime], Mapping[str, 
     layers = session.layer_times(inputs, LAYER_RUNS) if isinstance(session, LayerTimes) else []
     if isinstance(session, LayerInfo):
         return layers, session.layer_info(inputs)
-    return layers, layer_info(layers, [*session.inputs, *session.outputs]) if layers else None
+    if not layers:
+        return layers, None
+    on_device = session.backend not in ON_PROCESSOR
+    return layers, layer_info(layers, [*session.inputs, *session.outputs], on_device=on_device)

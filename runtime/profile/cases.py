@@ -22,7 +22,7 @@ SEED = 20231222
 CAPTION_IDS = 16
 """Every caption is made to have as many, so that calls do equal work."""
 _TRANSFERS = {"copies to and from the device": "in each call"}
-_IN_PLACE = ("onnxruntime", "openvino")
+ON_PROCESSOR = ("onnxruntime", "openvino")
 """Backends on the processor, where nothing is copied."""
 """As in trtexec without --noDataTransfers: a session takes and gives arrays of the host."""
 _PHASES = {"decoder": ("prompt", "step")}
@@ -161,7 +161,7 @@ def _settings(sessions: Sequence[Session]) -> dict[str, str]:
     for session in sessions:
         for name, value in {"backend": session.backend, **session.settings}.items():
             found.setdefault(name, []).append(value)
-    copied = _TRANSFERS if any(session.backend not in _IN_PLACE for session in sessions) else {}
+    copied = _TRANSFERS if any(session.backend not in ON_PROCESSOR for session in sessions) else {}
     return {name: " and ".join(dict.fromkeys(values)) for name, values in found.items()} | copied
 
 

@@ -52,17 +52,18 @@ _SPATIAL_RANK = 4
 """Of a convolution's weights ``[out, in, height, width]``."""
 
 
-def layer_info(layers: Sequence[LayerTime], bindings: Sequence[str]) -> Mapping[str, Any]:
-    """Return ``{"Layers": [...], "Bindings": [...]}`` for a backend without an inspector."""
-    return {"Layers": [_layer(layer) for layer in layers], "Bindings": list(bindings)}
+def layer_info(layers: Sequence[LayerTime], bindings: Sequence[str], *, on_device: bool = False) -> Mapping[str, Any]:
+    """Return ``{"Layers": [...], "Bindings": [...]}`` for a backend without an inspector; `on_device`: of a GPU."""
+    location = "Device" if on_device else "Host"
+    return {"Layers": [_layer(layer, location) for layer in layers], "Bindings": list(bindings)}
 
 
-def _layer(layer: LayerTime) -> dict[str, Any]:
+def _layer(layer: LayerTime, location: str) -> dict[str, Any]:
     return {
         "Name": layer.name,
         "LayerType": layer.op,
-        "Inputs": [_tensor(tensor) for tensor in layer.inputs],
-        "Outputs": [_tensor(tensor) for tensor in layer.outputs],
+        "Inputs": [_tensor(tensor, location) for tensor in layer.inputs],
+        "Outputs": [_tensor(tensor, location) for tensor in layer.outputs],
         **_parameters(layer),
         "TacticName": layer.tactic or layer.op,
         "StreamId": 0,
@@ -70,10 +71,10 @@ def _layer(layer: LayerTime) -> dict[str, Any]:
     }
 
 
-def _tensor(tensor: LayerTensor) -> dict[str, Any]:
+def _tensor(tensor: LayerTensor, location: str) -> dict[str, Any]:
     return {
         "Name": tensor.name,
-        "Location": "Host",
+        "Location": location,
         "Dimensions": list(tensor.shape),
         "Format/Datatype": _FORMAT_OF.get(tensor.dtype, UNKNOWN_FORMAT),
     }
