@@ -175,6 +175,20 @@ class TestFigures:
         assert report.mean_recall_at_1 is None
         assert report.skipped == (("captions", "no caption prompt in de; prompts.json has none"),)
 
+    def test_every_caption_of_a_picture_counts(self, tmp_path: Path) -> None:
+        rows = [((255, 0, 0), ["green", "red"]), ((0, 255, 0), ["blue", "green"])]
+        lines = []
+        for index, (colour, captions) in enumerate(rows):
+            Image.new("RGB", (2, 2), colour).save(tmp_path / f"{index}.png")
+            lines.append(json.dumps({"file": f"{index}.png", "caption": {"en": captions}}))
+        (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+        (tmp_path / "prompts.json").write_text('{"caption_prompts": {"en": "English:"}}')
+        report = evaluate(Fake(), open_data(tmp_path / "rows.jsonl"), EvalOptions(tasks=("retrieval", "captions")))
+        # each picture's best own caption is its colour, which nothing beats; the red picture's "green" finds the other
+        assert report.retrieval["c"]["en"]["image_to_text"]["R@1"] == 100.0
+        assert report.retrieval["c"]["en"]["text_to_image"]["R@1"] == 75.0
+        assert report.captions == {"en": 100.0}, "one of its captions is what is written"
+
     def test_a_limit_and_languages(self, data: DataSet) -> None:
         report = evaluate(Fake(), data, EvalOptions(limit=2, languages=("en",), tasks=("retrieval", "captions")))
         assert report.pictures == 2  # red and blue

@@ -1,10 +1,12 @@
 """The gate's judge: nothing lost on equal outputs, much on shuffled ones, and no pass for features that broke."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from internvl_edge.calib.dataset import DataSet, open_data
 from internvl_edge.calib.metrics import clear_first, recall
@@ -72,3 +74,23 @@ def test_nan_is_a_miss_and_ties_are_no_clear_first() -> None:
     assert recall(np.ones((2, 2)))["R@1"] == 100
     assert clear_first(np.ones((2, 2))) == 0
     assert clear_first(scores) == 50
+
+
+def test_every_caption_is_judged(emoji: Path, tmp_path: Path) -> None:
+    """Two captions a picture, which point at it: none is lost on the same outputs, one half on a picture's second."""
+    rows = [{"file": f"{index}.png", "caption": ["a", "b"]} for index in range(3)]
+    for row in rows:
+        Image.new("RGB", (70, 70)).save(tmp_path / str(row["file"]))
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    checkpoint = open_checkpoint(emoji / "checkpoint")
+    assert checkpoint.tokenizer_file is not None
+    images = np.eye(3, WIDTH, dtype=np.float32)
+    outputs = {"image_embeds": images, "text_embeds": np.repeat(images, 2, axis=0)}
+    data = open_data(tmp_path / "t.jsonl")
+    judge = Judge(data, checkpoint.config, ("vision", "text"), Tokenizer(checkpoint.tokenizer_file), running(outputs))
+    same = judge.verdict(running(outputs))
+    assert [(measure.reference, measure.quantized) for measure in same.measures] == [(100.0, 100.0)] * 2
+    texts = outputs["text_embeds"].copy()
+    texts[1::2] = np.roll(texts[1::2], 2, axis=0)  # of each picture the second points at another
+    worse = judge.verdict(running({**outputs, "text_embeds": texts}))
+    assert [measure.quantized for measure in worse.measures] == [0.0, 50.0], "a tie is no clear first"
