@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from internvl_edge.commands.numbers import BATCH, LENGTH, PROCESSES, SHARE
-from internvl_edge.commands.parameters import BUNDLE, IMAGES, JSON, GivenPath
+from internvl_edge.commands.parameters import BUNDLE, IMAGES, JSON, Given, GivenPath
 from internvl_edge.commands.printing import show, show_json
 from internvl_edge.commands.request import Request, request_options
 from internvl_edge.runtime.generation import MOST_BEAMS
@@ -113,7 +113,10 @@ def caption(
 @click.argument("inputs", nargs=-1, type=GivenPath())
 @click.option("-t", "--text", "texts", multiple=True, help="A text to embed, into an .npz; repeat for each text.")
 @click.option(
-    "--text-column", metavar="NAME", help="Embed the texts of this field of INPUTS, which are tables; no pictures."
+    "--text-column",
+    type=Given(),
+    metavar="NAME",
+    help="Embed the texts of this field of INPUTS, which are tables; no pictures.",
 )
 @click.option("-o", "--output", type=GivenPath(), required=True, help="File to write: .npz, .npy or .parquet.")
 @_MODE

@@ -34,6 +34,10 @@ class Archive(Protocol):
         """Return the names of all files, in the order of the archive."""
         ...
 
+    def has(self, member: str) -> bool:
+        """Whether there is a file of this name."""
+        ...
+
     def read(self, member: str) -> bytes:
         """Return the content of a file.
 
@@ -61,6 +65,10 @@ class ZipArchive:
     def names(self) -> list[str]:
         """Return the names of all files."""
         return [info.filename for info in self._file.infolist() if not info.is_dir()]
+
+    def has(self, member: str) -> bool:
+        """Whether there is a file of this name."""
+        return member in self._file.NameToInfo
 
     def read(self, member: str) -> bytes:
         """Return the content of a file.
@@ -106,6 +114,10 @@ class TarArchive:
     def names(self) -> list[str]:
         """Return the names of all files."""
         return list(self._members)
+
+    def has(self, member: str) -> bool:
+        """Whether there is a file of this name."""
+        return member in self._members
 
     def read(self, member: str) -> bytes:
         """Return the content of a file.

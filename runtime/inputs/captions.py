@@ -8,9 +8,11 @@ from internvl_edge.runtime.inputs.names import is_unicode
 
 NO_LANGUAGE = ""
 """Language of a caption whose row does not say one."""
-FILE_KEYS = ("file", "file_name")
-"""Fields that name the picture; the second is that of COCO and of image folders on the Hub."""
-CAPTION_KEYS = ("label", "caption", "text", "captions", "texts")
+FILE_KEYS = ("file", "file_name", "filename", "image_path")
+"""Fields that name the picture: `file_name` is that of COCO and of image folders on the Hub, `filename` Flickr30K's."""
+CAPTION_KEYS = ("label", "caption", "text", "captions", "texts", "sentences")
+_RAW = "raw"
+"""Field of the text in the elements of Karpathy's `sentences`."""
 GROUP_KEY = "group"
 _URL = "://"
 
@@ -76,7 +78,8 @@ def labels_of(fields: Mapping[str, Any]) -> tuple[Labels, str]:
 def texts_of(value: object) -> list[str] | None:
     """Return the texts of a field that holds one or a list of them, None if it holds anything else."""
     values = value if isinstance(value, list | tuple) else [value]
-    return [str(text) for text in values] if all(isinstance(text, str) for text in values) else None
+    texts = [part.get(_RAW) if isinstance(part, Mapping) and isinstance(value, list) else part for part in values]
+    return [str(text) for text in texts] if all(isinstance(text, str) for text in texts) else None
 
 
 def _by_language(value: object) -> dict[str, tuple[str, ...]] | None:

@@ -1,6 +1,7 @@
 """The one reading of "a folder, a table, an archive or a file" for all commands: pictures with captions, and texts."""
 
 import logging
+import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -174,7 +175,8 @@ def _of_archive(source: Path, left_out: LeftOut, faults: list[tuple[int, str]]) 
 
 def _of_parquet(source: Path, left_out: LeftOut, faults: list[tuple[int, str]]) -> Iterator[Record]:
     table = ParquetTable(source)
-    if any(key in table.columns for key in FILE_KEYS):
+    in_place = IMAGE_COLUMN in table.columns and FILE_KEYS[0] not in table.columns
+    if not in_place and any(key in table.columns for key in FILE_KEYS):
         rows = table.rows((*FILE_KEYS, *CAPTION_KEYS, GROUP_KEY))
         yield from _listed(source, rows, left_out, faults)
         return
@@ -210,7 +212,10 @@ def _picture(source: Path, file: str, archive: Archive | None) -> SourcePicture:
     path = source.parent / file  # an absolute path stays what it is
     if archive is None or Path(file).is_absolute():
         return PictureFile(path)
-    return ArchivedPicture(str(path), archive, file)
+    member = file if archive.has(file) else posixpath.normpath(file)
+    if not archive.has(member) and path.exists():
+        return PictureFile(path)
+    return ArchivedPicture(str(path), archive, member)
 
 
 def _labelled(

@@ -1,5 +1,6 @@
 """Tables of text, each row an object with its number: JSON Lines, JSON, CSV and TSV, also packed with gzip."""
 
+import ast
 import csv
 import gzip
 import io
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.inputs.captions import FILE_KEYS
 from internvl_edge.runtime.inputs.formats import is_gzip_name, kind_of
 from internvl_edge.runtime.inputs.names import in_one_line, system_words
 from internvl_edge.runtime.inputs.sniff import HEAD_BYTES, no_text
@@ -18,6 +20,9 @@ from internvl_edge.runtime.inputs.sniff import HEAD_BYTES, no_text
 _BOM = b"\xef\xbb\xbf"
 _LARGEST_BYTES = 4 << 30
 """Of a table in memory; a packed one may unpack to anything."""
+
+_LONGEST_CELL = 1 << 16
+"""Characters that are looked at as a list or an object: a parser of nested text takes much memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +122,14 @@ def _of_coco(images: Sequence[Any], annotations: object) -> list[TableRow]:
 
 
 def _columns(value: Mapping[str, Any]) -> list[TableRow] | None:
-    """Return the rows of columns of one length: lists, or objects by index as pandas writes them; None for others."""
+    """Return the rows of columns of one length: lists, or objects by index as pandas writes them; None for others.
+
+    Objects by index may hold a row each instead of a column.
+    """
     if not value:
         return None
+    if all(isinstance(row, dict) and any(key in row for key in FILE_KEYS) for row in value.values()):
+        return [TableRow(number, row) for number, row in enumerate(value.values())]
     if all(isinstance(column, list) for column in value.values()):
         columns = dict(value)
     elif all(isinstance(column, dict) for column in value.values()):
@@ -151,7 +161,21 @@ def _of_columns(source: Path, content: bytes, delimiter: str) -> Iterator[TableR
                 yield TableRow(reader.line_num, {}, f"{len(cells)} cells for {len(header)} columns")
             else:
                 named = zip(header, cells, strict=True)
-                yield TableRow(reader.line_num, {name.strip(): cell for name, cell in named if cell})
+                yield TableRow(reader.line_num, {name.strip(): _cell(cell) for name, cell in named if cell})
     except csv.Error as error:
         finding = f"line {reader.line_num} is no row"
         raise InputError(f"{in_one_line(source)}: {finding} (an open quote or a null byte); repair it") from error
+
+
+def _cell(text: str) -> Any:
+    """Return what a cell holds: a list of texts or an object, in JSON or as Python writes it; anything else is text."""
+    if len(text) > _LONGEST_CELL or (text[:1], text[-1:]) not in (("[", "]"), ("{", "}")):
+        return text
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            value = parse(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(value, dict) or (isinstance(value, list) and all(isinstance(part, str) for part in value)):
+            return value
+    return text

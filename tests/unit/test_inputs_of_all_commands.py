@@ -71,12 +71,20 @@ def coco() -> bytes:
     return json.dumps({"info": {}, "images": images, "annotations": annotations}).encode()
 
 
-def separated(delimiter: str, end: str = "\n") -> bytes:
+def separated(delimiter: str, end: str = "\n", captions: Sequence[object] = ONE, name: str = "file") -> bytes:
     target = io.StringIO()
     writer = csv.writer(target, delimiter=delimiter, lineterminator=end)
-    writer.writerow(["file", "caption"])
-    writer.writerows(zip(NAMES, ONE, strict=True))
+    writer.writerow([name, "caption"])
+    writer.writerows(zip(NAMES, captions, strict=True))
     return target.getvalue().encode()
+
+
+def karpathy() -> bytes:
+    rows = [
+        {"filename": name, "split": "test", "sentences": [{"raw": text, "tokens": text.split()} for text in captions]}
+        for name, captions in zip(NAMES, LISTS, strict=True)
+    ]
+    return json.dumps({"dataset": "flickr30k", "images": rows}).encode()
 
 
 def write_parquet(path: Path, table: Mapping[str, object]) -> None:
@@ -128,13 +136,25 @@ TABLES: dict[str, tuple[bytes, Sequence[object]]] = {
     ),
     "coco.json": (coco(), LISTS),
     "coco.json.gz": (gzip.compress(coco()), LISTS),
+    "karpathy.json": (karpathy(), LISTS),
+    "by-index.json": (json.dumps(dict(enumerate(rows_of(LISTS)))).encode(), LISTS),
     "comma.csv": (separated(","), ONE),
+    "filename.csv": (separated(",", name="filename"), ONE),
+    "json-lists.csv": (separated(",", captions=[json.dumps(captions) for captions in LISTS]), LISTS),
+    "python-lists.csv": (separated(",", captions=LISTS), LISTS),
+    "languages.tsv": (separated("\t", captions=[json.dumps(each) for each in LANGUAGES]), LANGUAGES),
     "excel.csv": (BOM + separated(",", "\r\n"), ONE),
     "tabs.tsv": (separated("\t"), ONE),
     "packed.csv.gz": (gzip.compress(separated(",")), ONE),
     "none.jsonl": (lines(rows_of(NONE)), NONE),
 }
 OTHERS: dict[str, tuple[Callable[[Path], object], Sequence[object]]] = {
+    "both.parquet": (
+        lambda path: write_parquet(
+            path, {"image": list(FILES.values()), "filename": ["elsewhere"] * COUNT, "caption": LISTS}
+        ),
+        LISTS,
+    ),
     "names.parquet": (lambda path: write_parquet(path, columns(LISTS)), LISTS),
     "bytes.parquet": (
         lambda path: write_parquet(path, {"image": list(FILES.values()), "caption": LISTS, "width": [7] * COUNT}),
@@ -237,7 +257,8 @@ def test_every_command_sees_the_same_pictures_and_captions(folder: Path, form: s
 
 @pytest.mark.parametrize("form", [form for form, captions in FORMS.items() if captions is not NONE])
 def test_texts_of_every_table_are_the_captions(folder: Path, form: str) -> None:
-    column = {"BIG.JSONL": "text", "languages.jsonl": "label", "hub.PARQUET": "text"}.get(form, "caption")
+    columns = {"BIG.JSONL": "text", "languages.jsonl": "label", "hub.PARQUET": "text", "karpathy.json": "sentences"}
+    column = columns.get(form, "caption")
     assert find_texts([folder / form], column) == [text for value in FORMS[form] for text in flat(value)]
 
 

@@ -124,6 +124,17 @@ def test_files_may_lie_anywhere_on_the_machine(tmp_path: Path) -> None:
     assert [decode(picture).size for picture in found] == [(5, 6), (3, 3)]
 
 
+def test_what_the_archive_beside_lacks_is_looked_for_on_disk(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "t.zip", "w") as archive:
+        archive.writestr("d/in.png", png(7))
+    (tmp_path / "out.png").write_bytes(png(8))
+    rows = [{"file": name} for name in ("./d/in.png", "out.png", "d/../d/in.png", "gone.png")]
+    found = find_pictures([lines(tmp_path / "t.jsonl", rows)])
+    assert list(map(grey, found[:3])) == [7, 8, 7]
+    with pytest.raises(UnreadableError, match="no such file in the archive"):
+        found[3].content()
+
+
 def test_broken_lines_are_numbered_and_of_many_the_first_shown(tmp_path: Path) -> None:
     path = tmp_path / "list.jsonl"
     path.write_text("\n{\n" * 12 + "[" * 100_000, "utf-8")

@@ -134,6 +134,14 @@ def test_captions_in_every_shape(
     assert (record.texts, record.group) == (texts, group)
 
 
+@pytest.mark.parametrize(
+    "text", ["[laughs]", "[1, 2]", "{a", "[]x", "[" * 200 + "]", "{1: 2", "[" + "'a', " * 20_000 + "]"]
+)
+def test_cells_that_are_no_lists_of_texts_are_text(tmp_path: Path, text: str) -> None:
+    (tmp_path / "t.csv").write_text(f'file,caption\na.png,"{text}"\n')
+    assert read_records(tmp_path / "t.csv")[0].texts == {"": (text,)}
+
+
 def test_fields_that_hold_no_captions_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = [{"file": "a.png", "label": 3}, {"file": "b.png", "caption": [1, 2], "group": [1]}, {"file": "c.png"}]
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
