@@ -178,8 +178,8 @@ EXTRAS = {
     "tracing": Extra(tracing, beside=("cpu", "serve")),
     "ray": Extra(ray, beside=("cpu",)),
 }
-"""Not here: gpu, whose packages are gigabytes and do nothing without a GPU, jetson, which scripts/check_jetson.sh resolves
-for its processor, and dev, which constraints.txt pins."""
+"""Not here: gpu, whose packages are gigabytes and do nothing without a GPU; jetson, which scripts/check_jetson.sh
+resolves for its processor; and dev, which constraints.txt pins."""
 
 
 def main() -> int:
