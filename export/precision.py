@@ -91,7 +91,12 @@ def choose_precision(
     if options.gate_samples == 0:
         notes.append("sensitivity: not measured, since there is no gate (--gate-samples 0)")
     elif missed or _values(sources) < _SMALL_VALUES:
-        judged = {name: inputs(name) for name in names if name not in UNQUANTIZED_GRAPHS}
+        quantized = [name for name in names if name not in UNQUANTIZED_GRAPHS]
+        with progress.task("Computing inputs", len(quantized), "graphs") as advance:
+            judged = {}
+            for name in quantized:
+                judged[name] = inputs(name)
+                advance(1)
         damages = rank(recipe, config, ranges, sources, judged, progress)
     else:
         notes.append("sensitivity: not measured, since the gate was passed and the model is large")

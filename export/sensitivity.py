@@ -31,7 +31,11 @@ def rank(
     progress: Progress,
 ) -> list[Damage]:
     """Return the damage of every quantized site, the largest first; `inputs` holds those of each graph to judge by."""
-    reference = {graph: _output(graph, config, inputs[graph], sources, None) for graph in _judged(inputs)}
+    reference: dict[str, torch.Tensor] = {}
+    with progress.task("Running the reference", len(_judged(inputs)), "graphs") as advance:
+        for graph in _judged(inputs):
+            reference[graph] = _output(graph, config, inputs[graph], sources, None)
+            advance(1)
     names = [decision.site.name for decision in recipe.decisions if decision.quantized]
     found = []
     with progress.task("Measuring sensitivity", len(names), "linears") as advance:
