@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from internvl_edge.calib.collector import KEPT_ROWS, Key
 from internvl_edge.calib.observer import Statistics, from_arrays, merge_statistics, to_arrays
 from internvl_edge.runtime.errors import CalibrationError
+from internvl_edge.runtime.outputs.strict_json import json_text
 
 SCHEMA = 1
 MARKER = "ranges.json"
@@ -99,7 +100,7 @@ def save_block(folder: Path, path: str, found: Mapping[Key, Statistics]) -> None
 
 def save_info(folder: Path, info: RangesInfo) -> None:
     """Write what the folder is, as the last thing."""
-    text = json.dumps(asdict(info), indent=2, ensure_ascii=False)
+    text = json_text(asdict(info))
     (folder / MARKER).write_text(text + "\n", encoding="utf-8")
 
 

@@ -1,6 +1,5 @@
 """From a checkpoint to a bundle: the stages of `internvl-edge export`, top to bottom."""
 
-import json
 import logging
 import shutil
 import time
@@ -53,6 +52,7 @@ from internvl_edge.export.weights import Source, readable_in_place
 from internvl_edge.runtime.bundle import sha256_file
 from internvl_edge.runtime.errors import ExportError, VerificationError
 from internvl_edge.runtime.manifest import SCHEMA, FileInfo, GraphInfo, Manifest
+from internvl_edge.runtime.outputs.strict_json import json_text
 from internvl_edge.runtime.preprocessor_file import save_preprocessing
 from internvl_edge.runtime.progress import BYTES, Progress, Silent
 from internvl_edge.runtime.targets.targets import find_target, require_precision
@@ -269,7 +269,7 @@ def _judge(
     missed = verdict is not None and not verdict.drop <= options.max_drop  # NaN is a miss
     place = options.output.with_name(f"{options.output.name}.rejected") if missed else staging.folder / "reports"
     _write_json(place / "quantization.json", report)
-    (place / "quantization.html").write_text(render_html(report), encoding="utf-8")
+    (place / "quantization.html").write_text(render_html(report), encoding="utf-8", errors="backslashreplace")
     if verdict is not None and missed:
         raise VerificationError(
             f"{options.output}: {options.precision} loses {verdict.drop:.2f} points on {verdict.pictures} pictures, "
@@ -391,4 +391,4 @@ def _digests(folder: Path, known: Mapping[str, FileInfo]) -> dict[str, FileInfo]
 
 def _write_json(path: Path, content: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json_text(content) + "\n", encoding="utf-8")

@@ -43,7 +43,7 @@ def write_plans_page(bundle: Path, folder: Path, record: EngineRecord) -> Path:
     temporary = page.with_name(f".{page.name}.{os.getpid()}")  # another target may be built at the same time
     try:
         page.parent.mkdir(exist_ok=True)
-        temporary.write_text(render_page(xrays_of(folder, record), cover), encoding="utf-8")
+        temporary.write_text(render_page(xrays_of(folder, record), cover), encoding="utf-8", errors="backslashreplace")
         temporary.replace(page)
     except OSError as error:
         temporary.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from internvl_edge.runtime.bundle import is_utf8
 from internvl_edge.runtime.errors import EdgeError, ExportError
 
 _STAGES = "stages.json"
@@ -62,6 +63,8 @@ def staged(output: Path, key: str, kind: str = "a bundle", marker: str = "manife
     """
     if output.exists() and not (output / marker).exists() and (output.is_file() or any(output.iterdir())):
         raise ExportError(f"{output}: exists and is not {kind}: no {marker} in it; choose another folder for --output")
+    if not is_utf8(output):
+        raise ExportError(f"{output}: is no UTF-8, which ONNX Runtime does not open; choose another --output")
     folder = output.with_name(f".{output.name}.partial")
     with _alone(output):
         staging = Staging(folder)

@@ -26,6 +26,8 @@ class Bundle:
         Raises:
             BundleError: files that are missing or not as they were written, all of them named.
         """
+        if not is_utf8(path):
+            raise BundleError(f"{path}: its path is no UTF-8, which ONNX Runtime does not open; rename the folder")
         manifest = Manifest.load(path / "manifest.json")
         with ThreadPoolExecutor(_HASHING_THREADS) as pool:
             findings = pool.map(lambda item: _finding(path / item[0], item[0], item[1], verify), manifest.files.items())
@@ -56,6 +58,11 @@ class Bundle:
         """
         self.require(graph)
         return self.path / self.manifest.graphs[graph].file
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether a path is text for libraries that take names as UTF-8."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in str(path.absolute()))
 
 
 def sha256_file(path: Path) -> str:

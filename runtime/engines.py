@@ -8,6 +8,7 @@ from typing import Any
 
 from internvl_edge.runtime.bundle import Bundle, sha256_file
 from internvl_edge.runtime.errors import BundleError
+from internvl_edge.runtime.outputs.strict_json import json_text
 
 ENGINE_SCHEMA = 1
 """Version of the layout of `engine.json` that this code writes and reads."""
@@ -83,7 +84,7 @@ class EngineRecord:
 
     def save(self, folder: Path) -> None:
         """Write the record into the plans' folder."""
-        text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        text = json_text(asdict(self)) + "\n"
         temporary = folder / f"{ENGINE_FILE}.tmp"
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(folder / ENGINE_FILE)

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from internvl_edge.runtime.errors import BundleError
+from internvl_edge.runtime.outputs.strict_json import json_text
 
 _Record = TypeVar("_Record")
 
@@ -82,7 +83,7 @@ class Manifest:
 
     def save(self, path: Path) -> None:
         """Write the manifest."""
-        path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(json_text(asdict(self)) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> "Manifest":

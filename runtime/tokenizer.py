@@ -133,6 +133,6 @@ def _load(model_file: Path) -> Any:
     import sentencepiece
 
     try:
-        return sentencepiece.SentencePieceProcessor(model_file=str(model_file))
+        return sentencepiece.SentencePieceProcessor(model_proto=model_file.read_bytes())  # its name may be no UTF-8
     except (OSError, RuntimeError) as error:
         raise BundleError(f"{model_file}: not a SentencePiece model ({error}); export the bundle again") from error

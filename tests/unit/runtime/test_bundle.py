@@ -1,6 +1,7 @@
 """A bundle opens only if every file is as it was written."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,10 @@ def test_the_digest_is_streamed_over_several_pieces(tmp_path: Path, monkeypatch:
     content = bytes(range(100))
     (tmp_path / "file").write_bytes(content)
     assert sha256_file(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_a_folder_whose_name_libraries_cannot_take_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    with pytest.raises(BundleError, match="its path is no UTF-8, which ONNX Runtime does not open; rename the folder"):
+        Bundle.open(folder)

@@ -1,7 +1,9 @@
 """The manifest survives a round trip, and a broken one is told in one line."""
 
 import json
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +133,10 @@ def test_a_graph_outside_the_bundle_is_refused(path: Path) -> None:
 def test_a_graph_without_digest_is_refused(path: Path) -> None:
     edit(path, lambda content: content["graphs"]["vision"].update(file="onnx/fp16/other.onnx"))
     assert "no digest of onnx/fp16/other.onnx" in refusal(path)
+
+
+def test_names_that_are_no_utf8_come_back(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    replace(MANIFEST, producer={name: "1"}).save(tmp_path / "manifest.json")
+    (tmp_path / "manifest.json").read_text(encoding="utf-8")
+    assert Manifest.load(tmp_path / "manifest.json").producer == {name: "1"}

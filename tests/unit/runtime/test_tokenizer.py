@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -126,3 +127,10 @@ def test_what_is_no_sentencepiece_model_is_refused(tmp_path: Path) -> None:
         Tokenizer(tmp_path / "tokenizer.model")
     with pytest.raises(BundleError, match=r"absent\.model"):
         Tokenizer(tmp_path / "absent.model")
+
+
+def test_a_file_whose_name_is_no_utf8(golden_a: Path, tmp_path: Path) -> None:
+    """SentencePiece itself takes names as UTF-8 alone."""
+    path = tmp_path / os.fsdecode(b"caf\xe9.model")
+    path.write_bytes((golden_a / "checkpoint" / "tokenizer.model").read_bytes())
+    assert Tokenizer(path).encode_texts(["cat"]).shape[0] == 1
