@@ -9,10 +9,12 @@ from internvl_edge.runtime.errors import InputError
 
 _BEGIN = "data:"
 _LONGEST_HEAD = 1024
+_MOST_ESCAPES = 1 << 18
+"""Each costs as much as a hundred letters of base64."""
 _TOKEN = r"[\w.+*!#$&^-]+"
 _MEDIA_TYPE = re.compile(rf"{_TOKEN}/{_TOKEN}", re.ASCII)
 _PARAMETER = re.compile(rf"{_TOKEN}\s*=.*", re.ASCII | re.DOTALL)
-_UNFINISHED = re.compile(rf"data:\s*{_TOKEN}/{_TOKEN}\s*(;[^,\s]*)*\s*", re.ASCII | re.IGNORECASE)
+_UNFINISHED = re.compile(rf"data:\s*{_TOKEN}/{_TOKEN}\s*(?:;[^,;\s]*)*\s*", re.ASCII | re.IGNORECASE)
 _URL_ALPHABET = bytes.maketrans(b"-_", b"+/")
 _WHITESPACE = b" \t\r\n\f"
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
@@ -51,6 +53,8 @@ def data_url(text: str) -> DataUrl | None:
     media_type, encoded = fields
     if not encoded and (head != head.strip() or payload[:1].isspace()):  # "data: input/output, and more"
         return None
+    if payload.count("%") > _MOST_ESCAPES:
+        raise InputError(f"is a data URL of more than {_MOST_ESCAPES} percent-encoded bytes; send it in base64")
     raw = unquote_to_bytes(payload.partition("#")[0].encode("utf-8", "surrogatepass"))
     content = decoded_base64(raw) if encoded else raw
     if content is None:

@@ -12,10 +12,10 @@ _AROUND = " \t\r\n\f\v\0\xa0\ufeff\u200b\u2060"
 _SCHEMES = "https?|ftps?|sftp|s3[an]?|gc?s|azure|az|abfss?|wasbs?|adl|hdfs|dbfs|oss|cosn?|obs|swift|hf|ipfs|file"
 _ADDRESS = re.compile(rf"(?:(?:{_SCHEMES})://|file:/|blob:)\S+", re.IGNORECASE)
 _ANY_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_AMID = re.compile(r"data:[^,\s]{0,256};\s*base64\s*,\s*[\w+/%-]", re.IGNORECASE | re.ASCII)
+_AMID = re.compile(r"data:[^,:\s]{0,128};\s{0,8}base64\s{0,8},\s{0,8}[\w+/%-]", re.IGNORECASE | re.ASCII)
 _FIRST_LETTERS = re.compile(r"iVBO|[/_]9j[/_]|[/_]0[/_][/_]|R0lG|UklG|Qk|SUk[qr]|TU0A|AAAA")
 """Of the base64 of each format of pictures, so that other text is told apart at once."""
-_HEAD_OF_BASE64 = re.compile(r"(?:[A-Za-z0-9+/_-]\s*){24,1024}", re.ASCII)
+_HEAD_OF_BASE64 = re.compile(r"(?:[A-Za-z0-9+/_-]\s{0,8}){24,1024}", re.ASCII)
 _GENERIC = ("", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded")
 _SHOWN = 60
 _NOTHING_FETCHED = "nothing is fetched here; send the picture itself, as a data URL"

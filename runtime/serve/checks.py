@@ -30,9 +30,12 @@ def fitting_request(request: Request, served: Served, model: ModelInfo, options:
         BadRequestError: naming what is wrong.
         TooLargeError: more rows, or a longer text, than may be.
     """
-    for findings in (_names, _tensors, _rows, _texts, _labels):  # each relies on those before
+    for findings in (_names, _tensors, _rows):  # each relies on those before
         _refuse(request, list(findings(request, served)))
-    _require_limits(request, served, options)
+    _require_counts(request, served, options)
+    for findings in (_texts, _labels):
+        _refuse(request, list(findings(request, served)))
+    _require_short_texts(request, options)
     _refuse(request, [*_ids(request, model), *_parameters(request, served)])
     return _with_pictures(request)
 
@@ -151,13 +154,17 @@ _FINDINGS: dict[str, Callable[[str], bool]] = {
 """What is wrong with a text of an input; of others, that it is empty."""
 
 
-def _require_limits(request: Request, served: Served, options: ServeOptions) -> None:
+def _require_counts(request: Request, served: Served, options: ServeOptions) -> None:
+    """Refuse more than may be, before each is looked at."""
     rows = served.rows(request)
     if served.row_inputs and rows > options.max_rows:
         raise TooLargeError(f"{request.model}: {rows} rows, at most {options.max_rows} are taken at once")
     texts = len(request.inputs.get("labels", ())) * len(request.inputs.get("templates", (b"",)))
     if texts > options.max_rows:
         raise TooLargeError(f"{request.model}: {texts} labels in templates, at most {options.max_rows} are taken")
+
+
+def _require_short_texts(request: Request, options: ServeOptions) -> None:
     for name, values in request.inputs.items():
         if values.dtype == np.object_ and name != "image" and max(map(len, values)) > options.max_text_bytes:
             raise TooLargeError(f"{request.model}: {name} has a text of more than {options.max_text_bytes} bytes")

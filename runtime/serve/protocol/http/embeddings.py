@@ -13,11 +13,13 @@ from internvl_edge.runtime.inputs.sent_pictures import sent_picture
 from internvl_edge.runtime.serve.models import ENCODE_IMAGE, ENCODE_TEXT
 from internvl_edge.runtime.serve.protocol.checks import quoted
 from internvl_edge.runtime.serve.protocol.raw import object_array
-from internvl_edge.runtime.serve.refusals import BadRequestError, FailedError, UnknownModelError
+from internvl_edge.runtime.serve.refusals import BadRequestError, FailedError, TooLargeError, UnknownModelError
 from internvl_edge.runtime.serve.signature import Signature
 
 _PREFIX = "internvl-"
 """Of the names of models for these clients; the rest is whose picture features are meant. Texts have one kind."""
+_MOST_ITEMS = 2048
+"""As OpenAI takes: texts and pictures together."""
 _NAMED = 5
 FIELDS = ("model", "input", "encoding_format", "dimensions", "user")
 
@@ -127,6 +129,8 @@ def _items(given: Any) -> Sequence[str]:
     items = [given] if isinstance(given, str) else given
     if not isinstance(items, list) or not items:
         raise BadRequestError("input: is a text, a data URL of a picture, or a list of them")
+    if len(items) > _MOST_ITEMS:
+        raise TooLargeError(f"input: {len(items)} items, at most {_MOST_ITEMS} are taken at once")
     if any(type(item) is int or isinstance(item, list) for item in items):
         raise BadRequestError("input: ids of tokens are not taken, since each model has its own; send the text")
     if not all(isinstance(item, str) for item in items):

@@ -1,7 +1,9 @@
 """Pictures that come as text: every spelling of a data URL, bare base64, addresses; and texts, which stay texts."""
 
 import base64
+import contextlib
 import io
+import time
 import urllib.parse
 
 import pytest
@@ -88,6 +90,7 @@ def test_bare_base64_of_every_format_is_a_picture(kind: str) -> None:
         ("data:text/plain,hello", "a data URL of text/plain, which is no picture"),
         ("data:TEXT/Plain;charset=utf-8;base64,aGVsbG8=", "a data URL of text/plain, which is no picture"),
         ("data:application/json,{}", "of application/json"),
+        ("data:image/png," + "%20" * 300_000, "more than 262144 percent-encoded bytes; send it in base64"),
         ("http://example.com/a.png", r"is an address \(http://example.com/a.png\), and nothing is fetched here"),
         ("HTTPS://example.com/a", "is an address"),
         (" https://example.com/a.png?size=3#x ", "is an address"),
@@ -152,3 +155,28 @@ def test_other_data_urls_are_read_too() -> None:
     assert decoded_base64(b"+/8=") == decoded_base64(b"-_8") == b"\xfb\xff"
     assert decoded_base64(b"a") is None
     assert decoded_base64(b"") == b""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "data:a/b" + ";" * 5000 + "\0",
+        "data:a/b" + ";a" * 500_000,
+        "data:" * 200_000 + "base64",
+        "data:;" * 100_000 + " " * 1_000_000 + "base64",
+        "AAAA" + " " * 2_000_000 + "x",
+        "A " * 1_000_000,
+        "data:;base64," + "A" * 5_000_000 + "!",
+        "data:" + "=" * 1_000_000 + ",",
+        "https://" + "a" * 2_000_000 + " .png",
+        "a" * 2_000_000 + "://x",
+        "data:,%" + "%" * 1_000_000,
+    ],
+    ids=range(11),
+)
+def test_no_text_takes_long_to_judge(text: str) -> None:
+    began = time.process_time()
+    with contextlib.suppress(InputError):
+        sent_picture(text)
+        received_picture(text.encode())
+    assert time.process_time() - began < 2

@@ -275,6 +275,7 @@ def test_openai_embeddings(places: Places) -> None:
         ({"input": []}, 400),
         ({"input": [1, 2]}, 400),
         ({"input": [{"text": "x"}]}, 400),
+        ({"input": ["x"] * 2049}, 413),
         ({"input": ""}, 400),
         ({"input": "\ud800"}, 400),
         ({"dimensions": 2}, 400),

@@ -8,6 +8,7 @@ import pytest
 
 from internvl_edge.runtime.errors import BundleError, InputError
 from internvl_edge.runtime.manifest import FileInfo, GraphInfo, Manifest, TensorSpec
+from internvl_edge.runtime.serve import checks
 from internvl_edge.runtime.serve.checks import fitting_request
 from internvl_edge.runtime.serve.models import Served, served_models
 from internvl_edge.runtime.serve.options import ServeOptions
@@ -184,6 +185,14 @@ def test_limits_are_told() -> None:
         check(request("classify", image=strings(b"x"), labels=labels, templates=templates))
 
 
+def test_more_than_may_be_is_refused_before_each_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "sent_picture", lambda text: pytest.fail("a text was looked at"))
+    with pytest.raises(TooLargeError, match="9 rows"):
+        check(request("encode_text", text=strings(*[b"https://x/a.png"] * 9)))
+    with pytest.raises(TooLargeError, match="9 labels"):
+        check(classes(*[b"cat"] * 9))
+
+
 def test_captions_are_bounded_by_the_option_and_the_model() -> None:
     for positions, wanted in ((40, 40), (2048, 256)):
         manifest = replace(MANIFEST, model=replace(MODEL, max_positions=positions))
@@ -199,8 +208,8 @@ def test_labels_that_only_look_alike_are_two() -> None:
 
 
 def test_many_findings_are_counted() -> None:
-    with pytest.raises(BadRequestError, match="and 15 more"):
-        check(request("encode_text", text=strings(*[b" "] * 20)))
+    with pytest.raises(BadRequestError, match="and 3 more"):
+        check(request("encode_text", text=strings(*[b" "] * 8)))
 
 
 def test_options_out_of_range_are_all_named() -> None:
