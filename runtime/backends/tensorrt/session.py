@@ -149,8 +149,9 @@ class TensorRTSession:
         from internvl_edge.runtime.backends.tensorrt.layers import inspected
 
         shapes = {name: value.shape for name, value in inputs.items()}
-        with self._program() as program, program.shaped(self._profile(shapes), shapes) as contexts:
-            found = inspected(self._machine.library.trt, [plan.engine for plan in self._plans], contexts)
+        profile, engines = self._profile(shapes), [plan.engine for plan in self._plans]
+        with self._program() as program, program.shaped(profile, shapes) as contexts:
+            found = inspected(self._machine.library.trt, engines, contexts, profile)
         if not all(isinstance(layer, dict) for layer in found["Layers"]):
             logger.warning(
                 "graph %s: its plans tell only the names of some layers; build them again for tensors and formats",

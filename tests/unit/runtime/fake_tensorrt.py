@@ -122,27 +122,33 @@ class EngineInspector:
 
     def get_engine_information(self, format: LayerInformationFormat) -> str:
         assert format is LayerInformationFormat.JSON
-        layer: Any = self._plan["layer"]
-        if self._plan.get("detailed", True):
-            sides = {
-                side.capitalize(): [self._tensor(name) for name in self._plan[side]] for side in ("inputs", "outputs")
-            }
-            layer = {
-                "Name": layer,
-                "LayerType": "gemm",
-                **sides,
-                "ParameterType": "gemm",
-                "TacticName": "fake",
-                "StreamId": 0,
-            }
-        return json.dumps({"Layers": [layer], "Bindings": list(self._plan["tensors"])})
+        profiles = range(max(len(self._plan["profiles"]), 1))
+        layers = [self._layer(profile) for profile in profiles]
+        bindings = [_of_profile(name, profile) for profile in profiles for name in self._plan["tensors"]]
+        return json.dumps({"Layers": layers, "Bindings": bindings})
 
-    def _tensor(self, name: str) -> dict[str, Any]:
+    def _layer(self, profile: int) -> Any:
+        name = _of_profile(self._plan["layer"], profile)
+        if not self._plan.get("detailed", True):
+            return name
+        sides = {
+            side: [self._tensor(tensor, profile) for tensor in self._plan[side.lower()]]
+            for side in ("Inputs", "Outputs")
+        }
+        more = {"ParameterType": "gemm", "TacticName": "fake", "StreamId": 0}
+        return {"Name": name, "LayerType": "gemm", **sides, **more}
+
+    def _tensor(self, name: str, profile: int) -> dict[str, Any]:
         known = {"float16": "Row major linear FP16 format", "float32": "Row major linear FP32"}
         dtype, context = str(np.dtype(self._plan["tensors"][name])), self.execution_context
-        told = known.get(dtype, "Row major linear Int64 format") if context else "N/A due to dynamic shapes"
-        sizes = list(context.get_tensor_shape(name)) if context else [-1]
-        return {"Name": name, "Location": "Device", "Dimensions": sizes, "Format/Datatype": told}
+        shaped = context is not None and context.active_optimization_profile == profile
+        told = known.get(dtype, "Row major linear Int64 format") if shaped else "N/A due to dynamic shapes"
+        sizes = list(context.get_tensor_shape(name)) if context is not None and shaped else [-1]
+        return {"Name": _of_profile(name, profile), "Location": "Device", "Dimensions": sizes, "Format/Datatype": told}
+
+
+def _of_profile(name: str, profile: int) -> str:
+    return f"{name} [profile {profile}]" if profile else name
 
 
 class ICudaEngine:
@@ -277,6 +283,7 @@ class IExecutionContext:
 
     def _run(self, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int]) -> Callable[[], None]:
         cuda, scratch, profiler = self._world.cuda, self._scratch, self.profiler
+        profile = self.active_optimization_profile
 
         def run() -> None:
             given = {name: self._read(name, shapes[name], addresses[name]) for name in self._plan["inputs"]}
@@ -286,7 +293,7 @@ class IExecutionContext:
                 assert values.shape == shapes[name]
                 cuda.write(addresses[name], values.astype(self._dtype(name)))
             if profiler is not None:
-                profiler.report_layer_time(self._plan["layer"], 0.25)
+                profiler.report_layer_time(_of_profile(self._plan["layer"], profile), 0.25)
 
         return run
 

@@ -1,6 +1,5 @@
 """Plans behind the protocol, on a fake that enforces the order of calls: outputs are checked through the whole path."""
 
-import json
 import threading
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from internvl_edge.runtime.errors import BackendError, InputError
 from internvl_edge.runtime.profile.layers import LayerInfo, LayerTimes
 from internvl_edge.runtime.stages import COMPUTE, DEVICE_TO_HOST, ENQUEUE, HOST_TO_DEVICE, Stages
+from tests.layer_reader import read_layers
 from tests.unit.runtime.fake_cuda import STEP_MS
 from tests.unit.runtime.fake_plans import FUNCTIONS, SCRATCH, VERSIONS, Site, site
 
@@ -267,5 +267,34 @@ def test_layers_are_told_by_name_kind_and_time(in_parts: Site, rng: np.random.Ge
     (written,) = first["Outputs"]
     assert written in second["Inputs"], "an edge from layer to layer, of one shape"
     assert written["Dimensions"][0] == 2
-    assert "N/A" not in json.dumps(info), "formats and sizes need a context with shapes"
+    found = read_layers(info)
+    assert (found.unknown, found.problems, found.unwritten, found.unread) == ([], [], [], [])
+    assert found.edges == [(layers[0].name, layers[1].name)]
     assert info["Bindings"] == ["pixel_values", "hidden", "vision_states", "image_embeds"]
+
+
+@pytest.mark.parametrize(("length", "past"), [(3, 4), (1, 7)])
+def test_layers_are_those_of_the_profile_that_runs(here: Site, length: int, past: int) -> None:
+    """Prompt and step of a decoder are two profiles; readers know the names of the first alone."""
+    inputs = {
+        "input_ids": np.ones((2, length), np.int64),
+        "attention_mask": np.ones((2, past + length), np.int64),
+        "position_ids": np.ones((2, length), np.int64),
+        "past_key_values.0.key": np.ones((2, 2, past, 3), np.float16),
+    }
+    session = here.open("decoder")
+    (layer,) = session.layer_times(inputs, runs=2)
+    info = session.layer_info(inputs)
+    found = read_layers(info)
+    assert (found.unknown, found.problems, found.unwritten, found.unread) == ([], [], [], [])
+    assert ([each["Name"] for each in info["Layers"]], layer.op) == ([layer.name], "gemm")
+    assert info["Layers"][0]["Inputs"][0]["Dimensions"] == [2, length]
+
+
+def test_plans_without_details_are_told(here: Site, rng: np.random.Generator, caplog: pytest.LogCaptureFixture) -> None:
+    session = here.open()
+    for plan in session._plans:
+        plan.engine.plan = {**plan.engine.plan, "detailed": False}
+    info = session.layer_info({"pixel_values": pixels(rng, 1)})
+    assert all(isinstance(layer, str) for layer in info["Layers"])
+    assert "its plans tell only the names of some layers; build them again" in caplog.text
