@@ -14,6 +14,7 @@ from internvl_edge.export.engine.ladder import Means, climb
 from internvl_edge.export.engine.profiles import Ranges, parse_range, profiles_for
 from internvl_edge.export.kit import KitReport, make_kit
 from internvl_edge.export.plans_page import write_plans_page
+from internvl_edge.export.producer import code_digest
 from internvl_edge.export.staging import Staging, key_of, staged
 from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.cuda import Device, find_device
@@ -158,7 +159,7 @@ def build_plans(
     site = _Site(bundle=bundle, target=target, flavour=flavour, flags=flags, options=options)
     names = options.graphs or tuple(kit.graphs if kit is not None else bundle.manifest.graphs)
     keys = {name: _key(site, name) for name in names}
-    with staged(folder, key_of(sorted(keys.items())), "plans", ENGINE_FILE) as staging:
+    with staged(folder, _run_key(keys), "plans", ENGINE_FILE) as staging:
         held = _current(folder, keys)
         engines = _others(site, folder, names)
         for other in engines.values():
@@ -220,6 +221,11 @@ def _flags(flavour: Flavour, target: Target, options: BuildOptions, precision: s
         batch=options.ranges.batch[1],
     )
     return {**asdict(dialect), "code": code_of_dialects()}
+
+
+def _run_key(keys: Mapping[str, str]) -> dict[str, object]:
+    """Return what a build depends on: each graph with its weights and settings, and the program."""
+    return {**{f"graph {name}": key for name, key in keys.items()}, "the program's code": code_digest()}
 
 
 def _key(site: _Site, name: str) -> str:

@@ -20,11 +20,12 @@ from internvl_edge.export.checkpoint import Checkpoint, StoredTensor, open_check
 from internvl_edge.export.checkpoint.files.tensors import LazyTensor
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.models.graphs import GRAPH_NAMES, available_graphs
-from internvl_edge.export.producer import producer
+from internvl_edge.export.producer import code_digest, producer
 from internvl_edge.export.resolution import at_image_size
+from internvl_edge.export.run_key import calibrate_key, program_parts, ranges_parts
 from internvl_edge.export.sites import block_of, model_sites
 from internvl_edge.export.sources import fetch_from, stored_shapes, weight_sources
-from internvl_edge.export.staging import Staging, code_digest, key_of, staged
+from internvl_edge.export.staging import Staging, staged
 from internvl_edge.export.walk import Walk, WalkInputs
 from internvl_edge.runtime.errors import CalibrationError
 from internvl_edge.runtime.lowering.processor import multiplies_bf16
@@ -148,7 +149,7 @@ def _measure(options: CalibrateOptions, checkpoint: Checkpoint, config: ModelCon
         graphs=graphs,
         blocks=tuple(walk.blocks),
     )
-    with staged(options.output, key_of(info), "ranges", MARKER) as staging:
+    with staged(options.output, calibrate_key(checkpoint, config, info), "ranges", MARKER) as staging:
         _collect(walk, config, inputs, staging, progress)
         save_info(staging.folder, info)
     return info
@@ -195,7 +196,8 @@ def _merge(options: CalibrateOptions) -> RangesInfo:
     shards = [open_ranges(folder) for folder in options.merge]
     if len(shards) < 2:
         raise CalibrationError("--merge: one shard is nothing to merge; give at least two")
-    with staged(options.output, key_of([shard.info for shard in shards]), "ranges", MARKER) as staging:
+    key = {str(shard.folder): (shard.info, ranges_parts(shard.folder)) for shard in shards} | program_parts()
+    with staged(options.output, key, "ranges", MARKER) as staging:
         info = merge_ranges(shards, staging.folder)
         save_info(staging.folder, info)
     return info

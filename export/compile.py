@@ -5,7 +5,7 @@ import shutil
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import onnx_ir as ir
@@ -32,9 +32,10 @@ from internvl_edge.export.producer import producer
 from internvl_edge.export.quantize import quantized_sources
 from internvl_edge.export.rehearsal import Rehearsal
 from internvl_edge.export.resolution import at_image_size, checked_feature_layers
+from internvl_edge.export.run_key import export_key
 from internvl_edge.export.samples import Samples, load_samples
 from internvl_edge.export.sources import stored_shapes, weight_sources
-from internvl_edge.export.staging import Staging, code_digest, key_of, staged
+from internvl_edge.export.staging import Staging, staged
 from internvl_edge.export.sweep import Sweep
 from internvl_edge.export.tensor_specs import tensor_spec
 from internvl_edge.export.trace import trace_graph
@@ -107,9 +108,10 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
     config = at_image_size(checkpoint.config, options.image_size)
     layers = checked_feature_layers(options.feature_layers, config)
     names = _wanted_graphs(options, config)
+    samples = load_samples(options.samples, config.pictures, options.sample_count, checkpoint.folder)
 
     with ExitStack() as stack:
-        staging = stack.enter_context(staged(options.output, _run_key(checkpoint, options)))
+        staging = stack.enter_context(staged(options.output, export_key(checkpoint, config, options, samples)))
         folder = staging.folder / "onnx" / options.bundle_precision
         folder.mkdir(parents=True, exist_ok=True)
         shared = shared_files(checkpoint.tensors.values(), DTYPES[options.dtype], _way(options), folder)
@@ -118,7 +120,7 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         _trace(staging, names, config, options, layers, progress)
         clock.stage("trace")
         sources = weight_sources(checkpoint.tensors, config)
-        precision = _precision(staging, names, checkpoint, config, options, layers, sources, progress)
+        precision = _precision(staging, names, checkpoint, config, options, layers, sources, samples, progress)
         recipe = precision.recipe if precision is not None else None
         clock.stage("calibrate")
         if recipe is not None:
@@ -130,8 +132,8 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         del models
         files = _store(staging, folder, plan, sweep, options, progress)
         clock.stage("weights")
-        samples, errors = _verify(
-            staging, folder, names, checkpoint, config, options, layers, recipe, sources, progress
+        errors = _verify(
+            staging, folder, names, checkpoint, config, options, layers, recipe, sources, samples, progress
         )
         clock.stage("verify")
         verdict = _judge(staging, folder, options, precision, progress)
@@ -158,7 +160,7 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         graphs=names,
         errors=tuple(errors),
         seconds=clock.seconds,
-        samples=samples,
+        samples=samples.source,
         shared_tensors=len(plan.shared),
         hard_linked=_way(options) == "link" and bool(plan.files),
         written_tensors=len(plan.written),
@@ -193,13 +195,6 @@ def _wanted_graphs(options: ExportOptions, config: ModelConfig) -> tuple[str, ..
             f"--graphs {','.join(absent)}: {options.checkpoint} has no weights for it; it has {', '.join(available)}"
         )
     return tuple(name for name in available if options.graphs is None or name in options.graphs)
-
-
-def _run_key(checkpoint: Checkpoint, options: ExportOptions) -> str:
-    """Return the digest of what a bundle depends on: code, versions, options, the checkpoint's files as they are."""
-    files = sorted({tensor.file for tensor in checkpoint.tensors.values()})
-    identities = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return key_of(code_digest(), producer(), replace(options, output=Path()), identities)
 
 
 def _sweep(checkpoint: Checkpoint, options: ExportOptions, shared: Collection[Path]) -> Sweep:
@@ -240,12 +235,13 @@ def _precision(
     options: ExportOptions,
     layers: tuple[int, ...],
     sources: Mapping[str, Source],
+    samples: Samples,
     progress: Progress,
 ) -> Precision | None:
     """Decide how to quantize; None if nothing is."""
     if options.precision is None:
         return None
-    _, rehearsal = _rehearsal(checkpoint, config, options, layers, sources)
+    rehearsal = _rehearsal(checkpoint, config, samples, layers, sources)
     chosen = choose_precision(options, checkpoint, config, names, sources, staging, rehearsal.inputs, progress)
     save_recipe(chosen.recipe, staging.folder / "calibration")
     save_info(staging.folder / "calibration", chosen.ranges.info)
@@ -329,10 +325,11 @@ def _verify(
     layers: tuple[int, ...],
     recipe: Recipe | None,
     sources: Mapping[str, Source],
+    samples: Samples,
     progress: Progress,
-) -> tuple[str, list[OutputError]]:
-    """Run every graph against torch; return where the samples came from and the error of every output."""
-    samples, rehearsal = _rehearsal(checkpoint, config, options, layers, sources, recipe)
+) -> list[OutputError]:
+    """Run every graph against torch; return the error of every output."""
+    rehearsal = _rehearsal(checkpoint, config, samples, layers, sources, recipe)
     errors: list[OutputError] = []
     with progress.task("Verifying graphs", len(names), "graphs") as advance:
         for name in names:
@@ -349,22 +346,20 @@ def _verify(
         staging.folder / "reports" / "verification.json",
         {"samples": samples.source, "outputs": [asdict(e) for e in errors]},
     )
-    return samples.source, errors
+    return errors
 
 
 def _rehearsal(
     checkpoint: Checkpoint,
     config: ModelConfig,
-    options: ExportOptions,
+    samples: Samples,
     layers: tuple[int, ...],
     sources: Mapping[str, Source],
     recipe: Recipe | None = None,
-) -> tuple[Samples, Rehearsal]:
-    """Return the samples that graphs are tried on, and what runs torch on them."""
-    beside = checkpoint.folder if checkpoint.has_pictures else None
-    samples = load_samples(options.samples, config.pictures, options.sample_count, beside)
+) -> Rehearsal:
+    """Return what runs torch on the samples that graphs are tried on."""
     tokenizer = Tokenizer(checkpoint.tokenizer_file) if checkpoint.tokenizer_file else None
-    return samples, Rehearsal(config, sources, samples, tokenizer, layers, recipe)
+    return Rehearsal(config, sources, samples, tokenizer, layers, recipe)
 
 
 def _copy_companions(checkpoint: Checkpoint, config: ModelConfig, folder: Path) -> None:

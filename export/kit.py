@@ -10,7 +10,8 @@ from pathlib import Path
 from internvl_edge.export.engine.blueprint import BLUEPRINT_FILE, Blueprint, GraphParts
 from internvl_edge.export.engine.profiles import Ranges, profiles_for
 from internvl_edge.export.engine.trtexec import trtexec_line
-from internvl_edge.export.staging import key_of, staged
+from internvl_edge.export.producer import code_digest
+from internvl_edge.export.staging import staged
 from internvl_edge.runtime.bundle import Bundle, sha256_file
 from internvl_edge.runtime.file_copy import copy_file
 from internvl_edge.runtime.manifest import FileInfo, GraphInfo
@@ -55,7 +56,11 @@ def make_kit(
     dialect = dialect_for(attention=attention == "op", wanted=attention)
     folder = output or bundle.path.with_name(f"{bundle.path.name}-{target.name}")
     flags = {**asdict(dialect), "code": code_of_dialects()}
-    key = key_of(sha256_file(bundle.path / "manifest.json"), target, ranges, limits, sorted(flags.items()), only)
+    key = {
+        "the bundle": sha256_file(bundle.path / "manifest.json"),
+        "the target": (target, ranges, limits, sorted(flags.items()), only),
+        "the program's code": code_digest(),
+    }
     graphs: dict[str, GraphParts] = {}
     with staged(folder, key, "a kit", BLUEPRINT_FILE) as staging:
         infos: dict[str, GraphInfo] = {}

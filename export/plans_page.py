@@ -4,7 +4,8 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from internvl_edge.export.staging import code_digest, key_of
+from internvl_edge.export.producer import code_digest
+from internvl_edge.export.staging import key_of
 from internvl_edge.runtime.engines import EngineRecord, GraphEngines, PlanRecord
 from internvl_edge.runtime.errors import EngineError, ExportError
 from internvl_edge.runtime.inspect.plan.schedule import PlanText, read_plan

@@ -3,9 +3,10 @@
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,11 @@ from typing import IO, Any
 from internvl_edge.runtime.bundle import is_utf8
 from internvl_edge.runtime.errors import EdgeError, ExportError
 
+logger = logging.getLogger(__name__)
+
 _STAGES = "stages.json"
+_SHOWN = 6
+"""Changed parts that one line names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +38,10 @@ class Staging:
         record = self._read()
         self.write({**record, "stages": {**record["stages"], stage: result}})
 
-    def key(self) -> str | None:
-        """Return the key of the run that began this folder, or None if none has."""
-        found: str | None = self._read()["key"]
-        return found
+    def key(self) -> dict[str, str] | None:
+        """Return the key of the run that began this folder, part by part, or None if none has."""
+        found = self._read()["key"]
+        return found if isinstance(found, dict) else None
 
     def write(self, record: dict[str, Any]) -> None:
         """Replace the record in one step."""
@@ -46,16 +51,22 @@ class Staging:
 
     def _read(self) -> dict[str, Any]:
         path = self.folder / _STAGES
-        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"key": None, "stages": {}}
-        return found
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            found = None
+        return found if isinstance(found, dict) and {"key", "stages"} <= set(found) else {"key": None, "stages": {}}
 
 
 @contextmanager
-def staged(output: Path, key: str, kind: str = "a bundle", marker: str = "manifest.json") -> Iterator[Staging]:
+def staged(
+    output: Path, key: Mapping[str, object], kind: str = "a bundle", marker: str = "manifest.json"
+) -> Iterator[Staging]:
     """Give a folder to build in; on success it becomes `output`, replacing an earlier one in one rename.
 
-    A kill or Ctrl-C leaves the folder; the next run takes it up if its `key`, the digest of everything that the result
-    depends on, is the same, and starts anew if not. An error removes it. Only one process at a time gets there.
+    A kill or Ctrl-C leaves the folder; the next run takes it up if its `key` is the same, and if not it says what
+    changed and starts anew. An error removes it. Only one process at a time gets there. The key holds everything that
+    the result depends on: what a part is called -> a value with a stable `repr`.
 
     Raises:
         ExportError: `output` exists and is nothing of ours (has no file `marker`), another process is writing it, or
@@ -67,13 +78,14 @@ def staged(output: Path, key: str, kind: str = "a bundle", marker: str = "manife
         raise ExportError(f"{output}: is no UTF-8, which ONNX Runtime does not open; choose another --output")
     folder = output.with_name(f".{output.name}.partial")
     with _alone(output):
-        staging = Staging(folder)
-        if staging.key() != key:
+        staging, digests = Staging(folder), _digests(key)
+        if (before := staging.key()) != digests:
+            _tell_changes(output, before, digests)
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         try:
             if staging.key() is None:
-                staging.write({"key": key, "stages": {}})
+                staging.write({"key": digests, "stages": {}})
             yield staging
             (folder / _STAGES).unlink(missing_ok=True)
             _swap(folder, output)
@@ -92,13 +104,19 @@ def key_of(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def code_digest() -> str:
-    """Return a digest of this package's own code, so that what another version began is not taken up."""
-    root = Path(__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()
+def _digests(key: Mapping[str, object]) -> dict[str, str]:
+    return {name: key_of(value) for name, value in key.items()}
+
+
+def _tell_changes(output: Path, before: Mapping[str, str] | None, after: Mapping[str, str]) -> None:
+    """Say why an unfinished run is not taken up, where there is one."""
+    if before is None:
+        return
+    names = [name for name in {**after, **before} if before.get(name) != after.get(name)]
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    logger.warning(
+        "%s: starting anew: since the unfinished run these changed: %s%s", output, ", ".join(names[:_SHOWN]), more
+    )
 
 
 @contextmanager

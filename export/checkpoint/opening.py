@@ -33,12 +33,12 @@ from internvl_edge.export.checkpoint.shapes import (
 )
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.runtime.errors import CheckpointError
-from internvl_edge.runtime.inputs.formats import is_picture_name
 from internvl_edge.runtime.tokenizer import Tokenizer
 
 _ADAPTER_FILES = {"adapter_model.safetensors": read_safetensors, "adapter_model.bin": read_torch_file}
 _TEXT_FILES = (
-    *("config.json", "generation_config.json", "preprocessor_config.json", ADAPTER_CONFIG),
+    *("config.json", "generation_config.json", ADAPTER_CONFIG),
+    *("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json"),
     *("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json"),
 )
 """Files beside the weights that a result may depend on."""
@@ -60,11 +60,6 @@ class Checkpoint:
     """Shards that are not there, and hold nothing that a graph needs."""
     text_files: tuple[Path, ...] = ()
     """Files beside the weights that were read, and indexes of weights."""
-
-    @property
-    def has_pictures(self) -> bool:
-        """Whether the folder itself holds pictures to verify on."""
-        return any(is_picture_name(path.name) for path in self.folder.iterdir())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

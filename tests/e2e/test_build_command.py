@@ -118,7 +118,7 @@ def test_a_build_writes_the_page_of_its_plans(run: Run, bundle: Path) -> None:
 
 
 def test_two_builds_for_one_target_at_once(run: Run, bundle: Path) -> None:
-    with staged(bundle / "engines" / "t4", "another build"):
+    with staged(bundle / "engines" / "t4", {"the bundle": "another"}):
         refused = run("build", bundle, "--target", "t4", "--graphs", "text")
     (bundle / "engines" / "t4").rmdir()
     assert refused.returncode == 1

@@ -39,6 +39,11 @@ class LazyTensor:
     strides: tuple[int, ...] | None = None
     """In elements, where the file holds the tensor in another order than row-major; None is row-major."""
 
+    @property
+    def files(self) -> frozenset[Path]:
+        """Files that its values come from."""
+        return frozenset([self.file])
+
     def chunks(self, limit_bytes: int) -> Iterator[torch.Tensor]:
         """Yield the values in row-major order as flat tensors of at most `limit_bytes`, one value at least.
 
@@ -112,6 +117,11 @@ class MergedTensor:
     def file(self) -> Path:
         """File of the base weight."""
         return self.base.file
+
+    @property
+    def files(self) -> frozenset[Path]:
+        """Files that its values come from."""
+        return frozenset([self.base.file, self.down.file, self.up.file])
 
     @property
     def fits(self) -> bool:

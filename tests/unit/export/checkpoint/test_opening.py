@@ -62,17 +62,11 @@ class TestLayouts:
         checkpoint = open_checkpoint(golden_a / "checkpoint")
         assert checkpoint.tokenizer_file == golden_a / "checkpoint" / "tokenizer.model"
         assert checkpoint.config.pictures == Preprocessing(image_size=56)
-        assert not checkpoint.has_pictures
 
     def test_companions_may_be_absent(self, golden_a: Path) -> None:
         checkpoint = open_checkpoint(golden_a / "checkpoint_sharded")
         assert checkpoint.tokenizer_file is None
         assert checkpoint.config.pictures == Preprocessing(image_size=checkpoint.config.vision.image_size)
-
-    def test_pictures_beside_the_weights_are_seen(self, changed: Callable[..., Path]) -> None:
-        folder = changed()
-        (folder / "example.PNG").touch()
-        assert open_checkpoint(folder).has_pictures
 
     def test_safetensors_stand_before_torch_files(self, golden_a: Path, changed: Callable[..., Path]) -> None:
         folder = changed()
