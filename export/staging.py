@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from internvl_edge.runtime.bundle import is_utf8
 from internvl_edge.runtime.errors import EdgeError, ExportError
+from internvl_edge.runtime.outputs.folders import folder_at
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +72,10 @@ def staged(
     Raises:
         ExportError: `output` exists and is nothing of ours (has no file `marker`), another process is writing it, or
             the disk is full.
+        InputError: something else than a folder stands there.
     """
-    if output.exists() and not (output / marker).exists() and (output.is_file() or any(output.iterdir())):
+    output = folder_at(output)
+    if output.exists() and not (output / marker).exists() and any(output.iterdir()):
         raise ExportError(f"{output}: exists and is not {kind}: no {marker} in it; choose another folder for --output")
     if not is_utf8(output):
         raise ExportError(f"{output}: is no UTF-8, which ONNX Runtime does not open; choose another --output")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.file_copy import copy_file, share_blocks
+from internvl_edge.runtime.outputs.folders import folder_at
 
 
 @contextmanager
@@ -18,6 +19,7 @@ def new_folder(output: Path) -> Iterator[Path]:
     Raises:
         InputError: `output` is there already, or cannot be written.
     """
+    output = folder_at(output)
     if output.exists():
         raise InputError(f"{output}: is there already; remove it, or name another folder")
     partial = output.parent / f".{output.name}.partial"
