@@ -48,6 +48,13 @@ from internvl_edge.commands.printing import show
     help="Largest absolute difference to torch that may ship. Default: relative, per dtype.",
 )
 @click.option(
+    "--on-overflow",
+    type=click.Choice(["fp32", "refuse"]),
+    default="fp32",
+    show_default=True,
+    help="Keep nodes whose values fp16 cannot hold in fp32, or refuse to export.",
+)
+@click.option(
     "--samples",
     type=GivenPath(exists=True),
     help="Folder, table or archive of real pictures (and texts) to verify on.",

@@ -46,7 +46,7 @@ class OnnxBlocks:
         self._last_use = {name: index for index, part in enumerate(self._segments) for name in part.inputs}
         self._types = {str(value.name): value.dtype.numpy() for value in graph.inputs if value.dtype is not None}
         self._outputs = frozenset(str(value.name) for value in graph.outputs)
-        self._streams = _streams(graph)
+        self._streams = residual_streams(graph)
 
     @property
     def blocks(self) -> tuple[str, ...]:
@@ -116,7 +116,7 @@ def _telling(path: str, hear: Hear) -> Callable[[nn.Module, object, object], Non
     return tell
 
 
-def _streams(graph: ir.Graph) -> dict[str, str]:
+def residual_streams(graph: ir.Graph) -> dict[str, str]:
     """Return the value that carries the residual stream out of each block -> the block's path, in order.
 
     Of the floating ``[batch, rows, hidden]`` that a block makes and something outside of it reads, it is the last: the

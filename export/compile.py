@@ -5,7 +5,7 @@ import shutil
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import onnx_ir as ir
@@ -25,6 +25,7 @@ from internvl_edge.export.dialects.join_heads import JoinHeadsPass
 from internvl_edge.export.kit import KitReport
 from internvl_edge.export.model_info import model_info
 from internvl_edge.export.models.graphs import available_graphs
+from internvl_edge.export.numerics.settle import Kept
 from internvl_edge.export.options import DTYPES, ExportOptions
 from internvl_edge.export.passes import canonicalize
 from internvl_edge.export.precision import RANGES, Precision, choose_precision, gate
@@ -37,9 +38,10 @@ from internvl_edge.export.samples import Samples, load_samples
 from internvl_edge.export.sources import stored_shapes, weight_sources
 from internvl_edge.export.staging import Staging, staged
 from internvl_edge.export.sweep import Sweep
-from internvl_edge.export.tensor_specs import tensor_spec
+from internvl_edge.export.tensor_specs import graph_info
 from internvl_edge.export.trace import trace_graph
-from internvl_edge.export.verify import OutputError, require_ok
+from internvl_edge.export.verified import verify_graphs
+from internvl_edge.export.verify import OutputError
 from internvl_edge.export.weight_store import (
     WeightPlan,
     attach_placeholders,
@@ -90,6 +92,8 @@ class ExportReport:
     """What quantization cost, where it was measured."""
     kept_high: tuple[str, ...] = ()
     """Sites that are not quantized."""
+    kept_wide: Mapping[str, Kept] = field(default_factory=dict)
+    """Graph -> what of it is fp32, since 16 bits would overflow."""
 
 
 def export_bundle(options: ExportOptions, progress: Progress | None = None) -> ExportReport:
@@ -132,9 +136,10 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         del models
         files = _store(staging, folder, plan, sweep, options, progress)
         clock.stage("weights")
-        errors = _verify(
-            staging, folder, names, checkpoint, config, options, layers, recipe, sources, samples, progress
-        )
+        rehearsal = _rehearsal(checkpoint, config, samples, layers, sources, recipe)
+        verified = verify_graphs(staging, folder, names, rehearsal, options, precision, progress)
+        graphs = {name: verified.described(name, graph, folder) for name, graph in graphs.items()}
+        _write_json(staging.folder / "reports" / "verification.json", verified.report(samples.source))
         clock.stage("verify")
         verdict = _judge(staging, folder, options, precision, progress)
         clock.stage("judge")
@@ -158,7 +163,7 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         output=options.output,
         precision=options.bundle_precision,
         graphs=names,
-        errors=tuple(errors),
+        errors=verified.errors,
         seconds=clock.seconds,
         samples=samples.source,
         shared_tensors=len(plan.shared),
@@ -170,6 +175,7 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         absent_files=checkpoint.absent_files,
         verdict=verdict,
         kept_high=tuple(d.site.name for d in recipe.decisions if not d.quantized) if recipe is not None else (),
+        kept_wide=verified.kept,
     )
 
 
@@ -294,11 +300,7 @@ def _place(staging: Staging, folder: Path, model: ir.Model, plan: WeightPlan) ->
     attach_weights(model, plan)
     path = folder / f"{model.graph.name}.onnx"
     ir.save(model, path)
-    return GraphInfo(
-        file=path.relative_to(staging.folder).as_posix(),
-        inputs=tuple(tensor_spec(value) for value in model.graph.inputs),
-        outputs=tuple(tensor_spec(value) for value in model.graph.outputs),
-    )
+    return graph_info(path.relative_to(staging.folder).as_posix(), model)
 
 
 def _store(
@@ -313,40 +315,6 @@ def _store(
             done = {name: asdict(info) for name, info in written.items()}
         staging.finish("weights", done)
     return {(folder / name).relative_to(staging.folder).as_posix(): FileInfo(**info) for name, info in done.items()}
-
-
-def _verify(
-    staging: Staging,
-    folder: Path,
-    names: Sequence[str],
-    checkpoint: Checkpoint,
-    config: ModelConfig,
-    options: ExportOptions,
-    layers: tuple[int, ...],
-    recipe: Recipe | None,
-    sources: Mapping[str, Source],
-    samples: Samples,
-    progress: Progress,
-) -> list[OutputError]:
-    """Run every graph against torch; return the error of every output."""
-    rehearsal = _rehearsal(checkpoint, config, samples, layers, sources, recipe)
-    errors: list[OutputError] = []
-    with progress.task("Verifying graphs", len(names), "graphs") as advance:
-        for name in names:
-            file = folder / f"{name}.onnx"
-            done = staging.finished(f"verify {name}")
-            if done is None:
-                found = rehearsal.verify(name, file, options.bundle_precision, options.atol)
-                require_ok(found)
-                done = {"errors": [asdict(error) for error in found]}
-                staging.finish(f"verify {name}", done)
-            errors += [OutputError(**error) for error in done["errors"]]
-            advance(1)
-    _write_json(
-        staging.folder / "reports" / "verification.json",
-        {"samples": samples.source, "outputs": [asdict(e) for e in errors]},
-    )
-    return errors
 
 
 def _rehearsal(

@@ -35,6 +35,8 @@ class ExportOptions:
     """Device to build TensorRT-RTX plans for; None builds none."""
     atol: float | None = None
     """Largest absolute difference allowed at verification; None: relative to the output, per dtype."""
+    on_overflow: str = "fp32"
+    """What becomes of values that fp16 cannot hold: their nodes are kept in ``fp32``, or the export is a ``refuse``."""
     samples: Path | None = None
     """Pictures and texts to verify on; None: those in the checkpoint folder, else synthetic ones."""
     sample_count: int = 2
@@ -77,6 +79,8 @@ class ExportOptions:
             wrong.append(f"--dtype {self.dtype}: unknown; choose from {', '.join(DTYPES)}")
         if self.weights not in WEIGHTS:
             wrong.append(f"--weights {self.weights}: unknown; choose from {', '.join(WEIGHTS)}")
+        if self.on_overflow not in ("fp32", "refuse"):
+            wrong.append(f"--on-overflow {self.on_overflow}: unknown; choose fp32 or refuse")
         unknown = [name for name in self.graphs or () if name not in GRAPH_NAMES]
         if unknown:
             wrong.append(f"--graphs {','.join(unknown)}: unknown; choose from {', '.join(GRAPH_NAMES)}")

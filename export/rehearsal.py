@@ -7,6 +7,7 @@ import numpy as np
 
 from internvl_edge.calib.recipe import Recipe
 from internvl_edge.export.config import ModelConfig
+from internvl_edge.export.numerics.reach import Reach
 from internvl_edge.export.quantize import fake_quantizers
 from internvl_edge.export.samples import Samples
 from internvl_edge.export.sources import fetch_from
@@ -43,8 +44,10 @@ class Rehearsal:
         self._recipe = recipe
         self._outputs: dict[str, dict[str, np.ndarray]] = {}
 
-    def verify(self, name: str, onnx_file: Path, precision: str, atol: float | None) -> list[OutputError]:
-        """Return the error of every output of graph `name`."""
+    def verify(
+        self, name: str, onnx_file: Path, precision: str, atol: float | None
+    ) -> tuple[list[OutputError], list[Reach]]:
+        """Return the error of every output of graph `name`, and how far its values reach."""
         expected = self._expected(name)
         return verify_graph(name, onnx_file, self.inputs(name), expected, precision=precision, atol=atol)
 

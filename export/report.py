@@ -3,6 +3,7 @@
 from internvl_edge.export.build_report import build_text
 from internvl_edge.export.calibrate import CalibrateReport
 from internvl_edge.export.compile import ExportReport
+from internvl_edge.export.numerics.settle import overflow_lines
 
 _HARD_LINKS = (
     "hard links: onnx 1.23 and later, and with it polygraphy inspect and onnxslim, refuse to read this bundle, and the "
@@ -40,6 +41,7 @@ def report_text(report: ExportReport) -> str:
         lines.append(
             f"  {graph:<10} {worst.max_abs_diff:.2e} in {worst.output} (allowed {worst.atol:.2e}), cosine {cosine:.7f}"
         )
+    lines += overflow_lines(report.kept_wide)
     if report.verdict is not None:
         verdict = report.verdict
         lines.append(

@@ -1,7 +1,7 @@
 """Run a graph on ONNX Runtime in segments cut between blocks, so that a tower larger than memory can be run at all."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,22 +42,36 @@ def cut(graph: ir.Graph, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> list[Segment
     return _segments(graph, groups)
 
 
+Again = Callable[[Mapping[str, np.ndarray]], onnx.ModelProto | None]
+"""Is asked after each segment whether that segment has to run as another graph, with values of the same names."""
+
+
 def run_segments(
-    proto: onnx.ModelProto, segments: Sequence[Segment], folder: Path, feeds: Mapping[str, np.ndarray]
+    proto: onnx.ModelProto,
+    segments: Sequence[Segment],
+    folder: Path,
+    feeds: Mapping[str, np.ndarray],
+    again: Again | None = None,
 ) -> dict[str, np.ndarray]:
     """Return the outputs of `proto`, whose weights lie in `folder`, running one segment after the other."""
-    if len(segments) == 1:
-        return _run(proto, folder, feeds)
     values = dict(feeds)
-    extractor = Extractor(proto)
+    whole = len(segments) == 1
+    extractor = Extractor(proto) if not whole else None
     outputs = {output.name for output in proto.graph.output}
     for index, segment in enumerate(segments):
-        part = extractor.extract_model(list(segment.inputs), list(segment.outputs))
-        values |= _run(part, folder, {name: values[name] for name in segment.inputs})
+        held = values if whole else {name: values[name] for name in segment.inputs}
+        found = _run(_part(extractor, segment) if extractor is not None else proto, folder, held)
+        if again is not None and (other := again(found)) is not None:
+            found = _run(other if whole else _part(Extractor(other), segment), folder, held)
+        values |= found
         needed = outputs.union(*(later.inputs for later in segments[index + 1 :]))
         values = {name: value for name, value in values.items() if name in needed}
         trim_heap()
     return values
+
+
+def _part(extractor: Extractor, segment: Segment) -> onnx.ModelProto:
+    return extractor.extract_model(list(segment.inputs), list(segment.outputs))
 
 
 def _run(proto: onnx.ModelProto, folder: Path, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

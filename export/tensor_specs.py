@@ -1,8 +1,14 @@
-"""What the manifest says of an input or output of a graph."""
+"""What the manifest says of a graph, and of its inputs and outputs."""
 
 import onnx_ir as ir
 
-from internvl_edge.runtime.manifest import TensorSpec
+from internvl_edge.runtime.manifest import GraphInfo, TensorSpec
+
+
+def graph_info(file: str, model: ir.Model) -> GraphInfo:
+    """Return the inputs and outputs of `model`, whose file in the bundle is `file`."""
+    inputs, outputs = (tuple(map(tensor_spec, values)) for values in (model.graph.inputs, model.graph.outputs))
+    return GraphInfo(file=file, inputs=inputs, outputs=outputs)
 
 
 def tensor_spec(value: ir.Value) -> TensorSpec:

@@ -5,15 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 import torch
 
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.models.graphs import graph_spec
 from internvl_edge.export.models.internvl import InternVLModel
-from internvl_edge.export.segments import cut, run_segments
+from internvl_edge.export.numerics.reach import Reach, run_rounded
 from internvl_edge.export.streamed import Change, Fetch, run_streamed
-from internvl_edge.export.widen import widen_bfloat16
 from internvl_edge.runtime.errors import VerificationError
 
 RELATIVE_TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 6e-2, "int8": 1e-1, "fp8": 2e-1}
@@ -70,19 +68,30 @@ def verify_graph(
     *,
     precision: str,
     atol: float | None = None,
-) -> list[OutputError]:
-    """Return the error of every output on `inputs` (fp32 or int64; the graph gets them in its own types)."""
-    found = onnx_outputs(onnx_file, inputs)
-    return [_compare(name, output, found[output], values, precision, atol) for output, values in expected.items()]
+) -> tuple[list[OutputError], list[Reach]]:
+    """Return the error of every output on `inputs` (fp32 or int64), and how far every 16-bit value reaches.
+
+    The graph gets the inputs in its own types, and rounds every intermediate to its type, as a plan does.
+    """
+    found, reached = run_rounded(onnx_file, inputs)
+    errors = [_compare(name, output, found[output], values, precision, atol) for output, values in expected.items()]
+    return errors, reached
 
 
 def onnx_outputs(onnx_file: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return what the graph computes on ONNX Runtime, segment by segment where its weights are large."""
-    model = widen_bfloat16(ir.load(onnx_file))
-    feeds = {
-        str(v.name): inputs[str(v.name)].astype(v.dtype.numpy()) for v in model.graph.inputs if v.dtype is not None
-    }
-    return run_segments(ir.to_proto(model), cut(model.graph), onnx_file.parent, feeds)
+    """Return what the graph computes with every intermediate rounded to its type.
+
+    Raises:
+        VerificationError: a 16-bit value overflows on these inputs; all of them are named.
+    """
+    found, reached = run_rounded(onnx_file, inputs)
+    if over := [reach for reach in reached if reach.overflows]:
+        listed = ", ".join(f"{reach.place} reaches {reach.largest:.3g} of {reach.limit:.5g}" for reach in over[:8])
+        raise VerificationError(
+            f"{onnx_file.name}: overflows on these inputs: {listed}; verify on more of them with --samples and "
+            "--sample-count, so that islands in fp32 are made for it, or try --dtype bf16"
+        )
+    return found
 
 
 def require_ok(errors: list[OutputError]) -> None:

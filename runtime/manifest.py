@@ -25,12 +25,28 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReachInfo:
+    """How far a value reached, and how far it may."""
+
+    place: str
+    """Module path of the node that makes it."""
+    largest: float
+    limit: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GraphInfo:
     """One graph: its file within the bundle, its inputs and outputs in order."""
 
     file: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    closest: ReachInfo | None = None
+    """The 16-bit value that came closest to what its type holds when the graph was verified; None: it has none."""
+    islands: tuple[ReachInfo, ...] = ()
+    """Values that the type does not hold, or hardly, so that they are fp32 in the graph."""
+    fp32_nodes: tuple[str, ...] = ()
+    """Nodes that compute in fp32 for the sake of these."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +149,15 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _graph(entry: Mapping[str, Any]) -> GraphInfo:
     inputs, outputs = (tuple(_tensor(t) for t in entry[key]) for key in ("inputs", "outputs"))
-    return GraphInfo(file=str(entry["file"]), inputs=inputs, outputs=outputs)
+    closest = entry.get("closest")
+    return GraphInfo(
+        file=str(entry["file"]),
+        inputs=inputs,
+        outputs=outputs,
+        closest=_record(ReachInfo, closest) if closest is not None else None,
+        islands=tuple(_record(ReachInfo, island) for island in entry.get("islands", ())),
+        fp32_nodes=tuple(map(str, entry.get("fp32_nodes", ()))),
+    )
 
 
 def _tensor(entry: Mapping[str, Any]) -> TensorSpec:

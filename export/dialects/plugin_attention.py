@@ -27,6 +27,7 @@ _TYPES = {
     ir.DataType.INT64: "i64",
     ir.DataType.FLOAT: "fp32",
 }
+_16_BITS = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _CODES = {ir.DataType.INT8: "int8", ir.DataType.FLOAT8E4M3FN: "fp8"}
 
 
@@ -46,9 +47,11 @@ class PluginAttentionPass(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite in place, and add the functions of the plugins used."""
         used: dict[str, str] = {}
+        mixed = _is_mixed(model.graph)
         for node in [node for node in model.graph if node.op_type == "Attention"]:
             try:
                 _require_known_attributes(node)
+                _require_no_island(node, mixed)
                 calls = _calls(model.graph, node)
                 _require_usual_scale(node, calls[-1])
                 for each in calls:
@@ -201,6 +204,17 @@ def _require_known_attributes(node: ir.Node) -> None:
         raise _NotServedError(f"it has {', '.join(sorted(others))}")
     if len(node.outputs) != 1 or any(value is not None for value in node.inputs[4:]):
         raise _NotServedError("it has a cache of its own, or gives more than what was attended")
+
+
+def _require_no_island(node: ir.Node, mixed: bool) -> None:
+    """Refuse an attention that a 16-bit graph keeps in fp32: kernels hold its values in 16 bits."""
+    if mixed and any(value is not None and value.dtype == ir.DataType.FLOAT for value in node.inputs[:3]):
+        raise _NotServedError("it is kept in fp32, since values of it overflow 16 bits")
+
+
+def _is_mixed(graph: ir.Graph) -> bool:
+    """Return whether a graph has values of 16 bits."""
+    return any(value.dtype in _16_BITS for node in graph for value in node.outputs)
 
 
 def _require_usual_scale(node: ir.Node, call: _Call) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.models.internvl import InternVLModel, patch_grid, pixel_shuffle
-from internvl_edge.export.models.layers import MASKED, select_rows
+from internvl_edge.export.models.layers import DEEPLY_MASKED, MASKED, select_rows
 from internvl_edge.export.models.qllama import Cache, Context
 
 UNQUANTIZED_GRAPHS = frozenset({"connector"})
@@ -41,15 +41,16 @@ class GraphSpec:
 
 
 class AttentionBias(nn.Module):
-    """Turn "may row i see key j" into what is added to the scores: 0 or `MASKED`."""
+    """Turn "may row i see key j" into what is added to the scores: 0, or what no score outweighs."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
+        self.masked = MASKED if dtype == torch.float16 else DEEPLY_MASKED
 
     def forward(self, allowed: Tensor) -> Tensor:
         """Return ``[B, 1, n, m]`` in the model's type of the boolean ``[B, n, m]`` (or broadcastable)."""
-        return torch.where(allowed, 0.0, MASKED).to(self.dtype).unsqueeze(1)
+        return torch.where(allowed, 0.0, self.masked).to(self.dtype).unsqueeze(1)
 
 
 class VisionGraph(nn.Module):

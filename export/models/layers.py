@@ -5,7 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MASKED = -3.0e4
-"""Added to a masked score. Finite in fp16 even on top of the score, so that a row without any key stays finite."""
+"""Added to a masked fp16 score. Finite even on top of the score, so that a row without any key stays finite."""
+DEEPLY_MASKED = -1.0e30
+"""The same in types that hold it: scores of any size stay below it."""
 
 
 class RMSNorm(nn.Module):

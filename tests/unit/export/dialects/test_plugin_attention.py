@@ -11,6 +11,7 @@ import pytest
 
 from internvl_edge.export.dialects import Dialect, lower, plugin_attention
 from internvl_edge.export.dialects.plugin_attention import PluginAttentionPass
+from internvl_edge.export.numerics.islands import keep_wide
 from internvl_edge.export.plugins.choice import Call, Choice, Cost
 from internvl_edge.runtime.errors import EngineError
 
@@ -81,6 +82,19 @@ def test_what_no_kernel_serves_stays_and_the_log_says_why(
     assert reason in caplog.text
     assert "no attention kernel" in caplog.text
     assert not found.functions
+
+
+@pytest.mark.parametrize("sm", [89, None])
+def test_an_island_in_fp32_gets_no_kernel_of_16_bits(sm: int | None, caplog: pytest.LogCaptureFixture) -> None:
+    """What overflows in the operator's type would overflow in q and k of the kernel too."""
+    model = tower(heads=25, head_dim=128)
+    attention = next(node for node in model.graph if node.op_type == "Attention")
+    found = PluginAttentionPass(sm)(keep_wide(model, frozenset(), frozenset({str(attention.name)}))).model
+    assert "Attention" in names(found)
+    assert "no attention kernel: it is kept in fp32, since values of it overflow 16 bits" in caplog.text
+    lowered = lower(found, Dialect(attention="pattern", heads="joined"))
+    products = [node for node in lowered.graph if node.op_type in ("MatMul", "Softmax")]
+    assert {node.outputs[0].dtype for node in products if "scores" in str(node.name)} == {ir.DataType.FLOAT}
 
 
 def test_a_tower_that_is_served_keeps_no_softmax() -> None:

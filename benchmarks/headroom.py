@@ -1,0 +1,50 @@
+"""How much further values reach on many samples than on two: `headroom.py CHECKPOINT BUNDLE DATA`."""
+
+from pathlib import Path
+
+import click
+import numpy as np
+
+from internvl_edge.export.checkpoint import open_checkpoint
+from internvl_edge.export.numerics.reach import HEADROOM, Reach
+from internvl_edge.export.rehearsal import Rehearsal
+from internvl_edge.export.samples import load_samples
+from internvl_edge.export.sources import weight_sources
+from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.tokenizer import Tokenizer
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--few", default=2, show_default=True, help="Samples of a verification.")
+@click.option("--many", default=64, show_default=True, help="Samples to hold them against.")
+def main(checkpoint: Path, bundle: Path, data: Path, few: int, many: int) -> None:
+    """Print, for each graph of a 16-bit BUNDLE, the ratios of what its values reach on DATA."""
+    opened = open_checkpoint(str(checkpoint))
+    manifest = Bundle.open(bundle).manifest
+    tokenizer = Tokenizer(opened.tokenizer_file) if opened.tokenizer_file else None
+
+    def reached(graph: str, count: int) -> dict[str, Reach]:
+        samples = load_samples(data, opened.config.pictures, count)
+        rehearsal = Rehearsal(opened.config, weight_sources(opened.tensors, opened.config), samples, tokenizer, ())
+        _, found = rehearsal.verify(graph, bundle / manifest.graphs[graph].file, manifest.precision, None)
+        return {f"{reach.value} {reach.inside}": reach for reach in found}
+
+    click.echo(f"{many} samples against {few}; HEADROOM is {HEADROOM:g}\n")
+    click.echo("| graph | values | median ratio | 99 % | largest | of |\n| --- | ---: | ---: | ---: | ---: | --- |")
+    for graph in manifest.graphs:
+        low, high = reached(graph, few), reached(graph, many)
+        ratios = {name: high[name].largest / low[name].largest for name in low if low[name].largest > 0}
+        values = np.array(list(ratios.values()))
+        worst = max(ratios, key=lambda name: ratios[name])
+        share = np.quantile(values, 0.99)
+        click.echo(
+            f"| {graph} | {len(values)} | {np.median(values):.2f} | {share:.2f} | {values.max():.2f} | "
+            f"{high[worst].place} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

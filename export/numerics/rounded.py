@@ -1,0 +1,236 @@
+"""Compute a 16-bit graph as a strongly typed plan holds it: every intermediate rounded to its type, its range measured.
+
+ONNX Runtime computes fp16 nodes on a CPU in fp32 and drops the casts that it puts between them, also without graph
+optimizations; of bf16 it has no kernels. So the graph is rewritten to fp32 with the rounding said in the graph: a
+Cast down and a Cast up that stand there are kept.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from internvl_edge.export.dialects.decompose_attention import DecomposeAttentionPass
+from internvl_edge.export.numerics.values import (
+    LARGEST,
+    constants,
+    is_from_table,
+    is_narrow,
+    masks,
+    only_moves,
+    only_takes,
+    typed,
+)
+
+_WIDE = ir.DataType.FLOAT
+_ATTENDED = "attended"
+"""What the product of probabilities and values is called where an attention is written out."""
+REACH = "/largest"
+"""Behind the name of a value: the output that says the largest magnitude in it before it is rounded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One value that is measured, and where it belongs in the graph that ships."""
+
+    told: str
+    """The value whose range is an output of the rewritten graph."""
+    value: str
+    """The same in the shipped graph; internals of a node have names of their own."""
+    node: str
+    """The node of the shipped graph that makes the value, or has it inside."""
+    inside: str
+    """Which part of the node; empty where the value is in the graph itself."""
+    dtype: ir.DataType
+    masked: bool
+    """Whether a mask is added to it."""
+    terms: int = 1
+    """How many numbers a mean adds up before it divides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rounded:
+    """A graph in fp32 that rounds, and what it tells of itself."""
+
+    model: ir.Model
+    measured: tuple[Measured, ...]
+    inputs: Mapping[str, ir.DataType]
+    """16-bit inputs -> their type in the shipped graph."""
+
+
+def rounded(model: ir.Model, *, finite: bool = False) -> Rounded:
+    """Return `model`, in place, computing in fp32 with every 16-bit value rounded; one without any is unchanged.
+
+    With `finite` a value beyond its type's range stays what it is, as if the node before it were kept in fp32, so that
+    what lies behind it can be measured as well. Without, it becomes infinite.
+    """
+    model = typed(model)
+    graph = model.graph
+    if not any(is_narrow(value) for value in (*graph.inputs, *(v for node in graph for v in node.outputs))):
+        return Rounded(model, (), {})
+    attentions = {str(n.name): str(n.outputs[0].name) for n in graph if n.op_type == "Attention"}
+    DecomposeAttentionPass()(model)
+    fixed, added = constants(graph), masks(graph)
+    inputs = {str(v.name): v.dtype for v in graph.inputs if v.dtype is not None and is_narrow(v)}
+    narrow = {v: v.dtype for node in graph for v in node.outputs if v.dtype is not None and is_narrow(v)}
+    measured = [
+        _measured(value, dtype, attentions, added)
+        for value, dtype in narrow.items()
+        if value not in fixed and value not in added and _is_read(value, fixed, added)
+    ]
+    _widen(graph)
+    told = {item.told for item in measured}
+    for value, dtype in narrow.items():
+        if value not in fixed and value not in added:
+            _round(graph, value, dtype, tell=str(value.name) in told, finite=finite)
+    return Rounded(model, tuple(measured), inputs)
+
+
+def _is_read(value: ir.Value, fixed: set[ir.Value], added: set[ir.Value]) -> bool:
+    """Return whether a value is measured: moved ones reach as far as their source, masked scores by construction."""
+    node = _maker(value)
+    return not (only_moves(node) or is_from_table(node, fixed) or _is_masked_sum(node, added))
+
+
+def _is_masked_sum(node: ir.Node, added: set[ir.Value]) -> bool:
+    return node.op_type == "Add" and any(value in added for value in node.inputs)
+
+
+def _measured(value: ir.Value, dtype: ir.DataType, attentions: Mapping[str, str], added: set[ir.Value]) -> Measured:
+    node = _maker(value)
+    name = str(node.name)
+    owner = next((path for path in attentions if name.startswith(f"{path}/")), name)
+    inside = name.removeprefix(f"{owner}/") if owner != name else ""
+    if inside == _ATTENDED:  # only moved behind this
+        shipped, inside = attentions[owner], ""
+    else:
+        shipped = str(value.name)
+    return Measured(
+        told=str(value.name),
+        value=shipped,
+        node=owner,
+        inside=inside,
+        dtype=dtype,
+        masked=any(_is_masked_sum(user, added) for user in value.consumers()),
+        terms=_terms(node),
+    )
+
+
+def _terms(node: ir.Node) -> int:
+    """Return how many numbers each output of a mean is made of."""
+    if node.op_type != "ReduceMean" or node.inputs[0] is None or node.inputs[0].shape is None:
+        return 1
+    before, after = node.inputs[0].shape, node.outputs[0].shape
+    axes = ir.convenience.get_const_tensor(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] else None
+    chosen = axes.numpy().tolist() if axes is not None else range(len(before))
+    sizes = [before[axis] for axis in chosen]
+    assert after is not None
+    return int(np.prod([size for size in sizes if isinstance(size, int)]))
+
+
+def _widen(graph: ir.Graph) -> None:
+    """Give every 16-bit value fp32, with a Cast behind each weight, and let every Cast to 16 bits give fp32."""
+    casts: dict[ir.Value, ir.Value] = {}
+    for node in list(graph):
+        table = node.inputs[0] if node.op_type == "Gather" else None
+        if table is not None and table.is_initializer() and table.dtype in LARGEST:
+            _widen_rows(graph, node)
+            continue
+        for index, value in enumerate(node.inputs):
+            if value is not None and value.is_initializer() and value.dtype in LARGEST:
+                if value not in casts:
+                    casts[value] = _cast(value, f"{value.name}/widened")
+                    graph.insert_before(node, _maker(casts[value]))
+                node.replace_input_with(index, casts[value])
+        if node.op_type == "Cast" and node.attributes.get_int("to") in {dtype.value for dtype in LARGEST}:
+            node.attributes["to"] = ir.AttrInt64("to", _WIDE)
+        for value in node.outputs:
+            _widen_value(value)
+    for value in graph.inputs:
+        _widen_value(value)
+
+
+def _widen_rows(graph: ir.Graph, node: ir.Node) -> None:
+    """Cast the rows that are taken from a table, not the table: a vocabulary in fp32 outweighs a block."""
+    rows = node.outputs[0]
+    name = str(rows.name)
+    made = _cast(rows, f"{name}/widened")
+    rows.replace_all_uses_with(made)
+    _maker(made).replace_input_with(0, rows)
+    graph.insert_after(node, _maker(made))
+    rows.name, made.name = f"{name}/rows", name
+
+
+def _cast(value: ir.Value, name: str) -> ir.Value:
+    cast = ir.node("Cast", [value], attributes={"to": _WIDE}, name=name)
+    cast.outputs[0].name, cast.outputs[0].shape, cast.outputs[0].dtype = name, value.shape, _WIDE
+    return cast.outputs[0]
+
+
+def _maker(value: ir.Value) -> ir.Node:
+    node = value.producer()
+    assert node is not None
+    return node
+
+
+def _widen_value(value: ir.Value) -> None:
+    if value.dtype in LARGEST:
+        value.type = ir.TensorType(_WIDE)
+
+
+def _round(graph: ir.Graph, exact: ir.Value, dtype: ir.DataType, *, tell: bool, finite: bool) -> None:
+    """Put the rounding of `exact` behind it, under its name; and the range in front of that, if it is to be told."""
+    node, name = _maker(exact), str(exact.name)
+    write = _Behind(graph, node, f"{node.name}/{name}")
+    if tell:
+        highest, lowest = (write.op(f"Reduce{which}", [exact], which, keepdims=0) for which in ("Max", "Min"))
+        largest = write.op("Max", [highest, write.op("Neg", [lowest], "Neg")], "Largest")
+        largest.name, largest.shape = f"{name}{REACH}", ir.Shape([])
+        graph.outputs.append(largest)
+    if only_moves(node) or only_takes(node):
+        return
+    readers = [user for user in exact.uses() if user.node not in write.made]
+    made = write.rounded(exact, dtype, finite and dtype == ir.DataType.FLOAT16)
+    made.shape = exact.shape
+    for user in readers:
+        user.node.replace_input_with(user.idx, made)
+    if exact.is_graph_output():
+        graph.outputs[graph.outputs.index(exact)] = made
+    exact.name, made.name = f"{name}/exact", name
+
+
+class _Behind:
+    """Inserts nodes one behind the other, after the node that they follow."""
+
+    def __init__(self, graph: ir.Graph, anchor: ir.Node, prefix: str) -> None:
+        self._graph, self._last, self._prefix = graph, anchor, prefix
+        self.made: set[ir.Node] = set()
+
+    def op(self, op_type: str, inputs: list[ir.Value], name: str, **attributes: int) -> ir.Value:
+        made = ir.node(op_type, inputs, attributes=attributes, name=f"{self._prefix}/{name}")
+        made.outputs[0].name, made.outputs[0].dtype = f"{self._prefix}/{name}", _WIDE
+        self._graph.insert_after(self._last, made)
+        self._last = made
+        self.made.add(made)
+        return made.outputs[0]
+
+    def rounded(self, exact: ir.Value, dtype: ir.DataType, finite: bool) -> ir.Value:
+        """Return `exact` as `dtype` holds it; with `finite` its part beyond that range is added again."""
+        inside = self._clipped(exact, LARGEST[dtype]) if finite else exact
+        low = self.op("Cast", [inside], "Down", to=dtype.value)
+        low.dtype = dtype
+        held = self.op("Cast", [low], "Up", to=_WIDE.value)
+        return self.op("Add", [held, self.op("Sub", [exact, inside], "Rest")], "Whole") if finite else held
+
+    def _clipped(self, x: ir.Value, limit: float) -> ir.Value:
+        return self.op("Clip", [x, self._number(-limit), self._number(limit)], "Clip")
+
+    def _number(self, value: float) -> ir.Value:
+        name = f"number.{value!r}.FLOAT"
+        if (held := self._graph.initializers.get(name)) is not None:
+            return held
+        tensor = ir.tensor(np.array(value, np.float32), name=name)
+        made = ir.Value(name=name, shape=ir.Shape([]), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        self._graph.register_initializer(made)
+        return made

@@ -1,0 +1,133 @@
+"""Verify the graphs of an export, and keep in fp32 what its 16-bit type cannot hold: until nothing overflows."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from internvl_edge.export.numerics.islands import islands_of, keep_wide, wide_borders
+from internvl_edge.export.numerics.reach import HEADROOM, Reach
+from internvl_edge.runtime.errors import VerificationError
+
+ROUNDS = 4
+"""Times that a graph is rewritten: the first finds all that overflows, a second what only its own rounding shows."""
+SHOWN = 8
+"""Places that a message lists."""
+_CACHE = re.compile(r"^(?:present|past_key_values)\.(\d+\.(?:key|value))$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Island:
+    """A value that 16 bits do not hold, or hardly; what makes and reads it is computed in fp32."""
+
+    value: str
+    place: str
+    """Module path of what makes it."""
+    largest: float
+    limit: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What of one graph is fp32."""
+
+    islands: tuple[Island, ...] = ()
+    nodes: tuple[str, ...] = ()
+    """Every node that computes in fp32 for their sake."""
+
+    @property
+    def values(self) -> frozenset[str]:
+        """Names of the values."""
+        return frozenset(island.value for island in self.islands)
+
+
+Measure = Callable[[str, Kept], Sequence[Reach]]
+"""Verifies a graph as its file is now; returns what comes near its limit."""
+
+
+def settle(files: Mapping[str, Path], measure: Measure, on_overflow: str) -> dict[str, Kept]:
+    """Return what is kept in fp32 in each graph; the files are rewritten to it.
+
+    Raises:
+        VerificationError: something overflows, and `on_overflow` is ``refuse``; or rewriting does not help.
+    """
+    kept = {name: Kept() for name in files}
+    waiting = list(files)
+    for _ in range(ROUNDS):
+        near = {name: [reach for reach in measure(name, kept[name]) if reach.is_near] for name in waiting}
+        near = {name: reached for name, reached in near.items() if reached}
+        if not near:
+            return kept
+        if on_overflow == "refuse":
+            raise VerificationError(f"{_listed(near)}; try --dtype bf16 or fp32, or leave out --on-overflow refuse")
+        if not (waiting := list(_rewrite(files, kept, near))):
+            break
+    raise VerificationError(f"{_listed(near)}, also with islands in fp32; try --dtype bf16 or fp32")
+
+
+def overflow_lines(kept: Mapping[str, Kept]) -> Iterator[str]:
+    """Yield a line for each graph with islands."""
+    for name, held in kept.items():
+        if held.islands:
+            worst = sorted(held.islands, key=lambda island: -island.largest / island.limit)
+            shown = ", ".join(f"{i.place} ({i.largest:.3g} of {i.limit:.3g})" for i in worst[:SHOWN])
+            more = f" and {len(worst) - SHOWN} more" if len(worst) > SHOWN else ""
+            yield f"{name}: {len(held.nodes)} nodes in fp32, since 16 bits would overflow: {shown}{more}"
+
+
+def _rewrite(files: Mapping[str, Path], kept: dict[str, Kept], near: Mapping[str, Sequence[Reach]]) -> Iterator[str]:
+    """Write islands into every graph that `near` concerns, directly or by what graphs pass on; yield their names."""
+    models = {name: ir.load(file) for name, file in files.items()}
+    values = _linked(models, {name: frozenset(r.value for r in near.get(name, ()) if not r.inside) for name in files})
+    for name, model in models.items():
+        nodes = frozenset(reach.node for reach in near.get(name, ()) if reach.inside)
+        if not (chosen := islands_of(model.graph, values[name], nodes)):
+            continue
+        islands = [
+            Island(value=r.value, place=r.place, largest=r.largest, limit=r.limit) for r in near.get(name, ())
+        ] or [_passed_on(value, near) for value in sorted(values[name])]
+        ir.save(keep_wide(model, values[name], nodes), files[name])
+        before = kept[name]
+        kept[name] = Kept(islands=(*before.islands, *islands), nodes=tuple(dict.fromkeys((*before.nodes, *chosen))))
+        yield name
+
+
+def _linked(models: Mapping[str, ir.Model], values: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
+    """Return `values` with those that a graph passes on, to another or to its next call: both ends have one type."""
+    found = dict(values)
+    while True:
+        passed = {_link(name) for graph, model in models.items() for name in wide_borders(model.graph, found[graph])}
+        linked = {
+            graph: found[graph] | {name for name in _borders(model.graph) if _link(name) in passed}
+            for graph, model in models.items()
+        }
+        if linked == found:
+            return found
+        found = linked
+
+
+def _borders(graph: ir.Graph) -> Iterator[str]:
+    yield from (str(value.name) for value in (*graph.inputs, *graph.outputs))
+
+
+def _link(name: str) -> str:
+    """Return what an input and the output that feeds it have in common."""
+    match = _CACHE.match(name)
+    return f"cache.{match[1]}" if match else name
+
+
+def _passed_on(value: str, near: Mapping[str, Sequence[Reach]]) -> Island:
+    """Return the island of a value that another graph needs in fp32."""
+    reached = [r for found in near.values() for r in found]
+    worst = max(reached, key=lambda reach: reach.largest / reach.limit)
+    return Island(value=value, place=value, largest=worst.largest, limit=worst.limit)
+
+
+def _listed(near: Mapping[str, Iterable[Reach]]) -> str:
+    found = [(name, reach) for name, reached in near.items() for reach in reached]
+    found.sort(key=lambda pair: -pair[1].largest / pair[1].limit)
+    shown = ", ".join(f"{name}: {reach.place} reaches {reach.largest:.3g}" for name, reach in found[:SHOWN])
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return f"16 bits overflow, or come within {HEADROOM:g} times of it ({found[0][1].limit:.5g}): {shown}{more}"

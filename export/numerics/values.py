@@ -1,0 +1,73 @@
+"""What a value of a graph is: of a 16-bit type, a constant, a mask, or only moved from one place to another."""
+
+import onnx
+import onnx_ir as ir
+
+LARGEST = {ir.DataType.FLOAT16: 65504.0, ir.DataType.BFLOAT16: 3.3895313892515355e38}
+"""16-bit type -> its largest finite number."""
+
+_MOVING = frozenset({"Reshape", "Transpose", "Unsqueeze", "Squeeze", "Expand", "Concat", "Identity", "Flatten", "Pad"})
+"""Operators whose output holds the numbers of their inputs and no others."""
+_TAKING = frozenset({"Split", "Slice", "Gather", "GatherND"})
+"""Operators whose output holds some of the numbers of their first input."""
+_TAKES_INDEXES = {"Reshape": 1, "Unsqueeze": 1, "Squeeze": 1, "Expand": 1, "Pad": 1}
+
+
+def typed(model: ir.Model) -> ir.Model:
+    """Return `model` with a type at every value: what rewriting inserts may have none."""
+    values = [value for node in model.graph for value in node.outputs if not node.domain]
+    if all(value.dtype is not None for value in values):
+        return model
+    return ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(model)))
+
+
+def is_narrow(value: ir.Value | None) -> bool:
+    """Return whether `value` has a 16-bit floating type."""
+    return value is not None and value.dtype in LARGEST
+
+
+def only_moves(node: ir.Node) -> bool:
+    """Return whether every output holds all numbers of the inputs, and no others."""
+    return node.op_type in _MOVING
+
+
+def only_takes(node: ir.Node) -> bool:
+    """Return whether every output holds some of the numbers of the first input, and no others."""
+    return node.op_type in _TAKING
+
+
+def moved_inputs(node: ir.Node) -> list[ir.Value]:
+    """Return the inputs of a node that moves or takes whose numbers are in its outputs."""
+    count = 1 if only_takes(node) else _TAKES_INDEXES.get(node.op_type, len(node.inputs))
+    return [value for value in node.inputs[:count] if value is not None]
+
+
+def constants(graph: ir.Graph) -> set[ir.Value]:
+    """Return the weights and tables, moved, cast or dequantized as they may be.
+
+    What they reach is known when weights are written. What is computed of them, as of the queries, is none of these.
+    """
+    found: set[ir.Value] = set(graph.initializers.values())
+    for node in graph:
+        read = moved_inputs(node) if only_moves(node) else [value for value in node.inputs if value is not None]
+        kept = only_moves(node) or node.op_type in ("Cast", "DequantizeLinear")
+        if kept and read and all(value in found for value in read):
+            found |= set(node.outputs)
+    return found
+
+
+def is_from_table(node: ir.Node, fixed: set[ir.Value]) -> bool:
+    """Return whether the outputs of a node are rows or parts of a constant."""
+    return only_takes(node) and all(value in fixed for value in moved_inputs(node))
+
+
+def masks(graph: ir.Graph) -> set[ir.Value]:
+    """Return the values that hold what is added to scores: a choice between two constants, and its moves."""
+    fixed = constants(graph)
+    found: set[ir.Value] = set()
+    for node in graph:
+        chosen = node.op_type == "Where" and all(value in fixed for value in node.inputs[1:])
+        moved = (only_moves(node) or node.op_type == "Cast") and any(value in found for value in node.inputs)
+        if chosen or moved:
+            found |= set(node.outputs)
+    return found
