@@ -17,6 +17,7 @@ from internvl_edge.commands.numbers import (
     Number,
 )
 from internvl_edge.commands.parameters import BACKEND, BF16, BUNDLE, ByteSize, Names
+from internvl_edge.commands.printing import show
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _PORT = click.IntRange(-1, 65535)
@@ -103,5 +104,5 @@ def serve(
             access_log=access_log,
             traces=traces,
         ),
-        click.echo,
+        show,
     )
