@@ -17,8 +17,8 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,7 +56,6 @@ class Extra:
     check: Check
     beside: tuple[str, ...] = ()
     """Extras that its commands need as well; they have their newest versions."""
-    packages: tuple[str, ...] = field(default=())
 
 
 def base(place: Place) -> None:
@@ -187,10 +186,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--extra", action="append", choices=EXTRAS, help="Check this one; repeat. Default: all.")
     parser.add_argument("--versions", action="append", choices=["lowest", "newest"], help="Default: both.")
+    parser.add_argument("--together", action="store_true", help="One environment for all of them, which is quicker.")
     parser.add_argument("--python", default=sys.executable, help="Interpreter of the environments.")
     parser.add_argument("--bundle", type=Path, help="Bundle of examples/emoji. Default: one that is exported first.")
     options = parser.parse_args()
-    rows, failed = [], []
+    failed = []
     with tempfile.TemporaryDirectory(prefix="check-dependencies-") as name:
         work = Path(name)
         pictures = work / "pictures"
@@ -200,26 +200,31 @@ def main() -> int:
                 path.unlink()
         wheel = _wheel(options.python, work)
         bundle = options.bundle or _bundle(options.python, wheel, work)
-        for extra in options.extra or EXTRAS:
+        extras = tuple(options.extra or EXTRAS)
+        for group in (extras,) if options.together else ((extra,) for extra in extras):
             for versions in options.versions or ("lowest", "newest"):
                 started = time.monotonic()
-                verdict = _verdict(options.python, wheel, extra, versions, bundle.resolve(), pictures, work)
-                rows.append(f"{extra:<10} {versions:<7} {time.monotonic() - started:5.0f} s  {verdict.splitlines()[0]}")
-                print(rows[-1], flush=True)
+                verdict = _verdict(options.python, wheel, group, versions, bundle.resolve(), pictures, work)
+                name, seconds = ",".join(group), time.monotonic() - started
+                print(f"{name:<10} {versions:<7} {seconds:5.0f} s  {verdict.splitlines()[0]}", flush=True)
                 if verdict != "ok":
-                    failed.append(f"{extra} {versions}: {verdict}")
+                    failed.append(f"{name} {versions}: {verdict}")
     print("\n".join(["", *failed]))
     return 1 if failed else 0
 
 
-def _verdict(python: str, wheel: Path, extra: str, versions: str, bundle: Path, pictures: Path, work: Path) -> str:
+def _verdict(
+    python: str, wheel: Path, extras: tuple[str, ...], versions: str, bundle: Path, pictures: Path, work: Path
+) -> str:
     """Return ``ok``, or what went wrong."""
     place = Place(bin=work / "env" / "bin", bundle=bundle, pictures=pictures, work=work / "cwd")
     place.work.mkdir()
     try:
-        pins = _lowest(extra) if versions == "lowest" else []
-        _install(python, place.bin.parent, wheel, (extra, *EXTRAS[extra].beside), pins)
-        EXTRAS[extra].check(place)
+        pins = _lowest(extras) if versions == "lowest" else []
+        beside = [other for extra in extras for other in EXTRAS[extra].beside]
+        _install(python, place.bin.parent, wheel, dict.fromkeys((*extras, *beside)), pins)
+        for extra in extras:
+            EXTRAS[extra].check(replace(place, work=_folder(place.work / extra)))
     except AssertionError as error:
         return str(error)
     finally:
@@ -242,7 +247,7 @@ def _bundle(python: str, wheel: Path, work: Path) -> Path:
     return work / "bundle"
 
 
-def _install(python: str, env: Path, wheel: Path, extras: Sequence[str], pins: Sequence[str]) -> None:
+def _install(python: str, env: Path, wheel: Path, extras: Iterable[str], pins: Sequence[str]) -> None:
     _call(python, "-m", "venv", env)
     constraints = env / "constraints.txt"
     constraints.write_text("\n".join([*pins, *_torch()]) + "\n")
@@ -257,10 +262,11 @@ def _torch() -> Iterator[str]:
     return (line for line in (ROOT / "constraints.txt").read_text().split() if line.startswith("torch=="))
 
 
-def _lowest(extra: str) -> list[str]:
-    """Return the lower bounds of the base and of `extra` as pins."""
+def _lowest(extras: Sequence[str]) -> list[str]:
+    """Return the lower bounds of the base and of `extras` as pins."""
     project = _project()
-    required = [*project["dependencies"], *project["optional-dependencies"].get(extra, ())]
+    of_extras = (project["optional-dependencies"].get(extra, ()) for extra in extras)
+    required = [*project["dependencies"], *(line for lines in of_extras for line in lines)]
     pins = []
     for line in required:
         found = PIN.match(line)
@@ -271,6 +277,11 @@ def _lowest(extra: str) -> list[str]:
         if name != "torch":
             pins.append(f"{name}=={version}" + (f"; {marker}" if marker else ""))
     return pins
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
 
 
 def _project() -> dict[str, list[str] | dict[str, list[str]]]:
