@@ -54,6 +54,8 @@ class _Line:
     """Requests that were open when the last batch left."""
     answered: float = -math.inf
     """When the last batch came back."""
+    cost: BatchCost = field(default_factory=BatchCost)
+    """Of batches of this key alone: labels and parameters change what a row costs."""
 
     @property
     def idle(self) -> bool:
@@ -146,7 +148,9 @@ class Scheduler:
     def done(self, batch: Batch, now: float, seconds: float) -> None:
         """Note that a batch came back, for which a worker was busy for `seconds`."""
         self._landed(batch)
-        self._lines[batch.key].answered = now
+        line = self._lines[batch.key]
+        line.answered = now
+        line.cost.learn(batch.rows, seconds)
         self._costs.setdefault((batch.key.model, batch.key.stream), BatchCost()).learn(batch.rows, seconds)
 
     def lost(self, batch: Batch) -> None:
@@ -182,10 +186,10 @@ class Scheduler:
     def _require_time_alone(self, ticket: Ticket, left_s: float) -> None:
         """Refuse a request of several batches that takes longer than it has, whatever else is to be done.
 
-        One of a single batch is tried: it teaches how long a batch takes.
+        One of a single batch is tried, or of a key that is not known: it teaches how long a batch takes.
         """
-        cost, size = self._cost(ticket.key), self._options.max_batch
-        alone_s = cost.of_many(ticket.waiting, size) / self._options.workers
+        size = self._options.max_batch
+        alone_s = self._line(ticket.key).cost.of_many(ticket.waiting, size) / self._options.workers
         if ticket.waiting > size and alone_s > left_s:
             raise TooLargeError(
                 f"{ticket.key.model}: {ticket.waiting} rows take about {alone_s:.2g} s and have {left_s:.2g} s to their"

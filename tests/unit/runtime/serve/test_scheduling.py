@@ -66,7 +66,10 @@ def test_a_request_that_takes_longer_alone_than_it_has_is_told_so_and_not_to_try
         TooLargeError, match=r"40 rows take about 10 s and have 5 s .*parameter timeout or --deadline-ms"
     ):
         queue.add(ticket(rows=40, deadline=6.0), 1.0)
-    queue.take(1.0, IDLE)  # what is overdue goes
+    assert queue.take(1.0, IDLE) is None  # what is overdue goes
+    other = Key("encode_text", 1)  # labels or parameters that change what a row costs
+    add(queue, ticket(rows=40, deadline=6.0, key=other), now=1.0)
+    assert queue.take(6.0, IDLE) is None
     add(queue, ticket(rows=40, deadline=20.0), now=1.0)
     add(scheduler(), ticket(rows=4, deadline=0.5))  # one batch alone teaches how long a batch takes
 
