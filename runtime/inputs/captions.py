@@ -77,14 +77,17 @@ def labels_of(fields: Mapping[str, Any]) -> tuple[Labels, str]:
 
 def texts_of(value: object) -> list[str] | None:
     """Return the texts of a field that holds one or a list of them, None if it holds anything else."""
-    values = value if isinstance(value, list | tuple) else [value]
-    texts = [part.get(_RAW) if isinstance(part, Mapping) and isinstance(value, list) else part for part in values]
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list | tuple):
+        return None
+    texts = [part if isinstance(part, str) else part.get(_RAW) if isinstance(part, dict) else None for part in value]
     return [str(text) for text in texts] if all(isinstance(text, str) for text in texts) else None
 
 
 def _by_language(value: object) -> dict[str, tuple[str, ...]] | None:
     """Return captions by language, empty ones left out; None if the value holds something else."""
-    given = value if isinstance(value, Mapping) else {NO_LANGUAGE: value}
+    given = value if isinstance(value, dict) else {NO_LANGUAGE: value}
     found = {}
     for language, captions in given.items():
         if captions is None:

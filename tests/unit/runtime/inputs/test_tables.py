@@ -124,6 +124,9 @@ def test_a_table_without_end_is_not_read_into_memory(tmp_path: Path, monkeypatch
         ({"label": {"en": "x"}, "caption": "y"}, {"en": ("x",)}, None),
         ({"caption": None}, {}, None),
         ({"caption": []}, {}, None),
+        ({"caption": ["x", 3]}, {}, None),
+        ({"sentences": [{"raw": "x"}, {"raw": "y"}]}, {"": ("x", "y")}, None),
+        ({"sentences": [{"raw": "x"}, {"raw": 3}]}, {}, None),
     ],
 )
 def test_captions_in_every_shape(
