@@ -42,7 +42,7 @@ def profiled_layers(
     """
     with tempfile.TemporaryDirectory(prefix="internvl-edge-") as folder:
         graph = Path(folder) / "graph.onnx" if _has_room(Path(folder), graph_bytes) else None
-        session = open_session(ProfileFiles(trace=Path(folder) / "profile", graph=graph))
+        session, graph = _opened(open_session, Path(folder) / "profile", graph)
         for _ in range(runs + 1):
             session.run(None, dict(inputs))
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
@@ -64,6 +64,17 @@ def layers_of_trace(events: Sequence[Mapping[str, Any]], runs: int, model: OnnxM
     return [
         _layer(key, seen[key], tuple(values[-runs:]), _next(nodes, *key), constants) for key, values in times.items()
     ]
+
+
+def _opened(open_session: Callable[[ProfileFiles], Any], trace: Path, graph: Path | None) -> tuple[Any, Path | None]:
+    """Return a session and the graph that it wrote; without one where it cannot write it."""
+    try:
+        return open_session(ProfileFiles(trace=trace, graph=graph)), graph
+    except Exception as error:  # the library raises classes of its own, without a common base but this
+        if graph is None:
+            raise
+        logger.warning("layers: the graph cannot be written (%s); tensors of layers are not named", error)
+        return open_session(ProfileFiles(trace=trace, graph=None)), None
 
 
 def _has_room(folder: Path, graph_bytes: int | None) -> bool:

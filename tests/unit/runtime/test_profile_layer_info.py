@@ -106,6 +106,24 @@ def test_a_graph_without_room_to_be_written_has_tensors_of_no_layer_in_common(
     assert "tensors of layers are not named" in caplog.text
 
 
+def test_a_graph_that_cannot_be_written_leaves_the_times(
+    graph: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = OnnxRuntimeSession(graph, SessionOptions(threads=1))
+    opened = session._opened
+
+    def refuse(files: onnxruntime_layers.ProfileFiles) -> Any:
+        if files.graph is not None:
+            raise RuntimeError("Unable to serialize model")
+        return opened(files)
+
+    monkeypatch.setattr(session, "_opened", refuse)
+    layers = session.layer_times(FEEDS, 2)
+    assert all(layer.total_ms >= 0 for layer in layers)
+    assert read_layers(layer_info(layers, ["x", "y"])).edges == []
+    assert "the graph cannot be written (Unable to serialize model)" in caplog.text
+
+
 def test_fields_are_those_of_the_inspector() -> None:
     layer = LayerTime(
         name="a.b",
