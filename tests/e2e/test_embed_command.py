@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from tests.e2e.conftest import Run
+from tests.e2e.conftest import Run, without_stages
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def stopped(arguments: list[object], shard: Path, number: signal.Signals) -> "su
         time.sleep(1e-3)
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=60)
-    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+    return subprocess.CompletedProcess(command, process.returncode, stdout, without_stages(stderr))
 
 
 def test_a_run_that_is_stopped_goes_on_and_writes_the_same_file(run: Run, demo_bundle: Path, long_list: Path) -> None:
