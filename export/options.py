@@ -1,5 +1,6 @@
 """What `internvl-edge export` may be asked for, checked once."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,7 @@ class ExportOptions:
         unknown = [name for name in self.graphs or () if name not in GRAPH_NAMES]
         if unknown:
             wrong.append(f"--graphs {','.join(unknown)}: unknown; choose from {', '.join(GRAPH_NAMES)}")
-        if self.atol is not None and not self.atol >= 0:
+        if self.atol is not None and not 0 <= self.atol < math.inf:
             wrong.append(f"--atol {self.atol}: not a tolerance; give a number >= 0")
         wrong += self._quantization_findings()
         if self.sample_count < 1:
@@ -112,7 +113,7 @@ class ExportOptions:
             yield f"--fp8-attention with --precision {self.precision}: it is for fp8; leave it out"
         if self.smooth not in ("auto", "off") and not _is_share(self.smooth):
             yield f"--smooth {self.smooth}: give auto, off, or a number from 0 to 1"
-        if not self.max_drop >= 0:
+        if not 0 <= self.max_drop < math.inf:
             yield f"--max-drop {self.max_drop}: not a drop; give points >= 0"
         if self.budget_layers is not None and self.budget_layers < 0:
             yield f"--budget-layers {self.budget_layers}: not a count; give 0 or more"

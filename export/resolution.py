@@ -6,6 +6,9 @@ from dataclasses import replace
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.runtime.errors import ExportError
 
+MOST_PIXELS = 8192
+"""Side of a picture: 586 x 586 positions of a tower."""
+
 
 def at_image_size(config: ModelConfig, image_size: int | None) -> ModelConfig:
     """Return `config` for pictures of `image_size` pixels a side; None keeps the checkpoint's own.
@@ -23,6 +26,8 @@ def at_image_size(config: ModelConfig, image_size: int | None) -> ModelConfig:
     if image_size is None or image_size == config.vision.image_size == config.pictures.image_size:
         return config
     patch = config.vision.patch_size
+    if image_size > MOST_PIXELS:
+        raise ExportError(f"--image-size {image_size}: more than {MOST_PIXELS}, a table that no tower has; lower it")
     if image_size <= 0 or image_size % patch:
         near = max(patch, round(image_size / patch) * patch)
         raise ExportError(f"--image-size {image_size}: no multiple of the patch size {patch}; try {near}")

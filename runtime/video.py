@@ -163,7 +163,7 @@ def _indices(source: Path, count: int, frames: int) -> Sequence[int]:
 
 def _fitting(count: int, frames: int) -> int:
     """Return the largest number of frames below `frames` that the rule gives; 0 if none."""
-    for fewer in range(frames - 1, 0, -1):
+    for fewer in range(min(frames - 1, count), 0, -1):
         interval = -(-count // fewer)
         if len(range(interval // 2, count, max(interval, 1))) == fewer:
             return fewer

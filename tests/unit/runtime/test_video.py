@@ -172,3 +172,8 @@ def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "v.mp4").write_bytes(b"\0" * 64)
     with pytest.raises(BackendError, match=r"pip install 'internvl-edge\[video\]', or give a folder of frames"):
         sample_video(tmp_path / "v.mp4")
+
+
+def test_more_frames_than_anything_has_are_refused_at_once() -> None:
+    with pytest.raises(InputError, match=r"9 frames do not give 1000000000 by the reference's rule .* take 9"):
+        frame_indices(9, 1_000_000_000)

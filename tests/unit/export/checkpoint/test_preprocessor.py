@@ -185,3 +185,9 @@ def test_two_sizes_need_a_choice(tmp_path: Path) -> None:
 def test_another_size_scales_the_crop(tmp_path: Path) -> None:
     config = ModelConfig(family="internvit", vision=VisionConfig(), preprocessing=changed(tmp_path, size=256))
     assert at_image_size(config, 448).pictures.short_side == 512
+
+
+def test_a_size_without_end_is_refused() -> None:
+    config = ModelConfig(family="internvit", vision=VisionConfig())
+    with pytest.raises(ExportError, match="--image-size 14000000: more than 8192"):
+        at_image_size(config, 14_000_000)
