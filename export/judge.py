@@ -91,7 +91,8 @@ class Judge:
 
     def _batches(self) -> list[Sequence[Record]]:
         vision = self._config.vision
-        size = max(1, _WIDEST_VALUES // (vision.tokens * vision.intermediate_size))
+        widest = max(vision.tokens * vision.intermediate_size, vision.num_heads * vision.tokens**2)
+        size = max(1, _WIDEST_VALUES // widest)
         rows = self._data.rows
         return [rows[start : start + size] for start in range(0, len(rows), size)]
 

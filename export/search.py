@@ -4,10 +4,12 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from internvl_edge.export.dialects import Dialect
 from internvl_edge.export.dialects.cut_blocks import BLOCKS, blocks_of, cut_blocks
-from internvl_edge.export.dialects.forms import Form, leanest, search_forms
+from internvl_edge.export.dialects.forms import FORMS, Form, leanest, search_forms
 from internvl_edge.export.draw import place_weights
 from internvl_edge.export.engine.profiles import Ranges, profiles_for
+from internvl_edge.export.numerics.values import is_narrow
 from internvl_edge.export.tensor_specs import tensor_spec
 from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.targets.targets import Target
@@ -32,5 +34,14 @@ def best_form(bundle: Bundle, name: str, target: Target, ranges: Ranges, work: P
     blocks, block = cut_blocks(model)
     inputs = [tensor_spec(value) for value in blocks.graph.inputs]
     profiles = profiles_for(name, inputs, bundle.manifest.model, ranges)
-    forms = search_forms(blocks, block, work, target=target, profiles=profiles)
+    forms = search_forms(blocks, block, work, target=target, profiles=profiles, forms=verified_forms(model.graph))
     return leanest(forms, forms[0].launches + _ALLOWED_LAUNCHES)
+
+
+def verified_forms(graph: ir.Graph) -> tuple[Dialect, ...]:
+    """Return the forms whose values verification has measured.
+
+    In 16 bits that leaves out scores that are scaled behind their product: before it they are sqrt(d) times as large.
+    """
+    narrow = any(is_narrow(value) for node in graph for value in node.outputs)
+    return tuple(form for form in FORMS if not (narrow and form.scale == "scores"))

@@ -2,8 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.errors import BundleError
 from internvl_edge.runtime.inspect.shapes import Shapes, type_bytes
 from internvl_edge.runtime.lowering.onnx_model import Node, OnnxModel, Tensor
-from internvl_edge.runtime.manifest import TensorSpec
+from internvl_edge.runtime.manifest import ReachInfo, TensorSpec
 
 DEFAULT_SIZES = {"batch": 1, "texts": 1, "length": 80}
 
@@ -32,6 +32,12 @@ class GraphStats:
     sizes: Mapping[str, int]
     weights: frozenset[tuple[str, int]]
     """(file, offset) of every weight: what graphs share is told by it."""
+    closest: ReachInfo | None = None
+    """The 16-bit value that came closest to its limit at verification."""
+    islands: tuple[ReachInfo, ...] = ()
+    """Values that are fp32 since 16 bits do not hold them."""
+    fp32_nodes: int = 0
+    """Nodes that compute in fp32 for the sake of these."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +62,9 @@ def inspect_bundle(path: Path, sizes: Mapping[str, int] | None = None) -> Bundle
     shared: dict[tuple[str, int], int] = {}
     for name, info in manifest.graphs.items():
         model = load_graph(bundle, name)
-        graphs.append(
-            graph_stats(
-                name, model, info.inputs, info.outputs, axis_sizes(name, manifest.model.num_query_tokens, sizes)
-            )
-        )
+        bound = axis_sizes(name, manifest.model.num_query_tokens, sizes)
+        stats = graph_stats(name, model, info.inputs, info.outputs, bound)
+        graphs.append(replace(stats, closest=info.closest, islands=info.islands, fp32_nodes=len(info.fp32_nodes)))
         shared |= {place: _bytes(tensor) for place, tensor in _weights(model).items()}
     return BundleStats(
         precision=manifest.precision,
@@ -129,11 +133,22 @@ def stats_text(stats: BundleStats) -> str:
         lines += [f"  in   {_spec_text(spec)}" for spec in _abridged(graph.inputs)]
         lines += [f"  out  {_spec_text(spec)}" for spec in _abridged(graph.outputs)]
         lines.append("  ops  " + ", ".join(f"{op} {count}" for op, count in graph.ops.items()))
+        lines += _reach_lines(graph)
     lines.append(
         f"bundle: {stats.precision}, {stats.weight_bytes / 1e6:,.1f} MB of weights (shared ones once), "
         f"{stats.files_bytes / 1e6:,.1f} MB of files"
     )
     return "\n".join(lines)
+
+
+def _reach_lines(graph: GraphStats) -> Iterator[str]:
+    """Yield how far the 16-bit values of a graph reach, and what of it is fp32 for that reason."""
+    if graph.closest is not None:
+        reach = graph.closest
+        yield f"  16-bit values reach {reach.largest:.3g} of {reach.limit:.5g}, in {reach.place}"
+    if graph.islands:
+        listed = ", ".join(f"{island.place} {island.largest:.3g}" for island in graph.islands)
+        yield f"  {graph.fp32_nodes} nodes are fp32, since 16 bits would overflow: {listed}"
 
 
 def axis_sizes(graph: str, queries: int | None, wanted: Mapping[str, int] | None = None) -> dict[str, int]:

@@ -14,7 +14,7 @@ from internvl_edge.export.trace import trace_graph
 from internvl_edge.runtime.errors import BundleError, ExportError
 from internvl_edge.runtime.inspect.graph_stats import GraphStats, graph_stats, inspect_bundle, stats_text, to_json
 from internvl_edge.runtime.lowering.onnx_model import OnnxModel
-from internvl_edge.runtime.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, ModelInfo, TensorSpec
+from internvl_edge.runtime.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, ModelInfo, ReachInfo, TensorSpec
 
 HEADER = '<ir_version: 11, opset_import: ["": 23]>\n'
 
@@ -159,7 +159,14 @@ def write_bundle(folder: Path) -> Path:
         graph = ir.Graph([x], [last], nodes=nodes, initializers=weights, opset_imports={"": 23}, name=name)
         ir.save(ir.Model(graph, ir_version=11), folder / "onnx" / f"{name}.onnx")
         spec = (TensorSpec(name="x", dtype="float32", shape=(axis, "length", 8)),)
-        infos[name] = GraphInfo(file=f"onnx/{name}.onnx", inputs=spec, outputs=spec)
+        infos[name] = GraphInfo(
+            file=f"onnx/{name}.onnx",
+            inputs=spec,
+            outputs=spec,
+            closest=ReachInfo(place="fc1", largest=1200.0, limit=65504.0),
+            islands=(ReachInfo(place="fc2", largest=1e5, limit=65504.0),),
+            fp32_nodes=("fc2", "Add"),
+        )
     files = {
         path.relative_to(folder).as_posix(): FileInfo(bytes=path.stat().st_size, sha256="0" * 64)
         for path in sorted((folder / "onnx").iterdir())
@@ -194,11 +201,16 @@ def test_json_and_text_say_the_same(tmp_path: Path) -> None:
         "weight_bytes": 512,
         "flops": 2 * 2 * (80 * 8) * 8,
         "sizes": {"texts": 1, "length": 80},
+        "closest": {"place": "fc1", "largest": 1200.0, "limit": 65504.0},
+        "islands": [{"place": "fc2", "largest": 1e5, "limit": 65504.0}],
+        "fp32_nodes": 2,
     }
     lines = stats_text(stats).splitlines()
     assert lines[0] == "text: 128 parameters, 0.0 MB, 0.000 GFLOP at texts 1, length 80"
     assert "  in   x float32 [texts, length, 8]" in lines
     assert "  ops  MatMul 2" in lines
+    assert "  16-bit values reach 1.2e+03 of 65504, in fc1" in lines
+    assert "  2 nodes are fp32, since 16 bits would overflow: fc2 1e+05" in lines
 
 
 def test_a_file_that_is_no_graph_is_named(tmp_path: Path) -> None:
