@@ -6,18 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from internvl_edge.export.checkpoint.fields import FieldReader, FieldTable, Honoured, Limited, harmless, only
+from internvl_edge.export.checkpoint.fields import FieldReader, FieldTable, Honoured, Limited, flag, harmless, only
 from internvl_edge.runtime.errors import CheckpointError
 
 ADAPTER_CONFIG = "adapter_config.json"
 
 _CHANGED_BASE = "starts from changed base weights, which are not in this folder for certain"
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"is {value!r}, which is neither true nor false")
-    return value
 
 
 TABLE = FieldTable(
@@ -26,7 +20,7 @@ TABLE = FieldTable(
         "peft_type": only("LORA", finding="is no LoRA; merge it with PEFT"),
         "r": Honoured("rank"),
         "lora_alpha": Honoured("alpha"),
-        "use_rslora": Honoured("by_root", _flag),
+        "use_rslora": Honoured("by_root", flag),
         "rank_pattern": Honoured("ranks"),
         "alpha_pattern": Honoured("alphas"),
         "target_modules": Honoured("targets"),

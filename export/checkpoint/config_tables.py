@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from internvl_edge.export.checkpoint.fields import Field, FieldTable, Honoured, Limited, harmless, only
+from internvl_edge.export.checkpoint.fields import Field, FieldTable, Honoured, Limited, flag, harmless, only
 
 CONFIG_FILE = "config.json"
 
@@ -147,10 +147,10 @@ VISION = FieldTable(
         "layer_norm_epsilon": Honoured("eps"),
         "rms_norm_eps": Honoured("eps"),
         "norm_eps": Honoured("eps"),
-        "qkv_bias": Honoured("qkv_bias"),
-        "attention_bias": Honoured("qkv_bias"),
-        "qk_normalization": Honoured("qk_norm"),
-        "use_qk_norm": Honoured("qk_norm"),
+        "qkv_bias": Honoured("qkv_bias", flag),
+        "attention_bias": Honoured("qkv_bias", flag),
+        "qk_normalization": Honoured("qk_norm", flag),
+        "use_qk_norm": Honoured("qk_norm", flag),
         "hidden_act": Honoured("hidden_act", _activation),
         "head_dim": Honoured("head_dim"),
         "num_channels": Limited(lambda value: value == 3, "colour channels instead of 3"),

@@ -168,6 +168,17 @@ def full_name(file: str, field_name: str) -> str:
     return field_name if file == "config.json" else f"{file.removesuffix('.json')}.{field_name}"
 
 
+def flag(value: Any) -> bool:
+    """Return a value that must be true or false.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"is {value!r}, which is neither true nor false")
+    return value
+
+
 def listed(names: Iterable[str], shown: int = 8) -> str:
     """Return some names in one line, and the count of the others."""
     every = list(names)

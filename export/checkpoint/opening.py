@@ -181,6 +181,10 @@ def _with_adapters(
         replaced, halves = split_adapters(extra)
         plain |= {name: tensor for name, tensor in replaced.items() if not is_unused(name)}
         check_targets(config, adapted_modules(extra), plain)
+    elif config is not None and not halves and not any(adapted_modules(named.left)):
+        raise CheckpointError(
+            f"{path}: holds {ADAPTER_CONFIG}, but no adapter; if it is merged, remove that file, if it is lost, add it"
+        )
     elif file is not None and not halves and (strength.backbone_rank or strength.qllama_rank):
         ranks = f"use_backbone_lora {strength.backbone_rank}, use_qllama_lora {strength.qllama_rank}"
         raise CheckpointError(

@@ -45,7 +45,16 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
                 raise ValueError("the header is longer than the file")
             header = json.loads(file.read(length))
         tensors = _tensors(header, path, 8 + length, size)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        ArithmeticError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        struct.error,
+    ) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise CheckpointError(f"{path}: not a whole safetensors file ({reason}); download it again") from error
     return tensors

@@ -177,6 +177,14 @@ class TestPlaces:
         _write_adapter(folder, _peft(pair), r=4, lora_alpha=8, target_modules=["q_proj"])
         _assert_merged(folder, weights, {}, {})
 
+    def test_adapters_of_the_language_model_among_its_weights_are_left_alone(self, tmp_path: Path) -> None:
+        weights = chat_weights()
+        module = "language_model.model.layers.0.self_attn.q_proj"
+        halves = _peft({module: (torch.ones(4, 12), torch.ones(12, 4))}, prefix="")
+        folder = write_safetensors(write_config(tmp_path / "chat", CHAT_CONFIG), weights | language_model() | halves)
+        (folder / "adapter_config.json").write_text(json.dumps({**LORA, "target_modules": ["q_proj"]}))
+        _assert_merged(folder, weights, {}, {})
+
     def test_modules_saved_whole_and_trained_biases_replace_the_base(self, folder: Path) -> None:
         weights = tower()
         halves = _halves(weights, QKV)
@@ -203,6 +211,11 @@ class TestPlaces:
         _refused(folder, "holds an adapter without its base weights")
         write_safetensors(folder, weights)
         _refused(folder, "holds adapter_model.safetensors without adapter_config.json")
+
+    def test_a_config_of_an_adapter_alone_names_both_readings(self, folder: Path) -> None:
+        write_safetensors(folder, tower())
+        (folder / "adapter_config.json").write_text(json.dumps({**LORA, "r": 4, "lora_alpha": 4}))
+        _refused(folder, "holds adapter_config.json, but no adapter; if it is merged, remove that file")
 
     def test_one_file_of_a_folder_with_an_adapter_names_both_readings(self, folder: Path) -> None:
         weights = tower()

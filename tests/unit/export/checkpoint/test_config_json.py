@@ -234,6 +234,8 @@ def test_a_towers_fields_are_heard_or_have_no_bearing(fields: dict[str, Any], ex
     ("fields", "finding"),
     [
         ({"use_moe": True}, "use_moe True is a mixture of experts"),
+        ({"qkv_bias": "false"}, "qkv_bias is 'false', which is neither true nor false"),
+        ({"qk_normalization": 0}, "qk_normalization is 0, which is neither true nor false"),
         ({"use_mean_pooling": False}, "use_mean_pooling False adds a norm"),
         ({"use_absolute_position_embeddings": False}, "leaves out the position table"),
         ({"hidden_act": "quick_gelu"}, "hidden_act 'quick_gelu' is not gelu"),

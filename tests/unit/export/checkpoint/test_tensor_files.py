@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from internvl_edge.export.checkpoint.files.safetensors_file import read_safetensors
@@ -166,6 +168,8 @@ def test_a_type_that_no_graph_takes_is_kept_by_name(tmp_path: Path, stored: str,
         ({"a": {"dtype": "F32"}}, "'data_offsets'"),
         ({"a": 3}, "int"),
         ([1], "list"),
+        ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, float("inf")]}}, "infinity"),
+        ({"a": {"dtype": "F32", "shape": [1], "data_offsets": []}}, "not enough values"),
     ],
 )
 def test_a_header_that_does_not_fit_its_file_is_refused(tmp_path: Path, entries: Any, finding: str) -> None:
@@ -227,6 +231,49 @@ def test_a_file_cut_after_opening_is_told_when_read(tmp_path: Path) -> None:
     os.truncate(tmp_path / "w.safetensors", lazy.offset + 40)
     with pytest.raises(CheckpointError, match="ends 3960 bytes early"):
         lazy.torch()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+ENTRY = st.fixed_dictionaries(
+    {"dtype": st.sampled_from(["F32", "BF16", "X9"]) | JSON, "shape": JSON, "data_offsets": JSON}
+)
+
+
+@given(entries=st.dictionaries(st.text(max_size=3), ENTRY | JSON, max_size=3) | JSON, size=st.integers(0, 16))
+def test_any_header_is_read_or_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, entries: Any, size: int
+) -> None:
+    path = tmp_path_factory.mktemp("w") / "w.safetensors"
+    _write_header(path, entries, bytes(size))
+    try:
+        found = read_safetensors(path)
+    except CheckpointError as error:
+        message = str(error)
+        assert "\n" not in message
+        return
+    assert sum(tensor.nbytes for tensor in found.values()) == size
+
+
+@given(cut=st.integers(0, 4000), byte=st.integers(0, 255), place=st.integers(0, 900))
+def test_a_damaged_file_is_read_or_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, byte: int, place: int
+) -> None:
+    path = tmp_path_factory.mktemp("w") / "w.safetensors"
+    save_file(STORED, path)
+    data = bytearray(path.read_bytes())
+    data[place % len(data)] = byte
+    path.write_bytes(data[: len(data) - cut % len(data)])
+    try:
+        found = read_safetensors(path)
+    except CheckpointError as error:
+        message = str(error)
+        assert "\n" not in message
+        return
+    assert all(0 <= tensor.offset <= tensor.offset + tensor.nbytes <= len(data) for tensor in found.values())
 
 
 def _write_header(path: Path, entries: Any, data: bytes) -> None:
