@@ -242,9 +242,13 @@ def video(
 @BUNDLE
 @IMAGES
 @click.option("-o", "--output", type=GivenPath(), required=True, help="NumPy .npz to write.")
-@click.option("--min-tiles", "smallest", type=_TILES, default=1, show_default=True, help="Tiles at least.")
-@click.option("--max-tiles", "largest", type=_TILES, default=12, show_default=True, help="Tiles at most.")
-@click.option("--thumbnail/--no-thumbnail", default=True, help="Whether the whole picture is the last tile.")
+@click.option("--min-tiles", "smallest", type=_TILES, help="Tiles at least. Default: the checkpoint's.")
+@click.option("--max-tiles", "largest", type=_TILES, help="Tiles at most. Default: the checkpoint's, or 12.")
+@click.option(
+    "--thumbnail/--no-thumbnail",
+    default=None,
+    help="Whether the whole picture is a last tile. Default: the checkpoint's.",
+)
 @request_options
 def connect(bundle: Path, images: tuple[Path, ...], output: Path, request: Request, **tiling: Any) -> None:
     """Write what a chat checkpoint's language model takes of IMAGES: `images`, `tiles`, `vit_embeds`."""

@@ -19,7 +19,10 @@ from internvl_edge.runtime.preprocess import preprocess
 from internvl_edge.runtime.progress import Advance, Progress, Silent
 from internvl_edge.runtime.tokenizer import TEXT_PREFIX, Tokenizer
 
-_NOT_SIZES = ("family", "logit_scale", "max_text_length", "bos_token_id", "eos_token_id", "pad_token_id")
+_NOT_SIZES = (
+    *("family", "logit_scale", "max_text_length", "bos_token_id", "eos_token_id", "pad_token_id"),
+    *("fewest_tiles", "most_tiles", "thumbnail"),
+)
 _RANDOM_LENGTH = 12
 
 

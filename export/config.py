@@ -111,16 +111,24 @@ class ConnectorConfig:
     ps_version: str = "v1"
     select_layer: int = -1
     llm_hidden_size: int
+    fewest_tiles: int = 1
+    most_tiles: int = 12
+    """Tiles that a picture is cut into, the thumbnail not counted; the defaults are the reference's limits."""
+    thumbnail: bool = True
+    """Add the whole picture as a last tile where it was cut."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built, with a CheckpointError."""
-        _refuse("connector", [*_not_positive(self, "downsample", "llm_hidden_size")] or [*self._findings()])
+        sizes = ("downsample", "llm_hidden_size", "fewest_tiles", "most_tiles")
+        _refuse("connector", [*_not_positive(self, *sizes)] or [*self._findings()])
 
     def _findings(self) -> Iterator[str]:
         if not math.isclose(self.factor * self.downsample, 1):
             yield f"downsample_ratio {self.downsample} is no 1/n"
         if self.ps_version not in ("v1", "v2"):
             yield f"ps_version {self.ps_version!r} is unknown"
+        if self.fewest_tiles > self.most_tiles:
+            yield f"min_dynamic_patch {self.fewest_tiles} is more than max_dynamic_patch {self.most_tiles}"
 
     @property
     def factor(self) -> int:

@@ -6,7 +6,7 @@ from internvl_edge.runtime.manifest import ModelInfo
 
 def model_info(config: ModelConfig, logit_scale: float | None = None) -> ModelInfo:
     """Return the manifest's description of `config`."""
-    vision, text = config.vision, config.qllama
+    vision, text, connector = config.vision, config.qllama, config.connector
     return ModelInfo(
         family=config.family,
         image_size=vision.image_size,
@@ -21,5 +21,8 @@ def model_info(config: ModelConfig, logit_scale: float | None = None) -> ModelIn
         text_head_dim=text.head_dim if text else None,
         vocab_size=text.vocab_size if text else None,
         max_positions=text.max_positions if text else None,
+        fewest_tiles=connector.fewest_tiles if connector else None,
+        most_tiles=connector.most_tiles if connector else None,
+        thumbnail=connector.thumbnail if connector else None,
         **({name: getattr(text, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")} if text else {}),
     )

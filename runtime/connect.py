@@ -9,6 +9,7 @@ import numpy as np
 
 from internvl_edge.runtime.decode import Pictures, check_pictures, load_pictures
 from internvl_edge.runtime.finite import require_finite
+from internvl_edge.runtime.manifest import ModelInfo
 from internvl_edge.runtime.outputs.files import require_writable, written
 from internvl_edge.runtime.stages import DECODE_IMAGE, PREPROCESS
 from internvl_edge.runtime.tiling import tile_image
@@ -22,14 +23,14 @@ _AT_ONCE = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TilingOptions:
-    """How a picture is cut; the defaults are the reference's at inference."""
+    """How a picture is cut; None leaves it to the checkpoint, and where it says nothing, to the reference."""
 
-    smallest: int = 1
-    """Tiles of a picture, the thumbnail not counted."""
-    largest: int = 12
-    """1: the picture as a whole, as for the frames of a video."""
-    thumbnail: bool = True
-    """Add the whole picture as a last tile where it was cut."""
+    smallest: int | None = None
+    """Tiles of a picture, the thumbnail not counted: else 1."""
+    largest: int | None = None
+    """1: the picture as a whole, as for the frames of a video; else 12."""
+    thumbnail: bool | None = None
+    """Add the whole picture as a last tile where it was cut: else it is."""
 
 
 def connect(model: "InternVL", image: object, options: TilingOptions | None = None) -> np.ndarray:
@@ -47,13 +48,26 @@ def connect(model: "InternVL", image: object, options: TilingOptions | None = No
         tiles = tile_image(
             picture,
             tile=model.info.image_size,
-            smallest=options.smallest,
-            largest=options.largest,
-            thumbnail=options.thumbnail,
+            **_limits(model.info, options),
             resample=model.preprocessing.resample,
         )
     parts = [tiles[first : first + _AT_ONCE] for first in range(0, len(tiles), _AT_ONCE)]
     return np.concatenate([_embeds(model, part) for part in parts])
+
+
+def _limits(info: ModelInfo, options: TilingOptions) -> dict[str, Any]:
+    """Return the limits of tiling: as asked for, or as the checkpoint says, or as the reference has them."""
+    found = {
+        "smallest": (options.smallest, info.fewest_tiles, 1),
+        "largest": (options.largest, info.most_tiles, 12),
+        "thumbnail": (options.thumbnail, info.thumbnail, True),
+    }
+    limits: dict[str, Any] = {name: next(v for v in values if v is not None) for name, values in found.items()}
+    if options.smallest is None:
+        limits["smallest"] = min(limits["smallest"], limits["largest"])
+    if options.largest is None:
+        limits["largest"] = max(limits["smallest"], limits["largest"])
+    return limits
 
 
 def save_vit_embeds(model: "InternVL", images: Sequence[object], options: TilingOptions, output: Path) -> str:

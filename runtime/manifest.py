@@ -75,6 +75,11 @@ class ModelInfo:
     text_head_dim: int | None = None
     vocab_size: int | None = None
     max_positions: int | None = None
+    fewest_tiles: int | None = None
+    """Tiles that a chat model's picture is cut into; None in bundles of before this was kept."""
+    most_tiles: int | None = None
+    thumbnail: bool | None = None
+    """Whether the whole picture is the last tile where it was cut."""
     max_text_length: int = 80
     """Tokens of a text, bos and eos included."""
     bos_token_id: int = 1

@@ -136,7 +136,10 @@ def _connector(top: Mapping[str, Any], reader: FieldReader) -> ConnectorConfig:
     width = language_model.get("hidden_size", top.get("hidden_size"))
     if width is None:
         raise CheckpointError("the language model's hidden_size is missing")
-    fields = {name: top[name] for name in ("downsample", "ps_version", "select_layer") if name in top}
+    names = ("downsample", "ps_version", "select_layer", "fewest_tiles", "most_tiles", "thumbnail")
+    fields = {name: top[name] for name in names if name in top}
+    if top.get("dynamic") is False:
+        fields |= {"fewest_tiles": 1, "most_tiles": 1}
     return ConnectorConfig(**fields, llm_hidden_size=width)
 
 

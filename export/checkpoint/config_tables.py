@@ -269,14 +269,14 @@ CHAT = FieldTable(
         "use_backbone_lora": Honoured("backbone_lora"),
         "pad2square": only(False, finding="pads pictures to squares, which the runtime does not", acceptable=True),
         **harmless("use_llm_lora", "template", "system_message", "image_fold", "image_token_id", "num_image_token"),
-        **harmless("img_context_token_id", "dynamic_image_size", "use_thumbnail", "min_dynamic_patch"),
-        **harmless("max_dynamic_patch", "vocab_size", "conv_style", "qllama_config", "moe_config"),
+        "dynamic_image_size": Honoured("dynamic", flag),
+        "min_dynamic_patch": Honoured("fewest_tiles"),
+        "max_dynamic_patch": Honoured("most_tiles"),
+        "use_thumbnail": Honoured("thumbnail", flag),
+        **harmless("img_context_token_id", "vocab_size", "conv_style", "qllama_config", "moe_config"),
     },
 )
-"""Fields of the conversation and of its language model, which no graph holds, have no bearing on tower and connector.
-
-How a picture is cut into tiles is the caller's choice at run time.
-"""
+"""Fields of the conversation and of its language model, which no graph holds, do not bear on tower and connector."""
 
 LANGUAGE_MODEL = FieldTable(CONFIG_FILE, {"hidden_size": Honoured("hidden_size")}, others="harmless")
 """``llm_config``: no graph holds the language model; the connector needs its width alone."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,6 +49,31 @@ def test_limits_and_thumbnail(opened: tuple[InternVL, list[tuple[str, int]]], pi
     assert len(connect(model, picture, TilingOptions(largest=5, thumbnail=False))) == 5
     with pytest.raises(InputError, match="3 to 2 allowed"):
         connect(model, picture, TilingOptions(smallest=3, largest=2))
+
+
+@pytest.mark.parametrize(
+    ("said", "asked", "tiles"),
+    [
+        ({}, {}, 11),
+        ({"most_tiles": 1, "thumbnail": False}, {}, 1),
+        ({"most_tiles": 5, "thumbnail": True}, {}, 6),
+        ({"most_tiles": 5, "thumbnail": False}, {}, 5),
+        ({"most_tiles": 5, "thumbnail": False}, {"largest": 8, "thumbnail": True}, 9),
+        ({"most_tiles": 5, "thumbnail": False}, {"smallest": 7}, 7),
+        ({"fewest_tiles": 6, "most_tiles": 9, "thumbnail": False}, {"largest": 4}, 4),
+    ],
+)
+def test_a_checkpoint_says_how_its_pictures_are_cut_unless_the_caller_does(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    picture: Path,
+    said: dict[str, Any],
+    asked: dict[str, Any],
+    tiles: int,
+) -> None:
+    chat = dataclasses.replace(CHAT, **said)
+    model, _ = fake_model(write_bundle(tmp_path / "chat", ("vision", "connector"), chat, None), monkeypatch)
+    assert len(connect(model, picture, TilingOptions(**asked))) == tiles
 
 
 def test_the_file_holds_all_pictures(

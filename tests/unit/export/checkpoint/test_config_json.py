@@ -270,3 +270,32 @@ def test_the_ranks_of_unmerged_adapters_are_heard() -> None:
     config = read_config(content, reader)
     reader.finish()
     assert (config.backbone_lora, config.qllama_lora) == (16, 8)
+
+
+@pytest.mark.parametrize(
+    ("fields", "tiles"),
+    [
+        ({}, (1, 12, True)),
+        ({"dynamic_image_size": True, "max_dynamic_patch": 6, "use_thumbnail": False}, (1, 6, False)),
+        ({"dynamic_image_size": True, "min_dynamic_patch": 2, "max_dynamic_patch": 4}, (2, 4, True)),
+        ({"dynamic_image_size": False, "max_dynamic_patch": 12, "use_thumbnail": False}, (1, 1, False)),
+    ],
+)
+def test_how_pictures_are_cut_reaches_the_manifest(fields: dict[str, Any], tiles: tuple[int, int, bool]) -> None:
+    info = model_info(config_from_json({"model_type": "internvl_chat", "hidden_size": 8, **fields}))
+    assert (info.fewest_tiles, info.most_tiles, info.thumbnail) == tiles
+
+
+@pytest.mark.parametrize(
+    ("fields", "finding"),
+    [
+        ({"min_dynamic_patch": 7, "max_dynamic_patch": 6}, "min_dynamic_patch 7 is more than max_dynamic_patch 6"),
+        ({"max_dynamic_patch": 0}, "most_tiles is 0"),
+        ({"use_thumbnail": "no"}, "use_thumbnail is 'no', which is neither true nor false"),
+        ({"pad2square": True}, "--accept-config pad2square"),
+    ],
+)
+def test_a_cut_that_cannot_be_made_is_refused(fields: dict[str, Any], finding: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        config_from_json({"model_type": "internvl_chat", "hidden_size": 8, **fields})
+    assert finding in str(caught.value)
