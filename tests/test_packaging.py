@@ -55,3 +55,19 @@ def test_the_source_distribution_is_the_whole_project() -> None:
         ".ci", "benchmarks", "docs", "examples", "scripts", "tests"
     }  # fmt: skip
     assert "include CHANGELOG.md Makefile constraints.txt .gitignore" in lines
+
+
+def test_every_dependency_has_a_lower_bound() -> None:
+    extras = {name: lines for name, lines in PROJECT["project"]["optional-dependencies"].items() if name != "dev"}
+    required = [*PROJECT["project"]["dependencies"], *(line for lines in extras.values() for line in lines)]
+    bounded = {re.split(r"[\[<>=; ]", line)[0] for line in required if re.search(r">=\s*\d", line)}
+    assert [line for line in required if re.split(r"[\[<>=; ]", line)[0] not in bounded] == []
+
+
+def test_every_extra_is_checked_or_said_not_to_be() -> None:
+    text = (ROOT / "scripts" / "check_dependencies.py").read_text()
+    checked = set(re.findall(r'^    "(\w+)": Extra\(', text, re.MULTILINE)) - {"base"}
+    unchecked = set(re.findall(r"\b[a-z]+\b", text.partition('"""Not here:')[2].partition('"""')[0]))
+    extras = set(PROJECT["project"]["optional-dependencies"])
+    assert checked <= extras
+    assert extras - checked - unchecked == set()
