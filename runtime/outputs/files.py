@@ -14,6 +14,9 @@ from internvl_edge.runtime.errors import InputError
 
 STDOUT = Path("-")
 """The name that means the standard output."""
+_NO_FOLDER, _A_FOLDER = "its folder is not there", "is a folder"
+_ANOTHER = "give another name"
+_REMEDIES = {_NO_FOLDER: "make it first", _A_FOLDER: "give the name of a file"}
 _LINKS = 40
 """Links that are followed before a chain counts as a loop, as the Linux kernel does."""
 
@@ -67,11 +70,13 @@ def require_writable(paths: Iterable[Path]) -> None:
         InputError: those that cannot, all of them named.
     """
     given = list(paths)
-    wrong = [f"{path}: {finding}" for path in given if (finding := _finding(path))]
+    found = {path: finding for path in given if (finding := _finding(path))}
+    wrong = [f"{path}: {finding}" for path, finding in found.items()]
     targets = [_target(path) for path in given if not is_stream(path)]
     wrong += [f"{target}: named twice" for target in sorted({each for each in targets if targets.count(each) > 1})]
     if wrong:
-        raise InputError(f"{'; '.join(wrong)}; give the name of a file in a folder that can be written")
+        remedies = dict.fromkeys(_REMEDIES.get(finding, _ANOTHER) for finding in found.values()) or {_ANOTHER: None}
+        raise InputError(f"{'; '.join(wrong)}; {', or '.join(remedies)}")
 
 
 def is_stream(path: Path) -> bool:
@@ -90,13 +95,13 @@ def _finding(path: Path) -> str | None:
         return None
     target = _target(path)
     if not target.parent.is_dir():
-        return f"its folder {target.parent} is not there"
+        return _NO_FOLDER
     try:
         mode = _mode(target)
     except OSError as error:
         return error.strerror or str(error)
     if mode is not None:
-        return "is a folder" if stat.S_ISDIR(mode) else None if os.access(target, os.W_OK) else "may not be written"
+        return _A_FOLDER if stat.S_ISDIR(mode) else None if os.access(target, os.W_OK) else "may not be written"
     return None if os.access(target.parent, os.W_OK | os.X_OK) else f"its folder {target.parent} may not be written"
 
 

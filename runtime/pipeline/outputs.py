@@ -51,7 +51,9 @@ def require_format(output: Path) -> None:
     """
     if output.suffix not in _WRITERS:
         raise InputError(f"{output}: no known format; name it {', '.join('*' + suffix for suffix in _WRITERS)}")
-    require_writable([output, names_file(output)] if output.suffix == ".npy" else [output])
+    require_writable([output])
+    if output.suffix == ".npy":
+        require_writable([names_file(output)])
     if output.suffix == ".parquet":
         pyarrow_parquet()
 

@@ -89,7 +89,7 @@ def test_lines_keep_what_json_keeps(tmp_path: Path) -> None:
     [
         ("f.csv", r"f.csv: no known format; name it \*\.npz, \*\.npy, \*\.parquet"),
         ("f", "no known format"),
-        ("absent/f.npy", "its folder .*absent is not there; give the name of a file"),
+        ("absent/f.npy", "its folder is not there; make it first"),
         ("folder.npy", "is a folder; give the name of a file"),
     ],
 )

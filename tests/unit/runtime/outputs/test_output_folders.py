@@ -14,7 +14,7 @@ from internvl_edge.runtime.package.folders import new_folder
 def test_a_link_keeps_pointing_to_its_folder(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
-    with staged(tmp_path / "link", "key") as staging:
+    with staged(tmp_path / "link", {"options": "a"}) as staging:
         (staging.folder / "manifest.json").write_text("{}")
     assert (tmp_path / "link").readlink() == Path("real")
     assert (tmp_path / "real" / "manifest.json").read_text() == "{}"
@@ -24,7 +24,7 @@ def test_a_link_keeps_pointing_to_its_folder(tmp_path: Path) -> None:
 def test_a_link_to_nothing_creates_its_target(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).symlink_to(f"of-{name}")
-    with staged(tmp_path / "a", "key") as staging:
+    with staged(tmp_path / "a", {"options": "a"}) as staging:
         (staging.folder / "manifest.json").touch()
     with new_folder(tmp_path / "b") as partial:
         (partial / "file").touch()
@@ -38,7 +38,7 @@ def test_what_is_no_folder_stays(tmp_path: Path, name: str) -> None:
     (tmp_path / "null").symlink_to("/dev/null")
     (tmp_path / "loop").symlink_to("loop")
     before = sorted(path.name for path in tmp_path.iterdir())
-    for open_folder in (lambda path: staged(path, "key"), new_folder):
+    for open_folder in (lambda path: staged(path, {"options": "a"}), new_folder):
         with (
             pytest.raises(InputError, match=f"{name}: (is there and no folder|cannot be written)"),
             open_folder(tmp_path / name),
