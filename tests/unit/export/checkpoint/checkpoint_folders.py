@@ -5,8 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
+
+from internvl_edge.export.accounting import account
+from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
+from internvl_edge.export.sources import stored_shapes
+from internvl_edge.runtime.errors import CheckpointError
 
 Tensors = dict[str, torch.Tensor]
 
@@ -102,3 +108,28 @@ def write_shards(
     places = weight_map or {tensor: name for name, tensors in shards.items() for tensor in tensors}
     (folder / f"{stem}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
     return folder
+
+
+def opened(source: Path, **options: Any) -> Checkpoint:
+    """Return the checkpoint at `source`, held against the model that its config describes."""
+    checkpoint = open_checkpoint(source, **options)
+    account(checkpoint.tensors, stored_shapes(checkpoint.config))
+    return checkpoint
+
+
+def holds(checkpoint: Checkpoint, weights: Tensors) -> bool:
+    """Return whether a checkpoint has exactly these weights."""
+    official = {
+        name if name.startswith(("vision_", "mlp1")) else f"vision_model.{name}": v for name, v in weights.items()
+    }
+    assert set(checkpoint.tensors) == set(official)
+    return all(torch.equal(checkpoint.tensors[name].torch(), value) for name, value in official.items())
+
+
+def assert_refused(source: Path, finding: str, **options: Any) -> str:
+    """Check that opening fails in one line that holds `finding`; return the line."""
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(source, **options)
+    assert finding in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
