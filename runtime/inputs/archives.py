@@ -9,7 +9,8 @@ import tempfile
 import weakref
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -18,8 +19,10 @@ from internvl_edge.runtime.errors import InputError, UnreadableError
 from internvl_edge.runtime.inputs.names import in_one_line, system_words
 from internvl_edge.runtime.inputs.sniff import described, head_of, picture_format
 
-_REOPENED = 4
-"""Archives that a worker of a cluster keeps open."""
+_KEPT = 4
+"""Archives that are kept open, or unpacked, at once."""
+_GZIP = b"\x1f\x8b"
+_ABSENT = "no such file in the archive"
 _LARGEST_BYTES = 1 << 30
 """Of one member: a picture of the pixel limit has 268 MB as it is, and what is packed may unpack to anything."""
 _BROKEN = (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, tarfile.TarError, NotImplementedError)
@@ -52,11 +55,13 @@ class Archive(Protocol):
 
 
 class ZipArchive:
-    """A .zip."""
+    """A .zip: its index. Few files are open at once, of however many archives."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = zipfile.ZipFile(path)
+        self._changed = path.stat().st_mtime_ns
+        with zipfile.ZipFile(path) as file:
+            self._members = {info.filename: info for info in file.infolist() if not info.is_dir()}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let another process open it by its path."""
@@ -64,11 +69,11 @@ class ZipArchive:
 
     def names(self) -> list[str]:
         """Return the names of all files."""
-        return [info.filename for info in self._file.infolist() if not info.is_dir()]
+        return list(self._members)
 
     def has(self, member: str) -> bool:
         """Whether there is a file of this name."""
-        return member in self._file.NameToInfo
+        return member in self._members
 
     def read(self, member: str) -> bytes:
         """Return the content of a file.
@@ -76,31 +81,33 @@ class ZipArchive:
         Raises:
             UnreadableError: there is no such file, or it cannot be unpacked.
         """
-        info = self._file.NameToInfo.get(member)
-        _require_member(info, 0 if info is None else info.file_size)
-        if info is not None and info.flag_bits & 1:
+        info = self._members.get(member)
+        if info is None:
+            raise UnreadableError(_ABSENT)
+        _require_size(info.file_size)
+        if info.flag_bits & 1:
             raise UnreadableError("encrypted in its archive; unpack it")
         try:
-            return self._file.read(member)
-        except _BROKEN as error:
+            return _open_zip(self.path, self._changed).read(member)
+        except (*_BROKEN, KeyError) as error:  # KeyError: another archive lies there now
             raise UnreadableError("broken in its archive") from error
 
     def stamp(self, member: str) -> tuple[int, int]:
         """Return its size and checksum."""
-        info = self._file.NameToInfo.get(member)
+        info = self._members.get(member)
         return (0, 0) if info is None else (info.file_size, info.CRC)
 
 
 class TarArchive:
-    """A .tar, also packed, which is unpacked to a temporary file once."""
+    """A .tar: its index. One packed with gzip is unpacked to a temporary file while it is read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = _plain_tar(path)
-        weakref.finalize(self, self._file.close)
         self._changed = path.stat().st_mtime_ns
-        self._members: Mapping[str, tuple[int, int]] = {}
-        with tarfile.open(fileobj=self._file, mode="r:") as archive:
+        self._packed = head_of(path).startswith(_GZIP)
+        with self._opened() as file:
+            file.seek(0)
+            archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115  nothing of its own is open
             self._members = {
                 member.name: (member.offset_data, member.size)
                 for member in archive
@@ -125,10 +132,15 @@ class TarArchive:
         Raises:
             UnreadableError: there is no such file, or the archive ends in it.
         """
-        found = self._members.get(member)
-        _require_member(found, 0 if found is None else found[1])
-        offset, size = found or (0, 0)
-        content = os.pread(self._file.fileno(), size, offset)
+        if member not in self._members:
+            raise UnreadableError(_ABSENT)
+        offset, size = self._members[member]
+        _require_size(size)
+        try:
+            with self._opened() as file:
+                content = os.pread(file.fileno(), size, offset)
+        except _BROKEN as error:
+            raise UnreadableError("broken in its archive") from error
         if len(content) < size:
             raise UnreadableError("cut off with its archive")
         return content
@@ -137,6 +149,16 @@ class TarArchive:
         """Return its size, and the time of the archive's last change."""
         found = self._members.get(member)
         return (0, 0) if found is None else (found[1], self._changed)
+
+    @contextmanager
+    def _opened(self) -> Iterator[IO[bytes]]:
+        """Give the plain tar: the file, or what it unpacks to."""
+        if self._packed:
+            unpacked = _unpacked(self.path, self._changed)
+            yield unpacked.file
+            return
+        with self.path.open("rb") as file:
+            yield file
 
 
 def open_archive(path: Path) -> Archive:
@@ -153,29 +175,33 @@ def open_archive(path: Path) -> Archive:
         raise InputError(f"{in_one_line(path)}: {_finding(path, error)}; give a whole .zip or .tar") from error
 
 
-@lru_cache(maxsize=_REOPENED)
+@lru_cache(maxsize=_KEPT)
 def _reopened(path: Path) -> Archive:
     return open_archive(path)
 
 
-def _plain_tar(path: Path) -> IO[bytes]:
-    """Return the open file of a tar, or of its unpacked content, which is gone when it is closed."""
-    if not head_of(path).startswith(b"\x1f\x8b"):
-        return path.open("rb")
-    unpacked = tempfile.TemporaryFile(prefix="internvl-edge-")  # noqa: SIM115  stays open as long as its archive
-    try:
+@lru_cache(maxsize=_KEPT)
+def _open_zip(path: Path, changed: int) -> zipfile.ZipFile:
+    return zipfile.ZipFile(path)
+
+
+class _Unpacked:
+    """The content of a gzip file in a temporary one, which is gone when nobody reads it."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = tempfile.TemporaryFile(prefix="internvl-edge-")  # noqa: SIM115  closed with this object
+        weakref.finalize(self, self.file.close)
         with gzip.open(path) as packed:
-            shutil.copyfileobj(packed, unpacked, 1 << 20)
-    except BaseException:
-        unpacked.close()
-        raise
-    unpacked.seek(0)
-    return unpacked
+            shutil.copyfileobj(packed, self.file, 1 << 20)
+        self.file.seek(0)
 
 
-def _require_member(found: object, size: int) -> None:
-    if found is None:
-        raise UnreadableError("no such file in the archive")
+@lru_cache(maxsize=_KEPT)
+def _unpacked(path: Path, changed: int) -> _Unpacked:
+    return _Unpacked(path)
+
+
+def _require_size(size: int) -> None:
     if size > _LARGEST_BYTES:
         raise UnreadableError(f"{size} bytes unpacked, more than {_LARGEST_BYTES}")
 

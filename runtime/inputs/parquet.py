@@ -20,16 +20,18 @@ from internvl_edge.runtime.inputs.tables import TableRow
 IMAGE_COLUMN = "image"
 _HELD_BYTES = 256 << 20
 """Of row groups: threads read in order, a few batches apart. Two are held whatever their size."""
-_REOPENED = 4
-"""Tables that a worker of a cluster keeps open."""
+_KEPT = 4
+"""Tables that are kept open at once, and their row groups in memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParquetPicture:
     """A picture whose bytes are in a row of a Parquet file."""
 
-    images: "ParquetImages"
+    path: Path
     row: int
+    changed: int
+    """When the file was last changed, as it was found."""
 
     def __str__(self) -> str:
         """Return its name."""
@@ -38,7 +40,7 @@ class ParquetPicture:
     @property
     def name(self) -> str:
         """Return the file and the row."""
-        return f"{self.images.path}:{self.row}"
+        return f"{self.path}:{self.row}"
 
     def content(self) -> bytes | Path:
         """Return its bytes, or the file that the row names in their place.
@@ -46,11 +48,11 @@ class ParquetPicture:
         Raises:
             UnreadableError: the row holds neither.
         """
-        return self.images.read(self.row)
+        return _images(self.path, self.changed).read(self.row)
 
     def stamp(self) -> tuple[int, int]:
         """Return the size and time of the file: a row has none of its own."""
-        return PictureFile(self.images.path).stamp()
+        return PictureFile(self.path).stamp()
 
 
 class ParquetTable:
@@ -77,25 +79,26 @@ class ParquetTable:
                 yield TableRow(number, fields)
                 number += 1
 
-    def images(self) -> "ParquetImages":
-        """Return the pictures of the column `image`."""
-        return ParquetImages(self.path, self._file)
+    def require_pictures(self) -> None:
+        """Check that the column `image` may hold pictures.
+
+        Raises:
+            InputError: it holds text.
+        """
+        if str(self._file.schema_arrow.field(IMAGE_COLUMN).type) in ("string", "large_string"):
+            raise InputError(f"{in_one_line(self.path)}: column image holds text, no pictures; rename it to file")
 
 
-class ParquetImages:
+class _Images:
     """The column `image`, a row group at a time. Threads may share it."""
 
-    def __init__(self, path: Path, file: Any) -> None:
-        self.path = path
-        self._file = file
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = file = _opened(path)
         groups = [file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups)]
         self._starts = [0, *accumulate(groups)]
         self._lock = threading.Lock()
         self._held: OrderedDict[int, Any] = OrderedDict()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Let another process open it by its path."""
-        return _reopened, (self.path,)
 
     def read(self, row: int) -> bytes | Path:
         """Return the bytes of a row; where it has only a path, as the Hub's tables may, the file.
@@ -110,7 +113,7 @@ class ParquetImages:
             return content
         path = value.get("path") if isinstance(value, dict) else None
         if isinstance(path, str) and path:
-            return self.path.parent / path
+            return self._path.parent / path
         raise UnreadableError("no bytes in column image")
 
     def _column(self, group: int) -> Any:
@@ -123,9 +126,9 @@ class ParquetImages:
             return self._held[group]
 
 
-@lru_cache(maxsize=_REOPENED)
-def _reopened(path: Path) -> ParquetImages:
-    return ParquetTable(path).images()
+@lru_cache(maxsize=_KEPT)
+def _images(path: Path, changed: int) -> _Images:
+    return _Images(path)
 
 
 def _opened(source: Path) -> Any:

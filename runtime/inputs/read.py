@@ -183,9 +183,10 @@ def _of_parquet(source: Path, left_out: LeftOut, faults: list[tuple[int, str]]) 
     if IMAGE_COLUMN not in table.columns:
         names = ", ".join(table.columns)
         raise InputError(f"{in_one_line(source)}: has neither column file nor image (it has {names}); rename one")
-    images = table.images()
+    table.require_pictures()
+    changed = source.stat().st_mtime_ns
     for row in table.rows((*CAPTION_KEYS, GROUP_KEY)):
-        picture = ParquetPicture(images, row.number)
+        picture = ParquetPicture(source, row.number, changed)
         yield _labelled(source, row, str(row.number), picture, left_out, faults)
 
 

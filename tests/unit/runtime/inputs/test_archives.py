@@ -1,14 +1,18 @@
 """Archives: members by name, descriptions beside pictures, and what is broken told as that."""
 
+import gc
 import gzip
 import io
 import json
 import tarfile
 import zipfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from internvl_edge.runtime.errors import InputError, UnreadableError
 from internvl_edge.runtime.inputs.read import find_pictures, find_texts, read_records
@@ -158,3 +162,27 @@ def test_texts_of_an_archive_are_a_field_of_what_describes_its_pictures(tmp_path
     assert find_texts([path], "alt", "skip")[:2] == ["a", "b"]
     with pytest.raises(InputError, match="row 1: no text in alt"):
         find_texts([path], "alt")
+
+
+@pytest.mark.parametrize("suffix", ["zip", "tar", "tar.gz", "parquet"])
+def test_many_archives_are_few_open_files(tmp_path: Path, suffix: str) -> None:
+    paths = [tmp_path / f"{index:02}.{suffix}" for index in range(30)]
+    for path in paths:
+        if suffix == "parquet":
+            parquet.write_table(pyarrow.table({"image": [path.name.encode()]}), path)
+        elif suffix == "zip":
+            with zipfile.ZipFile(path, "w") as archive:
+                archive.writestr("a.png", path.name)
+        else:
+            tar(path, {"a.png": path.name.encode()})
+            if suffix == "tar.gz":
+                path.write_bytes(gzip.compress(path.read_bytes()))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    pictures = find_pictures(paths)
+    for each in (pictures, pictures[::-1]):
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(lambda picture: picture.content(), each)) == [
+                picture.name.split("/")[-1 if suffix == "parquet" else -2].split(":")[0].encode() for picture in each
+            ]
+    gc.collect()
+    assert len(list(Path("/proc/self/fd").iterdir())) - before <= 8

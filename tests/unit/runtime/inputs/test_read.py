@@ -201,6 +201,8 @@ def test_parquet_that_names_files_or_has_other_columns(tmp_path: Path) -> None:
     (row,) = find_pictures([table(tmp_path / "null.parquet", image=pyarrow.array([None], pyarrow.binary()))])
     with pytest.raises(UnreadableError, match="no bytes in column image"):
         row.content()
+    with pytest.raises(InputError, match="column image holds text, no pictures; rename it to file"):
+        find_pictures([table(tmp_path / "text.parquet", image=["a.png"])])
     (tmp_path / "broken.parquet").write_text("no table")
     with pytest.raises(InputError, match="cannot be read as Parquet"):
         find_pictures([tmp_path / "broken.parquet"])
