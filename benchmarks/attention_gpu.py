@@ -24,7 +24,6 @@ from graph_time import microseconds
 
 KERNELS = ("vit_attention", "qllama_attention", "query_cross_attention", "attention_pool")
 _ROOT = Path(__file__).resolve().parent.parent
-_PARITY = _ROOT / "tests" / "parity" / "plugins"
 
 
 def main() -> None:
@@ -61,9 +60,9 @@ def _jobs(kernel: str) -> list[tuple[str, str]]:
 
 
 def _cases(kernel: str) -> Any:
-    if str(_PARITY) not in sys.path:
-        sys.path[:0] = [str(_PARITY), str(_ROOT)]
-    return importlib.import_module(f"{kernel}_cases")
+    if str(_ROOT) not in sys.path:
+        sys.path.insert(0, str(_ROOT))
+    return importlib.import_module(f"tests.parity.plugins.{kernel}_cases")
 
 
 def _timings(kernel: str, device: str = "cuda") -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import product
 
-import exact_interpreter
-import packed_attention
 import torch
-from kernel_cases import CODED, TYPES, KernelCase, Timed, largest_share, poison
-from query_cross_attention_cases import torch_attention
 
 from internvl_edge.export.plugins.kernels import attention_pool, combine
+from tests.parity.plugins import exact_interpreter, packed_attention
+from tests.parity.plugins.kernel_cases import CODED, TYPES, KernelCase, Timed, largest_share, poison
+from tests.parity.plugins.query_cross_attention_cases import torch_attention
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

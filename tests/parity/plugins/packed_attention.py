@@ -2,7 +2,8 @@
 
 import numpy as np
 import torch
-from kernel_cases import LARGEST_CODE, coded
+
+from tests.parity.plugins.kernel_cases import LARGEST_CODE, coded
 
 
 def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int) -> np.ndarray:

@@ -4,13 +4,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-import exact_interpreter
 import numpy as np
-import qllama_attention_reference as reference
 import torch
-from kernel_cases import CODED, LARGEST_CODE, TYPES, KernelCase, Timed, coded, largest_share, poison
 
 from internvl_edge.export.plugins.kernels import combine, qllama_attention, qllama_decode
+from tests.parity.plugins import exact_interpreter
+from tests.parity.plugins import qllama_attention_reference as reference
+from tests.parity.plugins.kernel_cases import (
+    CODED,
+    LARGEST_CODE,
+    TYPES,
+    KernelCase,
+    Timed,
+    coded,
+    largest_share,
+    poison,
+)
 from tests.tolerances import KERNEL_CODES_APART, KERNEL_RELATIVE
 
 

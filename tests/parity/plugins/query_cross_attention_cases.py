@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import product
 
-import exact_interpreter
-import packed_attention
 import torch
-from kernel_cases import CODED, TYPES, KernelCase, Timed, largest_share, poison
 
 from internvl_edge.export.plugins.kernels import combine, query_cross_attention
+from tests.parity.plugins import exact_interpreter, packed_attention
+from tests.parity.plugins.kernel_cases import CODED, TYPES, KernelCase, Timed, largest_share, poison
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,11 +2,11 @@
 
 from types import ModuleType
 
-import attention_pool_cases
 import pytest
-import query_cross_attention_cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from tests.parity.plugins import attention_pool_cases, query_cross_attention_cases
 
 KERNELS = (query_cross_attention_cases, attention_pool_cases)
 SMALL = [pytest.param(module, case, id=case.id) for module in KERNELS for case in module.CASES if not case.large]

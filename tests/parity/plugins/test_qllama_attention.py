@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qllama_attention_cases import CASES, CODED, Case, run_case
+
+from tests.parity.plugins.qllama_attention_cases import CASES, CODED, Case, run_case
 
 RANDOM = Case(id="random")
 

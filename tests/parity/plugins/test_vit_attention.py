@@ -3,7 +3,8 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vit_attention_cases import CASES, Case, run_case
+
+from tests.parity.plugins.vit_attention_cases import CASES, Case, run_case
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if not case.large], ids=lambda case: case.id)

@@ -5,13 +5,22 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import product
 
-import exact_interpreter
 import numpy as np
 import torch
-import vit_attention_reference as reference
-from kernel_cases import CODED, LARGEST_CODE, TYPES, KernelCase, Timed, coded, largest_share, poison
 
 from internvl_edge.export.plugins.kernels import qk_norm, vit_attention
+from tests.parity.plugins import exact_interpreter
+from tests.parity.plugins import vit_attention_reference as reference
+from tests.parity.plugins.kernel_cases import (
+    CODED,
+    LARGEST_CODE,
+    TYPES,
+    KernelCase,
+    Timed,
+    coded,
+    largest_share,
+    poison,
+)
 
 EPS = 1e-6
 

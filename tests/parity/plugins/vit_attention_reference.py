@@ -1,7 +1,8 @@
 """Self attention of InternViT as MODEL.md 3.1 writes it, in NumPy float64."""
 
 import numpy as np
-from packed_attention import attend
+
+from tests.parity.plugins.packed_attention import attend
 
 
 def rms_norm(x: np.ndarray, gain: np.ndarray, eps: float) -> np.ndarray:
