@@ -7,179 +7,20 @@ of it bring gigabytes of CUDA; tests/unit/export/test_torch_names.py holds its l
 """
 
 import argparse
-import os
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from extra_checks import EXTRAS, ROOT, Place, environment
+
 EMOJI = ROOT / "examples" / "emoji"
-CHECKPOINT = ROOT / "tests" / "data" / "golden" / "case_b_internvit300m" / "checkpoint_vit"
 PIN = re.compile(r"^([A-Za-z0-9._-]+)(\[[^\]]*\])?\s*>=\s*([0-9][^,;\s]*)(.*)$")
-START_S = 60
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the checks of one environment run."""
-
-    bin: Path
-    bundle: Path
-    pictures: Path
-    work: Path
-
-    def run(self, *command: object, tool: str = "internvl-edge") -> str:
-        """Run a command of the environment and return what it says."""
-        line = [str(self.bin / tool), *map(str, command)]
-        done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=self.work, env=_environment())
-        if done.returncode:
-            raise AssertionError(f"{' '.join(line)}: exit code {done.returncode}\n{done.stderr[-3000:]}")
-        return done.stdout
-
-
-Check = Callable[[Place], None]
-
-
-@dataclass(frozen=True)
-class Extra:
-    """What is installed to check one extra, and how it is checked."""
-
-    check: Check
-    beside: tuple[str, ...] = ()
-    """Extras that its commands need as well; they have their newest versions."""
-
-
-def base(place: Place) -> None:
-    """What needs no library that runs graphs."""
-    place.run("--version")
-    place.run("--help")
-    place.run("doctor")
-    place.run("targets")
-    assert "vision" in place.run("inspect", place.bundle)
-
-
-def cpu(place: Place) -> None:
-    """Bundles on ONNX Runtime."""
-    picture = place.pictures / "0011.png"
-    said = place.run("run", "retrieve", place.bundle, picture, "-t", "gem stone", "-t", "flag: Nepal")
-    assert said.index("gem stone") < said.index("flag: Nepal"), said
-    place.run("run", "caption", place.bundle, picture, "--max-new-tokens", "4")
-    place.run("run", "embed", place.bundle, picture, "-o", place.work / "features.npz")
-    place.run("bench", place.bundle, "--graph", "text", "--duration", "1")
-
-
-def export(place: Place) -> None:
-    """A checkpoint to a bundle, also in 8 bits; a kit."""
-    place.run("export", CHECKPOINT, "-o", place.work / "new", "--sample-count", "1")
-    place.run(
-        "export",
-        CHECKPOINT,
-        "-o",
-        place.work / "int8",
-        "--precision",
-        "int8",
-        "--data",
-        "random",
-        "--gate-samples",
-        "0",
-    )
-    place.run("build", place.work / "new", "--target", "agx-orin-64gb", "-o", place.work / "kit")
-    place.run("inspect", place.work / "int8")
-
-
-def rtx(place: Place) -> None:
-    """A plan for a GPU that is not here."""
-    place.run("export", CHECKPOINT, "-o", place.work / "planned", "--sample-count", "1", "--target", "rtx-4090")
-    place.run("inspect", "--engine", place.work / "planned" / "engines" / "rtx-4090" / "vision.plan")
-
-
-def optimum(place: Place) -> None:
-    """The subcommand of optimum-cli."""
-    place.run("export", "internvl-edge", "-m", CHECKPOINT, place.work / "new", tool="optimum-cli")
-
-
-def plugins(place: Place) -> None:
-    """Attention kernels compiled for a device."""
-    place.run("export", CHECKPOINT, "-o", place.work / "new", "--sample-count", "1")
-    place.run(
-        "build", place.work / "new", "--target", "agx-orin-64gb", "--attention", "plugin", "-o", place.work / "kit"
-    )
-
-
-def openvino(place: Place) -> None:
-    """Bundles on OpenVINO."""
-    place.run("run", "retrieve", place.bundle, place.pictures / "0011.png", "-t", "gem stone", "--backend", "openvino")
-
-
-def parquet(place: Place) -> None:
-    """Tables in and out."""
-    place.run("run", "embed", place.bundle, place.pictures / "0011.png", "-o", place.work / "features.parquet")
-    table = (
-        "import pyarrow as pa, pyarrow.parquet as pq; pq.write_table(pa.table({'text': ['a', 'b']}), 'texts.parquet')"
-    )
-    place.run("-c", table, tool="python")
-    place.run("run", "embed", place.bundle, "texts.parquet", "--text-column", "text", "-o", place.work / "texts.npy")
-
-
-def video(place: Place) -> None:
-    """A film of six frames."""
-    make = (
-        "import av, numpy as np\n"
-        "with av.open('film.mp4', 'w') as film:\n"
-        "    stream = film.add_stream('mpeg4', rate=2)\n"
-        "    stream.width, stream.height, stream.pix_fmt = 64, 64, 'yuv420p'\n"
-        "    for shade in range(0, 240, 40):\n"
-        "        frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), shade, np.uint8), format='rgb24')\n"
-        "        film.mux(stream.encode(frame))\n"
-        "    film.mux(stream.encode())\n"
-    )
-    place.run("-c", make, tool="python")
-    place.run("run", "video", place.bundle, "film.mp4", "-t", "night", "-t", "day", "--frames", "3")
-
-
-def serve(place: Place) -> None:
-    """A server, asked over HTTP and gRPC."""
-    _serve(place)
-
-
-def tracing(place: Place) -> None:
-    """A server that sends spans, to nobody here."""
-    _serve(place, "--traces")
-
-
-def ray(place: Place) -> None:
-    """A cluster on this machine."""
-    place.run(
-        "run", "embed", place.bundle, place.pictures, "-o", place.work / "f.npz", "--engine", "ray", "--workers", 1
-    )
-
-
-EXTRAS = {
-    "base": Extra(base),
-    "cpu": Extra(cpu),
-    "jetson": Extra(cpu),
-    "export": Extra(export),
-    "rtx": Extra(rtx, beside=("export",)),
-    "optimum": Extra(optimum, beside=("export",)),
-    "plugins": Extra(plugins, beside=("export",)),
-    "openvino": Extra(openvino),
-    "parquet": Extra(parquet, beside=("cpu",)),
-    "video": Extra(video, beside=("cpu",)),
-    "serve": Extra(serve, beside=("cpu",)),
-    "tracing": Extra(tracing, beside=("cpu", "serve")),
-    "ray": Extra(ray, beside=("cpu",)),
-}
-"""Not here: gpu, whose packages are gigabytes and do nothing without a GPU; jetson, which scripts/check_jetson.sh
-resolves for its processor; and dev, which constraints.txt pins."""
 
 
 def main() -> int:
@@ -291,60 +132,8 @@ def _project() -> dict[str, list[str] | dict[str, list[str]]]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-def _serve(place: Place, *settings: str) -> None:
-    http, grpc = _free_port(), _free_port()
-    line = [place.bin / "internvl-edge", "serve", place.bundle, "--http", http, "--grpc", grpc, *settings]
-    with (place.work / "log").open("w") as log:
-        server = subprocess.Popen([*map(str, line)], stdout=log, stderr=log, cwd=place.work, env=_environment())
-    try:
-        _until_ready(server, f"http://127.0.0.1:{http}/v2/health/ready", place.work / "log")
-        models = _get(f"http://127.0.0.1:{http}/v2/models/text")
-        assert b"input_ids" in models, models
-        body = b'{"inputs": [{"name": "input_ids", "datatype": "INT64", "shape": [1, 3], "data": [2, 5, 3]}]}'
-        answer = _get(f"http://127.0.0.1:{http}/v2/models/text/infer", body)
-        assert b"text_embeds" in answer, answer
-        assert b"# HELP" in _get(f"http://127.0.0.1:{http}/metrics")
-        ask = f"import grpc; grpc.channel_ready_future(grpc.insecure_channel('127.0.0.1:{grpc}')).result(timeout=20)"
-        place.run("-c", ask, tool="python")
-    finally:
-        server.send_signal(signal.SIGTERM)
-        code = server.wait(timeout=60)
-    assert code == 0, f"serve ended with {code}\n{(place.work / 'log').read_text()[-3000:]}"
-
-
-def _until_ready(server: "subprocess.Popen[bytes]", address: str, log: Path) -> None:
-    for _ in range(START_S * 5):
-        assert server.poll() is None, f"serve ended\n{log.read_text()[-3000:]}"
-        try:
-            _get(address)
-        except OSError:
-            time.sleep(0.2)
-        else:
-            return
-    raise AssertionError(f"serve: not ready after {START_S} s\n{log.read_text()[-3000:]}")
-
-
-def _get(address: str, body: bytes | None = None) -> bytes:
-    request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=20) as answer:
-        content: bytes = answer.read()
-    return content
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-    return port
-
-
-def _environment() -> dict[str, str]:
-    """Return this process's environment, without what would let the checkout be imported in place of the wheel."""
-    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-
-
 def _call(*command: object) -> None:
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, env=_environment())
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, env=environment())
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip())[-3000:]
         raise AssertionError(f"{' '.join(map(str, command))}: exit code {done.returncode}\n{said}")
