@@ -9,6 +9,14 @@ from internvl_edge.runtime.backends import BACKENDS
 from internvl_edge.runtime.byte_sizes import parse_bytes
 from internvl_edge.runtime.errors import InputError
 
+if TYPE_CHECKING:
+    TextType = click.ParamType[str]
+    WordsType = click.ParamType[tuple[str, ...]]
+    ShapeType = click.ParamType[tuple[str, tuple[int, ...]]]
+    SizeType = click.ParamType[int]
+else:  # a class that takes no type parameters before click 8.4
+    TextType = WordsType = ShapeType = SizeType = click.ParamType
+
 
 class GivenPath(click.Path):
     """A path that is not empty: an unset variable of a shell is, and would mean the current folder."""
@@ -23,7 +31,7 @@ class GivenPath(click.Path):
         return super().convert(value, param, ctx)
 
 
-class Given(click.ParamType[str]):
+class Given(TextType):
     """A text that is not empty."""
 
     name = "text"
@@ -71,13 +79,6 @@ STATE_DICT = click.option(
     help="Set of weights to take where the checkpoint holds several, as model_ema.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
-
-if TYPE_CHECKING:
-    WordsType = click.ParamType[tuple[str, ...]]
-    ShapeType = click.ParamType[tuple[str, tuple[int, ...]]]
-    SizeType = click.ParamType[int]
-else:  # a class that takes no type parameters before click 8.4
-    WordsType = ShapeType = SizeType = click.ParamType
 
 
 class Names(WordsType):
