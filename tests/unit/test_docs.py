@@ -113,7 +113,7 @@ def test_links_lead_somewhere(page: Path) -> None:
             wrong.append(f"{target}: no such file in the repository")
         elif anchor and file.suffix == ".md" and anchor not in anchors(file):
             wrong.append(f"{target}: {file.name} has no such heading")
-    assert wrong == []
+    assert wrong == [], "\n".join(wrong)
 
 
 def test_every_command_has_a_guide() -> None:
