@@ -10,15 +10,19 @@ import onnx_ir as ir
 import pytest
 
 from internvl_edge.export.compile import export_bundle
+from internvl_edge.export.dialects import FEWEST_LAUNCHES, PORTABLE, Dialect, lower
 from internvl_edge.export.options import ExportOptions
 from internvl_edge.export.report import report_text
 from internvl_edge.export.samples import synthetic_pixels
+from internvl_edge.export.segments import cut, run_segments
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.errors import VerificationError
 from tests.e2e.every_graph import build_every_graph
 from tests.e2e.overflowing import HEADS, QUERIES, WIDTH, Weights, chat, infinite_values, internvl, vision, write
+from tests.tolerances import FP16_RELATIVE
 
+DIALECTS = {"joined": FEWEST_LAUNCHES, "portable": PORTABLE, "plugin": Dialect(attention="plugin")}
 Checkpoint = tuple[Weights, dict[str, Any]]
 
 
@@ -188,6 +192,32 @@ def test_graphs_that_feed_each_other_agree_on_types(exported: tuple[str, Path, s
         for taken in graph.inputs:
             source = taken.name.replace("past_key_values", "present")
             assert taken.dtype == made.get(source, taken.dtype)
+
+
+@pytest.mark.parametrize(
+    "dialect", [FEWEST_LAUNCHES, PORTABLE, Dialect(attention="plugin")], ids=["joined", "portable", "plugin"]
+)
+def test_dialects_keep_islands(
+    exported: tuple[str, Path, str], dialect: Dialect, caplog: pytest.LogCaptureFixture
+) -> None:
+    case, folder, _ = exported
+    bundle = Bundle.open(folder)
+    feeds = _feeds(bundle)
+    for name, info in bundle.manifest.graphs.items():
+        file = bundle.graph_file(name)
+        expected = _run(ir.load(file), file.parent, feeds[name])
+        found = _run(lower(ir.load(file), dialect), file.parent, feeds[name])
+        for output, values in expected.items():
+            largest = max(1.0, float(np.abs(values).max()))
+            np.testing.assert_allclose(found[output], values, atol=FP16_RELATIVE * largest, rtol=0)
+        if dialect.attention == "plugin" and any("/Attention" in island.place for island in info.islands):
+            assert "no attention kernel: it is kept in fp32, since values of it overflow 16 bits" in caplog.text, case
+
+
+def _run(model: ir.Model, folder: Path, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    taken = {str(v.name): feeds[str(v.name)].astype(v.dtype.numpy()) for v in model.graph.inputs if v.dtype is not None}
+    found = run_segments(ir.to_proto(model), cut(model.graph), folder, taken)
+    return {name: values.astype(np.float32) for name, values in found.items()}
 
 
 def test_plans_build_with_islands(exported: tuple[str, Path, str], tmp_path: Path) -> None:
