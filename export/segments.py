@@ -83,6 +83,8 @@ def _run(proto: onnx.ModelProto, folder: Path, feeds: Mapping[str, np.ndarray]) 
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.enable_cpu_mem_arena = False
+    # In the order of the graph: else what measures a value runs last, and all values live until then.
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
