@@ -136,6 +136,7 @@ OTHER_OPTIONS: dict[str, Any] = {
     "feature_layers": (1,),
     "target": "l4",
     "atol": 0.5,
+    "on_overflow": "refuse",
     "sample_count": 3,
     "precision": "fp8",
     "calibration_samples": 16,
