@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -103,16 +103,21 @@ def calibrate(options: CalibrateOptions, progress: Progress | None = None) -> Ca
     return CalibrateReport(output=options.output, info=info, seconds=time.monotonic() - started)
 
 
-def fingerprint(tensors: Sequence[StoredTensor], pictures: Preprocessing) -> str:
-    """Return the identity of a checkpoint's weights: names, types, shapes and the first bytes of every tensor.
+def fingerprint(tensors: Sequence[StoredTensor], config: ModelConfig) -> str:
+    """Return the identity of a checkpoint: names, types, shapes and the first bytes of every tensor, and its config.
 
-    Pictures that are prepared in another way than the reference's are part of it.
+    Of the config it is all but the picture size, which is compared apart, so that the error can say what to do. The
+    strength of adapters is part of it, and pictures that are prepared in another way than the reference's.
     """
-    digest = hashlib.sha256()
+    digest, pictures = hashlib.sha256(), config.pictures
+    vision = {name: value for name, value in asdict(config.vision).items() if name != "image_size"}
+    digest.update(repr((vision, config.qllama, config.pool_heads, config.connector)).encode())
     if pictures != Preprocessing(image_size=pictures.image_size):
         digest.update(repr(pictures).encode())
     for tensor in sorted(tensors, key=lambda tensor: tensor.name):
         digest.update(f"{tensor.name} {tensor.dtype} {tensor.shape}".encode())
+        if not isinstance(tensor, LazyTensor):
+            digest.update(f"{tensor.scale}".encode())
         for part in [tensor] if isinstance(tensor, LazyTensor) else [tensor.base, tensor.down, tensor.up]:
             with part.file.open("rb") as file:
                 file.seek(part.offset)
@@ -136,7 +141,7 @@ def _measure(options: CalibrateOptions, checkpoint: Checkpoint, config: ModelCon
     compute = compute_type(options.compute)
     fetch = fetch_from(weight_sources(checkpoint.tensors, config))
     walk = Walk(config, fetch, inputs, graphs, compute)
-    identity = fingerprint(list(checkpoint.tensors.values()), config.pictures)
+    identity = fingerprint(list(checkpoint.tensors.values()), config)
     info = RangesInfo(
         checkpoint=options.checkpoint,
         fingerprint=identity,

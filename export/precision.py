@@ -69,7 +69,7 @@ def choose_precision(
     sites = model_sites(config)
     high = matching(options.keep_high, sites)
     ranges = open_ranges(options.ranges or _measured(options, names, staging, progress))
-    identity = fingerprint(list(checkpoint.tensors.values()), config.pictures)
+    identity = fingerprint(list(checkpoint.tensors.values()), config)
     check_fits(ranges, identity, config.vision.image_size, options.checkpoint)
     if absent := sorted(set(names) - set(ranges.info.graphs) - UNQUANTIZED_GRAPHS):
         raise CalibrationError(f"{ranges.folder}: did not measure {', '.join(absent)}; calibrate with these graphs")
