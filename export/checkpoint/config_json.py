@@ -133,6 +133,9 @@ def _qllama(top: Mapping[str, Any], reader: FieldReader, token_id: TokenId) -> Q
 
 def _connector(top: Mapping[str, Any], reader: FieldReader) -> ConnectorConfig:
     language_model = reader.read(LANGUAGE_MODEL, _part(top, "llm_config"), "llm_config")
+    if "hidden_size" not in language_model:
+        nested = _part(_part(top, "llm_config"), "text_config")
+        language_model = reader.read(LANGUAGE_MODEL, nested, "llm_config.text_config")
     width = language_model.get("hidden_size", top.get("hidden_size"))
     if width is None:
         raise CheckpointError("the language model's hidden_size is missing")

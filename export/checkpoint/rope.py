@@ -25,8 +25,11 @@ def rope_fields(fields: dict[str, Any], reader: FieldReader) -> dict[str, Any]:
             reader.find(CONFIG_FILE, f"qllama_config.{name} is {content!r}, which is no object")
             continue
         read = reader.read(ROPE, content, f"qllama_config.{name}")
-        if read.get("kind", "default") not in _UNSCALED:
-            reader.find(CONFIG_FILE, f"qllama_config.{name} is of type {read['kind']!r}, but the angles are not scaled")
+        factor, kind = read.get("factor"), read.get("kind", "default")
+        if "kind" not in read and factor not in (None, 1):
+            reader.find(CONFIG_FILE, f"qllama_config.{name} has a factor of {factor!r}, but no type says of what")
+        elif kind not in _UNSCALED and (kind, factor) != ("linear", 1):
+            reader.find(CONFIG_FILE, f"qllama_config.{name} is of type {kind!r}, but the angles are not scaled")
         if "theta" in read:
             bases[f"{name}.rope_theta"] = read["theta"]
     if not bases:

@@ -77,6 +77,15 @@ def test_a_chat_config_takes_tower_and_connector(golden_b: Path) -> None:
     assert not config.vision.qk_norm
 
 
+def test_a_language_models_width_may_lie_one_level_down() -> None:
+    nested = {"text_config": {"hidden_size": 12}}
+    config = config_from_json({"model_type": "internvl_chat", "llm_config": nested, "vision_config": {}})
+    assert config.connector is not None
+    assert config.connector.llm_hidden_size == 12
+    with pytest.raises(CheckpointError, match="text_config is no object"):
+        config_from_json({"model_type": "internvl_chat", "llm_config": {"text_config": 12}, "vision_config": {}})
+
+
 def test_a_chat_config_without_ps_version_is_v1() -> None:
     vision = {"image_size": 448}
     config = config_from_json(

@@ -39,6 +39,8 @@ SPELLINGS: list[tuple[dict[str, Any], float]] = [
     ({"rope_theta": 5e5, "rope_scaling": None}, 5e5),
     ({"rope_theta": 5e5, "rope_scaling": {"rope_type": "default"}}, 5e5),
     ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, 1e4),
+    ({"rope_scaling": {"type": "linear", "factor": 1.0}}, 1e4),
+    ({"rope_parameters": {"rope_theta": 5e5, "factor": 1.0}}, 5e5),
     ({"rope_scaling": {"type": "dynamic", "rope_type": "dynamic", "factor": 2.0}}, 1e4),
     ({"rope_theta": 5e5, "partial_rotary_factor": 1.0}, 5e5),
 ]
@@ -77,6 +79,9 @@ def test_the_table_is_that_of_the_library(fields: dict[str, Any], theta: float) 
         ({"rope_parameters": {"rope_type": "llama3"}}, "rope_parameters is of type 'llama3'"),
         ({"rope_scaling": {"type": "linear", "factor": 4.0}}, "rope_scaling is of type 'linear'"),
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}, "is of type 'linear'"),
+        ({"rope_scaling": {"factor": 4.0}}, "rope_scaling has a factor of 4.0, but no type says of what"),
+        ({"rope_parameters": {"rope_theta": 1e4, "rope_type": None, "factor": 2}}, "has a factor of 2, but no type"),
+        ({"rope_scaling": {"type": "linear"}}, "rope_scaling is of type 'linear'"),
         ({"rope_scaling": "linear"}, "rope_scaling is 'linear', which is no object"),
         ({"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5}}, "they mean the same thing"),
         (
