@@ -20,8 +20,8 @@ def at_image_size(config: ModelConfig, image_size: int | None) -> ModelConfig:
     if image_size is None and config.pictures.image_size != config.vision.image_size:
         own, files = config.vision.image_size, config.pictures.image_size
         raise ExportError(
-            f"picture size: the model has {own} px, preprocessor_config.json {files} px; choose with --image-size {own}"
-            f" or --image-size {files}"
+            f"picture size: the position table has {own} px, the checkpoint's files name {files} px; choose with"
+            f" --image-size {own} or --image-size {files}"
         )
     if image_size is None or image_size == config.vision.image_size == config.pictures.image_size:
         return config

@@ -11,6 +11,9 @@ from internvl_edge.runtime.errors import CheckpointError
 
 ADAPTER_CONFIG = "adapter_config.json"
 
+ROOTS = ("", "vision_model.", "qllama.", "language_model.")
+"""What an adapter's names may be relative to: the whole model, or the part that was trained."""
+
 _CHANGED_BASE = "starts from changed base weights, which are not in this folder for certain"
 
 
@@ -109,10 +112,14 @@ def _names(value: Any) -> tuple[str, ...]:
 
 
 def _matching(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
-    """Return the value of the first pattern that the end of a module's name matches, as PEFT does."""
+    """Return the value of the first pattern that the end of a module's name matches, as PEFT does.
+
+    A pattern that begins with ``^`` is of the whole name, which may be relative to the part that was trained.
+    """
+    names = [module.removeprefix(root) for root in ROOTS if module.startswith(root)]
     for pattern, value in patterns.items():
         try:
-            if re.match(rf"(.*\.)?({pattern})$", module):
+            if any(re.match(rf"(.*\.)?({pattern})$", name) for name in names):
                 return value
         except re.error as error:
             raise CheckpointError(f"{ADAPTER_CONFIG}: pattern {pattern!r} is none ({error}); correct it") from error

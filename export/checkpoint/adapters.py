@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from internvl_edge.export.checkpoint.adapter_config import ADAPTER_CONFIG, AdapterConfig
+from internvl_edge.export.checkpoint.adapter_config import ADAPTER_CONFIG, ROOTS, AdapterConfig
 from internvl_edge.export.checkpoint.fields import listed
 from internvl_edge.export.checkpoint.files.tensors import LazyTensor, MergedTensor
 from internvl_edge.export.checkpoint.names import is_unused, unwrapped
@@ -17,8 +17,6 @@ _OTHER_PARTS = re.compile(
     r"\.lora_(magnitude_vector|E|variant|router)|\.lora_[AB](\.\w+)?\.bias$|\.(vera|hada|oft|boft|lokr)_"
 )
 """Tensors of adapters that add more than one product."""
-_ROOTS = ("", "vision_model.", "qllama.", "language_model.")
-"""What an adapter's names may be relative to: the whole model, or the part that was trained."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +99,7 @@ def placed(adapter: Mapping[str, LazyTensor], base: Iterable[str]) -> dict[str, 
     for name, tensor in adapter.items():
         short = unwrapped(name)
         module = match["module"] if (match := _HALF.match(short)) else _OTHER_PARTS.split(short)[0]
-        roots = [root for root in _ROOTS if f"{root}{module}" in known]
+        roots = [root for root in ROOTS if f"{root}{module}" in known]
         if len(roots) == 1:
             found[f"{roots[0]}{short}"] = replace(tensor, name=f"{roots[0]}{short}")
         elif roots:
@@ -116,17 +114,26 @@ def placed(adapter: Mapping[str, LazyTensor], base: Iterable[str]) -> dict[str, 
     return found
 
 
-def check_targets(config: AdapterConfig, modules: Iterable[str], base: Iterable[str]) -> None:
-    """Check that every kind of module that the config adapts, and the model has, has an adapter.
+def check_whole(config: AdapterConfig, adapter: Iterable[str], base: Iterable[str]) -> None:
+    """Check that an adapter has all that its config says: of every kind of module, and of each that it replaces.
 
     Raises:
-        CheckpointError: naming those without.
+        CheckpointError: naming what is adapted, or replaced, in the model and is not in the adapter.
     """
-    adapted, weights = set(modules), {name.removesuffix(".weight") for name in base}
+    stored, known = set(adapter), set(base)
+    adapted, weights = set(adapted_modules(stored)), {name.removesuffix(".weight") for name in known}
     lost = [target for target in config.targets if _ending(weights, target) and not _ending(adapted, target)]
+    for target in config.saved:
+        places = {name: _place(name, target) for name in known}
+        begun = {place for name, place in places.items() if place is not None and name in stored}
+        if begun:
+            lost += sorted(name for name, place in places.items() if place in begun and name not in stored)
+        elif any(places.values()):
+            lost.append(target)
     if lost:
         raise CheckpointError(
-            f"adapter: {ADAPTER_CONFIG} adapts {listed(lost)}, but there are no tensors of it; give the whole adapter"
+            f"adapter: {ADAPTER_CONFIG} adapts or replaces {listed(lost)}, but there are no tensors of it; give the"
+            " whole adapter"
         )
 
 
@@ -139,6 +146,12 @@ def adapted_modules(halves: Iterable[str]) -> Iterator[str]:
 
 def _ending(names: Iterable[str], end: str) -> bool:
     return any(name == end or name.endswith(f".{end}") for name in names)
+
+
+def _place(name: str, module: str) -> str | None:
+    """Return the full name of the module called `module` that a tensor lies in, or None if it lies in none."""
+    before, found, _ = f".{name}".partition(f".{module}.")
+    return f"{before}{found}" if found else None
 
 
 def _pairs(halves: Mapping[str, LazyTensor]) -> dict[str, dict[str, LazyTensor]]:

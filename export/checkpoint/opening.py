@@ -8,7 +8,7 @@ from internvl_edge.export.checkpoint.adapter_config import ADAPTER_CONFIG, Adapt
 from internvl_edge.export.checkpoint.adapters import (
     Strength,
     adapted_modules,
-    check_targets,
+    check_whole,
     merged,
     placed,
     split_adapters,
@@ -97,13 +97,17 @@ def open_checkpoint(
     named = _named(path, state_dict)
     file = _config_file(folder, reader)
     adapter = _adapter_config(folder, reader)
-    if file is not None and file.model.qllama is not None:
-        read_companions(folder, file.model.qllama, reader)
     config = file.model if file is not None else config_from_shapes(named.needed, named.unused, path)
     if named.plain:
         config = as_plain_file(config, named.needed)
+    if config.qllama is not None:
+        read_companions(folder, config.qllama, reader)
+    asked = config.vision.image_size
     config = as_stored(config, named.needed)
-    config = replace(config, preprocessing=read_preprocessing(folder, config.vision.image_size, reader))
+    pictures = read_preprocessing(folder, config.vision.image_size, reader)
+    if config.connector is not None and pictures.image_size == config.vision.image_size:
+        pictures = pictures.at_size(asked)  # a chat model interpolates its table to the size that its config names
+    config = replace(config, preprocessing=pictures)
     accepted = reader.finish()
     tensors = _with_adapters(named, path, file, adapter)
     tokenizer = folder / "tokenizer.model"
@@ -180,7 +184,7 @@ def _with_adapters(
         extra = placed(_ADAPTER_FILES[beside.name](beside), [*plain, *named.unused, *named.left])
         replaced, halves = split_adapters(extra)
         plain |= {name: tensor for name, tensor in replaced.items() if not is_unused(name)}
-        check_targets(config, adapted_modules(extra), plain)
+        check_whole(config, extra, plain)
     elif config is not None and not halves and not any(adapted_modules(named.left)):
         raise CheckpointError(
             f"{path}: holds {ADAPTER_CONFIG}, but no adapter; if it is merged, remove that file, if it is lost, add it"

@@ -100,6 +100,8 @@ class _Size:
 
 
 def _size(value: Any) -> _Size:
+    if isinstance(value, list) and len(value) == 2:
+        value = {"height": value[0], "width": value[1]}
     sizes = value if isinstance(value, Mapping) else {"": value}
     if not all(type(pixels) is int and pixels > 0 for pixels in sizes.values()):
         raise ValueError(f"{value!r} is not a number of pixels")

@@ -1,5 +1,6 @@
 """Which files hold the weights, and which of them is meant where several do."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -16,6 +17,7 @@ from internvl_edge.runtime.errors import CheckpointError
 _INDEX = ".index.json"
 _SAFETENSORS, _TORCH = "model.safetensors", "pytorch_model.bin"
 _SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
+_SHARD = re.compile(r"^(?P<stem>.+)-\d+-of-\d+(?P<suffix>\.\w+)$")
 _NOT_WEIGHTS = ("adapter_model.", "training_args.", "optimizer.", "scheduler.", "scaler.", "rng_state")
 """Beginnings of files that training leaves beside the weights."""
 
@@ -146,6 +148,10 @@ def _read_others(folder: Path, state_dict: str | None) -> StoredWeights:
         return _read_index(indexes[0], state_dict)
     if len(files) == 1 and not indexes:
         return StoredWeights(tensors=_reader(files[0])(files[0]))
+    shards = [match for path in files if (match := _SHARD.match(path.name))]
+    if shards and len(shards) == len(files) and not indexes:
+        index = f"{shards[0]['stem']}{shards[0]['suffix']}{_INDEX}"
+        raise CheckpointError(f"{folder}: holds {listed(path.name for path in files)} without {index}; download it")
     if indexes or files:
         names = listed(path.name for path in indexes or files)
         raise CheckpointError(f"{folder}: {names}: which holds the weights is unclear; give one of them as CHECKPOINT")

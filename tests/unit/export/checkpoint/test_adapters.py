@@ -98,6 +98,10 @@ STRENGTHS: list[tuple[dict[str, Any], dict[str, float]]] = [
     ({"r": 4, "lora_alpha": 8, "use_rslora": True}, {QKV: 4.0, FC1: 4.0}),
     ({"r": 4, "lora_alpha": 8, "alpha_pattern": {"qkv": 16}}, {QKV: 4.0, FC1: 2.0}),
     ({"r": 4, "lora_alpha": 8, "alpha_pattern": {r"encoder\.layers\.\d+\.mlp\.fc1": 1}}, {QKV: 2.0, FC1: 0.25}),
+    ({"r": 4, "lora_alpha": 8, "alpha_pattern": {f"^{QKV}": 16}}, {QKV: 4.0, FC1: 2.0}),
+    ({"r": 4, "lora_alpha": 8, "alpha_pattern": {f"^vision_model.{QKV}": 16}}, {QKV: 4.0, FC1: 2.0}),
+    ({"r": 9, "lora_alpha": 8, "rank_pattern": {r"^encoder\..*": 4}}, {QKV: 2.0, FC1: 2.0}),
+    ({"r": 4, "lora_alpha": 8, "alpha_pattern": {"^attn.qkv": 16}}, {QKV: 2.0, FC1: 2.0}),
     ({"r": 4, "lora_alpha": 8, "alpha_pattern": {"q": 16}}, {QKV: 2.0, FC1: 2.0}),
     ({"r": 9, "lora_alpha": 8, "rank_pattern": {"qkv": 4, "fc1": 4}}, {QKV: 2.0, FC1: 2.0}),
     (
@@ -188,7 +192,8 @@ class TestPlaces:
     def test_modules_saved_whole_and_trained_biases_replace_the_base(self, folder: Path) -> None:
         weights = tower()
         halves = _halves(weights, QKV)
-        new = {f"{QKV}.bias": torch.full((48,), 0.5), "encoder.layers.0.norm1.weight": torch.full((16,), 3.0)}
+        new = {f"{QKV}.bias": torch.full((48,), 0.5)}
+        new |= {f"encoder.layers.0.norm1.{leaf}": torch.full((16,), 3.0) for leaf in ("weight", "bias")}
         tensors = _peft(halves) | {f"base_model.model.{name}": value for name, value in new.items()}
         saved = {"bias": "lora_only", "modules_to_save": ["norm1"], "target_modules": ["qkv"]}
         _write_adapter(write_safetensors(folder, weights), tensors, r=4, lora_alpha=4, **saved)
@@ -203,7 +208,22 @@ class TestPlaces:
     def test_an_adapter_that_lacks_a_target_is_refused(self, folder: Path) -> None:
         weights = tower()
         _write_adapter(write_safetensors(folder, weights), _peft(_halves(weights, QKV)), r=4, lora_alpha=4)
-        _refused(folder, "adapts fc1, but there are no tensors of it")
+        _refused(folder, "adapts or replaces fc1, but there are no tensors of it")
+
+    def test_an_adapter_that_lacks_what_it_replaces_is_refused(self, folder: Path) -> None:
+        weights = tower()
+        write_safetensors(folder, weights)
+        settings: dict[str, Any] = {"r": 4, "lora_alpha": 4, "modules_to_save": ["norm2", "no_such"]}
+        halves = _halves(weights, QKV, FC1)
+        _write_adapter(folder, _peft(halves), **settings)
+        _refused(folder, "adapts or replaces norm2, but there are no tensors of it")
+        part = "encoder.layers.1.norm2"
+        new = {f"{part}.weight": torch.full((16,), 3.0)}
+        _write_adapter(folder, _peft(halves) | {f"base_model.model.{n}": v for n, v in new.items()}, **settings)
+        _refused(folder, f"adapts or replaces vision_model.{part}.bias, but there are no tensors of it")
+        new[f"{part}.bias"] = torch.full((16,), 4.0)
+        _write_adapter(folder, _peft(halves) | {f"base_model.model.{n}": v for n, v in new.items()}, **settings)
+        _assert_merged(folder, weights | new, halves, {QKV: 1.0, FC1: 1.0})
 
     def test_an_adapter_without_its_config_or_without_weights_is_refused(self, folder: Path) -> None:
         weights = tower()

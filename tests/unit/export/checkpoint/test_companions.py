@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from internvl_edge.export.checkpoint import open_checkpoint
+from internvl_edge.export.checkpoint import open_checkpoint, opening
 from internvl_edge.runtime.errors import CheckpointError
 
 
@@ -83,6 +83,17 @@ def test_files_of_a_chat_checkpoint_belong_to_its_language_model(golden_b: Path,
     _change(folder / "generation_config.json", eos_token_id=[5, 6], repetition_penalty=1.3)
     _change(folder / "tokenizer_config.json", tokenizer_class="Qwen2Tokenizer", add_bos_token=False)
     assert open_checkpoint(folder).config.family == "internvl_chat"
+
+
+def test_a_text_encoder_without_a_config_has_its_tokenizer_checked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = open_checkpoint(folder).config
+    monkeypatch.setattr(opening, "config_from_shapes", lambda *of_released_models: config)
+    (folder / "config.json").unlink()
+    assert open_checkpoint(folder).config == config
+    _change(folder / "tokenizer_config.json", add_bos_token=False)
+    _refused(folder, "add_bos_token False leaves out the first token")
 
 
 def test_a_byte_order_mark_is_no_fault(folder: Path) -> None:

@@ -17,10 +17,17 @@ from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
 from internvl_edge.export.checkpoint.files.tensors import LazyTensor, MergedTensor
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.models.internvl import InternVLModel
+from internvl_edge.export.resolution import at_image_size
 from internvl_edge.export.sweep import Sweep
 from internvl_edge.export.weight_store import plan_weights, shared_files, write_store
-from internvl_edge.runtime.errors import CheckpointError
+from internvl_edge.runtime.errors import CheckpointError, ExportError
 from internvl_edge.runtime.preprocess import Preprocessing
+from tests.unit.export.checkpoint.checkpoint_folders import (
+    CHAT_CONFIG,
+    chat_weights,
+    write_config,
+    write_safetensors,
+)
 
 Tensors = dict[str, torch.Tensor]
 Change = Callable[[Tensors], Any]
@@ -206,6 +213,15 @@ class TestTraps:
 
     def test_force_image_size_without_a_table_of_that_size_does_not_stand(self, changed: Callable[..., Path]) -> None:
         assert _accounted(changed(force_image_size=84)).config.vision.image_size == 56
+
+    def test_a_chat_models_size_without_a_table_of_that_size_needs_a_choice(self, tmp_path: Path) -> None:
+        folder = write_config(tmp_path / "chat", {**CHAT_CONFIG, "force_image_size": 56})
+        config = _accounted(write_safetensors(folder, chat_weights())).config
+        with pytest.raises(ExportError, match="position table has 28 px, the checkpoint's files name 56 px; choose"):
+            at_image_size(config, None)
+        assert at_image_size(config, 56).vision.tokens == 17
+        write_config(folder, {**CHAT_CONFIG, "force_image_size": 28})
+        assert at_image_size(_accounted(folder).config, None).vision.tokens == 5
 
     def test_a_position_table_of_no_square_is_misshapen(self, changed: Callable[..., Path]) -> None:
         def spoil(tensors: Tensors) -> None:

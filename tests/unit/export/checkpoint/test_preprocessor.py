@@ -87,6 +87,7 @@ def test_the_official_files_are_the_reference(tmp_path: Path) -> None:
         ({"rescale_factor": 1 / 127.5}, {"rescale_factor": 1 / 127.5}),
         ({"rescale_factor": 1 / 255}, {}),
         ({"size": 256}, {"geometry": "clip", "short_side": 256}),
+        ({"size": [224, 224], "crop_size": [224, 224]}, {"geometry": "squash"}),
         ({"size": {"shortest_edge": 256}}, {"geometry": "clip", "short_side": 256}),
         ({"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}}, {}),
         ({"do_center_crop": False, "size": {"height": 224, "width": 224}}, {"geometry": "squash"}),
@@ -174,7 +175,7 @@ def test_two_sizes_need_a_choice(tmp_path: Path) -> None:
     found = changed(tmp_path, size=448, crop_size=448)
     config = ModelConfig(family="internvit", vision=VisionConfig(image_size=224), preprocessing=found)
     with pytest.raises(
-        ExportError, match=r"the model has 224 px, preprocessor_config.json 448 px; choose with --image"
+        ExportError, match=r"the position table has 224 px, the checkpoint's files name 448 px; choose with --image"
     ):
         at_image_size(config, None)
     for size in (224, 448):

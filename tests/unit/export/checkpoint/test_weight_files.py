@@ -208,6 +208,11 @@ class TestOtherNames:
         write_safetensors(folder, tower(), "b.safetensors")
         assert_refused(folder, "a.safetensors, b.safetensors: which holds the weights is unclear; give one of them")
 
+    def test_shards_without_their_index_ask_for_it(self, folder: Path) -> None:
+        for index in (1, 2):
+            write_safetensors(folder, tower(), f"model-0000{index}-of-00002.safetensors")
+        assert_refused(folder, "model-00002-of-00002.safetensors without model.safetensors.index.json; download it")
+
     def test_deepspeeds_shards_are_told_apart(self, folder: Path) -> None:
         (folder / "zero_to_fp32.py").touch()
         assert_refused(folder, "join them with its zero_to_fp32.py")
