@@ -31,6 +31,7 @@ from internvl_edge.export.passes import canonicalize
 from internvl_edge.export.precision import RANGES, Precision, choose_precision, gate
 from internvl_edge.export.producer import producer
 from internvl_edge.export.quantize import quantized_sources
+from internvl_edge.export.quantized_kernels import require_quantized_kernels
 from internvl_edge.export.rehearsal import Rehearsal
 from internvl_edge.export.resolution import at_image_size, checked_feature_layers
 from internvl_edge.export.run_key import export_key
@@ -107,6 +108,8 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
     progress = progress or Silent()
     if options.target is not None:
         require_precision(find_target(options.target), options.bundle_precision)
+    if options.precision is not None:
+        require_quantized_kernels()
     checkpoint = open_checkpoint(options.checkpoint, options.revision, options.accept_config, options.state_dict)
     account(checkpoint.tensors, stored_shapes(checkpoint.config))
     config = at_image_size(checkpoint.config, options.image_size)

@@ -1,0 +1,39 @@
+"""Whether the installed ONNX Runtime computes quantized graphs of our opset, asked before anything long begins."""
+
+import onnx_ir as ir
+
+from internvl_edge.export.trace import OPSET
+from internvl_edge.runtime.errors import ExportError
+
+IR_VERSION = 10
+"""The oldest version of ONNX's file format that has every type of opset 23."""
+
+
+def require_quantized_kernels(opset: int = OPSET) -> None:
+    """Check that ONNX Runtime has the QuantizeLinear of `opset`, by opening a graph of one node.
+
+    Release 1.23, the newest for Python 3.10, has it up to opset 21 only.
+
+    Raises:
+        ExportError: the graph cannot be opened.
+    """
+    import onnxruntime
+
+    try:
+        onnxruntime.InferenceSession(_one_quantizer(opset), providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises types of its own, which have no common public parent
+        raise ExportError(
+            f"--precision: onnxruntime {onnxruntime.__version__} does not compute QuantizeLinear of opset {opset};"
+            " install onnxruntime 1.24.1 or later, on Python 3.11 or later"
+        ) from error
+
+
+def _one_quantizer(opset: int) -> bytes:
+    values = ir.Value(name="values", shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.FLOAT))
+    scale = ir.Value(name="scale", shape=ir.Shape([]), type=ir.TensorType(ir.DataType.FLOAT))
+    zero = ir.Value(name="zero", shape=ir.Shape([]), type=ir.TensorType(ir.DataType.INT8))
+    node = ir.node("QuantizeLinear", [values, scale, zero])
+    codes = node.outputs[0]
+    codes.name, codes.shape, codes.dtype = "codes", ir.Shape([1]), ir.DataType.INT8
+    graph = ir.Graph([values, scale, zero], [codes], nodes=[node], opset_imports={"": opset}, name="quantizer")
+    return bytes(ir.to_proto(ir.Model(graph, ir_version=IR_VERSION)).SerializeToString())
