@@ -11,7 +11,8 @@ import internvl_edge
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-LINK = re.compile(r"\]\(([^)\s]+)\)")
+LINK = re.compile(r"(?:\]\(|^\[[^\]]+\]: )([^)\s]+)", re.MULTILINE)
+"""A link in the text, or the definition of one at the end."""
 
 
 def test_the_version_is_told_by_the_package_and_its_metadata() -> None:
@@ -28,8 +29,10 @@ def test_links_of_the_readme_hold_on_an_index_page() -> None:
     """An index shows the README alone: relative links and pictures would lead nowhere."""
     home = PROJECT["project"]["urls"]["Repository"]
     raw = home.replace("https://github.com/", "https://raw.githubusercontent.com/")
+    links = LINK.findall((ROOT / "README.md").read_text())
+    assert any(link.endswith("/docs/install.md") for link in links)
     lost = []
-    for link in LINK.findall((ROOT / "README.md").read_text()):
+    for link in links:
         place = next((link.removeprefix(f) for f in (f"{home}/blob/main/", f"{raw}/main/") if link.startswith(f)), None)
         if place is None and urlsplit(link).scheme != "https":
             lost.append(link)
