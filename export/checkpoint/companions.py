@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from internvl_edge.export.checkpoint.config_tables import SCORES, SEARCH, token_ids
-from internvl_edge.export.checkpoint.fields import FieldReader, FieldTable, Honoured, Limited, harmless, only
+from internvl_edge.export.checkpoint.fields import FieldReader, FieldTable, Honoured, Limited, harmless, listed, only
 from internvl_edge.export.checkpoint.files.json_file import read_json
 from internvl_edge.export.config import QllamaConfig
 
@@ -27,7 +27,7 @@ def _token(text: str) -> Limited:
     """Return the field of a special token that the runtime's tokenizer has built in."""
 
     def supported(value: Any) -> bool:
-        return (value.get("content") if isinstance(value, Mapping) else value) == text
+        return _text(value) == text
 
     return Limited(supported, f"is not {text}, which the runtime puts around texts")
 
@@ -64,10 +64,16 @@ TOKENIZER = FieldTable(
 """Texts are padded, cut and closed by the runtime itself (MODEL.md 4.1), whatever the file says of that."""
 
 
+_SPECIAL = {"<s>", "</s>", "<unk>", "[PAD]"}
+"""Tokens that the runtime has built in, and the official padding, which no text has."""
+
+
 def read_companions(folder: Path, qllama: QllamaConfig, reader: FieldReader) -> None:
     """Hold the files in `folder` that say how texts are read and captions written against what the runtime does."""
     if (file := folder / TOKENIZER.file).exists() and (folder / "tokenizer.model").exists():
         reader.read(TOKENIZER, read_json(file))
+    if (folder / "tokenizer.model").exists():
+        _check_added_tokens(folder, reader)
     if (file := folder / GENERATION.file).exists():
         ends = reader.read(GENERATION, read_json(file)).get("eos")
         if ends is not None and ends != (qllama.eos_token_id,):
@@ -76,3 +82,29 @@ def read_companions(folder: Path, qllama: QllamaConfig, reader: FieldReader) -> 
                 "eos_token_id",
                 f"is {list(ends)}, but captions stop at {qllama.eos_token_id}, which config.json names",
             )
+
+
+def _check_added_tokens(folder: Path, reader: FieldReader) -> None:
+    """Find tokens beside the vocabulary: where a text has them, the library gives one id, the runtime cuts them."""
+    settings = read_json(folder / TOKENIZER.file) if (folder / TOKENIZER.file).exists() else {}
+    decoder, more = settings.get("added_tokens_decoder"), settings.get("additional_special_tokens")
+    tables = {
+        "added_tokens_decoder": list(decoder.values()) if isinstance(decoder, Mapping) else [],
+        "additional_special_tokens": more if isinstance(more, list) else [],
+    }
+    built_in = _SPECIAL | {_text(settings.get("pad_token"))}
+    for name, tokens in tables.items():
+        _doubt_tokens(TOKENIZER.file, name, set(map(_text, tokens)) - built_in, reader)
+    if (file := folder / "added_tokens.json").exists():
+        _doubt_tokens(file.name, "tokens", set(read_json(file)) - built_in, reader)
+
+
+def _doubt_tokens(file: str, name: str, texts: set[str], reader: FieldReader) -> None:
+    if texts:
+        found = listed(map(ascii, sorted(texts)))
+        reader.doubt(file, name, f"adds {found} to the vocabulary, which the runtime cuts like any text")
+
+
+def _text(token: Any) -> str:
+    """Return the text of a token, which may be written with its settings."""
+    return str(token.get("content") if isinstance(token, Mapping) else token)

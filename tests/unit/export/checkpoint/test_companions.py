@@ -42,6 +42,30 @@ def test_a_tokenizer_that_the_runtime_is_not_is_refused(folder: Path, fields: di
     _refused(folder, finding)
 
 
+ADDED: list[tuple[str, dict[str, Any], str]] = [
+    ("tokenizer_config.json", {"added_tokens_decoder": {"320": {"content": "<dog>"}}}, "added_tokens_decoder"),
+    ("tokenizer_config.json", {"additional_special_tokens": ["<dog>"]}, "additional_special_tokens"),
+    ("tokenizer_config.json", {"additional_special_tokens": [{"content": "<dog>"}]}, "additional_special_tokens"),
+    ("added_tokens.json", {"<dog>": 320}, "tokens"),
+]
+
+
+@pytest.mark.parametrize(("file", "fields", "name"), ADDED)
+def test_tokens_beside_the_vocabulary_are_told(folder: Path, file: str, fields: dict[str, Any], name: str) -> None:
+    _change(folder / file, **fields)
+    _refused(folder, f"{file}: {name} adds '<dog>' to the vocabulary")
+    accepted = f"{file.removesuffix('.json')}.{name}"
+    assert open_checkpoint(folder, accept=[accepted]).accepted_fields == (accepted,)
+
+
+def test_the_tokens_of_every_llama_and_the_padding_are_no_finding(folder: Path) -> None:
+    texts = ("<unk>", "<s>", "</s>", "<pad>")
+    decoder = {str(index): {"content": text, "special": True} for index, text in enumerate(texts)}
+    _change(folder / "tokenizer_config.json", added_tokens_decoder=decoder, pad_token="<pad>")
+    _change(folder / "added_tokens.json", **{"[PAD]": 320, "<pad>": 321})
+    assert open_checkpoint(folder).accepted_fields == ()
+
+
 def test_a_tokenizer_is_read_as_the_runtime_reads_texts(folder: Path) -> None:
     fields = {"add_eos_token": True, "padding_side": "left", "pad_token": "[PAD]", "model_max_length": 80}
     _change(folder / "tokenizer_config.json", legacy=False, bos_token="<s>", **fields)
