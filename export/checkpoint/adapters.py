@@ -11,10 +11,10 @@ from internvl_edge.export.checkpoint.names import is_unused, unwrapped
 from internvl_edge.runtime.errors import CheckpointError
 
 _HALF = re.compile(
-    r"^(?P<module>.*)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(\.(?!weight$)(?P<adapter>\w+))?(\.weight)?$"
+    r"^(?P<module>.*)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(\.(?!weight$)(?P<adapter>[^.]+))?(\.weight)?$"
 )
 _OTHER_PARTS = re.compile(
-    r"\.lora_(magnitude_vector|E|variant|router)|\.lora_[AB](\.\w+)?\.bias$|\.(vera|hada|oft|boft|lokr)_"
+    r"\.lora_(magnitude_vector|E|variant|router)|\.lora_[AB](\.[^.]+)?\.bias$|\.(vera|hada|oft|boft|lokr)_"
 )
 """Tensors of adapters that add more than one product."""
 

@@ -12,7 +12,7 @@ TOP_LEVEL = "top"
 
 _WRAPPERS = re.compile(
     r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module"
-    r"|base_model\.model|base_layer|modules_to_save\.\w+)\."
+    r"|base_model\.model|base_layer|modules_to_save\.[^.]+)\."
 )
 """What data parallelism, compilation, sharding and PEFT put into names, at any place."""
 _REPLACED = re.compile(r"(?:^|\.)original_module\.")

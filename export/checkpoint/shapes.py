@@ -71,10 +71,19 @@ def as_stored(config: ModelConfig, tensors: Mapping[str, StoredTensor]) -> Model
 
 
 def with_tied_head(tensors: dict[str, StoredTensor], config: ModelConfig) -> dict[str, StoredTensor]:
-    """Return `tensors` with the embedding table as head where none is stored: the file was saved tied (MODEL.md T1)."""
+    """Return `tensors` with the embedding table as head where none is stored: the file was saved tied (MODEL.md T1).
+
+    Raises:
+        CheckpointError: the table has an adapter, of which nothing tells whether the head was trained with it.
+    """
     tied = config.qllama is not None and "decoder" in config.qllama_graphs
     if not tied or _HEAD in tensors or (table := tensors.get(_EMBEDDING)) is None:
         return tensors
+    if isinstance(table, MergedTensor):
+        raise CheckpointError(
+            f"LoRA adapters: {_EMBEDDING} has one and is the head too, as no {_HEAD} is stored: with or without it is "
+            "unclear; merge it with PEFT"
+        )
     return tensors | {_HEAD: replace(table, name=_HEAD)}
 
 

@@ -347,3 +347,20 @@ def test_an_adapter_of_an_embedding_is_brought_to_a_linears_form(golden_a: Path,
     torch.testing.assert_close(
         open_checkpoint(folder).tensors[f"{name}.weight"].torch(), expected, rtol=1e-5, atol=1e-5
     )
+    del weights["qllama.lm_head.weight"]
+    write_safetensors(folder, weights)
+    _refused(folder, f"{name}.weight has one and is the head too, as no qllama.lm_head.weight is stored")
+
+
+@pytest.mark.parametrize("adapter", ["default", "my-adapter", "v2"])
+def test_an_adapter_may_have_any_name(folder: Path, adapter: str) -> None:
+    weights = tower()
+    halves = _halves(weights, QKV, FC1)
+    stored = {n.replace(".weight", f".{adapter}.weight"): v for n, v in _peft(halves, prefix="").items()}
+    norm = "encoder.layers.0.norm1"
+    trained = {f"{norm}.modules_to_save.{adapter}.{leaf}": torch.full((16,), 2.0) for leaf in ("weight", "bias")}
+    replaced = {n.replace(norm, f"{norm}.original_module"): v for n, v in weights.items()}
+    write_safetensors(folder, replaced | trained | stored)
+    (folder / "adapter_config.json").write_text(json.dumps({**LORA, "r": 4, "lora_alpha": 4}))
+    new = {f"{norm}.{leaf}": torch.full((16,), 2.0) for leaf in ("weight", "bias")}
+    _assert_merged(folder, weights | new, halves, {QKV: 1.0, FC1: 1.0})
