@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from internvl_edge.runtime.decode import decode
 from internvl_edge.runtime.errors import InputError, UnreadableError
-from internvl_edge.runtime.inputs.names import in_one_line
+from internvl_edge.runtime.inputs.names import in_one_line, is_there
 from internvl_edge.runtime.inputs.pictures import content_of
 from internvl_edge.runtime.inputs.read import Record, read_records
 
@@ -85,7 +85,7 @@ def open_data(source: Path) -> DataSet:
         InputError: nothing is there, or rows without a picture, all of them named.
         BackendError: Parquet without pyarrow.
     """
-    if not source.exists():
+    if not is_there(source):
         raise InputError(f"{in_one_line(source)}: no such file or folder; give pictures, or a table that names them")
     return DataSet(source, tuple(read_records(source)), _read_prompts(source))
 

@@ -163,7 +163,8 @@ def embed(
     """
     from internvl_edge.progress import shown_progress
     from internvl_edge.runtime.inputs.read import find_pictures, find_texts
-    from internvl_edge.runtime.pipeline.embedding import EmbedReport, embed_texts, kept_line
+    from internvl_edge.runtime.outputs.files import require_apart
+    from internvl_edge.runtime.pipeline.embedding import EmbedReport, embed_texts, kept_line, written_files
     from internvl_edge.runtime.pipeline.embedding import embed as embed_pictures
     from internvl_edge.runtime.pipeline.options import EmbedOptions
     from internvl_edge.runtime.profile.interrupt import STOPPED
@@ -171,6 +172,7 @@ def embed(
     if text_column and texts:
         raise click.UsageError("--text-column embeds a table alone: leave -t out")
     options = EmbedOptions(**settings, workers=workers if engine == "local" else None)
+    require_apart(written_files(options.output), inputs)
     write: Callable[..., EmbedReport]
     if text_column:
         lines = find_texts(inputs, text_column, options.on_error)
@@ -254,8 +256,9 @@ def connect(bundle: Path, images: tuple[Path, ...], output: Path, request: Reque
     """Write what a chat checkpoint's language model takes of IMAGES: `images`, `tiles`, `vit_embeds`."""
     from internvl_edge.runtime.connect import TilingOptions, save_vit_embeds
     from internvl_edge.runtime.inputs.read import find_pictures
-    from internvl_edge.runtime.outputs.files import takes_stdout
+    from internvl_edge.runtime.outputs.files import require_apart, takes_stdout
 
+    require_apart([output], images)
     pictures = find_pictures(images)
     with request.open(bundle) as model:
         show(save_vit_embeds(model, pictures, TilingOptions(**tiling), output), to_stderr=takes_stdout([output]))

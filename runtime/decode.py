@@ -7,7 +7,6 @@ This is the one place where pictures are decoded, for every command and for the 
 import importlib
 import io
 import logging
-import stat
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ import numpy as np
 from internvl_edge.runtime.errors import EdgeError, InputError, TooManyPixelsError, UnreadableError
 from internvl_edge.runtime.inputs.formats import PICTURE_FORMATS
 from internvl_edge.runtime.inputs.names import in_one_line, system_words
-from internvl_edge.runtime.inputs.sniff import HEAD_BYTES, head_of, picture_format, why_no_picture
+from internvl_edge.runtime.inputs.sniff import HEAD_BYTES, head_of, picture_format, regular_file, why_no_picture
 from internvl_edge.runtime.rgb import to_rgb
 
 if TYPE_CHECKING:
@@ -166,7 +165,8 @@ def opened(image: str | Path | bytes) -> "Picture":
     """
     module = _pillow()
     try:
-        picture: Picture = module.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=_decoders())
+        source = io.BytesIO(image) if isinstance(image, bytes) else regular_file(Path(image))
+        picture: Picture = module.open(source, formats=_decoders())
     except (module.DecompressionBombError, module.DecompressionBombWarning) as error:
         raise TooManyPixelsError(_beyond_limit()) from error
     except MemoryError as error:
@@ -215,7 +215,7 @@ def name_in(images: Pictures, index: int) -> str:
 def _fault(image: str | Path | bytes, error: Exception) -> str:
     """Return what a picture that cannot be opened is, or what hinders."""
     try:
-        head = image[:HEAD_BYTES] if isinstance(image, bytes) else _head_of_file(Path(image))
+        head = image[:HEAD_BYTES] if isinstance(image, bytes) else head_of(regular_file(Path(image)))
     except (OSError, ValueError) as finding:  # ValueError: a name with a null byte
         return reason(finding) if isinstance(finding, OSError) else "no such file"
     known = picture_format(head)
@@ -226,15 +226,6 @@ def _fault(image: str | Path | bytes, error: Exception) -> str:
     if isinstance(error, OSError) and error.errno:
         return reason(error)
     return why_no_picture(head)
-
-
-def _head_of_file(path: Path) -> bytes:
-    mode = path.stat().st_mode
-    if stat.S_ISDIR(mode):
-        raise UnreadableError("a folder")
-    if not stat.S_ISREG(mode):
-        raise UnreadableError("neither a file nor a folder")
-    return head_of(path)
 
 
 def _article(name: str | None) -> str:

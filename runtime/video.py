@@ -10,8 +10,8 @@ from internvl_edge.runtime.decode import Pictures, decode, opened, reason, withi
 from internvl_edge.runtime.errors import BackendError, BundleError, InputError, UnreadableError
 from internvl_edge.runtime.features import similarity_logits
 from internvl_edge.runtime.inputs.formats import is_picture_name
-from internvl_edge.runtime.inputs.names import printable
-from internvl_edge.runtime.inputs.sniff import head_of, picture_format
+from internvl_edge.runtime.inputs.names import is_folder, is_there, printable
+from internvl_edge.runtime.inputs.sniff import head_of, picture_format, regular_file
 from internvl_edge.runtime.modes import mode_of
 
 if TYPE_CHECKING:
@@ -86,9 +86,9 @@ def sample_video(source: Path, frames: int = DEFAULT_FRAMES) -> "list[Picture]":
         InputError: nothing readable is there, or too few frames.
         BackendError: a video file without PyAV.
     """
-    if source.is_dir():
+    if is_folder(source):
         return _of_folder(source, frames)
-    if not source.exists():
+    if not is_there(source):
         raise InputError(f"{source}: no such file; give a video, an animation or a folder of frames")
     try:
         picture = opened(source)
@@ -112,8 +112,8 @@ def _of_folder(source: Path, frames: int) -> "list[Picture]":
 
 def _is_picture(source: Path) -> bool:
     try:
-        return picture_format(head_of(source)) is not None
-    except OSError as error:
+        return picture_format(head_of(regular_file(source))) is not None
+    except (OSError, UnreadableError) as error:
         raise InputError(f"{printable(source)}: {reason(error)}; give a video that can be read") from error
 
 
@@ -142,7 +142,8 @@ def _of_container(source: Path, frames: int) -> "list[Picture]":
 
 
 def _decoded(av: Any, source: Path) -> Iterator[Any]:
-    with av.open(str(source)) as container:
+    """Yield the frames; by its absolute path, since FFmpeg takes `12:30.mp4` for an address of the protocol `12`."""
+    with av.open(str(source.absolute())) as container:
         if not container.streams.video:
             raise InputError(f"{source}: holds no video; give another file")
         stream = container.streams.video[0]

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import posixpath
 import shutil
 import stat
 import tarfile
@@ -23,6 +24,10 @@ _KEPT = 4
 """Archives that are kept open, or unpacked, at once."""
 _GZIP = b"\x1f\x8b"
 _ABSENT = "no such file in the archive"
+_LEADS_OUT = "a link to what is not in the archive"
+_NO_WHOLE_FILE = "not held as a whole file in its archive"
+_LINKS = 40
+"""Links that are followed before a chain counts as a loop, as the Linux kernel does."""
 _LARGEST_BYTES = 1 << 30
 """Of one member: a picture of the pixel limit has 268 MB as it is, and what is packed may unpack to anything."""
 _BROKEN = (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, tarfile.TarError, NotImplementedError)
@@ -108,11 +113,7 @@ class TarArchive:
         with self._opened() as file:
             file.seek(0)
             archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115  nothing of its own is open
-            self._members = {
-                member.name: (member.offset_data, member.size)
-                for member in archive
-                if member.isreg() and not member.issparse()
-            }
+            self._members = _tar_index(archive)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let another process open it by its path."""
@@ -134,7 +135,10 @@ class TarArchive:
         """
         if member not in self._members:
             raise UnreadableError(_ABSENT)
-        offset, size = self._members[member]
+        found = self._members[member]
+        if isinstance(found, str):
+            raise UnreadableError(found)
+        offset, size = found
         _require_size(size)
         try:
             with self._opened() as file:
@@ -148,7 +152,7 @@ class TarArchive:
     def stamp(self, member: str) -> tuple[int, int]:
         """Return its size, and the time of the archive's last change."""
         found = self._members.get(member)
-        return (0, 0) if found is None else (found[1], self._changed)
+        return (0, 0) if found is None or isinstance(found, str) else (found[1], self._changed)
 
     @contextmanager
     def _opened(self) -> Iterator[IO[bytes]]:
@@ -159,6 +163,33 @@ class TarArchive:
             return
         with self.path.open("rb") as file:
             yield file
+
+
+def _tar_index(archive: tarfile.TarFile) -> dict[str, tuple[int, int] | str]:
+    """Return offset and size of every file, through links inside the archive; of what cannot be read, why."""
+    found: dict[str, tuple[int, int] | str] = {}
+    links: dict[str, str] = {}
+    for member in archive:
+        links.pop(member.name, None)  # of two members of one name the last counts
+        found.pop(member.name, None)
+        if member.issym():
+            links[member.name] = posixpath.join(posixpath.dirname(member.name), member.linkname)
+        elif member.islnk():
+            links[member.name] = member.linkname
+        elif not member.isdir():
+            whole = member.isreg() and not member.issparse()
+            found[member.name] = (member.offset_data, member.size) if whole else _NO_WHOLE_FILE
+        if member.name in links:
+            found[member.name] = _LEADS_OUT  # in its place among the others
+    by_path = {posixpath.normpath(name): name for name in found}
+    for name in links:
+        target: str | None = name
+        for _ in range(_LINKS):
+            if target not in links:
+                break
+            target = by_path.get(posixpath.normpath(links[target]))
+        found[name] = found[target] if target is not None and target not in links else _LEADS_OUT
+    return found
 
 
 def open_archive(path: Path) -> Archive:

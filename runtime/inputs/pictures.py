@@ -7,6 +7,7 @@ from typing import Protocol
 from internvl_edge.runtime.decode import Readable, reason
 from internvl_edge.runtime.errors import UnreadableError
 from internvl_edge.runtime.inputs.archives import Archive
+from internvl_edge.runtime.inputs.sniff import regular_file
 
 
 class SourcePicture(Readable, Protocol):
@@ -25,9 +26,11 @@ def content_of(picture: SourcePicture) -> bytes:
     """
     try:
         found = picture.content()
-        return found if isinstance(found, bytes) else Path(str(found)).read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        raise UnreadableError(reason(error) if isinstance(error, OSError) else "no such file") from error
+        return found if isinstance(found, bytes) else regular_file(Path(str(found))).read_bytes()
+    except (OSError, MemoryError) as error:
+        raise UnreadableError(reason(error)) from error
+    except ValueError as error:  # a name that no file can have
+        raise UnreadableError("no such file") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from internvl_edge.runtime.inputs.archives import Archive, open_archive
 from internvl_edge.runtime.inputs.captions import CAPTION_KEYS, FILE_KEYS, GROUP_KEY, file_of, labels_of, texts_of
 from internvl_edge.runtime.inputs.folders import LeftOut, folder_pictures
 from internvl_edge.runtime.inputs.formats import Kind, kind_of, without_suffixes
-from internvl_edge.runtime.inputs.names import in_one_line, system_words
+from internvl_edge.runtime.inputs.names import in_one_line, is_folder, is_there, system_words
 from internvl_edge.runtime.inputs.parquet import IMAGE_COLUMN, ParquetPicture, ParquetTable
 from internvl_edge.runtime.inputs.pictures import ArchivedPicture, PictureFile, SourcePicture, UnusablePicture
 from internvl_edge.runtime.inputs.shards import archive_rows
@@ -64,7 +64,7 @@ def read_records(source: Path, on_error: OnError = "fail") -> list[Record]:
     """
     left_out = LeftOut()
     kind = kind_of(source)
-    if source.is_dir():
+    if is_folder(source):
         records = _of_folder(source, left_out)
     elif kind == "picture":
         records = [Record(file=source.name, picture=PictureFile(source))]
@@ -140,7 +140,7 @@ def _texts(row: TableRow, column: str) -> Sequence[str] | None:
 def _fields(source: Path, column: str) -> Iterator[TableRow]:
     """Yield the rows of a table, of Parquet with one column alone, or what lies beside the pictures of an archive."""
     kind = kind_of(source)
-    if kind == "picture" or source.is_dir():
+    if kind == "picture" or is_folder(source):
         remedy = f"give a .jsonl or .parquet, or another table of docs/inputs.md, with a field {column}"
         raise InputError(f"{in_one_line(source)}: no table; {remedy}")
     if kind == "parquet":
@@ -214,7 +214,7 @@ def _picture(source: Path, file: str, archive: Archive | None) -> SourcePicture:
     if archive is None or Path(file).is_absolute():
         return PictureFile(path)
     member = file if archive.has(file) else posixpath.normpath(file)
-    if not archive.has(member) and path.exists():
+    if not archive.has(member) and is_there(path):
         return PictureFile(path)
     return ArchivedPicture(str(path), archive, member)
 

@@ -1,6 +1,5 @@
 """The pictures of an archive, each with what lies beside it under its name: a WebDataset shard, or any zip or tar."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -11,6 +10,7 @@ from internvl_edge.runtime.inputs.archives import Archive
 from internvl_edge.runtime.inputs.captions import CAPTION_KEYS, GROUP_KEY
 from internvl_edge.runtime.inputs.folders import LeftOut, is_hidden
 from internvl_edge.runtime.inputs.formats import is_picture_name
+from internvl_edge.runtime.inputs.tables import SameNameError, parsed_json
 
 _BESIDE = (".json", ".txt", ".cls")
 """Endings of what describes the picture of the same name: fields, a caption, a class."""
@@ -72,9 +72,11 @@ def _row(archive: Archive, name: str, beside: Mapping[str, str]) -> ArchiveRow:
     try:
         content = {ending: archive.read(member) for ending, member in beside.items()}
         if ".json" in content:
-            fields = json.loads(content[".json"].decode("utf-8-sig", "surrogateescape"))
+            fields = parsed_json(content[".json"].decode("utf-8-sig", "surrogateescape"))
     except UnreadableError as error:
         return ArchiveRow(name, {}, f"what lies beside it is {error}")
+    except SameNameError as error:
+        return ArchiveRow(name, {}, f"{beside['.json']} has {error}")
     except (ValueError, RecursionError):
         return ArchiveRow(name, {}, f"{beside['.json']} is no JSON")
     if not isinstance(fields, dict):

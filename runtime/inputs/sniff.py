@@ -1,7 +1,10 @@
 """What the first bytes of a file say that it is."""
 
 import re
+import stat
 from pathlib import Path
+
+from internvl_edge.runtime.errors import UnreadableError
 
 HEAD_BYTES = 512
 """As many as a tar archive needs to be known."""
@@ -95,6 +98,21 @@ def head_of(path: Path) -> bytes:
     """
     with path.open("rb") as file:
         return file.read(HEAD_BYTES)
+
+
+def regular_file(path: Path) -> Path:
+    """Return `path` if a regular file is there: to open a pipe may wait for ever, and a device may have no end.
+
+    Raises:
+        UnreadableError: something else is there.
+        OSError: nothing can be found there.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise UnreadableError("a folder")
+    if not stat.S_ISREG(mode):
+        raise UnreadableError("neither a file nor a folder")
+    return path
 
 
 def no_text(head: bytes) -> str | None:

@@ -35,6 +35,30 @@ class TableRow:
     fault: str | None = None
 
 
+class SameNameError(ValueError):
+    """An object that has two values of one name."""
+
+
+def parsed_json(text: str) -> Any:
+    """Return what a JSON text holds.
+
+    Raises:
+        SameNameError: an object has two different values of one name, of which any parser loses one.
+        ValueError: it is no JSON.
+        RecursionError: it is nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_as_object)
+
+
+def _as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        for name, value in pairs:
+            if fields[name] != value:
+                raise SameNameError(f"two values of `{in_one_line(name)}`")
+    return fields
+
+
 def read_table(source: Path) -> list[TableRow]:
     """Return the rows of a table of text; a row that cannot be read has a fault in place of fields.
 
@@ -76,7 +100,9 @@ def _of_lines(content: bytes) -> Iterator[TableRow]:
 
 def _row(number: int, line: bytes) -> TableRow:
     try:
-        value = json.loads(line.decode("utf-8", "surrogateescape"))
+        value = parsed_json(line.decode("utf-8", "surrogateescape"))
+    except SameNameError as error:
+        return TableRow(number, {}, str(error))
     except (ValueError, RecursionError):
         return TableRow(number, {}, "no JSON")
     return _object(number, value)
@@ -89,7 +115,9 @@ def _object(number: int, value: object) -> TableRow:
 def _of_json(source: Path, content: bytes) -> list[TableRow]:
     """Return the rows of an array of objects, of columns, of COCO's captions, or of lines under this name."""
     try:
-        value = json.loads(content.decode("utf-8", "surrogateescape"))
+        value = parsed_json(content.decode("utf-8", "surrogateescape"))
+    except SameNameError as error:
+        raise InputError(f"{in_one_line(source)}: {error}; repair it") from error
     except (ValueError, RecursionError) as error:
         rows = list(_of_lines(content))
         if len(rows) > 1 and rows[0].fault is None:  # lines of JSON
@@ -111,8 +139,8 @@ def _of_coco(images: Sequence[Any], annotations: object) -> list[TableRow]:
     """Return a row for each image of COCO's caption files, with its captions in the order of the annotations."""
     captions: dict[object, list[Any]] = {}
     for annotation in annotations if isinstance(annotations, list) else ():
-        if isinstance(annotation, dict) and "caption" in annotation:
-            captions.setdefault(str(annotation.get("image_id")), []).append(annotation["caption"])
+        if isinstance(annotation, dict) and "caption" in annotation and annotation.get("image_id") is not None:
+            captions.setdefault(str(annotation["image_id"]), []).append(annotation["caption"])
     rows = []
     for number, image in enumerate(images):
         row = _object(number, image)
@@ -151,8 +179,8 @@ def _of_columns(source: Path, content: bytes, delimiter: str) -> Iterator[TableR
     """Yield the rows under a header; empty cells are absent."""
     reader = csv.reader(io.StringIO(content.decode("utf-8", "surrogateescape"), newline=""), delimiter=delimiter)
     try:
-        header = next(reader, [])
-        if len(set(header)) < len(header):
+        header = [name.strip() for name in next(reader, [])]
+        if len(set(filter(None, header))) < len(list(filter(None, header))):
             raise InputError(f"{in_one_line(source)}: columns of one name ({', '.join(header)}); rename them")
         for cells in reader:
             if not cells:
@@ -161,7 +189,7 @@ def _of_columns(source: Path, content: bytes, delimiter: str) -> Iterator[TableR
                 yield TableRow(reader.line_num, {}, f"{len(cells)} cells for {len(header)} columns")
             else:
                 named = zip(header, cells, strict=True)
-                yield TableRow(reader.line_num, {name.strip(): _cell(cell) for name, cell in named if cell})
+                yield TableRow(reader.line_num, {name: _cell(cell) for name, cell in named if name and cell})
     except csv.Error as error:
         finding = f"line {reader.line_num} is no row"
         raise InputError(f"{in_one_line(source)}: {finding} (an open quote or a null byte); repair it") from error

@@ -1,6 +1,7 @@
 """The files that users name: a regular file is renamed into place when whole, anything else is written to."""
 
 import contextlib
+import fcntl
 import os
 import secrets
 import stat
@@ -79,6 +80,17 @@ def require_writable(paths: Iterable[Path]) -> None:
         raise InputError(f"{'; '.join(wrong)}; {', or '.join(remedies)}")
 
 
+def require_apart(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Check that no file to be written is one that is read, which would be lost.
+
+    Raises:
+        InputError: those that are, all of them named.
+    """
+    read = set(map(_target, inputs))
+    if both := [str(path) for path in outputs if not is_stream(path) and _target(path) in read]:
+        raise InputError(f"{', '.join(both)}: would replace what is read; give another name")
+
+
 def is_stream(path: Path) -> bool:
     """Whether `path` is written to in order and not replaced: the standard output, a pipe or a device."""
     return path == STDOUT or _descriptor(path) is not None or _is_other_than_file(_target(path))
@@ -91,8 +103,10 @@ def takes_stdout(paths: Iterable[Path]) -> bool:
 
 def _finding(path: Path) -> str | None:
     """Return why no file can be written at `path`, or None."""
-    if path == STDOUT or _descriptor(path) is not None:
+    if path == STDOUT:
         return None
+    if (descriptor := _descriptor(path)) is not None:
+        return _fault_of(descriptor)
     target = _target(path)
     if not target.parent.is_dir():
         return _NO_FOLDER
@@ -103,6 +117,15 @@ def _finding(path: Path) -> str | None:
     if mode is not None:
         return _A_FOLDER if stat.S_ISDIR(mode) else None if os.access(target, os.W_OK) else "may not be written"
     return None if os.access(target.parent, os.W_OK | os.X_OK) else f"its folder {target.parent} may not be written"
+
+
+def _fault_of(descriptor: int) -> str | None:
+    """Return why nothing can be written to an open file of this process, or None."""
+    try:
+        flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    except OSError:
+        return "no such file is open"
+    return "is open for reading alone" if flags & os.O_ACCMODE == os.O_RDONLY else None
 
 
 def _descriptor(path: Path) -> int | None:

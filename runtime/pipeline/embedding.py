@@ -16,7 +16,14 @@ from internvl_edge.runtime.inputs.read import UnusableText
 from internvl_edge.runtime.modes import mode_of
 from internvl_edge.runtime.pipeline.compute import Engine, LocalEngine, cast, unreadable
 from internvl_edge.runtime.pipeline.options import EmbedOptions
-from internvl_edge.runtime.pipeline.outputs import Features, Kind, require_format, write_features, write_lines
+from internvl_edge.runtime.pipeline.outputs import (
+    Features,
+    Kind,
+    names_file,
+    require_format,
+    write_features,
+    write_lines,
+)
 from internvl_edge.runtime.pipeline.shards import Compute, Shard, ShardFolder, complete
 
 if TYPE_CHECKING:
@@ -54,6 +61,11 @@ class EmbedReport:
 def bad_file(output: Path) -> Path:
     """Return the JSONL that lists the inputs left out."""
     return output.with_suffix(".bad.jsonl")
+
+
+def written_files(output: Path) -> list[Path]:
+    """Return the files that a run may write or remove."""
+    return [output, bad_file(output), *([names_file(output)] if output.suffix == ".npy" else [])]
 
 
 def embed(

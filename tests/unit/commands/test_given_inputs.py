@@ -1,10 +1,13 @@
 """What is given to a command as input: nothing empty, and one limit of pixels for all that read pictures."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
+import pyarrow
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from pyarrow import parquet
 
 from internvl_edge.cli import main
 
@@ -65,3 +68,26 @@ def test_the_limit_of_pixels_is_that_of_every_command(arguments: list[str]) -> N
     assert Image.MAX_IMAGE_PIXELS == 1234
     CliRunner().invoke(main, [*arguments, "--max-pixels", "0"])
     assert Image.MAX_IMAGE_PIXELS is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["run", "embed", "b", "t.parquet", "-o", "t.parquet"], "t.parquet"),
+        (["run", "embed", "b", "t.names.jsonl", "--text-column", "image", "-o", "t.npy"], "t.names.jsonl"),
+        (["run", "embed", "b", "t.bad.jsonl", "-o", "t.npz"], "t.bad.jsonl"),
+        (["run", "connect", "b", "t.npz", "-o", "./t.npz"], "t.npz"),
+    ],
+)
+def test_an_input_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], named: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    row = {"file": ["a.png"], "image": ["a.png"]}
+    parquet.write_table(pyarrow.table(row), "t.parquet")
+    for name in ("t.names.jsonl", "t.bad.jsonl", "t.npz"):
+        Path(name).write_text('{"file": "a.png", "image": "a.png"}\n')
+    before = Path(named).read_bytes()
+    done = CliRunner().invoke(main, arguments)
+    assert f"{named}: would replace what is read; give another name" in done.output
+    assert Path(named).read_bytes() == before

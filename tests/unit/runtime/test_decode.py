@@ -4,6 +4,7 @@ import io
 import os
 import re
 import struct
+import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 from internvl_edge.runtime.decode import check_pictures, decode, limit_pixels, load_pictures
 from internvl_edge.runtime.errors import InputError, UnreadableError
 from internvl_edge.runtime.inputs.formats import PICTURE_FORMATS
+from internvl_edge.runtime.inputs.pictures import PictureFile, content_of
 
 
 @pytest.fixture
@@ -219,6 +221,24 @@ def test_folders_pipes_and_names_that_cannot_be_are_told(tmp_path: Path) -> None
     for name, path in found.items():
         with pytest.raises(InputError, match=rf"\({words[name]}\)"):
             load_pictures([path])
+
+
+def test_a_pipe_is_refused_before_it_is_opened(tmp_path: Path) -> None:
+    """To open one that nobody writes to waits for ever, and what devices give has no end."""
+    os.mkfifo(tmp_path / "pipe.png")
+    found = []
+
+    def read() -> None:
+        for path in (tmp_path / "pipe.png", Path("/dev/zero")):
+            for reader in (lambda: decode(path), lambda: content_of(PictureFile(path))):  # noqa: B023  called at once
+                with pytest.raises(UnreadableError, match="neither a file nor a folder"):
+                    reader()
+                found.append(path.name)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert found == ["pipe.png", "pipe.png", "zero", "zero"]
 
 
 def test_pillow_knows_formats_that_are_never_decoded(rgb: Image.Image) -> None:

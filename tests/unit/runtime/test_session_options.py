@@ -64,8 +64,9 @@ def test_a_baseline_is_opened_without(opened: list[tuple[str, SessionOptions]], 
     ("command", "rows"),
     [
         (("run", "retrieve", "new", "PICTURE", "-t", "a"), 1),
-        (("run", "embed", "new", "PICTURE", "-o", "x.npy"), 32),
-        (("run", "embed", "new", "PICTURE", "-o", "x.npy", "--batch-size", "7"), 7),
+        (("run", "embed", "new", "PICTURE", "-o", "x.npy"), 1),  # no call has more rows than there are pictures
+        (("run", "embed", "new", *["PICTURE"] * 40, "-o", "x.npy"), 32),
+        (("run", "embed", "new", *["PICTURE"] * 40, "-o", "x.npy", "--batch-size", "7"), 7),
         (("eval", "new", "--data", "DATA"), 64),
     ],
 )

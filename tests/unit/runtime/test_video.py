@@ -1,7 +1,9 @@
 """Frames by the reference's rule, of folders, animations and containers; what cannot be sampled is told."""
 
 import dataclasses
+import os
 import sys
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -133,6 +135,29 @@ def test_what_is_no_video_is_told(tmp_path: Path) -> None:
     pytest.importorskip("av", reason="PyAV is not installed")
     with pytest.raises(InputError, match=r"text.mp4: neither picture nor video \(.+\); give another file"):
         sample_video(tmp_path / "text.mp4")
+
+
+def test_pipes_and_long_names_are_told(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    found = []
+
+    def read() -> None:
+        with pytest.raises(InputError, match=r"pipe.mp4: neither a file nor a folder; give a video"):
+            sample_video(tmp_path / "pipe.mp4")
+        found.append("pipe")
+
+    thread = threading.Thread(target=read, daemon=True)  # to open a pipe waits for who writes to it
+    thread.start()
+    thread.join(10)
+    assert found == ["pipe"]
+    with pytest.raises(InputError, match="no such file"):
+        sample_video(tmp_path / ("v" * 300))
+
+
+def test_a_name_that_looks_like_an_address_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    video(tmp_path / "v.mp4", range(0, 240, 10)).rename(tmp_path / "12:30.mp4")
+    assert len(sample_video(Path("12:30.mp4"), 6)) == 6
 
 
 def test_too_few_frames_name_the_video_and_what_it_can_give(tmp_path: Path) -> None:

@@ -74,13 +74,41 @@ def test_broken_descriptions_are_told_by_their_place(tmp_path: Path) -> None:
     assert len(find_texts([path], "caption", "skip")) == 3
 
 
-def test_links_inside_a_tar_lead_nowhere(tmp_path: Path) -> None:
+LINKS: Mapping[str, tuple[bytes, str, bytes | str]] = {
+    "./d/hard.png": (tarfile.LNKTYPE, "./a.png", b"one"),
+    "d/soft.png": (tarfile.SYMTYPE, "../a.png", b"one"),
+    "d/chain.png": (tarfile.SYMTYPE, "soft.png", b"one"),
+    "out.png": (tarfile.SYMTYPE, "/etc/passwd", "a link to what is not in the archive"),
+    "up.png": (tarfile.SYMTYPE, "../../etc/passwd", "a link to what is not in the archive"),
+    "loop.png": (tarfile.SYMTYPE, "loop.png", "a link to what is not in the archive"),
+    "pipe.png": (tarfile.FIFOTYPE, "", "not held as a whole file in its archive"),
+}
+
+
+def test_links_of_a_tar_lead_to_its_members_and_nowhere_else(tmp_path: Path) -> None:
+    """GNU tar writes the second of two files with one content in one place as a link: it is a picture as well."""
     with tarfile.open(tmp_path / "s.tar", "w") as archive:
-        archive.addfile(tarfile.TarInfo("a.png"), io.BytesIO())
-        link = tarfile.TarInfo("b.png")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        archive.addfile(link)
-    assert [record.file for record in read_records(tmp_path / "s.tar")] == ["a.png"]
+        info = tarfile.TarInfo("./a.png")
+        info.size = 3
+        archive.addfile(info, io.BytesIO(b"one"))
+        for name, (kind, target, _) in LINKS.items():
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, target
+            archive.addfile(link)
+    records = read_records(tmp_path / "s.tar")
+    assert [record.file for record in records] == ["./a.png", *LINKS]
+    for record, (_, _, expected) in zip(records[1:], LINKS.values(), strict=True):
+        if isinstance(expected, bytes):
+            assert record.picture.content() == expected
+        else:
+            with pytest.raises(UnreadableError, match=expected):
+                record.picture.content()
+
+
+def test_two_values_of_one_name_beside_a_picture_are_told(tmp_path: Path) -> None:
+    path = tar(tmp_path / "s.tar", {"0.png": b"", "0.json": b'{"caption": "x", "caption": "y"}'})
+    with pytest.raises(InputError, match=r"row 0: 0.json has two values of `caption`"):
+        read_records(path)
 
 
 @pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz", "a.tgz"])

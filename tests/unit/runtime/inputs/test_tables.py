@@ -2,13 +2,16 @@
 
 import gzip
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from internvl_edge.runtime.errors import InputError
+from internvl_edge.calib.dataset import open_data
+from internvl_edge.runtime.errors import InputError, UnreadableError
+from internvl_edge.runtime.inputs.pictures import content_of
 from internvl_edge.runtime.inputs.read import read_records
 from internvl_edge.runtime.inputs.tables import read_table
 
@@ -86,6 +89,9 @@ def faults(tmp_path: Path, name: str, content: str | bytes) -> str:
         ("a.csv", "file,caption\na.png,x,y\nb.png,z\n", "line 2: 3 cells for 2 columns"),
         ("a.csv", "image,caption\na.png,x\n", "line 2: no `file`, it has image, caption"),
         ("a.csv", "file;caption\na.png;x\n", "line 2: no `file`, it has file;caption"),
+        ("a.jsonl", '{"file": "a.png", "x": 1, "file": "b.png"}', "line 1: two values of `file`"),
+        ("a.json", '[{"file": "a.png", "label": {"en": "x", "en": "y"}}]', "a.json: two values of `en`; repair it"),
+        ("a.csv", "file, file \na.png,b.png\n", "columns of one name (file, file); rename them"),
         ("a.csv", "file,file\na.png,b.png\n", "columns of one name (file, file); rename them"),
         ("a.csv", "file,caption\n\na.png,caf\u00e9\n".encode("latin-1"), "line 3: holds text that is no UTF-8"),
         ("a.csv", "", "no picture found"),
@@ -157,3 +163,32 @@ def test_a_name_that_is_no_utf8_in_a_table_is_that_file(tmp_path: Path) -> None:
     first, second = read_records(tmp_path / "t.jsonl")
     assert first.file == second.file
     assert first.picture == second.picture
+
+
+def test_equal_values_and_columns_without_a_name_are_no_fault(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"file": "a.png", "file": "a.png", "caption": "x"}\n')
+    (tmp_path / "a.csv").write_text("file,caption,,\na.png,x,y,z\n")
+    for name in ("a.jsonl", "a.csv"):
+        (record,) = read_records(tmp_path / name)
+        assert (record.file, record.captions()) == ("a.png", [("", "x")])
+
+
+def test_captions_of_no_image_are_not_those_of_an_image_without_a_number(tmp_path: Path) -> None:
+    content = {"images": [{"file_name": "a.png"}], "annotations": [{"caption": "of another"}]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert read_records(tmp_path / "a.json")[0].captions() == []
+
+
+def test_names_longer_than_names_can_be_are_told(tmp_path: Path) -> None:
+    name = "n" * 300
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("other.png", b"")
+    (tmp_path / "a.jsonl").write_text(json.dumps({"file": name}))
+    for source in (tmp_path / "a.jsonl", tmp_path / name):
+        (record,) = read_records(source)
+        with pytest.raises(UnreadableError):
+            content_of(record.picture)
+    with pytest.raises(InputError, match="file name too long"):
+        read_records(tmp_path / f"{name}.jsonl")
+    with pytest.raises(InputError, match="no such file or folder"):
+        open_data(tmp_path / f"{name}.jsonl")

@@ -15,7 +15,14 @@ import pytest
 from pyarrow import array, parquet, table
 
 from internvl_edge.runtime.errors import InputError
-from internvl_edge.runtime.outputs.files import is_stream, require_writable, takes_stdout, write_text, written
+from internvl_edge.runtime.outputs.files import (
+    is_stream,
+    require_apart,
+    require_writable,
+    takes_stdout,
+    write_text,
+    written,
+)
 
 
 @pytest.fixture
@@ -145,6 +152,24 @@ def test_a_place_that_will_not_do(tmp_path: Path, name: str, finding: str) -> No
 def test_all_places_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a/f: .*; .*b/f: "):
         require_writable([tmp_path / "a" / "f", tmp_path / "fine", tmp_path / "b" / "f"])
+
+
+def test_descriptors_that_take_nothing_are_told_first(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("old")
+    with (tmp_path / "f").open("rb") as file:
+        with pytest.raises(InputError, match="is open for reading alone; give another name"):
+            require_writable([Path(f"/dev/fd/{file.fileno()}")])
+        closed = os.dup(file.fileno())
+    os.close(closed)
+    with pytest.raises(InputError, match="no such file is open"):
+        require_writable([Path(f"/dev/fd/{closed}")])
+
+
+def test_what_is_read_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("f")
+    with pytest.raises(InputError, match="link: would replace what is read; give another name"):
+        require_apart([tmp_path / "link", tmp_path / "g"], [tmp_path / "f"])
+    require_apart([tmp_path / "g", Path("-"), Path("/dev/null")], [tmp_path / "f", Path("/dev/null")])
 
 
 def test_one_file_for_two_contents_is_told(tmp_path: Path) -> None:
