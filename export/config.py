@@ -112,9 +112,9 @@ class ConnectorConfig:
     select_layer: int = -1
     llm_hidden_size: int
     fewest_tiles: int = 1
-    most_tiles: int = 12
-    """Tiles that a picture is cut into, the thumbnail not counted; the defaults are the reference's limits."""
-    thumbnail: bool = True
+    most_tiles: int = 1
+    """Tiles that a picture is cut into, the thumbnail not counted."""
+    thumbnail: bool = False
     """Add the whole picture as a last tile where it was cut."""
 
     def __post_init__(self) -> None:

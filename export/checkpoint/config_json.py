@@ -20,6 +20,8 @@ from internvl_edge.runtime.errors import CheckpointError
 T = TypeVar("T")
 TokenId = Callable[[str], int | None]
 """Gives the id of a token's text, or None where the tokenizer has no such token."""
+_MOST_TILES = 6
+"""What the reference cuts pictures into where a file cuts them, and does not say into how many tiles."""
 _NO_TOKEN = -1
 """What older files write where there is no such token."""
 
@@ -140,8 +142,8 @@ def _connector(top: Mapping[str, Any], reader: FieldReader) -> ConnectorConfig:
     if width is None:
         raise CheckpointError("the language model's hidden_size is missing")
     names = ("downsample", "ps_version", "select_layer", "fewest_tiles", "most_tiles", "thumbnail")
-    fields = {name: top[name] for name in names if name in top}
-    if top.get("dynamic") is False:
+    fields = {"most_tiles": _MOST_TILES} | {name: top[name] for name in names if name in top}
+    if not top.get("dynamic", False):
         fields |= {"fewest_tiles": 1, "most_tiles": 1}
     return ConnectorConfig(**fields, llm_hidden_size=width)
 

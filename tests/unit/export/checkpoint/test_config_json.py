@@ -71,7 +71,9 @@ def test_a_chat_config_takes_tower_and_connector(golden_b: Path) -> None:
     assert config.family == "internvl_chat"
     assert config.qllama is None
     assert config.embed_dim is None
-    assert config.connector == ConnectorConfig(downsample=0.5, ps_version="v2", select_layer=-1, llm_hidden_size=48)
+    assert config.connector == ConnectorConfig(
+        downsample=0.5, ps_version="v2", select_layer=-1, llm_hidden_size=48, most_tiles=12, thumbnail=True
+    )
     assert config.vision.norm_type == "layer_norm"
     assert config.vision.qkv_bias
     assert not config.vision.qk_norm
@@ -284,9 +286,11 @@ def test_the_ranks_of_unmerged_adapters_are_heard() -> None:
 @pytest.mark.parametrize(
     ("fields", "tiles"),
     [
-        ({}, (1, 12, True)),
+        ({}, (1, 1, False)),
+        ({"max_dynamic_patch": 12}, (1, 1, False)),
+        ({"dynamic_image_size": True}, (1, 6, False)),
         ({"dynamic_image_size": True, "max_dynamic_patch": 6, "use_thumbnail": False}, (1, 6, False)),
-        ({"dynamic_image_size": True, "min_dynamic_patch": 2, "max_dynamic_patch": 4}, (2, 4, True)),
+        ({"dynamic_image_size": True, "min_dynamic_patch": 2, "max_dynamic_patch": 4}, (2, 4, False)),
         ({"dynamic_image_size": False, "max_dynamic_patch": 12, "use_thumbnail": False}, (1, 1, False)),
     ],
 )
@@ -298,8 +302,11 @@ def test_how_pictures_are_cut_reaches_the_manifest(fields: dict[str, Any], tiles
 @pytest.mark.parametrize(
     ("fields", "finding"),
     [
-        ({"min_dynamic_patch": 7, "max_dynamic_patch": 6}, "min_dynamic_patch 7 is more than max_dynamic_patch 6"),
-        ({"max_dynamic_patch": 0}, "most_tiles is 0"),
+        (
+            {"dynamic_image_size": True, "min_dynamic_patch": 7, "max_dynamic_patch": 6},
+            "min_dynamic_patch 7 is more than max_dynamic_patch 6",
+        ),
+        ({"dynamic_image_size": True, "max_dynamic_patch": 0}, "most_tiles is 0"),
         ({"use_thumbnail": "no"}, "use_thumbnail is 'no', which is neither true nor false"),
         ({"pad2square": True}, "--accept-config pad2square"),
     ],
