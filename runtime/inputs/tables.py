@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.inputs.captions import FILE_KEYS
@@ -21,6 +21,9 @@ _BOM = b"\xef\xbb\xbf"
 _LARGEST_BYTES = 4 << 30
 """Of a table in memory; a packed one may unpack to anything."""
 
+_PART_BYTES = 16 << 20
+_ANY_BYTES, _MOST_TIMES = 256 << 20, 200
+"""What a packed table may unpack to anyway, and for each of its bytes: captions make 3 to 10, zeros 1,000."""
 _LONGEST_CELL = 1 << 16
 """Characters that are looked at as a list or an object: a parser of nested text takes much memory."""
 
@@ -79,8 +82,8 @@ def read_table(source: Path) -> list[TableRow]:
 
 def _content(source: Path) -> bytes:
     try:
-        with gzip.open(source) if is_gzip_name(source) else source.open("rb") as file:
-            content = file.read(_LARGEST_BYTES + 1)
+        with source.open("rb") as file:
+            content = _unpacked(source, file) if is_gzip_name(source) else file.read(_LARGEST_BYTES + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{in_one_line(source)}: is no whole gzip file; give a whole one") from error
     except OSError as error:
@@ -88,7 +91,18 @@ def _content(source: Path) -> bytes:
         raise InputError(f"{in_one_line(source)}: {finding}; give a table that can be read") from error
     if len(content) > _LARGEST_BYTES:
         raise InputError(f"{in_one_line(source)}: more than {_LARGEST_BYTES >> 30} GiB; cut it into several tables")
-    return bytes(content)
+    return content
+
+
+def _unpacked(source: Path, file: BinaryIO) -> bytes:
+    content = io.BytesIO()
+    with gzip.GzipFile(fileobj=file) as packed:
+        while content.tell() <= _LARGEST_BYTES and (part := packed.read(_PART_BYTES)):
+            content.write(part)
+            if file.seekable() and content.tell() > max(_ANY_BYTES, _MOST_TIMES * file.tell()):
+                finding = f"unpacks to more than {_MOST_TIMES} times its size, as no table does"
+                raise InputError(f"{in_one_line(source)}: {finding}; give it unpacked")
+    return content.getvalue()
 
 
 def _of_lines(content: bytes) -> Iterator[TableRow]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import io
 import os
 import secrets
 import stat
@@ -169,7 +170,11 @@ def _to_target(path: Path) -> Iterator[IO[bytes]]:
     mode = _mode(target)
     if mode is not None and stat.S_ISDIR(mode):
         raise IsADirectoryError(0, "it is a folder")
-    if _is_other_than_file(target) or _is_fixed(target):
+    if _is_other_than_file(target):
+        with io.BufferedWriter(_Stream(os.open(target, os.O_WRONLY), "wb")) as stream:
+            yield stream
+        return
+    if _is_fixed(target):
         with os.fdopen(os.open(target, os.O_WRONLY | os.O_TRUNC), "wb") as file:  # O_CREAT: not in a folder like /tmp
             yield file
         return
@@ -184,6 +189,22 @@ def _to_target(path: Path) -> Iterator[IO[bytes]]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class _Stream(io.FileIO):
+    """A pipe or a device, which has no places: /dev/null says that it does, and that every one is 0."""
+
+    def seekable(self) -> bool:
+        """Return False."""
+        return False
+
+    def tell(self) -> int:
+        """Say that there is no place.
+
+        Raises:
+            UnsupportedOperation: always.
+        """
+        raise io.UnsupportedOperation("a stream has no places")
 
 
 def _mode(target: Path) -> int | None:

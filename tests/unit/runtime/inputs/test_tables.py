@@ -114,8 +114,13 @@ def test_a_table_without_end_is_not_read_into_memory(tmp_path: Path, monkeypatch
     from internvl_edge.runtime.inputs import tables
 
     monkeypatch.setattr(tables, "_LARGEST_BYTES", 1 << 30)
-    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b"\n" * ((1 << 30) + 1), 1))
+    with (tmp_path / "a.jsonl").open("wb") as file:
+        file.truncate((1 << 30) + 1)  # a hole, which takes no room
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(bytes(1 << 21), 1))
     with pytest.raises(InputError, match="more than 1 GiB; cut it into several tables"):
+        read_table(tmp_path / "a.jsonl")
+    monkeypatch.setattr(tables, "_LARGEST_BYTES", 1 << 20)
+    with pytest.raises(InputError, match="more than 0 GiB"):
         read_table(tmp_path / "a.jsonl.gz")
 
 
@@ -192,3 +197,18 @@ def test_names_longer_than_names_can_be_are_told(tmp_path: Path) -> None:
         read_records(tmp_path / f"{name}.jsonl")
     with pytest.raises(InputError, match="no such file or folder"):
         open_data(tmp_path / f"{name}.jsonl")
+
+
+def test_a_packed_table_that_unpacks_to_anything_is_refused_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from internvl_edge.runtime.inputs import tables
+
+    monkeypatch.setattr(tables, "_ANY_BYTES", 1 << 20)
+    monkeypatch.setattr(tables, "_PART_BYTES", 1 << 18)
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(bytes(8 << 20)))
+    with pytest.raises(InputError, match=r"a.jsonl.gz: unpacks to more than 200 times its size, as no table does"):
+        read_records(tmp_path / "a.jsonl.gz")
+    rows = b"".join(b'{"file": "%06d.png", "caption": "a"}\n' % index for index in range(40_000))
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(rows))
+    assert len(read_records(tmp_path / "b.jsonl.gz")) == 40_000

@@ -23,6 +23,7 @@ from internvl_edge.runtime.outputs.files import (
     write_text,
     written,
 )
+from internvl_edge.runtime.pipeline.outputs import Features, write_features
 
 
 @pytest.fixture
@@ -119,6 +120,21 @@ def test_devices(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^/dev/full: cannot be written \(No space left on device\); make room"):
         write_text(Path("/dev/full"), "content")
     assert Path("/dev/full").is_char_device()
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".parquet"])
+def test_features_go_to_a_device(tmp_path: Path, suffix: str) -> None:
+    """As one measures without a file: /dev/null answers that it has places, and gives 0 for each of them."""
+    np.save(tmp_path / "part.npy", np.zeros((3, 4), np.float32))
+    features = Features(kind="image", names=["a"] * 3, parts=[tmp_path / "part.npy"], dim=4, dtype="float32")
+    output = tmp_path / f"x{suffix}"
+    output.symlink_to("/dev/null")
+    write_features(output, features)
+    assert output.is_char_device()
+    output.unlink()
+    output.symlink_to("/dev/full")
+    with pytest.raises(InputError, match="No space left on device"):
+        write_features(output, features)
 
 
 def test_a_socket_is_told(tmp_path: Path) -> None:
