@@ -16,6 +16,12 @@ _AMID = re.compile(r"data:[^,:\s]{0,128};\s{0,8}base64\s{0,8},\s{0,8}[\w+/%-]", 
 _FIRST_LETTERS = re.compile(r"iVBO|[/_]9j[/_]|[/_]0[/_][/_]|R0lG|UklG|Qk|SUk[qr]|TU0A|AAAA")
 """Of the base64 of each format of pictures, so that other text is told apart at once."""
 _HEAD_OF_BASE64 = re.compile(r"(?:[A-Za-z0-9+/_-]\s{0,8}){24,1024}", re.ASCII)
+_BEFORE = re.compile(
+    r"""(?:b?["'`<(]|\\")?\s{0,8}(?:(?:[a-z]{1,16}/[\w.+-]{1,64}\s{0,8};)?\s{0,8}base64\s{0,8}[,:])?\s{0,8}""",
+    re.IGNORECASE | re.ASCII,
+)
+"""What may stand before base64: a quote, as `str` of Python's bytes has it, or a data URL's head without `data:`."""
+_BEHIND = "\"'`>)\\" + _AROUND
 _GENERIC = ("", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded")
 _SHOWN = 60
 _NOTHING_FETCHED = "nothing is fetched here; send the picture itself, as a data URL"
@@ -32,7 +38,7 @@ def sent_picture(text: str) -> bytes | None:
         return _picture_of(url)
     if _is_address(bare):
         raise InputError(f"is an address ({bare[:_SHOWN]}), and {_NOTHING_FETCHED}")
-    if (picture := _bare_base64(bare)) is not None:
+    if (picture := _wrapped_base64(bare)) is not None:
         return picture
     if bare[:5].lower() == "data:" and (picture := _bare_base64(bare.partition(",")[2])) is not None:
         return picture
@@ -75,6 +81,15 @@ def _is_address(text: str) -> bool:
         return True
     begins = _ANY_SCHEME.match(text)
     return begins is not None and is_picture_name(re.split(r"[?#]", text)[0])
+
+
+def _wrapped_base64(text: str) -> bytes | None:
+    """Return the picture that a text is the base64 of, in quotes or behind ``image/png;base64,`` too."""
+    before = _BEFORE.match(text)
+    begin = before.end() if before else 0
+    if begin and _FIRST_LETTERS.match(text, begin) is None:
+        return None
+    return _bare_base64(text[begin:].rstrip(_BEHIND) if begin else text)
 
 
 def _bare_base64(text: str) -> bytes | None:

@@ -64,6 +64,11 @@ LINES = "\r\n".join(B64[start : start + 76] for start in range(0, len(B64), 76))
         LINES,
         B64.rstrip("="),
         f" {B64}\n",
+        f"b'{B64}'",  # `str` of the bytes that Python's b64encode gives
+        f'"{LINES}"',
+        f"base64,{B64}",
+        f"base64:{B64}",
+        f"image/png;base64,{B64}",
     ],
 )
 def test_a_picture_is_found_however_it_is_written(text: str) -> None:
@@ -122,6 +127,11 @@ def test_what_means_a_picture_and_has_none_is_refused(text: str, words: str) -> 
         "data:science, the field",
         "Data; base64, and other words",
         "what base64, is",
+        "base64, and what it is",
+        "'quoted'",
+        "b'",
+        "'iVBORw0KGgo'",
+        "image/png;base64,",
         "see https://example.com/a.png for more",
         "https:// is a prefix",
         "a/b://c",
@@ -171,8 +181,10 @@ def test_other_data_urls_are_read_too() -> None:
         "https://" + "a" * 2_000_000 + " .png",
         "a" * 2_000_000 + "://x",
         "data:,%" + "%" * 1_000_000,
+        "b'" + " " * 1_000_000 + "base64,AAAA" + "'" * 1_000_000,
+        "a" * 1_000_000 + "/" + "b" * 1_000_000 + ";base64,",
     ],
-    ids=range(11),
+    ids=range(13),
 )
 def test_no_text_takes_long_to_judge(text: str) -> None:
     began = time.process_time()
