@@ -5,6 +5,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ _ANY_BYTES, _MOST_TIMES = 256 << 20, 200
 """What a packed table may unpack to anyway, and for each of its bytes: captions make 3 to 10, zeros 1,000."""
 _LONGEST_CELL = 1 << 16
 """Characters that are looked at as a list or an object: a parser of nested text takes much memory."""
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,12 +193,16 @@ def _columns(value: Mapping[str, Any]) -> list[TableRow] | None:
 
 def _of_columns(source: Path, content: bytes, delimiter: str) -> Iterator[TableRow]:
     """Yield the rows under a header; empty cells are absent."""
-    reader = csv.reader(io.StringIO(content.decode("utf-8", "surrogateescape"), newline=""), delimiter=delimiter)
+    text = io.StringIO(content.decode("utf-8", "surrogateescape"), newline="")
+    reader = csv.reader(text, delimiter=delimiter, strict=True)  # else an open quote takes all the rows behind it
+    begin = 0
     try:
         header = [name.strip() for name in next(reader, [])]
         if len(set(filter(None, header))) < len(list(filter(None, header))):
             raise InputError(f"{in_one_line(source)}: columns of one name ({', '.join(header)}); rename them")
+        begin = reader.line_num
         for cells in reader:
+            begin = reader.line_num
             if not cells:
                 continue
             if len(cells) != len(header):
@@ -205,8 +211,10 @@ def _of_columns(source: Path, content: bytes, delimiter: str) -> Iterator[TableR
                 named = zip(header, cells, strict=True)
                 yield TableRow(reader.line_num, {name: _cell(cell) for name, cell in named if name and cell})
     except csv.Error as error:
-        finding = f"line {reader.line_num} is no row"
-        raise InputError(f"{in_one_line(source)}: {finding} (an open quote or a null byte); repair it") from error
+        finding = (
+            f"line {begin + 1} begins no row (a quote that is open, or text behind one, or a cell that is too long)"
+        )
+        raise InputError(f"{in_one_line(source)}: {finding}; repair it") from error
 
 
 def _cell(text: str) -> Any:
@@ -218,6 +226,10 @@ def _cell(text: str) -> Any:
             value = parse(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
-        if isinstance(value, dict) or (isinstance(value, list) and all(isinstance(part, str) for part in value)):
+        if isinstance(value, dict):
             return value
+        if isinstance(value, list) and all(isinstance(part, str) for part in value):
+            texts = _QUOTED.findall(text)  # NumPy writes no commas, and Python takes 'x' 'y' for one text
+            apart = parse is ast.literal_eval and len(texts) > len(value)
+            return list(map(ast.literal_eval, texts)) if apart else value
     return text

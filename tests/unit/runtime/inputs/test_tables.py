@@ -1,5 +1,6 @@
 """Tables: any line ends, marks and blank lines give the same rows; what is broken is named by its lines."""
 
+import csv
 import gzip
 import json
 import zipfile
@@ -94,6 +95,8 @@ def faults(tmp_path: Path, name: str, content: str | bytes) -> str:
         ("a.csv", "file, file \na.png,b.png\n", "columns of one name (file, file); rename them"),
         ("a.csv", "file,file\na.png,b.png\n", "columns of one name (file, file); rename them"),
         ("a.csv", "file,caption\n\na.png,caf\u00e9\n".encode("latin-1"), "line 3: holds text that is no UTF-8"),
+        ("a.csv", 'file,caption\na.png,x\nb.png,"open\nc.png,z\n', "a.csv: line 3 begins no row (a quote that is"),
+        ("a.csv", 'file,caption\nb.png,"open\nc.png,"z"\n', "a.csv: line 2 begins no row (a quote that is"),
         ("a.csv", "", "no picture found"),
         ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\noid x\n", "a Git LFS pointer in place of the file"),
         ("a.csv", "<!DOCTYPE html><p>404", "an HTML page, not a table"),
@@ -212,3 +215,21 @@ def test_a_packed_table_that_unpacks_to_anything_is_refused_early(
     rows = b"".join(b'{"file": "%06d.png", "caption": "a"}\n' % index for index in range(40_000))
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(rows))
     assert len(read_records(tmp_path / "b.jsonl.gz")) == 40_000
+
+
+@pytest.mark.parametrize(
+    ("cell", "texts"),
+    [
+        ("['a cat' 'two cats']", ("a cat", "two cats")),
+        ("['it''s' 'x']".replace("''", "\\'"), ("it's", "x")),
+        ("[\"it's\"\n 'x']", ("it's", "x")),
+        ("['a cat', \"it's\"]", ("a cat", "it's")),
+        ("['one']", ("one",)),
+        ("[\"say 'x' 'y'\"]", ("say 'x' 'y'",)),
+    ],
+)
+def test_lists_as_pandas_writes_arrays_are_several_texts(tmp_path: Path, cell: str, texts: tuple[str, ...]) -> None:
+    """`to_csv` writes an array without commas, and Python takes two texts side by side for one."""
+    with (tmp_path / "t.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["file", "caption"], ["a.png", cell]])
+    assert read_records(tmp_path / "t.csv")[0].texts == {"": texts}
