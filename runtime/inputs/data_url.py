@@ -14,7 +14,8 @@ _MOST_ESCAPES = 1 << 18
 _TOKEN = r"[\w.+*!#$&^-]+"
 _MEDIA_TYPE = re.compile(rf"{_TOKEN}/{_TOKEN}", re.ASCII)
 _PARAMETER = re.compile(rf"{_TOKEN}\s*=.*", re.ASCII | re.DOTALL)
-_UNFINISHED = re.compile(rf"data:\s*{_TOKEN}/{_TOKEN}\s*(?:;[^,;\s]*)*\s*", re.ASCII | re.IGNORECASE)
+_WORD = re.compile(_TOKEN, re.ASCII)
+_UNFINISHED = re.compile(rf"data:\s*{_TOKEN}/{_TOKEN}(?:\s*;[^,;\s]*)*\s*", re.ASCII | re.IGNORECASE)
 _URL_ALPHABET = bytes.maketrans(b"-_", b"+/")
 _WHITESPACE = b" \t\r\n\f"
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
@@ -35,7 +36,8 @@ def data_url(text: str) -> DataUrl | None:
     """Return the data URL that `text`, which has no space around it, is; None for any other text.
 
     The scheme, the media type and ``;base64`` may be in capitals, the media type may lack, parameters may stand at any
-    place, the bytes may be base64 of either alphabet, without padding, percent-encoded or broken into lines.
+    place (also mere words, as ``;utf8``), the bytes may be base64 of either alphabet, without padding, percent-encoded
+    or broken into lines.
 
     Raises:
         InputError: it begins as a data URL and is none.
@@ -80,7 +82,8 @@ def _fields(head: str) -> tuple[str, bool] | None:
     media_type, *parameters = (part.strip() for part in head.split(";"))
     encoded = any(parameter.lower() == "base64" for parameter in parameters)
     named = [part for part in parameters if part and part.lower() != "base64"]
-    if any(_PARAMETER.fullmatch(part) is None for part in named):
+    words = _MEDIA_TYPE.fullmatch(media_type) is not None and not re.search(r"\s", head)  # image/svg+xml;utf8
+    if any(_PARAMETER.fullmatch(part) is None and not (words and _WORD.fullmatch(part)) for part in named):
         return None
     if not media_type:
         return ("", encoded) if encoded or named or not head else None

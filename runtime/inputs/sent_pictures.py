@@ -12,9 +12,26 @@ _AROUND = " \t\r\n\f\v\0\xa0\ufeff\u200b\u2060"
 _SCHEMES = "https?|ftps?|sftp|s3[an]?|gc?s|azure|az|abfss?|wasbs?|adl|hdfs|dbfs|oss|cosn?|obs|swift|hf|ipfs|file"
 _ADDRESS = re.compile(rf"(?:(?:{_SCHEMES})://|file:/|blob:)\S+", re.IGNORECASE)
 _ANY_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_AMID = re.compile(r"data:[^,:\s]{0,128};\s{0,8}base64\s{0,8},\s{0,8}[\w+/%-]", re.IGNORECASE | re.ASCII)
-_FIRST_LETTERS = re.compile(r"iVBO|[/_]9j[/_]|[/_]0[/_][/_]|R0lG|UklG|Qk|SUk[qr]|TU0A|AAAA")
+_AMID = re.compile(
+    r"data:[^,:\s]{0,128};\s{0,8}base64\s{0,8},(?:[\w+/%-]|\s{1,8}[\w+/%-]{16})", re.IGNORECASE | re.ASCII
+)
+"""Behind a comma and a space a word may stand: "the data:image/png;base64, prefix"."""
+_LETTERS_AMID = re.compile(
+    r"(?:(?<![A-Za-z0-9+/_=-])|(?<=%2C))"
+    r"(?:iVBORw0KG|[/_]9j[/_]|R0lGOD|UklGR|SUkqA|TU0AK|AAAA[A-Za-z0-9+/_-]GZ0eX)[A-Za-z0-9+/_-]{32,512}",
+    re.ASCII,
+)
+"""Base64 as of a picture between other letters: in quotes, as ``b'...'``, in JSON, behind ``image/png;base64,``."""
+_WORDS_AMID = ("iVBORw0KG", "9j", "R0lGOD", "UklGR", "SUkqA", "TU0AK", "GZ0eX")
+"""Without any of them no letters amid a text are looked for, which takes longer."""
+_FIRST_LETTERS = re.compile(
+    r"iVBO|[/_]9j[/_]|[/_]0[/_][/_]|R0lG|UklG|Qk|SUk[qr]|TU0[AK]|AAAA|AAAB|UD[E-Z]|UE[YZ]|UG[YZ]|OEJQ|JVBE|PHN2"
+)
 """Of the base64 of each format of pictures, so that other text is told apart at once."""
+_PLAIN_HEAD = re.compile(rb"P[1-6Ff]\s+(?:#[^\n]*\n\s*)*\d{1,9}\s+\d")
+"""Of a picture in PPM, whose two first letters may begin a text."""
+_UNREAD = ("HEIC", "Photoshop", "icon", "PDF", "SVG", "XL")
+"""Words for what is no text and no picture that is read either: whoever decodes it says so."""
 _HEAD_OF_BASE64 = re.compile(r"(?:[A-Za-z0-9+/_-]\s{0,8}){24,1024}", re.ASCII)
 _BEFORE = re.compile(
     r"""(?:b?["'`<(]|\\")?\s{0,8}(?:(?:[a-z]{1,16}/[\w.+-]{1,64}\s{0,8};)?\s{0,8}base64\s{0,8}[,:])?\s{0,8}""",
@@ -44,6 +61,8 @@ def sent_picture(text: str) -> bytes | None:
         return picture
     if "base64" in bare.lower() and _AMID.search(bare):
         raise InputError("has a data URL amid other text; send picture and text apart")
+    if any(word in bare for word in _WORDS_AMID) and any(map(_is_base64_head, _LETTERS_AMID.finditer(bare))):
+        raise InputError("has the base64 of a picture amid other text; send the picture alone, or the text")
     return None
 
 
@@ -98,7 +117,7 @@ def _bare_base64(text: str) -> bytes | None:
         return None
     letters = re.sub(r"\s", "", begin.group())
     head = decoded_base64(letters[: len(letters) // 4 * 4].encode())
-    if head is None or not _is_picture(head):
+    if head is None or not (_is_picture(head) or _PLAIN_HEAD.match(head) or _is_unread(head)):
         return None
     whole = decoded_base64(text.encode("ascii", "replace"))
     if whole is None:
@@ -106,6 +125,17 @@ def _bare_base64(text: str) -> bytes | None:
     return whole
 
 
+def _is_base64_head(found: re.Match[str]) -> bool:
+    """Whether letters amid a text are the first of a picture's base64."""
+    letters = found.group()
+    head = decoded_base64(letters[: len(letters) // 4 * 4].encode())
+    return head is not None and _is_picture(head)
+
+
 def _is_picture(content: bytes) -> bool:
     head = content[:HEAD_BYTES]
     return picture_format(head) not in (None, "PPM") or "HEIC" in (described(head) or "")
+
+
+def _is_unread(head: bytes) -> bool:
+    return any(word in (described(head) or "") for word in _UNREAD)

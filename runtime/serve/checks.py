@@ -21,6 +21,8 @@ _SHOWN = 80
 _DATATYPES = {dtype: name for name, dtype in DATATYPES.items()}
 _NAMED = 5
 """Findings that one answer names."""
+_LONGEST_NORMALIZED = 256
+"""Characters of a label: what Unicode's normal form takes of marks behind one another grows with their square."""
 
 
 def fitting_request(request: Request, served: Served, model: ModelInfo, options: ServeOptions) -> Request:
@@ -100,7 +102,8 @@ def _texts(request: Request, served: Served) -> Iterator[str]:
             wrong: Callable[[str], bool] = _FINDINGS.get(tensor.name, _is_empty)
             for index, value in enumerate(request.inputs[tensor.name]):
                 text = _text(value)
-                if (kind := picture_format(value[:HEAD_BYTES])) not in (None, "PPM"):  # P3 may begin a text
+                kind = picture_format(value[:HEAD_BYTES])
+                if kind not in (None, "PPM") and (text is None or "\0" in text):  # "GIF89a is a format" has none
                     yield f"{tensor.name} {index} is a {kind} picture and no text"
                 elif text is None:
                     yield f"{tensor.name} {index} is not UTF-8"
@@ -114,7 +117,10 @@ def _labels(request: Request, served: Served) -> Iterator[str]:
     """Yield labels that stand twice, each of which would be given a part of one label's probability."""
     first: dict[str, int] = {}
     for index, value in enumerate(request.inputs.get("labels", ())):
-        earlier = first.setdefault(" ".join(unicodedata.normalize("NFKC", value.decode()).split()), index)
+        text = " ".join(value.decode().split())
+        if len(text) <= _LONGEST_NORMALIZED:
+            text = " ".join(unicodedata.normalize("NFKC", text).split())
+        earlier = first.setdefault(text, index)
         if earlier != index:
             yield f"labels {index} is the same as labels {earlier}"
 

@@ -1,5 +1,6 @@
 """What each path answers."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -26,6 +27,8 @@ from internvl_edge.runtime.serve.signature import Signature
 
 Answerer = Callable[[Call], Awaitable[ASGIApp]]
 _RETRY_S = 1.0
+_COUNTED_AT_ONCE = 16 << 10
+"""Letters whose tokens are counted on the event loop, which takes less than a millisecond or two; more in a thread."""
 
 
 async def _live(call: Call) -> ASGIApp:
@@ -102,7 +105,11 @@ async def _embeddings(call: Call) -> ASGIApp:
     for part in wanted.parts():
         rows.update(zip(part.places, await call.infer_rows(part.model, part.inputs, part.parameters), strict=True))
     texts = [text.decode() for text in wanted.texts.values()]
-    return json_answer(embeddings.answer(wanted, rows, call.service.count_tokens(texts)))
+    if sum(map(len, texts)) <= _COUNTED_AT_ONCE:
+        tokens = call.service.count_tokens(texts)
+    else:
+        tokens = await asyncio.to_thread(call.service.count_tokens, texts)
+    return json_answer(embeddings.answer(wanted, rows, tokens))
 
 
 async def _models(call: Call) -> ASGIApp:

@@ -69,13 +69,36 @@ LINES = "\r\n".join(B64[start : start + 76] for start in range(0, len(B64), 76))
         f"base64,{B64}",
         f"base64:{B64}",
         f"image/png;base64,{B64}",
+        f"data:image/png;base64url,{URL_SAFE}",
     ],
 )
 def test_a_picture_is_found_however_it_is_written(text: str) -> None:
     assert sent_picture(text) == PNG
 
 
-@pytest.mark.parametrize("kind", [kind for kind in PICTURE_FORMATS if kind not in ("PPM", "DIB")])
+@pytest.mark.parametrize("kind", [kind for kind in PICTURE_FORMATS if kind != "DIB"])
+def test_amid_other_text_no_picture_is_taken_for_text(kind: str) -> None:
+    content = base64.b64encode(encoded(kind)).decode()
+    for text in (f'{{"b64_json": "{content}"}}', f"my image/png;base64,{content}", f"a cat {content}"):
+        if kind not in ("BMP", "PPM", "JPEG2000"):  # whose base64 has few letters of its own
+            with pytest.raises(InputError, match="has the base64 of a picture amid other text"):
+                sent_picture(text)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"<svg xmlns='http://www.w3.org/2000/svg'></svg>",
+        b"%PDF-1.7 and pages of letters",
+        b"8BPS\0\1" + bytes(40),
+        b"\0\0\1\0\1\0\x10\x10\0\0\1\0\x20\0" + bytes(40),
+    ],
+)
+def test_bare_base64_of_what_is_not_read_is_no_text(content: bytes) -> None:
+    assert sent_picture(base64.b64encode(content).decode()) == content
+
+
+@pytest.mark.parametrize("kind", [kind for kind in PICTURE_FORMATS if kind != "DIB"])
 def test_bare_base64_of_every_format_is_a_picture(kind: str) -> None:
     content = encoded(kind)
     assert sent_picture(base64.b64encode(content).decode()) == content
@@ -107,6 +130,9 @@ def test_bare_base64_of_every_format_is_a_picture(kind: str) -> None:
         ("custom://host/a.webp", "is an address"),
         (f'<img src="data:image/png;base64,{B64}">', "has a data URL amid other text"),
         (f"describe ![x](data:image/png;base64,{B64})", "has a data URL amid other text"),
+        ("data:text/html;utf8,<p>", "a data URL of text/html"),
+        (f"data:image/png;base64;{B64}", "without a comma"),
+        (urllib.parse.quote(f"data:image/png;base64,{B64}", safe=""), "has the base64 of a picture amid other text"),
         (f"{B64[:200]} and so on!", "begins as the base64 of a picture and is none"),
     ],
 )
@@ -139,6 +165,10 @@ def test_what_means_a_picture_and_has_none_is_refused(text: str, words: str) -> 
         "Antidisestablishmentarianism",
         "0123456789abcdef0123456789abcdef",
         "iVBORw0KGgo",  # the first letters alone are no picture
+        "a PNG begins with iVBORw0KGgo, a JPEG with /9j/, in base64",
+        "the data:image/png;base64, prefix of a URL",
+        "data: a;b, c",
+        "see /9j/of/a/path/that/is/a/long/one.txt",
         "图片",
         "\ud800 is half of a pair",
         base64.b64encode(b"a text, and no picture at all").decode(),
@@ -146,6 +176,10 @@ def test_what_means_a_picture_and_has_none_is_refused(text: str, words: str) -> 
 )
 def test_text_stays_text(text: str) -> None:
     assert sent_picture(text) is None
+
+
+def test_a_drawing_in_a_data_url_is_no_text() -> None:
+    assert sent_picture("data:image/svg+xml;utf8,<svg xmlns='x'/>") == b"<svg xmlns='x'/>"
 
 
 def test_what_takes_pictures_takes_their_bytes_and_their_text() -> None:
@@ -172,6 +206,11 @@ def test_other_data_urls_are_read_too() -> None:
     [
         "data:a/b" + ";" * 5000 + "\0",
         "data:a/b" + ";a" * 500_000,
+        "data:a/b" + " " * 2_000_000 + "x",
+        "data:a/b" + " ;" * 1_000_000 + "\0",
+        "iVBORw0KG" * 200_000,
+        "'iVBORw0KGgo" * 200_000,
+        ("'iVBORw0KGgo" + "A" * 600) * 3000,
         "data:" * 200_000 + "base64",
         "data:;" * 100_000 + " " * 1_000_000 + "base64",
         "AAAA" + " " * 2_000_000 + "x",
@@ -184,7 +223,7 @@ def test_other_data_urls_are_read_too() -> None:
         "b'" + " " * 1_000_000 + "base64,AAAA" + "'" * 1_000_000,
         "a" * 1_000_000 + "/" + "b" * 1_000_000 + ";base64,",
     ],
-    ids=range(13),
+    ids=range(18),
 )
 def test_no_text_takes_long_to_judge(text: str) -> None:
     began = time.process_time()

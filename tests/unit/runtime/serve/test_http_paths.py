@@ -8,6 +8,7 @@ import json
 import socket
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -323,6 +324,20 @@ def test_a_large_batch_without_a_deadline_has_one_for_each_of_its_batches(places
     deadline = engine.seen[-1].deadline
     assert deadline is not None
     assert before + 32 <= deadline <= time.monotonic() + 32  # half a second for each 16 of 1024 texts
+
+
+def test_tokens_of_long_texts_are_counted_beside_the_event_loop() -> None:
+    threads: list[int] = []
+
+    def count(texts: Any) -> int:
+        threads.append(threading.get_ident())
+        return len(texts)
+
+    with served(Service(FakeEngine(), count_tokens=count)) as places:
+        for text in ("short", "long " * 10_000):
+            status, _, answer = ask(places, "POST", "/v1/embeddings", {"model": "internvl-c", "input": text})
+            assert (status, json.loads(answer)["usage"]["prompt_tokens"]) == (200, 1)
+    assert len(set(threads)) == 2
 
 
 def test_one_of_openais_models_may_be_asked_for(places: Places) -> None:

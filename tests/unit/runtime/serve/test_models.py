@@ -1,5 +1,6 @@
 """What a bundle is served as, which requests may be joined, and which are refused before anything runs."""
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -205,6 +206,21 @@ def test_captions_are_bounded_by_the_option_and_the_model() -> None:
 
 def test_labels_that_only_look_alike_are_two() -> None:
     check(classes(b"Cat", b"cat", b"cats", b"c at"))
+
+
+def test_labels_of_many_marks_take_no_long_time_to_compare() -> None:
+    labels = [(f"{index}a" + (chr(0x301) + chr(0x327)) * 16_000).encode() for index in range(8)]
+    began = time.process_time()
+    fitting_request(classes(*labels), MODELS["classify"], MODEL, ServeOptions())
+    assert time.process_time() - began < 2
+    with pytest.raises(BadRequestError, match="labels 1 is the same as labels 0"):
+        check(classes(labels[0], labels[0]))
+
+
+def test_words_that_begin_as_a_picture_does_are_text() -> None:
+    check(request("encode_text", text=strings(b"GIF89a is a format", b"RIFFabcdWEBP", b"BM")))
+    with pytest.raises(BadRequestError, match="text 0 is a GIF picture"):
+        check(request("encode_text", text=strings(b"GIF89a\x01\0\x01\0")))
 
 
 def test_many_findings_are_counted() -> None:

@@ -53,13 +53,17 @@ def test_the_document_is_sound(document: Any) -> None:
     assert len(set(identities)) == len(identities)
     for path, methods in document["paths"].items():
         for operation in methods.values():
-            assert [parameter["name"] for parameter in operation["parameters"]] == re.findall(r"{(\w+)}", path)
+            named = [parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "path"]
+            assert named == re.findall(r"{(\w+)}", path)
+            binary = "application/octet-stream" in operation.get("requestBody", {}).get("content", {})
+            headers = [parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "header"]
+            assert headers == ["inference-header-content-length"] * binary  # without it the body is read as JSON
             assert operation["summary"].endswith(".")
     assert not re.findall(r"https?://", text)
 
 
 def test_models_are_named(document: Any) -> None:
-    (model,) = document["paths"]["/v2/models/{model}/infer"]["post"]["parameters"]
+    model, _ = document["paths"]["/v2/models/{model}/infer"]["post"]["parameters"]
     assert {"sum", "caption"} <= set(model["schema"]["enum"])
     assert "a FP32 [-1, 4], b FP32 [-1, 4] -> total FP32 [-1, 4]" in model["description"]
     (model,) = document["paths"]["/v1/models/{model}"]["get"]["parameters"]

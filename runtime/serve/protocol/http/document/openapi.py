@@ -14,6 +14,7 @@ from internvl_edge.runtime.serve.protocol.http.document.operations import (
 )
 from internvl_edge.runtime.serve.protocol.http.document.schemas import SCHEMAS, reference
 from internvl_edge.runtime.serve.protocol.http.embeddings import model_names
+from internvl_edge.runtime.serve.protocol.http.infer import HEADER_LENGTH
 from internvl_edge.runtime.serve.signature import Signature
 
 _REFUSALS: Mapping[str, str] = {
@@ -25,6 +26,13 @@ _REFUSALS: Mapping[str, str] = {
     "500": "The model or the server failed.",
     "503": "The server starts, restarts a worker or stops.",
     "504": "The answer would come too late.",
+}
+_JSON_LENGTH: Mapping[str, Any] = {
+    "name": HEADER_LENGTH,
+    "in": "header",
+    "required": False,
+    "description": "Bytes of JSON in front of binary data; 0: the whole body is the one element of the one input.",
+    "schema": {"type": "integer", "minimum": 0},
 }
 _WORDS: Mapping[str, str] = {
     "version": "There is one version, 1.",
@@ -82,7 +90,10 @@ def _operation(method: str, path: str, operation: Operation, signatures: Mapping
         body: dict[str, Any] = {"schema": reference(operation.takes)}
         if operation.example is not None:
             body["example"] = operation.example
-        bodies = {JSON: body, **({BYTES: {}} if operation.takes == "InferRequest" else {})}
+        bodies = {JSON: body}
+        if operation.takes == "InferRequest":
+            bodies[BYTES] = {}
+            described["parameters"].append(_JSON_LENGTH)
         described["requestBody"] = {"required": operation.takes != "Anything", "content": bodies}
     return described
 
