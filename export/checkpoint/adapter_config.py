@@ -14,6 +14,9 @@ ADAPTER_CONFIG = "adapter_config.json"
 ROOTS = ("", "vision_model.", "qllama.", "language_model.")
 """What an adapter's names may be relative to: the whole model, or the part that was trained."""
 
+_PLAIN = {"vision_model.encoder.layers.": "blocks.", "qllama.model.": "transformer."}
+"""Beginnings of official names -> of those in plain-PyTorch files (MODEL.md 2.2)."""
+
 _CHANGED_BASE = "starts from changed base weights, which are not in this folder for certain"
 
 
@@ -117,6 +120,7 @@ def _matching(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
     A pattern that begins with ``^`` is of the whole name, which may be relative to the part that was trained.
     """
     names = [module.removeprefix(root) for root in ROOTS if module.startswith(root)]
+    names += [module.replace(part, plain) for part, plain in _PLAIN.items() if module.startswith(part)]
     for pattern, value in patterns.items():
         try:
             if any(re.match(rf"(.*\.)?({pattern})$", name) for name in names):

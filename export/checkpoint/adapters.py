@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from internvl_edge.export.checkpoint.adapter_config import ADAPTER_CONFIG, ROOTS, AdapterConfig
 from internvl_edge.export.checkpoint.fields import listed
 from internvl_edge.export.checkpoint.files.tensors import LazyTensor, MergedTensor
-from internvl_edge.export.checkpoint.names import is_unused, unwrapped
+from internvl_edge.export.checkpoint.names import Naming, is_unused, unwrapped
 from internvl_edge.runtime.errors import CheckpointError
 
 _HALF = re.compile(
@@ -87,8 +87,10 @@ def merged(
     return result
 
 
-def placed(adapter: Mapping[str, LazyTensor], base: Iterable[str]) -> dict[str, LazyTensor]:
+def placed(adapter: Mapping[str, LazyTensor], base: Iterable[str], naming: Naming) -> dict[str, LazyTensor]:
     """Return the tensors of an adapter's own file under the names that they have in the model.
+
+    They are named as the base weights are, official or by `naming`, from the whole model or from a part of it.
 
     Raises:
         CheckpointError: names that no weight of the model has, or that several have.
@@ -99,11 +101,13 @@ def placed(adapter: Mapping[str, LazyTensor], base: Iterable[str]) -> dict[str, 
     for name, tensor in adapter.items():
         short = unwrapped(name)
         module = match["module"] if (match := _HALF.match(short)) else _OTHER_PARTS.split(short)[0]
-        roots = [root for root in ROOTS if f"{root}{module}" in known]
-        if len(roots) == 1:
-            found[f"{roots[0]}{short}"] = replace(tensor, name=f"{roots[0]}{short}")
-        elif roots:
-            doubtful.append(f"{module} ({' or '.join(f'{root}{module}' for root in roots)})")
+        forms = {f"{root}{form}" for root in ROOTS for form in (module, naming.official(module))}
+        places = sorted(forms & known)
+        if len(places) == 1:
+            official = places[0] + short.removeprefix(module)
+            found[official] = replace(tensor, name=official)
+        elif places:
+            doubtful.append(f"{module} ({' or '.join(places)})")
         elif is_unused(short):
             found[short] = tensor
         else:

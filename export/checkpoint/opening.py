@@ -22,7 +22,7 @@ from internvl_edge.export.checkpoint.files.safetensors_file import read_safetens
 from internvl_edge.export.checkpoint.files.tensors import LazyTensor
 from internvl_edge.export.checkpoint.files.torch_file import read_torch_file
 from internvl_edge.export.checkpoint.files.weight_files import read_weights
-from internvl_edge.export.checkpoint.names import is_unused, naming_of, official_names
+from internvl_edge.export.checkpoint.names import Naming, is_unused, naming_of, official_names
 from internvl_edge.export.checkpoint.preprocessor import read_preprocessing
 from internvl_edge.export.checkpoint.shapes import (
     StoredTensor,
@@ -70,7 +70,7 @@ class _Named:
     unused: Mapping[str, LazyTensor]
     left: tuple[str, ...]
     """Stored names of all that no graph needs."""
-    plain: bool
+    naming: Naming
     absent: tuple[str, ...]
     indexes: tuple[Path, ...]
 
@@ -98,7 +98,7 @@ def open_checkpoint(
     file = _config_file(folder, reader)
     adapter = _adapter_config(folder, reader)
     config = file.model if file is not None else config_from_shapes(named.needed, named.unused, path)
-    if named.plain:
+    if named.naming.plain:
         config = as_plain_file(config, named.needed)
     if config.qllama is not None:
         read_companions(folder, config.qllama, reader)
@@ -141,7 +141,7 @@ def _named(path: Path, state_dict: str | None) -> _Named:
         needed=needed,
         unused=unused,
         left=tuple(left),
-        plain=naming.plain,
+        naming=naming,
         absent=stored.absent,
         indexes=stored.read,
     )
@@ -181,7 +181,7 @@ def _with_adapters(
             raise CheckpointError(f"{path}: holds {beside.name} without {ADAPTER_CONFIG}; put that file beside it")
         if halves:
             raise CheckpointError(f"{path}: holds adapters among its weights and in {beside.name}; keep one of them")
-        extra = placed(_ADAPTER_FILES[beside.name](beside), [*plain, *named.unused, *named.left])
+        extra = placed(_ADAPTER_FILES[beside.name](beside), [*plain, *named.unused, *named.left], named.naming)
         replaced, halves = split_adapters(extra)
         plain |= {name: tensor for name, tensor in replaced.items() if not is_unused(name)}
         check_whole(config, extra, plain)

@@ -364,3 +364,39 @@ def test_an_adapter_may_have_any_name(folder: Path, adapter: str) -> None:
     (folder / "adapter_config.json").write_text(json.dumps({**LORA, "r": 4, "lora_alpha": 4}))
     new = {f"{norm}.{leaf}": torch.full((16,), 2.0) for leaf in ("weight", "bias")}
     _assert_merged(folder, weights | new, halves, {QKV: 1.0, FC1: 1.0})
+
+
+@pytest.mark.parametrize(
+    ("base_prefix", "adapter_prefix"),
+    [("", ""), ("", "vision_model."), ("m.", ""), ("m.", "m."), ("m.", "vision_model.")],
+)
+def test_an_adapter_may_be_named_as_its_base_or_officially(folder: Path, base_prefix: str, adapter_prefix: str) -> None:
+    weights = tower()
+    halves = _halves(weights, QKV)
+    write_safetensors(folder, {f"{base_prefix}{name}": value for name, value in weights.items()})
+    tensors = _peft(halves, f"base_model.model.{adapter_prefix}")
+    _write_adapter(folder, tensors, r=4, lora_alpha=4, target_modules=["qkv"])
+    _assert_merged(folder, weights, halves, {QKV: 1.0})
+
+
+@pytest.mark.parametrize("pattern", ["blocks.0.attn.qkv", "^blocks.0.attn.qkv", "attn.qkv"])
+@pytest.mark.parametrize("beside", [True, False])
+def test_an_adapter_of_a_plain_file_acts_by_its_own_names(folder: Path, pattern: str, beside: bool) -> None:
+    weights = tower()
+    halves = _halves(weights, QKV, FC1)
+
+    def plain(name: str) -> str:
+        name = name.replace("encoder.layers.", "blocks.").replace("embeddings.class_embedding", "cls_token")
+        name = name.replace("embeddings.position_embedding", "pos_embed")
+        name = name.replace("embeddings.patch_embedding", "patch_embed.proj")
+        return f"{name}.gamma" if name.endswith((".ls1", ".ls2")) else name
+
+    base = {plain(name): value for name, value in weights.items()}
+    adapter = {plain(name): value for name, value in _peft(halves, "base_model.model." if beside else "").items()}
+    write_safetensors(folder, base if beside else base | adapter)
+    settings = {"r": 4, "lora_alpha": 4, "alpha_pattern": {pattern: 12}}
+    if beside:
+        _write_adapter(folder, adapter, **settings)
+    else:
+        (folder / "adapter_config.json").write_text(json.dumps({**LORA, **settings}))
+    _assert_merged(folder, weights, halves, {QKV: 3.0, FC1: 1.0})
