@@ -75,10 +75,11 @@ def _inspect_engine(
     from internvl_edge.runtime.inspect.xray.report import xray, xray_json
     from internvl_edge.runtime.inspect.xray.target_of import target_of
     from internvl_edge.runtime.inspect.xray.text import xray_text
-    from internvl_edge.runtime.outputs.files import require_writable, takes_stdout, write_text
+    from internvl_edge.runtime.outputs.files import require_apart, require_writable, takes_stdout, write_text
 
     files = [html] if html is not None else []
     require_writable(files)
+    require_apart(files, [path for path in (plan, other) if path is not None])
     found = xray(plan, target=target_of(plan, target), sizes=shapes or None)
     for file in files:
         write_text(file, render_page({plan.name: found}))

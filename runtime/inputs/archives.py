@@ -114,6 +114,7 @@ class TarArchive:
             file.seek(0)
             archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115  nothing of its own is open
             self._members = _tar_index(archive)
+            _require_end(archive, file)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let another process open it by its path."""
@@ -190,6 +191,22 @@ def _tar_index(archive: tarfile.TarFile) -> dict[str, tuple[int, int] | str]:
             target = by_path.get(posixpath.normpath(links[target]))
         found[name] = found[target] if target is not None and target not in links else _LEADS_OUT
     return found
+
+
+def _require_end(archive: tarfile.TarFile, file: IO[bytes]) -> None:
+    """Check that an archive that was read to its end has one: tarfile takes any broken header for the end.
+
+    Raises:
+        TarError: behind the last member there is something else than the end of the file or a block of zeros.
+    """
+    members = archive.getmembers()
+    if not members or members[-1].issparse():  # what lies in the archive of a sparse file is not told
+        return
+    last, position = members[-1], file.tell()
+    end = last.offset_data + (-(-last.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE if last.isreg() else 0)
+    file.seek(end)
+    if position != end and file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise tarfile.ReadError("a broken header")
 
 
 def open_archive(path: Path) -> Archive:

@@ -68,16 +68,30 @@ class ParquetTable:
         return list(self._file.schema_arrow.names)
 
     def rows(self, columns: Sequence[str]) -> Iterator[TableRow]:
-        """Yield all rows with those of `columns` that the table has."""
+        """Yield all rows with those of `columns` that the table has.
+
+        Raises:
+            InputError: some cannot be read.
+        """
         chosen = [name for name in columns if name in self.columns]
         if not chosen:
             yield from (TableRow(row, {}) for row in range(self._file.metadata.num_rows))
             return
         number = 0
-        for batch in self._file.iter_batches(columns=chosen):
-            for fields in batch.to_pylist():
+        batches = self._file.iter_batches(columns=chosen)
+        while (rows := self._next_rows(batches, number)) is not None:
+            for fields in rows:
                 yield TableRow(number, fields)
                 number += 1
+
+    def _next_rows(self, batches: Iterator[Any], number: int) -> list[dict[str, Any]] | None:
+        """Return the rows of the next batch, None after the last."""
+        try:
+            batch = next(batches, None)
+            return None if batch is None else list(batch.to_pylist())
+        except (OSError, ValueError) as error:  # pyarrow's errors on data are both
+            finding = f"rows from {number} on are damaged, or text that is no UTF-8"
+            raise InputError(f"{in_one_line(self.path)}: {finding}; give a whole .parquet") from error
 
     def require_pictures(self) -> None:
         """Check that the column `image` may hold pictures.
@@ -104,10 +118,13 @@ class _Images:
         """Return the bytes of a row; where it has only a path, as the Hub's tables may, the file.
 
         Raises:
-            UnreadableError: it has neither.
+            UnreadableError: it has neither, or the table is damaged there.
         """
         group = bisect_right(self._starts, row) - 1
-        value = self._column(group)[row - self._starts[group]].as_py()
+        try:
+            value = self._column(group)[row - self._starts[group]].as_py()
+        except (OSError, ValueError, IndexError) as error:  # pyarrow's errors on data, or fewer rows than told
+            raise UnreadableError("broken in its table") from error
         content = value.get("bytes") if isinstance(value, dict) else value
         if isinstance(content, bytes):
             return content

@@ -76,6 +76,7 @@ def test_the_limit_of_pixels_is_that_of_every_command(arguments: list[str]) -> N
         (["run", "embed", "b", "t.parquet", "-o", "t.parquet"], "t.parquet"),
         (["run", "embed", "b", "t.names.jsonl", "--text-column", "image", "-o", "t.npy"], "t.names.jsonl"),
         (["run", "embed", "b", "t.bad.jsonl", "-o", "t.npz"], "t.bad.jsonl"),
+        (["inspect", "--engine", "t.npz", "--html", "t.npz"], "t.npz"),
         (["run", "connect", "b", "t.npz", "-o", "./t.npz"], "t.npz"),
     ],
 )

@@ -105,6 +105,28 @@ def test_links_of_a_tar_lead_to_its_members_and_nowhere_else(tmp_path: Path) -> 
                 record.picture.content()
 
 
+@pytest.mark.parametrize("damage", ["cut in a header", "a header overwritten", "cut in the last header"])
+def test_a_tar_that_ends_early_is_told(tmp_path: Path, damage: str) -> None:
+    """Python's tarfile takes a header that is broken, but for the first one, for the end of the archive."""
+    path = tar(tmp_path / "s.tar", {f"{index}.png": b"x" * 600 for index in range(3)})
+    content = bytearray(path.read_bytes())
+    if damage == "a header overwritten":
+        content[3 * 512 : 3 * 512 + 8] = b"damaged!"
+    else:
+        del content[3 * 512 * (2 if "last" in damage else 1) + 100 :]
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"s.tar: a broken or cut-off archive; give a whole"):
+        read_records(path)
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 2])
+def test_a_tar_without_blocks_at_its_end_is_whole(tmp_path: Path, blocks: int) -> None:
+    path = tar(tmp_path / "s.tar", {f"{index}.png": b"x" * 600 for index in range(3)})
+    with path.open("r+b") as file:
+        file.truncate(3 * 3 * 512 + 512 * blocks)
+    assert len(read_records(path)) == 3
+
+
 def test_two_values_of_one_name_beside_a_picture_are_told(tmp_path: Path) -> None:
     path = tar(tmp_path / "s.tar", {"0.png": b"", "0.json": b'{"caption": "x", "caption": "y"}'})
     with pytest.raises(InputError, match=r"row 0: 0.json has two values of `caption`"):
@@ -214,3 +236,31 @@ def test_many_archives_are_few_open_files(tmp_path: Path, suffix: str) -> None:
             ]
     gc.collect()
     assert len(list(Path("/proc/self/fd").iterdir())) - before <= 8
+
+
+@pytest.mark.parametrize("column", ["caption", "image"])
+def test_a_table_that_is_damaged_amid_its_rows_is_told(tmp_path: Path, column: str) -> None:
+    path = tmp_path / "t.parquet"
+    marks = {"caption": b"the caption", "image": b"the picture"}
+    table = pyarrow.table({"image": [marks["image"]] * 3, "caption": [marks["caption"].decode()] * 3})
+    parquet.write_table(table, path, compression="none", use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    begin = content.index(marks[column]) - 4
+    content[begin : begin + 4] = b"\xff\xff\xff\x7f"  # a length that nothing has
+    path.write_bytes(content)
+    if column == "caption":
+        with pytest.raises(InputError, match=r"t.parquet: rows from 0 on are damaged, or text that is no UTF-8; give"):
+            read_records(path)
+    else:
+        (first, *_) = read_records(path)
+        with pytest.raises(UnreadableError, match="broken in its table"):
+            first.picture.content()
+
+
+def test_text_that_is_no_utf8_in_a_table_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    parquet.write_table(pyarrow.table({"file": ["a.png"], "caption": ["caf\u00e9"]}), path, compression="none")
+    path.write_bytes(path.read_bytes().replace("caf\u00e9".encode(), b"caf\xe9\xe9"))
+    for read in (lambda: read_records(path), lambda: find_texts([path], "caption")):
+        with pytest.raises(InputError, match="text that is no UTF-8; give a whole"):
+            read()
