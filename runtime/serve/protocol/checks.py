@@ -18,6 +18,7 @@ FINAL = "triton_enable_empty_final_response"
 """Asks for a mark on the last part of a stream, which every part bears here anyway."""
 _PROTOCOL = ("timeout", "priority", "binary_data_output", FINAL)
 """Parameters that are no model's. Turns are dealt between clients, so that a priority changes nothing."""
+_FLAGS = ("binary_data_output", FINAL)
 _FOR_ALL = ("labels", "templates")
 """Inputs that are one for all rows, whose texts are computed besides."""
 _LONGEST_WAIT_S = 24 * 3600.0
@@ -69,8 +70,13 @@ def model_parameters(signature: Signature, parameters: Mapping[str, Any]) -> dic
     """Return the parameters that are meant for the model.
 
     Raises:
-        BadRequestError: one is not known, or no plain value.
+        BadRequestError: one is not known, or no plain value; one of the protocol's is of another type than its own.
     """
+    priority = parameters.get("priority", 0)
+    if type(priority) is not int or priority < 0:
+        raise BadRequestError("parameter priority: is a whole number from 0")
+    if odd := [name for name in _FLAGS if not isinstance(parameters.get(name, False), bool)]:
+        raise BadRequestError(f"parameter {', '.join(odd)}: is true or false")
     meant = {name: value for name, value in parameters.items() if name not in _PROTOCOL}
     for name, value in meant.items():
         if name not in signature.parameters:

@@ -89,6 +89,18 @@ def wanted(content: dict[str, Any], models: Sequence[str], width: int) -> Wanted
     return Wanted(model=str(model), texts=texts, pictures=pictures, base64=form == "base64")
 
 
+def require_graphs(request: Wanted, signatures: Mapping[str, Signature]) -> None:
+    """Check that the kinds of items that are asked for can be embedded by what is served.
+
+    Raises:
+        BadRequestError: the graphs for one kind are missing.
+    """
+    for kind, task, places in (("pictures", ENCODE_IMAGE, request.pictures), ("texts", ENCODE_TEXT, request.texts)):
+        if places and task not in signatures:
+            listed = ", ".join(map(str, list(places)[:_NAMED]))
+            raise BadRequestError(f"input {listed}: {kind} are not embedded here; this server has no graph for them")
+
+
 def answer(request: Wanted, rows: Mapping[int, np.ndarray], tokens: int) -> dict[str, Any]:
     """Return the embeddings, of unit length as these clients expect.
 

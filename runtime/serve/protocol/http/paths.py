@@ -102,6 +102,7 @@ async def _generate_stream(call: Call) -> ASGIApp:
 async def _embeddings(call: Call) -> ASGIApp:
     wanted = embeddings.wanted(await call.json(), _models_served(call), _width(call))
     rows: dict[int, np.ndarray] = {}
+    embeddings.require_graphs(wanted, call.service.engine.signatures)
     for part in wanted.parts():
         rows.update(zip(part.places, await call.infer_rows(part.model, part.inputs, part.parameters), strict=True))
     texts = [text.decode() for text in wanted.texts.values()]

@@ -340,6 +340,35 @@ def test_tokens_of_long_texts_are_counted_beside_the_event_loop() -> None:
     assert len(set(threads)) == 2
 
 
+def test_what_no_graph_embeds_is_refused_by_its_place() -> None:
+    for missing, items, words in (
+        ("encode_image", ["a", f"data:image/png;base64,{PNG}"], "input 1: pictures are not embedded here"),
+        ("encode_text", [f"data:image/png;base64,{PNG}", "a", "b"], "input 1, 2: texts are not embedded here"),
+    ):
+        engine = FakeEngine()
+        engine.models = {name: model for name, model in engine.models.items() if name != missing}
+        with served(Service(engine)) as places:
+            status, _, answer = ask(places, "POST", "/v1/embeddings", {"model": "internvl-c", "input": items})
+        assert status == 400
+        assert json.loads(answer)["error"]["message"].startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("priority", value) for value in ("high", -1, 1.5, True, None)),
+        *((name, "true") for name in ("binary_data_output", "triton_enable_empty_final_response")),
+    ],
+)
+def test_the_protocols_own_parameters_have_types(places: Places, name: str, value: Any) -> None:
+    for body in ({"inputs": [], "parameters": {name: value}}, {"text": "a", name: value}):
+        path = f"/v2/models/encode_text/{'infer' if 'inputs' in body else 'generate'}"
+        assert refused(places, path, body) == (
+            400,
+            f"parameter {name}: is {'a whole number from 0' if name == 'priority' else 'true or false'}",
+        )
+
+
 def test_one_of_openais_models_may_be_asked_for(places: Places) -> None:
     status, _, body = ask(places, "GET", "/v1/models/internvl-g")
     assert (status, json.loads(body)["id"]) == (200, "internvl-g")
