@@ -3,7 +3,6 @@
 import gzip
 import os
 import posixpath
-import shutil
 import stat
 import tarfile
 import tempfile
@@ -30,6 +29,9 @@ _LINKS = 40
 """Links that are followed before a chain counts as a loop, as the Linux kernel does."""
 _LARGEST_BYTES = 1 << 30
 """Of one member: a picture of the pixel limit has 268 MB as it is, and what is packed may unpack to anything."""
+_PART_BYTES = 4 << 20
+_ANY_BYTES, _MOST_TIMES = 256 << 20, 200
+"""What a gzip file may unpack to anyway, and for each of its bytes: captions make 3 to 10, pictures 1, zeros 1,000."""
 _BROKEN = (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, tarfile.TarError, NotImplementedError)
 
 
@@ -219,6 +221,8 @@ def open_archive(path: Path) -> Archive:
         if not stat.S_ISREG(path.stat().st_mode):
             raise InputError(f"{in_one_line(path)}: no file; give a .zip or .tar")
         return ZipArchive(path) if head_of(path).startswith(b"PK") else TarArchive(path)
+    except UnreadableError as error:
+        raise InputError(f"{in_one_line(path)}: {error}; give it unpacked") from error
     except _BROKEN as error:
         raise InputError(f"{in_one_line(path)}: {_finding(path, error)}; give a whole .zip or .tar") from error
 
@@ -239,9 +243,25 @@ class _Unpacked:
     def __init__(self, path: Path) -> None:
         self.file = tempfile.TemporaryFile(prefix="internvl-edge-")  # noqa: SIM115  closed with this object
         weakref.finalize(self, self.file.close)
-        with gzip.open(path) as packed:
-            shutil.copyfileobj(packed, self.file, 1 << 20)
+        with path.open("rb") as packed:
+            for part in unpacked_parts(packed):
+                self.file.write(part)
         self.file.seek(0)
+
+
+def unpacked_parts(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield what a gzip file unpacks to, part by part.
+
+    Raises:
+        UnreadableError: it is more than pictures or texts of that size unpack to.
+    """
+    total = 0
+    with gzip.GzipFile(fileobj=file) as packed:
+        while part := packed.read(_PART_BYTES):
+            total += len(part)
+            if file.seekable() and total > max(_ANY_BYTES, _MOST_TIMES * file.tell()):
+                raise UnreadableError(f"unpacks to more than {_MOST_TIMES} times its size")
+            yield part
 
 
 @lru_cache(maxsize=_KEPT)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.errors import InputError, UnreadableError
+from internvl_edge.runtime.inputs.archives import unpacked_parts
 from internvl_edge.runtime.inputs.captions import FILE_KEYS
 from internvl_edge.runtime.inputs.formats import is_gzip_name, kind_of
 from internvl_edge.runtime.inputs.names import in_one_line, system_words
@@ -22,9 +23,6 @@ _BOM = b"\xef\xbb\xbf"
 _LARGEST_BYTES = 4 << 30
 """Of a table in memory; a packed one may unpack to anything."""
 
-_PART_BYTES = 16 << 20
-_ANY_BYTES, _MOST_TIMES = 256 << 20, 200
-"""What a packed table may unpack to anyway, and for each of its bytes: captions make 3 to 10, zeros 1,000."""
 _LONGEST_CELL = 1 << 16
 """Characters that are looked at as a list or an object: a parser of nested text takes much memory."""
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
@@ -98,12 +96,13 @@ def _content(source: Path) -> bytes:
 
 def _unpacked(source: Path, file: BinaryIO) -> bytes:
     content = io.BytesIO()
-    with gzip.GzipFile(fileobj=file) as packed:
-        while content.tell() <= _LARGEST_BYTES and (part := packed.read(_PART_BYTES)):
+    try:
+        for part in unpacked_parts(file):
             content.write(part)
-            if file.seekable() and content.tell() > max(_ANY_BYTES, _MOST_TIMES * file.tell()):
-                finding = f"unpacks to more than {_MOST_TIMES} times its size, as no table does"
-                raise InputError(f"{in_one_line(source)}: {finding}; give it unpacked")
+            if content.tell() > _LARGEST_BYTES:
+                break
+    except UnreadableError as error:
+        raise InputError(f"{in_one_line(source)}: {error}; give it unpacked") from error
     return content.getvalue()
 
 

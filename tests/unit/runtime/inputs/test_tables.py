@@ -202,16 +202,17 @@ def test_names_longer_than_names_can_be_are_told(tmp_path: Path) -> None:
         open_data(tmp_path / f"{name}.jsonl")
 
 
-def test_a_packed_table_that_unpacks_to_anything_is_refused_early(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from internvl_edge.runtime.inputs import tables
+def test_what_unpacks_to_anything_is_refused_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from internvl_edge.runtime.inputs import archives
 
-    monkeypatch.setattr(tables, "_ANY_BYTES", 1 << 20)
-    monkeypatch.setattr(tables, "_PART_BYTES", 1 << 18)
+    monkeypatch.setattr(archives, "_ANY_BYTES", 1 << 20)
+    monkeypatch.setattr(archives, "_PART_BYTES", 1 << 18)
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(bytes(8 << 20)))
-    with pytest.raises(InputError, match=r"a.jsonl.gz: unpacks to more than 200 times its size, as no table does"):
+    with pytest.raises(InputError, match=r"a.jsonl.gz: unpacks to more than 200 times its size; give it unpacked"):
         read_records(tmp_path / "a.jsonl.gz")
+    (tmp_path / "a.tar.gz").write_bytes((tmp_path / "a.jsonl.gz").read_bytes())
+    with pytest.raises(InputError, match=r"a.tar.gz: unpacks to more than 200 times its size; give it unpacked"):
+        read_records(tmp_path / "a.tar.gz")
     rows = b"".join(b'{"file": "%06d.png", "caption": "a"}\n' % index for index in range(40_000))
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(rows))
     assert len(read_records(tmp_path / "b.jsonl.gz")) == 40_000
