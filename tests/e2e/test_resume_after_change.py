@@ -164,7 +164,7 @@ def test_ranges_follow_the_config_as_it_is_now(checkpoint: Path, caplog: pytest.
     write_config(checkpoint, {**CHAT_CONFIG, "vision_config": {**CHAT_CONFIG["vision_config"], "layer_norm_eps": 1e-2}})
     calibrate(options)
     (told,) = [record.getMessage() for record in caplog.records if "starting anew" in record.getMessage()]
-    assert told.endswith("these changed: config.json, the model")
+    assert told.endswith("these changed: config.json, the model, the fingerprint")
 
 
 def test_a_broken_picture_beside_the_weights_is_no_part_of_the_model(checkpoint: Path) -> None:
