@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from internvl_edge.runtime.decode import decode
+from internvl_edge.runtime.decode import decode, reason
 from internvl_edge.runtime.errors import InputError, UnreadableError
 from internvl_edge.runtime.inputs.names import in_one_line, is_there
 from internvl_edge.runtime.inputs.pictures import content_of
 from internvl_edge.runtime.inputs.read import Record, read_records
+from internvl_edge.runtime.inputs.sniff import regular_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -103,7 +104,7 @@ def _read_prompts(source: Path) -> Prompts:
     if source.is_dir() or not path.exists():
         return Prompts()
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8-sig"))
+        content: Any = json.loads(regular_file(path).read_text(encoding="utf-8-sig"))
         return Prompts(
             caption_prompts={str(key): str(text) for key, text in content.get("caption_prompts", {}).items()},
             classes=tuple(map(str, content.get("classes", ()))),
@@ -113,6 +114,8 @@ def _read_prompts(source: Path) -> Prompts:
                 for key, texts in content.get("templates", {}).items()
             },
         )
+    except (OSError, UnreadableError) as error:
+        raise InputError(f"{in_one_line(path)}: {reason(error)}; give a file that can be read") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{in_one_line(path)}: is no JSON in UTF-8 ({error}); repair it") from error
     except (AttributeError, TypeError) as error:

@@ -14,7 +14,7 @@ from internvl_edge.runtime.arrow import pyarrow_parquet
 from internvl_edge.runtime.errors import InputError, UnreadableError
 from internvl_edge.runtime.inputs.names import in_one_line, system_words
 from internvl_edge.runtime.inputs.pictures import PictureFile
-from internvl_edge.runtime.inputs.sniff import described, head_of
+from internvl_edge.runtime.inputs.sniff import described, head_of, regular_file
 from internvl_edge.runtime.inputs.tables import TableRow
 
 IMAGE_COLUMN = "image"
@@ -151,7 +151,9 @@ def _images(path: Path, changed: int) -> _Images:
 def _opened(source: Path) -> Any:
     pyarrow, parquet = pyarrow_parquet()
     try:
-        return parquet.ParquetFile(source)
+        return parquet.ParquetFile(regular_file(source))
+    except UnreadableError as error:
+        raise InputError(f"{in_one_line(source)}: {error}; give a .parquet, which is no pipe") from error
     except (OSError, pyarrow.ArrowException) as error:
         raise InputError(f"{in_one_line(source)}: {_finding(source, error)}; give a whole .parquet") from error
 

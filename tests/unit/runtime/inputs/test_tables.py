@@ -3,6 +3,8 @@
 import csv
 import gzip
 import json
+import os
+import threading
 import zipfile
 from pathlib import Path
 
@@ -234,3 +236,27 @@ def test_lists_as_pandas_writes_arrays_are_several_texts(tmp_path: Path, cell: s
     with (tmp_path / "t.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["file", "caption"], ["a.png", cell]])
     assert read_records(tmp_path / "t.csv")[0].texts == {"": texts}
+
+
+def test_folders_and_pipes_in_the_place_of_tables_are_told(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"file": "a.png"}')
+    (tmp_path / "prompts.json").mkdir()
+    with pytest.raises(InputError, match=r"prompts.json: a folder; give a file that can be read"):
+        open_data(tmp_path / "t.jsonl")
+    (tmp_path / "prompts.json").rmdir()
+    os.mkfifo(tmp_path / "prompts.json")
+    os.mkfifo(tmp_path / "p.parquet")
+    found = []
+
+    def read() -> None:  # to open a pipe waits for who writes to it
+        with pytest.raises(InputError, match=r"prompts.json: neither a file nor a folder"):
+            open_data(tmp_path / "t.jsonl")
+        found.append("prompts")
+        with pytest.raises(InputError, match=r"p.parquet: neither a file nor a folder"):
+            read_records(tmp_path / "p.parquet")
+        found.append("parquet")
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert found == ["prompts", "parquet"]
