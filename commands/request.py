@@ -63,6 +63,19 @@ def open_shown(bundle: Path, **settings: Any) -> "InternVL":
     return model
 
 
+@contextmanager
+def shown_work(model: "InternVL", label: str, total: int, unit: str = "pictures") -> Iterator[None]:
+    """Show on stderr how many of `total` pictures `model` has done while the block takes long; prints nothing else."""
+    from internvl_edge.progress import shown_progress
+    from internvl_edge.runtime.progress import no_advance
+
+    with shown_progress(passing=True) as progress, progress.task(label, total, unit) as model.advance:
+        try:
+            yield
+        finally:
+            model.advance = no_advance
+
+
 def request_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options, which reach `command` as one `request`."""
 

@@ -10,7 +10,7 @@ import click
 from internvl_edge.commands.numbers import BATCH, LENGTH, PROCESSES, SHARE
 from internvl_edge.commands.parameters import BUNDLE, IMAGES, JSON, Given, GivenPath
 from internvl_edge.commands.printing import show, show_json
-from internvl_edge.commands.request import Request, request_options
+from internvl_edge.commands.request import Request, request_options, shown_work
 from internvl_edge.runtime.generation import MOST_BEAMS
 from internvl_edge.runtime.tiling import MOST_TILES
 
@@ -56,7 +56,9 @@ def classify(
     require_unlike("--label", labels)
     pictures = find_pictures(images)
     with request.open(bundle) as model:
-        _show_ranking(pictures, labels, model.classify(pictures, labels, templates=templates or None), as_json)
+        with shown_work(model, "Classifying", len(pictures)):
+            scores = model.classify(pictures, labels, templates=templates or None)
+        _show_ranking(pictures, labels, scores, as_json)
 
 
 @run.command()
@@ -76,7 +78,9 @@ def retrieve(
     require_unlike("--text", texts)
     pictures = find_pictures(images)
     with request.open(bundle) as model:
-        _show_ranking(pictures, texts, model.similarity(pictures, texts, mode=mode), as_json)
+        with shown_work(model, "Ranking", len(pictures)):
+            scores = model.similarity(pictures, texts, mode=mode)
+        _show_ranking(pictures, texts, scores, as_json)
 
 
 @run.command()
@@ -104,7 +108,8 @@ def caption(
             for piece in streamed_lines(model, pictures, **settings):
                 show(piece, newline=False)
             return
-        captions = model.caption(pictures, **settings)
+        with shown_work(model, "Captioning", len(pictures)):
+            captions = model.caption(pictures, **settings)
     show_json(caption_rows(pictures, captions)) if as_json else show(lines_text(pictures, captions))
 
 
@@ -237,7 +242,9 @@ def video(
 
     require_unlike("--text", texts)
     with request.open(bundle) as model:
-        _show_ranking(videos, texts, rank_texts(model, videos, texts, frames, mode), as_json)
+        with shown_work(model, "Ranking", len(videos) * frames, "frames"):
+            scores = rank_texts(model, videos, texts, frames, mode)
+        _show_ranking(videos, texts, scores, as_json)
 
 
 @run.command()
@@ -261,7 +268,9 @@ def connect(bundle: Path, images: tuple[Path, ...], output: Path, request: Reque
     require_apart([output], images)
     pictures = find_pictures(images)
     with request.open(bundle) as model:
-        show(save_vit_embeds(model, pictures, TilingOptions(**tiling), output), to_stderr=takes_stdout([output]))
+        with shown_work(model, "Connecting", len(pictures)):
+            written = save_vit_embeds(model, pictures, TilingOptions(**tiling), output)
+        show(written, to_stderr=takes_stdout([output]))
 
 
 def _show_ranking(images: Sequence[object], names: Sequence[str], scores: "np.ndarray", as_json: bool) -> None:

@@ -80,7 +80,10 @@ def save_vit_embeds(model: "InternVL", images: Sequence[object], options: Tiling
     """
     require_writable([output])
     check_pictures(images)
-    embeds = [connect(model, image, options) for image in images]
+    embeds = []
+    for image in images:
+        embeds.append(connect(model, image, options))
+        model.advance(1)
     arrays: dict[str, Any] = {
         "images": np.array([str(image) for image in images]),
         "tiles": np.array([len(part) for part in embeds]),

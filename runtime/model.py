@@ -32,6 +32,7 @@ from internvl_edge.runtime.model_inputs import require_elements, require_finite_
 from internvl_edge.runtime.modes import MODE_GRAPHS, Mode, default_mode, mode_of
 from internvl_edge.runtime.preprocess import Geometry, preprocess
 from internvl_edge.runtime.preprocessor_file import load_preprocessing
+from internvl_edge.runtime.progress import Advance, no_advance
 from internvl_edge.runtime.stages import POSTPROCESS, TOKENIZE, UNMEASURED, Stages
 from internvl_edge.runtime.tokenizer import TEXT_PREFIX, Tokenizer
 
@@ -60,6 +61,8 @@ class InternVL:
     ) -> None:
         self.stages: Stages = UNMEASURED
         """Where the time of what is asked goes; set one to measure."""
+        self.advance: Advance = no_advance
+        """Is told how many more pictures are done; set one to show how far a long list is."""
         self.preprocessing = load_preprocessing(bundle)
         """What becomes of pictures before the first graph."""
         self._bundle = bundle
@@ -435,10 +438,14 @@ class InternVL:
     def _batches(self, images: Images, geometry: Geometry, size: int) -> Iterator[np.ndarray]:
         """Yield `pixel_values` batch by batch, so that a long list of files never lies in memory as a whole."""
         if isinstance(images, np.ndarray) and images.dtype.kind == "f":
-            yield from map(require_finite_pixels, self._parts(images, size))
-            return
-        for start in range(0, picture_count(images), size):
-            yield self.preprocess(images[start : start + size], self.preprocessing.geometry_of(geometry))
+            batches: Iterator[np.ndarray] = map(require_finite_pixels, self._parts(images, size))
+        else:
+            starts = range(0, picture_count(images), size)
+            path = self.preprocessing.geometry_of(geometry)
+            batches = (self.preprocess(images[start : start + size], path) for start in starts)
+        for pixels in batches:
+            yield pixels
+            self.advance(len(pixels))
 
     def _require_readable(self, images: Images) -> None:
         """Check a long list before any graph is opened; a short one is read at once.

@@ -11,6 +11,10 @@ BYTES = "bytes"
 """The unit whose amounts are shown as kB, MB or GB."""
 
 
+def no_advance(more: float) -> None:
+    """Tell nobody that more is done."""
+
+
 class Progress(Protocol):
     """Shows long work: a task has a label, a total and its unit, and is advanced from inside its block."""
 
@@ -24,4 +28,4 @@ class Silent:
 
     def task(self, label: str, total: float, unit: str) -> AbstractContextManager[Advance]:
         """Return a block whose advance does nothing."""
-        return nullcontext(lambda _: None)
+        return nullcontext(no_advance)

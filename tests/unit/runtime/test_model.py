@@ -130,6 +130,16 @@ def test_features_of_mode_g_are_a_sum_of_two_units(model: InternVL, pixels: np.n
     np.testing.assert_allclose(model.encode_image(pixels, "g"), unit(means + 2) + unit(means * [1, 2, 3]), rtol=1e-5)
 
 
+@pytest.mark.parametrize("as_files", [False, True])
+def test_pictures_are_told_of_when_they_are_done(
+    model: InternVL, calls: list[tuple[str, int]], pixels: np.ndarray, as_files: bool
+) -> None:
+    told: list[tuple[float, tuple[str, int]]] = []
+    model.advance = lambda more: told.append((more, calls[-1]))
+    model.encode_image([np.full((4, 4, 3), i, np.uint8) for i in range(5)] if as_files else pixels)
+    assert told == [(2, ("vision", 2)), (2, ("vision", 2)), (1, ("vision", 1))]
+
+
 def test_batches_do_not_change_results(bundle_folder: Path, calls: list[tuple[str, int]], pixels: np.ndarray) -> None:
     one, five = (InternVL.open(bundle_folder, batch_size=size) for size in (1, 5))
     np.testing.assert_array_equal(one.encode_image(pixels, "g"), five.encode_image(pixels, "g"))
