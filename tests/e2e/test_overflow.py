@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from internvl_edge.export import compile as compile_module
 from internvl_edge.export.compile import export_bundle
 from internvl_edge.export.dialects import FEWEST_LAUNCHES, PORTABLE, Dialect, lower
 from internvl_edge.export.options import ExportOptions
@@ -224,6 +225,31 @@ def test_plans_build_with_islands(exported: tuple[str, Path, str], tmp_path: Pat
     pytest.importorskip("onnxruntime_ep_nv_tensorrt_rtx", reason="the extra `rtx` is not installed")
     _, folder, _ = exported
     assert set(build_every_graph(folder, 89, tmp_path)) == set(Bundle.open(folder).manifest.graphs)
+
+
+@pytest.mark.parametrize("case", ["hidden", "residual"])
+def test_a_killed_run_is_taken_up_with_its_islands(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its graphs are rewritten when it is killed; the next run must neither widen them twice nor ship them without."""
+    checkpoint = write(tmp_path / "checkpoint", *CASES[case][0]())
+
+    def options(name: str) -> ExportOptions:
+        return ExportOptions(checkpoint=str(checkpoint), output=tmp_path / name)
+
+    export_bundle(options("whole"))
+    with monkeypatch.context() as killing:
+        killing.setattr(compile_module, "_copy_companions", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            export_bundle(options("resumed"))
+    report = export_bundle(options("resumed"))
+    assert report.kept_wide["vision"].nodes
+    whole, resumed = (Bundle.open(tmp_path / name).manifest for name in ("whole", "resumed"))
+    assert resumed.graphs == whole.graphs
+    graphs = {name for name in whole.files if name.endswith(".onnx")}
+    assert {name: resumed.files[name] for name in graphs} == {name: whole.files[name] for name in graphs}
+
+
+def _killed(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_refusing_names_places_and_remedy_and_leaves_nothing(tmp_path: Path) -> None:

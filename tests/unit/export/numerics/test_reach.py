@@ -10,6 +10,8 @@ import pytest
 from internvl_edge.export.models.layers import MASKED
 from internvl_edge.export.numerics.reach import HEADROOM, MASKED_LIMIT, Reach, most, run_rounded
 from internvl_edge.export.numerics.rounded import rounded
+from internvl_edge.export.verify import onnx_outputs
+from internvl_edge.runtime.errors import VerificationError
 from tests.unit.export.dialects.small_graphs import load, ops
 
 CHAIN = """g (float16[b, 8] x, float16[8] w) => (float16[b, 8] y) {
@@ -43,6 +45,14 @@ def _saved(file: Path, text: str, **initializers: np.ndarray) -> Path:
 
 def _by_place(reached: list[Reach]) -> dict[str, Reach]:
     return {reach.place: reach for reach in reached}
+
+
+def test_pictures_that_overflow_after_verification_are_an_error(file: Path) -> None:
+    """The accuracy of a graph is judged on more pictures than it was verified on: inf must not count as an answer."""
+    _saved(file, CHAIN, w=np.full(8, 0.01, np.float16))
+    assert np.isfinite(onnx_outputs(file, {"x": np.full((1, 8), 200, np.float32)})["y"]).all()
+    with pytest.raises(VerificationError, match=r"g\.onnx: overflows .* square reaches 9e\+04 of 65504; .*--samples"):
+        onnx_outputs(file, {"x": np.full((1, 8), 300, np.float32)})
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=["fp16", "bf16"])
