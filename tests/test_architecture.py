@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import tomllib
 
 from internvl_edge.commands.missing import MODULES
+from tests.pyproject import PYPROJECT
 
 ROOT = Path(__file__).resolve().parent.parent
 ALLOWED = {
@@ -65,7 +65,7 @@ def test_importing_the_runtime_loads_numpy_alone() -> None:
 
 def test_everything_is_installed() -> None:
     """A folder that pyproject.toml forgets is there in a checkout and missing for users."""
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    listed = PYPROJECT["tool"]["setuptools"]
     folders = {path.parent.relative_to(ROOT) for room in ALLOWED for path in (ROOT / room).rglob("*.py")}
     assert sorted({".".join(("internvl_edge", *folder.parts)) for folder in folders} - set(listed["packages"])) == []
     data = [path for room in ALLOWED for path in (ROOT / room).rglob("*") if path.suffix in DATA]

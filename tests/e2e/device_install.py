@@ -13,9 +13,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import tomllib
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tests.pyproject import PROJECT
 
 ROOT = Path(__file__).resolve().parents[2]
 EXTRAS = ("cpu",)
@@ -43,7 +44,7 @@ class _Filtered:
 
 def hide_all_but_the_base() -> frozenset[str]:
     """Make this process fail to import what a device lacks; return those names."""
-    kept = _needed([*_project()["dependencies"], *(r for e in EXTRAS for r in _project()["optional-dependencies"][e])])
+    kept = _needed([*PROJECT["dependencies"], *(r for e in EXTRAS for r in PROJECT["optional-dependencies"][e])])
     kept.add(canonicalize_name("internvl-edge"))
     hidden = frozenset(
         module
@@ -68,11 +69,6 @@ def run_commands(lines: Sequence[Sequence[str]]) -> list[dict[str, object]]:
         unexpected = done.exception is not None and not isinstance(done.exception, SystemExit)
         text = "".join(traceback.format_exception(done.exception)) if unexpected else ""
         found.append({"code": done.exit_code, "stdout": done.stdout, "stderr": done.stderr, "traceback": text})
-    return found
-
-
-def _project() -> dict[str, Any]:
-    found: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     return found
 
 

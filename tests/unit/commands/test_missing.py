@@ -7,16 +7,15 @@ from pathlib import Path
 
 import click
 import pytest
-import tomllib
 from click.testing import CliRunner
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from internvl_edge.cli import main
 from internvl_edge.commands.missing import MODULES, missing_text
+from tests.pyproject import PROJECT
 
 ROOT = Path(__file__).resolve().parents[3]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 BASE = {"numpy", "click", "PIL", "sentencepiece", "rich"}
 OF_OTHERS = {"triton_python_backend_utils"}
 """Is there only inside of NVIDIA Triton."""

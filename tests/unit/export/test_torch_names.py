@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import tomllib
+from tests.pyproject import PROJECT
 
 ROOT = Path(__file__).resolve().parents[3]
 ROOMS = ("export", "calib", "commands", "optimum_register")
@@ -43,7 +43,7 @@ def _is_known(name: str, known: set[str]) -> bool:
 
 
 def _lower_bound() -> str:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = PROJECT["optional-dependencies"]
     (found,) = (re.fullmatch(r"torch>=(\d+\.\d+)", line) for line in extras["export"] if line.startswith("torch"))
     assert found is not None
     return found[1]

@@ -4,13 +4,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import tomllib
 from packaging.requirements import Requirement
 
 from internvl_edge.runtime import jetson
+from tests.pyproject import PROJECT
 
 ROOT = Path(__file__).resolve().parents[3]
-EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+EXTRAS = PROJECT["optional-dependencies"]
 COMPILED_THERE = {"pycuda", "tensorrt", "onnxruntime-gpu"}
 """Source alone, or wheels for other boards."""
 
