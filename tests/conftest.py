@@ -24,6 +24,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--gpu-report", type=Path, help="Write what the gpu checks found to this JSON file.")
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes by their argument: those of a compressed file hold the second in which they were made, and pytest's
+    workers have to agree on the names of all tests."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     """A seeded generator: random input that is the same in every run."""
