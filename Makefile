@@ -9,7 +9,7 @@ DEMO_READY := $(VENV)/.demo-ready
 READY := $(VENV)/.ready
 PIP := PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip install --quiet -c constraints.txt
 TRITON := .triton/.ready
-ROOMS := internvl_edge.cli internvl_edge.commands internvl_edge.progress internvl_edge.export internvl_edge.calib \
+ROOMS := internvl_edge.cli internvl_edge.commands internvl_edge.export internvl_edge.calib \
   internvl_edge.runtime internvl_edge.optimum_register
 EMOJI := examples/emoji
 BUNDLE := demo-bundle

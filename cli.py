@@ -9,15 +9,19 @@ import click
 
 from internvl_edge import __version__
 from internvl_edge.commands.bench import bench
+from internvl_edge.commands.build import build_command
+from internvl_edge.commands.calibrate import calibrate
+from internvl_edge.commands.compare import compare
+from internvl_edge.commands.doctor import doctor
+from internvl_edge.commands.eval import evaluate
 from internvl_edge.commands.export import export
-from internvl_edge.commands.logs import configure_logging
-from internvl_edge.commands.look import inspect
-from internvl_edge.commands.missing import missing_text
+from internvl_edge.commands.inspect import inspect
+from internvl_edge.commands.output.logs import configure_logging
+from internvl_edge.commands.output.missing import missing_text
 from internvl_edge.commands.package import package
-from internvl_edge.commands.plans import build_command, doctor, targets
-from internvl_edge.commands.quantize import calibrate, compare, evaluate
-from internvl_edge.commands.run import run
+from internvl_edge.commands.run.group import run
 from internvl_edge.commands.serve import serve
+from internvl_edge.commands.targets import targets
 from internvl_edge.runtime.errors import EdgeError
 from internvl_edge.runtime.outputs.stdout import drop_stdout, prepare_streams
 

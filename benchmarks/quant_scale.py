@@ -82,7 +82,7 @@ def case(folder: Path, preset: str, layers: int | None, text_layers: int | None,
     kind = str(dtype).removeprefix("torch.")
     try:
         before = bare_seconds(blocks, dtype)
-        data = ["--data", "random", "--samples", str(PICTURES)]
+        data = ["--data", "random", "--sample-count", str(PICTURES)]
         seconds, peak = measured([*command, "calibrate", str(checkpoint), "-o", str(ranges), *data])
         bare = (before + bare_seconds(blocks, dtype)) / 2
         yield Row(what=f"{what}: bare products ({kind})", gigabytes=None, seconds=bare, peak_gib=None, wanted="")

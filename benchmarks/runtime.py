@@ -91,7 +91,7 @@ def bundles(model: Part, folder: Path) -> dict[str, Path]:
     """Return the bundles of a model, exported where they are not yet there."""
     ranges = folder / "ranges"
     if not ranges.exists():
-        _edge("calibrate", model.checkpoint, "-o", ranges, "--data", model.data, "--samples", str(model.samples))
+        _edge("calibrate", model.checkpoint, "-o", ranges, "--data", model.data, "--sample-count", str(model.samples))
     for name, (dtype, quantized) in BUNDLES.items():
         if not (folder / name).exists():
             options = ["--graphs", "vision", "--dtype", dtype, "--sample-count", "1", "--atol", RANDOM_ATOL]

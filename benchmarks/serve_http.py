@@ -75,7 +75,7 @@ def ours(bundle: Path, threads: int, texts: int = 1) -> Iterator[Server]:
     """Run `internvl-edge serve`, which is asked for so many texts at once."""
     port = _free_port()
     command = [sys.executable, "-m", "internvl_edge.cli", "serve", str(bundle), "--http", str(port), "--grpc", "-1"]
-    command += ["--graph", "text", "--threads", str(threads), "--no-access-log", "--backend", "onnxruntime"]
+    command += ["--graphs", "text", "--threads", str(threads), "--no-access-log", "--backend", "onnxruntime"]
     tensor = {"name": "input_ids", "shape": [texts, len(IDS[0])], "datatype": "INT64", "data": IDS * texts}
     with _process(command, {}) as pid:
         yield Server("internvl-edge", port, pid, _post(port, "/v2/models/text/infer", {"inputs": [tensor]}))

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from internvl_edge.commands.numbers import MOST_ROWS, SECONDS, THREADS, Counts
-from internvl_edge.commands.parameters import BACKEND, BF16, BUNDLE, Names
-from internvl_edge.commands.printing import show
-from internvl_edge.commands.request import open_shown
+from internvl_edge.commands.options.numbers import MOST_ROWS, SECONDS, THREADS, Counts
+from internvl_edge.commands.options.parameters import BACKEND, BF16, BUNDLE, Names
+from internvl_edge.commands.options.request import open_shown
+from internvl_edge.commands.output.printing import show
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _SLOWER = 3
@@ -34,8 +34,8 @@ class _Percents(Names):
 
 @click.command()
 @BUNDLE
-@click.option("--graph", "graphs", type=Names(), help="Graphs to measure, as `vision,text`.  [default: all]")
-@click.option("--task", "tasks", type=Names(), help="Whole requests: image, text, caption.  [default: all]")
+@click.option("--graphs", type=Names(), help="Graphs to measure, as `vision,text`.  [default: all]")
+@click.option("--tasks", type=Names(), help="Whole requests: image, text, caption.  [default: all]")
 @click.option(
     "--batch",
     "batches",
@@ -109,7 +109,7 @@ def bench(
 
     Ctrl-C ends the measurement and prints what there is (exit code 130).
     """
-    from internvl_edge.progress import shown_progress
+    from internvl_edge.commands.output.progress import shown_progress
     from internvl_edge.runtime.backends import SessionOptions
     from internvl_edge.runtime.outputs.files import require_writable, takes_stdout
     from internvl_edge.runtime.profile.bench import BenchOptions, run_cases

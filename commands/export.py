@@ -4,9 +4,17 @@ from typing import Any
 
 import click
 
-from internvl_edge.commands.numbers import PIXELS, SAMPLES, SITES, Number
-from internvl_edge.commands.parameters import ACCEPT_CONFIG, MAX_PIXELS, STATE_DICT, Given, GivenPath, Integers, Names
-from internvl_edge.commands.printing import show
+from internvl_edge.commands.options.numbers import PIXELS, SAMPLES, SITES, Number
+from internvl_edge.commands.options.parameters import (
+    ACCEPT_CONFIG,
+    MAX_PIXELS,
+    STATE_DICT,
+    Given,
+    GivenPath,
+    Integers,
+    Names,
+)
+from internvl_edge.commands.output.printing import show
 
 
 @click.command()
@@ -115,10 +123,10 @@ def export(**options: Any) -> None:
     internvl-edge export examples/emoji/checkpoint -o bundle --target rtx-4090 --samples examples/emoji/data/test.jsonl
     internvl-edge export CHECKPOINT -o bundle --precision int8 --data examples/emoji/data/calibration.jsonl
     """
+    from internvl_edge.commands.output.progress import shown_progress
     from internvl_edge.export.compile import export_bundle
     from internvl_edge.export.options import ExportOptions
     from internvl_edge.export.report import report_text
-    from internvl_edge.progress import shown_progress
 
     with shown_progress() as progress:
         report = export_bundle(ExportOptions(**options), progress)

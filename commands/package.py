@@ -5,9 +5,18 @@ from typing import Any
 
 import click
 
-from internvl_edge.commands.numbers import BATCH, DEADLINE_MS, MILLISECONDS, PROCESSES, QUEUE, SHARE, THREADS, Counts
-from internvl_edge.commands.parameters import BACKEND, BF16, BUNDLE, GivenPath
-from internvl_edge.commands.printing import show
+from internvl_edge.commands.options.numbers import (
+    BATCH,
+    DEADLINE_MS,
+    MILLISECONDS,
+    PROCESSES,
+    QUEUE,
+    SHARE,
+    THREADS,
+    Counts,
+)
+from internvl_edge.commands.options.parameters import BACKEND, BF16, BUNDLE, GivenPath
+from internvl_edge.commands.output.printing import show
 
 
 @click.group()
@@ -57,7 +66,7 @@ def triton(bundle: Path, output: Path, **settings: Any) -> None:
     internvl-edge package triton bundle -o repository --platform tensorrt --target l4 -i photo.jpg
     tritonserver --model-repository repository
     """
-    from internvl_edge.progress import shown_progress
+    from internvl_edge.commands.output.progress import shown_progress
     from internvl_edge.runtime.package.options import RepositoryOptions
     from internvl_edge.runtime.package.repository import write_repository
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from internvl_edge.commands.numbers import (
+from internvl_edge.commands.options.numbers import (
     BATCH,
     DEADLINE_MS,
     LENGTH,
@@ -16,8 +16,8 @@ from internvl_edge.commands.numbers import (
     THREADS,
     Number,
 )
-from internvl_edge.commands.parameters import BACKEND, BF16, BUNDLE, ByteSize, Names
-from internvl_edge.commands.printing import show
+from internvl_edge.commands.options.parameters import BACKEND, BF16, BUNDLE, ByteSize, Names
+from internvl_edge.commands.output.printing import show
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _PORT = click.IntRange(-1, 65535)
@@ -32,7 +32,7 @@ _CACHE = ByteSize(unit="MiB", least=_MIB, zero=True)
 @click.option("--http", type=_PORT, default=8000, show_default=True, help="Port of HTTP; 0: any, -1: none.")
 @click.option("--grpc", type=_PORT, default=8001, show_default=True, help="Port of gRPC; 0: any, -1: none.")
 @BACKEND
-@click.option("--graph", "graphs", type=Names(), help="Graphs to serve, as `vision,text`.  [default: all]")
+@click.option("--graphs", type=Names(), help="Graphs to serve, as `vision,text`.  [default: all]")
 @click.option("--workers", type=PROCESSES, default=1, show_default=True, help="Processes that hold the model.")
 @click.option("--threads", type=THREADS, help="Of a CPU backend in each worker.  [default: its part of the cores]")
 @BF16

@@ -60,7 +60,8 @@ def load_data(source: str, settings: Preprocessing, count: int) -> CalibrationDa
         )
     if len(pictures) < FEWEST:
         raise CalibrationError(
-            f"{source}: {len(pictures)} samples, ranges need at least {FEWEST}; give more pictures or raise --samples"
+            f"{source}: {len(pictures)} samples, ranges need at least {FEWEST}; give more pictures or raise "
+            "--sample-count (of export: --calibration-samples)"
         )
     flat = [row.file for row, picture in zip(rows, pictures, strict=True) if _is_flat(picture)]
     if len(flat) > UNREADABLE_SHARE * len(pictures):
@@ -155,7 +156,7 @@ def _caption_ids(data: CalibrationData, tokenizer: Tokenizer) -> np.ndarray:
 
 def _random(image_size: int, count: int) -> CalibrationData:
     if count < FEWEST:
-        raise CalibrationError(f"--samples {count}: ranges need at least {FEWEST}; raise it")
+        raise CalibrationError(f"--sample-count {count}: ranges need at least {FEWEST}; raise it")
     pixels = synthetic_pixels(image_size, count)
     return CalibrationData(
         pixel_values=pixels,

@@ -50,7 +50,7 @@ class CompareOptions:
         """
         wrong = []
         if self.samples < 1:
-            wrong.append(f"--samples {self.samples}: nothing to compare on; give at least 1")
+            wrong.append(f"--sample-count {self.samples}: nothing to compare on; give at least 1")
         if unknown := [name for name in self.graphs or () if name not in GRAPH_NAMES]:
             wrong.append(f"--graphs {','.join(unknown)}: unknown; choose from {', '.join(GRAPH_NAMES)}")
         if not np.isfinite(self.threshold_db):

@@ -61,7 +61,7 @@ def cpu(place: Place) -> None:
     assert said.index("gem stone") < said.index("flag: Nepal"), said
     place.run("run", "caption", place.bundle, picture, "--max-new-tokens", "4")
     place.run("run", "embed", place.bundle, picture, "-o", place.work / "features.npz")
-    place.run("bench", place.bundle, "--graph", "text", "--duration", "1")
+    place.run("bench", place.bundle, "--graphs", "text", "--duration", "1")
 
 
 def export(place: Place) -> None:

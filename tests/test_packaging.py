@@ -2,13 +2,11 @@
 
 import re
 from importlib.metadata import version
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import internvl_edge
-from tests.pyproject import PROJECT, PYPROJECT
+from tests.project import PROJECT, PYPROJECT, ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"(?:\]\(|^\[[^\]]+\]: )([^)\s]+)", re.MULTILINE)
 """A link in the text, or the definition of one at the end."""
 

@@ -1,4 +1,4 @@
-"""The stage times of one real request as a table: what ``run ... --profile`` prints."""
+"""The stage times of one real request as a table: what ``run ... --latency`` prints."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

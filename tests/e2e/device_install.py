@@ -9,16 +9,14 @@ import traceback
 from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from importlib.metadata import Distribution, packages_distributions, requires
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.pyproject import PROJECT
+from tests.project import PROJECT
 
-ROOT = Path(__file__).resolve().parents[2]
 EXTRAS = ("cpu",)
 
 

@@ -19,7 +19,7 @@ def test_unknown_fields_are_named_accepted_and_recorded(run: Run, tmp_path: Path
     done = run(*command, "--accept-config", "window", "--accept-config", "note", "--accept-config", "absent")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "bundle" / "manifest.json").read_text())["accepted_config"] == ["window", "note"]
-    compared = run("compare", tmp_path / "bundle", folder, "--data", _picture(tmp_path), "--samples", 1)
+    compared = run("compare", tmp_path / "bundle", folder, "--data", _picture(tmp_path), "--sample-count", 1)
     assert compared.returncode == 0, compared.stderr
 
 

@@ -46,7 +46,7 @@ def test_every_graph_and_request_is_measured(run: Run, demo_bundle: Path, tmp_pa
 def test_exports_have_trtexecs_shape(run: Run, demo_bundle: Path, tmp_path: Path, backend: str) -> None:
     times, profile, info = (tmp_path / f"{name}.json" for name in ("times", "profile", "info"))
     exports = ("--export-times", times, "--export-profile", profile, "--export-layer-info", info)
-    done = run("bench", demo_bundle, *QUICK, "--graph", "vision", "--batch", "2", "--backend", backend, *exports)
+    done = run("bench", demo_bundle, *QUICK, "--graphs", "vision", "--batch", "2", "--backend", backend, *exports)
     assert done.returncode == 0, done.stderr
     assert not re.search("GPU|H2D|D2H", done.stdout + profile.read_text() + info.read_text()), "it ran on a processor"
     assert {"startComputeMs", "computeMs", "latencyMs"} <= set(json.loads(times.read_text())[0])
@@ -64,7 +64,7 @@ def test_exports_have_trtexecs_shape(run: Run, demo_bundle: Path, tmp_path: Path
 
 
 def test_streams_share_a_session(run: Run, demo_bundle: Path, tmp_path: Path) -> None:
-    chosen = ("--graph", "vision", "--task", "image", "--streams", "2", "--trace", tmp_path / "trace.json")
+    chosen = ("--graphs", "vision", "--tasks", "image", "--streams", "2", "--trace", tmp_path / "trace.json")
     done = run("bench", demo_bundle, *QUICK, *chosen)
     assert done.returncode == 0, done.stderr
     assert "vision, batch 1, 2 streams" in done.stdout
@@ -74,9 +74,9 @@ def test_streams_share_a_session(run: Run, demo_bundle: Path, tmp_path: Path) ->
 
 def test_a_baseline_gives_a_verdict_and_can_fail(run: Run, demo_bundle: Path, tmp_path: Path) -> None:
     before = tmp_path / "before.json"
-    assert run("bench", demo_bundle, *QUICK, "--graph", "vision", "--json", before).returncode == 0
+    assert run("bench", demo_bundle, *QUICK, "--graphs", "vision", "--json", before).returncode == 0
     report = json.loads(before.read_text())
-    compare = ("bench", demo_bundle, *QUICK, "--graph", "vision", "--fail-on", "slower", "--baseline", before)
+    compare = ("bench", demo_bundle, *QUICK, "--graphs", "vision", "--fail-on", "slower", "--baseline", before)
     for factor, answer, code in ((1000.0, "faster", 0), (0.001, "slower", 3)):
         changed = json.loads(json.dumps(report))
         changed["cases"][0]["times_ms"] = [time * factor for time in report["cases"][0]["times_ms"]]
@@ -99,7 +99,7 @@ def test_ctrl_c_prints_what_there_is(demo_bundle: Path, tmp_path: Path) -> None:
         "--duration",
         "0.3",
     ]
-    command += ["--graph", "vision,text", "--backend", "onnxruntime"]  # `auto` would measure others first
+    command += ["--graphs", "vision,text", "--backend", "onnxruntime"]  # `auto` would measure others first
     command += ["--iterations", "100000", "--json", tmp_path / "part.json"]
     with subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -117,7 +117,7 @@ def test_ctrl_c_prints_what_there_is(demo_bundle: Path, tmp_path: Path) -> None:
 
 
 def test_two_processes_measure_one_bundle(demo_bundle: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "internvl_edge.cli", "bench", str(demo_bundle), *QUICK, "--graph", "vision"]
+    command = [sys.executable, "-m", "internvl_edge.cli", "bench", str(demo_bundle), *QUICK, "--graphs", "vision"]
     both = [
         subprocess.Popen([*command, "--json", str(tmp_path / f"{name}.json")], stdout=subprocess.PIPE, text=True)
         for name in ("first", "second")
@@ -131,8 +131,8 @@ def test_two_processes_measure_one_bundle(demo_bundle: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--graph", "vison"), ("vison", "--graphs")),
-        (("--task", "song"), ("song", "image, text, caption")),
+        (("--graphs", "vison"), ("vison", "--graphs")),
+        (("--tasks", "song"), ("song", "image, text, caption")),
         (("--backend", "abacus"), ("abacus",)),
         (("--json", "/nowhere/at/all.json"), ("/nowhere/at",)),
         (("--baseline", "/nowhere/at/all.json"), ("/nowhere/at/all.json",)),

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.e2e.conftest import Run
+from tests.project import ROOT
 
 Change = Callable[[dict[str, torch.Tensor]], None]
 
@@ -78,10 +79,9 @@ class TestExport:
         assert plan["bytes"] == (folder / "vision.plan").stat().st_size > 100_000
 
     def test_from_the_checkout(self, golden_b: Path, tmp_path: Path) -> None:
-        root = Path(__file__).resolve().parents[2]
         arguments = [golden_b / "checkpoint_vit", "-o", tmp_path / "b", "--dtype", "fp32"]
         command = [sys.executable, "cli.py", "export", *map(str, arguments)]
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert (tmp_path / "b" / "manifest.json").exists()
 

@@ -96,7 +96,7 @@ def test_bench_writes_to_pipes_links_and_stdout(demo_bundle: Path, tmp_path: Pat
     read: list[str] = []
     thread = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()), daemon=True)
     thread.start()
-    quick = ("--graph", "text", "--task", "text", "--duration", 0.1, "--iterations", 1, "--backend", "onnxruntime")
+    quick = ("--graphs", "text", "--tasks", "text", "--duration", 0.1, "--iterations", 1, "--backend", "onnxruntime")
     files = ("--json", "-", "--html", tmp_path / "link.html", "--trace", tmp_path / "pipe")
     done = run("bench", demo_bundle, *quick, *files)
     assert done.returncode == 0, done.stderr

@@ -63,11 +63,11 @@ def test_a_bundle_equals_itself(demo_bundle: Path, pictures: Path) -> None:
 
 
 def test_the_broken_block_is_named_with_its_remedy(broken: Path, demo_bundle: Path, run: Run, data: Path) -> None:
-    done = run("compare", broken, demo_bundle, "--data", data, "--samples", 2, "--graphs", "vision,query")
+    done = run("compare", broken, demo_bundle, "--data", data, "--sample-count", 2, "--graphs", "vision,query")
     assert done.returncode == 0, done.stderr
     last = done.stdout.splitlines()[-1]
     assert last.startswith("first divergence: vision falls below 20 dB at vision_model.encoder.layers.3 ")
-    content = json.loads(run("compare", broken, demo_bundle, "--data", data, "--samples", 2, "--json").stdout)
+    content = json.loads(run("compare", broken, demo_bundle, "--data", data, "--sample-count", 2, "--json").stdout)
     assert content["first_divergence"]["steepest"] == BROKEN
     # Each graph is fed by the reference: what follows the broken one is equal.
     query = next(graph for graph in content["graphs"] if graph["graph"] == "query")
@@ -80,5 +80,5 @@ def test_two_sides_of_different_models(demo_bundle: Path, golden_a: Path, data: 
 
 
 def test_all_that_is_wrong_at_once() -> None:
-    with pytest.raises(InputError, match=r"--samples 0.*; --graphs visoin: unknown.*; --threshold-db nan"):
+    with pytest.raises(InputError, match=r"--sample-count 0.*; --graphs visoin: unknown.*; --threshold-db nan"):
         CompareOptions(data=Path("x"), samples=0, graphs=("visoin",), threshold_db=np.nan)

@@ -60,8 +60,8 @@ def test_what_needs_no_extra_works(demo_bundle: Path, pictures: Path, emoji: Pat
         ("run", "caption", demo_bundle, picture),
         ("run", "embed", demo_bundle, picture, "-o", tmp_path / "features.npz"),
         ("run", "video", demo_bundle, pictures, "-t", "a cat", "--frames", "4"),
-        ("eval", demo_bundle, "--data", data, "--limit", "4", "--tasks", "retrieval"),
-        ("bench", demo_bundle, "--graph", "text", "--task", "text", "--iterations", "2", "--duration", "0.1"),
+        ("eval", demo_bundle, "--data", data, "--sample-count", "4", "--tasks", "retrieval"),
+        ("bench", demo_bundle, "--graphs", "text", "--tasks", "text", "--iterations", "2", "--duration", "0.1"),
         ("package", "triton", demo_bundle, "-o", tmp_path / "triton"),
         ("package", "ray", demo_bundle, "-o", tmp_path / "ray.yaml"),
     ]

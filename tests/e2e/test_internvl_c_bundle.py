@@ -82,7 +82,7 @@ def test_classify_eval_and_bench_take_mode_c(
 ) -> None:
     done = run("run", "classify", bundle, *files, "-l", TEXTS[0], "-l", TEXTS[1])
     assert done.returncode == 0, done.stderr
-    done = run("eval", bundle, "--data", emoji / "data" / "test.jsonl", "--limit", 4, "--json")
+    done = run("eval", bundle, "--data", emoji / "data" / "test.jsonl", "--sample-count", 4, "--json")
     assert done.returncode == 0, done.stderr
     assert list(json.loads(done.stdout)["bundle"]["retrieval"]) == ["c"]
     report = tmp_path / "bench.json"

@@ -22,7 +22,7 @@ def data(emoji: Path) -> Path:
 @pytest.fixture(scope="module")
 def ranges(run: Run, emoji: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranges") / "ranges"
-    done = run("calibrate", emoji / "checkpoint", "--data", data, "--samples", 16, "-o", folder)
+    done = run("calibrate", emoji / "checkpoint", "--data", data, "--sample-count", 16, "-o", folder)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -76,7 +76,7 @@ def test_nan_names_the_layer(run: Run, emoji: Path, data: Path, tmp_path: Path) 
     tensors = load_file(copy / "model.safetensors")
     tensors["vision_model.encoder.layers.2.mlp.fc1.bias"][3] = float("nan")
     save_file(tensors, copy / "model.safetensors")
-    line = refused(run, tmp_path / "r", "calibrate", copy, "--data", data, "--samples", 16)
+    line = refused(run, tmp_path / "r", "calibrate", copy, "--data", data, "--sample-count", 16)
     assert "vision_model.encoder.layers.2.mlp.fc2" in line
 
 
@@ -105,7 +105,7 @@ def test_a_killed_calibration_ends_with_the_same_scales(
     run: Run, emoji: Path, data: Path, ranges: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "ranges"
-    options = ["--data", str(data), "--samples", "16", "-o", str(output)]
+    options = ["--data", str(data), "--sample-count", "16", "-o", str(output)]
     command = [sys.executable, "-m", "internvl_edge.cli", "calibrate", str(emoji / "checkpoint"), *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60

@@ -80,7 +80,7 @@ def test_a_bundle_without_connector_says_so(run: Run, demo_bundle: Path, picture
 
 def test_profile_shows_where_the_time_went(run: Run, demo_bundle: Path, pictures: Path, tmp_path: Path) -> None:
     plain = run("run", "retrieve", demo_bundle, pictures / "0000.png", "-t", "melon", "--threads", 1)
-    done = run("run", "retrieve", demo_bundle, pictures / "0000.png", "-t", "melon", "--threads", 1, "--profile")
+    done = run("run", "retrieve", demo_bundle, pictures / "0000.png", "-t", "melon", "--threads", 1, "--latency")
     assert done.stdout == plain.stdout
     table = done.stderr.splitlines()
     assert table[0].split() == ["stage", "graph", "calls", "ms", "share"]
@@ -94,7 +94,7 @@ def test_profile_shows_where_the_time_went(run: Run, demo_bundle: Path, pictures
         "request",
     ):
         assert any(re.match(line, row) for row in table), line
-    done = run("run", "embed", demo_bundle, pictures, "-o", tmp_path / "f.npy", "--profile")
+    done = run("run", "embed", demo_bundle, pictures, "-o", tmp_path / "f.npy", "--latency")
     assert any(re.match("decode image +8 ", row) for row in done.stderr.splitlines()), done.stderr
 
 

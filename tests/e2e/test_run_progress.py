@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from internvl_edge import progress
 from internvl_edge.cli import main
+from internvl_edge.commands.output import progress
 
 COUNT = 40
 

@@ -23,8 +23,7 @@ import pytest
 from internvl_edge.runtime import InternVL
 from tests.e2e.conftest import Run
 from tests.e2e.test_cli import one_line
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.project import ROOT
 
 pytest.importorskip("uvicorn")
 COMMAND = (sys.executable, "-m", "internvl_edge.cli", "serve")

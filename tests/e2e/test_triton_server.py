@@ -20,9 +20,9 @@ from tritonclient.utils import InferenceServerException
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.package.options import RepositoryOptions
 from internvl_edge.runtime.package.repository import write_repository
+from tests.project import ROOT
 from tests.unit.runtime.serve.onnx_bundle import NARROW, write_typed_bundle
 
-ROOT = Path(__file__).resolve().parents[2]
 SERVER = ROOT / ".triton"
 """Where `make .triton/.ready` puts the server of the package nvidia-pytriton, and a NumPy as old as it wants."""
 READY_S = 60

@@ -12,10 +12,10 @@ import pytest
 from internvl_edge.runtime.cuda import Device
 from tests.gpu.agree import Record
 from tests.gpu.marks import GPU
+from tests.project import ROOT
 
 pytestmark = GPU
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 KERNELS = ("vit_attention", "qllama_attention", "query_cross_attention", "attention_pool")
 
 

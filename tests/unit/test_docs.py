@@ -8,8 +8,8 @@ import click
 import pytest
 
 from internvl_edge.cli import main
+from tests.project import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",

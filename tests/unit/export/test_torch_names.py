@@ -8,9 +8,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.pyproject import PROJECT
+from tests.project import PROJECT, ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 ROOMS = ("export", "calib", "commands", "optimum_register")
 OURS = ("torch.ops.internvl_edge",)
 """Operators that the package registers itself."""

@@ -7,9 +7,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from internvl_edge.runtime import jetson
-from tests.pyproject import PROJECT
+from tests.project import PROJECT
 
-ROOT = Path(__file__).resolve().parents[3]
 EXTRAS = PROJECT["optional-dependencies"]
 COMPILED_THERE = {"pycuda", "tensorrt", "onnxruntime-gpu"}
 """Source alone, or wheels for other boards."""

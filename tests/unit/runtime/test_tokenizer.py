@@ -13,8 +13,9 @@ from safetensors.numpy import load_file
 
 from internvl_edge.runtime.errors import BundleError, InputError
 from internvl_edge.runtime.tokenizer import Tokenizer
+from tests.project import DATA
 
-GOLDEN = Path(__file__).resolve().parents[2] / "data" / "golden" / "case_a_internvl14b"
+GOLDEN = DATA / "golden" / "case_a_internvl14b"
 CASES = json.loads((GOLDEN / "tokenizer_cases.json").read_text(encoding="utf-8"))["tiny"]
 BOS, EOS = 1, 2
 

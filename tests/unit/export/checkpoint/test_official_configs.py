@@ -10,8 +10,8 @@ from internvl_edge.export.checkpoint.companions import GENERATION, TOKENIZER
 from internvl_edge.export.checkpoint.config_json import config_from_json, read_config
 from internvl_edge.export.checkpoint.fields import FieldReader
 from internvl_edge.runtime.errors import CheckpointError
+from tests.project import ROOT
 
-ROOT = Path(__file__).resolve().parents[4]
 CONFIGS = [
     *sorted((ROOT / "tests" / "data" / "configs").glob("*.json")),
     *sorted((ROOT / "tests" / "data" / "golden").rglob("config.json")),

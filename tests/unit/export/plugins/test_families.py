@@ -2,7 +2,6 @@
 
 import ast
 import re
-from pathlib import Path
 
 import pytest
 
@@ -10,8 +9,8 @@ from internvl_edge.export.plugins.families import FAMILIES
 from internvl_edge.export.plugins.family import Family, first_sm
 from internvl_edge.export.plugins.tiles import searched_tiles
 from internvl_edge.runtime.errors import EngineError
+from tests.project import ROOT
 
-ROOT = Path(__file__).resolve().parents[4]
 BY_NAME = {family.name: family for family in FAMILIES}
 VIT = BY_NAME["vit_attention"]
 TYPES = {"qkv": "fp16", "statistics": "fp32", "q_gain": "fp16", "k_gain": "fp16"}

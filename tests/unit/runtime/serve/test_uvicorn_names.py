@@ -11,6 +11,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from internvl_edge.runtime.serve.protocol.http import patience
+from tests.project import ROOT
 
 METHODS = (
     "connection_made",
@@ -97,7 +98,7 @@ def test_no_private_name_of_a_library_is_used_in_serving() -> None:
 
 
 def test_the_version_is_bounded_on_both_sides_and_the_installed_one_is_within() -> None:
-    text = Path(__file__).parents[4].joinpath("pyproject.toml").read_text()
+    text = ROOT.joinpath("pyproject.toml").read_text()
     found = re.search(r'"uvicorn>=(\d+)\.(\d+),<(\d+)\.(\d+)"', text)
     assert found is not None
     least, beyond = (tuple(map(int, found.groups()[part : part + 2])) for part in (0, 2))

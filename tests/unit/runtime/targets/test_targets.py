@@ -1,7 +1,5 @@
 """Devices by name: what they are, what they can multiply, what can be built here, and what was probably meant."""
 
-from pathlib import Path
-
 import pytest
 
 from internvl_edge.runtime.errors import EngineError
@@ -12,6 +10,7 @@ from internvl_edge.runtime.targets.targets import (
     require_precision,
 )
 from internvl_edge.runtime.targets.targets_table import targets_json, targets_text, tensorrt_line
+from tests.project import ROOT
 
 SMS = {
     "orin-nano-8gb": 87,
@@ -145,7 +144,7 @@ def test_json_holds_the_sheet_and_its_source() -> None:
 
 
 def test_the_guide_lists_the_same_figures_and_sources() -> None:
-    guide = (Path(__file__).parents[4] / "docs" / "targets.md").read_text(encoding="utf-8")
+    guide = (ROOT / "docs" / "targets.md").read_text(encoding="utf-8")
     for target in TARGETS:
         sheet = target.sheet
         assert sheet is not None

@@ -1,12 +1,12 @@
-"""The commands around TensorRT plans and the devices they are for: build, targets and doctor."""
+"""`build`: the TensorRT plans of a bundle, or a kit that the device builds from."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from internvl_edge.commands.parameters import BUNDLE, JSON, ByteSize, GivenPath, Names
-from internvl_edge.commands.printing import show, show_json
+from internvl_edge.commands.options.parameters import BUNDLE, ByteSize, GivenPath, Names
+from internvl_edge.commands.output.printing import show
 
 
 @click.command("build")
@@ -37,9 +37,9 @@ def build_command(bundle: Path, trtexec: bool, **settings: Any) -> None:
     internvl-edge build bundle --target l4 --batch 1:8:32 --max-host-mem 6GiB
     internvl-edge build bundle --target agx-orin-64gb -o orin-kit     then, on the Orin:  internvl-edge build orin-kit
     """
+    from internvl_edge.commands.output.progress import shown_progress
     from internvl_edge.export.build import build, build_options
     from internvl_edge.export.build_report import build_text, trtexec_text
-    from internvl_edge.progress import shown_progress
 
     options = build_options(**settings)
     with shown_progress() as progress:
@@ -47,29 +47,3 @@ def build_command(bundle: Path, trtexec: bool, **settings: Any) -> None:
     show(build_text(report))
     if trtexec:
         show(trtexec_text(report))
-
-
-@click.command()
-@JSON
-def targets(as_json: bool) -> None:
-    """List the devices that plans can be built for: memory, 8-bit formats, which TensorRT, buildable here or not."""
-    from internvl_edge.runtime.targets.targets_table import targets_json, targets_text
-
-    show_json(targets_json()) if as_json else show(targets_text())
-
-
-@click.command()
-@click.argument("bundle", type=GivenPath(), required=False)
-@click.option("--target", help="Device to check BUNDLE for, as agx-orin-64gb or l4.")
-@JSON
-def doctor(bundle: Path | None, target: str | None, as_json: bool) -> None:
-    """Show what is installed and what GPU is here; for BUNDLE, what plans will take and what blocks them.
-
-    \b
-    internvl-edge doctor
-    internvl-edge doctor bundle --target orin-nano-8gb
-    """
-    from internvl_edge.runtime.inspect.doctor import diagnose, diagnosis_text
-
-    found = diagnose(bundle, target)
-    show_json(found.to_json()) if as_json else show(diagnosis_text(found))

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from internvl_edge.commands.parameters import Integers
+from internvl_edge.commands.options.parameters import Integers
 
 
 class Number(click.FloatRange):

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from internvl_edge.commands.logs import configure_logging
-from internvl_edge.progress import Bars, Lines, Stage, amount, duration, shown_progress
+from internvl_edge.commands.output.logs import configure_logging
+from internvl_edge.commands.output.progress import Bars, Lines, Stage, amount, duration, shown_progress
 from internvl_edge.runtime.progress import BYTES
 
 
@@ -117,8 +117,8 @@ def test_a_failed_stage_is_not_told_as_done(told: tuple[Lines, Clock, list[str]]
 
 
 def test_lines_come_while_nothing_advances(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("internvl_edge.progress.QUIET_SECONDS", 0.5)
-    monkeypatch.setattr("internvl_edge.progress._LINE_SECONDS", 0.5)
+    monkeypatch.setattr("internvl_edge.commands.output.progress.QUIET_SECONDS", 0.5)
+    monkeypatch.setattr("internvl_edge.commands.output.progress._LINE_SECONDS", 0.5)
     with shown_progress() as progress, progress.task("Building", 1, "graphs"):
         deadline = time.monotonic() + 20
         while "Building: 0 of 1 graphs" not in (text := capsys.readouterr().err):
@@ -136,8 +136,8 @@ def test_verbosity(verbosity: int, ours: bool, theirs: bool, capsys: pytest.Capt
     with Lines() as progress, progress.task("Tracing", 2, "graphs") as advance:
         advance(2)
     text = capsys.readouterr().err
-    assert ("INFO internvl_edge.progress: Tracing: 2 graphs to do" in text) is ours
-    assert ("INFO internvl_edge.progress: Tracing: 2 graphs in 00:00" in text) is ours
+    assert ("INFO internvl_edge.commands.output.progress: Tracing: 2 graphs to do" in text) is ours
+    assert ("INFO internvl_edge.commands.output.progress: Tracing: 2 graphs in 00:00" in text) is ours
     assert ("INFO third_party: theirs" in text) is theirs
     assert "WARNING third_party: warned" in text
 

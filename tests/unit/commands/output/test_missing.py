@@ -3,7 +3,6 @@
 import ast
 import sys
 from importlib.metadata import packages_distributions
-from pathlib import Path
 
 import click
 import pytest
@@ -12,10 +11,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from internvl_edge.cli import main
-from internvl_edge.commands.missing import MODULES, missing_text
-from tests.pyproject import PROJECT
+from internvl_edge.commands.output.missing import MODULES, missing_text
+from tests.project import PROJECT, ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 BASE = {"numpy", "click", "PIL", "sentencepiece", "rich"}
 OF_OTHERS = {"triton_python_backend_utils"}
 """Is there only inside of NVIDIA Triton."""
@@ -25,7 +23,7 @@ def imported() -> dict[str, set[str]]:
     """Return every third party's module that our code imports, and the files that do."""
     rooms = [path for room in ("commands", "export", "calib", "runtime") for path in (ROOT / room).rglob("*.py")]
     found: dict[str, set[str]] = {}
-    for path in [*rooms, ROOT / "cli.py", ROOT / "progress.py"]:
+    for path in [*rooms, ROOT / "cli.py"]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from internvl_edge.commands.numbers import THREADS
-from internvl_edge.commands.parameters import BACKEND, BF16
+from internvl_edge.commands.options.numbers import THREADS
+from internvl_edge.commands.options.parameters import BACKEND, BF16
 
 if TYPE_CHECKING:
     from internvl_edge.runtime import InternVL
@@ -25,7 +25,7 @@ class Request:
     threads: int | None
     bf16: bool
     max_pixels: int | None
-    profile: bool
+    latency: bool
 
     @contextmanager
     def open(self, bundle: Path, batch_size: int | None = None) -> "Iterator[InternVL]":
@@ -39,12 +39,12 @@ class Request:
             limit_pixels(self.max_pixels or None)
         options = SessionOptions(threads=self.threads, bf16=self.bf16, rows=batch_size or 1)
         model = open_shown(bundle, backend=self.backend, batch_size=batch_size or BATCH_SIZE, options=options)
-        if self.profile:
+        if self.latency:
             model.stages = Stages()
         start = time.perf_counter()
         try:
             yield model
-            if self.profile:
+            if self.latency:
                 from internvl_edge.runtime.profile.request import request_report
 
                 click.echo(request_report(model.stages, time.perf_counter() - start), err=True)
@@ -54,7 +54,7 @@ class Request:
 
 def open_shown(bundle: Path, **settings: Any) -> "InternVL":
     """Open `bundle`, whose files are checked first, and show on stderr that this goes on while it takes long."""
-    from internvl_edge.progress import shown_progress
+    from internvl_edge.commands.output.progress import shown_progress
     from internvl_edge.runtime import InternVL
 
     with shown_progress(passing=True) as progress, progress.task("Opening", 1, "bundle") as advance:
@@ -66,7 +66,7 @@ def open_shown(bundle: Path, **settings: Any) -> "InternVL":
 @contextmanager
 def shown_work(model: "InternVL", label: str, total: int, unit: str = "pictures") -> Iterator[None]:
     """Show on stderr how many of `total` pictures `model` has done while the block takes long; prints nothing else."""
-    from internvl_edge.progress import shown_progress
+    from internvl_edge.commands.output.progress import shown_progress
     from internvl_edge.runtime.progress import no_advance
 
     with shown_progress(passing=True) as progress, progress.task(label, total, unit) as model.advance:
@@ -87,7 +87,7 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
         type=click.IntRange(0, 2**40),
         help="Pixels that a picture may have; 0: any number.  [default: 89478485]",
     )
-    @click.option("--profile", is_flag=True, help="Show on stderr where the time of the request went.")
+    @click.option("--latency", is_flag=True, help="Show on stderr where the time of the request went.")
     @functools.wraps(command)
     def call(*args: Any, **settings: Any) -> None:
         request = Request(**{field.name: settings.pop(field.name) for field in fields(Request)})

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from internvl_edge.commands.numbers import BATCH, LENGTH
-from internvl_edge.commands.parameters import JSON, GivenPath, Shape
-from internvl_edge.commands.printing import show, show_json
+from internvl_edge.commands.options.numbers import BATCH, LENGTH
+from internvl_edge.commands.options.parameters import JSON, GivenPath, Shape
+from internvl_edge.commands.output.printing import show, show_json
 
 
 @click.command()

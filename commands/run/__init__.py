@@ -1,0 +1,1 @@
+"""The command `run` and the tasks below it."""

@@ -1,0 +1,42 @@
+"""`run caption`: a text for each picture."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from internvl_edge.commands.options.numbers import LENGTH
+from internvl_edge.commands.options.parameters import BUNDLE, IMAGES, JSON
+from internvl_edge.commands.options.request import Request, request_options, shown_work
+from internvl_edge.commands.output.printing import show, show_json
+from internvl_edge.runtime.generation import MOST_BEAMS
+
+
+@click.command()
+@BUNDLE
+@IMAGES
+@click.option("--prompt", default="English caption:", show_default=True, help="What the caption follows.")
+@click.option("--num-beams", type=click.IntRange(1, MOST_BEAMS), default=1, show_default=True, help="Beams; 1: greedy.")
+@click.option("--min-new-tokens", type=click.IntRange(0, 65536), default=0, show_default=True, help="Tokens at least.")
+@click.option("--max-new-tokens", type=LENGTH, default=30, show_default=True, help="Tokens at most.")
+@click.option("--stream", is_flag=True, help="Print a caption while it is written, one picture after the other.")
+@request_options
+@JSON
+def caption(
+    bundle: Path, images: tuple[Path, ...], request: Request, as_json: bool, stream: bool, **settings: Any
+) -> None:
+    """Write a caption for each of IMAGES."""
+    from internvl_edge.runtime.inputs.read import find_pictures
+    from internvl_edge.runtime.tables import caption_rows, lines_text, streamed_lines
+
+    if stream and (as_json or settings.pop("num_beams") > 1):
+        raise click.UsageError("--stream prints greedy captions as text: leave --json and --num-beams out")
+    pictures = find_pictures(images)
+    with request.open(bundle) as model:
+        if stream:
+            for piece in streamed_lines(model, pictures, **settings):
+                show(piece, newline=False)
+            return
+        with shown_work(model, "Captioning", len(pictures)):
+            captions = model.caption(pictures, **settings)
+    show_json(caption_rows(pictures, captions)) if as_json else show(lines_text(pictures, captions))

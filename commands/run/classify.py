@@ -1,0 +1,36 @@
+"""`run classify`: pictures among class names."""
+
+from pathlib import Path
+
+import click
+
+from internvl_edge.commands.options.parameters import BUNDLE, IMAGES, JSON
+from internvl_edge.commands.options.request import Request, request_options, shown_work
+from internvl_edge.commands.run.ranking import show_ranking
+
+
+@click.command()
+@BUNDLE
+@IMAGES
+@click.option("-l", "--label", "labels", multiple=True, required=True, help="A class name; repeat for each class.")
+@click.option("--template", "templates", multiple=True, help="Text around a class name, as 'a photo of {}'.")
+@request_options
+@JSON
+def classify(
+    bundle: Path,
+    images: tuple[Path, ...],
+    labels: tuple[str, ...],
+    templates: tuple[str, ...],
+    request: Request,
+    as_json: bool,
+) -> None:
+    """Classify IMAGES among the labels, without training."""
+    from internvl_edge.runtime.inputs.read import find_pictures
+    from internvl_edge.runtime.tables import require_unlike
+
+    require_unlike("--label", labels)
+    pictures = find_pictures(images)
+    with request.open(bundle) as model:
+        with shown_work(model, "Classifying", len(pictures)):
+            scores = model.classify(pictures, labels, templates=templates or None)
+        show_ranking(pictures, labels, scores, as_json)

@@ -1,0 +1,35 @@
+"""`run retrieve`: texts ranked for each picture."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from internvl_edge.commands.options.parameters import BUNDLE, IMAGES, JSON
+from internvl_edge.commands.options.request import Request, request_options, shown_work
+from internvl_edge.commands.run.ranking import MODE, show_ranking
+
+if TYPE_CHECKING:
+    from internvl_edge.runtime.modes import Mode
+
+
+@click.command()
+@BUNDLE
+@IMAGES
+@click.option("-t", "--text", "texts", multiple=True, required=True, help="A text; repeat for each text.")
+@MODE
+@request_options
+@JSON
+def retrieve(
+    bundle: Path, images: tuple[Path, ...], texts: tuple[str, ...], mode: "Mode | None", request: Request, as_json: bool
+) -> None:
+    """Rank the texts for each of IMAGES by similarity."""
+    from internvl_edge.runtime.inputs.read import find_pictures
+    from internvl_edge.runtime.tables import require_unlike
+
+    require_unlike("--text", texts)
+    pictures = find_pictures(images)
+    with request.open(bundle) as model:
+        with shown_work(model, "Ranking", len(pictures)):
+            scores = model.similarity(pictures, texts, mode=mode)
+        show_ranking(pictures, texts, scores, as_json)

@@ -1,0 +1,47 @@
+"""`run video`: texts ranked for each video."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from internvl_edge.commands.options.parameters import BUNDLE, JSON, GivenPath
+from internvl_edge.commands.options.request import Request, request_options, shown_work
+from internvl_edge.commands.run.ranking import MODE, show_ranking
+
+if TYPE_CHECKING:
+    from internvl_edge.runtime.modes import Mode
+
+
+@click.command()
+@BUNDLE
+@click.argument("videos", nargs=-1, required=True, type=GivenPath())
+@click.option("-t", "--text", "texts", multiple=True, required=True, help="A text; repeat for each text.")
+@click.option(
+    "--frames",
+    type=click.IntRange(1, 65536),
+    default=8,
+    show_default=True,
+    help="Frames taken of each video.",
+)
+@MODE
+@request_options
+@JSON
+def video(
+    bundle: Path,
+    videos: tuple[Path, ...],
+    texts: tuple[str, ...],
+    frames: int,
+    mode: "Mode | None",
+    request: Request,
+    as_json: bool,
+) -> None:
+    """Rank the texts for each of VIDEOS: a folder of frames, an animation, or a video file where PyAV is installed."""
+    from internvl_edge.runtime.tables import require_unlike
+    from internvl_edge.runtime.video import rank_texts
+
+    require_unlike("--text", texts)
+    with request.open(bundle) as model:
+        with shown_work(model, "Ranking", len(videos) * frames, "frames"):
+            scores = rank_texts(model, videos, texts, frames, mode)
+        show_ranking(videos, texts, scores, as_json)
