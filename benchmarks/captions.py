@@ -106,7 +106,7 @@ def main(
         "ours": lambda present, rows, length: open_cache(session, present, rows, length),
         "torch": lambda present, rows, length: TorchCache(decoder, present),
     }
-    rng, size = np.random.default_rng(0), model.info.image_size
+    rng, size = np.random.default_rng(0), model.info.vision.image_size
     click.echo(
         f"{backend}, torch {torch.__version__}, {threads} threads, {tokens} tokens, median of {repeats} in turns"
     )

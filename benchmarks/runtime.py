@@ -56,7 +56,7 @@ import numpy as np
 from internvl_edge.runtime import InternVL
 start = time.perf_counter()
 model = InternVL.open(sys.argv[1], backend=sys.argv[2], verify=False)
-size = model.info.image_size
+size = model.info.vision.image_size
 model.run_graph("vision", {"pixel_values": np.zeros((1, 3, size, size), np.float32)})
 seconds = time.perf_counter() - start
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))

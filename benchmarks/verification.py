@@ -37,7 +37,7 @@ def main(bundle: Path, way: str | None, batch: int) -> None:
             click.echo(subprocess.check_output(command, text=True).strip())
         return
     opened = Bundle.open(bundle, verify=False)
-    size = opened.manifest.model.image_size
+    size = opened.manifest.model.vision.image_size
     feeds = {"pixel_values": np.random.default_rng(0).standard_normal((batch, 3, size, size)).astype(np.float32)}
     before = resource.getrusage(resource.RUSAGE_SELF)
     (run_rounded if way == "rounded" else plain)(opened.graph_file("vision"), feeds)

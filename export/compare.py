@@ -197,13 +197,13 @@ def _require_equal(side: Side, reference: Side, pairs: Mapping[str, tuple[object
 def _samples(data: DataSet, side: Side, reference: Side) -> tuple[GraphInputs, str]:
     """Return pictures and ids, and where the ids came from."""
     pixels = preprocess([data.picture(row) for row in data.rows], side.pictures)
-    if side.model.vocab_size is None:
+    if side.model.text is None:
         return GraphInputs(pixel_values=pixels), "no texts"
     captions = [[text for _, text in row.captions()] for row in data.rows]
     texts = [own[i % len(own)] if own else STOCK_TEXTS[i % len(STOCK_TEXTS)] for i, own in enumerate(captions)]
     file = reference.tokenizer_file or side.tokenizer_file
     if file is None:
-        ids = _random_ids(len(pixels), side.model.vocab_size)
+        ids = _random_ids(len(pixels), side.model.text.vocab_size)
         return GraphInputs(pixel_values=pixels, text_ids=ids, match_ids=ids, prompt_ids=ids), "random ids"
     tokenizer = Tokenizer(file)
     inputs = GraphInputs(
@@ -286,7 +286,7 @@ def _compare_graph(
     with progress.task(f"Comparing {graph}", 2 * len(order), "blocks") as advance:
         recorded.run(graph, advance)
         inputs = recorded.inputs(graph)
-        rows = counting_rows(graph, inputs, side.model.num_query_tokens or 0)
+        rows = counting_rows(graph, inputs, side.model.num_query_tokens)
 
         def hear(name: str, value: np.ndarray) -> None:
             theirs = recorded.value(graph, name)

@@ -1,28 +1,43 @@
 """What the runtime has to know of a model, from its checkpoint."""
 
-from internvl_edge.export.config import ModelConfig
-from internvl_edge.runtime.manifest import ModelInfo
+from internvl_edge.export.config import ConnectorConfig, ModelConfig, QllamaConfig, VisionConfig
+from internvl_edge.runtime.manifest import ModelInfo, TextInfo, TilingInfo, VisionInfo
 
 
 def model_info(config: ModelConfig, logit_scale: float | None = None) -> ModelInfo:
     """Return the manifest's description of `config`."""
-    vision, text, connector = config.vision, config.qllama, config.connector
     return ModelInfo(
-        family=config.family,
-        image_size=vision.image_size,
-        patch_size=vision.patch_size,
-        vision_hidden_size=vision.hidden_size,
-        vision_tokens=vision.tokens,
+        layout=config.family,
+        vision=_vision(config.vision),
+        text=_text(config.qllama) if config.qllama is not None else None,
+        tiling=_tiling(config.connector) if config.connector is not None else None,
         embed_dim=config.embed_dim,
         logit_scale=logit_scale,
-        num_query_tokens=text.num_queries if text else None,
-        text_layers=text.num_layers if text else None,
-        text_heads=text.num_heads if text else None,
-        text_head_dim=text.head_dim if text else None,
-        vocab_size=text.vocab_size if text else None,
-        max_positions=text.max_positions if text else None,
-        fewest_tiles=connector.fewest_tiles if connector else None,
-        most_tiles=connector.most_tiles if connector else None,
-        thumbnail=connector.thumbnail if connector else None,
-        **({name: getattr(text, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")} if text else {}),
     )
+
+
+def _vision(config: VisionConfig) -> VisionInfo:
+    return VisionInfo(
+        image_size=config.image_size,
+        patch_size=config.patch_size,
+        hidden_size=config.hidden_size,
+        tokens=config.tokens,
+    )
+
+
+def _text(config: QllamaConfig) -> TextInfo:
+    return TextInfo(
+        layers=config.num_layers,
+        heads=config.num_heads,
+        head_dim=config.head_dim,
+        vocab_size=config.vocab_size,
+        max_positions=config.max_positions,
+        num_query_tokens=config.num_queries,
+        bos_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+    )
+
+
+def _tiling(config: ConnectorConfig) -> TilingInfo:
+    return TilingInfo(fewest=config.fewest_tiles, most=config.most_tiles, thumbnail=config.thumbnail)

@@ -106,13 +106,13 @@ class BundleSide:
     def cache_factors(self) -> Mapping[str, np.ndarray]:
         """What smoothing took out of the cached values to put it into ``o_proj``: exact powers of two."""
         file, model = self.path / _VECTORS, self.model
-        if not file.exists() or model.text_layers is None or model.text_heads is None:
+        if not file.exists() or model.text is None:
             return {}
-        names = {f"{layer}.value": _SMOOTHING.format(layer) for layer in range(model.text_layers)}
+        names = {f"{layer}.value": _SMOOTHING.format(layer) for layer in range(model.text.layers)}
         with safe_open(file, framework="numpy") as vectors:
             stored = set(vectors.keys())
             return {
-                cache: vectors.get_tensor(name).reshape(model.text_heads, 1, -1)
+                cache: vectors.get_tensor(name).reshape(model.text.heads, 1, -1)
                 for cache, name in names.items()
                 if name in stored
             }
@@ -178,4 +178,4 @@ def open_reference(
     if (path / "manifest.json").exists():
         return BundleSide(path)
     accepted = (*other.accepted_config, *accept)
-    return CheckpointSide(path, other.model.image_size, other.feature_layers, accepted, state_dict)
+    return CheckpointSide(path, other.model.vision.image_size, other.feature_layers, accepted, state_dict)

@@ -9,7 +9,7 @@ import numpy as np
 
 from internvl_edge.runtime.decode import Pictures, check_pictures, load_pictures
 from internvl_edge.runtime.finite import require_finite
-from internvl_edge.runtime.manifest import ModelInfo
+from internvl_edge.runtime.manifest import TilingInfo
 from internvl_edge.runtime.outputs.files import require_writable, written
 from internvl_edge.runtime.stages import DECODE_IMAGE, PREPROCESS
 from internvl_edge.runtime.tiling import tile_image
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 8
 """Tiles that go through the graphs together: as many as plans take by default."""
+_REFERENCE = TilingInfo(fewest=1, most=12, thumbnail=True)
+"""How the reference cuts pictures where it is not told otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,20 +49,21 @@ def connect(model: "InternVL", image: object, options: TilingOptions | None = No
     with model.stages.stage(PREPROCESS):
         tiles = tile_image(
             picture,
-            tile=model.info.image_size,
-            **_limits(model.info, options),
+            tile=model.info.vision.image_size,
+            **_limits(model.info.tiling, options),
             resample=model.preprocessing.resample,
         )
     parts = [tiles[first : first + _AT_ONCE] for first in range(0, len(tiles), _AT_ONCE)]
     return np.concatenate([_embeds(model, part) for part in parts])
 
 
-def _limits(info: ModelInfo, options: TilingOptions) -> dict[str, Any]:
+def _limits(tiling: TilingInfo | None, options: TilingOptions) -> dict[str, Any]:
     """Return the limits of tiling: as asked for, or as the checkpoint says, or as the reference has them."""
+    tiling = tiling or _REFERENCE
     found = {
-        "smallest": (options.smallest, info.fewest_tiles, 1),
-        "largest": (options.largest, info.most_tiles, 12),
-        "thumbnail": (options.thumbnail, info.thumbnail, True),
+        "smallest": (options.smallest, tiling.fewest),
+        "largest": (options.largest, tiling.most),
+        "thumbnail": (options.thumbnail, tiling.thumbnail),
     }
     limits: dict[str, Any] = {name: next(v for v in values if v is not None) for name, values in found.items()}
     if options.smallest is None:

@@ -11,7 +11,7 @@ from internvl_edge.runtime.outputs.strict_json import json_text
 
 _Record = TypeVar("_Record")
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the manifest's layout that this code writes and reads."""
 
 
@@ -58,33 +58,73 @@ class FileInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelInfo:
-    """What the runtime has to know of the model; None where the model has no such part."""
+class VisionInfo:
+    """The tower: the pictures that it takes and the states that it gives."""
 
-    family: str
     image_size: int
     patch_size: int
-    vision_hidden_size: int
-    vision_tokens: int
-    embed_dim: int | None = None
-    logit_scale: float | None = None
-    """As stored: the logarithm of the factor."""
-    num_query_tokens: int | None = None
-    text_layers: int | None = None
-    text_heads: int | None = None
-    text_head_dim: int | None = None
-    vocab_size: int | None = None
-    max_positions: int | None = None
-    fewest_tiles: int | None = None
-    """Tiles that a chat model's picture is cut into; None in bundles of before this was kept."""
-    most_tiles: int | None = None
-    thumbnail: bool | None = None
-    """Whether the whole picture is the last tile where it was cut."""
+    hidden_size: int
+    tokens: int
+    """Patches and the class token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextInfo:
+    """QLLaMA: text encoder, query transformer and caption decoder."""
+
+    layers: int
+    heads: int
+    head_dim: int
+    vocab_size: int
+    max_positions: int
+    num_query_tokens: int
+    """Rows that the queries hold in front of a caption or of a matched text."""
     max_text_length: int = 80
     """Tokens of a text, bos and eos included."""
     bos_token_id: int = 1
     eos_token_id: int = 2
     pad_token_id: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TilingInfo:
+    """How a chat model cuts a picture."""
+
+    fewest: int
+    """Tiles that a picture is cut into, the thumbnail not counted."""
+    most: int
+    thumbnail: bool
+    """Whether the whole picture is the last tile where it was cut."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What the runtime has to know of the model: one record for each part, None where the model has no such part."""
+
+    layout: str
+    """Layout of the checkpoint: internvl, internvit or internvl_chat."""
+    vision: VisionInfo
+    text: TextInfo | None = None
+    tiling: TilingInfo | None = None
+    embed_dim: int | None = None
+    """Size of the feature that pictures and texts share."""
+    logit_scale: float | None = None
+    """As stored: the logarithm of the factor."""
+
+    @property
+    def num_query_tokens(self) -> int:
+        """Rows that the queries hold in front of a text; 0 in a model without queries."""
+        return self.text.num_query_tokens if self.text is not None else 0
+
+    def require_text(self) -> TextInfo:
+        """Return the record of the part that reads and writes texts.
+
+        Raises:
+            BundleError: the model has none.
+        """
+        if self.text is None:
+            raise BundleError(f"{self.layout} has no text part; use a bundle of InternVL-14B for this")
+        return self.text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,20 +151,20 @@ class Manifest:
         """Read the manifest.
 
         Raises:
-            BundleError: it is absent, not JSON, of a newer schema, incomplete, or names files that it must not.
+            BundleError: it is absent, not JSON, of another schema, incomplete, or names files that it must not.
         """
         content = _read(path)
         schema = content.get("schema")
-        if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
+        if schema != SCHEMA or isinstance(schema, bool):
             raise BundleError(
-                f"{path.parent}: bundle has schema {schema}, this runtime reads 1 to {SCHEMA};"
+                f"{path.parent}: bundle has schema {schema}, this runtime reads {SCHEMA};"
                 " upgrade internvl-edge or export again"
             )
         try:
             manifest = cls(
                 schema=schema,
                 producer=dict(content["producer"]),
-                model=_record(ModelInfo, content["model"]),
+                model=_model(content["model"]),
                 precision=str(content["precision"]),
                 graphs={name: _graph(entry) for name, entry in content["graphs"].items()},
                 files={name: _record(FileInfo, entry) for name, entry in content["files"].items()},
@@ -163,6 +203,12 @@ def _graph(entry: Mapping[str, Any]) -> GraphInfo:
         islands=tuple(_record(ReachInfo, island) for island in entry.get("islands", ())),
         fp32_nodes=tuple(map(str, entry.get("fp32_nodes", ()))),
     )
+
+
+def _model(entry: Mapping[str, Any]) -> ModelInfo:
+    parts = {"vision": VisionInfo, "text": TextInfo, "tiling": TilingInfo}
+    found = {name: _record(kind, entry[name]) for name, kind in parts.items() if entry.get(name) is not None}
+    return _record(ModelInfo, {**entry, **found})
 
 
 def _tensor(entry: Mapping[str, Any]) -> TensorSpec:

@@ -259,7 +259,7 @@ class InternVL:
             InputError: another number of texts than pictures.
         """
         self._bundle.require("vision", "itm")
-        ids = self._ids(texts, prefix="", held=self.info.num_query_tokens or 0)
+        ids = self._ids(texts, prefix="", held=self.info.num_query_tokens)
         pictures = picture_count(images)
         if len(ids) != pictures:
             raise InputError(f"match: {pictures} pictures but {len(ids)} texts; give one text a picture")
@@ -386,7 +386,7 @@ class InternVL:
         return open_cache(self.session("decoder"), present, len(prompts) * config.num_beams, length)
 
     def _held(self) -> int:
-        return self._required(self.info.num_query_tokens, "query tokens")
+        return self.info.require_text().num_query_tokens
 
     def _config(
         self, num_beams: int, min_new_tokens: int, max_new_tokens: int, eos_token_id: int | None
@@ -395,8 +395,8 @@ class InternVL:
             num_beams=num_beams,
             min_new_tokens=min_new_tokens,
             max_new_tokens=max_new_tokens,
-            eos_token_id=self.info.eos_token_id if eos_token_id is None else eos_token_id,
-            pad_token_id=self.info.pad_token_id,
+            eos_token_id=self.info.require_text().eos_token_id if eos_token_id is None else eos_token_id,
+            pad_token_id=self.info.require_text().pad_token_id,
         )
 
     def _prompts(self, prompt_ids: np.ndarray, pictures: int, config: GenerationConfig) -> np.ndarray:
@@ -405,7 +405,7 @@ class InternVL:
         if count not in (1, pictures) or length == 0:
             raise InputError(f"generate: {pictures} pictures but prompts {[count, length]}; give one, or one a picture")
         fed = config.max_new_tokens - 1  # the last token is not fed again
-        self._check_ids(prompt_ids, held=(self.info.num_query_tokens or 0) + fed)
+        self._check_ids(prompt_ids, held=self.info.num_query_tokens + fed)
         return np.broadcast_to(prompt_ids, (pictures, length)).astype(np.int64)
 
     def _ids(self, texts: Texts, prefix: str, held: int = 0) -> np.ndarray:
@@ -418,7 +418,7 @@ class InternVL:
     def _encoded(self, texts: Sequence[str], prefix: str) -> np.ndarray:
         tokenizer = self.tokenizer
         with self.stages.stage(TOKENIZE):
-            return tokenizer.encode_texts(texts, prefix=prefix, max_length=self.info.max_text_length)
+            return tokenizer.encode_texts(texts, prefix=prefix, max_length=self.info.require_text().max_text_length)
 
     def _encoded_prompt(self, prompt: str) -> np.ndarray:
         tokenizer = self.tokenizer
@@ -429,10 +429,12 @@ class InternVL:
         """Check ids that follow, or are followed by, `held` other positions."""
         if ids.ndim != 2 or ids.dtype.kind not in "iu":
             raise InputError(f"ids: found {ids.dtype} {list(ids.shape)}; give integers [rows, length]")
-        known, places = self.info.vocab_size, self.info.max_positions
-        if known is not None and ids.size and not 0 <= ids.min() <= ids.max() < known:
+        if self.info.text is None:
+            return
+        known, places = self.info.text.vocab_size, self.info.text.max_positions
+        if ids.size and not 0 <= ids.min() <= ids.max() < known:
             raise InputError(f"ids: found {ids.min()} to {ids.max()}; the model knows 0 to {known - 1}")
-        if places is not None and ids.shape[1] + held > places:
+        if ids.shape[1] + held > places:
             raise InputError(f"ids: {ids.shape[1] + held} positions, the model has {places}; shorten them")
 
     def _batches(self, images: Images, geometry: Geometry, size: int) -> Iterator[np.ndarray]:
@@ -471,8 +473,8 @@ class InternVL:
 
     def _required(self, value: _T | None, part: str) -> _T:
         if value is None:
-            family = self.info.family
-            raise BundleError(f"{self._bundle.path}: {family} has no {part}; use a bundle of InternVL-14B for this")
+            layout = self.info.layout
+            raise BundleError(f"{self._bundle.path}: {layout} has no {part}; use a bundle of InternVL-14B for this")
         return value
 
 

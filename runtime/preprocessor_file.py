@@ -26,7 +26,7 @@ def load_preprocessing(bundle: Bundle) -> Preprocessing:
     Raises:
         BundleError: the file is not what this runtime writes, or does not fit the graphs.
     """
-    size = bundle.manifest.model.image_size
+    size = bundle.manifest.model.vision.image_size
     if FILE not in bundle.manifest.files:
         return Preprocessing(image_size=size)
     content = _read(bundle.path / FILE)
@@ -57,7 +57,7 @@ def _of_the_reference(content: dict[str, Any], bundle: Bundle) -> Preprocessing:
     if changed:
         where = bundle.path / FILE
         raise BundleError(f"{where}: the export that wrote it ignored {', '.join(changed)}; export the bundle again")
-    return Preprocessing(image_size=bundle.manifest.model.image_size)
+    return Preprocessing(image_size=bundle.manifest.model.vision.image_size)
 
 
 def _read(path: Path) -> dict[str, Any]:

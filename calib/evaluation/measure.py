@@ -88,7 +88,7 @@ def _captions(model: InternVL, query: Mapping[str, np.ndarray], prompt: str) -> 
     """Return a greedy caption for each row of the query graph's outputs."""
     rows = len(next(iter(query.values())))
     prompts = np.repeat(model.tokenizer.encode_prompt(prompt), rows, axis=0)
-    config = GenerationConfig(max_new_tokens=MAX_NEW_TOKENS, eos_token_id=model.info.eos_token_id)
+    config = GenerationConfig(max_new_tokens=MAX_NEW_TOKENS, eos_token_id=model.info.require_text().eos_token_id)
     return [model.tokenizer.decode(row) for row in model.continue_from(query, prompts, config)]
 
 

@@ -58,12 +58,12 @@ def profiles_for(name: str, inputs: Sequence[TensorSpec], model: ModelInfo, rang
     Raises:
         EngineError: texts longer than the model takes, or an axis that no range is known for.
     """
-    if ranges.text_length[2] > model.max_text_length and name in ("text", "itm"):
+    if name in ("text", "itm") and ranges.text_length[2] > (longest := model.require_text().max_text_length):
         asked = ":".join(map(str, ranges.text_length))
-        raise EngineError(f"--text-length {asked}: {name} takes {model.max_text_length} tokens at most; lower it")
+        raise EngineError(f"--text-length {asked}: {name} takes {longest} tokens at most; lower it")
     axes: list[dict[str, Range]] = [{"batch": ranges.batch, "texts": ranges.batch, "length": ranges.text_length}]
-    if name == "decoder" and model.num_query_tokens is not None:
-        queries = model.num_query_tokens
+    if name == "decoder" and model.text is not None:
+        queries = model.text.num_query_tokens
         longest = queries + _PROMPT[2] + _NEW_TOKENS
         prompt = {"batch": ranges.batch, "length": _PROMPT, "past": (queries, queries, queries)}
         step = {"batch": ranges.batch, "length": (1, 1, 1), "past": (queries + 1, queries + _USUAL_STEP, longest)}

@@ -37,7 +37,7 @@ def sample_inputs(bundle: Bundle, graph: str, session: Session, rows: int = 1) -
     sizes = sizes_of(graph, "step" if graph == "decoder" else "", model, max(fixed, default=rows))
     inputs = graph_inputs(graph, session.inputs, declared, model, sizes, np.random.default_rng(_SEED))
     if "attention_mask" not in inputs and sizes.length > 1 and "input_ids" in inputs:
-        inputs["input_ids"][:, -sizes.length // 2 :] = model.pad_token_id
+        inputs["input_ids"][:, -sizes.length // 2 :] = model.require_text().pad_token_id
     return inputs
 
 
@@ -75,7 +75,7 @@ def quickest_ms(session: Session, sample: Mapping[str, np.ndarray], model: Model
     if "attention_mask" not in sample:
         return _quickest_ms(lambda: session.run(sample), _CALLS)
     rows, held = sample["attention_mask"].shape
-    steps = min(_CALLS, (model.max_positions or held + _CALLS) - held)
+    steps = min(_CALLS, model.require_text().max_positions - held)
     present = {
         name.replace("past_key_values", "present", 1): values
         for name, values in sample.items()

@@ -128,7 +128,11 @@ def _table(found: Diagnosis) -> Iterator[str]:
 
 def _forecasts(bundle: Bundle) -> Iterator[GraphForecast]:
     model_info = bundle.manifest.model
-    wanted = {"batch": _LARGEST_BATCH, "texts": _LARGEST_BATCH, "length": model_info.max_text_length}
+    wanted = {
+        "batch": _LARGEST_BATCH,
+        "texts": _LARGEST_BATCH,
+        "length": model_info.text.max_text_length if model_info.text else 1,
+    }
     for name in bundle.manifest.graphs:
         model = load_graph(bundle, name)
         weights = external_bytes(model)

@@ -151,13 +151,13 @@ def _reach_lines(graph: GraphStats) -> Iterator[str]:
         yield f"  {graph.fp32_nodes} nodes are fp32, since 16 bits would overflow: {listed}"
 
 
-def axis_sizes(graph: str, queries: int | None, wanted: Mapping[str, int] | None = None) -> dict[str, int]:
+def axis_sizes(graph: str, queries: int, wanted: Mapping[str, int] | None = None) -> dict[str, int]:
     """Return the sizes of the axes of `graph`; the decoder is counted for one token behind queries and `length`."""
     sizes = {**DEFAULT_SIZES, **(wanted or {})}
     if graph == "text":
         return {"texts": sizes["texts"], "length": sizes["length"]}
     if graph == "decoder":
-        past = (queries or 0) + sizes["length"]
+        past = queries + sizes["length"]
         return {"batch": sizes["batch"], "length": 1, "past": past, "total": past + 1}
     if graph == "itm":
         return {"batch": sizes["batch"], "length": sizes["length"]}

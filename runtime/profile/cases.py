@@ -104,10 +104,10 @@ def _graph_case(model: InternVL, graph: str, phase: str, batch: int, streams: in
     info = model.info
     sizes = sizes_of(graph, phase, info, batch)
     shape = {
-        "vision": f"{batch} x 3 x {info.image_size} x {info.image_size}",
-        "query": f"{batch} x {info.vision_tokens} vision tokens",
+        "vision": f"{batch} x 3 x {info.vision.image_size} x {info.vision.image_size}",
+        "query": f"{batch} x {info.vision.tokens} vision tokens",
         "text": f"{batch} x {sizes.length} ids",
-        "itm": f"{batch} x ({info.vision_tokens} vision tokens, {sizes.length} ids)",
+        "itm": f"{batch} x ({info.vision.tokens} vision tokens, {sizes.length} ids)",
         "decoder": f"{batch} x {sizes.length} ids on a cache of {sizes.past}",
     }.get(graph, f"{batch} rows")
     return Case(name=f"{graph} {phase}".strip(), graph=graph, phase=phase, batch=batch, shape=shape, open=open_graph)

@@ -38,13 +38,15 @@ class Sizes:
 
 def sizes_of(graph: str, phase: str, model: ModelInfo, batch: int) -> Sizes:
     """Return the lengths of one call of `graph`; `phase` is ``prompt`` or ``step`` of a decoder, otherwise empty."""
-    queries = model.num_query_tokens or 0
+    text = model.text
+    if text is None:  # no graph of such a model has another named axis than the batch
+        return Sizes(batch=batch, length=1, past=0)
+    queries = text.num_query_tokens
     if phase == "prompt":
         return Sizes(batch=batch, length=PROMPT_IDS, past=queries)
     if phase == "step":
         return Sizes(batch=batch, length=1, past=queries + PROMPT_IDS + WRITTEN_IDS)
-    places = model.max_positions
-    length = model.max_text_length if places is None else min(model.max_text_length, places - queries)
+    length = min(text.max_text_length, text.max_positions - queries)
     return Sizes(batch=batch, length=length, past=queries)
 
 
@@ -91,9 +93,10 @@ def _shape(
 
 def _values(name: str, shape: tuple[int, ...], model: ModelInfo, sizes: Sizes, rng: np.random.Generator) -> np.ndarray:
     if name == "input_ids":
-        ids = rng.integers(_FIRST_WORD, max(model.vocab_size or 0, _FIRST_WORD + 1), shape)
+        text = model.require_text()
+        ids = rng.integers(_FIRST_WORD, max(text.vocab_size, _FIRST_WORD + 1), shape)
         if sizes.length > 1:
-            ids[:, 0] = model.bos_token_id
+            ids[:, 0] = text.bos_token_id
         return ids
     if name == "attention_mask":
         return np.ones(shape, np.int64)

@@ -178,14 +178,17 @@ def _require_short_texts(request: Request, options: ServeOptions) -> None:
 
 def _ids(request: Request, model: ModelInfo) -> Iterator[str]:
     """Yield ids and positions outside the model's tables, which a backend might read past."""
-    for name, end in (("input_ids", model.vocab_size), ("position_ids", model.max_positions)):
+    if model.text is None:
+        return
+    places = model.text.max_positions
+    for name, end in (("input_ids", model.text.vocab_size), ("position_ids", places)):
         values = request.inputs.get(name)
         if values is None:
             continue
-        if end is not None and not 0 <= values.min() <= values.max() < end:
+        if not 0 <= values.min() <= values.max() < end:
             yield f"{name} holds {values.min()} to {values.max()} instead of 0 to {end - 1}"
-        if model.max_positions is not None and values.shape[-1] > model.max_positions:
-            yield f"{name} has {values.shape[-1]} positions, the model has {model.max_positions}"
+        if values.shape[-1] > places:
+            yield f"{name} has {values.shape[-1]} positions, the model has {places}"
 
 
 def _parameters(request: Request, served: Served) -> Iterator[str]:

@@ -131,7 +131,7 @@ def _tasks(manifest: Manifest, graphs: set[str], max_new_tokens: int) -> list[Se
     if pools and texts:
         tasks.append(_classify(modes_of(graphs), default_mode(graphs)))
     if {"vision", "query", "decoder"} <= graphs and "tokenizer.model" in manifest.files:
-        tasks.append(_caption(max_new_tokens, model.max_positions))
+        tasks.append(_caption(max_new_tokens, model.text.max_positions if model.text else None))
     return tasks
 
 

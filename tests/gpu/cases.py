@@ -64,7 +64,7 @@ def _step_inputs(prompt: Case) -> dict[str, np.ndarray]:
 
 
 def _encoder_inputs(model: InternVL, graph: str) -> dict[str, np.ndarray]:
-    pixels = {"pixel_values": synthetic_pixels(model.info.image_size, _PICTURES)}
+    pixels = {"pixel_values": synthetic_pixels(model.info.vision.image_size, _PICTURES)}
     if graph == "vision":
         return pixels
     if graph == "text":

@@ -53,7 +53,7 @@ def test_the_decoder_is_fed_as_generation_feeds_it(model: InternVL) -> None:
     query = case_of(model, "query").expected
     cache = {name: values for name, values in query.items() if name.startswith("present.")}
     config = GenerationConfig(max_new_tokens=2, min_new_tokens=2)
-    generate(cached(step, cache), model.info.num_query_tokens or 0, PROMPT_IDS, config)
+    generate(cached(step, cache), model.info.num_query_tokens, PROMPT_IDS, config)
     for name, inputs in zip(("prompt", "step"), fed, strict=True):
         case = case_of(model, name)
         tokens = ("attention_mask", "position_ids")

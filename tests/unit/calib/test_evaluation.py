@@ -21,7 +21,7 @@ from internvl_edge.calib.evaluation import (
 )
 from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.errors import BundleError, InputError
-from internvl_edge.runtime.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, ModelInfo
+from internvl_edge.runtime.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, ModelInfo, TextInfo, VisionInfo
 from internvl_edge.runtime.model import InternVL
 
 ALL = ("vision", "query", "text", "decoder")
@@ -60,13 +60,10 @@ class Fake(InternVL):
 
     def __init__(self, graphs: tuple[str, ...] = ALL, embed_dim: int | None = 3, tokenizer: bool = True) -> None:
         model = ModelInfo(
-            family="fake",
-            image_size=2,
-            patch_size=1,
-            vision_hidden_size=3,
-            vision_tokens=1,
+            layout="fake",
+            vision=VisionInfo(image_size=2, patch_size=1, hidden_size=3, tokens=1),
+            text=TextInfo(layers=1, heads=1, head_dim=1, vocab_size=96, max_positions=96, num_query_tokens=1),
             embed_dim=embed_dim,
-            num_query_tokens=1,
         )
         manifest = Manifest(
             schema=SCHEMA,

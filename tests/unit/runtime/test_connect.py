@@ -11,12 +11,13 @@ from PIL import Image
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.connect import TilingOptions, connect, save_vit_embeds
 from internvl_edge.runtime.errors import BundleError, InputError
+from internvl_edge.runtime.manifest import TilingInfo
 from internvl_edge.runtime.stages import DECODE_IMAGE, PREPROCESS, Stages
 from internvl_edge.runtime.tiling import tile_image
 from tests.unit.runtime.pipeline_fakes import fake_model
 from tests.unit.runtime.tiny_bundle import MODEL, write_bundle
 
-CHAT = dataclasses.replace(MODEL, family="internvl_chat", embed_dim=None, logit_scale=None)
+CHAT = dataclasses.replace(MODEL, layout="internvl_chat", text=None, embed_dim=None, logit_scale=None)
 
 
 @pytest.fixture
@@ -55,12 +56,12 @@ def test_limits_and_thumbnail(opened: tuple[InternVL, list[tuple[str, int]]], pi
     ("said", "asked", "tiles"),
     [
         ({}, {}, 11),
-        ({"most_tiles": 1, "thumbnail": False}, {}, 1),
-        ({"most_tiles": 5, "thumbnail": True}, {}, 6),
-        ({"most_tiles": 5, "thumbnail": False}, {}, 5),
-        ({"most_tiles": 5, "thumbnail": False}, {"largest": 8, "thumbnail": True}, 9),
-        ({"most_tiles": 5, "thumbnail": False}, {"smallest": 7}, 7),
-        ({"fewest_tiles": 6, "most_tiles": 9, "thumbnail": False}, {"largest": 4}, 4),
+        ({"most": 1, "thumbnail": False}, {}, 1),
+        ({"most": 5, "thumbnail": True}, {}, 6),
+        ({"most": 5, "thumbnail": False}, {}, 5),
+        ({"most": 5, "thumbnail": False}, {"largest": 8, "thumbnail": True}, 9),
+        ({"most": 5, "thumbnail": False}, {"smallest": 7}, 7),
+        ({"fewest": 6, "most": 9, "thumbnail": False}, {"largest": 4}, 4),
     ],
 )
 def test_a_checkpoint_says_how_its_pictures_are_cut_unless_the_caller_does(
@@ -71,7 +72,7 @@ def test_a_checkpoint_says_how_its_pictures_are_cut_unless_the_caller_does(
     asked: dict[str, Any],
     tiles: int,
 ) -> None:
-    chat = dataclasses.replace(CHAT, **said)
+    chat = dataclasses.replace(CHAT, tiling=TilingInfo(**{"fewest": 1, **said}) if said else None)
     model, _ = fake_model(write_bundle(tmp_path / "chat", ("vision", "connector"), chat, None), monkeypatch)
     assert len(connect(model, picture, TilingOptions(**asked))) == tiles
 

@@ -10,17 +10,25 @@ from typing import Any
 import pytest
 
 from internvl_edge.runtime.errors import BundleError
-from internvl_edge.runtime.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, ModelInfo, TensorSpec
+from internvl_edge.runtime.manifest import (
+    SCHEMA,
+    FileInfo,
+    GraphInfo,
+    Manifest,
+    ModelInfo,
+    TensorSpec,
+    TextInfo,
+    TilingInfo,
+    VisionInfo,
+)
 
 MANIFEST = Manifest(
     schema=SCHEMA,
     producer={"internvl-edge": "0.1.0"},
     model=ModelInfo(
-        family="internvl",
-        image_size=56,
-        patch_size=14,
-        vision_hidden_size=64,
-        vision_tokens=17,
+        layout="internvl",
+        vision=VisionInfo(image_size=56, patch_size=14, hidden_size=64, tokens=17),
+        text=TextInfo(layers=2, heads=2, head_dim=8, vocab_size=96, max_positions=64, num_query_tokens=4),
         embed_dim=32,
         logit_scale=2.5,
     ),
@@ -59,6 +67,24 @@ def test_round_trip(path: Path) -> None:
     assert Manifest.load(path) == MANIFEST
 
 
+def test_round_trip_of_a_chat_model(tmp_path: Path) -> None:
+    chat = replace(
+        MANIFEST.model, layout="internvl_chat", text=None, tiling=TilingInfo(fewest=1, most=12, thumbnail=True)
+    )
+    manifest = replace(MANIFEST, model=chat)
+    manifest.save(tmp_path / "manifest.json")
+    assert Manifest.load(tmp_path / "manifest.json") == manifest
+
+
+def test_a_model_without_a_text_part_says_so() -> None:
+    assert MANIFEST.model.require_text().vocab_size == 96
+    assert MANIFEST.model.num_query_tokens == 4
+    tower = replace(MANIFEST.model, layout="internvit", text=None)
+    assert tower.num_query_tokens == 0
+    with pytest.raises(BundleError, match="internvit has no text part; use a bundle of InternVL-14B for this"):
+        tower.require_text()
+
+
 def test_a_whole_logit_scale_is_read(path: Path) -> None:
     edit(path, lambda content: content["model"].update(logit_scale=3))
     assert Manifest.load(path).model.logit_scale == 3.0
@@ -68,7 +94,7 @@ def test_a_newer_schema_names_both_sides_and_the_remedy(path: Path) -> None:
     edit(path, lambda content: content.update(schema=SCHEMA + 1))
     message = refusal(path)
     assert f"schema {SCHEMA + 1}" in message
-    assert f"1 to {SCHEMA}" in message
+    assert f"reads {SCHEMA};" in message
     assert "upgrade internvl-edge or export again" in message
 
 
@@ -89,11 +115,19 @@ def test_a_missing_key_is_named(path: Path, key: str) -> None:
         (lambda c: c.pop("schema"), "schema None"),
         (lambda c: c.update(schema="1"), "schema 1,"),
         (lambda c: c.update(schema=0), "schema 0"),
+        (lambda c: c.update(schema=1), "schema 1, this runtime reads 2; upgrade internvl-edge or export again"),
+        (lambda c: c.update(schema=True), "schema True"),
         (lambda c: c.update(files=[]), "'list'"),
         (lambda c: c.update(producer="me"), "not a manifest"),
-        (lambda c: c["model"].pop("image_size"), "image_size"),
+        (lambda c: c["model"].pop("vision"), "vision"),
+        (lambda c: c["model"].update(vision="x"), "not a manifest"),
+        (lambda c: c["model"]["vision"].pop("image_size"), "image_size"),
         (lambda c: c["model"].update(depth=3), "depth"),
-        (lambda c: c["model"].update(image_size="56", patch_size=None), "image_size is '56', patch_size is None"),
+        (lambda c: c["model"]["text"].update(depth=3), "depth"),
+        (
+            lambda c: c["model"]["vision"].update(image_size="56", patch_size=None),
+            "image_size is '56', patch_size is None",
+        ),
         (lambda c: c["files"]["onnx/fp16/vision.onnx"].update(bytes="3"), "bytes is '3'"),
         (lambda c: c["graphs"]["vision"].pop("outputs"), "outputs"),
         (lambda c: c["graphs"]["vision"]["inputs"][0].pop("dtype"), "dtype"),

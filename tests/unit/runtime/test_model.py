@@ -181,7 +181,7 @@ def test_texts_and_their_ids_give_the_same(model: InternVL) -> None:
 
 
 def test_a_text_is_cut_at_the_models_own_length(bundle_folder: Path, tmp_path: Path, golden_a: Path) -> None:
-    info = dataclasses.replace(MODEL, max_text_length=6)
+    info = dataclasses.replace(MODEL, text=dataclasses.replace(MODEL.require_text(), max_text_length=6))
     tokenizer = golden_a / "checkpoint" / "tokenizer.model"
     model = InternVL.open(write_bundle(tmp_path / "short", ("text",), info, tokenizer))
     assert model.tokenize(["a red kite"]).shape == (1, 6)
@@ -427,7 +427,7 @@ def test_a_missing_graph_names_itself_and_the_flag(
 def test_a_tower_alone_says_what_it_lacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[tuple[str, int]], pixels: np.ndarray
 ) -> None:
-    info = dataclasses.replace(MODEL, family="internvit", embed_dim=None, logit_scale=None)
+    info = dataclasses.replace(MODEL, layout="internvit", embed_dim=None, logit_scale=None)
     model = InternVL.open(write_bundle(tmp_path / "tower", ("vision", "text"), info, None))
     monkeypatch.setitem(GRAPHS, "vision", lambda inputs: {"vision_states": vision(inputs)["vision_states"]})
     with pytest.raises(BundleError, match="internvit has no image embedding"):

@@ -10,12 +10,12 @@ from PIL import Image
 
 from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.errors import BundleError, InputError
-from internvl_edge.runtime.manifest import FileInfo, Manifest, ModelInfo
+from internvl_edge.runtime.manifest import SCHEMA, FileInfo, Manifest, ModelInfo, VisionInfo
 from internvl_edge.runtime.preprocess import FILTERS, Filter, Preprocessing, preprocess
 from internvl_edge.runtime.preprocessor_file import FILE, load_preprocessing, save_preprocessing
 
 HALF = Preprocessing(image_size=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-MODEL = ModelInfo(family="internvl", image_size=8, patch_size=4, vision_hidden_size=8, vision_tokens=5)
+MODEL = ModelInfo(layout="internvl", vision=VisionInfo(image_size=8, patch_size=4, hidden_size=8, tokens=5))
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def bundle(folder: Path, content: str | None) -> Bundle:
     if content is not None:
         (folder / FILE).write_text(content)
         files[FILE] = FileInfo(bytes=len(content), sha256="0")
-    return Bundle(folder, Manifest(schema=1, producer={}, model=MODEL, precision="fp32", graphs={}, files=files))
+    return Bundle(folder, Manifest(schema=SCHEMA, producer={}, model=MODEL, precision="fp32", graphs={}, files=files))
 
 
 def test_a_bundle_gives_back_what_export_wrote(tmp_path: Path) -> None:

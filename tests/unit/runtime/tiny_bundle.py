@@ -4,22 +4,14 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from internvl_edge.runtime.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, ModelInfo
+from internvl_edge.runtime.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, ModelInfo, TextInfo, VisionInfo
 
 MODEL = ModelInfo(
-    family="internvl",
-    image_size=4,
-    patch_size=2,
-    vision_hidden_size=3,
-    vision_tokens=1,
+    layout="internvl",
+    vision=VisionInfo(image_size=4, patch_size=2, hidden_size=3, tokens=1),
+    text=TextInfo(layers=1, heads=1, head_dim=2, vocab_size=320, max_positions=40, num_query_tokens=2),
     embed_dim=3,
     logit_scale=1.5,
-    num_query_tokens=2,
-    text_layers=1,
-    text_heads=1,
-    text_head_dim=2,
-    vocab_size=320,
-    max_positions=40,
 )
 
 

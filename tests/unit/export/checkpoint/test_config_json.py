@@ -214,7 +214,7 @@ def test_an_id_is_a_number_a_list_or_a_text(value: Any, known: int) -> None:
 
 def test_the_ids_reach_the_manifest() -> None:
     ids = {"bos_token_id": 5, "eos_token_id": [6], "pad_token_id": "7"}
-    info = model_info(config_from_json({"model_type": "internvl", "qllama_config": {**QLLAMA, **ids}}))
+    info = model_info(config_from_json({"model_type": "internvl", "qllama_config": {**QLLAMA, **ids}})).require_text()
     assert (info.bos_token_id, info.eos_token_id, info.pad_token_id) == (5, 6, 7)
 
 
@@ -296,7 +296,8 @@ def test_the_ranks_of_unmerged_adapters_are_heard() -> None:
 )
 def test_how_pictures_are_cut_reaches_the_manifest(fields: dict[str, Any], tiles: tuple[int, int, bool]) -> None:
     info = model_info(config_from_json({"model_type": "internvl_chat", "hidden_size": 8, **fields}))
-    assert (info.fewest_tiles, info.most_tiles, info.thumbnail) == tiles
+    assert info.tiling is not None
+    assert (info.tiling.fewest, info.tiling.most, info.tiling.thumbnail) == tiles
 
 
 @pytest.mark.parametrize(

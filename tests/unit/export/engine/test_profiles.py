@@ -6,10 +6,12 @@ from hypothesis import strategies as st
 
 from internvl_edge.export.engine.profiles import Ranges, parse_range, profiles_for
 from internvl_edge.runtime.errors import EngineError
-from internvl_edge.runtime.manifest import ModelInfo, TensorSpec
+from internvl_edge.runtime.manifest import ModelInfo, TensorSpec, TextInfo, VisionInfo
 
 MODEL = ModelInfo(
-    family="internvl", image_size=70, patch_size=14, vision_hidden_size=192, vision_tokens=26, num_query_tokens=8
+    layout="internvl",
+    vision=VisionInfo(image_size=70, patch_size=14, hidden_size=192, tokens=26),
+    text=TextInfo(layers=6, heads=3, head_dim=64, vocab_size=6144, max_positions=2048, num_query_tokens=8),
 )
 IDS = TensorSpec(name="input_ids", dtype="int64", shape=("texts", "length"))
 RANGES = Ranges(batch=(1, 4, 16), text_length=(2, 16, 32))

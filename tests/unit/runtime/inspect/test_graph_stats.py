@@ -14,7 +14,16 @@ from internvl_edge.export.trace import trace_graph
 from internvl_edge.runtime.errors import BundleError, ExportError
 from internvl_edge.runtime.inspect.graph_stats import GraphStats, graph_stats, inspect_bundle, stats_text, to_json
 from internvl_edge.runtime.lowering.onnx_model import OnnxModel
-from internvl_edge.runtime.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, ModelInfo, ReachInfo, TensorSpec
+from internvl_edge.runtime.manifest import (
+    SCHEMA,
+    FileInfo,
+    GraphInfo,
+    Manifest,
+    ModelInfo,
+    ReachInfo,
+    TensorSpec,
+    VisionInfo,
+)
 
 HEADER = '<ir_version: 11, opset_import: ["": 23]>\n'
 
@@ -171,7 +180,7 @@ def write_bundle(folder: Path) -> Path:
         path.relative_to(folder).as_posix(): FileInfo(bytes=path.stat().st_size, sha256="0" * 64)
         for path in sorted((folder / "onnx").iterdir())
     }
-    model = ModelInfo(family="internvl", image_size=56, patch_size=14, vision_hidden_size=8, vision_tokens=17)
+    model = ModelInfo(layout="internvl", vision=VisionInfo(image_size=56, patch_size=14, hidden_size=8, tokens=17))
     manifest = Manifest(schema=SCHEMA, producer={}, model=model, precision="fp32", graphs=infos, files=files)
     manifest.save(folder / "manifest.json")
     return folder

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from internvl_edge.runtime.manifest import ModelInfo
+from internvl_edge.runtime.manifest import ModelInfo, VisionInfo
 from internvl_edge.runtime.serve.checks import fitting_request
 from internvl_edge.runtime.serve.models import Choice, Served
 from internvl_edge.runtime.serve.options import ServeOptions
@@ -22,7 +22,7 @@ from internvl_edge.runtime.serve.signature import DATATYPES, Signature, Tensor
 
 WORDS = ("a", " red", " kite")
 WIDTH = 4
-_INFO = ModelInfo(family="internvl", image_size=8, patch_size=2, vision_hidden_size=4, vision_tokens=17)
+_INFO = ModelInfo(layout="internvl", vision=VisionInfo(image_size=8, patch_size=2, hidden_size=4, tokens=17))
 
 
 class FakeEngine:

@@ -6,7 +6,16 @@ from pathlib import Path
 
 from onnx import TensorProto, helper, save
 
-from internvl_edge.runtime.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, ModelInfo, TensorSpec
+from internvl_edge.runtime.manifest import (
+    SCHEMA,
+    FileInfo,
+    GraphInfo,
+    Manifest,
+    ModelInfo,
+    TensorSpec,
+    TextInfo,
+    VisionInfo,
+)
 
 _TYPES = {
     "int64": TensorProto.INT64,
@@ -15,14 +24,10 @@ _TYPES = {
     "bfloat16": TensorProto.BFLOAT16,
 }
 MODEL = ModelInfo(
-    family="internvl",
-    image_size=4,
-    patch_size=2,
-    vision_hidden_size=3,
-    vision_tokens=1,
+    layout="internvl",
+    vision=VisionInfo(image_size=4, patch_size=2, hidden_size=3, tokens=1),
+    text=TextInfo(layers=1, heads=1, head_dim=2, vocab_size=320, max_positions=40, num_query_tokens=0),
     embed_dim=3,
-    vocab_size=320,
-    max_positions=40,
 )
 TEXT = GraphInfo(
     file="onnx/fp32/text.onnx",

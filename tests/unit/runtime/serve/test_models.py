@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from internvl_edge.runtime.errors import BundleError, InputError
-from internvl_edge.runtime.manifest import FileInfo, GraphInfo, Manifest, TensorSpec
+from internvl_edge.runtime.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, TensorSpec
 from internvl_edge.runtime.serve import checks
 from internvl_edge.runtime.serve.checks import fitting_request
 from internvl_edge.runtime.serve.models import Served, served_models
@@ -37,7 +37,7 @@ TABLE = GraphInfo(
     outputs=(TensorSpec(name="y", dtype="float32", shape=("n",)),),
 )
 MANIFEST = Manifest(
-    schema=1,
+    schema=SCHEMA,
     producer={},
     model=MODEL,
     precision="fp32",
@@ -196,7 +196,8 @@ def test_more_than_may_be_is_refused_before_each_is_looked_at(monkeypatch: pytes
 
 def test_captions_are_bounded_by_the_option_and_the_model() -> None:
     for positions, wanted in ((40, 40), (2048, 256)):
-        manifest = replace(MANIFEST, model=replace(MODEL, max_positions=positions))
+        text = replace(MODEL.require_text(), max_positions=positions)
+        manifest = replace(MANIFEST, model=replace(MODEL, text=text))
         assert served_models(manifest)["caption"].choices["max_new_tokens"].words == f"1 to {wanted}"
     few = served_models(MANIFEST, None, 7)["caption"]
     assert (few.choices["max_new_tokens"].words, few.choices["max_new_tokens"].default) == ("1 to 7", 7)
