@@ -15,9 +15,10 @@ from internvl_edge.export.plugins.compile import CompiledKernel, compile_kernel
 from internvl_edge.export.plugins.families import FAMILIES
 from internvl_edge.export.plugins.family import Family, first_sm
 from internvl_edge.export.plugins.launches import Constant, Launch
-from internvl_edge.export.plugins.occupancy import limits_of, occupancy
+from internvl_edge.export.plugins.occupancy import occupancy
 from internvl_edge.export.plugins.tiles_model import predicted_us
 from internvl_edge.runtime.errors import EngineError
+from internvl_edge.runtime.targets.sms import sm_row
 
 SMS = (75, 80, 86, 87, 89, 90, 100, 110, 120)
 _COLUMNS = (
@@ -51,7 +52,7 @@ def _line(
         return
     launches = family.launches(types, attributes, sm)
     chosen = bool(launches)
-    launch = launches[0] if launches else family.launch(types, attributes, family.choices[0])
+    launch = launches[0] if launches else family.launch(types, attributes, family.choices[0], sm)
     try:
         kernel = compile_kernel(launch, sm)
     except EngineError as error:
@@ -72,7 +73,7 @@ def _figures(family: Family, launch: Launch, kernel: CompiledKernel) -> tuple[st
     return (
         str(kernel.registers),
         str(kernel.spill_bytes),
-        f"{kernel.shared_bytes / 1024:.1f} ({limits_of(kernel.sm).block_shared_kib})",
+        f"{kernel.shared_bytes / 1024:.1f} ({sm_row(kernel.sm).block_shared_kib})",
         kernel.tensor_cores or "none",
         f"{held.fraction:.0%} ({held.bound})",
         f"{work.intensity:.0f}",

@@ -12,19 +12,19 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 from internvl_edge.export.plugins.compile import CompiledKernel, compile_kernel
 from internvl_edge.export.plugins.families import FAMILIES
-from internvl_edge.export.plugins.family import FIRST_PRODUCTS_SM, Family, first_sm
+from internvl_edge.export.plugins.family import Family, first_sm
 from internvl_edge.export.plugins.launches import Constant, Launch
 from internvl_edge.export.plugins.occupancy import fits
 from internvl_edge.export.plugins.tiles import Tiles
 from internvl_edge.export.plugins.tiles_model import predicted_us
 from internvl_edge.runtime.errors import EngineError
+from internvl_edge.runtime.targets.sms import FIRST_TENSOR_CORE_SM, SMS
 
-STAND_INS = {86: (75, 80, 86, 87, 89), 90: (90,), 100: (100, 103, 110), 120: (120, 121)}
-"""SMs that get nearly the same code, by the one that is compiled to rank them."""
 KEPT = 2
 """Choices per row: TensorRT times them where it builds."""
 Variant = tuple[Family, Mapping[str, str], Mapping[str, Constant]]
@@ -62,14 +62,14 @@ def _rows() -> dict[str, list[Variant]]:
 
 def _searched(variants: Sequence[Variant]) -> Iterator[tuple[int, tuple[str, ...]]]:
     family, types, attributes = variants[0]
-    for stand_in, sms in STAND_INS.items():
+    for stand_in, rows in groupby(SMS, key=lambda row: row.tiles_like):
         stand_in = max(stand_in, first_sm(types, attributes))
         compiled = {}
         for tiles in family.choices:
-            kernel = _compiled(family.launch(types, attributes, tiles), stand_in)
+            kernel = _compiled(family.launch(types, attributes, tiles, stand_in), stand_in)
             if kernel is not None and kernel.spill_bytes == 0:
                 compiled[tiles] = kernel
-        for sm in sms:
+        for sm in (row.sm for row in rows):
             if sm >= first_sm(types, attributes):
                 yield sm, tuple(_best(variants, compiled, sm))
 
@@ -83,9 +83,9 @@ def _best(variants: Sequence[Variant], compiled: Mapping[Tiles, CompiledKernel],
     ranked = sorted(compiled, key=lambda tiles: _score(family, types, attributes, tiles, compiled[tiles], sm))
     kept = 0
     for tiles in ranked:
-        if kept == KEPT or (family.products and sm < FIRST_PRODUCTS_SM):
+        if kept == KEPT or (family.products and sm < FIRST_TENSOR_CORE_SM):
             return
-        alike = [one.launch(kinds, told, tiles) for one, kinds, told in variants if sm >= first_sm(kinds, told)]
+        alike = [one.launch(kinds, told, tiles, sm) for one, kinds, told in variants if sm >= first_sm(kinds, told)]
         if all(_serves(launch, family, sm) for launch in alike):
             kept += 1
             yield tiles.told()
@@ -110,7 +110,7 @@ def _score(
     sm: int,
 ) -> float:
     """Return the predicted time relative to the work, as a geometric mean over the family's typical sizes."""
-    launch, there = family.launch(types, attributes, tiles), replace(kernel, sm=sm)
+    launch, there = family.launch(types, attributes, tiles, sm), replace(kernel, sm=sm)
     times = []
     for sizes in family.typical:
         work = family.work(launch, sizes)

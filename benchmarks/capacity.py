@@ -10,7 +10,8 @@ from argparse import ArgumentParser
 from dataclasses import dataclass
 from math import ceil, inf
 
-from internvl_edge.runtime.targets.targets import Target, find_target
+from internvl_edge.runtime.targets.data_sheet import Target
+from internvl_edge.runtime.targets.targets import find_target
 
 DEVICES = (
     "orin-nano-8gb",

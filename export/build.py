@@ -32,9 +32,10 @@ from internvl_edge.runtime.engines import (
 from internvl_edge.runtime.errors import BundleError, EngineError, ExportError
 from internvl_edge.runtime.file_copy import keep_file
 from internvl_edge.runtime.progress import Progress, Silent
+from internvl_edge.runtime.targets.data_sheet import Target
 from internvl_edge.runtime.targets.estimate import Limits, part_bytes, require_room
 from internvl_edge.runtime.targets.flavour import Flavour, flavour_for, launches_plugins
-from internvl_edge.runtime.targets.targets import Target, find_target, require_precision
+from internvl_edge.runtime.targets.targets import find_target, require_precision
 
 ATTENTIONS = ("auto", "op", "pattern", "plugin")
 

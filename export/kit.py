@@ -15,8 +15,8 @@ from internvl_edge.export.staging import staged
 from internvl_edge.runtime.bundle import Bundle, sha256_file
 from internvl_edge.runtime.file_copy import copy_file
 from internvl_edge.runtime.manifest import FileInfo, GraphInfo
+from internvl_edge.runtime.targets.data_sheet import Target
 from internvl_edge.runtime.targets.estimate import Limits, part_bytes
-from internvl_edge.runtime.targets.targets import Target
 
 LINES_FILE = "trtexec.sh"
 _MAJORS = (10, 11)

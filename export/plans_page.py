@@ -12,7 +12,8 @@ from internvl_edge.runtime.inspect.plan.schedule import PlanText, read_plan
 from internvl_edge.runtime.inspect.plan.symbols import inputs_of
 from internvl_edge.runtime.inspect.xray.page import Cover, render_page
 from internvl_edge.runtime.inspect.xray.report import PlanXray, blank_xray, see_through
-from internvl_edge.runtime.targets.targets import Target, find_target
+from internvl_edge.runtime.targets.data_sheet import Target
+from internvl_edge.runtime.targets.targets import find_target
 
 PAGE_FILE = "reports/engine.html"
 """In the bundle; it is of the target that was built last."""

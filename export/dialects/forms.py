@@ -17,7 +17,7 @@ from internvl_edge.runtime.inspect.plan.launches import Launch, launches_of
 from internvl_edge.runtime.inspect.plan.schedule import Schedule, read_plan
 from internvl_edge.runtime.inspect.plan.symbols import sizes_of
 from internvl_edge.runtime.inspect.plan.traffic import traffic_of
-from internvl_edge.runtime.targets.targets import Target
+from internvl_edge.runtime.targets.data_sheet import Target
 
 logger = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from internvl_edge.runtime.cuda import Device, find_device
 from internvl_edge.runtime.engines import Profile
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.lowering.onnx_model import OnnxModel
+from internvl_edge.runtime.targets.data_sheet import Target
 from internvl_edge.runtime.targets.flavour import Flavour, load_flavour
-from internvl_edge.runtime.targets.targets import Target
 
 logger = logging.getLogger(__name__)
 

@@ -19,14 +19,11 @@ from typing import Any
 from internvl_edge.export.plugins.launches import Launch
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.sizes import told
+from internvl_edge.runtime.targets.sms import SMS, sm_row
 
 logger = logging.getLogger(__name__)
 
-PTX_VERSIONS = {75: 80, 80: 80, 86: 80, 87: 80, 89: 80, 90: 80, 100: 86, 103: 88, 110: 90, 120: 87, 121: 88}
-"""SM -> least PTX version that Triton's LLVM writes for it: 80 is CUDA 12.0, 86 12.7, 87 12.8, 88 12.9, 90 13.0."""
-
-_FP8_PTX_VERSION = 84
-"""Products of E4M3 on Ada; the PTX manual: ``mma`` with ``.e4m3`` since 8.4 (CUDA 12.4)."""
+_PTX_VERSIONS = {row.sm: row.ptx_version for row in SMS}
 
 _SCRATCH_PARAMETERS = 2
 """Pointers to global and profiler scratch memory that Triton appends to every kernel; ours use neither."""
@@ -79,7 +76,7 @@ def compile_kernel(launch: Launch, sm: int, cache: Path | None = None) -> Compil
     Raises:
         EngineError: Triton is missing, interprets in this process, or refuses.
     """
-    compiled_sm = nearest_known(sm)
+    compiled_sm = sm_row(sm).sm
     if compiled_sm != sm:
         logger.warning("sm_%d: Triton does not know it; PTX of sm_%d is used", sm, compiled_sm)
     folder = cache or default_cache()
@@ -109,18 +106,6 @@ def load_kernel(launch: Launch, sm: int, folder: Path) -> CompiledKernel:
     if (found := _read(path)) is None:
         raise EngineError(f"{path}: no kernel of {launch.plugin} for sm_{sm}; write the kit again with this version")
     return found
-
-
-def nearest_known(sm: int) -> int:
-    """Return `sm`, or the next lower one that the compiler knows.
-
-    Raises:
-        EngineError: there is none below.
-    """
-    known = [other for other in PTX_VERSIONS if other <= sm]
-    if not known:
-        raise EngineError(f"sm_{sm}: no kernel can be compiled for it; sm_{min(PTX_VERSIONS)} and newer are supported")
-    return max(known)
 
 
 def default_cache() -> Path:
@@ -206,7 +191,8 @@ def _compile(launch: Launch, sm: int, compiled_sm: int) -> CompiledKernel:
 
 def _ptx_version(launch: Launch, sm: int) -> int:
     fp8 = any(tensor.type == "fp8" for tensor in launch.tensors)
-    return max(PTX_VERSIONS[sm], _FP8_PTX_VERSION if fp8 and sm == 89 else 0)
+    row = sm_row(sm)
+    return max(row.ptx_version, row.fp8_ptx_version) if fp8 else row.ptx_version
 
 
 def _portable(ptx: str) -> str:
@@ -255,7 +241,7 @@ def _key(launch: Launch) -> str:
     import triton
 
     source = getattr(launch.function(), "cache_key", "")
-    text = f"{launch.digest()} {source} {triton.__version__} {PTX_VERSIONS} {_SCRATCH_PARAMETERS}"
+    text = f"{launch.digest()} {source} {triton.__version__} {_PTX_VERSIONS} {_SCRATCH_PARAMETERS}"
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 

@@ -11,10 +11,7 @@ from internvl_edge.export.plugins.tensorrt_plugins import Plugin
 from internvl_edge.export.plugins.tiles import Tiles, searched_tiles
 from internvl_edge.export.plugins.tiles_model import Work
 from internvl_edge.runtime.errors import EngineError
-from internvl_edge.runtime.targets.targets import FIRST_BF16_SM, FIRST_FP8_SM
-
-FIRST_PRODUCTS_SM = 80
-"""Triton emits no tensor-core code for Turing."""
+from internvl_edge.runtime.targets.sms import FIRST_BF16_SM, FIRST_FP8_SM, FIRST_TENSOR_CORE_SM
 
 CODED = "_8bit"
 """Ends the name of a plugin that takes scales; its kernel differs from its sibling's in how it reads and writes."""
@@ -38,6 +35,9 @@ class Family:
 
     name: str
     kernel: str
+    """File and function below `kernels`, for every SM that `later_kernels` does not speak of."""
+    later_kernels: Mapping[int, str] = field(hash=False, default_factory=dict)
+    """The first SM that takes it -> another kernel with the same tensors, written for newer devices."""
     inputs: tuple[str, ...]
     sizes: Mapping[str, tuple[Axis, ...]] = field(hash=False)
     integers: tuple[str, ...]
@@ -66,12 +66,17 @@ class Family:
         width = attributes.get("head_dim", attributes.get("width", 0))
         return " ".join([self.name.removesuffix(CODED), "/".join(dict.fromkeys(kinds)), f"d{width}"])
 
-    def launch(self, types: Mapping[str, str], attributes: Mapping[str, Constant], tiles: Tiles) -> Launch:
-        """Return one launch."""
+    def kernel_on(self, sm: int) -> str:
+        """Return the kernel that serves on `sm`."""
+        first = max((other for other in self.later_kernels if other <= sm), default=None)
+        return self.kernel if first is None else self.later_kernels[first]
+
+    def launch(self, types: Mapping[str, str], attributes: Mapping[str, Constant], tiles: Tiles, sm: int = 0) -> Launch:
+        """Return one launch of the kernel that serves on `sm`, by default of the one for every SM."""
         constants = {ours: attributes[name] for name, ours in self.attributes.items()}
         return Launch(
             plugin=self.name,
-            kernel=self.kernel,
+            kernel=self.kernel_on(sm),
             inputs=tuple(Tensor(name=name, type=types[name]) for name in self.inputs),
             sizes=self.sizes,
             integers=self.integers,
@@ -87,11 +92,11 @@ class Family:
         if missing := [name for name in self.attributes if name not in attributes]:
             raise EngineError(f"{self.name}: the node lacks {', '.join(missing)}")
         found = searched_tiles(self.key(types, attributes), sm) or (self.choices if len(self.choices) == 1 else ())
-        return [self.launch(types, attributes, tiles) for tiles in found]
+        return [self.launch(types, attributes, tiles, sm) for tiles in found]
 
     def refusal(self, types: Mapping[str, str], attributes: Mapping[str, Constant], sm: int) -> str:
         """Return why no kernel serves, in a few words; empty if one does."""
-        if sm < FIRST_PRODUCTS_SM:
+        if sm < FIRST_TENSOR_CORE_SM:
             return f"sm_{sm}: Triton emits no tensor-core code for it"
         if sm < first_sm(types, attributes):
             return f"sm_{sm} has no FP8"

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from internvl_edge.export.plugins.compile import nearest_known
 from internvl_edge.export.plugins.tiles_table import TABLE
 
 
@@ -28,5 +27,10 @@ def tiles_of(text: str) -> Tiles:
 
 
 def searched_tiles(key: str, sm: int) -> tuple[Tiles, ...]:
-    """Return what the search chose for a variant, the best by the model first; none if it found nothing that serves."""
-    return tuple(tiles_of(text) for text in TABLE.get(key, {}).get(nearest_known(sm), ()))
+    """Return what the search chose for a variant, the best by the model first; none if it found nothing that serves.
+
+    An SM that was not searched takes the tiles of the next lower one that was.
+    """
+    row = TABLE.get(key, {})
+    searched = max((other for other in row if other <= sm), default=None)
+    return tuple(tiles_of(text) for text in row[searched]) if searched is not None else ()

@@ -9,9 +9,11 @@ they are not a promise of latency.
 
 from dataclasses import dataclass
 
-from internvl_edge.export.plugins.compile import CompiledKernel, nearest_known
+from internvl_edge.export.plugins.compile import CompiledKernel
 from internvl_edge.export.plugins.occupancy import occupancy
-from internvl_edge.runtime.targets.targets import DataSheet, find_target
+from internvl_edge.runtime.targets.data_sheet import DataSheet
+from internvl_edge.runtime.targets.sms import sm_row
+from internvl_edge.runtime.targets.targets import find_target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,42 +43,14 @@ class Work:
         return self.useful_flops / self.unique_bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Board:
-    """A device that stands for its SM; the counts are those of its data sheet."""
-
-    target: str
-    multiprocessors: int
-    clock_ghz: float
-
-
-BOARDS = {
-    75: Board(target="t4", multiprocessors=40, clock_ghz=1.59),
-    80: Board(target="a100", multiprocessors=108, clock_ghz=1.41),
-    86: Board(target="a10", multiprocessors=72, clock_ghz=1.695),
-    87: Board(target="agx-orin-64gb", multiprocessors=16, clock_ghz=1.3),
-    89: Board(target="l4", multiprocessors=58, clock_ghz=2.04),
-    90: Board(target="h100", multiprocessors=132, clock_ghz=1.83),
-    100: Board(target="b200", multiprocessors=148, clock_ghz=1.85),
-    103: Board(target="b200", multiprocessors=148, clock_ghz=1.85),
-    110: Board(target="agx-thor", multiprocessors=20, clock_ghz=1.575),
-    120: Board(target="rtx-5090", multiprocessors=170, clock_ghz=2.41),
-    121: Board(target="dgx-spark", multiprocessors=48, clock_ghz=2.42),
-}
-
 _EXPONENTIALS_PER_CLOCK = 16
 """Per multiprocessor: four special function units in each quarter; CUDA programming guide, arithmetic throughput."""
-_LANES = 128
-"""fp32 operations per clock and multiprocessor; 64 on Turing and A100."""
-_NARROW = (75, 80)
 _CACHE_BYTES_PER_CLOCK = 36
 """Read from L2 per multiprocessor."""
 _LATENCY_CLOCKS = 1300
 """From asking memory to having, for one stage of loads; more stages ask that much earlier."""
 _TURN_CLOCKS = 150
 """Of barriers and reductions between warps, per turn."""
-_MMA_SHARE = {90: 0.6, 100: 0.25, 103: 0.25, 110: 0.25}
-"""Of the tensor peak that the old instruction ``mma.sync`` reaches where a newer one exists."""
 _REACHED = 0.76
 """Of the tensor peak within a loop of dependent products."""
 _INSTRUCTIONS = 1.75
@@ -98,15 +72,14 @@ def memory_us(moved_bytes: float, sm: int) -> float:
 
 def best_case_us(work: Work, sm: int) -> float:
     """Return microseconds of `work` by a kernel that keeps the busiest unit of every multiprocessor busy."""
-    board, sheet = BOARDS[nearest_known(sm)], _sheet(sm)
-    clocks = board.multiprocessors * board.clock_ghz * 1e3
-    lanes = _LANES // 2 if sm in _NARROW else _LANES
+    sheet = _sheet(sm)
+    clocks = sheet.multiprocessors * sheet.clock_ghz * 1e3
     turns = work.blocks * work.steps
     peak = sheet.tflops.get(work.product_type, sheet.tflops["fp32"])
     parts = (
         turns * work.step_flops / (peak * 1e6 * _REACHED),
         turns * work.step_exponentials / (_EXPONENTIALS_PER_CLOCK * clocks),
-        turns * work.step_arithmetic / (lanes * clocks),
+        turns * work.step_arithmetic / (sm_row(sm).lanes * clocks),
         memory_us(work.unique_bytes, sm),
     )
     return max(parts)
@@ -114,36 +87,34 @@ def best_case_us(work: Work, sm: int) -> float:
 
 def predicted_us(kernel: CompiledKernel, work: Work, stages: int) -> float:
     """Return microseconds on the board that stands for the kernel's SM; infinite if it does not fit."""
-    board, resident = BOARDS[nearest_known(kernel.sm)], occupancy(kernel).blocks
+    resident = occupancy(kernel).blocks
     if resident == 0:
         return float("inf")
     sheet = _sheet(kernel.sm)
-    resident = min(resident, -(-work.blocks // board.multiprocessors))
-    turn = _turn_clocks(kernel, work, sheet, board, resident, stages)
-    waves = -(-work.blocks // (board.multiprocessors * resident))
-    compute_us = waves * work.steps * turn / (board.clock_ghz * 1e3)
+    resident = min(resident, -(-work.blocks // sheet.multiprocessors))
+    turn = _turn_clocks(kernel, work, sheet, resident, stages)
+    waves = -(-work.blocks // (sheet.multiprocessors * resident))
+    compute_us = waves * work.steps * turn / (sheet.clock_ghz * 1e3)
     return LAUNCH_US + max(compute_us, memory_us(work.unique_bytes, kernel.sm))
 
 
 def _sheet(sm: int) -> DataSheet:
-    sheet = find_target(BOARDS[nearest_known(sm)].target).sheet
+    sheet = find_target(sm_row(sm).board).sheet
     assert sheet is not None
     return sheet
 
 
-def _turn_clocks(
-    kernel: CompiledKernel, work: Work, sheet: DataSheet, board: Board, resident: int, stages: int
-) -> float:
+def _turn_clocks(kernel: CompiledKernel, work: Work, sheet: DataSheet, resident: int, stages: int) -> float:
     """Return clocks in which each of `resident` blocks on a multiprocessor makes one turn of its loop."""
-    lanes = _LANES // 2 if kernel.sm in _NARROW else _LANES
+    row = sm_row(kernel.sm)
     lone_mma = kernel.tensor_cores == "mma"
-    share = _REACHED * (_MMA_SHARE.get(kernel.sm, 1.0) if lone_mma else 1.0)
+    share = _REACHED * (row.mma_share if lone_mma else 1.0)
     peak = sheet.tflops.get(work.product_type, sheet.tflops["fp32"]) if kernel.tensor_cores else sheet.tflops["fp32"]
-    flops_per_clock = peak * 1e3 / board.clock_ghz / board.multiprocessors * share
+    flops_per_clock = peak * 1e3 / sheet.clock_ghz / sheet.multiprocessors * share
     parts = (
         work.step_flops / flops_per_clock,
         work.step_exponentials / _EXPONENTIALS_PER_CLOCK,
-        (work.step_arithmetic * _INSTRUCTIONS + kernel.spill_bytes / 4 * kernel.threads) / lanes,
+        (work.step_arithmetic * _INSTRUCTIONS + kernel.spill_bytes / 4 * kernel.threads) / row.lanes,
         work.step_bytes / _CACHE_BYTES_PER_CLOCK,
     )
     longest = max(parts)

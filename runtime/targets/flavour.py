@@ -9,7 +9,7 @@ from internvl_edge.runtime.cuda import Device, find_device
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.jetson import tensorrt_remedy
 from internvl_edge.runtime.targets.capability import Capabilities, capabilities, missing_calls
-from internvl_edge.runtime.targets.targets import Target
+from internvl_edge.runtime.targets.data_sheet import Target
 
 logger = logging.getLogger(__name__)
 

@@ -3,8 +3,10 @@
 from typing import Any
 
 from internvl_edge.runtime.errors import EngineError
+from internvl_edge.runtime.targets.data_sheet import Target
+from internvl_edge.runtime.targets.devices import TARGETS
 from internvl_edge.runtime.targets.flavour import flavour_for
-from internvl_edge.runtime.targets.targets import TARGETS, Target
+from internvl_edge.runtime.targets.sms import sm_row
 
 _HEAD = ("device", "SM", "memory", "GB/s", "fp16", "int8", "fp8", "TensorRT", "built here")
 _RIGHT = frozenset({"SM", "memory", "GB/s", "fp16", "int8", "fp8"})
@@ -12,18 +14,6 @@ _FOOT = (
     "memory in GB; fp16, int8, fp8: dense 10^12 operations per second by the vendors, - where there are no units\n"
     "kit: what `internvl-edge build` makes for a device that builds its own plans"
 )
-
-_LINES = {
-    87: "TensorRT 10.3 (JetPack 6.2)",
-    90: "TensorRT 10.3+",
-    100: "TensorRT 10.8+",
-    103: "TensorRT 10.14+",
-    110: "TensorRT 10.13 (JetPack 7)",
-    120: "TensorRT-RTX, TensorRT 10.8+",
-    121: "TensorRT-RTX, TensorRT 10.14+",
-}
-"""By the release notes, the first TensorRT that supports the device fully, or the one that its JetPack brings."""
-_ELSEWHERE = "TensorRT-RTX, TensorRT 10.3+"
 
 
 def targets_text() -> str:
@@ -40,7 +30,7 @@ def targets_json() -> list[dict[str, Any]]:
 
 def tensorrt_line(target: Target) -> str:
     """Return which TensorRT is for `target`, in words."""
-    return _LINES.get(target.sm, _ELSEWHERE)
+    return sm_row(target.sm).tensorrt
 
 
 def _row(target: Target) -> tuple[str, ...]:

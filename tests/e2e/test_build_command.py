@@ -14,7 +14,7 @@ import pytest
 from internvl_edge.export.draw import block_bytes
 from internvl_edge.export.staging import staged
 from internvl_edge.runtime.targets.estimate import host_peak_bytes
-from internvl_edge.runtime.targets.targets import RTX_SMS
+from internvl_edge.runtime.targets.sms import RTX_SMS
 from tests.e2e.conftest import Run
 
 pytest.importorskip("onnxruntime_ep_nv_tensorrt_rtx", reason="the extra `rtx` is not installed")

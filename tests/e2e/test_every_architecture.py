@@ -6,7 +6,8 @@ import pytest
 
 from internvl_edge.export.compile import export_bundle
 from internvl_edge.export.options import ExportOptions
-from internvl_edge.runtime.targets.targets import RTX_SMS, find_target
+from internvl_edge.runtime.targets.sms import RTX_SMS
+from internvl_edge.runtime.targets.targets import find_target
 from tests.e2e.every_graph import build_every_graph
 
 pytest.importorskip("onnxruntime_ep_nv_tensorrt_rtx", reason="the extra `rtx` is not installed")

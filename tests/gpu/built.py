@@ -9,8 +9,8 @@ from internvl_edge.export.build import BuildOptions, BuildReport, build_plans
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.engines import EngineRecord, require_engines
+from internvl_edge.runtime.targets.data_sheet import Target
 from internvl_edge.runtime.targets.flavour import Flavour
-from internvl_edge.runtime.targets.targets import Target
 from tests.gpu.plans import GraphPlans
 
 

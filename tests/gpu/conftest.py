@@ -15,8 +15,10 @@ from internvl_edge.export.options import ExportOptions
 from internvl_edge.runtime.cuda import Device, find_device
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.inspect.doctor import diagnose
+from internvl_edge.runtime.targets.data_sheet import Target
 from internvl_edge.runtime.targets.flavour import Flavour, load_flavour
-from internvl_edge.runtime.targets.targets import RTX_SMS, Target, find_target
+from internvl_edge.runtime.targets.sms import RTX_SMS
+from internvl_edge.runtime.targets.targets import find_target
 from tests.gpu.built import Built, linked, with_plans
 from tests.gpu.report import check_of, report_markdown
 from tests.gpu.room import lacking_for_large, room_here

@@ -11,9 +11,9 @@ from internvl_edge.export.engine.profiles import Ranges
 from internvl_edge.export.kit import make_kit
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.targets.data_sheet import Target
 from internvl_edge.runtime.targets.estimate import Limits
 from internvl_edge.runtime.targets.flavour import Flavour, flavour_for
-from internvl_edge.runtime.targets.targets import Target
 from tests.gpu.agree import Record, require_agreement
 from tests.gpu.built import Built, checked
 from tests.gpu.cases import CASES, case_of

@@ -10,7 +10,8 @@ from internvl_edge.export.engine.messages import explain
 from internvl_edge.runtime.cuda import Device
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.targets.flavour import Flavour, load_flavour
-from internvl_edge.runtime.targets.targets import RTX_SMS, find_target
+from internvl_edge.runtime.targets.sms import RTX_SMS
+from internvl_edge.runtime.targets.targets import find_target
 from tests.gpu.agree import Record
 from tests.gpu.built import Built, linked, with_plans
 from tests.gpu.marks import GPU

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from internvl_edge.runtime.inspect.plan.flops import MatrixWork
 from internvl_edge.runtime.inspect.plan.traffic import Traffic
-from internvl_edge.runtime.targets.targets import DataSheet
+from internvl_edge.runtime.targets.data_sheet import DataSheet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

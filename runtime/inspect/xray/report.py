@@ -20,7 +20,7 @@ from internvl_edge.runtime.inspect.plan.roofline import predict
 from internvl_edge.runtime.inspect.plan.schedule import PlanText, Schedule, read_plan
 from internvl_edge.runtime.inspect.plan.symbols import Sizes, outputs_of, sizes_of
 from internvl_edge.runtime.inspect.plan.traffic import activation_bytes, traffic_of, weight_bytes
-from internvl_edge.runtime.targets.targets import Target
+from internvl_edge.runtime.targets.data_sheet import Target
 
 SCHEMA = 1
 _NARROW = ("int8", "fp8")

@@ -6,7 +6,8 @@ from pathlib import Path
 from internvl_edge.runtime.engines import ENGINE_FILE, EngineRecord
 from internvl_edge.runtime.errors import BundleError, EngineError
 from internvl_edge.runtime.inspect.plan.schedule import read_plan
-from internvl_edge.runtime.targets.targets import Target, find_target
+from internvl_edge.runtime.targets.data_sheet import Target
+from internvl_edge.runtime.targets.targets import find_target
 
 logger = logging.getLogger(__name__)
 

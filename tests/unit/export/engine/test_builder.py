@@ -13,7 +13,7 @@ from internvl_edge.export.engine.builder import build_plan
 from internvl_edge.runtime.bundle import sha256_file
 from internvl_edge.runtime.engines import Shapes
 from internvl_edge.runtime.errors import EngineError
-from internvl_edge.runtime.targets.targets import Target
+from internvl_edge.runtime.targets.data_sheet import Target
 
 pytest.importorskip("onnxruntime_ep_nv_tensorrt_rtx", reason="the extra `rtx` is not installed")
 

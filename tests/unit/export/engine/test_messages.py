@@ -7,7 +7,7 @@ import pytest
 
 from internvl_edge.export.engine.messages import Explanation, explain, explained, is_out_of_memory
 from internvl_edge.runtime.errors import EngineError
-from internvl_edge.runtime.targets.targets import Target
+from internvl_edge.runtime.targets.data_sheet import Target
 
 VERSION = "another version of TensorRT built the plan"
 NO_PLAN = "the file is no plan of this TensorRT"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from internvl_edge.export.plugins.compile import nearest_known, parameter_types, resources, without_scratch
+from internvl_edge.export.plugins.compile import parameter_types, resources, without_scratch
 from internvl_edge.runtime.errors import EngineError
 
 PTX = """.version 8.0
@@ -86,11 +86,6 @@ def test_kernels_are_kept_and_travel_without_triton(compiled: dict[str, Any]) ->
 def test_what_cannot_be_compiled_says_why(compiled: dict[str, Any]) -> None:
     assert compiled["said"]["old"].startswith("sm_70: no kernel can be compiled for it; sm_75 and newer")
     assert compiled["said"]["refused"].startswith("gram: Triton refuses it for sm_80: ")
-
-
-@pytest.mark.parametrize(("sm", "known"), [(80, 80), (88, 87), (101, 100), (130, 121)])
-def test_the_nearest_lower_sm(sm: int, known: int) -> None:
-    assert nearest_known(sm) == known
 
 
 def test_the_two_scratch_pointers_are_dropped() -> None:

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -39,6 +40,21 @@ def test_every_listed_variant_has_tiles_from_ampere_on(family: Family) -> None:
 )
 def test_what_has_no_kernel_says_why(types: dict[str, str], attributes: dict[str, int], sm: int, reason: str) -> None:
     assert VIT.refusal(types, attributes, sm) == reason  # type: ignore[arg-type]
+
+
+def test_a_kernel_for_a_newer_sm_is_one_entry_of_its_family() -> None:
+    newer = replace(VIT, later_kernels={110: "vit_attention_wide.attend"})
+    attributes: dict[str, int] = {"heads": 25, "head_dim": 128}
+    kernels = {sm: {launch.kernel for launch in newer.launches(TYPES, attributes, sm)} for sm in (80, 103, 110, 121)}
+    assert kernels[80] == kernels[103] == {VIT.kernel}
+    assert kernels[110] == kernels[121] == {"vit_attention_wide.attend"}
+    assert newer.kernel_on(130) == "vit_attention_wide.attend"
+
+
+def test_an_sm_that_was_not_searched_takes_the_tiles_of_the_next_lower_one() -> None:
+    key = "vit_attention fp8 d128"
+    assert searched_tiles(key, 130) == searched_tiles(key, 121) != ()
+    assert searched_tiles(key, 87) == searched_tiles(key, 88) == ()  # FP8 begins with 89
 
 
 def test_a_node_must_tell_all_widths() -> None:

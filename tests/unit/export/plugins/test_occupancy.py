@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from internvl_edge.export.plugins.compile import PTX_VERSIONS, CompiledKernel
-from internvl_edge.export.plugins.occupancy import LIMITS, fits, limits_of, occupancy
-from internvl_edge.export.plugins.tiles_model import BOARDS, Work, predicted_us
+from internvl_edge.export.plugins.compile import CompiledKernel
+from internvl_edge.export.plugins.occupancy import fits, occupancy
+from internvl_edge.export.plugins.tiles_model import Work, predicted_us
+from internvl_edge.runtime.targets.sms import sm_row
 
 KERNEL = CompiledKernel(
     plugin="gram",
@@ -59,12 +60,8 @@ def test_what_runs_out_first(changes: dict[str, int], blocks: int, bound: str) -
     kernel = replace(KERNEL, **changes)  # type: ignore[arg-type]
     found = occupancy(kernel)
     assert (found.blocks, found.bound) == (blocks, bound)
-    assert found.fraction == blocks * kernel.warps / limits_of(kernel.sm).warps
+    assert found.fraction == blocks * kernel.warps / sm_row(kernel.sm).warps
     assert fits(kernel) == (blocks > 0)
-
-
-def test_every_sm_of_the_compiler_has_limits_and_a_board() -> None:
-    assert LIMITS.keys() == PTX_VERSIONS.keys() == BOARDS.keys()
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,9 @@
 import pytest
 
 from internvl_edge.runtime.errors import EngineError
-from internvl_edge.runtime.targets.targets import (
-    TARGETS,
-    Target,
-    find_target,
-    require_precision,
-)
+from internvl_edge.runtime.targets.data_sheet import Target
+from internvl_edge.runtime.targets.devices import TARGETS
+from internvl_edge.runtime.targets.targets import find_target, require_precision
 from internvl_edge.runtime.targets.targets_table import targets_json, targets_text, tensorrt_line
 from tests.project import ROOT
 

@@ -3,7 +3,7 @@
 import struct
 from pathlib import Path
 
-from internvl_edge.runtime.targets.targets import DataSheet, Target
+from internvl_edge.runtime.targets.data_sheet import DataSheet, Target
 
 HERE = Path(__file__).parent
 ENGINE = (HERE / "excerpt.txt").read_bytes()
@@ -14,7 +14,14 @@ BLOCK = "vision_model.encoder.layers.0"
 ROUND = Target(
     name="round",
     sm=89,
-    sheet=DataSheet(memory_gib=8.0, bandwidth_gb_s=1000.0, tflops={"fp16": 1.0}, source="round numbers"),
+    sheet=DataSheet(
+        memory_gib=8.0,
+        bandwidth_gb_s=1000.0,
+        multiprocessors=10,
+        clock_ghz=1.0,
+        tflops={"fp16": 1.0},
+        source="round numbers",
+    ),
 )
 """One byte takes 1e-9 ms x 1000, one fp16 FLOP 1e-9 ms."""
 

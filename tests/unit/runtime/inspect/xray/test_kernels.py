@@ -18,7 +18,7 @@ from internvl_edge.runtime.inspect.plan.roofline import predict
 from internvl_edge.runtime.inspect.plan.schedule import Schedule, Step, parse_program
 from internvl_edge.runtime.inspect.plan.traffic import Traffic
 from internvl_edge.runtime.inspect.xray.report import Kernel, PlanXray, xray
-from internvl_edge.runtime.targets.targets import Target
+from internvl_edge.runtime.targets.data_sheet import Target
 from tests.unit.runtime.inspect.xray.excerpt import BLOCK, ENGINE, FUSION, ROUND, write_plan
 
 ROWS = 2 * 26 * 192 * 2

@@ -15,7 +15,7 @@ from internvl_edge.runtime.inspect.xray.page import render_page
 from internvl_edge.runtime.inspect.xray.report import PlanXray, xray, xray_json
 from internvl_edge.runtime.inspect.xray.text import duration, size, work, xray_text
 from internvl_edge.runtime.outputs.strict_json import json_text
-from internvl_edge.runtime.targets.targets import Target
+from internvl_edge.runtime.targets.data_sheet import Target
 from tests.unit.runtime.inspect.xray.excerpt import BLOCK, ENGINE, FUSION, ROUND, plan_bytes, write_plan
 
 SIZES = {"pixel_values": (2, 3, 70, 70)}

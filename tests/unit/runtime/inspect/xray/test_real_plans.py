@@ -11,7 +11,7 @@ from internvl_edge.runtime.inspect.xray.diff import diff_text
 from internvl_edge.runtime.inspect.xray.page import render_page
 from internvl_edge.runtime.inspect.xray.report import PlanXray, xray
 from internvl_edge.runtime.inspect.xray.text import xray_text
-from internvl_edge.runtime.targets.targets import DataSheet, Target
+from internvl_edge.runtime.targets.data_sheet import DataSheet, Target
 from tests.unit.runtime.inspect.xray.excerpt import ROUND
 from tests.unit.runtime.inspect.xray.small_towers import (
     HEADS,
@@ -27,7 +27,14 @@ pytest.importorskip("onnxruntime_ep_nv_tensorrt_rtx", reason="the extra `rtx` is
 
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 BATCH = {"x": ((1, TOKENS, WIDTH), (2, TOKENS, WIDTH), (4, TOKENS, WIDTH))}
-SHEET = DataSheet(memory_gib=24.0, bandwidth_gb_s=1000.0, tflops={"fp16": 100.0, "int8": 200.0}, source="round numbers")
+SHEET = DataSheet(
+    memory_gib=24.0,
+    bandwidth_gb_s=1000.0,
+    multiprocessors=10,
+    clock_ghz=1.0,
+    tflops={"fp16": 100.0, "int8": 200.0},
+    source="round numbers",
+)
 SM89 = Target(name="round-89", sm=89, sheet=SHEET)
 
 
