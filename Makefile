@@ -1,6 +1,7 @@
 # make demo   export the trained example with a TensorRT plan, and use it
 # make gpu-check   what only a GPU can show; writes gpu-report.md and gpu-report.json
 # make check-dependencies   the lowest and the newest versions of every extra, each in an environment of its own
+# make coverage   which lines and branches no test runs; takes about twice as long as the tests
 # make test   lint, types and the whole test suite, as CI runs them
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +16,7 @@ EMOJI := examples/emoji
 BUNDLE := demo-bundle
 PICTURES := demo-pictures
 
-.PHONY: demo test lint types unit gpu-check check-dependencies clean
+.PHONY: demo test lint types unit gpu-check check-dependencies coverage clean
 
 # What the demo needs; setuptools' word on editable installs, that folders named like the package hide it, is left out.
 $(DEMO_READY): pyproject.toml constraints.txt
@@ -62,7 +63,13 @@ gpu-check: $(READY)
 	$(BIN)/python -m pytest tests/gpu -m gpu -rs --gpu-report gpu-report.json
 
 check-dependencies: $(DEMO_READY)
-	$(BIN)/python scripts/check_dependencies.py
+	$(BIN)/python scripts/check_dependencies.py $(VERSIONS:%=--versions %)
+
+coverage: $(READY) $(TRITON)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n 2 --dist worksteal -q
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 clean:
-	rm -rf $(VENV) .triton .mypy_root $(BUNDLE) $(PICTURES) .$(BUNDLE).partial gpu-report.json gpu-report.md
+	rm -rf $(VENV) .coverage* .triton .mypy_root $(BUNDLE) $(PICTURES) .$(BUNDLE).partial gpu-report.json gpu-report.md

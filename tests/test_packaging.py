@@ -51,9 +51,9 @@ def test_classifiers_name_the_pythons_that_are_allowed() -> None:
 def test_the_source_distribution_is_the_whole_project() -> None:
     lines = (ROOT / "MANIFEST.in").read_text().split("\n")
     assert {line.removeprefix("graft ") for line in lines if line.startswith("graft ")} == {
-        ".ci", "benchmarks", "docs", "examples", "scripts", "tests"
+        ".ci", ".github", "benchmarks", "docs", "examples", "scripts", "tests"
     }  # fmt: skip
-    assert "include CHANGELOG.md Makefile constraints.txt .gitignore" in lines
+    assert "include CHANGELOG.md CONTRIBUTING.md Makefile constraints.txt .gitignore" in lines
 
 
 def test_every_dependency_has_a_lower_bound() -> None:

@@ -1,0 +1,252 @@
+"""How many small faults the tests near a file notice: `python benchmarks/mutants.py --out mutants.jsonl`.
+
+Faults are made by the operators of Cosmic Ray (`pip install cosmic-ray`): another comparison, another arithmetic
+operator, a number off by one, `and` for `or`, a loop that never runs. Places are drawn with a seed, uniformly over all
+places of the rooms below where an operator applies, and at each place one operator. Each fault is made in a copy of
+the project, where the tests near the file run; it is caught if one fails or does not end in time. Left out is what no
+test can notice: annotations, and the arguments `strict`, `slots`, `frozen` and `kw_only`.
+
+A run that was ended goes on where it was: faults that stand in the file given by --out are not made again.
+"""
+
+import ast
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from queue import SimpleQueue
+
+import click
+from cosmic_ray.ast import get_ast
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator, operator_names
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("calib", "export/canonical", "export/checkpoint", "runtime/tasks")
+"""What makes a wrong answer when it is wrong: ranges and codes, passes, weights, and the tasks with generation."""
+NEAR = ("tests/unit/", "tests/parity/")
+"""Where tests stand that need no whole bundle."""
+SILENT = frozenset(("strict", "slots", "frozen", "kw_only"))
+"""Arguments that change no result of a right program."""
+SECONDS = 300
+"""After which a run of the near tests counts as failed: they take less than a tenth of that."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One change of one file."""
+
+    file: str
+    line: int
+    column: int
+    operator: str
+    occurrence: int
+    """Which place of the file it is, among those of this operator."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What the near tests made of it."""
+
+    fault: Fault
+    caught: bool
+    tests: int
+    """Test files that ran."""
+
+
+def operators() -> list[str]:
+    """Return the names of the operators, without those that need arguments of their own and the one that takes away
+    decorators, whose faults every import notices.
+    """
+    return sorted(name for name in operator_names() if "/Variable" not in name and "Decorator" not in name)
+
+
+def faults(file: Path) -> Iterator[Fault]:
+    """Yield every fault that can be made in `file`."""
+    source = file.read_text(encoding="utf-8")
+    tree, hidden = get_ast(source), _hidden(ast.parse(source))
+    for name in operators():
+        operator = get_operator(name)()
+        places = [place for node in _nodes(tree) for place in operator.mutation_positions(node)]
+        for occurrence, (start, _) in enumerate(places):
+            if not any(first <= start < last for first, last in hidden):
+                where = file.relative_to(ROOT).as_posix()
+                yield Fault(file=where, line=start[0], column=start[1], operator=name, occurrence=occurrence)
+
+
+def drawn(count: int, seed: int) -> list[Fault]:
+    """Return `count` faults, the same for the same source and `seed`."""
+    by_place: dict[tuple[str, int, int], list[Fault]] = {}
+    for folder in FOLDERS:
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            for fault in faults(file):
+                by_place.setdefault((fault.file, fault.line, fault.column), []).append(fault)
+    rng = random.Random(seed)
+    places = rng.sample(sorted(by_place), min(count, len(by_place)))
+    return [rng.choice(by_place[place]) for place in places]
+
+
+def near_tests(file: str) -> list[str]:
+    """Return the test files that import `file`; if there are none, those that import what imports it."""
+    module = _module(file)
+    if tests := _importers({module}, "tests"):
+        return tests
+    users = {_module(path) for room in ("export", "calib", "runtime") for path in _importers({module}, room)}
+    return _importers(users, "tests")
+
+
+def outcome(fault: Fault, tree: Path) -> Outcome:
+    """Return what the near tests make of `fault`, made in the copy `tree` and mended after it."""
+    tests = near_tests(fault.file)
+    path = tree / fault.file
+    source = path.read_text(encoding="utf-8")
+    path.write_text(mutate_code(source, get_operator(fault.operator)(), fault.occurrence), encoding="utf-8")
+    try:
+        caught = not tests or not _passes(tests, tree)
+    finally:
+        path.write_text(source, encoding="utf-8")
+    return Outcome(fault=fault, caught=caught and bool(tests), tests=len(tests))
+
+
+@click.command()
+@click.option("--count", default=200, show_default=True, help="Faults to make.")
+@click.option("--seed", default=17, show_default=True, help="Of the draw.")
+@click.option("--jobs", default=2, show_default=True, help="Faults tried at once.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="File of outcomes, a line of JSON each.")
+def main(count: int, seed: int, jobs: int, out: Path) -> None:
+    """Print a Markdown table of folders, and the faults that no near test notices."""
+    chosen = drawn(count, seed)
+    done = {entry.fault: entry for entry in _read(out)}
+    waiting = [fault for fault in chosen if fault not in done]
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder, out.open("a", encoding="utf-8") as lines:
+        trees: SimpleQueue[Path] = SimpleQueue()
+        for number in range(jobs):
+            trees.put(_copied(Path(folder) / str(number)))
+
+        def tried(fault: Fault) -> Outcome:
+            tree = trees.get()
+            try:
+                return outcome(fault, tree)
+            finally:
+                trees.put(tree)
+
+        with ThreadPoolExecutor(jobs) as pool:
+            for entry in pool.map(tried, waiting):
+                done[entry.fault] = entry
+                lines.write(json.dumps(asdict(entry)) + "\n")
+                lines.flush()
+    _print([done[fault] for fault in chosen])
+
+
+def _print(entries: list[Outcome]) -> None:
+    made = Counter(_folder(entry) for entry in entries)
+    caught = Counter(_folder(entry) for entry in entries if entry.caught)
+    click.echo("| folder | faults | caught | share |\n| --- | ---: | ---: | ---: |")
+    for folder in FOLDERS:
+        click.echo(f"| `{folder}` | {made[folder]} | {caught[folder]} | {caught[folder] / max(made[folder], 1):.0%} |")
+    total, found = len(entries), sum(caught.values())
+    click.echo(f"| all | {total} | {found} | {found / max(total, 1):.0%} |\n")
+    for entry in entries:
+        if not entry.caught:
+            fault = entry.fault
+            click.echo(
+                f"not caught: {fault.file}:{fault.line}:{fault.column} {fault.operator} ({entry.tests} test files)"
+            )
+
+
+def _folder(entry: Outcome) -> str:
+    return next(folder for folder in FOLDERS if entry.fault.file.startswith(f"{folder}/"))
+
+
+def _read(out: Path) -> Iterator[Outcome]:
+    for line in out.read_text(encoding="utf-8").splitlines() if out.exists() else ():
+        content = json.loads(line)
+        yield Outcome(**content | {"fault": Fault(**content["fault"])})
+
+
+def _copied(tree: Path) -> Path:
+    """Copy what git knows, and let its tests import the copy."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in listed.splitlines():
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, tree / name, follow_symlinks=False)
+    (tree / ".import").mkdir()
+    (tree / ".import" / "internvl_edge").symlink_to(tree)
+    return tree
+
+
+def _passes(tests: list[str], tree: Path) -> bool:
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    try:
+        done = subprocess.run(
+            command, cwd=tree, capture_output=True, timeout=SECONDS, check=False, env=_environment(tree)
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
+
+
+def _environment(tree: Path) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(tree / ".import"), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def _module(file: str) -> str:
+    name = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    return f"internvl_edge.{name}"
+
+
+def _importers(modules: set[str], room: str) -> list[str]:
+    """Return the files of `room` that import one of `modules`; of tests only those that take no whole bundles."""
+    found = []
+    for path in sorted((ROOT / room).rglob("*.py")):
+        name = path.relative_to(ROOT).as_posix()
+        if room == "tests" and not (
+            path.name.startswith("test_") and name.startswith(("tests/unit/", "tests/parity/"))
+        ):
+            continue
+        if modules & set(_imports(ast.parse(path.read_text(encoding="utf-8")))):
+            found.append(name)
+    return found
+
+
+def _imports(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def _nodes(node: object) -> Iterator[object]:
+    """Yield the nodes in the order in which Cosmic Ray counts places."""
+    yield node
+    for child in getattr(node, "children", ()):
+        yield from _nodes(child)
+
+
+def _hidden(tree: ast.Module) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Return first and last place of what no test can notice."""
+    parts: list[ast.expr] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
+            parts.append(node.annotation)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.returns is not None:
+            parts.append(node.returns)
+        elif isinstance(node, ast.keyword) and node.arg in SILENT:
+            parts.append(node.value)
+    return [
+        ((part.lineno, part.col_offset), (part.end_lineno or part.lineno, part.end_col_offset or 0)) for part in parts
+    ]
+
+
+if __name__ == "__main__":
+    main()
