@@ -31,7 +31,7 @@ from internvl_edge.export.checkpoint.config_json import config_from_json
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.dialects.cut_blocks import BLOCKS, Range
 from internvl_edge.export.dialects.join_heads import JoinHeadsPass
-from internvl_edge.export.models.graphs import GraphInput
+from internvl_edge.export.models.graph_modules.specs import GraphInput
 from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.export.models.qllama import Context, RotaryTable
 from internvl_edge.export.passes import canonicalize

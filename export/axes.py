@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from internvl_edge.export.models.graphs import GraphInput
+from internvl_edge.export.models.graph_modules.specs import GraphInput
 
 _SYMBOL = re.compile(r"\bs\d+\b")
 

@@ -12,6 +12,12 @@ _HEAD_ROWS = 16
 """What 8-bit GEMM kernels want; the vocabulary is 49,954, which is 2 mod 16."""
 
 
+def qllama_blocks(config: ModelConfig) -> tuple[str, ...]:
+    """Return the paths of the blocks of QLLaMA in order."""
+    assert config.qllama is not None
+    return tuple(QLLAMA_BLOCK.format(index) for index in range(config.qllama.num_layers))
+
+
 def model_sites(config: ModelConfig) -> list[Site]:
     """Return the sites of every part that the model has."""
     found = [site for index in range(config.vision.num_layers) for site in _vision_block(config.vision, index)]

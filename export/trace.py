@@ -1,5 +1,6 @@
 """Trace one graph of the model to ONNX under fake tensors: no weight is read, none is allocated."""
 
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,8 @@ from torch._subclasses import FakeTensorMode
 
 from internvl_edge.export.axes import name_axes
 from internvl_edge.export.config import ModelConfig
-from internvl_edge.export.models.graphs import GraphInput, GraphSpec, graph_spec
+from internvl_edge.export.models.graph_modules.specs import GraphInput
+from internvl_edge.export.models.graphs import GraphSpec, graph_spec
 from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.runtime.errors import ExportError
 from internvl_edge.runtime.progress import Advance
@@ -118,9 +120,9 @@ def _dynamic_shapes(spec: GraphSpec) -> tuple[object, ...]:
         {axis: torch.export.Dim.DYNAMIC for axis, d in enumerate(item.shape) if isinstance(d, str)}
         for item in spec.inputs
     ]
-    if spec.name != "decoder":
-        return tuple(dims)
-    return (*dims[:3], tuple(dims[3:]))
+    taken = inspect.signature(spec.module.forward).parameters.values()
+    named = sum(parameter.kind is not inspect.Parameter.VAR_POSITIONAL for parameter in taken)
+    return tuple(dims) if named == len(taken) else (*dims[:named], tuple(dims[named:]))
 
 
 @contextmanager

@@ -17,11 +17,13 @@ from torch.overrides import TorchFunctionMode
 
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.heap import trim_heap
-from internvl_edge.export.models.graphs import DecoderGraph, ItmGraph, QueryGraph, TextGraph
+from internvl_edge.export.models.graph_modules.specs import Stream
+from internvl_edge.export.models.graphs import GRAPHS, graph_row
 from internvl_edge.export.models.internvl import InternVLModel
-from internvl_edge.export.models.qllama import Cache, Context
+from internvl_edge.export.models.qllama import Cache
 from internvl_edge.export.sites import HEAD, QLLAMA_BLOCK, VISION_BLOCK
 from internvl_edge.export.streamed import Fetch, Loader
+from internvl_edge.runtime.graph_roles import Ids
 
 _CHUNK_VALUES = 32 << 20
 """Values of the widest tensor of one chunk of samples: 128 MiB in fp32."""
@@ -39,6 +41,10 @@ class WalkInputs:
     """``[S, n]`` for `decoder`: prompt, caption and eos."""
     match_ids: np.ndarray | None = None
     """``[S, L]`` for `itm`."""
+
+    def ids(self, kind: Ids) -> np.ndarray | None:
+        """Return the ids of one kind."""
+        return {"texts": self.text_ids, "prompts": self.caption_ids, "pairs": self.match_ids}[kind]
 
 
 class Listener(Protocol):
@@ -141,31 +147,30 @@ class Walk:
             value = torch.empty(self._model.query_tokens.shape)
             self._fetch("query_tokens", value)
             self._model.query_tokens = nn.Parameter(value, requires_grad=False)
-        absent = [stream for stream in self._streams if stream.name not in self.states]
+        absent = {name: stream for name, stream in self._streams.items() if name not in self.states}
         if absent:
             loader.load("qllama.model.embed_tokens", text.embed_tokens)
-            self.states |= {stream.name: stream.start().float() for stream in absent}
+            self.states |= {name: stream.start().float() for name, stream in absent.items()}
             loader.unload(text.embed_tokens)
 
     def _text_chunks(self) -> Iterator["_Chunk"]:
         assert self._config.qllama is not None
         width = self._config.qllama.intermediate_size
-        names = {stream.name for stream in self._streams}
-        for stream in self._streams:
-            if stream.name == "decoder" and "query" in names:
-                continue  # goes with the queries, whose cache it reads
-            follower = next((s for s in self._streams if s.name == "decoder"), None) if stream.name == "query" else None
-            for rows in _chunks(self.states[stream.name], width):
-                yield _Chunk(self._model, self.states, rows, stream, follower)
+        for name, stream in self._streams.items():
+            if graph_row(name).continues in self._streams:
+                continue  # goes with the graph whose cache it reads
+            followers = {other: s for other, s in self._streams.items() if graph_row(other).continues == name}
+            for rows in _chunks(self.states[name], width):
+                yield _Chunk(self._model, self.states, rows, name, {name: stream, **followers})
 
     def _head(self, listener: Listener) -> None:
         norm = self._model.qllama.model.norm
         loader = Loader(self._fetch)
         loader.load("qllama.model.norm", norm)
-        stream = next(s for s in self._streams if s.name == "decoder")
-        states = self.states["decoder"]
+        name = next(name for name in self._streams if graph_row(name).has_head)
+        stream, states = self._streams[name], self.states[name]
         for rows in _chunks(states, states.shape[2]):
-            listener.enter("decoder", rows.stop - rows.start, stream.valid(rows))
+            listener.enter(name, rows.stop - rows.start, stream.valid(rows))
             listener.linear(HEAD, norm(states[rows]))
         loader.unload(norm)
 
@@ -179,107 +184,59 @@ class Walk:
 
 
 @dataclass(frozen=True)
-class _Stream:
-    """One graph's way through QLLaMA."""
-
-    name: str
-    start: Callable[[], Tensor]
-    """The residual stream ``[B, n, Ht]`` before the first block; reads embeddings."""
-    context: Callable[[slice, Tensor | None, int], Context]
-    """What the layers see of some samples: their vision states, and how many rows are cached."""
-    valid: Callable[[slice], Tensor | None]
-
-
-@dataclass(frozen=True)
 class _Chunk:
-    """Some samples of a stream, and those of the decoder behind the queries."""
+    """Some samples of a stream, and of those that go on with its cache."""
 
     model: InternVLModel
     states: dict[str, Tensor]
     rows: slice
-    stream: _Stream
-    follower: _Stream | None
+    name: str
+    streams: Mapping[str, Stream]
+    """Its own, and those of the followers."""
 
     def advance(self, path: str, layer: nn.Module, listener: Listener) -> None:
-        cache = self._through(self.stream, None, path, layer, listener)
-        if self.follower is not None:
-            self._through(self.follower, cache, path, layer, listener)
+        cache = self._through(self.name, None, path, layer, listener)
+        for name in self.streams:
+            if name != self.name:
+                self._through(name, cache, path, layer, listener)
 
-    def _through(self, stream: _Stream, past: Cache | None, path: str, layer: nn.Module, listener: Listener) -> Cache:
-        vision = self.states["vision"][self.rows] if stream.name in ("query", "itm") else None
+    def _through(self, name: str, past: Cache | None, path: str, layer: nn.Module, listener: Listener) -> Cache:
+        stream, vision = self.streams[name], None
+        if "vision_states" in graph_row(name).feeds:
+            vision = self.states["vision"][self.rows]
         held = past[0].shape[2] if past is not None else 0
         context = stream.context(self.rows, vision, held)
-        listener.enter(stream.name, self.rows.stop - self.rows.start, stream.valid(self.rows))
-        x, cache = layer(self.states[stream.name][self.rows], context, self.model.qllama.model.rotary, past)
-        self.states[stream.name][self.rows] = x
-        listener.leave(path, self.states[stream.name][self.rows])
+        listener.enter(name, self.rows.stop - self.rows.start, stream.valid(self.rows))
+        x, cache = layer(self.states[name][self.rows], context, self.model.qllama.model.rotary, past)
+        self.states[name][self.rows] = x
+        listener.leave(path, self.states[name][self.rows])
         result: Cache = cache
         return result
 
 
-def _text_streams(model: InternVLModel, inputs: WalkInputs, graphs: tuple[str, ...]) -> list[_Stream]:
-    """Return the streams that `graphs` and `inputs` ask for; the decoder needs the queries' cache."""
-    streams = []
-    if "query" in graphs or ("decoder" in graphs and inputs.caption_ids is not None):
-        streams.append(_query_stream(model, len(inputs.pixel_values)))
-    if "decoder" in graphs and inputs.caption_ids is not None:
-        streams.append(_decoder_stream(model, torch.from_numpy(inputs.caption_ids)))
-    if "text" in graphs and inputs.text_ids is not None:
-        streams.append(_text_stream(model, torch.from_numpy(inputs.text_ids)))
-    if "itm" in graphs and inputs.match_ids is not None:
-        streams.append(_itm_stream(model, torch.from_numpy(inputs.match_ids)))
+def _text_streams(model: InternVLModel, inputs: WalkInputs, graphs: tuple[str, ...]) -> dict[str, Stream]:
+    """Return the streams that `graphs` and `inputs` ask for, and those whose cache they read."""
+    rows = {name: graph_row(name) for name in graphs}
+    asked = {
+        name
+        for name, row in rows.items()
+        if row.stream is not None and (row.use.ids is None or inputs.ids(row.use.ids) is not None)
+    }
+    asked |= {row.continues for name, row in rows.items() if name in asked and row.continues is not None}
+    streams = {}
+    for row in GRAPHS:
+        if row.name in asked and row.stream is not None:
+            ids = inputs.ids(row.use.ids) if row.use.ids is not None else None
+            held = torch.from_numpy(ids) if ids is not None else None
+            streams[row.name] = row.stream(model, len(inputs.pixel_values), held)
     return streams
-
-
-def _query_stream(model: InternVLModel, samples: int) -> _Stream:
-    graph = QueryGraph(model)
-
-    def context(rows: slice, vision: Tensor | None, held: int) -> Context:
-        assert vision is not None
-        return graph.context(vision)
-
-    return _Stream("query", lambda: model.query_tokens.repeat(samples, 1, 1), context, lambda rows: None)
-
-
-def _decoder_stream(model: InternVLModel, ids: Tensor) -> _Stream:
-    graph = DecoderGraph(model, torch.float32)
-
-    def context(rows: slice, vision: Tensor | None, held: int) -> Context:
-        kept = ids[rows] > 0
-        mask = F.pad(kept.long(), (held, 0), value=1)
-        positions = (held + torch.arange(ids.shape[1])).expand(kept.shape[0], -1)
-        return graph.context(mask, positions, held)
-
-    return _Stream("decoder", lambda: model.qllama.model.embed_tokens(ids), context, lambda rows: ids[rows] > 0)
-
-
-def _text_stream(model: InternVLModel, ids: Tensor) -> _Stream:
-    graph = TextGraph(model, torch.float32)
-
-    def context(rows: slice, vision: Tensor | None, held: int) -> Context:
-        return graph.context(ids[rows])
-
-    return _Stream("text", lambda: model.qllama.model.embed_tokens(ids), context, lambda rows: ids[rows] > 0)
-
-
-def _itm_stream(model: InternVLModel, ids: Tensor) -> _Stream:
-    graph = ItmGraph(model, torch.float32)
-
-    def context(rows: slice, vision: Tensor | None, held: int) -> Context:
-        assert vision is not None
-        return graph.context(vision, ids[rows])
-
-    def valid(rows: slice) -> Tensor:
-        return F.pad(ids[rows] > 0, (model.query_tokens.shape[1], 0), value=True)
-
-    return _Stream("itm", lambda: ItmGraph(model, torch.float32).rows(ids), context, valid)
 
 
 def _blocks(config: ModelConfig, graphs: tuple[str, ...], texts: bool) -> list[str]:
     blocks = [VISION_BLOCK.format(index) for index in range(config.vision.num_layers)]
     if texts and config.qllama is not None:
         blocks += [QLLAMA_BLOCK.format(index) for index in range(config.qllama.num_layers)]
-        if "decoder" in graphs:
+        if any(graph_row(name).has_head for name in graphs):
             blocks.append(HEAD)
     return blocks
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from internvl_edge.runtime.errors import BundleError
+from internvl_edge.runtime.graph_roles import EXPORTED_AS
 from internvl_edge.runtime.manifest import FileInfo, Manifest
 
 _CHUNK_BYTES = 8 << 20
@@ -49,6 +50,16 @@ class Bundle:
                 f"{self.path}: has no graph {', '.join(lacking)} (it has {', '.join(have)});"
                 f" export it with --graphs {','.join([*have, *lacking])}"
             )
+
+    def graphs_of(self, *roles: str) -> tuple[str, ...]:
+        """Return the names of the graphs with these roles of `runtime.graph_roles`, in this order.
+
+        Raises:
+            BundleError: it lacks some, all of them named as in `require`.
+        """
+        names = tuple(self.manifest.graph_of(role) or EXPORTED_AS[role] for role in roles)
+        self.require(*names)
+        return names
 
     def graph_file(self, graph: str) -> Path:
         """Return the ONNX file of `graph`.

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from internvl_edge.runtime.errors import BundleError
+from internvl_edge.runtime.graph_roles import GraphUse
 from internvl_edge.runtime.outputs.strict_json import json_text
 
 _Record = TypeVar("_Record")
@@ -41,6 +42,7 @@ class GraphInfo:
     file: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    use: GraphUse = field(default_factory=GraphUse)
     closest: ReachInfo | None = None
     """The 16-bit value that came closest to what its type holds when the graph was verified; None: it has none."""
     islands: tuple[ReachInfo, ...] = ()
@@ -142,6 +144,14 @@ class Manifest:
     accepted_config: tuple[str, ...] = ()
     """Fields of the checkpoint's files that the exporter does not know and its user accepted as having no effect."""
 
+    def graph_of(self, role: str) -> str | None:
+        """Return the name of the graph with a role of `runtime.graph_roles`, or None where the bundle has none."""
+        return next((name for name, graph in self.graphs.items() if graph.use.role == role), None)
+
+    def has_roles(self, *roles: str) -> bool:
+        """Return whether there is a graph with each of these roles."""
+        return all(self.graph_of(role) is not None for role in roles)
+
     def save(self, path: Path) -> None:
         """Write the manifest."""
         path.write_text(json_text(asdict(self)) + "\n", encoding="utf-8")
@@ -199,6 +209,7 @@ def _graph(entry: Mapping[str, Any]) -> GraphInfo:
         file=str(entry["file"]),
         inputs=inputs,
         outputs=outputs,
+        use=_use(entry["use"]),
         closest=_record(ReachInfo, closest) if closest is not None else None,
         islands=tuple(_record(ReachInfo, island) for island in entry.get("islands", ())),
         fp32_nodes=tuple(map(str, entry.get("fp32_nodes", ()))),
@@ -209,6 +220,14 @@ def _model(entry: Mapping[str, Any]) -> ModelInfo:
     parts = {"vision": VisionInfo, "text": TextInfo, "tiling": TilingInfo}
     found = {name: _record(kind, entry[name]) for name, kind in parts.items() if entry.get(name) is not None}
     return _record(ModelInfo, {**entry, **found})
+
+
+def _use(entry: Mapping[str, Any]) -> GraphUse:
+    use = GraphUse(**{**entry, "phases": tuple(entry["phases"])})
+    texts = (use.role, use.rows, *use.phases, *([use.ids] if use.ids is not None else []))
+    if wrong := [value for value in texts if not isinstance(value, str)]:
+        raise TypeError(f"a graph's use holds {', '.join(map(repr, wrong))}")
+    return use
 
 
 def _tensor(entry: Mapping[str, Any]) -> TensorSpec:

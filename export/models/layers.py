@@ -10,6 +10,19 @@ DEEPLY_MASKED = -1.0e30
 """The same in types that hold it: scores of any size stay below it."""
 
 
+class AttentionBias(nn.Module):
+    """Turn "may row i see key j" into what is added to the scores: 0, or what no score outweighs."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.masked = MASKED if dtype == torch.float16 else DEEPLY_MASKED
+
+    def forward(self, allowed: Tensor) -> Tensor:
+        """Return ``[B, 1, n, m]`` in the model's type of the boolean ``[B, n, m]`` (or broadcastable)."""
+        return torch.where(allowed, 0.0, self.masked).to(self.dtype).unsqueeze(1)
+
+
 class RMSNorm(nn.Module):
     """``weight * x / sqrt(mean(x^2) + eps)`` over the last axis, fp32 inside."""
 

@@ -1,5 +1,6 @@
 """QLLaMA: one LLaMA that serves as query transformer, text encoder and caption decoder (MODEL.md 3.4)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,11 @@ class Context:
     """``[B, N, Hv]``; None skips cross-attention."""
     num_queries: int | None = None
     """How many leading rows cross-attend; None: all of them."""
+
+
+def flat(caches: Sequence[Cache]) -> list[Tensor]:
+    """Return key and value of every layer in one row."""
+    return [tensor for cache in caches for tensor in cache]
 
 
 class RotaryTable(nn.Module):

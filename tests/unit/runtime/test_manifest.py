@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
+from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.errors import BundleError
+from internvl_edge.runtime.graph_roles import (
+    CAPTION_DECODER,
+    IMAGE_ENCODER,
+    QUERY_ENCODER,
+    TEXT_ENCODER,
+    GraphUse,
+)
 from internvl_edge.runtime.manifest import (
     SCHEMA,
     FileInfo,
@@ -38,9 +46,16 @@ MANIFEST = Manifest(
             file="onnx/fp16/vision.onnx",
             inputs=(TensorSpec(name="pixel_values", dtype="float32", shape=("batch", 3, 56, 56)),),
             outputs=(TensorSpec(name="vision_states", dtype="float16", shape=("batch", 17, 64)),),
-        )
+            use=GraphUse(role="image encoder", rows="pictures"),
+        ),
+        "decoder": GraphInfo(
+            file="onnx/fp16/decoder.onnx",
+            inputs=(TensorSpec(name="input_ids", dtype="int64", shape=("batch", "length")),),
+            outputs=(TensorSpec(name="logits", dtype="float32", shape=("batch", 320)),),
+            use=GraphUse(role="caption decoder", rows="sequences", ids="prompts", phases=("prompt", "step")),
+        ),
     },
-    files={"onnx/fp16/vision.onnx": FileInfo(bytes=3, sha256="ab" * 32)},
+    files={f"onnx/fp16/{name}.onnx": FileInfo(bytes=3, sha256="ab" * 32) for name in ("vision", "decoder")},
 )
 
 
@@ -83,6 +98,23 @@ def test_a_model_without_a_text_part_says_so() -> None:
     assert tower.num_query_tokens == 0
     with pytest.raises(BundleError, match="internvit has no text part; use a bundle of InternVL-14B for this"):
         tower.require_text()
+
+
+def test_graphs_are_found_by_their_role_whatever_they_are_called(path: Path) -> None:
+    edit(path, lambda content: content["graphs"].update(writer=content["graphs"].pop("decoder")))
+    manifest = Manifest.load(path)
+    assert manifest.graph_of(CAPTION_DECODER) == "writer"
+    assert manifest.graph_of(TEXT_ENCODER) is None
+    assert manifest.has_roles(IMAGE_ENCODER, CAPTION_DECODER)
+    assert not manifest.has_roles(IMAGE_ENCODER, TEXT_ENCODER)
+
+
+def test_lacking_roles_are_told_by_the_names_that_export_gives(path: Path) -> None:
+    bundle = Bundle(path.parent, Manifest.load(path))
+    assert bundle.graphs_of(CAPTION_DECODER, IMAGE_ENCODER) == ("decoder", "vision")
+    with pytest.raises(BundleError, match=r"has no graph query, text \(it has vision, decoder\)") as caught:
+        bundle.graphs_of(IMAGE_ENCODER, QUERY_ENCODER, TEXT_ENCODER)
+    assert str(caught.value).endswith("export it with --graphs vision,decoder,query,text")
 
 
 def test_a_whole_logit_scale_is_read(path: Path) -> None:
@@ -130,6 +162,11 @@ def test_a_missing_key_is_named(path: Path, key: str) -> None:
         ),
         (lambda c: c["files"]["onnx/fp16/vision.onnx"].update(bytes="3"), "bytes is '3'"),
         (lambda c: c["graphs"]["vision"].pop("outputs"), "outputs"),
+        (lambda c: c["graphs"]["vision"].pop("use"), "has no 'use'; export the bundle again"),
+        (lambda c: c["graphs"]["vision"]["use"].pop("phases"), "has no 'phases'"),
+        (lambda c: c["graphs"]["vision"]["use"].update(phases=2), "'int' object is not iterable"),
+        (lambda c: c["graphs"]["vision"]["use"].update(role=None, rows=3), "a graph's use holds None, 3"),
+        (lambda c: c["graphs"]["vision"]["use"].update(shape="round"), "shape"),
         (lambda c: c["graphs"]["vision"]["inputs"][0].pop("dtype"), "dtype"),
     ],
 )
