@@ -3,7 +3,7 @@
 import logging
 import shutil
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,31 +17,26 @@ from internvl_edge.calib.recipe import Recipe, save_recipe
 from internvl_edge.calib.report import build_report
 from internvl_edge.calib.report_html import render_html
 from internvl_edge.calib.verdict import Verdict
-from internvl_edge.export.accounting import account
 from internvl_edge.export.build import BuildOptions, BuildReport, build
-from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
+from internvl_edge.export.checkpoint import Checkpoint
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.dialects.join_heads import JoinHeadsPass
 from internvl_edge.export.kit import KitReport
 from internvl_edge.export.model_info import model_info
-from internvl_edge.export.models.graphs import available_graphs
 from internvl_edge.export.numerics.settle import Kept
-from internvl_edge.export.options import DTYPES, ExportOptions
+from internvl_edge.export.options import ExportOptions
 from internvl_edge.export.passes import canonicalize
 from internvl_edge.export.precision import RANGES, Precision, choose_precision, gate
 from internvl_edge.export.producer import producer
 from internvl_edge.export.quantize import quantized_sources
-from internvl_edge.export.quantized_kernels import require_quantized_kernels
 from internvl_edge.export.rehearsal import Rehearsal
-from internvl_edge.export.resolution import at_image_size, checked_feature_layers
+from internvl_edge.export.run import ExportRun, open_run
 from internvl_edge.export.run_key import export_key
-from internvl_edge.export.samples import Samples, load_samples
-from internvl_edge.export.sources import stored_shapes, weight_sources
 from internvl_edge.export.staging import Staging, staged
 from internvl_edge.export.sweep import Sweep
 from internvl_edge.export.tensor_specs import graph_info
 from internvl_edge.export.trace import trace_graph
-from internvl_edge.export.verified import verify_graphs
+from internvl_edge.export.verified import Verified, verify_graphs
 from internvl_edge.export.verify import OutputError
 from internvl_edge.export.weight_store import (
     WeightPlan,
@@ -54,13 +49,11 @@ from internvl_edge.export.weight_store import (
 )
 from internvl_edge.export.weights import Source, readable_in_place
 from internvl_edge.runtime.bundle import sha256_file
-from internvl_edge.runtime.errors import ExportError, VerificationError
+from internvl_edge.runtime.errors import VerificationError
 from internvl_edge.runtime.manifest import SCHEMA, FileInfo, GraphInfo, Manifest
 from internvl_edge.runtime.outputs.strict_json import json_text
 from internvl_edge.runtime.preprocessor_file import save_preprocessing
 from internvl_edge.runtime.progress import BYTES, Progress, Silent
-from internvl_edge.runtime.targets.targets import find_target, require_precision
-from internvl_edge.runtime.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -105,81 +98,59 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
     Raises:
         EdgeError: the checkpoint, an option or a graph is not right, in one line.
     """
-    progress = progress or Silent()
-    if options.target is not None:
-        require_precision(find_target(options.target), options.bundle_precision)
-    if options.precision is not None:
-        require_quantized_kernels()
-    checkpoint = open_checkpoint(options.checkpoint, options.revision, options.accept_config, options.state_dict)
-    account(checkpoint.tensors, stored_shapes(checkpoint.config))
-    config = at_image_size(checkpoint.config, options.image_size)
-    layers = checked_feature_layers(options.feature_layers, config)
-    names = _wanted_graphs(options, config)
-    samples = load_samples(options.samples, config.pictures, options.sample_count, checkpoint.folder)
-
+    run = open_run(options, progress or Silent())
     with ExitStack() as stack:
-        staging = stack.enter_context(staged(options.output, export_key(checkpoint, config, options, samples)))
+        key = export_key(run.checkpoint, run.config, options, run.samples)
+        staging = stack.enter_context(staged(options.output, key))
         folder = staging.folder / "onnx" / options.bundle_precision
         folder.mkdir(parents=True, exist_ok=True)
-        shared = shared_files(checkpoint.tensors.values(), DTYPES[options.dtype], _way(options), folder)
-        sweep = stack.enter_context(_sweep(checkpoint, options, shared))
+        shared = shared_files(run.checkpoint.tensors.values(), run.dtype, run.weights, folder)
+        sweep = stack.enter_context(_sweep(run, shared))
         clock = _Clock()
-        _trace(staging, names, config, options, layers, progress)
+        _trace(run, staging)
         clock.stage("trace")
-        sources = weight_sources(checkpoint.tensors, config)
-        precision = _precision(staging, names, checkpoint, config, options, layers, sources, samples, progress)
-        recipe = precision.recipe if precision is not None else None
+        precision = _precision(run, staging)
         clock.stage("calibrate")
-        if recipe is not None:
-            sources = quantized_sources(recipe, sources)
-        models = {name: _graph(staging, name, recipe) for name in names}
-        used = sorted({weight for model in models.values() for weight in placeholders(model)})
-        plan = plan_weights([sources[name] for name in used], DTYPES[options.dtype], shared)
-        graphs = {name: _place(staging, folder, model, plan) for name, model in models.items()}
-        del models
-        files = _store(staging, folder, plan, sweep, options, progress)
+        stored = _weights(run, staging, folder, precision, shared, sweep)
         clock.stage("weights")
-        rehearsal = _rehearsal(checkpoint, config, samples, layers, sources, recipe)
-        verified = verify_graphs(staging, folder, names, rehearsal, options, precision, progress)
-        graphs = {name: verified.described(name, graph, folder) for name, graph in graphs.items()}
-        _write_json(staging.folder / "reports" / "verification.json", verified.report(samples.source))
+        verified = _verify(run, staging, folder, stored, precision)
         clock.stage("verify")
-        verdict = _judge(staging, folder, options, precision, progress)
+        verdict = _judge(run, staging, folder, precision)
         clock.stage("judge")
-        _copy_companions(checkpoint, config, staging.folder)
-        _write_json(staging.folder / "reports" / "export.json", {"seconds": clock.seconds})
-        shutil.rmtree(staging.folder / _TRACED)
-        shutil.rmtree(staging.folder / RANGES, ignore_errors=True)
-        manifest = Manifest(
-            schema=SCHEMA,
-            producer=producer(),
-            model=model_info(config, _logit_scale(checkpoint)),
-            precision=options.bundle_precision,
-            graphs=graphs,
-            files=_digests(staging.folder, files),
-            accepted_config=checkpoint.accepted_fields,
-        )
-        manifest.save(staging.folder / "manifest.json")
-    built = build(options.output, BuildOptions(target=options.target), progress) if options.target else None
+        _describe(run, staging, folder, stored, verified, clock)
+    built = build(options.output, BuildOptions(target=options.target), run.progress) if options.target else None
     clock.stage("plans")
+    recipe = precision.recipe if precision is not None else None
     return ExportReport(
         output=options.output,
         precision=options.bundle_precision,
-        graphs=names,
+        graphs=run.graphs,
         errors=verified.errors,
         seconds=clock.seconds,
-        samples=samples.source,
-        shared_tensors=len(plan.shared),
-        hard_linked=_way(options) == "link" and bool(plan.files),
-        written_tensors=len(plan.written),
-        store_bytes=sum(place.nbytes for place in plan.placements.values()),
+        samples=run.samples.source,
+        shared_tensors=len(stored.plan.shared),
+        hard_linked=run.weights == "link" and bool(stored.plan.files),
+        written_tensors=len(stored.plan.written),
+        store_bytes=sum(place.nbytes for place in stored.plan.placements.values()),
         built=built,
-        ignored=checkpoint.ignored,
-        absent_files=checkpoint.absent_files,
+        ignored=run.checkpoint.ignored,
+        absent_files=run.checkpoint.absent_files,
         verdict=verdict,
         kept_high=tuple(d.site.name for d in recipe.decisions if not d.quantized) if recipe is not None else (),
         kept_wide=verified.kept,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stored:
+    """The graphs as files, beside the store of their weights."""
+
+    sources: Mapping[str, Source]
+    """Where the values of the store come from: codes too, where something is quantized."""
+    graphs: Mapping[str, GraphInfo]
+    plan: WeightPlan
+    files: Mapping[str, FileInfo]
+    """Files of the store."""
 
 
 class _Clock:
@@ -196,38 +167,21 @@ class _Clock:
         self._last = now
 
 
-def _wanted_graphs(options: ExportOptions, config: ModelConfig) -> tuple[str, ...]:
-    available = available_graphs(config)
-    absent = [name for name in options.graphs or () if name not in available]
-    if absent:
-        raise ExportError(
-            f"--graphs {','.join(absent)}: {options.checkpoint} has no weights for it; it has {', '.join(available)}"
-        )
-    return tuple(name for name in available if options.graphs is None or name in options.graphs)
-
-
-def _sweep(checkpoint: Checkpoint, options: ExportOptions, shared: Collection[Path]) -> Sweep:
+def _sweep(run: ExportRun, shared: Collection[Path]) -> Sweep:
     """Return a sweep of the files that will be shared; what is written anew is swept as it is written."""
-    dtype = DTYPES[options.dtype]
-    return Sweep(t for t in checkpoint.tensors.values() if readable_in_place(t, dtype) and t.file in shared)
+    tensors = run.checkpoint.tensors.values()
+    return Sweep(t for t in tensors if readable_in_place(t, run.dtype) and t.file in shared)
 
 
-def _trace(
-    staging: Staging,
-    names: Sequence[str],
-    config: ModelConfig,
-    options: ExportOptions,
-    layers: tuple[int, ...],
-    progress: Progress,
-) -> None:
+def _trace(run: ExportRun, staging: Staging) -> None:
     """Trace what no earlier run has traced."""
     folder = staging.folder / _TRACED
     folder.mkdir(exist_ok=True)
-    with progress.task("Tracing graphs", len(names), "graphs") as advance:
-        for name in names:
+    with run.progress.task("Tracing graphs", len(run.graphs), "graphs") as advance:
+        for name in run.graphs:
             if staging.finished(f"trace {name}") is None:
-                dtype = getattr(torch, DTYPES[options.dtype])
-                model = canonicalize(trace_graph(name, config, dtype, layers, advance))
+                dtype = getattr(torch, run.dtype)
+                model = canonicalize(trace_graph(name, run.config, dtype, run.feature_layers, advance))
                 logger.info("%s: traced, %d nodes", name, len(model.graph))
                 attach_placeholders(model)
                 ir.save(model, folder / f"{name}.onnx")
@@ -236,30 +190,45 @@ def _trace(
                 advance(1)
 
 
-def _precision(
-    staging: Staging,
-    names: Sequence[str],
-    checkpoint: Checkpoint,
-    config: ModelConfig,
-    options: ExportOptions,
-    layers: tuple[int, ...],
-    sources: Mapping[str, Source],
-    samples: Samples,
-    progress: Progress,
-) -> Precision | None:
+def _precision(run: ExportRun, staging: Staging) -> Precision | None:
     """Decide how to quantize; None if nothing is."""
-    if options.precision is None:
+    if run.options.precision is None:
         return None
-    rehearsal = _rehearsal(checkpoint, config, samples, layers, sources)
-    chosen = choose_precision(options, checkpoint, config, names, sources, staging, rehearsal.inputs, progress)
+    chosen = choose_precision(run, staging, _rehearsal(run, run.sources).inputs)
     save_recipe(chosen.recipe, staging.folder / "calibration")
     save_info(staging.folder / "calibration", chosen.ranges.info)
     return chosen
 
 
-def _judge(
-    staging: Staging, folder: Path, options: ExportOptions, precision: Precision | None, progress: Progress
-) -> Verdict | None:
+def _weights(
+    run: ExportRun,
+    staging: Staging,
+    folder: Path,
+    precision: Precision | None,
+    shared: Collection[Path],
+    sweep: Sweep,
+) -> _Stored:
+    """Write the graphs and the store of all weights that they use."""
+    recipe = precision.recipe if precision is not None else None
+    sources = quantized_sources(recipe, run.sources) if recipe is not None else run.sources
+    models = {name: _graph(staging, name, recipe) for name in run.graphs}
+    used = sorted({weight for model in models.values() for weight in placeholders(model)})
+    plan = plan_weights([sources[name] for name in used], run.dtype, shared)
+    graphs = {name: _place(staging, folder, model, plan) for name, model in models.items()}
+    del models
+    files = _store(run, staging, folder, plan, sweep)
+    return _Stored(sources=sources, graphs=graphs, plan=plan, files=files)
+
+
+def _verify(run: ExportRun, staging: Staging, folder: Path, stored: _Stored, precision: Precision | None) -> Verified:
+    """Hold the written graphs against torch, and write how far each is from it."""
+    recipe = precision.recipe if precision is not None else None
+    verified = verify_graphs(run, staging, folder, _rehearsal(run, stored.sources, recipe), precision)
+    _write_json(staging.folder / "reports" / "verification.json", verified.report(run.samples.source))
+    return verified
+
+
+def _judge(run: ExportRun, staging: Staging, folder: Path, precision: Precision | None) -> Verdict | None:
     """Measure what the written graphs lose, and write the report.
 
     Raises:
@@ -267,7 +236,8 @@ def _judge(
     """
     if precision is None:
         return None
-    verdict = gate(precision.judge, folder, progress) if precision.judge is not None else None
+    options = run.options
+    verdict = gate(precision.judge, folder, run.progress) if precision.judge is not None else None
     report = build_report(
         precision.recipe, precision.ranges, precision.damages, verdict, options.max_drop, precision.notes
     )
@@ -284,9 +254,25 @@ def _judge(
     return verdict
 
 
-def _way(options: ExportOptions) -> str:
-    """Return how weights get into the bundle: beside codes, the checkpoint's file would be dead weight."""
-    return options.weights if options.precision is None else "copy"
+def _describe(
+    run: ExportRun, staging: Staging, folder: Path, stored: _Stored, verified: Verified, clock: _Clock
+) -> None:
+    """Ship what the runtime needs beside the graphs, drop what does not ship, and write the manifest."""
+    graphs = {name: verified.described(name, graph, folder) for name, graph in stored.graphs.items()}
+    _copy_companions(run.checkpoint, run.config, staging.folder)
+    _write_json(staging.folder / "reports" / "export.json", {"seconds": clock.seconds})
+    shutil.rmtree(staging.folder / _TRACED)
+    shutil.rmtree(staging.folder / RANGES, ignore_errors=True)
+    manifest = Manifest(
+        schema=SCHEMA,
+        producer=producer(),
+        model=model_info(run.config, _logit_scale(run.checkpoint)),
+        precision=run.options.bundle_precision,
+        graphs=graphs,
+        files=_digests(staging.folder, stored.files),
+        accepted_config=run.checkpoint.accepted_fields,
+    )
+    manifest.save(staging.folder / "manifest.json")
 
 
 def _graph(staging: Staging, name: str, recipe: Recipe | None) -> ir.Model:
@@ -306,31 +292,21 @@ def _place(staging: Staging, folder: Path, model: ir.Model, plan: WeightPlan) ->
     return graph_info(path.relative_to(staging.folder).as_posix(), model)
 
 
-def _store(
-    staging: Staging, folder: Path, plan: WeightPlan, sweep: Sweep, options: ExportOptions, progress: Progress
-) -> dict[str, FileInfo]:
+def _store(run: ExportRun, staging: Staging, folder: Path, plan: WeightPlan, sweep: Sweep) -> dict[str, FileInfo]:
     """Write and link the weights unless an earlier run has; return size and digest of each file in the bundle."""
     done = staging.finished("weights")
     if done is None:
         label = "Linking weights" if plan.files and not plan.written else "Writing weights"
-        with progress.task(label, plan.bytes_to_read, BYTES) as advance:
-            written = write_store(plan, folder, sweep, advance, link=_way(options) == "link")
+        with run.progress.task(label, plan.bytes_to_read, BYTES) as advance:
+            written = write_store(plan, folder, sweep, advance, link=run.weights == "link")
             done = {name: asdict(info) for name, info in written.items()}
         staging.finish("weights", done)
     return {(folder / name).relative_to(staging.folder).as_posix(): FileInfo(**info) for name, info in done.items()}
 
 
-def _rehearsal(
-    checkpoint: Checkpoint,
-    config: ModelConfig,
-    samples: Samples,
-    layers: tuple[int, ...],
-    sources: Mapping[str, Source],
-    recipe: Recipe | None = None,
-) -> Rehearsal:
+def _rehearsal(run: ExportRun, sources: Mapping[str, Source], recipe: Recipe | None = None) -> Rehearsal:
     """Return what runs torch on the samples that graphs are tried on."""
-    tokenizer = Tokenizer(checkpoint.tokenizer_file) if checkpoint.tokenizer_file else None
-    return Rehearsal(config, sources, samples, tokenizer, layers, recipe)
+    return Rehearsal(run.config, sources, run.samples, run.tokenizer, run.feature_layers, recipe)
 
 
 def _copy_companions(checkpoint: Checkpoint, config: ModelConfig, folder: Path) -> None:

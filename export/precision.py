@@ -15,12 +15,12 @@ from internvl_edge.calib.recipe import Recipe
 from internvl_edge.calib.verdict import Damage, Verdict
 from internvl_edge.export.calibrate import CalibrateOptions, calibrate, fingerprint
 from internvl_edge.export.calibration_data import RANDOM
-from internvl_edge.export.checkpoint import Checkpoint
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.judge import Judge, Run, held_out
 from internvl_edge.export.models.graphs import UNQUANTIZED_GRAPHS
-from internvl_edge.export.options import DTYPES, ExportOptions
+from internvl_edge.export.options import ExportOptions
 from internvl_edge.export.quantize import fake_quantizers, keep_high, make_recipe, matching, quantized_sources
+from internvl_edge.export.run import ExportRun
 from internvl_edge.export.sensitivity import rank
 from internvl_edge.export.sites import model_sites
 from internvl_edge.export.sources import fetch_from
@@ -29,7 +29,6 @@ from internvl_edge.export.verify import onnx_outputs, torch_outputs
 from internvl_edge.export.weights import Source
 from internvl_edge.runtime.errors import CalibrationError, InputError
 from internvl_edge.runtime.progress import Progress
-from internvl_edge.runtime.tokenizer import Tokenizer
 
 RANGES = "ranges"
 """Folder of the staging area for ranges that are measured on the way; what was decided from them ships."""
@@ -51,57 +50,37 @@ class Precision:
     notes: list[str] = field(default_factory=list)
 
 
-def choose_precision(
-    options: ExportOptions,
-    checkpoint: Checkpoint,
-    config: ModelConfig,
-    names: Sequence[str],
-    sources: Mapping[str, Source],
-    staging: Staging,
-    inputs: Inputs,
-    progress: Progress,
-) -> Precision:
+def choose_precision(run: ExportRun, staging: Staging, inputs: Inputs) -> Precision:
     """Decide the recipe on ranges that are given or measured now, and keep sites high until the gate is passed.
 
     Raises:
         CalibrationError: ranges of something else, or that lack a graph; patterns that match nothing.
     """
-    sites = model_sites(config)
+    options, sources, progress = run.options, run.sources, run.progress
+    sites = model_sites(run.config)
     high = matching(options.keep_high, sites)
-    ranges = open_ranges(options.ranges or _measured(options, names, staging, progress))
-    identity = fingerprint(list(checkpoint.tensors.values()), config)
-    check_fits(ranges, identity, config.vision.image_size, options.checkpoint)
-    if absent := sorted(set(names) - set(ranges.info.graphs) - UNQUANTIZED_GRAPHS):
+    ranges = open_ranges(options.ranges or _measured(run, staging))
+    identity = fingerprint(list(run.checkpoint.tensors.values()), run.config)
+    check_fits(ranges, identity, run.config.vision.image_size, options.checkpoint)
+    if absent := sorted(set(run.graphs) - set(ranges.info.graphs) - UNQUANTIZED_GRAPHS):
         raise CalibrationError(f"{ranges.folder}: did not measure {', '.join(absent)}; calibrate with these graphs")
-    rules = Rules(
-        form=FORMATS[str(options.precision)],
-        dtype=DTYPES[options.dtype],
-        method=options.method or ranges.info.method,
-        smooth=options.smooth if options.smooth in ("auto", "off") else float(options.smooth),
-        fp8_attention=options.fp8_attention,
-    )
-    recipe = make_recipe(sites, ranges, sources, rules, high, progress)
+    recipe = make_recipe(sites, ranges, sources, _rules(run, ranges), high, progress)
     notes: list[str] = []
-    recipe = replace(recipe, attention=with_enough_keys(recipe.attention, config, notes))
-    judge = _judge(options, checkpoint, config, names, sources, ranges, notes)
+    recipe = replace(recipe, attention=with_enough_keys(recipe.attention, run.config, notes))
+    judge = _judge(run, ranges, notes)
     missed = (
-        judge is not None and not judge.verdict(torch_run(config, sources, recipe), progress).drop <= options.max_drop
+        judge is not None
+        and not judge.verdict(torch_run(run.config, sources, recipe), progress).drop <= options.max_drop
     )
     damages: Sequence[Damage] = ()
     if options.gate_samples == 0:
         notes.append("sensitivity: not measured, since there is no gate (--gate-samples 0)")
     elif missed or _values(sources) < _SMALL_VALUES:
-        quantized = [name for name in names if name not in UNQUANTIZED_GRAPHS]
-        with progress.task("Computing inputs", len(quantized), "graphs") as advance:
-            judged = {}
-            for name in quantized:
-                judged[name] = inputs(name)
-                advance(1)
-        damages = rank(recipe, config, ranges, sources, judged, progress)
+        damages = rank(recipe, run.config, ranges, sources, _judged_inputs(run, inputs), progress)
     else:
         notes.append("sensitivity: not measured, since the gate was passed and the model is large")
     if missed and judge is not None:
-        recipe = fewest_high(recipe, damages, options, judge, config, ranges, sources)
+        recipe = fewest_high(recipe, damages, options, judge, run.config, ranges, sources)
     return Precision(recipe=recipe, ranges=ranges, damages=damages, judge=judge, notes=notes)
 
 
@@ -171,9 +150,33 @@ def gate(judge: Judge, folder: Path, progress: Progress) -> Verdict:
     return judge.verdict(lambda graph, inputs: onnx_outputs(folder / f"{graph}.onnx", inputs), progress)
 
 
-def _measured(options: ExportOptions, names: Sequence[str], staging: Staging, progress: Progress) -> Path:
+def _rules(run: ExportRun, ranges: Ranges) -> Rules:
+    options = run.options
+    return Rules(
+        form=FORMATS[str(options.precision)],
+        dtype=run.dtype,
+        method=options.method or ranges.info.method,
+        smooth=options.smooth if options.smooth in ("auto", "off") else float(options.smooth),
+        fp8_attention=options.fp8_attention,
+    )
+
+
+def _quantized_graphs(run: ExportRun) -> tuple[str, ...]:
+    return tuple(name for name in run.graphs if name not in UNQUANTIZED_GRAPHS)
+
+
+def _judged_inputs(run: ExportRun, inputs: Inputs) -> dict[str, Mapping[str, np.ndarray]]:
+    quantized, found = _quantized_graphs(run), {}
+    with run.progress.task("Computing inputs", len(quantized), "graphs") as advance:
+        for name in quantized:
+            found[name] = inputs(name)
+            advance(1)
+    return found
+
+
+def _measured(run: ExportRun, staging: Staging) -> Path:
     """Return the ranges of this run's data, measuring them unless an earlier run has."""
-    folder = staging.folder / RANGES
+    options, folder = run.options, staging.folder / RANGES
     if staging.finished("ranges") is None:
         calibrate(
             CalibrateOptions(
@@ -182,30 +185,23 @@ def _measured(options: ExportOptions, names: Sequence[str], staging: Staging, pr
                 data=options.data,
                 samples=options.calibration_samples,
                 method=options.method or "auto",
-                graphs=tuple(name for name in names if name not in UNQUANTIZED_GRAPHS),
+                graphs=_quantized_graphs(run),
                 image_size=options.image_size,
                 revision=options.revision,
                 accept_config=options.accept_config,
                 state_dict=options.state_dict,
             ),
-            progress,
+            run.progress,
         )
         staging.finish("ranges", {})
     return folder
 
 
-def _judge(
-    options: ExportOptions,
-    checkpoint: Checkpoint,
-    config: ModelConfig,
-    names: Sequence[str],
-    sources: Mapping[str, Source],
-    ranges: Ranges,
-    notes: list[str],
-) -> Judge | None:
+def _judge(run: ExportRun, ranges: Ranges, notes: list[str]) -> Judge | None:
     """Return who tells the drop, or None with a note where there is nothing to tell it on."""
+    options = run.options
     source = options.data or str(ranges.info.data[0]["source"])
-    if options.gate_samples == 0 or "vision" not in names or source == RANDOM:
+    if options.gate_samples == 0 or "vision" not in run.graphs or source == RANDOM:
         notes.append("accuracy: not measured; give --data with pictures, --gate-samples and the vision graph")
         return None
     try:
@@ -214,9 +210,9 @@ def _judge(
         notes.append(f"accuracy: not measured ({error})")
         return None
     calibrated = sum(int(part["pictures"]) for part in ranges.info.data)
-    tokenizer = Tokenizer(checkpoint.tokenizer_file) if checkpoint.tokenizer_file else None
-    reference = torch_run(config, sources, None)
-    return Judge(held_out(data, calibrated, options.gate_samples), config, names, tokenizer, reference)
+    reference = torch_run(run.config, run.sources, None)
+    held = held_out(data, calibrated, options.gate_samples)
+    return Judge(held, run.config, run.graphs, run.tokenizer, reference)
 
 
 def _values(sources: Mapping[str, Source]) -> int:

@@ -1,6 +1,6 @@
 """The stage of an export that verifies its graphs: how far each is from torch, and what of it has to be fp32."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ from internvl_edge.export.numerics.settle import Kept, settle
 from internvl_edge.export.options import ExportOptions
 from internvl_edge.export.precision import Precision
 from internvl_edge.export.rehearsal import Rehearsal
+from internvl_edge.export.run import ExportRun
 from internvl_edge.export.staging import Staging, key_of
 from internvl_edge.export.tensor_specs import graph_info
 from internvl_edge.export.verify import OutputError, require_ok
 from internvl_edge.runtime.manifest import GraphInfo, ReachInfo
-from internvl_edge.runtime.progress import Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +50,7 @@ class Verified:
 
 
 def verify_graphs(
-    staging: Staging,
-    folder: Path,
-    names: Sequence[str],
-    rehearsal: Rehearsal,
-    options: ExportOptions,
-    precision: Precision | None,
-    progress: Progress,
+    run: ExportRun, staging: Staging, folder: Path, rehearsal: Rehearsal, precision: Precision | None
 ) -> Verified:
     """Run every graph against torch with its intermediates rounded; rewrite those that overflow, and run them again.
 
@@ -64,47 +58,41 @@ def verify_graphs(
         VerificationError: an output is too far off, or values overflow and may not be kept in fp32.
     """
     last: dict[str, dict[str, Any]] = {}
-    files = {name: folder / f"{name}.onnx" for name in names}
-    with progress.task("Verifying graphs", len(names), "graphs") as advance:
+    files = {name: folder / f"{name}.onnx" for name in run.graphs}
+    with run.progress.task("Verifying graphs", len(run.graphs), "graphs") as advance:
 
         def measure(name: str, kept: Kept) -> list[Reach]:
             again = name in last
-            last[name] = _measured(staging, name, files[name], kept, rehearsal, options, precision)
+            stage = f"verify {name} {key_of(kept)}" if kept.nodes else f"verify {name}"
+            done = staging.finished(stage)
+            if done is None:
+                done = _measured(name, files[name], rehearsal, run.options, precision)
+                staging.finish(stage, done)
+            last[name] = done
             if not again:
                 advance(1)
-            return [Reach(**reach) for reach in last[name]["near"]]
+            return [Reach(**reach) for reach in done["near"]]
 
-        kept = settle(files, measure, options.on_overflow)
-    errors = tuple(OutputError(**error) for name in names for error in last[name]["errors"])
+        kept = settle(files, measure, run.options.on_overflow)
+    errors = tuple(OutputError(**error) for name in run.graphs for error in last[name]["errors"])
     require_ok(list(errors))
-    closest = {name: Reach(**found) if (found := last[name]["closest"]) is not None else None for name in names}
+    closest = {name: Reach(**found) if (found := last[name]["closest"]) is not None else None for name in run.graphs}
     return Verified(errors=errors, closest=closest, kept=kept)
 
 
 def _measured(
-    staging: Staging,
-    name: str,
-    file: Path,
-    kept: Kept,
-    rehearsal: Rehearsal,
-    options: ExportOptions,
-    precision: Precision | None,
+    name: str, file: Path, rehearsal: Rehearsal, options: ExportOptions, precision: Precision | None
 ) -> dict[str, Any]:
-    """Return the errors of a graph as its file is now and how far it reaches, measured unless an earlier run has."""
-    stage = f"verify {name} {key_of(kept)}" if kept.nodes else f"verify {name}"
-    done = staging.finished(stage)
-    if done is None:
-        errors, reached = rehearsal.verify(name, file, options.bundle_precision, options.atol)
-        if precision is not None:
-            reached = [*reached, *calibrated_reach(ir.load(file), precision.ranges, precision.recipe)]
-        closest = most(reached)
-        done = {
-            "errors": [asdict(error) for error in errors],
-            "near": [asdict(reach) for reach in reached if reach.is_near],
-            "closest": asdict(closest) if closest is not None else None,
-        }
-        staging.finish(stage, done)
-    return done
+    """Return the errors of a graph as its file is now, and how far it reaches."""
+    errors, reached = rehearsal.verify(name, file, options.bundle_precision, options.atol)
+    if precision is not None:
+        reached = [*reached, *calibrated_reach(ir.load(file), precision.ranges, precision.recipe)]
+    closest = most(reached)
+    return {
+        "errors": [asdict(error) for error in errors],
+        "near": [asdict(reach) for reach in reached if reach.is_near],
+        "closest": asdict(closest) if closest is not None else None,
+    }
 
 
 def _reach_info(found: Any) -> ReachInfo:

@@ -18,11 +18,10 @@ from internvl_edge.calib.sites import Site
 from internvl_edge.calib.verdict import Damage, Measure, Verdict
 from internvl_edge.export import precision
 from internvl_edge.export.calibrate import CalibrateOptions, calibrate
-from internvl_edge.export.checkpoint import open_checkpoint
 from internvl_edge.export.checkpoint.config_json import config_from_json
 from internvl_edge.export.options import ExportOptions
 from internvl_edge.export.precision import choose_precision, fewest_high, with_enough_keys
-from internvl_edge.export.sources import weight_sources
+from internvl_edge.export.run import open_run
 from internvl_edge.export.staging import Staging
 from internvl_edge.runtime.errors import CalibrationError
 from internvl_edge.runtime.progress import Silent
@@ -146,19 +145,16 @@ def test_ranges_must_cover_the_graphs(emoji: Path, tmp_path: Path) -> None:
     data = str(emoji / "data" / "calibration.jsonl")
     ranges = tmp_path / "ranges"
     calibrate(CalibrateOptions(checkpoint=folder, output=ranges, data=data, samples=16, graphs=("vision",)))
-    checkpoint = open_checkpoint(folder)
-    options = ExportOptions(checkpoint=folder, output=tmp_path / "bundle", precision="int8", ranges=ranges)
+    options = ExportOptions(
+        checkpoint=folder,
+        output=tmp_path / "bundle",
+        precision="int8",
+        ranges=ranges,
+        graphs=("vision", "text", "query"),
+    )
+    run = open_run(options, Silent())
     with pytest.raises(CalibrationError, match="did not measure query, text; calibrate with these graphs"):
-        choose_precision(
-            options,
-            checkpoint,
-            checkpoint.config,
-            ("vision", "text", "query", "connector"),
-            weight_sources(checkpoint.tensors, checkpoint.config),
-            Staging(tmp_path),
-            lambda name: {},
-            Silent(),
-        )
+        choose_precision(replace(run, graphs=(*run.graphs, "connector")), Staging(tmp_path), lambda name: {})
 
 
 def test_attention_that_may_see_few_rows_is_not_quantized(emoji: Path) -> None:
