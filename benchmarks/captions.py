@@ -22,8 +22,8 @@ from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.backends import SessionOptions
 from internvl_edge.runtime.backends.array_cache import open_cache
 from internvl_edge.runtime.backends.session import KeyValueCache
-from internvl_edge.runtime.generation import GenerationConfig, generate
 from internvl_edge.runtime.stages import UNMEASURED, Stages
+from internvl_edge.runtime.tasks.generation.search import GenerationConfig, generate
 
 PROMPT = "English caption:"
 Open = Callable[[Mapping[str, np.ndarray], int, int], KeyValueCache]

@@ -30,7 +30,7 @@ from internvl_edge.runtime.pipeline.embedding import embed
 from internvl_edge.runtime.pipeline.options import EmbedOptions
 
 if TYPE_CHECKING:
-    from internvl_edge.runtime.model import Mode
+    from internvl_edge.runtime.modes import Mode
 
 _NOISE = 12
 """Deviation of the noise on made photographs: JPEGs of 640 x 480 have 120 KB with it, as photographs do."""

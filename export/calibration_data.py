@@ -17,8 +17,8 @@ from internvl_edge.runtime.errors import CalibrationError, UnreadableError
 from internvl_edge.runtime.inputs.names import in_one_line
 from internvl_edge.runtime.inputs.pictures import content_of
 from internvl_edge.runtime.inputs.read import Record
-from internvl_edge.runtime.model import DEFAULT_PROMPT
 from internvl_edge.runtime.preprocess import Preprocessing, preprocess
+from internvl_edge.runtime.tasks.captions import DEFAULT_PROMPT
 from internvl_edge.runtime.tokenizer import TEXT_PREFIX, Tokenizer
 
 FEWEST = 16

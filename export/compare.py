@@ -14,9 +14,9 @@ from internvl_edge.export.models.graphs import GRAPH_NAMES
 from internvl_edge.export.samples import STOCK_TEXTS
 from internvl_edge.export.sides import BundleSide, Side, open_reference
 from internvl_edge.runtime.errors import BundleError, InputError
-from internvl_edge.runtime.model import DEFAULT_PROMPT
 from internvl_edge.runtime.preprocess import preprocess
 from internvl_edge.runtime.progress import Advance, Progress, Silent
+from internvl_edge.runtime.tasks.captions import DEFAULT_PROMPT
 from internvl_edge.runtime.tokenizer import TEXT_PREFIX, Tokenizer
 
 _NOT_SIZES = (

@@ -8,10 +8,10 @@ from internvl_edge.calib.dataset import DataSet
 from internvl_edge.calib.metrics import clear_first, owned
 from internvl_edge.calib.verdict import Measure, Verdict
 from internvl_edge.export.config import ModelConfig
-from internvl_edge.runtime.features import unit
 from internvl_edge.runtime.inputs.read import Record
 from internvl_edge.runtime.preprocess import preprocess
 from internvl_edge.runtime.progress import Advance, Progress, Silent
+from internvl_edge.runtime.tasks.features import unit
 from internvl_edge.runtime.tokenizer import Tokenizer
 
 Run = Callable[[str, Mapping[str, np.ndarray]], dict[str, np.ndarray]]

@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from internvl_edge.runtime.decode import Pictures, listed, load_pictures, name_in, within_limit
+from internvl_edge.runtime.decode import (
+    Pictures,
+    check_pictures,
+    listed,
+    load_pictures,
+    name_in,
+    picture_count,
+    within_limit,
+)
 from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.monitor import Monitor
 from internvl_edge.runtime.stages import DECODE_IMAGE, PREPROCESS, UNMEASURED, Stages
 
 if TYPE_CHECKING:
@@ -107,6 +116,48 @@ def preprocess(
     if findings:
         raise InputError(f"pictures that cannot be scaled: {listed(findings)}")
     return values
+
+
+def pixel_batches(
+    images: Pictures, settings: Preprocessing, geometry: Geometry, size: int, monitor: Monitor
+) -> Iterator[np.ndarray]:
+    """Yield `pixel_values` of at most `size` pictures, so that a long list of files never lies in memory as a whole.
+
+    Floats are taken as `pixel_values` that are ready. `geometry` is the task's, which a checkpoint may replace.
+
+    Raises:
+        InputError: as `preprocess`; floats that are NaN or infinite.
+    """
+    starts = range(0, picture_count(images), size)
+    ready = isinstance(images, np.ndarray) and images.dtype.kind == "f"
+    for batch in (images[start : start + size] for start in starts):
+        if ready:
+            pixels = require_finite_pixels(np.asarray(batch))
+        else:
+            pixels = preprocess(batch, settings, settings.geometry_of(geometry), monitor.stages)
+        yield pixels
+        monitor.advance(len(pixels))
+
+
+def require_readable(images: Pictures, batch_size: int) -> None:
+    """Check a list of more than one batch before any graph is opened; a shorter one is read at once.
+
+    Raises:
+        InputError: pictures that cannot be read, all of them named.
+    """
+    if not isinstance(images, np.ndarray) and picture_count(images) > batch_size:
+        check_pictures(images)
+
+
+def require_finite_pixels(pixels: np.ndarray) -> np.ndarray:
+    """Return `pixel_values` ``[B, ...]``.
+
+    Raises:
+        InputError: NaN or infinity among them.
+    """
+    if wrong := int((~np.isfinite(pixels)).reshape(len(pixels), -1).any(axis=1).sum()):
+        raise InputError(f"pixel_values: {wrong} of {len(pixels)} pictures hold NaN or inf; prepare them again")
+    return pixels
 
 
 def require_geometry(geometry: str) -> None:

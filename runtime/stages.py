@@ -35,9 +35,9 @@ class Span:
     thread: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Stages:
-    """The spans of what runs while it is passed along; threads may share it."""
+    """The spans of what runs while it is passed along; threads may share it. Two are never equal."""
 
     spans: list[Span] = field(default_factory=list)
 

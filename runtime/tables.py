@@ -1,14 +1,13 @@
 """Results of `internvl-edge run` as text, and as rows for JSON."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from internvl_edge.runtime.decode import check_pictures
 from internvl_edge.runtime.errors import InputError
-from internvl_edge.runtime.model import InternVL
 
 _SHOWN = 5
 
@@ -50,8 +49,8 @@ def lines_text(images: Sequence[object], texts: Sequence[str]) -> str:
     return "\n".join(f"{image}: {text}" for image, text in zip(images, texts, strict=True))
 
 
-def streamed_lines(model: InternVL, images: Sequence[object], prompt: str, **limits: int) -> Iterator[str]:
-    """Yield the text of `lines_text` piece by piece as captions are written, one picture after the other.
+def streamed_lines(images: Sequence[object], caption: Callable[[object], Iterator[str]]) -> Iterator[str]:
+    """Yield the text of `lines_text` piece by piece; `caption` yields that of one picture while it is written.
 
     Raises:
         InputError: pictures that cannot be read, all of them, before the first is captioned.
@@ -59,5 +58,5 @@ def streamed_lines(model: InternVL, images: Sequence[object], prompt: str, **lim
     check_pictures(images)
     for image in images:
         yield f"{image}: "
-        yield from (piece.text for piece in model.stream([image], prompt, **limits))
+        yield from caption(image)
         yield "\n"

@@ -9,10 +9,10 @@ from internvl_edge.calib.dataset import DataSet
 from internvl_edge.calib.evaluation.options import EvalOptions
 from internvl_edge.calib.evaluation.plan import Plan, parts_of, plan_of, shown
 from internvl_edge.runtime.errors import BundleError
-from internvl_edge.runtime.features import unit
-from internvl_edge.runtime.generation import GenerationConfig
 from internvl_edge.runtime.model import InternVL
 from internvl_edge.runtime.progress import Advance, Progress, Silent
+from internvl_edge.runtime.tasks.features import unit
+from internvl_edge.runtime.tasks.generation.search import GenerationConfig
 
 MAX_NEW_TOKENS = 32
 """Greedy captions end here, as those that the demo's figures were recorded with."""

@@ -9,7 +9,7 @@ from internvl_edge.calib.evaluation.plan import chosen_rows
 from internvl_edge.calib.evaluation.report import EvalReport
 from internvl_edge.calib.metrics import accuracy, exact_match, owned, recall
 from internvl_edge.runtime.errors import InputError
-from internvl_edge.runtime.features import unit
+from internvl_edge.runtime.tasks.features import unit
 
 
 def score(features: Features, data: DataSet, options: EvalOptions) -> EvalReport:

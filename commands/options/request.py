@@ -12,6 +12,8 @@ import click
 
 from internvl_edge.commands.options.numbers import THREADS
 from internvl_edge.commands.options.parameters import BACKEND, BF16
+from internvl_edge.runtime.monitor import Monitor
+from internvl_edge.runtime.stages import UNMEASURED, Stages
 
 if TYPE_CHECKING:
     from internvl_edge.runtime import InternVL
@@ -28,26 +30,27 @@ class Request:
     latency: bool
 
     @contextmanager
-    def open(self, bundle: Path, batch_size: int | None = None) -> "Iterator[InternVL]":
-        """Open `bundle` for the block, for batches if their size is given; show its stages behind it if asked to."""
+    def open(self, bundle: Path, batch_size: int | None = None) -> "Iterator[tuple[InternVL, Stages]]":
+        """Open `bundle` for the block, for batches if their size is given.
+
+        Yields the model and where the times of its calls are kept, which are shown behind the block if asked for.
+        """
         from internvl_edge.runtime.backends import SessionOptions
         from internvl_edge.runtime.decode import limit_pixels
-        from internvl_edge.runtime.model import BATCH_SIZE
-        from internvl_edge.runtime.stages import Stages
+        from internvl_edge.runtime.tasks.opened import BATCH_SIZE
 
         if self.max_pixels is not None:
             limit_pixels(self.max_pixels or None)
         options = SessionOptions(threads=self.threads, bf16=self.bf16, rows=batch_size or 1)
         model = open_shown(bundle, backend=self.backend, batch_size=batch_size or BATCH_SIZE, options=options)
-        if self.latency:
-            model.stages = Stages()
+        stages = Stages() if self.latency else UNMEASURED
         start = time.perf_counter()
         try:
-            yield model
+            yield model, stages
             if self.latency:
                 from internvl_edge.runtime.profile.request import request_report
 
-                click.echo(request_report(model.stages, time.perf_counter() - start), err=True)
+                click.echo(request_report(stages, time.perf_counter() - start), err=True)
         finally:
             model.close()
 
@@ -64,16 +67,15 @@ def open_shown(bundle: Path, **settings: Any) -> "InternVL":
 
 
 @contextmanager
-def shown_work(model: "InternVL", label: str, total: int, unit: str = "pictures") -> Iterator[None]:
-    """Show on stderr how many of `total` pictures `model` has done while the block takes long; prints nothing else."""
-    from internvl_edge.commands.output.progress import shown_progress
-    from internvl_edge.runtime.progress import no_advance
+def shown_work(stages: Stages, label: str, total: int, unit: str = "pictures") -> Iterator[Monitor]:
+    """Show on stderr how many of `total` pictures are done while the block takes long; prints nothing else.
 
-    with shown_progress(passing=True) as progress, progress.task(label, total, unit) as model.advance:
-        try:
-            yield
-        finally:
-            model.advance = no_advance
+    Yields what the block passes with its call; times are kept in `stages`.
+    """
+    from internvl_edge.commands.output.progress import shown_progress
+
+    with shown_progress(passing=True) as progress, progress.task(label, total, unit) as advance:
+        yield Monitor(stages=stages, advance=advance)
 
 
 def request_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -1,5 +1,6 @@
 """`run caption`: a text for each picture."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from internvl_edge.commands.options.numbers import LENGTH
 from internvl_edge.commands.options.parameters import BUNDLE, IMAGES, JSON
 from internvl_edge.commands.options.request import Request, request_options, shown_work
 from internvl_edge.commands.output.printing import show, show_json
-from internvl_edge.runtime.generation import MOST_BEAMS
+from internvl_edge.runtime.monitor import Monitor
+from internvl_edge.runtime.tasks.generation.search import MOST_BEAMS
 
 
 @click.command()
@@ -32,11 +34,15 @@ def caption(
     if stream and (as_json or settings.pop("num_beams") > 1):
         raise click.UsageError("--stream prints greedy captions as text: leave --json and --num-beams out")
     pictures = find_pictures(images)
-    with request.open(bundle) as model:
+    with request.open(bundle) as (model, stages):
         if stream:
-            for piece in streamed_lines(model, pictures, **settings):
+
+            def pieces(image: object) -> Iterator[str]:
+                return (piece.text for piece in model.stream([image], **settings, monitor=Monitor(stages=stages)))
+
+            for piece in streamed_lines(pictures, pieces):
                 show(piece, newline=False)
             return
-        with shown_work(model, "Captioning", len(pictures)):
-            captions = model.caption(pictures, **settings)
+        with shown_work(stages, "Captioning", len(pictures)) as monitor:
+            captions = model.caption(pictures, **settings, monitor=monitor)
     show_json(caption_rows(pictures, captions)) if as_json else show(lines_text(pictures, captions))

@@ -30,7 +30,7 @@ def classify(
 
     require_unlike("--label", labels)
     pictures = find_pictures(images)
-    with request.open(bundle) as model:
-        with shown_work(model, "Classifying", len(pictures)):
-            scores = model.classify(pictures, labels, templates=templates or None)
+    with request.open(bundle) as (model, stages):
+        with shown_work(stages, "Classifying", len(pictures)) as monitor:
+            scores = model.classify(pictures, labels, templates=templates or None, monitor=monitor)
         show_ranking(pictures, labels, scores, as_json)

@@ -27,13 +27,13 @@ TILES = click.IntRange(1, MOST_TILES)
 @request_options
 def connect(bundle: Path, images: tuple[Path, ...], output: Path, request: Request, **tiling: Any) -> None:
     """Write what a chat checkpoint's language model takes of IMAGES: `images`, `tiles`, `vit_embeds`."""
-    from internvl_edge.runtime.connect import TilingOptions, save_vit_embeds
     from internvl_edge.runtime.inputs.read import find_pictures
     from internvl_edge.runtime.outputs.files import require_apart, takes_stdout
+    from internvl_edge.runtime.tasks.connect import TilingOptions, save_vit_embeds
 
     require_apart([output], images)
     pictures = find_pictures(images)
-    with request.open(bundle) as model:
-        with shown_work(model, "Connecting", len(pictures)):
-            written = save_vit_embeds(model, pictures, TilingOptions(**tiling), output)
+    with request.open(bundle) as (model, stages):
+        with shown_work(stages, "Connecting", len(pictures)) as monitor:
+            written = save_vit_embeds(model, pictures, TilingOptions(**tiling), output, monitor)
         show(written, to_stderr=takes_stdout([output]))

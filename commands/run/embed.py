@@ -12,6 +12,7 @@ from internvl_edge.commands.options.parameters import BUNDLE, Given, GivenPath
 from internvl_edge.commands.options.request import Request, request_options
 from internvl_edge.commands.output.printing import show
 from internvl_edge.commands.run.ranking import MODE
+from internvl_edge.runtime.monitor import Monitor
 
 if TYPE_CHECKING:
     from internvl_edge.runtime.model import InternVL
@@ -91,13 +92,13 @@ def embed(
         pictures = find_pictures(inputs, options.on_error)
         count, write = len(pictures), partial(embed_pictures, pictures=pictures, options=options, texts=texts)
     try:
-        with request.open(bundle, min(options.batch_size, max(count, 1))) as model:
+        with request.open(bundle, min(options.batch_size, max(count, 1))) as (model, stages):
             cluster = _cluster(model, request, workers, gpus) if engine == "ray" else None
             with (
                 shown_progress() as progress,
                 progress.task("Embedding", count, "texts" if text_column else "pictures") as advance,
             ):
-                report = write(model, advance=advance, engine=cluster)
+                report = write(model, monitor=Monitor(stages=stages, advance=advance), engine=cluster)
             show(report.summary())
     except KeyboardInterrupt:
         click.echo(kept_line(options.output), err=True)

@@ -29,7 +29,7 @@ def retrieve(
 
     require_unlike("--text", texts)
     pictures = find_pictures(images)
-    with request.open(bundle) as model:
-        with shown_work(model, "Ranking", len(pictures)):
-            scores = model.similarity(pictures, texts, mode=mode)
+    with request.open(bundle) as (model, stages):
+        with shown_work(stages, "Ranking", len(pictures)) as monitor:
+            scores = model.similarity(pictures, texts, mode=mode, monitor=monitor)
         show_ranking(pictures, texts, scores, as_json)

@@ -38,10 +38,10 @@ def video(
 ) -> None:
     """Rank the texts for each of VIDEOS: a folder of frames, an animation, or a video file where PyAV is installed."""
     from internvl_edge.runtime.tables import require_unlike
-    from internvl_edge.runtime.video import rank_texts
+    from internvl_edge.runtime.tasks.video import rank_texts
 
     require_unlike("--text", texts)
-    with request.open(bundle) as model:
-        with shown_work(model, "Ranking", len(videos) * frames, "frames"):
-            scores = rank_texts(model, videos, texts, frames, mode)
+    with request.open(bundle) as (model, stages):
+        with shown_work(stages, "Ranking", len(videos) * frames, "frames") as monitor:
+            scores = rank_texts(model, videos, texts, frames, mode, monitor)
         show_ranking(videos, texts, scores, as_json)

@@ -12,10 +12,12 @@ from internvl_edge.runtime.finite import require_finite
 from internvl_edge.runtime.inputs.names import is_unicode
 from internvl_edge.runtime.inputs.pictures import SourcePicture
 from internvl_edge.runtime.inputs.read import UnusableText
+from internvl_edge.runtime.monitor import Monitor
 from internvl_edge.runtime.pipeline.batches import Batch, BatchOptions, batches
 from internvl_edge.runtime.pipeline.options import EmbedOptions
 from internvl_edge.runtime.pipeline.outputs import Kind
 from internvl_edge.runtime.pipeline.shards import Compute, Part
+from internvl_edge.runtime.stages import UNMEASURED, Stages
 
 if TYPE_CHECKING:
     from internvl_edge.runtime.model import InternVL
@@ -45,8 +47,9 @@ def described(backend: str, bf16: bool) -> str:
 class LocalEngine:
     """This process."""
 
-    def __init__(self, model: "InternVL") -> None:
+    def __init__(self, model: "InternVL", stages: Stages = UNMEASURED) -> None:
         self._model = model
+        self._stages = stages
 
     def backend(self, kind: Kind) -> str:
         """Return the library that the model chose."""
@@ -55,20 +58,23 @@ class LocalEngine:
 
     def pictures(self, pictures: Sequence[SourcePicture], options: EmbedOptions) -> Compute:
         """Return what decodes in threads while the graph runs."""
-        return PictureFeatures(self._model, pictures, options)
+        return PictureFeatures(self._model, pictures, options, self._stages)
 
     def texts(self, texts: Sequence[str | UnusableText], options: EmbedOptions) -> Compute:
         """Return what encodes batch by batch."""
-        return TextFeatures(self._model, texts, options)
+        return TextFeatures(self._model, texts, options, self._stages)
 
 
 class PictureFeatures:
     """Decodes and scales in threads while the graph runs."""
 
-    def __init__(self, model: "InternVL", pictures: Sequence[SourcePicture], options: EmbedOptions) -> None:
+    def __init__(
+        self, model: "InternVL", pictures: Sequence[SourcePicture], options: EmbedOptions, stages: Stages
+    ) -> None:
         self._model = model
         self._pictures = pictures
         self._options = options
+        self._stages = stages
 
     def __call__(self, inputs: Sequence[int]) -> Generator[Part, None, None]:
         """Yield the features of batches."""
@@ -79,7 +85,7 @@ class PictureFeatures:
             batch_size=self._options.batch_size,
             workers=self._options.workers,
         )
-        with closing(batches(todo, settings, self._model.stages)) as stream:
+        with closing(batches(todo, settings, self._stages)) as stream:
             for batch in stream:
                 bad = tuple((todo[index].name, why) for index, why in batch.bad)
                 if bad and self._options.on_error == "fail":
@@ -91,16 +97,20 @@ class PictureFeatures:
         if not len(batch.pixel_values):
             return np.empty((0, 0))
         mode = self._options.mode or self._model.default_mode
-        return cast(self._model.encode_image(batch.pixel_values, mode), "pictures", self._options)
+        features = self._model.encode_image(batch.pixel_values, mode, Monitor(stages=self._stages))
+        return cast(features, "pictures", self._options)
 
 
 class TextFeatures:
     """Encodes batch by batch, each text checked on its own."""
 
-    def __init__(self, model: "InternVL", texts: Sequence[str | UnusableText], options: EmbedOptions) -> None:
+    def __init__(
+        self, model: "InternVL", texts: Sequence[str | UnusableText], options: EmbedOptions, stages: Stages
+    ) -> None:
         self._model = model
         self._texts = texts
         self._options = options
+        self._stages = stages
 
     def __call__(self, inputs: Sequence[int]) -> Generator[Part, None, None]:
         """Yield the features of batches."""
@@ -111,8 +121,12 @@ class TextFeatures:
             batch = inputs[start : start + self._options.batch_size]
             texts = [str(self._texts[index]) for index in batch if index not in wrong]
             bad = tuple(wrong[index] for index in batch if index in wrong)
-            rows = cast(self._model.encode_text(texts), "texts", self._options) if texts else np.empty((0, 0))
-            yield Part(rows, tuple(texts), bad)
+            yield Part(self._rows(texts), tuple(texts), bad)
+
+    def _rows(self, texts: list[str]) -> np.ndarray:
+        if not texts:
+            return np.empty((0, 0))
+        return cast(self._model.encode_text(texts, Monitor(stages=self._stages)), "texts", self._options)
 
 
 def cast(features: np.ndarray, what: str, options: EmbedOptions) -> np.ndarray:

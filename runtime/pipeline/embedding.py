@@ -1,7 +1,7 @@
 """The features of many pictures or texts to a file: `internvl-edge run embed`."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.inputs.pictures import SourcePicture
 from internvl_edge.runtime.inputs.read import UnusableText
 from internvl_edge.runtime.modes import mode_of
+from internvl_edge.runtime.monitor import UNMONITORED, Monitor
 from internvl_edge.runtime.pipeline.compute import Engine, LocalEngine, cast, unreadable
 from internvl_edge.runtime.pipeline.options import EmbedOptions
 from internvl_edge.runtime.pipeline.outputs import (
@@ -73,12 +74,12 @@ def embed(
     pictures: Sequence[SourcePicture],
     options: EmbedOptions,
     texts: Sequence[str] = (),
-    advance: Callable[[int], object] = lambda amount: None,
+    monitor: Monitor = UNMONITORED,
     engine: Engine | None = None,
 ) -> EmbedReport:
     """Write the raw features of pictures, and of some texts beside them into an .npz; a killed run is taken up.
 
-    `advance` is told how many more pictures are done. `engine` computes them; None: `model`, in this process.
+    `monitor` hears how many more pictures are done. `engine` computes them; None: `model`, in this process.
 
     Raises:
         InputError: nothing to embed, unreadable pictures, texts for a format without a place for them, or an
@@ -92,10 +93,10 @@ def embed(
         raise InputError(f"{options.output}: has no place for -t; name an .npz, or embed a table with --text-column")
     if pictures:
         options = replace(options, mode=mode_of(model.bundle, options.mode))
-    text_embeds = cast(model.encode_text(texts), "text", options) if texts else None
-    engine = engine or LocalEngine(model)
+    text_embeds = cast(model.encode_text(texts, Monitor(stages=monitor.stages)), "text", options) if texts else None
+    engine = engine or LocalEngine(model, monitor.stages)
     identities = [_identity(picture) for picture in pictures]
-    run = _Run(model, engine, "image", options, advance)
+    run = _Run(model, engine, "image", options, monitor)
     return run.write(identities, engine.pictures(pictures, options), texts, text_embeds)
 
 
@@ -103,7 +104,7 @@ def embed_texts(
     model: "InternVL",
     texts: Sequence[str | UnusableText],
     options: EmbedOptions,
-    advance: Callable[[int], object] = lambda amount: None,
+    monitor: Monitor = UNMONITORED,
     engine: Engine | None = None,
 ) -> EmbedReport:
     """Write the raw features of texts, as `embed` those of pictures.
@@ -117,8 +118,8 @@ def embed_texts(
     require_format(options.output)
     if options.output.suffix == ".npz":
         raise InputError(f"{options.output}: does not suit tables of texts; name an .npy or .parquet")
-    engine = engine or LocalEngine(model)
-    return _Run(model, engine, "text", options, advance).write(list(map(str, texts)), engine.texts(texts, options))
+    engine = engine or LocalEngine(model, monitor.stages)
+    return _Run(model, engine, "text", options, monitor).write(list(map(str, texts)), engine.texts(texts, options))
 
 
 def kept_line(output: Path) -> str:
@@ -137,7 +138,7 @@ class _Run:
     engine: Engine
     kind: Kind
     options: EmbedOptions
-    advance: Callable[[int], object]
+    monitor: Monitor
 
     def write(
         self,
@@ -151,7 +152,7 @@ class _Run:
         size = -(-_SHARD_ROWS // self.options.batch_size) * self.options.batch_size
         with folder.opened(self._settings() if identities else {}):
             start = time.perf_counter()
-            shards, computed = complete(folder, identities, size, compute, self.advance)
+            shards, computed = complete(folder, identities, size, compute, self.monitor.advance)
             seconds = time.perf_counter() - start
             features = self._features(folder, shards, texts, text_embeds)
             bad = tuple(finding for shard in shards for finding in shard.bad)

@@ -1,7 +1,6 @@
 """What can be measured of a bundle: each graph alone, and whole requests over several."""
 
 from collections.abc import Iterator, Sequence
-from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from internvl_edge.runtime.backends.session import Session
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.model import InternVL
 from internvl_edge.runtime.modes import MODE_GRAPHS
+from internvl_edge.runtime.monitor import Monitor
 from internvl_edge.runtime.profile.inputs import graph_inputs, sizes_of
 from internvl_edge.runtime.profile.measure import Case, Opened
 from internvl_edge.runtime.profile.samples import HEIGHT, WIDTH, texts, write_pictures
@@ -139,18 +139,18 @@ def _task_works(model: InternVL, task: str, batch: int, streams: int, folder: Pa
     sentences = texts(batch, rng)
     pictures = [] if task == "text" else write_pictures(folder, batch, rng)
     for _ in range(streams):
-        yield _request(copy(model), task, pictures, sentences)
+        yield _request(model, task, pictures, sentences)
 
 
 def _request(model: InternVL, task: str, pictures: Sequence[Path], sentences: Sequence[str]) -> Work:
     def call(stages: Stages) -> None:
-        model.stages = stages
+        monitor = Monitor(stages=stages)
         if task == "image":
-            model.encode_image(pictures, model.default_mode)
+            model.encode_image(pictures, model.default_mode, monitor)
         elif task == "text":
-            model.encode_text(sentences)
+            model.encode_text(sentences, monitor)
         else:
-            model.caption(pictures, min_new_tokens=CAPTION_IDS, max_new_tokens=CAPTION_IDS)
+            model.caption(pictures, min_new_tokens=CAPTION_IDS, max_new_tokens=CAPTION_IDS, monitor=monitor)
 
     return call
 

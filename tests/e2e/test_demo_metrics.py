@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from internvl_edge.calib.metrics import accuracy, exact_match, recall
 from internvl_edge.runtime import InternVL
-from internvl_edge.runtime.features import unit
+from internvl_edge.runtime.tasks.features import unit
 from tests.e2e.conftest import ONE_THREAD
 from tests.tolerances import DEMO_POINTS, GOLDEN_FP32
 

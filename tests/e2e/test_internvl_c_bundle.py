@@ -16,8 +16,8 @@ from internvl_edge.export.options import ExportOptions
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.errors import BundleError
-from internvl_edge.runtime.features import CLASSIFICATION_SCALE, similarity_logits, softmax, unit
 from internvl_edge.runtime.serve.models import served_models
+from internvl_edge.runtime.tasks.features import CLASSIFICATION_SCALE, similarity_logits, softmax, unit
 from tests.e2e.conftest import ONE_THREAD, Run
 from tests.e2e.test_cli import one_line
 

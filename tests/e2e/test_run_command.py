@@ -12,7 +12,7 @@ from PIL import Image
 from internvl_edge.export.compile import export_bundle
 from internvl_edge.export.options import ExportOptions
 from internvl_edge.runtime import InternVL
-from internvl_edge.runtime.connect import connect
+from internvl_edge.runtime.tasks.connect import connect
 from tests.e2e.conftest import Run
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from internvl_edge.export.build import BuildOptions
-from internvl_edge.runtime.generation import GenerationConfig, generate
 from internvl_edge.runtime.targets.estimate import Limits
+from internvl_edge.runtime.tasks.generation.search import GenerationConfig, generate
 from tests.decoder_steps import Cache, cached
 from tests.gpu.agree import Record, relative_differences, require_agreement
 from tests.gpu.built import Built

@@ -20,9 +20,9 @@ from internvl_edge.runtime.backends.tensorrt.session import TensorRTSession
 from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.cuda import Device
 from internvl_edge.runtime.errors import InputError
-from internvl_edge.runtime.generation import GenerationConfig, generate
 from internvl_edge.runtime.stages import COMPUTE, DEVICE_TO_HOST, ENQUEUE, HOST_TO_DEVICE, Stages
 from internvl_edge.runtime.targets.estimate import Limits
+from internvl_edge.runtime.tasks.generation.search import GenerationConfig, generate
 from tests.gpu.agree import Record, require_agreement
 from tests.gpu.built import Built
 from tests.gpu.cases import CASES, PROMPT_IDS, Case, case_of

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from internvl_edge.runtime import InternVL
-from internvl_edge.runtime.features import CLASSIFICATION_SCALE, unit
+from internvl_edge.runtime.tasks.features import CLASSIFICATION_SCALE, unit
 from tests.tolerances import FP16_RELATIVE, GOLDEN_FP32
 
 Recorded = dict[str, torch.Tensor]

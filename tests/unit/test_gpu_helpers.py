@@ -11,7 +11,7 @@ from internvl_edge.export.engine.profiles import Ranges, profiles_for
 from internvl_edge.export.options import ExportOptions
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.cuda import Device
-from internvl_edge.runtime.generation import GenerationConfig, generate
+from internvl_edge.runtime.tasks.generation.search import GenerationConfig, generate
 from tests.decoder_steps import Cache, cached
 from tests.gpu.agree import relative_differences, require_agreement
 from tests.gpu.cases import CASES, PROMPT_IDS, case_of, decoder_inputs

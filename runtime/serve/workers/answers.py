@@ -12,14 +12,17 @@ import numpy as np
 from internvl_edge.runtime.declared import arrays_from_bits, arrays_with_bits
 from internvl_edge.runtime.decode import decode, limit_pixels, reason
 from internvl_edge.runtime.errors import BackendError, BundleError, EdgeError, InputError, TooManyPixelsError
-from internvl_edge.runtime.features import CLASSIFICATION_SCALE, directed, softmax, unit
-from internvl_edge.runtime.model import DEFAULT_PROMPT, DEFAULT_TEMPLATES, InternVL
+from internvl_edge.runtime.model import InternVL
+from internvl_edge.runtime.monitor import Monitor
 from internvl_edge.runtime.preprocess import Geometry, place
 from internvl_edge.runtime.serve.models import CAPTION, CLASSIFY, ENCODE_IMAGE, ENCODE_TEXT
 from internvl_edge.runtime.serve.options import ServeOptions
 from internvl_edge.runtime.serve.refusals import BadRequestError, FailedError, RefusalError, TooLargeError
 from internvl_edge.runtime.serve.workers.messages import Arrays, Job, Piece
 from internvl_edge.runtime.stages import DECODE_IMAGE, PREPROCESS, Stages
+from internvl_edge.runtime.tasks.captions import DEFAULT_PROMPT
+from internvl_edge.runtime.tasks.classification import DEFAULT_TEMPLATES
+from internvl_edge.runtime.tasks.features import class_probabilities
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +42,11 @@ class Prepared:
     pixels: "list[list[Future[np.ndarray]]]"
     """Of each part; empty where the model takes no pictures."""
     stages: Stages = field(default_factory=Stages)
+
+    @property
+    def monitor(self) -> Monitor:
+        """What hears of the job's calls of the model."""
+        return Monitor(stages=self.stages)
 
 
 class Answers:
@@ -63,17 +71,15 @@ class Answers:
 
     def answer(self, prepared: Prepared) -> tuple[Arrays | RefusalError, ...]:
         """Return the outputs of each part, or why it has none; one part's fault is not its neighbours'."""
-        self._model.stages = prepared.stages
         inputs = self._inputs(prepared)
         good = [index for index, part in enumerate(inputs) if not isinstance(part, RefusalError)]
         results: list[Arrays | RefusalError] = [part if isinstance(part, RefusalError) else {} for part in inputs]
-        for index, result in zip(good, self._computed(prepared.job, [inputs[index] for index in good]), strict=True):
+        for index, result in zip(good, self._computed(prepared, [inputs[index] for index in good]), strict=True):
             results[index] = result
         return tuple(results)
 
     def stream(self, prepared: Prepared) -> "Iterator[Piece | tuple[Arrays | RefusalError, ...]]":
         """Yield the pieces of captions as they are written, and at last what became of each part."""
-        self._model.stages = prepared.stages
         job, inputs = prepared.job, self._inputs(prepared)
         results: list[Arrays | RefusalError] = [part if isinstance(part, RefusalError) else {} for part in inputs]
         good = [index for index, part in enumerate(inputs) if not isinstance(part, RefusalError)]
@@ -81,10 +87,11 @@ class Answers:
         try:
             if good:
                 pixels = np.concatenate([inputs[index]["image"] for index in good])
-                for piece in self._model.stream(pixels, **self._caption_settings(job, beams=False)):
+                for piece in self._model.stream(
+                    pixels, **_caption_settings(job, beams=False), monitor=prepared.monitor
+                ):
                     part, row = owners[piece.picture]
                     yield Piece(job.id, part, row, piece.text)
-                    self._model.stages = prepared.stages  # other jobs ran meanwhile
         except Exception as error:
             refusal = _refusal(job, error)
             for index in good:
@@ -102,57 +109,55 @@ class Answers:
             return list(prepared.job.parts)
         return [_read(prepared.job, pictures) for pictures in prepared.pixels]
 
-    def _computed(self, job: Job, parts: "list[Arrays]") -> list[Arrays | RefusalError]:
+    def _computed(self, prepared: Prepared, parts: "list[Arrays]") -> list[Arrays | RefusalError]:
         if not parts:
             return []
         try:
-            return _cut(self._outputs(job, _joined(parts)), [_rows(part) for part in parts])
+            return _cut(self._outputs(prepared, _joined(parts)), [_rows(part) for part in parts])
         except Exception as error:
             if len(parts) > 1:
-                return [result for part in parts for result in self._computed(job, [part])]
-            return [_refusal(job, error)]
+                return [result for part in parts for result in self._computed(prepared, [part])]
+            return [_refusal(prepared.job, error)]
 
-    def _outputs(self, job: Job, inputs: Arrays) -> dict[str, np.ndarray]:
+    def _outputs(self, prepared: Prepared, inputs: Arrays) -> dict[str, np.ndarray]:
+        job, monitor = prepared.job, prepared.monitor
         task = _TASKS.get(job.model)
         if task is None:
             graph = self._model.bundle.manifest.graphs[job.model]
-            outputs = self._model.run_graph(job.model, arrays_from_bits(inputs, graph.inputs), job.outputs)
+            outputs = self._model.run_graph(job.model, arrays_from_bits(inputs, graph.inputs), job.outputs, monitor)
             return arrays_with_bits(outputs, graph.outputs)
-        return task(self, job, inputs)
+        return task(self, job, inputs, monitor)
 
-    def _encode_image(self, job: Job, inputs: Arrays) -> dict[str, np.ndarray]:
+    def _encode_image(self, job: Job, inputs: Arrays, monitor: Monitor) -> dict[str, np.ndarray]:
         mode: Any = job.parameters["mode"]
-        return {"embedding": np.asarray(self._model.encode_image(inputs["image"], mode), np.float32)}
+        return {"embedding": np.asarray(self._model.encode_image(inputs["image"], mode, monitor), np.float32)}
 
-    def _encode_text(self, job: Job, inputs: Arrays) -> dict[str, np.ndarray]:
-        return {"embedding": np.asarray(self._model.encode_text(_texts(inputs["text"])), np.float32)}
+    def _encode_text(self, job: Job, inputs: Arrays, monitor: Monitor) -> dict[str, np.ndarray]:
+        return {"embedding": np.asarray(self._model.encode_text(_texts(inputs["text"]), monitor), np.float32)}
 
-    def _classify(self, job: Job, inputs: Arrays) -> dict[str, np.ndarray]:
+    def _classify(self, job: Job, inputs: Arrays, monitor: Monitor) -> dict[str, np.ndarray]:
         mode: Any = job.parameters["mode"]
         templates = job.shared.get("templates")
         classifier = self._classifier(
-            tuple(_texts(job.shared["labels"])), DEFAULT_TEMPLATES if templates is None else tuple(_texts(templates))
+            tuple(_texts(job.shared["labels"])),
+            DEFAULT_TEMPLATES if templates is None else tuple(_texts(templates)),
+            monitor,
         )
-        features = self._model.encode_image(inputs["image"], mode)
-        return {"probabilities": softmax(CLASSIFICATION_SCALE * (unit(directed(features, "pictures")) @ classifier))}
+        features = self._model.encode_image(inputs["image"], mode, monitor)
+        return {"probabilities": class_probabilities(features, classifier)}
 
-    def _classifier(self, labels: tuple[str, ...], templates: tuple[str, ...]) -> np.ndarray:
+    def _classifier(self, labels: tuple[str, ...], templates: tuple[str, ...], monitor: Monitor) -> np.ndarray:
         key = (labels, templates)
         if key not in self._classifiers:
-            self._classifiers[key] = self._model.classifier(labels, templates)
+            self._classifiers[key] = self._model.classifier(labels, templates, monitor)
         self._classifiers.move_to_end(key)
         if len(self._classifiers) > _CLASSIFIERS:
             self._classifiers.popitem(last=False)
         return self._classifiers[key]
 
-    def _caption(self, job: Job, inputs: Arrays) -> dict[str, np.ndarray]:
-        captions = self._model.caption(inputs["image"], **self._caption_settings(job, beams=True))
+    def _caption(self, job: Job, inputs: Arrays, monitor: Monitor) -> dict[str, np.ndarray]:
+        captions = self._model.caption(inputs["image"], **_caption_settings(job, beams=True), monitor=monitor)
         return {"text": np.array([caption.encode() for caption in captions], np.object_)}
-
-    def _caption_settings(self, job: Job, beams: bool) -> dict[str, Any]:
-        prompt = job.shared.get("prompt")
-        settings = {name: value for name, value in job.parameters.items() if beams or name != "num_beams"}
-        return {"prompt": DEFAULT_PROMPT if prompt is None else _texts(prompt)[0], **settings}
 
     def _pixels(self, content: bytes, task: str, stages: Stages) -> np.ndarray:
         """Return the pixel values ``[3, S, S]`` of an encoded picture: nothing else is ever taken for one."""
@@ -177,6 +182,12 @@ _TASKS = {
     CLASSIFY: Answers._classify,
     CAPTION: Answers._caption,
 }
+
+
+def _caption_settings(job: Job, beams: bool) -> dict[str, Any]:
+    prompt = job.shared.get("prompt")
+    settings = {name: value for name, value in job.parameters.items() if beams or name != "num_beams"}
+    return {"prompt": DEFAULT_PROMPT if prompt is None else _texts(prompt)[0], **settings}
 
 
 def _read(job: Job, pictures: "list[Future[np.ndarray]]") -> Arrays | RefusalError:

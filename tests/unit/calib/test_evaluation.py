@@ -81,7 +81,7 @@ class Fake(InternVL):
         self.gain = np.ones(3, np.float32)
 
     def run_graph(self, graph: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        assert graph in self._bundle.manifest.graphs
+        assert graph in self.bundle.manifest.graphs
         self.runs.append((graph, len(next(iter(inputs.values())))))
         if graph == "vision":
             colours = inputs["pixel_values"].mean(axis=(2, 3))

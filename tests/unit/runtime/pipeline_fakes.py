@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from internvl_edge.runtime import InternVL
-from internvl_edge.runtime import model as model_module
 from internvl_edge.runtime.backends import SessionOptions
 from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.stages import UNMEASURED, Stages
+from internvl_edge.runtime.tasks import opened as opened_module
 
 
 class FakeGraph:
@@ -49,7 +49,7 @@ def fake_model(
         bundle.require(graph)
         return FakeGraph(graph, ran)
 
-    monkeypatch.setattr(model_module, "open_session", open_session)
+    monkeypatch.setattr(opened_module, "open_session", open_session)
     return InternVL.open(folder, batch_size=batch_size), ran
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from internvl_edge.runtime.errors import BackendError
-from internvl_edge.runtime.features import directed, similarity_logits, zero_shot_classifier
 from internvl_edge.runtime.finite import FiniteOutputs, require_finite
+from internvl_edge.runtime.tasks.features import directed, similarity_logits, zero_shot_classifier
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -13,6 +13,7 @@ from internvl_edge.runtime.backends import SessionOptions
 from internvl_edge.runtime.errors import BackendError, InputError
 from internvl_edge.runtime.inputs.pictures import SourcePicture
 from internvl_edge.runtime.inputs.read import find_pictures
+from internvl_edge.runtime.monitor import Monitor
 from internvl_edge.runtime.pipeline import embedding
 from internvl_edge.runtime.pipeline.embedding import embed, embed_texts, kept_line
 from internvl_edge.runtime.pipeline.options import EmbedOptions
@@ -59,7 +60,7 @@ def test_every_format_holds_the_same_in_order(
     model, _ = opened
     told: list[int] = []
     reports = [
-        embed(model, pictures, options(tmp_path / f"f.{suffix}"), advance=told.append)
+        embed(model, pictures, options(tmp_path / f"f.{suffix}"), monitor=Monitor(advance=told.append))
         for suffix in ("npy", "npz", "parquet")
     ]
     rows = np.load(tmp_path / "f.npy")
@@ -83,7 +84,7 @@ def test_a_stopped_run_goes_on_where_it_was_and_writes_the_same_bytes(
     embed(model, pictures, options(tmp_path / "whole.npy"))
     settings = options(tmp_path / "f.npy")
     with pytest.raises(Stop):
-        embed(model, pictures, settings, advance=stop_after(20))  # type: ignore[arg-type]
+        embed(model, pictures, settings, monitor=Monitor(advance=stop_after(20)))  # type: ignore[arg-type]
     assert not (tmp_path / "f.npy").exists()
     assert kept_line(tmp_path / "f.npy").endswith(
         "interrupted, 16 rows are kept in .f.npy.partial; the same command goes on there"
@@ -100,7 +101,7 @@ def test_settings_of_a_run_that_finished_nothing_bind_no_other(
     opened: tuple[InternVL, Ran], pictures: list[SourcePicture], tmp_path: Path
 ) -> None:
     with pytest.raises(Stop):
-        embed(opened[0], pictures, options(tmp_path / "f.npy"), advance=stop_after(1))  # type: ignore[arg-type]
+        embed(opened[0], pictures, options(tmp_path / "f.npy"), monitor=Monitor(advance=stop_after(1)))  # type: ignore[arg-type]
     assert kept_line(tmp_path / "f.npy").endswith("f.npy: interrupted, nothing was finished yet; run it again")
     assert embed(opened[0], pictures, options(tmp_path / "f.npy", dtype="float16")).computed == 30
 
@@ -117,7 +118,7 @@ def test_other_settings_do_not_go_into_one_file(
     named: str,
 ) -> None:
     with pytest.raises(Stop):
-        embed(opened[0], pictures, options(tmp_path / "f.npy"), advance=stop_after(9))  # type: ignore[arg-type]
+        embed(opened[0], pictures, options(tmp_path / "f.npy"), monitor=Monitor(advance=stop_after(9)))  # type: ignore[arg-type]
     with pytest.raises(InputError, match=f"other settings .*{named}.*finish that run"):
         embed(opened[0], pictures, options(tmp_path / "f.npy", **change))
 
@@ -126,7 +127,7 @@ def test_bf16_does_not_go_into_a_file_without(
     opened: tuple[InternVL, Ran], pictures: list[SourcePicture], tmp_path: Path
 ) -> None:
     with pytest.raises(Stop):
-        embed(opened[0], pictures, options(tmp_path / "f.npy"), advance=stop_after(9))  # type: ignore[arg-type]
+        embed(opened[0], pictures, options(tmp_path / "f.npy"), monitor=Monitor(advance=stop_after(9)))  # type: ignore[arg-type]
     opened[0].options = SessionOptions(bf16=True)
     with pytest.raises(InputError, match=r"other settings .*in bf16"):
         embed(opened[0], pictures, options(tmp_path / "f.npy"))
@@ -136,7 +137,7 @@ def test_a_picture_that_changed_in_between_is_read_again(
     opened: tuple[InternVL, Ran], pictures: list[SourcePicture], tmp_path: Path
 ) -> None:
     with pytest.raises(Stop):
-        embed(opened[0], pictures, options(tmp_path / "f.npy"), advance=stop_after(20))  # type: ignore[arg-type]
+        embed(opened[0], pictures, options(tmp_path / "f.npy"), monitor=Monitor(advance=stop_after(20)))  # type: ignore[arg-type]
     Image.new("RGB", (9, 9), (99, 99, 99)).save(pictures[1].name)
     report = embed(opened[0], pictures, options(tmp_path / "f.npy"))
     assert report.computed == 30 - 8
@@ -172,7 +173,7 @@ def test_what_an_earlier_run_skipped_is_told_by_one_that_does_not(
     Path(pictures[2].name).write_text("no")
     skipping = options(tmp_path / "f.npy", on_error="skip")
     with pytest.raises(Stop):
-        embed(opened[0], pictures, skipping, advance=stop_after(20))  # type: ignore[arg-type]
+        embed(opened[0], pictures, skipping, monitor=Monitor(advance=stop_after(20)))  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"002.png \(not a picture\)"):
         embed(opened[0], pictures, options(tmp_path / "f.npy"))
 
@@ -202,7 +203,7 @@ def test_tables_of_texts(opened: tuple[InternVL, Ran], tmp_path: Path) -> None:
     model, ran = opened
     texts = [f"text {index}" for index in range(21)]
     with pytest.raises(Stop):
-        embed_texts(model, texts, options(tmp_path / "t.parquet"), advance=stop_after(9))  # type: ignore[arg-type]
+        embed_texts(model, texts, options(tmp_path / "t.parquet"), monitor=Monitor(advance=stop_after(9)))  # type: ignore[arg-type]
     ran.clear()
     assert embed_texts(model, texts, options(tmp_path / "t.parquet")).computed == 13
     assert ran == [("text", 4), ("text", 4), ("text", 4), ("text", 1)]

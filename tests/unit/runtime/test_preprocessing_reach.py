@@ -22,7 +22,7 @@ from internvl_edge.runtime.serve.models import ENCODE_IMAGE
 from internvl_edge.runtime.serve.options import ServeOptions
 from internvl_edge.runtime.serve.workers.answers import Answers
 from internvl_edge.runtime.serve.workers.messages import Job
-from internvl_edge.runtime.video import encode_video
+from internvl_edge.runtime.tasks.video import encode_video
 from tests.unit.runtime.toy_bundle import write_toy_bundle
 
 SETTINGS = Preprocessing(image_size=4, mean=(0.5, 0.4, 0.3), resample="box", geometry="clip", short_side=5)

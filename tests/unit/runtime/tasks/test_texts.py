@@ -8,7 +8,8 @@ import pytest
 
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.errors import BackendError, InputError
-from internvl_edge.runtime.model_inputs import require_elements, require_read_ids, text_list
+from internvl_edge.runtime.tasks.opened import require_elements
+from internvl_edge.runtime.tasks.texts import require_read_ids, text_list
 from tests.unit.runtime.toy_bundle import write_toy_bundle
 
 ROW = np.zeros((1, 3, 4, 4), np.float32)

@@ -3,19 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from internvl_edge.runtime.decode import Pictures, check_pictures, load_pictures
 from internvl_edge.runtime.finite import require_finite
 from internvl_edge.runtime.manifest import TilingInfo
+from internvl_edge.runtime.monitor import UNMONITORED, Monitor
 from internvl_edge.runtime.outputs.files import require_writable, written
 from internvl_edge.runtime.stages import DECODE_IMAGE, PREPROCESS
+from internvl_edge.runtime.tasks.opened import OpenedGraphs
 from internvl_edge.runtime.tiling import tile_image
-
-if TYPE_CHECKING:
-    from internvl_edge.runtime.model import InternVL
 
 _AT_ONCE = 8
 """Tiles that go through the graphs together: as many as plans take by default."""
@@ -35,7 +34,9 @@ class TilingOptions:
     """Add the whole picture as a last tile where it was cut: else it is."""
 
 
-def connect(model: "InternVL", image: object, options: TilingOptions | None = None) -> np.ndarray:
+def connect(
+    model: OpenedGraphs, image: object, options: TilingOptions | None = None, monitor: Monitor = UNMONITORED
+) -> np.ndarray:
     """Return `vit_embeds` ``[tiles, T, H_llm]`` of one picture, in the order in which they replace image tokens.
 
     Raises:
@@ -44,9 +45,9 @@ def connect(model: "InternVL", image: object, options: TilingOptions | None = No
     """
     model.bundle.require("vision", "connector")
     options = options or TilingOptions()
-    with model.stages.stage(DECODE_IMAGE):
+    with monitor.stages.stage(DECODE_IMAGE):
         (picture,) = load_pictures([image])
-    with model.stages.stage(PREPROCESS):
+    with monitor.stages.stage(PREPROCESS):
         tiles = tile_image(
             picture,
             tile=model.info.vision.image_size,
@@ -54,7 +55,7 @@ def connect(model: "InternVL", image: object, options: TilingOptions | None = No
             resample=model.preprocessing.resample,
         )
     parts = [tiles[first : first + _AT_ONCE] for first in range(0, len(tiles), _AT_ONCE)]
-    return np.concatenate([_embeds(model, part) for part in parts])
+    return np.concatenate([_embeds(model, part, monitor) for part in parts])
 
 
 def _limits(tiling: TilingInfo | None, options: TilingOptions) -> dict[str, Any]:
@@ -73,7 +74,13 @@ def _limits(tiling: TilingInfo | None, options: TilingOptions) -> dict[str, Any]
     return limits
 
 
-def save_vit_embeds(model: "InternVL", images: Sequence[object], options: TilingOptions, output: Path) -> str:
+def save_vit_embeds(
+    model: OpenedGraphs,
+    images: Sequence[object],
+    options: TilingOptions,
+    output: Path,
+    monitor: Monitor = UNMONITORED,
+) -> str:
     """Write the `vit_embeds` of all pictures to the .npz `output`, and return a line that says so.
 
     It holds `images` ``[B]``, `tiles` ``[B]`` and `vit_embeds` ``[sum of tiles, T, H_llm]``, in order.
@@ -85,8 +92,8 @@ def save_vit_embeds(model: "InternVL", images: Sequence[object], options: Tiling
     check_pictures(images)
     embeds = []
     for image in images:
-        embeds.append(connect(model, image, options))
-        model.advance(1)
+        embeds.append(connect(model, image, options, monitor))
+        monitor.advance(1)
     arrays: dict[str, Any] = {
         "images": np.array([str(image) for image in images]),
         "tiles": np.array([len(part) for part in embeds]),
@@ -98,8 +105,9 @@ def save_vit_embeds(model: "InternVL", images: Sequence[object], options: Tiling
     return f"{output}: {len(images)} pictures, {shape[0]} tiles, vit_embeds {shape} {dtype}"
 
 
-def _embeds(model: "InternVL", tiles: Pictures) -> np.ndarray:
-    states = model.run_graph("vision", {"pixel_values": model.preprocess(tiles, "squash")})["vision_states"]
-    embeds = model.run_graph("connector", {"vision_states": states})["vit_embeds"]
+def _embeds(model: OpenedGraphs, tiles: Pictures, monitor: Monitor) -> np.ndarray:
+    pixels = model.preprocess(tiles, "squash", monitor)
+    states = model.run_graph("vision", {"pixel_values": pixels}, monitor=monitor)["vision_states"]
+    embeds = model.run_graph("connector", {"vision_states": states}, monitor=monitor)["vit_embeds"]
     require_finite(embeds.reshape(len(embeds), -1), "tiles")
     return embeds

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from internvl_edge.runtime.errors import BackendError, BundleError, InputError
-from internvl_edge.runtime.video import encode_video, frame_indices, rank_texts, sample_video
+from internvl_edge.runtime.tasks.video import encode_video, frame_indices, rank_texts, sample_video
 from tests.unit.runtime.pipeline_fakes import fake_model, greys, write_pictures
 from tests.unit.runtime.tiny_bundle import MODEL, write_bundle
 

@@ -42,6 +42,11 @@ def zero_shot_classifier(template_features: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack([unit(unit(directed(each, "texts")).mean(axis=0)) for each in template_features], axis=1)
 
 
+def class_probabilities(features: np.ndarray, classifier: np.ndarray) -> np.ndarray:
+    """Return probabilities ``[B, classes]`` of raw picture features ``[B, D]`` by a classifier ``[D, classes]``."""
+    return softmax(CLASSIFICATION_SCALE * (unit(directed(features, "pictures")) @ classifier))
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Return probabilities over the last axis."""
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))

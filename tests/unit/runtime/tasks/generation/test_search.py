@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from internvl_edge.runtime.errors import InputError
-from internvl_edge.runtime.generation import GenerationConfig, _Hypotheses, generate
+from internvl_edge.runtime.tasks.generation.search import GenerationConfig, _Hypotheses, generate
 from tests.decoder_steps import Cache, cached
 
 EOS = 1

@@ -7,43 +7,44 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from internvl_edge.runtime.decode import Pictures, decode, opened, reason, within_limit
-from internvl_edge.runtime.errors import BackendError, BundleError, InputError, UnreadableError
-from internvl_edge.runtime.features import similarity_logits
+from internvl_edge.runtime.errors import BackendError, InputError, UnreadableError
 from internvl_edge.runtime.inputs.formats import is_picture_name
 from internvl_edge.runtime.inputs.names import is_folder, is_there, printable
 from internvl_edge.runtime.inputs.sniff import head_of, picture_format, regular_file
-from internvl_edge.runtime.modes import mode_of
+from internvl_edge.runtime.modes import Mode, mode_of
+from internvl_edge.runtime.monitor import UNMONITORED, Monitor
+from internvl_edge.runtime.tasks.features import similarity_logits
+from internvl_edge.runtime.tasks.opened import OpenedGraphs
+from internvl_edge.runtime.tasks.retrieval import encode_image, encode_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-    from internvl_edge.runtime.model import InternVL
-    from internvl_edge.runtime.modes import Mode
-
 DEFAULT_FRAMES = 8
 
 
-def encode_video(model: "InternVL", frames: Pictures, mode: "Mode" = "c") -> np.ndarray:
+def encode_video(model: OpenedGraphs, frames: Pictures, mode: Mode = "c", monitor: Monitor = UNMONITORED) -> np.ndarray:
     """Return the raw feature ``[D]`` of a video, the mean of its frames' raw features.
 
     Frames are cropped as by CLIPImageProcessor, which the reference's video retrieval uses (MODEL.md 4); floats are
-    `pixel_values` ``[B, 3, S, S]``, as `InternVL.encode_image` takes them.
+    `pixel_values` ``[B, 3, S, S]``, as `encode_image` takes them.
 
     Raises:
         InputError: frames that cannot be read, or none.
     """
     ready = isinstance(frames, np.ndarray) and frames.dtype.kind == "f"
-    pixels = frames if ready else model.preprocess(frames, model.preprocessing.geometry_of("clip"))
-    mean: np.ndarray = model.encode_image(pixels, mode).mean(axis=0)
+    pixels = frames if ready else model.preprocess(frames, model.preprocessing.geometry_of("clip"), monitor)
+    mean: np.ndarray = encode_image(model, pixels, mode, monitor).mean(axis=0)
     return mean
 
 
 def rank_texts(
-    model: "InternVL",
+    model: OpenedGraphs,
     videos: Sequence[Path],
     texts: Sequence[str],
     frames: int = DEFAULT_FRAMES,
-    mode: "Mode | None" = None,
+    mode: Mode | None = None,
+    monitor: Monitor = UNMONITORED,
 ) -> np.ndarray:
     """Return logits ``[videos, T]``: scaled cosines of videos and texts; `mode` None: the bundle's default.
 
@@ -51,11 +52,10 @@ def rank_texts(
         InputError: videos that cannot be read or sampled.
         BundleError: the bundle has no logit scale.
     """
-    if model.info.logit_scale is None:
-        raise BundleError(f"{model.bundle.path}: has no logit scale; use a bundle of InternVL-14B for this")
+    scale = model.required(model.info.logit_scale, "logit scale")
     mode = mode_of(model.bundle, mode)
-    features = np.stack([encode_video(model, sample_video(video, frames), mode) for video in videos])
-    return similarity_logits(features, model.encode_text(texts), model.info.logit_scale)
+    features = np.stack([encode_video(model, sample_video(video, frames), mode, monitor) for video in videos])
+    return similarity_logits(features, encode_text(model, texts, monitor), scale)
 
 
 def frame_indices(count: int, frames: int) -> range:

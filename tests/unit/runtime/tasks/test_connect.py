@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from internvl_edge.runtime import InternVL
-from internvl_edge.runtime.connect import TilingOptions, connect, save_vit_embeds
 from internvl_edge.runtime.errors import BundleError, InputError
 from internvl_edge.runtime.manifest import TilingInfo
+from internvl_edge.runtime.monitor import Monitor
 from internvl_edge.runtime.stages import DECODE_IMAGE, PREPROCESS, Stages
+from internvl_edge.runtime.tasks.connect import TilingOptions, connect, save_vit_embeds
 from internvl_edge.runtime.tiling import tile_image
 from tests.unit.runtime.pipeline_fakes import fake_model
 from tests.unit.runtime.tiny_bundle import MODEL, write_bundle
@@ -81,16 +82,16 @@ def test_the_file_holds_all_pictures(
     opened: tuple[InternVL, list[tuple[str, int]]], picture: Path, tmp_path: Path
 ) -> None:
     model, _ = opened
-    model.stages = Stages()
+    stages = Stages()
     Image.new("RGB", (4, 4)).save(tmp_path / "small.png")
     images, output = [picture, tmp_path / "small.png"], tmp_path / "f.npz"
-    line = save_vit_embeds(model, images, TilingOptions(), output)
+    line = save_vit_embeds(model, images, TilingOptions(), output, Monitor(stages=stages))
     assert line == f"{output}: 2 pictures, 12 tiles, vit_embeds [12, 1, 3] float32"
     with np.load(output) as arrays:
         assert arrays["images"].tolist() == list(map(str, images))
         assert arrays["tiles"].tolist() == [11, 1]
         np.testing.assert_array_equal(arrays["vit_embeds"][11:], connect(model, images[1]))
-    assert {span.stage for span in model.stages.spans} == {DECODE_IMAGE, PREPROCESS}
+    assert {span.stage for span in stages.spans} == {DECODE_IMAGE, PREPROCESS}
 
 
 def test_what_cannot_work_is_told_before_anything_runs(

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from internvl_edge.runtime.features import similarity_logits, softmax, unit, zero_shot_classifier
+from internvl_edge.runtime.tasks.features import similarity_logits, softmax, unit, zero_shot_classifier
 from tests.tolerances import GOLDEN_FP32
 
 

@@ -1,0 +1,207 @@
+"""The graphs of a bundle, each opened when it is first needed: what every task runs on."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import numpy as np
+
+from internvl_edge.runtime.backends import Session, SessionOptions, open_session, require_backend
+from internvl_edge.runtime.backends.session import Opener, RowLimit
+from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.declared import arrays_as_declared
+from internvl_edge.runtime.decode import Pictures
+from internvl_edge.runtime.errors import BundleError, InputError
+from internvl_edge.runtime.finite import FiniteOutputs
+from internvl_edge.runtime.manifest import ModelInfo
+from internvl_edge.runtime.modes import Mode, default_mode
+from internvl_edge.runtime.monitor import UNMONITORED, Monitor
+from internvl_edge.runtime.preprocess import Geometry, preprocess
+from internvl_edge.runtime.preprocessor_file import load_preprocessing
+from internvl_edge.runtime.tokenizer import Tokenizer
+
+_T = TypeVar("_T")
+_Opened = TypeVar("_Opened", bound="OpenedGraphs")
+
+BATCH_SIZE = 32
+"""Pictures or texts that go through a graph at once; more are cut into such batches."""
+_TOKENIZER_FILE = "tokenizer.model"
+_PAST = "past_key_values."
+"""Inputs that may be empty: a cache that holds nothing yet."""
+
+
+class OpenedGraphs:
+    """An opened bundle: each graph is loaded when it is first needed. Threads may share it; `with` closes it."""
+
+    def __init__(
+        self, bundle: Bundle, backend: str | Opener, batch_size: int, options: SessionOptions | None = None
+    ) -> None:
+        self.bundle = bundle
+        """The bundle that was opened."""
+        self.preprocessing = load_preprocessing(bundle)
+        """What becomes of pictures before the first graph."""
+        self.options = options or SessionOptions()
+        self.batch_size = batch_size
+        self._backend = backend
+        self._sessions: dict[str, Session] = {}
+        self._tokenizer: Tokenizer | None = None
+        self._opening = threading.Lock()
+        self._outputs = FiniteOutputs()
+
+    @classmethod
+    def open(
+        cls: type[_Opened],
+        bundle: str | Path,
+        backend: str = "auto",
+        *,
+        verify: bool = True,
+        batch_size: int = BATCH_SIZE,
+        options: SessionOptions | None = None,
+    ) -> _Opened:
+        """Open a bundle; `verify` compares the digest of every file first.
+
+        Raises:
+            BundleError: the bundle is absent, changed, or of a newer schema.
+            BackendError: there is no such backend.
+            InputError: a batch of no rows.
+        """
+        require_backend(backend)
+        if batch_size < 1:
+            raise InputError(f"batch_size: {batch_size} rows; give 1 or more")
+        return cls(Bundle.open(Path(bundle), verify=verify), backend, batch_size, options)
+
+    def __enter__(self: _Opened) -> _Opened:
+        """Return the model; leaving the block closes it."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Free all graphs."""
+        self.close()
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the bundle says of its model."""
+        return self.bundle.manifest.model
+
+    @property
+    def default_mode(self) -> Mode:
+        """Whose picture features are meant where no mode is named: InternVL-G's if the bundle has them, else -C's."""
+        return default_mode(self.bundle.manifest.graphs)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The bundle's tokenizer, loaded when it is first needed.
+
+        Raises:
+            BundleError: it has none.
+        """
+        if self._tokenizer is None:
+            if _TOKENIZER_FILE not in self.bundle.manifest.files:
+                where = self.bundle.path
+                raise BundleError(f"{where}: has no {_TOKENIZER_FILE}; export from a folder that has one, or pass ids")
+            self._tokenizer = Tokenizer(self.bundle.path / _TOKENIZER_FILE)
+        return self._tokenizer
+
+    def required(self, value: _T | None, part: str) -> _T:
+        """Return what the bundle holds of its model.
+
+        Raises:
+            BundleError: it is None, since the model has no such part.
+        """
+        if value is None:
+            layout = self.info.layout
+            raise BundleError(f"{self.bundle.path}: {layout} has no {part}; use a bundle of InternVL-14B for this")
+        return value
+
+    def preprocess(
+        self, images: Pictures, geometry: Geometry | None = None, monitor: Monitor = UNMONITORED
+    ) -> np.ndarray:
+        """Return `pixel_values` ``[B, 3, S, S]`` of pictures; without a geometry as `encode_image` prepares them."""
+        return preprocess(images, self.preprocessing, geometry, monitor.stages)
+
+    def session(self, graph: str) -> Session:
+        """Return the opened graph.
+
+        Raises:
+            BundleError: the bundle has no such graph.
+        """
+        session = self._sessions.get(graph)
+        if session is None:
+            with self._opening:  # of threads that ask at once, one opens
+                session = self._sessions.get(graph)
+                if session is None:
+                    session = self._opened(graph)
+                    self._sessions[graph] = session
+        return session
+
+    def run(
+        self, graph: str, inputs: Mapping[str, np.ndarray], monitor: Monitor = UNMONITORED
+    ) -> dict[str, np.ndarray]:
+        """Run one of several graphs in a row: what is handed on keeps the width that the backend computes in."""
+        outputs = self.session(graph).run(inputs, stages=monitor.stages)
+        self._outputs.watch(graph, outputs)
+        return outputs
+
+    def run_graph(
+        self,
+        graph: str,
+        inputs: Mapping[str, np.ndarray],
+        outputs: Sequence[str] | None = None,
+        monitor: Monitor = UNMONITORED,
+    ) -> dict[str, np.ndarray]:
+        """Run one graph: named arrays in, the named outputs (default: all) out.
+
+        Arrays have the types that the manifest declares, also where a backend computes in wider ones: floats and
+        integers of another width are cast on the way in. bfloat16, which NumPy lacks, is fp32 rounded to it.
+
+        Raises:
+            BundleError: the bundle has no such graph.
+            InputError: arrays that the graph does not take.
+        """
+        require_elements(graph, inputs)
+        session = self.session(graph)
+        declared = self.bundle.manifest.graphs[graph]
+        given = session.run(arrays_as_declared(inputs, declared.inputs), outputs, monitor.stages)
+        results = arrays_as_declared(given, declared.outputs)
+        self._outputs.watch(graph, results)
+        return results
+
+    def rows(self, *graphs: str, each: int = 1) -> int:
+        """Return how many pictures or texts may go through all of `graphs` at once, of `each` rows: its beams."""
+        size = self.batch_size
+        for graph in graphs:
+            session = self.session(graph)
+            if isinstance(session, RowLimit) and session.max_rows is not None:
+                size = min(size, max(session.max_rows // each, 1))
+        return size
+
+    def close(self) -> None:
+        """Free all graphs; what is asked next opens them again."""
+        with self._opening:
+            for session in self._sessions.values():
+                session.close()
+            self._sessions.clear()
+
+    def _opened(self, graph: str) -> Session:
+        if isinstance(self._backend, str):
+            return open_session(self._backend, self.bundle, graph, self.options)
+        return self._backend(self.bundle, graph, self.options)
+
+
+def require_elements(graph: str, inputs: Mapping[str, np.ndarray]) -> None:
+    """Check that a graph is given something to compute: backends fail on no rows, each in its own way.
+
+    Raises:
+        InputError: arrays without elements, all of them named.
+    """
+    empty = [
+        f"{name} {list(np.shape(values))}"
+        for name, values in inputs.items()
+        if np.size(values) == 0 and not name.startswith(_PAST)
+    ]
+    if empty:
+        raise InputError(f"graph {graph}: {', '.join(empty)} without elements; give one row or more")

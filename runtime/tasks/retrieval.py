@@ -1,0 +1,77 @@
+"""Raw features of pictures and texts, and their similarity (MODEL.md 3.7, 4.2)."""
+
+import numpy as np
+
+from internvl_edge.runtime.decode import Pictures
+from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.finite import require_finite
+from internvl_edge.runtime.modes import MODE_GRAPHS, Mode, mode_of
+from internvl_edge.runtime.monitor import UNMONITORED, Monitor
+from internvl_edge.runtime.preprocess import Geometry, pixel_batches, require_readable
+from internvl_edge.runtime.stages import POSTPROCESS
+from internvl_edge.runtime.tasks.features import similarity_logits, unit
+from internvl_edge.runtime.tasks.opened import OpenedGraphs
+from internvl_edge.runtime.tasks.texts import Texts, id_batches, ids_of
+from internvl_edge.runtime.tokenizer import TEXT_PREFIX
+
+
+def encode_image(model: OpenedGraphs, images: Pictures, mode: Mode = "c", monitor: Monitor = UNMONITORED) -> np.ndarray:
+    """Return raw features ``[B, D]``: InternVL-C's pooled feature, or InternVL-G's sum of two unit vectors."""
+    return image_features(model, images, mode, "squash", monitor)
+
+
+def encode_text(model: OpenedGraphs, texts: Texts, monitor: Monitor = UNMONITORED) -> np.ndarray:
+    """Return raw features ``[T, D]``."""
+    model.bundle.require("text")
+    ids = ids_of(model, texts, TEXT_PREFIX, monitor)
+    parts = id_batches(ids, model.rows("text"))
+    features = stacked([model.run("text", {"input_ids": part}, monitor)["text_embeds"] for part in parts])
+    return require_finite(features, "texts")
+
+
+def similarity(
+    model: OpenedGraphs, images: Pictures, texts: Texts, mode: Mode | None = None, monitor: Monitor = UNMONITORED
+) -> np.ndarray:
+    """Return logits ``[B, T]`` as the reference's forward: scaled cosines; `mode` None: `default_mode`."""
+    scale = model.required(model.info.logit_scale, "logit scale")
+    image_embeds = encode_image(model, images, mode_of(model.bundle, mode), monitor)
+    text_embeds = encode_text(model, texts, monitor)
+    with monitor.stages.stage(POSTPROCESS):
+        return similarity_logits(image_embeds, text_embeds, scale)
+
+
+def image_features(
+    model: OpenedGraphs, images: Pictures, mode: Mode, geometry: Geometry, monitor: Monitor
+) -> np.ndarray:
+    """Return raw features ``[B, D]`` of pictures that are scaled as a task with this `geometry` does.
+
+    Raises:
+        InputError: pictures that cannot be read, or none.
+        BundleError: the bundle lacks what the mode needs.
+    """
+    graphs = MODE_GRAPHS[mode_of(model.bundle, mode)]
+    require_readable(images, model.batch_size)
+    batches = pixel_batches(images, model.preprocessing, geometry, model.rows(*graphs), monitor)
+    return stacked([_batch_features(model, pixels, mode, monitor) for pixels in batches])
+
+
+def stacked(parts: list[np.ndarray]) -> np.ndarray:
+    """Return the rows of all batches.
+
+    Raises:
+        InputError: there is no batch.
+    """
+    if not parts:
+        raise InputError("no input given; give at least one picture or text")
+    return np.concatenate(parts)
+
+
+def _batch_features(model: OpenedGraphs, pixels: np.ndarray, mode: Mode, monitor: Monitor) -> np.ndarray:
+    vision = model.run("vision", {"pixel_values": pixels}, monitor)
+    pooled = model.required(vision.get("image_embeds"), "image embedding")
+    if mode == "c":
+        return require_finite(pooled, "pictures")
+    query = model.run("query", {"vision_states": vision["vision_states"]}, monitor)
+    with monitor.stages.stage(POSTPROCESS):
+        features: np.ndarray = unit(pooled) + unit(query["query_embeds"])
+        return require_finite(features, "pictures")
