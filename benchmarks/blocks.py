@@ -22,7 +22,6 @@ from torch._subclasses import FakeTensor, FakeTensorMode
 from widen import narrow
 
 from internvl_edge.calib.decide import Clip, Decision, Rules
-from internvl_edge.calib.formats import FORMATS
 from internvl_edge.calib.fp8_attention import AttentionRange
 from internvl_edge.calib.qdq import quantize_graph
 from internvl_edge.calib.recipe import LinearWeights, Recipe
@@ -37,6 +36,7 @@ from internvl_edge.export.models.qllama import Context, RotaryTable
 from internvl_edge.export.passes import canonicalize
 from internvl_edge.export.passes.name_nodes import NameNodesPass
 from internvl_edge.export.sites import model_sites
+from internvl_edge.runtime.numbers.formats import QUANTIZED
 
 DTYPE = torch.float16
 CANONICAL_OPSET = 23
@@ -271,7 +271,6 @@ def canonical(case: Case, precision: str) -> ir.Model:
 def stand_in_recipe(case: Case, precision: str, model: ir.Model) -> Recipe:
     """Return a recipe that quantizes the blocks in `model` as calibration would, with stand-in scales."""
     config = config_of(case)
-    form = FORMATS["fp8" if precision == FP8_ATTENTION else precision]
     held = AttentionRange(q=1.0, k=1.0, v=1.0)
     paths = [str(node.name).rpartition("/")[0] for node in model.graph if node.op_type == "Attention"]
     attention = {case.graph: dict.fromkeys(paths, held)} if precision == FP8_ATTENTION else {}
@@ -298,7 +297,8 @@ def stand_in_recipe(case: Case, precision: str, model: ir.Model) -> Recipe:
         for site in sites
         for path in site.linears
     }
-    rules = Rules(form=form, dtype="float16", fp8_attention=bool(attention))
+    quantized = QUANTIZED["fp8" if precision == FP8_ATTENTION else precision]
+    rules = Rules(precision=quantized, dtype="float16", fp8_attention=bool(attention))
     return Recipe(rules=rules, decisions=tuple(decisions), linears=linears, attention=attention)
 
 

@@ -15,7 +15,7 @@ import torch
 
 from internvl_edge.calib.dataset import open_data
 from internvl_edge.calib.decide import Rules
-from internvl_edge.calib.formats import FORMATS, Format, sqnr_db
+from internvl_edge.calib.formats import fake, sqnr_db
 from internvl_edge.calib.ranges import open_ranges
 from internvl_edge.calib.recipe import Factors, LinearWeights, Recipe
 from internvl_edge.export.calibrate import CalibrateOptions, calibrate
@@ -27,6 +27,7 @@ from internvl_edge.export.sources import fetch_from, weight_sources
 from internvl_edge.export.streamed import Change
 from internvl_edge.export.verify import torch_outputs
 from internvl_edge.export.weights import ComputedTensor, Source, whole
+from internvl_edge.runtime.numbers.formats import QUANTIZED, Format
 from internvl_edge.runtime.preprocess import preprocess
 from internvl_edge.runtime.progress import Silent
 from internvl_edge.runtime.tokenizer import Tokenizer
@@ -97,7 +98,7 @@ def gptq(weight: torch.Tensor, hessian: torch.Tensor, scale: torch.Tensor, form:
     damped += DAMPING * damped.diagonal().mean() * torch.eye(len(damped), dtype=torch.float64)
     inverse = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
     for column in range(weight.shape[1]):
-        rounded = form.fake(weight[:, column].float(), scale).double()
+        rounded = fake(weight[:, column].float(), scale, form).double()
         error = (weight[:, column] - rounded) / inverse[column, column]
         weight[:, column] = rounded
         weight[:, column + 1 :] -= error[:, None] * inverse[column, column + 1 :]
@@ -123,7 +124,8 @@ def second_order(model: Model, inputs: Inputs, recipe: Recipe) -> Sources:
         linear: LinearWeights = recipe.linears[path]
         name = f"{path}.weight"
         weight = recipe.factors.get(name, Factors()).apply(whole(model.sources[name]))
-        rounded = gptq(weight, hessian, linear.scale[: len(weight)], recipe.form)
+        assert recipe.weights is not None
+        rounded = gptq(weight, hessian, linear.scale[: len(weight)], recipe.weights)
         found[name] = ComputedTensor(name=name, value=rounded)
     return found
 
@@ -134,7 +136,7 @@ def measured(model: Model, precision: str, ranges: Path) -> dict[str, dict[str, 
         model_sites(model.config),
         open_ranges(ranges),
         model.sources,
-        Rules(form=FORMATS[precision], dtype="float32"),
+        Rules(precision=QUANTIZED[precision], dtype="float32"),
         {},
         Silent(),
     )
@@ -160,7 +162,7 @@ def measured(model: Model, precision: str, ranges: Path) -> dict[str, dict[str, 
 
 
 @click.command()
-@click.option("--precision", type=click.Choice(sorted(FORMATS)), default="int8", show_default=True)
+@click.option("--precision", type=click.Choice(sorted(QUANTIZED)), default="int8", show_default=True)
 def main(precision: str) -> None:
     """Print SQNR of the demo's outputs by what is quantized, as a Markdown table."""
     checkpoint = EXAMPLE / "checkpoint"

@@ -7,11 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from internvl_edge.calib.formats import Format, decibel, scale_of
+from internvl_edge.calib.formats import amax_of, decibel, fake, scale_of, spread
 from internvl_edge.calib.magnitudes import Magnitudes
 from internvl_edge.calib.observer import Statistics
 from internvl_edge.calib.sites import Site
 from internvl_edge.calib.thresholds import candidates, default_choice
+from internvl_edge.runtime.numbers.formats import Format, Precision
 
 ALPHAS = (0.25, 0.5, 0.65, 0.8, 1.0)
 """How much of a channel's range smoothing moves from activation to weight: 1 all of it (SmoothQuant's alpha)."""
@@ -30,7 +31,8 @@ class Clip:
     """How the activation of a site is quantized in one graph."""
 
     threshold: float
-    scale: float
+    scale: float | None
+    """None where activations are not quantized."""
     method: str
     clipped_share: float
     sqnr_db: float
@@ -64,13 +66,14 @@ class Decision:
 class Rules:
     """What may be decided."""
 
-    form: Format
+    precision: Precision
+    """Names the format of weights and that of activations."""
     dtype: str
     """Type of scales and of what is not quantized, as torch names it."""
     method: str = "auto"
     smooth: str | float = "auto"
     fp8_attention: bool = False
-    """Whether attention itself is quantized as well; for fp8."""
+    """Whether attention itself is quantized as well, where the precision can."""
 
 
 def decide(site: Site, seen: Mapping[str, Statistics], weights: Sequence[Tensor], rules: Rules) -> Decision:
@@ -121,7 +124,9 @@ class _Trial:
 
     def clip(self, graph: str, smoothing: Tensor | None) -> Clip:
         """Return the activation quantizer of `graph`: the candidate with the smallest error, or the method's own."""
-        form, method = self._rules.form, self._rules.method
+        form, method = self._rules.precision.activations, self._rules.method
+        if form is None:
+            return self._whole(graph, smoothing)
         magnitudes = self._magnitudes(graph, smoothing)
         limits = candidates(magnitudes, self._range(graph, smoothing), form, method)
         weights = self._weights(smoothing)
@@ -130,24 +135,41 @@ class _Trial:
         name = name if name in limits else "max"
         return Clip(
             threshold=limits[name],
-            scale=self._scale(limits[name]),
+            scale=self._scale(limits[name], form),
             method=name,
             clipped_share=magnitudes.share_above(limits[name]),
             sqnr_db=decibel(1.0, errors[name]),
             errors=errors,
         )
 
+    def _whole(self, graph: str, smoothing: Tensor | None) -> Clip:
+        """Return what stands for an activation quantizer where only weights are quantized: nothing is clipped."""
+        limit = self._range(graph, smoothing)
+        error = self._error(graph, limit, smoothing, self._weights(smoothing))
+        return Clip(
+            threshold=limit,
+            scale=None,
+            method="max",
+            clipped_share=0.0,
+            sqnr_db=decibel(1.0, error),
+            errors={"max": error},
+        )
+
     def _error(self, graph: str, limit: float, smoothing: Tensor | None, weights: Tensor) -> float:
         rows, outputs = self._rows[graph], self._outputs[graph]
         x = rows if smoothing is None else rows / smoothing
-        found = self._rules.form.fake(x, torch.tensor(self._scale(limit))) @ weights.T
+        form = self._rules.precision.activations
+        found = (x if form is None else fake(x, torch.tensor(self._scale(limit, form)), form)) @ weights.T
         energy = float(outputs.square().sum())
         return float((found - outputs).square().sum()) / max(energy, 1e-30)
 
     def _weights(self, smoothing: Tensor | None) -> Tensor:
         weights = self._judged if smoothing is None else self._judged * smoothing
-        form = self._rules.form
-        return form.fake(weights, scale_of(weights.abs().amax(dim=1, keepdim=True), form, self._rules.dtype))
+        form = self._rules.precision.weights
+        if form is None:
+            return weights
+        scale = scale_of(amax_of(weights, form.granularity), form, self._rules.dtype)
+        return fake(weights, spread(scale, form.granularity, weights.ndim), form)
 
     def _range(self, graph: str, smoothing: Tensor | None) -> float:
         amax = torch.from_numpy(self._seen[graph].amax)
@@ -161,8 +183,8 @@ class _Trial:
         counts.add(self._rows[graph] / smoothing)
         return counts
 
-    def _scale(self, limit: float) -> float:
-        return float(scale_of(torch.tensor(limit), self._rules.form, self._rules.dtype))
+    def _scale(self, limit: float, form: Format) -> float:
+        return float(scale_of(torch.tensor(limit), form, self._rules.dtype))
 
 
 def _judged(weights: Sequence[Tensor]) -> Tensor:

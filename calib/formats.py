@@ -1,43 +1,58 @@
-"""The two 8-bit formats, as their Q/DQ nodes compute them: INT8 and FP8 E4M3, both symmetric."""
+"""Codes and fake quantization in torch, as Q/DQ nodes compute them, for the formats of `runtime.numbers.formats`."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from internvl_edge.runtime.numbers.formats import Format, Granularity
 
 TINIEST = {"float32": 1.2e-38, "float16": 6.2e-5, "bfloat16": 1.2e-38}
 """Smallest normal number of each type a scale may be stored in: a subnormal scale loses the digits it is there for."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Format:
-    """An 8-bit format; a value is ``code * scale``."""
+def encode(x: Tensor, scale: Tensor, form: Format) -> Tensor:
+    """Return the codes of `x`, in use on both sides of 0; `scale` broadcasts against `x`.
 
-    name: str
-    largest: float
-    """Magnitude of the largest code in use: a scale is amax / largest."""
-
-    def codes(self, x: Tensor, scale: Tensor) -> Tensor:
-        """Return `x` in this format: int8 of int8, float8_e4m3fn of fp8; `scale` broadcasts against `x`."""
-        scaled = x / scale
-        if self.name == "int8":
-            return scaled.round_().clamp_(-self.largest, self.largest).to(torch.int8)
-        return scaled.clamp_(-self.largest, self.largest).to(torch.float8_e4m3fn)
-
-    def fake(self, x: Tensor, scale: Tensor) -> Tensor:
-        """Return `x` as QuantizeLinear and DequantizeLinear give it back, in fp32; int8 saturates at -128."""
-        scaled = x / scale
-        if self.name == "int8":
-            return scaled.round_().clamp_(-self.largest - 1, self.largest).mul_(scale)
-        return scaled.clamp_(-self.largest, self.largest).to(torch.float8_e4m3fn).float().mul_(scale)
+    They have torch's type of the format; int8 where several share a byte, which torch does not have.
+    """
+    scaled = x / scale
+    if form.mantissa_bits is None:
+        scaled = scaled.round_()
+    return scaled.clamp_(-form.largest, form.largest).to(_code_dtype(form))
 
 
-INT8 = Format(name="int8", largest=127.0)
-"""-128 stays unused by weights, so that a code and its negative both exist."""
-FP8 = Format(name="fp8", largest=448.0)
-"""E4M3: 448 is the largest finite number; what exceeds it saturates."""
-FORMATS = {"int8": INT8, "fp8": FP8}
+def fake(x: Tensor, scale: Tensor, form: Format) -> Tensor:
+    """Return `x` as QuantizeLinear and DequantizeLinear give it back, in fp32; integers saturate at their lowest."""
+    scaled = x / scale
+    if form.mantissa_bits is None:
+        return scaled.round_().clamp_(form.lowest, form.largest).mul_(scale)
+    return scaled.clamp_(form.lowest, form.largest).to(_code_dtype(form)).float().mul_(scale)
+
+
+def amax_of(x: Tensor, granularity: Granularity) -> Tensor:
+    """Return the largest magnitude of all that share a scale, in the scale's shape.
+
+    Raises:
+        ValueError: blocks do not fill their axis.
+    """
+    shape = granularity.scale_shape(x.shape)
+    if granularity.axis is None:
+        return x.abs().amax()
+    if granularity.block is None:
+        return x.abs().transpose(0, granularity.axis).flatten(1).amax(dim=1)
+    count = shape[granularity.axis]
+    blocks = (*shape[: granularity.axis], count, granularity.block, *shape[granularity.axis + 1 :])
+    return x.abs().reshape(blocks).amax(dim=granularity.axis + 1)
+
+
+def spread(scale: Tensor, granularity: Granularity, ndim: int) -> Tensor:
+    """Return a scale so that it broadcasts against its tensor, of `ndim` axes."""
+    if granularity.axis is None:
+        return scale
+    if granularity.block is None:
+        return scale.reshape([-1 if axis == granularity.axis else 1 for axis in range(ndim)])
+    return scale.repeat_interleave(granularity.block, dim=granularity.axis)
 
 
 def scale_of(amax: Tensor, form: Format, dtype: str) -> Tensor:
@@ -62,3 +77,8 @@ def decibel(signal: float, noise: float) -> float:
     """Return ``10 log10(signal / noise)`` between -200 and 200."""
     ratio = torch.tensor(max(signal, 1e-300) / max(noise, 1e-300), dtype=torch.float64)
     return float((10 * ratio.log10()).clamp(-200, 200))
+
+
+def _code_dtype(form: Format) -> torch.dtype:
+    found: torch.dtype = getattr(torch, form.type.torch or "int8")
+    return found

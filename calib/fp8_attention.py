@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from internvl_edge.calib.formats import FP8
+from internvl_edge.runtime.numbers.formats import FP8
 
 FEWEST_KEYS = 32
 """Rows that an attention must see in every call. Of fewer, TensorRT-RTX 1.7 makes up to eight kernels in FP8 where it
 has one in 16 bits (seen in plans of sm_89, sm_120 and sm_121, masked or not; the number of queries does not matter)."""
 PROBABILITY_SCALE = 1 / 448
 """Probabilities lie in [0, 1]: the largest code of E4M3 stands for 1, as TensorRT's kernels expect."""
+_CODES = ir.DataType(FP8.type.onnx)
 _SWAP = (0, 2, 1, 3)
 _WRITTEN_OUT = {"scale", "q_num_heads", "kv_num_heads"}
 """Attributes that the rewriting knows; any other (``is_causal``, ``softcap``) makes another function."""
@@ -110,9 +111,9 @@ class _Writer:
 
     def _quantized(self, x: ir.Value, amax: float, name: str) -> ir.Value:
         scale = self._constant(f"{name}_scale", np.array(max(amax, 1e-3) / FP8.largest))
-        zero = self._initializer(f"{name}_zero_point", np.zeros((), ir.DataType.FLOAT8E4M3FN.numpy()))
+        zero = self._initializer(f"{name}_zero_point", np.zeros((), _CODES.numpy()))
         codes = self._op("QuantizeLinear", [x, scale, zero], f"{name}_codes")
-        codes.dtype = ir.DataType.FLOAT8E4M3FN
+        codes.dtype = _CODES
         return self._op("DequantizeLinear", [codes, scale, zero], f"{name}_dequantized")
 
     def _op(self, op_type: str, inputs: list[ir.Value], name: str, **attributes: object) -> ir.Value:

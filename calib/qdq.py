@@ -8,8 +8,7 @@ from internvl_edge.calib.fp8_attention import QuantizeAttentionPass
 from internvl_edge.calib.recipe import Recipe
 from internvl_edge.calib.sites import Site
 from internvl_edge.runtime.errors import CalibrationError
-
-_CODES = {"int8": ir.DataType.INT8, "fp8": ir.DataType.FLOAT8E4M3FN}
+from internvl_edge.runtime.numbers.formats import Format
 
 
 class FoldLayerScalePass(ir.passes.InPlacePass):
@@ -52,15 +51,17 @@ class InsertQdqPass(ir.passes.InPlacePass):
             nodes = [products[path] for path in site.linears if path in products]
             if not nodes or _is_quantized(nodes[0]):
                 continue
-            self._quantize_input(model.graph, site, clip, nodes)
-            for path, node in zip(site.linears, nodes, strict=True):
-                self._quantize_weight(model.graph, path, node)
-                if site.row_multiple > 1:
-                    _cut_padding(model.graph, path, node, self._recipe)
+            if (form := self._recipe.activations) is not None:
+                self._quantize_input(model.graph, site, clip, form, nodes)
+            if (form := self._recipe.weights) is not None:
+                for path, node in zip(site.linears, nodes, strict=True):
+                    self._quantize_weight(model.graph, path, form, node)
+                    if site.row_multiple > 1:
+                        _cut_padding(model.graph, path, node, self._recipe)
             modified = True
         return ir.passes.PassResult(model, modified)
 
-    def _quantize_input(self, graph: ir.Graph, site: Site, clip: Clip, nodes: list[ir.Node]) -> None:
+    def _quantize_input(self, graph: ir.Graph, site: Site, clip: Clip, form: Format, nodes: list[ir.Node]) -> None:
         x = nodes[0].inputs[0]
         if x is None or any(node.inputs[0] is not x for node in nodes):
             raise CalibrationError(
@@ -68,15 +69,16 @@ class InsertQdqPass(ir.passes.InPlacePass):
             )
         assert x.dtype is not None
         scale = _initializer(graph, f"{site.name}.input_scale", np.array(clip.scale, x.dtype.numpy()))
-        zero = _zero_point(graph, f"{site.name}.input_zero_point", self._recipe.form.name)
+        codes = ir.DataType(form.type.onnx)
+        zero = _initializer(graph, f"{site.name}.input_zero_point", np.zeros((), codes.numpy()))
         quantized = _node(graph, nodes[0], "QuantizeLinear", [x, scale, zero], f"{site.name}/QuantizeLinear")
-        quantized.dtype, quantized.shape = _CODES[self._recipe.form.name], x.shape
+        quantized.dtype, quantized.shape = codes, x.shape
         back = _node(graph, nodes[0], "DequantizeLinear", [quantized, scale, zero], f"{site.name}/DequantizeLinear")
         back.dtype, back.shape = x.dtype, x.shape
         for node in nodes:
             node.replace_input_with(0, back)
 
-    def _quantize_weight(self, graph: ir.Graph, path: str, node: ir.Node) -> None:
+    def _quantize_weight(self, graph: ir.Graph, path: str, form: Format, node: ir.Node) -> None:
         transpose = node.inputs[1].producer() if node.inputs[1] is not None else None
         weight = transpose.inputs[0] if transpose is not None and transpose.op_type == "Transpose" else None
         if transpose is None or weight is None or weight.name != f"{path}.weight":
@@ -84,13 +86,14 @@ class InsertQdqPass(ir.passes.InPlacePass):
         assert weight.dtype is not None
         dtype = weight.dtype
         scales = self._recipe.linears[path].scale
-        scale = ir.Value(name=f"{path}.weight_scale", shape=ir.Shape([len(scales)]), type=ir.TensorType(dtype))
+        scale = ir.Value(name=f"{path}.weight_scale", shape=ir.Shape(scales.shape), type=ir.TensorType(dtype))
         graph.register_initializer(_placeholder(scale))
         weight.const_value = None
-        weight.dtype = _CODES[self._recipe.form.name]
+        weight.dtype = ir.DataType(form.type.onnx)
         weight.shape = ir.Shape([len(scales), *list(weight.shape or ())[1:]])
         _placeholder(weight)
-        wide = _node(graph, transpose, "DequantizeLinear", [weight, scale], f"{path}.weight/DequantizeLinear", axis=0)
+        name = f"{path}.weight/DequantizeLinear"
+        wide = _node(graph, transpose, "DequantizeLinear", [weight, scale], name, **form.granularity.attributes)
         wide.dtype, wide.shape = dtype, weight.shape
         transpose.replace_input_with(0, wide)
         transpose.outputs[0].shape = ir.Shape(list(weight.shape)[::-1])
@@ -143,11 +146,6 @@ def _initializer(graph: ir.Graph, name: str, value: np.ndarray) -> ir.Value:
     made = ir.Value(name=name, shape=ir.Shape(value.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(made)
     return made
-
-
-def _zero_point(graph: ir.Graph, name: str, form: str) -> ir.Value:
-    dtype = _CODES[form]
-    return _initializer(graph, name, np.zeros((), dtype.numpy()))
 
 
 def _placeholder(value: ir.Value) -> ir.Value:

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from internvl_edge.calib.decide import Clip, Decision, Rules
-from internvl_edge.calib.formats import Format
 from internvl_edge.calib.fp8_attention import AttentionRange
 from internvl_edge.calib.sites import NormFold, Site
+from internvl_edge.runtime.numbers.formats import Format
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class LinearWeights:
     """How the weight of one linear becomes codes."""
 
     scale: Tensor
-    """Of each output row, ``[out]`` fp32, as the graph stores it."""
+    """Of each output row, ``[out]``, or of blocks in it, ``[out, C / n]``; fp32, as the graph stores it."""
     correction: Tensor | None = None
     """Added to the bias for what rounding the weight does to the mean output, ``[out]``."""
 
@@ -55,12 +55,17 @@ class Recipe:
     linears: Mapping[str, LinearWeights] = field(default_factory=dict)
     """Module path of every quantized linear."""
     attention: Mapping[str, Mapping[str, AttentionRange]] = field(default_factory=dict)
-    """Graph -> attention that is quantized too -> its ranges; fp8 on demand only."""
+    """Graph -> attention that is quantized too -> its ranges; on demand only."""
 
     @property
-    def form(self) -> Format:
-        """The 8-bit format."""
-        return self.rules.form
+    def weights(self) -> Format | None:
+        """The format of weights; None where they are not quantized."""
+        return self.rules.precision.weights
+
+    @property
+    def activations(self) -> Format | None:
+        """The format of activations; None where they are not quantized."""
+        return self.rules.precision.activations
 
     def quantized(self, graph: str) -> list[tuple[Site, Clip]]:
         """Return the sites of `graph` that are quantized, with their activation quantizers."""
@@ -115,7 +120,9 @@ def _product(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 def save_recipe(recipe: Recipe, folder: Path) -> None:
     """Write the decisions (json) and the vectors of smoothing and weight scales (safetensors)."""
     content = {
-        "precision": recipe.form.name,
+        "precision": recipe.rules.precision.name,
+        "weights": str(recipe.weights) if recipe.weights is not None else None,
+        "activations": str(recipe.activations) if recipe.activations is not None else None,
         "dtype": recipe.rules.dtype,
         "method": recipe.rules.method,
         "smooth": recipe.rules.smooth,
@@ -146,7 +153,6 @@ def _entry(decision: Decision) -> dict[str, Any]:
     }
 
 
-def mean_correction(weight: Tensor, codes: Tensor, scale: Tensor, mean: np.ndarray) -> Tensor:
-    """Return what rounding takes from the mean output: ``(W - codes * scale) E[x]``, ``[out]``."""
-    error = weight - codes.float() * scale[:, None]
-    return error @ torch.from_numpy(mean)
+def mean_correction(weight: Tensor, rounded: Tensor, mean: np.ndarray) -> Tensor:
+    """Return what rounding takes from the mean output: ``(W - rounded) E[x]``, ``[out]``."""
+    return (weight - rounded) @ torch.from_numpy(mean)

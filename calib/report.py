@@ -53,7 +53,7 @@ def build_report(
     info = ranges.info
     return {
         "schema": 1,
-        "precision": recipe.form.name,
+        "precision": recipe.rules.precision.name,
         "dtype": recipe.rules.dtype,
         "method": recipe.rules.method,
         "smooth": recipe.rules.smooth,

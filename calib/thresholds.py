@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from internvl_edge.calib.formats import Format
 from internvl_edge.calib.magnitudes import Magnitudes
+from internvl_edge.runtime.numbers.formats import Format
 
 METHODS = ("auto", "max", "percentile", "entropy", "mse")
 PERCENTILES = (99.9, 99.99, 99.999)
@@ -53,7 +53,7 @@ def mse_threshold(seen: Magnitudes, form: Format) -> float:
 def entropy_threshold(seen: Magnitudes, form: Format) -> float:
     """Return the threshold whose quantized distribution is nearest in Kullback-Leibler divergence (TensorRT's rule).
 
-    For fp8 the codes are not equally wide, so the distribution is compared over the codes' own cells.
+    The codes of a floating-point format are not equally wide, so the distribution is compared over their own cells.
     """
     values, counts = seen.seen()
     if seen.largest == 0:
@@ -87,10 +87,10 @@ def _kullback_leibler(p: np.ndarray, q: np.ndarray) -> float:
 def _rounded(values: np.ndarray, limit: float, form: Format) -> np.ndarray:
     """Return magnitudes quantized with their largest code at `limit`."""
     scaled = np.minimum(values / (limit / form.largest), form.largest)
-    if form.name == "int8":
+    if form.mantissa_bits is None:
         rounded: np.ndarray = np.rint(scaled)
     else:
-        exponent = np.floor(np.log2(np.maximum(scaled, 2.0**-6)))
-        step = 2.0 ** (exponent - 3)
+        exponent = np.floor(np.log2(np.maximum(scaled, 2.0**form.smallest_exponent)))
+        step = 2.0 ** (exponent - form.mantissa_bits)
         rounded = np.rint(scaled / step) * step
     return rounded * (limit / form.largest)

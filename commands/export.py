@@ -15,6 +15,7 @@ from internvl_edge.commands.options.parameters import (
     Names,
 )
 from internvl_edge.commands.output.printing import show
+from internvl_edge.runtime.numbers.formats import DTYPES, QUANTIZED
 
 
 @click.command()
@@ -25,7 +26,7 @@ from internvl_edge.commands.output.printing import show
     "--dtype",
     "--high_precision_dtype",
     "dtype",
-    type=click.Choice(["fp32", "fp16", "bf16"]),
+    type=click.Choice(list(DTYPES)),
     default="fp16",
     show_default=True,
     help="Type of weights and activations.",
@@ -75,7 +76,7 @@ from internvl_edge.commands.output.printing import show
     "--precision",
     "--quantize_mode",
     "precision",
-    type=click.Choice(["int8", "fp8"]),
+    type=click.Choice(list(QUANTIZED)),
     help="Quantize the linears to 8 bits, with Q/DQ in the graph; needs --data or --ranges.",
 )
 @click.option(

@@ -31,6 +31,7 @@ from internvl_edge.runtime.engines import (
 )
 from internvl_edge.runtime.errors import BundleError, EngineError, ExportError
 from internvl_edge.runtime.file_copy import keep_file
+from internvl_edge.runtime.numbers.formats import QUANTIZED
 from internvl_edge.runtime.progress import Progress, Silent
 from internvl_edge.runtime.targets.data_sheet import Target
 from internvl_edge.runtime.targets.estimate import Limits, part_bytes, require_room
@@ -215,7 +216,7 @@ def _flags(flavour: Flavour, target: Target, options: BuildOptions, precision: s
     dialect = dialect_for(
         attention=flavour.capabilities.attention,
         wanted=options.attention,
-        quantized=precision in ("int8", "fp8"),
+        quantized=precision in QUANTIZED,
         plugins=flavour.capabilities.plugins_aot,
         plugins_v3=launches_plugins(flavour),
         sm=target.sm,

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from internvl_edge.calib.formats import FORMATS
 from internvl_edge.export.compare import Comparison
 from internvl_edge.export.differences import Difference, Divergence
+from internvl_edge.runtime.numbers.formats import QUANTIZED
 
 
 def comparison_text(comparison: Comparison) -> str:
@@ -81,7 +81,7 @@ def _lowest(comparison: Comparison, threshold: str) -> str:
 
 
 def _remedy(found: Divergence, precision: str) -> str:
-    if precision not in FORMATS:
+    if precision not in QUANTIZED:
         return f"export it again, or with a wider --dtype ({precision} quantizes nothing)"
     if not found.keep_high:
         return "export it again (nothing is quantized between the last block and there)"

@@ -5,13 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from internvl_edge.calib.formats import FORMATS
 from internvl_edge.calib.thresholds import METHODS
 from internvl_edge.export.models.graphs import GRAPH_NAMES
 from internvl_edge.runtime.errors import ExportError
+from internvl_edge.runtime.numbers.formats import DTYPES, QUANTIZED
 
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-"""Precision as users name it -> tensor type."""
 WEIGHTS = ("auto", "copy", "link")
 """Share blocks with the checkpoint's files where the file system can and write the rest; write all; or hard-link."""
 
@@ -42,7 +40,7 @@ class ExportOptions:
     """Pictures and texts to verify on; None: those in the checkpoint folder, else synthetic ones."""
     sample_count: int = 2
     precision: str | None = None
-    """8-bit format of the linears; None leaves everything in `dtype`."""
+    """Precision of the linears, one of `QUANTIZED`; None leaves everything in `dtype`."""
     data: str | None = None
     """What to calibrate on, as `calibrate --data`."""
     calibration_samples: int = 128
@@ -55,7 +53,7 @@ class ExportOptions:
     keep_high: tuple[str, ...] = ()
     """Names or globs of linears that stay in `dtype`."""
     fp8_attention: bool = False
-    """Quantize q, k, v and the probabilities as well; for fp8."""
+    """Quantize q, k, v and the probabilities as well, where the precision can."""
     max_drop: float = 0.5
     """Points of accuracy that quantization may cost on the data."""
     budget_layers: int | None = None
@@ -103,14 +101,15 @@ class ExportOptions:
             if self.ranges is not None or self.data is not None or self.keep_high:
                 yield "--data, --ranges, --keep-high: without --precision nothing is quantized; add --precision int8"
             return
-        if self.precision not in FORMATS:
-            yield f"--precision {self.precision}: unknown; choose from {', '.join(FORMATS)}"
+        if self.precision not in QUANTIZED:
+            yield f"--precision {self.precision}: unknown; choose from {', '.join(QUANTIZED)}"
         if self.data is None and self.ranges is None:
             yield f"--precision {self.precision}: nothing to calibrate on; give --data or --ranges"
         if self.method is not None and self.method not in METHODS:
             yield f"--method {self.method}: unknown; choose from {', '.join(METHODS)}"
-        if self.fp8_attention and self.precision != "fp8":
-            yield f"--fp8-attention with --precision {self.precision}: it is for fp8; leave it out"
+        able = [name for name, row in QUANTIZED.items() if row.attention is not None]
+        if self.fp8_attention and self.precision not in able:
+            yield f"--fp8-attention with --precision {self.precision}: it is for {', '.join(able)}; leave it out"
         if self.smooth not in ("auto", "off") and not _is_share(self.smooth):
             yield f"--smooth {self.smooth}: give auto, off, or a number from 0 to 1"
         if not 0 <= self.max_drop < math.inf:

@@ -8,7 +8,6 @@ import numpy as np
 
 from internvl_edge.calib.dataset import open_data
 from internvl_edge.calib.decide import Rules
-from internvl_edge.calib.formats import FORMATS
 from internvl_edge.calib.fp8_attention import FEWEST_KEYS, AttentionRange
 from internvl_edge.calib.ranges import Ranges, check_fits, open_ranges
 from internvl_edge.calib.recipe import Recipe
@@ -28,6 +27,7 @@ from internvl_edge.export.staging import Staging
 from internvl_edge.export.verify import onnx_outputs, torch_outputs
 from internvl_edge.export.weights import Source
 from internvl_edge.runtime.errors import CalibrationError, InputError
+from internvl_edge.runtime.numbers.formats import QUANTIZED
 from internvl_edge.runtime.progress import Progress
 
 RANGES = "ranges"
@@ -153,7 +153,7 @@ def gate(judge: Judge, folder: Path, progress: Progress) -> Verdict:
 def _rules(run: ExportRun, ranges: Ranges) -> Rules:
     options = run.options
     return Rules(
-        form=FORMATS[str(options.precision)],
+        precision=QUANTIZED[str(options.precision)],
         dtype=run.dtype,
         method=options.method or ranges.info.method,
         smooth=options.smooth if options.smooth in ("auto", "off") else float(options.smooth),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from internvl_edge.calib.decide import Decision, Rules, decide
-from internvl_edge.calib.formats import scale_of
+from internvl_edge.calib.formats import amax_of, encode, fake, scale_of, spread
 from internvl_edge.calib.fp8_attention import AttentionRange
 from internvl_edge.calib.ranges import Ranges
 from internvl_edge.calib.recipe import Factors, LinearWeights, Recipe, folded, mean_correction
@@ -69,7 +69,7 @@ def with_weights(recipe: Recipe, ranges: Ranges, sources: Mapping[str, Source]) 
     factors = folded(recipe.decisions, scales)
     linears: dict[str, LinearWeights] = {}
     for decision in recipe.decisions:
-        if decision.quantized:
+        if decision.quantized and recipe.weights is not None:
             for path in decision.site.linears:
                 linears[path] = _weights_of(path, decision, recipe, ranges, sources, factors)
                 trim_heap()
@@ -89,10 +89,11 @@ def quantized_sources(recipe: Recipe, sources: Mapping[str, Source]) -> dict[str
     for name in {d.site.layer_scale for d in recipe.decisions if d.site.layer_scale is not None}:
         found[name] = ComputedTensor(name=name, value=torch.ones(sources[name].shape))  # folded into rows
     for path, weights in recipe.linears.items():
+        assert recipe.weights is not None
         name = f"{path}.weight"
         adjust = recipe.factors.get(name, Factors()).apply
         found[name] = QuantizedTensor(
-            name=name, base=sources[name], adjust=adjust, scale=weights.scale, form=recipe.form
+            name=name, base=sources[name], adjust=adjust, scale=weights.scale, form=recipe.weights
         )
         found[f"{path}.weight_scale"] = ComputedTensor(name=f"{path}.weight_scale", value=weights.scale)
     return found
@@ -101,8 +102,10 @@ def quantized_sources(recipe: Recipe, sources: Mapping[str, Source]) -> dict[str
 def fake_quantizers(recipe: Recipe, graph: str) -> dict[str, Change]:
     """Return what each quantized linear of `graph` does to its input, by its path."""
     found: dict[str, Change] = {}
+    if (form := recipe.activations) is None:
+        return found
     for site, clip in recipe.quantized(graph):
-        change = partial(recipe.form.fake, scale=torch.tensor(clip.scale))
+        change = partial(fake, scale=torch.tensor(clip.scale), form=form)
         found |= dict.fromkeys(site.linears, change)
     return found
 
@@ -197,16 +200,18 @@ def _weights_of(
     sources: Mapping[str, Source],
     factors: Mapping[str, Factors],
 ) -> LinearWeights:
-    name, form = f"{path}.weight", recipe.form
+    name, form = f"{path}.weight", recipe.weights
+    assert form is not None
     weight = _padded(factors.get(name, Factors()).apply(whole(sources[name])), decision.site.row_multiple)
-    scale = scale_of(weight.abs().amax(dim=1), form, recipe.rules.dtype)
+    scale = scale_of(amax_of(weight, form.granularity), form, recipe.rules.dtype)
     if f"{path}.bias" not in sources:
         return LinearWeights(scale=scale)
     graph = next(iter(decision.clips))
     mean = ranges.block(block_of(decision.site))[graph, decision.site.name].mean
     mean = mean if decision.smoothing is None else mean / decision.smoothing
+    wide = spread(scale, form.granularity, weight.ndim)
     return LinearWeights(
-        scale=scale, correction=mean_correction(weight, form.codes(weight, scale[:, None]), scale, mean)
+        scale=scale, correction=mean_correction(weight, encode(weight, wide, form).float() * wide, mean)
     )
 
 

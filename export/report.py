@@ -4,6 +4,7 @@ from internvl_edge.export.build_report import build_text
 from internvl_edge.export.calibrate import CalibrateReport
 from internvl_edge.export.compile import ExportReport
 from internvl_edge.export.numerics.settle import overflow_lines
+from internvl_edge.runtime.numbers.formats import QUANTIZED
 
 _HARD_LINKS = (
     "hard links: onnx 1.23 and later, and with it polygraphy inspect and onnxslim, refuse to read this bundle, and the "
@@ -69,4 +70,4 @@ def _weights(report: ExportReport) -> str:
 
 
 def _reference(report: ExportReport) -> str:
-    return f"with the same {report.precision} codes" if report.precision in ("int8", "fp8") else "fp32"
+    return f"with the same {report.precision} codes" if report.precision in QUANTIZED else "fp32"

@@ -7,13 +7,14 @@ from internvl_edge.export.accounting import account
 from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.models.graphs import available_graphs
-from internvl_edge.export.options import DTYPES, ExportOptions
+from internvl_edge.export.options import ExportOptions
 from internvl_edge.export.quantized_kernels import require_quantized_kernels
 from internvl_edge.export.resolution import at_image_size, checked_feature_layers
 from internvl_edge.export.samples import Samples, load_samples
 from internvl_edge.export.sources import stored_shapes, weight_sources
 from internvl_edge.export.weights import Source
 from internvl_edge.runtime.errors import ExportError
+from internvl_edge.runtime.numbers.formats import DTYPES
 from internvl_edge.runtime.progress import Progress
 from internvl_edge.runtime.targets.targets import find_target, require_precision
 from internvl_edge.runtime.tokenizer import Tokenizer

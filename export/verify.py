@@ -13,14 +13,7 @@ from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.export.numerics.reach import Reach, run_rounded
 from internvl_edge.export.streamed import Change, Fetch, run_streamed
 from internvl_edge.runtime.errors import VerificationError
-
-RELATIVE_TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 6e-2, "int8": 1e-1, "fp8": 2e-1}
-"""Largest difference allowed per unit of the output's largest value, when no --atol is given.
-
-fp32 differs by summation order alone. fp16 keeps 11 bits (5e-4 per rounding) and bf16 8 bits (4e-3); a tower adds up
-roundings of the residual stream. int8 and fp8 graphs are held against torch with the same codes and scales: a value
-near the border of two codes may fall on either side. What was reached stands in docs/benchmarks.md, well below.
-"""
+from internvl_edge.runtime.numbers.formats import PRECISIONS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +105,8 @@ def _compare(
     a, b = found.astype(np.float64).ravel(), expected.astype(np.float64).ravel()
     difference = float(np.abs(a - b).max(initial=0.0))
     norms = float(np.linalg.norm(a) * np.linalg.norm(b))
-    allowed = atol if atol is not None else RELATIVE_TOLERANCE[precision] * max(1.0, float(np.abs(b).max(initial=0.0)))
+    relative = PRECISIONS[precision].relative_tolerance
+    allowed = atol if atol is not None else relative * max(1.0, float(np.abs(b).max(initial=0.0)))
     return OutputError(
         graph=graph,
         output=output,

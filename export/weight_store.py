@@ -27,25 +27,11 @@ from internvl_edge.export.weights import QuantizedTensor, Source, readable_in_pl
 from internvl_edge.runtime.errors import CheckpointError, ExportError
 from internvl_edge.runtime.file_copy import copy_file, share_blocks
 from internvl_edge.runtime.manifest import FileInfo
+from internvl_edge.runtime.numbers.tensor_types import TENSOR_TYPES, TensorType
 
 STORE_NAME = "weights.safetensors"
 _WRITE_BYTES = 128 << 10
 """Of one call: Linux (6.18, ext4) takes two to three times as long for each byte of calls of 512 KiB and more."""
-_SAFETENSORS_DTYPES = {
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "int8": "I8",
-    "float8_e4m3fn": "F8_E4M3",
-}
-_IR_DTYPES = {
-    "float32": ir.DataType.FLOAT,
-    "float16": ir.DataType.FLOAT16,
-    "bfloat16": ir.DataType.BFLOAT16,
-    "int8": ir.DataType.INT8,
-    "float8_e4m3fn": ir.DataType.FLOAT8E4M3FN,
-}
-
 Progress = Callable[[int], object]
 """Called with the number of bytes that have just been dealt with."""
 
@@ -134,7 +120,7 @@ def attach_weights(model: ir.Model, plan: WeightPlan) -> None:
                 place.location,
                 place.offset,
                 place.nbytes,
-                _IR_DTYPES[place.dtype],
+                ir.DataType(TENSOR_TYPES[place.dtype].onnx),
                 shape=ir.Shape(place.shape),
                 name=name,
             )
@@ -186,8 +172,8 @@ def write_store(
     return files
 
 
-def _stored_dtype(source: Source, dtype: str) -> str:
-    return source.dtype if isinstance(source, QuantizedTensor) else dtype
+def _type(source: Source, dtype: str) -> TensorType:
+    return TENSOR_TYPES[source.dtype if isinstance(source, QuantizedTensor) else dtype]
 
 
 def _names_beside(tensors: Iterable[LazyTensor]) -> dict[Path, str]:
@@ -197,15 +183,13 @@ def _names_beside(tensors: Iterable[LazyTensor]) -> dict[Path, str]:
 
 
 def _store_layout(sources: Sequence[Source], dtype: str) -> dict[str, Placement]:
-    types = [_stored_dtype(source, dtype) for source in sources]
-    sizes = [
-        int(np.prod(s.shape, dtype=np.int64)) * TORCH_DTYPES[t].itemsize for s, t in zip(sources, types, strict=True)
-    ]
+    types = [_type(source, dtype) for source in sources]
+    sizes = [kind.nbytes(s.shape) for s, kind in zip(sources, types, strict=True)]
     header = _header(sources, sizes, dtype)
     offsets = np.cumsum([len(header), *sizes])
     return {
-        source.name: Placement(location=STORE_NAME, offset=int(offset), nbytes=size, shape=source.shape, dtype=stored)
-        for source, stored, size, offset in zip(sources, types, sizes, offsets, strict=False)
+        s.name: Placement(location=STORE_NAME, offset=int(offset), nbytes=size, shape=s.shape, dtype=kind.name)
+        for s, kind, size, offset in zip(sources, types, sizes, offsets, strict=False)
     }
 
 
@@ -214,8 +198,8 @@ def _header(sources: Sequence[Source], sizes: Sequence[int], dtype: str) -> byte
     ends = np.cumsum(sizes, dtype=np.int64)
     entries = {
         source.name: {
-            "dtype": _SAFETENSORS_DTYPES[_stored_dtype(source, dtype)],
-            "shape": list(source.shape),
+            "dtype": _type(source, dtype).safetensors,
+            "shape": list(_type(source, dtype).stored_shape(source.shape)),
             "data_offsets": [int(end) - size, int(end)],
         }
         for source, size, end in zip(sources, sizes, ends, strict=True)
@@ -258,7 +242,8 @@ def _write_file(plan: WeightPlan, path: Path, bad: dict[str, int], progress: Pro
         file.write(header)
         for source in plan.written:
             for stored in stored_chunks(source):
-                values = stored.to(TORCH_DTYPES[plan.placements[source.name].dtype])
+                kind = TENSOR_TYPES[plan.placements[source.name].dtype]
+                values = stored.to(TORCH_DTYPES[kind.torch or kind.stored])
                 data = values.view(torch.uint8).numpy().data
                 hashed = pool.submit(digest.update, data)
                 if values.itemsize > 1 and (count := non_finite(values)):

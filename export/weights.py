@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from typing import TypeGuard
 
 import torch
+from torch import Tensor
 
-from internvl_edge.calib.formats import Format
+from internvl_edge.calib.formats import encode, spread
 from internvl_edge.export.checkpoint.files.tensors import LazyTensor, MergedTensor
 from internvl_edge.export.sweep import CHUNK_BYTES
+from internvl_edge.runtime.numbers.formats import Format
+from internvl_edge.runtime.numbers.packing import packed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +47,7 @@ class AdjustedTensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizedTensor:
-    """A weight ``[out, C]`` as 8-bit codes with one scale a row; rows of zeros pad it to the length of `scale`."""
+    """A weight ``[out, C]`` as codes with scales of rows, or of blocks in them; rows of zeros pad it to `scale`'s."""
 
     name: str
     base: "Source"
@@ -60,26 +63,36 @@ class QuantizedTensor:
     @property
     def dtype(self) -> str:
         """Type of the codes."""
-        return {"int8": "int8", "fp8": "float8_e4m3fn"}[self.form.name]
+        return self.form.type.name
 
     def dequantized(self) -> torch.Tensor:
         """Return what the codes stand for in fp32, without padding."""
-        return (self.torch().float() * self.scale[:, None])[: self.base.shape[0]]
+        return (self.torch().float() * self._wide_scale())[: self.base.shape[0]]
 
     def torch(self) -> torch.Tensor:
-        """Return the codes."""
+        """Return the codes, each as a value of its own."""
         values = self.adjust(whole(self.base))
         values = torch.nn.functional.pad(values, (0, 0, 0, len(self.scale) - len(values)))
-        return self.form.codes(values, self.scale[:, None])
+        return encode(values, self._wide_scale(), self.form)
+
+    def packed(self) -> Tensor:
+        """Return the codes as files hold them: several in a byte where they have fewer than 8 bits."""
+        codes = self.torch()
+        return codes if self.form.type.per_byte == 1 else torch.from_numpy(packed(codes.numpy(), self.form.type))
+
+    def _wide_scale(self) -> Tensor:
+        return spread(self.scale, self.form.granularity, len(self.shape))
 
 
 Source = LazyTensor | MergedTensor | ComputedTensor | AdjustedTensor | QuantizedTensor
 
 
 def stored_chunks(source: Source) -> Iterator[torch.Tensor]:
-    """Yield the values of `source` in its own type as flat tensors; each is valid until the next is asked for."""
+    """Yield the values of `source` as files hold its type, flat tensors; each is valid until the next is asked for."""
     if isinstance(source, LazyTensor | MergedTensor):
         yield from source.chunks(CHUNK_BYTES)
+    elif isinstance(source, QuantizedTensor):
+        yield source.packed().flatten()
     else:
         yield (source.value if isinstance(source, ComputedTensor) else source.torch()).flatten()
 

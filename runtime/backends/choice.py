@@ -23,20 +23,12 @@ from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.engines import weight_digests
 from internvl_edge.runtime.errors import BackendError, EdgeError
 from internvl_edge.runtime.lowering.memory import available_bytes
+from internvl_edge.runtime.numbers.formats import PRECISIONS
 
 logger = logging.getLogger(__name__)
 
 REFERENCE = "onnxruntime"
 """Every bundle was verified on it when it was exported."""
-
-LARGEST_DIFFERENCE = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 6e-2, "int8": 0.25, "fp8": 0.25}
-"""Precision of a bundle -> relative root mean square by which an output may differ from the reference's.
-
-What two libraries differ by that both keep the graph's types: fp32 sums in another order (1e-6 on the demo, so that
-TensorFloat-32 and bf16 do not pass as fp32), fp16 rounds at other places (1e-3; eight bits in place of eleven, which is
-bf16, make 1e-2), bf16 has three bits less (4e-2). In 8 bits such a difference puts values on the other side of a
-rounding tie, and codes that move add up over the blocks: to 0.11 on random texts, where 8 bits themselves move the
-result by 0.12. A scale, zero point, mask or axis that is wrong makes 1 and more."""
 
 CONTEST_SHARE = 1 / 12
 """Of free memory that the weights may take in a contest, where two sessions are open at once: ONNX Runtime holds them
@@ -88,8 +80,8 @@ class Place:
     @property
     def largest_difference(self) -> float:
         """Return how far a backend may be from the reference."""
-        largest = LARGEST_DIFFERENCE[self.bundle.manifest.precision]
-        return max(largest, LARGEST_DIFFERENCE["bf16"]) if self.options.bf16 else largest
+        largest = PRECISIONS[self.bundle.manifest.precision].largest_difference
+        return max(largest, PRECISIONS["bf16"].largest_difference) if self.options.bf16 else largest
 
     def open(self, backend: str) -> Session:
         """Return a new session of `backend`."""

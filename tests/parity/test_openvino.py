@@ -10,8 +10,8 @@ import torch
 
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.backends import SessionOptions, open_session
-from internvl_edge.runtime.backends.choice import LARGEST_DIFFERENCE
 from internvl_edge.runtime.backends.trials import difference, sample_inputs
+from internvl_edge.runtime.numbers.formats import PRECISIONS
 
 pytest.importorskip("openvino", reason="needs openvino: pip install 'internvl-edge[openvino]'")
 
@@ -33,7 +33,7 @@ def test_every_graph_gives_the_same(
         assert list(session.outputs) == list(reference.outputs)
         sample = sample_inputs(bundle, graph, reference)
         far = difference(session.run(sample), reference.run(sample))
-        assert far <= LARGEST_DIFFERENCE[bundle.manifest.precision], graph
+        assert far <= PRECISIONS[bundle.manifest.precision].largest_difference, graph
 
 
 def test_captions_are_the_recorded_ones(

@@ -10,19 +10,9 @@ from typing import Any
 from internvl_edge.export.checkpoint.files.pointers import refuse_pointer
 from internvl_edge.export.checkpoint.files.tensors import TORCH_DTYPES, LazyTensor
 from internvl_edge.runtime.errors import CheckpointError
+from internvl_edge.runtime.numbers.tensor_types import TENSOR_TYPES
 
-_NAMES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "I64": "int64",
-    "I32": "int32",
-    "I8": "int8",
-    "U8": "uint8",
-    "F8_E4M3": "float8_e4m3fn",
-    "BOOL": "bool",
-}
+_NAMES = {row.safetensors: name for name, row in TENSOR_TYPES.items() if row.torch}
 _LONGEST_HEADER = 100_000_000
 """The format's own limit."""
 

@@ -3,26 +3,19 @@
 import math
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from internvl_edge.runtime.errors import CheckpointError
+from internvl_edge.runtime.numbers.tensor_types import TENSOR_TYPES
 
-TORCH_DTYPES = {
-    "float64": torch.float64,
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "int64": torch.int64,
-    "int32": torch.int32,
-    "uint8": torch.uint8,
-    "int8": torch.int8,
-    "float8_e4m3fn": torch.float8_e4m3fn,
-    "bool": torch.bool,
+TORCH_DTYPES: Mapping[str, torch.dtype] = {
+    name: getattr(torch, row.torch) for name, row in TENSOR_TYPES.items() if row.torch
 }
+"""Types that torch has, by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

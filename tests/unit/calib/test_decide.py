@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from internvl_edge.calib.decide import KEEP_HIGH_DB, Decision, Rules, decide, outlier_ratio, smoothing_vector
-from internvl_edge.calib.formats import FORMATS, FP8, INT8, Format
+from internvl_edge.calib.formats import fake
 from internvl_edge.calib.sites import NormFold, RowFold
+from internvl_edge.runtime.numbers.formats import INT8, QUANTIZED, Format
 from tests.unit.calib.observed import observed, site
 
 CHANNELS = 64
 NORM = NormFold(parameters=("norm.weight",))
-both = pytest.mark.parametrize("form", FORMATS.values(), ids=list(FORMATS))
+both = pytest.mark.parametrize("form", [row.weights for row in QUANTIZED.values()], ids=list(QUANTIZED))
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def deaf(weight: torch.Tensor) -> torch.Tensor:
 
 
 def rules(form: Format = INT8, **changes: object) -> Rules:
-    return Rules(form=form, dtype="float32", **changes)  # type: ignore[arg-type]
+    return Rules(precision=QUANTIZED[form.name], dtype="float32", **changes)  # type: ignore[arg-type]
 
 
 def decided(
@@ -71,7 +72,7 @@ def output_sqnr_db(rows: np.ndarray, weight: torch.Tensor, decision: Decision, f
         x, w = x / vector, w * vector
     scale = w.abs().amax(dim=1, keepdim=True) / form.largest
     found = (
-        form.fake(x, torch.tensor(decision.clips["vision"].scale).double()).double() @ form.fake(w, scale).double().T
+        fake(x, torch.tensor(decision.clips["vision"].scale).double(), form).double() @ fake(w, scale, form).double().T
     )
     return float(10 * torch.log10(wanted.square().sum() / (found - wanted).square().sum()))
 
@@ -228,6 +229,11 @@ class TestSilence:
 
 
 def test_a_scale_is_what_the_graph_can_store(plain: np.ndarray, weight: torch.Tensor) -> None:
-    found = decide(site("block.fc", CHANNELS), {"vision": observed(plain)}, [weight], Rules(form=FP8, dtype="float16"))
+    found = decide(
+        site("block.fc", CHANNELS),
+        {"vision": observed(plain)},
+        [weight],
+        Rules(precision=QUANTIZED["fp8"], dtype="float16"),
+    )
     scale = found.clips["vision"].scale
     assert scale == float(np.float16(scale)) != found.clips["vision"].threshold / 448

@@ -11,14 +11,15 @@ import pytest
 import torch
 
 from internvl_edge.calib.decide import Clip, Decision, Rules
-from internvl_edge.calib.formats import FORMATS, Format, scale_of
+from internvl_edge.calib.formats import scale_of
 from internvl_edge.calib.qdq import FoldLayerScalePass, InsertQdqPass, quantize_graph
 from internvl_edge.calib.recipe import LinearWeights, Recipe
 from internvl_edge.calib.sites import Site
 from internvl_edge.runtime.errors import CalibrationError
+from internvl_edge.runtime.numbers.formats import FP8, INT8, QUANTIZED, Format
 
 Arrays = dict[str, np.ndarray]
-both = pytest.mark.parametrize("form", FORMATS.values(), ids=list(FORMATS))
+both = pytest.mark.parametrize("form", [row.weights for row in QUANTIZED.values()], ids=list(QUANTIZED))
 
 BLOCK = """<ir_version: 11, opset_import: ["": 23]>
 g (float[b, 3, 8] x, float[6, 8] q_weight, float[6, 8] k_weight, float[8, 6] fc_weight, float[8] fc_bias, float[8] ls)
@@ -130,7 +131,9 @@ def recipe(form: Format, weights: Arrays, decisions: Sequence[Decision]) -> Reci
         for path in made.site.linears if made.quantized else ():
             rows = padded(stored(weights)[f"{path}.weight"], made.site.row_multiple)
             found[path] = LinearWeights(scale=torch.from_numpy(row_scales(rows, form)))
-    return Recipe(rules=Rules(form=form, dtype="float32"), decisions=tuple(decisions), linears=found)
+    return Recipe(
+        rules=Rules(precision=QUANTIZED[form.name], dtype="float32"), decisions=tuple(decisions), linears=found
+    )
 
 
 def stored(weights: Arrays) -> Arrays:
@@ -166,7 +169,7 @@ def attach(model: ir.Model, recipe: Recipe, values: Arrays) -> ir.Model:
     for path, linear in recipe.linears.items():
         scales = linear.scale.numpy()
         rows = np.pad(values[f"{path}.weight"], ((0, len(scales) - len(values[f"{path}.weight"])), (0, 0)))
-        found[f"{path}.weight"] = codes(rows, scales[:, None], recipe.form, -recipe.form.largest)
+        found[f"{path}.weight"] = codes(rows, scales[:, None], recipe.weights, -recipe.weights.largest)
         found[f"{path}.weight_scale"] = scales
     for name, value in model.graph.initializers.items():
         if name in found:
@@ -213,7 +216,7 @@ class TestInsert:
         assert np.abs(found[2] - plain[2]).max() > 1e-3, "nothing was rounded"
 
     def test_linears_of_a_site_share_one_quantizer(self, weights: Arrays) -> None:
-        form = FORMATS["int8"]
+        form = INT8
         model = load(BLOCK, weights)
         insert = InsertQdqPass(recipe(form, weights, [decision("q", form), decision("fc", form)]), "g")
         assert insert(model).modified
@@ -247,7 +250,7 @@ class TestInsert:
         assert held["fc.weight"].dtype == ir.DataType.FLOAT, "its site is not in the recipe"
 
     def test_a_second_run_changes_nothing(self, weights: Arrays) -> None:
-        form = FORMATS["int8"]
+        form = INT8
         asked = recipe(form, weights, [decision("q", form), decision("fc", form), decision("head", form, multiple=16)])
         for text in (BLOCK, HEAD):
             model = load(text, weights)
@@ -258,7 +261,7 @@ class TestInsert:
             assert serialized(model) == before
 
     def test_what_stays_high_is_untouched(self, weights: Arrays) -> None:
-        form = FORMATS["int8"]
+        form = INT8
         quantized = recipe(form, weights, [decision("q", form)])
         high = recipe(form, weights, [decision("q", form, quantized=False)])
         for asked, graph in ((high, "g"), (quantized, "another graph"), (recipe(form, weights, []), "g")):
@@ -268,11 +271,11 @@ class TestInsert:
             assert serialized(model) == before
 
     def test_a_site_of_another_graph_is_passed_over(self, weights: Arrays) -> None:
-        form = FORMATS["int8"]
+        form = INT8
         assert not InsertQdqPass(recipe(form, weights, [decision("head", form)]), "g")(load(BLOCK, weights)).modified
 
     def test_a_linear_that_reads_another_tensor_is_refused(self, weights: Arrays) -> None:
-        form = FORMATS["int8"]
+        form = INT8
         text = BLOCK.replace("  [k] c = MatMul(x,", "  other = Relu(x)\n  [k] c = MatMul(other,")
         model = load(text, weights)
         with pytest.raises(CalibrationError, match="g: q, k do not read one tensor; report this graph"):
@@ -289,7 +292,7 @@ class TestInsert:
     def test_a_product_with_anything_but_its_transposed_weight_is_refused(
         self, old: str, new: str, weights: Arrays
     ) -> None:
-        form = FORMATS["int8"]
+        form = INT8
         square = BLOCK.replace(old, new).replace("float[8, 6] fc_weight", "float[6, 8] fc_weight")
         kept = {**weights, "fc.weight": weights["fc.weight"].T.copy()}
         asked = recipe(form, weights, [decision("fc", form)])
@@ -313,14 +316,14 @@ class TestPadding:
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
     def test_rows_that_fit_need_no_cut(self, weights: Arrays) -> None:
-        form = FORMATS["int8"]
+        form = INT8
         model = load(HEAD, weights)
         InsertQdqPass(recipe(form, weights, [decision("head", form, multiple=5)]), "g")(model)
         assert "Slice" not in ops(model)
         assert model.graph.initializers["head.weight"].shape == (10, 8)
 
     def test_the_name_of_an_output_is_kept(self, weights: Arrays, x: np.ndarray) -> None:
-        form = FORMATS["int8"]
+        form = INT8
         asked = recipe(form, weights, [decision("head", form, multiple=16)])
         text = HEAD.replace("[head] p =", "[head] y =").replace("  y = Squeeze(p, axes)\n", "")
         model = load(text.replace("(float[b, 10] y)", "(float[b, 1, 10] y)"), weights)
@@ -337,7 +340,7 @@ class TestFoldLayerScale:
         assert fold(model).modified
         assert ops(model) == ["MatMul", "MatMul", "Mul", "MatMul", "Add", "Add"]
         assert "ls" not in model.graph.initializers
-        found = run(attach(model, recipe(FORMATS["int8"], weights, []), stored(weights)), x)
+        found = run(attach(model, recipe(INT8, weights, []), stored(weights)), x)
         for output, wanted in zip(found, before, strict=True):
             np.testing.assert_allclose(output, wanted, rtol=1e-5, atol=1e-5)
         assert not fold(model).modified
@@ -357,7 +360,7 @@ class TestFoldLayerScale:
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_scales_have_the_type_of_the_graph(dtype: str, weights: Arrays) -> None:
-    form = FORMATS["fp8"]
+    form = FP8
     model = load(BLOCK.replace("float[", f"{dtype}["), weights)
     quantize_graph(model, recipe(form, weights, [decision("q", form), decision("fc", form)]))
     kind = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}[dtype]

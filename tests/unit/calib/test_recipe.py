@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from internvl_edge.calib.decide import Clip, Decision, Rules
-from internvl_edge.calib.formats import FORMATS, INT8, Format, scale_of
+from internvl_edge.calib.formats import encode, scale_of
 from internvl_edge.calib.recipe import Factors, LinearWeights, Recipe, folded, mean_correction, save_recipe
 from internvl_edge.calib.sites import Fold, NormFold, RowFold, Site
+from internvl_edge.runtime.numbers.formats import QUANTIZED, Format
 from tests.unit.calib.observed import site
 
 WIDTH = 6
@@ -193,12 +194,12 @@ class TestLayerScale:
 
 
 class TestCorrection:
-    @pytest.mark.parametrize("form", FORMATS.values(), ids=list(FORMATS))
+    @pytest.mark.parametrize("form", [row.weights for row in QUANTIZED.values()], ids=list(QUANTIZED))
     def test_gives_back_what_rounding_takes_from_the_mean(self, form: Format) -> None:
         x, weight = numbers(2000, WIDTH, seed=1) + 2, numbers(4, WIDTH, seed=2)
         scale = scale_of(weight.abs().amax(dim=1), form, "float32")
-        codes = form.codes(weight, scale[:, None])
-        correction = mean_correction(weight, codes, scale, x.mean(dim=0).numpy())
+        codes = encode(weight, scale[:, None], form)
+        correction = mean_correction(weight, codes.float() * scale[:, None], x.mean(dim=0).numpy())
         rounded = x @ (codes.float() * scale[:, None]).T
         lost = (x @ weight.T - rounded).mean(dim=0)
         assert lost.abs().max() > 1e-3, "nothing to correct"
@@ -215,7 +216,7 @@ class TestRecipe:
         quantized = smoothed("qkv", NormFold(parameters=("norm.weight",)), powers(0, 1, 2, 3, 4, 5))
         high = decision(site("fc2", WIDTH), powers(1, 1, 1, 1, 1, 1), quantized=False)
         return Recipe(
-            rules=Rules(form=INT8, dtype="float16"),
+            rules=Rules(precision=QUANTIZED["int8"], dtype="float16"),
             decisions=(quantized, high),
             linears={"qkv": LinearWeights(scale=torch.tensor([0.5, 0.25]))},
         )

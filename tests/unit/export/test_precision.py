@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from internvl_edge.calib.decide import Decision, Rules
-from internvl_edge.calib.formats import INT8
 from internvl_edge.calib.fp8_attention import AttentionRange
 from internvl_edge.calib.recipe import Recipe
 from internvl_edge.calib.sites import Site
@@ -24,6 +23,7 @@ from internvl_edge.export.precision import choose_precision, fewest_high, with_e
 from internvl_edge.export.run import open_run
 from internvl_edge.export.staging import Staging
 from internvl_edge.runtime.errors import CalibrationError
+from internvl_edge.runtime.numbers.formats import QUANTIZED
 from internvl_edge.runtime.progress import Silent
 
 
@@ -61,7 +61,7 @@ def quantized(count: int) -> Recipe:
         )
         for site in sites
     ]
-    return Recipe(rules=Rules(form=INT8, dtype="float32"), decisions=tuple(decisions))
+    return Recipe(rules=Rules(precision=QUANTIZED["int8"], dtype="float32"), decisions=tuple(decisions))
 
 
 def damages(count: int) -> list[Damage]:

@@ -1,0 +1,1 @@
+"""Types of tensors and formats of few bits, as tables; they need no library, not even NumPy."""
