@@ -1,6 +1,5 @@
 """What leaves every block of a graph, on ONNX Runtime and in torch, with one block of weights in memory at a time."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from onnx.utils import Extractor
 from torch import Tensor, nn
 
+from internvl_edge.export.canonical.block_names import block_of
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.heap import trim_heap
 from internvl_edge.export.models.graphs import graph_spec
@@ -24,7 +24,6 @@ from internvl_edge.runtime.errors import ExportError
 Hear = Callable[[str, np.ndarray], None]
 """Hears of a value as it comes: the residual stream under the path of the block that it leaves, or an output."""
 
-_BLOCK = re.compile(r"^(.*?\blayers\.\d+)\b")
 _NO_LIMIT_FITS = -1
 """Bytes of weights that not even a segment without weights stays within: a cut wherever a block begins or ends."""
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
@@ -125,7 +124,7 @@ def residual_streams(graph: ir.Graph) -> dict[str, str]:
     found: dict[str, ir.Value] = {}
     blocks: dict[str, None] = {}
     for node in graph:
-        block = _block_of(node.name)
+        block = block_of(node.name)
         if block is None:
             continue
         blocks[block] = None
@@ -142,10 +141,4 @@ def _is_rows(value: ir.Value) -> bool:
 
 
 def _leaves(value: ir.Value, block: str) -> bool:
-    return value.is_graph_output() or any(_block_of(user.name) != block for user in value.consumers())
-
-
-def _block_of(name: str | None) -> str | None:
-    """Return the path of the block that a node lies in by its name."""
-    match = _BLOCK.match(name or "")
-    return match[1] if match else None
+    return value.is_graph_output() or any(block_of(user.name) != block for user in value.consumers())

@@ -10,7 +10,7 @@ from PIL import Image
 
 from internvl_edge.calib.dataset import DataSet, Prompts, digest_of, open_data
 from internvl_edge.export.config import ModelConfig
-from internvl_edge.export.samples import STOCK_TEXTS, synthetic_pixels
+from internvl_edge.export.samples import STOCK_TEXTS, random_ids, synthetic_pixels
 from internvl_edge.export.walk import WalkInputs
 from internvl_edge.runtime.decode import decode
 from internvl_edge.runtime.errors import CalibrationError, UnreadableError
@@ -92,7 +92,7 @@ def walk_inputs(data: CalibrationData, tokenizer: Tokenizer | None, config: Mode
             raise CalibrationError(
                 "calibrate: the checkpoint has no tokenizer.model, so captions cannot be read; add it"
             )
-        ids = _random_ids(len(data.texts), config.qllama.vocab_size)
+        ids = random_ids(len(data.texts), 16, config.qllama.vocab_size)
         return WalkInputs(pixel_values=data.pixel_values, text_ids=ids, caption_ids=ids, match_ids=ids)
     return WalkInputs(
         pixel_values=data.pixel_values,
@@ -165,12 +165,6 @@ def _random(image_size: int, count: int) -> CalibrationData:
         source=RANDOM,
         sha256=hashlib.sha256(pixels.tobytes()).hexdigest(),
     )
-
-
-def _random_ids(rows: int, vocabulary: int) -> np.ndarray:
-    ids = np.random.default_rng(0).integers(3, vocabulary, (rows, 16))
-    ids[:, 0] = 1
-    return ids
 
 
 def _is_flat(picture: Image.Image) -> bool:

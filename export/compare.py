@@ -11,7 +11,7 @@ from internvl_edge.calib.dataset import DataSet, open_data
 from internvl_edge.export.differences import Difference, Divergence, difference, divergence
 from internvl_edge.export.graph_inputs import FEEDS, GraphInputs, counting_rows
 from internvl_edge.export.models.graphs import GRAPH_NAMES
-from internvl_edge.export.samples import STOCK_TEXTS
+from internvl_edge.export.samples import STOCK_TEXTS, random_ids
 from internvl_edge.export.sides import BundleSide, Side, open_reference
 from internvl_edge.runtime.errors import BundleError, InputError
 from internvl_edge.runtime.preprocess import preprocess
@@ -203,7 +203,7 @@ def _samples(data: DataSet, side: Side, reference: Side) -> tuple[GraphInputs, s
     texts = [own[i % len(own)] if own else STOCK_TEXTS[i % len(STOCK_TEXTS)] for i, own in enumerate(captions)]
     file = reference.tokenizer_file or side.tokenizer_file
     if file is None:
-        ids = _random_ids(len(pixels), side.model.text.vocab_size)
+        ids = random_ids(len(pixels), _RANDOM_LENGTH, side.model.text.vocab_size)
         return GraphInputs(pixel_values=pixels, text_ids=ids, match_ids=ids, prompt_ids=ids), "random ids"
     tokenizer = Tokenizer(file)
     inputs = GraphInputs(
@@ -221,12 +221,6 @@ def _prompted(tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
     captions = [tokenizer.encode_texts([text], prefix="")[0, 1:-1] for text in texts]
     shortest = min(map(len, captions))
     return np.stack([np.concatenate([prompt, ids[:shortest]]) for ids in captions])
-
-
-def _random_ids(rows: int, vocabulary: int) -> np.ndarray:
-    ids = np.random.default_rng(0).integers(3, vocabulary, (rows, _RANDOM_LENGTH))
-    ids[:, 0] = 1
-    return ids
 
 
 class _Recorded:

@@ -2,11 +2,8 @@
 
 import onnx_ir as ir
 
-from internvl_edge.export.trace import OPSET
+from internvl_edge.export.canonical.opset import IR_VERSION, OPSET
 from internvl_edge.runtime.errors import ExportError
-
-IR_VERSION = 10
-"""The oldest version of ONNX's file format that has every type of opset 23."""
 
 
 def require_quantized_kernels(opset: int = OPSET) -> None:

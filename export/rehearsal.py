@@ -9,7 +9,7 @@ from internvl_edge.calib.recipe import Recipe
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.numerics.reach import Reach
 from internvl_edge.export.quantize import fake_quantizers
-from internvl_edge.export.samples import Samples
+from internvl_edge.export.samples import Samples, random_ids
 from internvl_edge.export.sources import fetch_from
 from internvl_edge.export.streamed import Change
 from internvl_edge.export.verify import OutputError, torch_outputs, verify_graph
@@ -100,8 +100,7 @@ class Rehearsal:
     def _random_ids(self, rows: int, length: int) -> np.ndarray:
         """Return ids without a tokenizer to give them: seeded, bos first, rows of falling length padded with 0."""
         assert self._config.qllama is not None
-        ids = np.random.default_rng(0).integers(3, self._config.qllama.vocab_size, (rows, length))
-        ids[:, 0] = 1
+        ids = random_ids(rows, length, self._config.qllama.vocab_size)
         for row in range(rows):
             ids[row, max(2, length - 3 * row) :] = 0
         return ids

@@ -72,6 +72,13 @@ def synthetic_pixels(image_size: int, count: int) -> np.ndarray:
     return (field + 0.5 * rng.normal(size=field.shape)).astype(np.float32).clip(-2.1, 2.6)
 
 
+def random_ids(rows: int, length: int, vocabulary: int) -> np.ndarray:
+    """Return seeded ids ``[rows, length]`` where no tokenizer gives them: bos first, no other special one."""
+    ids = np.random.default_rng(0).integers(3, vocabulary, (rows, length))
+    ids[:, 0] = 1
+    return ids
+
+
 def _readable(folder: Path, count: int) -> "list[Picture]":
     """Return the first pictures of a folder that can be decoded: they lie there by chance, so no other is an error."""
     found: list[Picture] = []

@@ -1,6 +1,5 @@
 """Run a graph on ONNX Runtime in segments cut between blocks, so that a tower larger than memory can be run at all."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,8 @@ import onnx
 import onnx_ir as ir
 from onnx.utils import Extractor
 
+from internvl_edge.export.canonical.block_names import block_of
 from internvl_edge.export.heap import trim_heap
-
-_BLOCK = re.compile(r"^(.*?\blayers\.\d+)\b")
 
 DEFAULT_LIMIT_BYTES = 400 << 20
 """Weights of one segment, as stored: one block of InternViT-6B (246 MB) or QLLaMA (486 MB with cross-attention)."""
@@ -96,8 +94,7 @@ def _runs(graph: ir.Graph) -> list[list[ir.Node]]:
     runs: list[list[ir.Node]] = []
     last: str | None = "nothing yet"
     for node in graph:
-        match = _BLOCK.match(node.name or "")
-        block = match[1] if match else None
+        block = block_of(node.name)
         if block != last:
             runs.append([])
             last = block

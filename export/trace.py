@@ -13,15 +13,13 @@ from onnxscript import opset23 as op
 from torch._subclasses import FakeTensorMode
 
 from internvl_edge.export.axes import name_axes
+from internvl_edge.export.canonical.opset import OPSET
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.models.graph_modules.specs import GraphInput
 from internvl_edge.export.models.graphs import GraphSpec, graph_spec
 from internvl_edge.export.models.internvl import InternVLModel
-from internvl_edge.runtime.errors import ExportError
+from internvl_edge.runtime.errors import ExportError, first_line
 from internvl_edge.runtime.progress import Advance
-
-OPSET = 23
-"""First opset with Attention, RMSNormalization and RotaryEmbedding."""
 
 _EXAMPLE_SIZES = {"batch": 2, "texts": 2, "length": 5, "past": 11, "total": 16}
 """Sizes of dynamic axes while tracing: above 1, which torch.export would take for a constant; total = past + length."""
@@ -51,9 +49,8 @@ def trace_graph(
             with _telling_blocks(spec.module, lambda part: advance(_TO_BLOCKS * part)):
                 program = _to_onnx(spec)
         except (torch.onnx.errors.OnnxExporterError, torch._dynamo.exc.UserError) as error:
-            reason = str(error).splitlines()[0]
             raise ExportError(
-                f"{name}: torch cannot trace the graph ({reason}); report this with the config"
+                f"{name}: torch cannot trace the graph ({first_line(error)}); report this with the config"
             ) from error
     advance(1 - _TO_BLOCKS)
     model = program.model

@@ -17,6 +17,7 @@ import numpy as np
 
 from internvl_edge.runtime.errors import BackendError, InputError
 from internvl_edge.runtime.sizes import Number, evaluate, from_told
+from internvl_edge.runtime.targets.tensorrt_module import tensorrt_version
 
 NAMESPACE = "internvl"
 VERSION = "3"
@@ -278,4 +279,4 @@ def absent_creators(trt: ModuleType, wanted: Iterable[tuple[str, str]]) -> list[
 
 
 def _named(trt: ModuleType) -> str:
-    return f"TensorRT {getattr(trt, '__version__', 'of unknown version')}"
+    return f"TensorRT {tensorrt_version(trt)}"

@@ -56,3 +56,14 @@ class UnreadableError(InputError):
 
 class TooManyPixelsError(UnreadableError):
     """A picture with more pixels than the limit."""
+
+
+def one_line(said: object) -> str:
+    """Return all that an exception, or a message of a library, says on one line."""
+    return " ".join(str(said).split())
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an exception of a library says, or its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip() if lines else type(error).__name__

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from internvl_edge.runtime.cache_folder import cache_folder as users_cache_folder
 from tests.project import ROOT
 
 settings.register_profile(
@@ -38,9 +39,17 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What the runtime keeps of a user stays out of the tests, and theirs out of the user's."""
+    """What the runtime keeps of a user stays out of the tests, and theirs out of the user's.
+
+    Compiled kernels alone are shared with the user and with later runs: their names hold a digest of all that they
+    depend on, and to compile them takes minutes.
+    """
+    kernels = users_cache_folder() / "kernels"
+    kernels.mkdir(parents=True, exist_ok=True)
+    own = tmp_path_factory.mktemp("cache")
+    (own / "kernels").symlink_to(kernels)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("INTERNVL_EDGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("INTERNVL_EDGE_CACHE", str(own))
         yield
 
 

@@ -5,11 +5,13 @@ A device has the base alone, and a library that runs graphs; commands that need 
 
 from importlib.util import find_spec
 
+from internvl_edge.runtime.targets.tensorrt_module import TENSORRT_MODULES
+
 MODULES = {
     "export": ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "huggingface_hub", "jinja2", "markupsafe"),
     "cpu": ("onnxruntime",),
-    "gpu": ("tensorrt",),
-    "rtx": ("onnxruntime_ep_nv_tensorrt_rtx", "tensorrt_rtx_bindings"),
+    "gpu": TENSORRT_MODULES["tensorrt"],
+    "rtx": TENSORRT_MODULES["tensorrt_rtx"],
     "plugins": ("triton",),
     "openvino": ("openvino",),
     "optimum": ("optimum",),

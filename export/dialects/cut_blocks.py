@@ -1,14 +1,12 @@
 """Cut a few consecutive blocks out of a canonical graph: what holds for them holds for the tower."""
 
-import re
 from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 from onnx.utils import Extractor
 
+from internvl_edge.export.canonical.block_names import block_of
 from internvl_edge.runtime.errors import EngineError
-
-_BLOCK = re.compile(r"^(.*?\blayers\.\d+)\b")
 
 BLOCKS = 3
 """The middle one of three has a block on either side: what is fused across its borders is counted as in a tower."""
@@ -65,8 +63,8 @@ def blocks_of(graph: ir.Graph) -> dict[str, list[ir.Node]]:
     """Return the nodes of each block, blocks in the order of the graph."""
     found: dict[str, list[ir.Node]] = {}
     for node in graph:
-        if match := _BLOCK.match(node.name or ""):
-            found.setdefault(match[1], []).append(node)
+        if (block := block_of(node.name)) is not None:
+            found.setdefault(block, []).append(node)
     return found
 
 

@@ -3,14 +3,12 @@
 import logging
 from dataclasses import dataclass, replace
 
+from internvl_edge.export.canonical.opset import OPSET
 from internvl_edge.export.plugins.tensorrt_plugins import VERSION as AHEAD_OF_TIME
 from internvl_edge.runtime.attention_plugin import VERSION as THROUGH_PYTHON
 from internvl_edge.runtime.errors import EngineError
 
 logger = logging.getLogger(__name__)
-
-CANONICAL_OPSET = 23
-"""Of the graphs in a bundle: the first opset with Attention, RMSNormalization and RotaryEmbedding."""
 
 PORTABLE_OPSET = 20
 """What the parser of TensorRT 10.3, the oldest that plans are built with, takes; it holds FP8 Q/DQ (19) and
@@ -52,7 +50,7 @@ class Dialect:
     norms: str = "op"
     rotary: str = "op"
     gelu: str = "op"
-    opset: int = CANONICAL_OPSET
+    opset: int = OPSET
     sm: int | None = None
     """Of the device that plugins are for; None: whatever has kernels."""
     batch: int = 1
@@ -67,8 +65,8 @@ class Dialect:
             for field, choices in _CHOICES.items()
             if getattr(self, field) not in choices
         ]
-        if not PORTABLE_OPSET <= self.opset <= CANONICAL_OPSET:
-            wrong.append(f"opset {self.opset}: not written; choose from {PORTABLE_OPSET} to {CANONICAL_OPSET}")
+        if not PORTABLE_OPSET <= self.opset <= OPSET:
+            wrong.append(f"opset {self.opset}: not written; choose from {PORTABLE_OPSET} to {OPSET}")
         if wrong:
             raise EngineError("; ".join(wrong))
 
@@ -92,7 +90,7 @@ def dialect_for(
     *,
     attention: bool,
     wanted: str = "auto",
-    opset: int = CANONICAL_OPSET,
+    opset: int = OPSET,
     quantized: bool = False,
     plugins: bool = False,
     plugins_v3: bool = False,
@@ -112,7 +110,7 @@ def dialect_for(
     Raises:
         EngineError: attention is `wanted` as what this TensorRT does not have.
     """
-    modern = attention and opset >= CANONICAL_OPSET
+    modern = attention and opset >= OPSET
     if wanted == "op":
         if not modern:
             raise EngineError(

@@ -5,7 +5,6 @@ TensorRT-RTX compiles ahead of time on a CPU for a GPU that is not here; the sta
 
 import hashlib
 import logging
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.lowering.onnx_model import OnnxModel
 from internvl_edge.runtime.targets.data_sheet import Target
 from internvl_edge.runtime.targets.flavour import Flavour, load_flavour
+from internvl_edge.runtime.targets.tensorrt_module import message_line
 
 logger = logging.getLogger(__name__)
 
@@ -239,7 +239,7 @@ def _add_profile(builder: Any, config: Any, onnx_file: Path, shapes: Profile) ->
 
 def _parser_message(onnx_file: Path, flavour: Flavour, parser: Any) -> str:
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    listed = "; ".join(f"{_place(error)}: {error.code().name}, {_one_line(error.desc())}" for error in errors[:4])
+    listed = "; ".join(f"{_place(error)}: {error.code().name}, {message_line(error.desc())}" for error in errors[:4])
     return (
         f"{onnx_file.name}: {flavour.name} {flavour.version} cannot parse {listed or 'the file'}; "
         "try another --attention, or leave out --target to ship ONNX alone"
@@ -253,16 +253,11 @@ def _place(error: Any) -> str:
 
 
 def _build_message(onnx_file: Path, flavour: Flavour, target: Target, errors: Sequence[str]) -> str:
-    reason = _one_line(errors[0]) if errors else "no reason given"  # the last one only says that no GPU is here
+    reason = message_line(errors[0]) if errors else "no reason given"  # the last one only says that no GPU is here
     return (
         f"{onnx_file.name}: {flavour.name} {flavour.version} cannot build it for sm_{target.sm} "
         f"({explained(reason)}); choose another --target, or leave it out to ship ONNX alone"
     )
-
-
-def _one_line(message: str) -> str:
-    """Return a message of TensorRT on one line, without the place in its source code."""
-    return re.sub(r"\.? In \w+ at [^\s)]+", "", " ".join(message.split()))
 
 
 def _log(trt: Any) -> Any:

@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 
+from internvl_edge.runtime.errors import one_line
+
 _REBUILD = "internvl-edge build BUNDLE --target TARGET"
 """Also on the device, from a kit; a plan that is current is not built again, a damaged or foreign one is."""
 
@@ -127,7 +129,7 @@ def explain(message: str) -> Explanation | None:
 def explained(text: str) -> str:
     """Return `text` and, where it is known, its cause and the next command, on one line."""
     meaning = explain(text)
-    line = " ".join(text.split())
+    line = one_line(text)
     return line if meaning is None else f"{line} [{meaning.cause}; next: {meaning.next_command}]"
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from internvl_edge.export.plugins.launches import Launch
+from internvl_edge.runtime.cache_folder import cache_folder
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.sizes import told
 from internvl_edge.runtime.targets.sms import SMS, sm_row
@@ -70,8 +71,8 @@ class CompiledKernel:
 def compile_kernel(launch: Launch, sm: int, cache: Path | None = None) -> CompiledKernel:
     """Return `launch` compiled for `sm`.
 
-    `cache` keeps results between processes; by default the user's cache folder. An SM newer than the compiler knows
-    gets PTX of the nearest lower one, with a warning: its driver translates that, if it is not bound to one GPU.
+    `cache` keeps results between processes, by default in the program's `cache_folder`. An SM newer than the compiler
+    knows gets PTX of the nearest lower one, with a warning: its driver translates that, if it is not bound to one GPU.
 
     Raises:
         EngineError: Triton is missing, interprets in this process, or refuses.
@@ -79,7 +80,7 @@ def compile_kernel(launch: Launch, sm: int, cache: Path | None = None) -> Compil
     compiled_sm = sm_row(sm).sm
     if compiled_sm != sm:
         logger.warning("sm_%d: Triton does not know it; PTX of sm_%d is used", sm, compiled_sm)
-    folder = cache or default_cache()
+    folder = cache or cache_folder() / "kernels"
     path = folder / f"{launch.plugin}-sm{compiled_sm}{'' if compiled_sm == sm else 'p'}-{_key(launch)}.json"
     if (found := _read(path)) is not None:
         return replace(found, sm=sm)
@@ -106,12 +107,6 @@ def load_kernel(launch: Launch, sm: int, folder: Path) -> CompiledKernel:
     if (found := _read(path)) is None:
         raise EngineError(f"{path}: no kernel of {launch.plugin} for sm_{sm}; write the kit again with this version")
     return found
-
-
-def default_cache() -> Path:
-    """Return the folder of compiled kernels of this user."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "internvl-edge" / "kernels"
 
 
 def without_scratch(ptx: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import onnx.parser
 import onnx_ir as ir
 
+from internvl_edge.export.canonical.opset import OPSET
 from internvl_edge.export.plugins.families import FAMILIES
 from internvl_edge.export.plugins.family import CODED
 from internvl_edge.export.plugins.launches import Constant
@@ -19,7 +20,6 @@ from internvl_edge.export.plugins.tensorrt_plugins import NAMESPACE
 MASKED = -3.0e4
 """Added to a masked score, as the graphs have it (`export.models.layers`)."""
 
-_OPSET = 23
 _CODES = {"int8": int(ir.DataType.INT8), "fp8": int(ir.DataType.FLOAT8E4M3FN)}
 _SCALES = {family.name: family.scales for family in FAMILIES}
 
@@ -34,7 +34,7 @@ def function_of(plugin: str, told: Mapping[str, Constant]) -> ir.Function:
     if plugin.endswith(CODED):
         arguments, body = f"{arguments}, scales", _quantized(body, _SCALES[plugin].index("out"), str(told["out"]))
     attributes = "plugin_namespace, plugin_version, aot, variant"
-    text = f"""<domain: "{NAMESPACE}", opset_import: ["": {_OPSET}]>
+    text = f"""<domain: "{NAMESPACE}", opset_import: ["": {OPSET}]>
     {plugin} <{attributes}> ({arguments}) => ({results}) {{ {body} }}"""
     return ir.serde.deserialize_function(onnx.parser.parse_function(text))
 

@@ -20,6 +20,7 @@ from internvl_edge.runtime.attention_plugin import absent_creators, misread_fiel
 from internvl_edge.runtime.cuda import Device, find_device
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.sizes import evaluate, from_told
+from internvl_edge.runtime.targets.tensorrt_module import tensorrt_version
 
 VERSION = "1"
 """`tensorrt.plugin` gives every plugin this version."""
@@ -123,7 +124,7 @@ def require_plugins(trt: ModuleType, wanted: Iterable[str], version: str = VERSI
     """
     if absent := absent_creators(trt, [(name, version) for name in wanted]):
         raise EngineError(
-            f"TensorRT {getattr(trt, '__version__', 'of unknown version')} has no plugin {', '.join(absent)}; "
+            f"TensorRT {tensorrt_version(trt)} has no plugin {', '.join(absent)}; "
             "register_plugins makes them known, or lower the graph without --attention plugin"
         )
 
@@ -253,7 +254,7 @@ class _Callbacks:
 def _plugin_module(trt: ModuleType) -> ModuleType:
     """Return ``tensorrt.plugin``, found and with ahead-of-time plugins."""
     name = getattr(trt, "__name__", "tensorrt")
-    version = getattr(trt, "__version__", "of unknown version")
+    version = tensorrt_version(trt)
     try:
         found = import_module(f"{name}.plugin")
     except ImportError as error:

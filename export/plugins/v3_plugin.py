@@ -25,6 +25,7 @@ from internvl_edge.runtime.attention_plugin import (
     register_creators,
 )
 from internvl_edge.runtime.errors import BackendError, EngineError
+from internvl_edge.runtime.targets.tensorrt_module import tensorrt_version
 
 _VARIANT_FIELD = "variant"
 
@@ -36,8 +37,7 @@ def register_v3(trt: ModuleType, plugins: Iterable[Plugin], sm: int, driver: Ker
         EngineError: its bindings take no plugins written in Python, or misread their fields.
     """
     if not hasattr(trt, "IPluginV3OneBuild"):
-        version = getattr(trt, "__version__", "of unknown version")
-        raise EngineError(f"TensorRT {version} takes no plugins from Python; use --attention pattern")
+        raise EngineError(f"TensorRT {tensorrt_version(trt)} takes no plugins from Python; use --attention pattern")
     known = {plugin.name: plugin for plugin in plugins}
     try:
         return register_creators(trt, known, lambda name: _creator(trt, known[name], sm, driver))

@@ -3,12 +3,13 @@
 import hashlib
 import json
 import logging
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from internvl_edge.runtime.cache_folder import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -21,18 +22,6 @@ class Decision:
 
     backend: str
     because: str
-
-
-def cache_folder() -> Path:
-    """Return ``$INTERNVL_EDGE_CACHE``, or the folder of this program in the user's cache.
-
-    Raises:
-        RuntimeError: the user has no home.
-    """
-    if own := os.environ.get("INTERNVL_EDGE_CACHE"):
-        return Path(own)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "internvl-edge"
 
 
 def decision_key(facts: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from internvl_edge.runtime.backends.session import SessionOptions, TensorInfo, require_arrays
-from internvl_edge.runtime.errors import BackendError
+from internvl_edge.runtime.errors import BackendError, first_line
 from internvl_edge.runtime.lowering.cpu import lower
 from internvl_edge.runtime.lowering.onnx_model import OnnxModel
 from internvl_edge.runtime.stages import COMPUTE, UNMEASURED, Stages
@@ -158,14 +158,14 @@ def _info(item: Any) -> TensorInfo:
 
 
 def _refusal(graph_file: Path, error: Exception) -> str:
-    reason = _first_line(error)
+    reason = first_line(error)
     if _is_memory(reason):
         return f"graph {graph_file.stem}: no memory to open it ({reason}); close other graphs, or export to int8"
     return f"{graph_file.name}: ONNX Runtime refuses the graph ({reason}); export the bundle again"
 
 
 def _failure(graph_file: Path, error: Exception) -> str:
-    reason = _first_line(error)
+    reason = first_line(error)
     if _is_memory(reason):
         return f"graph {graph_file.stem}: out of memory ({reason}); lower the batch, the beams or the new tokens"
     return f"{graph_file.name}: failed at run time ({reason}); check its inputs"
@@ -173,8 +173,3 @@ def _failure(graph_file: Path, error: Exception) -> str:
 
 def _is_memory(reason: str) -> bool:
     return any(words in reason.lower() for words in _NO_MEMORY)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -9,7 +9,7 @@ from internvl_edge.runtime.cuda.ctypes_driver import CtypesDriver
 from internvl_edge.runtime.cuda.device import Device, find_device
 from internvl_edge.runtime.cuda.driver import Cuda
 from internvl_edge.runtime.cuda.pycuda_driver import PycudaDriver
-from internvl_edge.runtime.errors import BackendError
+from internvl_edge.runtime.errors import BackendError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def import_pycuda(device: Device) -> Any:
         logger.warning(
             "pycuda: does not load (%s), so the driver is called without it; to use it, compile it with the headers of "
             "CUDA %s or older, or uninstall it",
-            " ".join(str(error).split()),
+            one_line(error),
             device.driver,
         )
         return None

@@ -8,6 +8,7 @@ import numpy as np
 
 from internvl_edge.runtime.cuda import graphs
 from internvl_edge.runtime.cuda.driver import CudaError, DeviceMemoryError, Event, Stream
+from internvl_edge.runtime.errors import first_line
 
 
 class PycudaDriver:
@@ -28,8 +29,7 @@ class PycudaDriver:
         except self._driver.MemoryError as error:
             raise DeviceMemoryError("CUDA: the device has no memory left; lower the batch") from error
         except self._driver.Error as error:
-            reason = str(error).splitlines()[0]
-            raise CudaError(f"CUDA: {reason}; see the kernel's log (dmesg) if it comes again") from error
+            raise CudaError(f"CUDA: {first_line(error)}; see the kernel's log (dmesg) if it comes again") from error
         finally:
             self._driver.Context.pop()
 

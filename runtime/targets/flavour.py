@@ -1,25 +1,16 @@
 """The TensorRT that is found here: the standard one, or TensorRT-RTX."""
 
-import importlib
 import logging
 from dataclasses import dataclass
 from types import ModuleType
 
 from internvl_edge.runtime.cuda import Device, find_device
 from internvl_edge.runtime.errors import EngineError
-from internvl_edge.runtime.jetson import tensorrt_remedy
 from internvl_edge.runtime.targets.capability import Capabilities, capabilities, missing_calls
 from internvl_edge.runtime.targets.data_sheet import Target
+from internvl_edge.runtime.targets.tensorrt_module import TENSORRT_MODULES, import_tensorrt, tensorrt_version
 
 logger = logging.getLogger(__name__)
-
-_MODULES = {
-    "tensorrt_rtx": ("onnxruntime_ep_nv_tensorrt_rtx", "tensorrt_rtx_bindings"),
-    "tensorrt": ("tensorrt",),
-}
-"""What each flavour imports, in order; the first of TensorRT-RTX only brings the libraries that its bindings load."""
-
-_EXTRAS = {"tensorrt_rtx": "rtx", "tensorrt": "gpu"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,20 +31,21 @@ def load_flavour(name: str) -> Flavour:
         EngineError: it is not installed, or too old to build with.
     """
     try:
-        trt = [importlib.import_module(module) for module in _MODULES[name]][-1]
-    except (ImportError, OSError) as error:
-        raise EngineError(_not_installed(name, error)) from error
+        trt = import_tensorrt(name)
+    except ImportError as error:
+        raise EngineError(f"{name}: {error}") from error
+    version = tensorrt_version(trt)
     if missing := missing_calls(trt):
         raise EngineError(
-            f"{name}: {_version(trt)} lacks {', '.join(missing)}; install TensorRT 10.3 or later (JetPack 6.1 or later)"
+            f"{name}: {version} lacks {', '.join(missing)}; install TensorRT 10.3 or later (JetPack 6.1 or later)"
         )
-    return Flavour(name=name, trt=trt, version=_version(trt), capabilities=capabilities(trt))
+    return Flavour(name=name, trt=trt, version=version, capabilities=capabilities(trt))
 
 
 def found_flavours() -> tuple[Flavour, ...]:
     """Return what is installed here and new enough, TensorRT-RTX first."""
     found = []
-    for name in _MODULES:
+    for name in TENSORRT_MODULES:
         try:
             found.append(load_flavour(name))
         except EngineError:
@@ -86,13 +78,3 @@ def launches_plugins(flavour: Flavour) -> bool:
     if not isinstance(device, Device):
         logger.info("%s %s: no plugins through Python: %s", flavour.name, flavour.version, device)
     return isinstance(device, Device)
-
-
-def _version(trt: ModuleType) -> str:
-    return str(getattr(trt, "__version__", "of unknown version"))
-
-
-def _not_installed(name: str, error: Exception) -> str:
-    """Return what to install."""
-    remedy = tensorrt_remedy() if name == "tensorrt" else f"pip install 'internvl-edge[{_EXTRAS[name]}]'"
-    return f"{name}: not installed ({error}); {remedy}"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from internvl_edge.runtime.errors import CheckpointError
+from internvl_edge.runtime.errors import CheckpointError, first_line
 
 _WANTED = ["*.json", "*.safetensors", "*.bin", "*.model"]
 
@@ -25,5 +25,6 @@ def from_hub(name: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(f"{name}: the Hub does not give it ({reason}); check the name and the network") from error
+        raise CheckpointError(
+            f"{name}: the Hub does not give it ({first_line(error)}); check the name and the network"
+        ) from error

@@ -9,7 +9,7 @@ from typing import Any
 
 from internvl_edge.export.checkpoint.files.pointers import refuse_pointer
 from internvl_edge.export.checkpoint.files.tensors import TORCH_DTYPES, LazyTensor
-from internvl_edge.runtime.errors import CheckpointError
+from internvl_edge.runtime.errors import CheckpointError, first_line
 from internvl_edge.runtime.numbers.tensor_types import TENSOR_TYPES
 
 _NAMES = {row.safetensors: name for name, row in TENSOR_TYPES.items() if row.torch}
@@ -45,8 +45,9 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
         RecursionError,
         struct.error,
     ) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise CheckpointError(f"{path}: not a whole safetensors file ({reason}); download it again") from error
+        raise CheckpointError(
+            f"{path}: not a whole safetensors file ({first_line(error)}); download it again"
+        ) from error
     return tensors
 
 

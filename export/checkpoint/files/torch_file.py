@@ -13,7 +13,7 @@ from torch._subclasses import FakeTensorMode
 from internvl_edge.export.checkpoint.files.pointers import refuse_pointer
 from internvl_edge.export.checkpoint.files.tensors import LazyTensor
 from internvl_edge.export.checkpoint.names import holds_a_tower
-from internvl_edge.runtime.errors import CheckpointError
+from internvl_edge.runtime.errors import CheckpointError, first_line
 
 _NESTING_KEYS = ("module", "state_dict", "model", "model_state_dict", "model_state", "net", "weights", "params")
 """Under which training scripts put the weights; of a file without a tower they are preferred to other keys."""
@@ -50,7 +50,7 @@ def _load(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise CheckpointError(_pickle_message(path, str(error))) from error
     except Exception as error:  # a broken pickle raises whatever its bytes happen to spell
-        reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
+        reason = first_line(error).partition(". ")[0]
         raise CheckpointError(f"{path}: not a whole torch file ({reason}); download it again") from error
 
 

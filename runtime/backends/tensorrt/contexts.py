@@ -2,12 +2,12 @@
 
 import logging
 import os
-from pathlib import Path
 from typing import Any
 
 from internvl_edge.runtime.backends.tensorrt.failures import refusal
 from internvl_edge.runtime.backends.tensorrt.library import Library
 from internvl_edge.runtime.backends.tensorrt.plan import Plan
+from internvl_edge.runtime.cache_folder import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -71,10 +71,3 @@ class ContextMaker:
         if self._file.is_file() and self._cache.deserialize(self._file.read_bytes()):
             self._kept_bytes = self._file.stat().st_size
         self._config.set_runtime_cache(self._cache)
-
-
-def cache_folder() -> Path:
-    """Return where compiled kernels are kept: ``INTERNVL_EDGE_CACHE``, else the user's cache folder."""
-    if chosen := os.environ.get("INTERNVL_EDGE_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "internvl-edge"

@@ -4,6 +4,7 @@ import re
 
 from internvl_edge.runtime.backends.tensorrt.library import Library
 from internvl_edge.runtime.errors import BackendError
+from internvl_edge.runtime.targets.tensorrt_module import message_line
 
 _NO_MEMORY = re.compile(r"out ?of ?memory", re.IGNORECASE)
 
@@ -18,13 +19,8 @@ def out_of_memory(graph: str) -> BackendError:
 
 def refusal(graph: str, what: str, library: Library, remedy: str) -> BackendError:
     """Return the error of something that `library` has just refused, with the first reason that it gave."""
-    reasons = [_one_line(error) for error in library.errors]
+    reasons = [message_line(error) for error in library.errors]
     if any(_NO_MEMORY.search(reason) for reason in reasons):
         return out_of_memory(graph)
     reason = reasons[0] if reasons else "no reason given"
     return BackendError(f"graph {graph}: {library.flavour} {library.version} {what} ({reason}); {remedy}")
-
-
-def _one_line(message: str) -> str:
-    """Return a message of TensorRT on one line, without the place in its source code."""
-    return re.sub(r"\.? In \w+ at [^\s)]+", "", " ".join(message.split()))

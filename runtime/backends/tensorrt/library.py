@@ -1,6 +1,5 @@
 """The TensorRT that is installed here, with the logger and the runtime that a process has one of."""
 
-import importlib
 import logging
 from collections import deque
 from dataclasses import dataclass
@@ -9,16 +8,10 @@ from types import ModuleType
 from typing import Any
 
 from internvl_edge.runtime.errors import BackendError
-from internvl_edge.runtime.jetson import tensorrt_remedy
+from internvl_edge.runtime.targets.tensorrt_module import import_tensorrt, tensorrt_version
 
 logger = logging.getLogger(__name__)
 
-_MODULES = {
-    "tensorrt": ("tensorrt",),
-    "tensorrt_rtx": ("onnxruntime_ep_nv_tensorrt_rtx", "tensorrt_rtx_bindings"),
-}
-"""What each flavour imports, in order; the first of TensorRT-RTX only brings the libraries that its bindings load."""
-_EXTRAS = {"tensorrt": "gpu", "tensorrt_rtx": "rtx"}
 _LOGS: list[Any] = []
 """For as long as the process lives: TensorRT keeps the first logger that it is given, by its address."""
 _REMEMBERED = 16
@@ -45,13 +38,13 @@ def load_library(flavour: str) -> Library:
         BackendError: it is not installed, or does not start.
     """
     try:
-        trt = [importlib.import_module(module) for module in _MODULES[flavour]][-1]
-    except (ImportError, OSError) as error:
-        raise BackendError(_not_installed(flavour, error)) from error
+        trt = import_tensorrt(flavour)
+    except ImportError as error:
+        raise BackendError(f"backend {flavour}: {error}") from error
     errors: deque[str] = deque(maxlen=_REMEMBERED)
     _LOGS.append(_log(trt, errors))
     runtime = trt.Runtime(_LOGS[-1])
-    return Library(flavour=flavour, trt=trt, version=str(trt.__version__), runtime=runtime, errors=errors)
+    return Library(flavour=flavour, trt=trt, version=tensorrt_version(trt), runtime=runtime, errors=errors)
 
 
 def _log(trt: ModuleType, errors: "deque[str]") -> Any:
@@ -67,9 +60,3 @@ def _log(trt: ModuleType, errors: "deque[str]") -> Any:
             logger.debug("%s", message)
 
     return Log()
-
-
-def _not_installed(flavour: str, error: Exception) -> str:
-    """Return what to install."""
-    remedy = tensorrt_remedy() if flavour == "tensorrt" else f"pip install 'internvl-edge[{_EXTRAS[flavour]}]'"
-    return f"backend {flavour}: not installed ({' '.join(str(error).split())}); {remedy}"

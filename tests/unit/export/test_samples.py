@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from internvl_edge.export.samples import load_samples, synthetic_pixels
+from internvl_edge.export.samples import load_samples, random_ids, synthetic_pixels
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.preprocess import Preprocessing, preprocess
 
@@ -36,3 +36,12 @@ def test_an_unreadable_picture_that_was_asked_for_is_an_error(tmp_path: Path) ->
     (tmp_path / "teaser.png").write_text("")
     with pytest.raises(InputError, match=r"teaser.png \(not a picture: an empty file\)"):
         load_samples(tmp_path, SETTINGS, 2)
+
+
+def test_random_ids_begin_a_text_and_are_the_same_again() -> None:
+    ids = random_ids(3, 16, 100)
+    assert ids.shape == (3, 16)
+    assert (ids[:, 0] == 1).all()
+    assert ids[:, 1:].min() >= 3
+    assert ids.max() < 100
+    np.testing.assert_array_equal(ids, random_ids(3, 16, 100))

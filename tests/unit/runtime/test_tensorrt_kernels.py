@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from internvl_edge.runtime.backends.tensorrt.contexts import cache_folder
 from internvl_edge.runtime.backends.tensorrt.library import load_library
+from internvl_edge.runtime.cache_folder import cache_folder
 from tests.unit.runtime.fake_plans import Site, site
 
 
