@@ -14,6 +14,8 @@ ROOMS := internvl_edge.cli internvl_edge.commands internvl_edge.export internvl_
   internvl_edge.runtime internvl_edge.optimum_register
 EMOJI := examples/emoji
 BUNDLE := demo-bundle
+# Whole files, in the order that tests/conftest.py gives them.
+SHARED_OUT := -n 2 --dist loadfile --no-loadscope-reorder
 PICTURES := demo-pictures
 
 .PHONY: demo test lint types unit gpu-check check-dependencies coverage clean
@@ -57,7 +59,7 @@ types: $(READY)
 	MYPYPATH=.mypy_root $(BIN)/mypy --strict $(ROOMS:%=-p %)
 
 unit: $(READY) $(TRITON)
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest $(SHARED_OUT)
 
 gpu-check: $(READY)
 	$(BIN)/python -m pytest tests/gpu -m gpu -rs --gpu-report gpu-report.json
@@ -67,7 +69,7 @@ check-dependencies: $(DEMO_READY)
 
 coverage: $(READY) $(TRITON)
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n 2 --dist worksteal -q
+	$(BIN)/coverage run -m pytest $(SHARED_OUT) -q
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

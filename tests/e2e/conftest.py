@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from internvl_edge.export.compile import export_bundle
-from internvl_edge.export.options import ExportOptions
 from internvl_edge.runtime.backends import SessionOptions
+from tests.exports import Exports
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 ONE_THREAD = SessionOptions(threads=1)
@@ -36,12 +35,9 @@ def without_stages(stderr: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def demo_bundle(tmp_path_factory: pytest.TempPathFactory, emoji: Path) -> Path:
+def demo_bundle(exports: Exports, emoji: Path) -> Path:
     """The demo in fp32: what the recorded metrics were measured with."""
-    output = tmp_path_factory.mktemp("demo") / "bundle"
-    samples = emoji / "data" / "test.jsonl"
-    export_bundle(ExportOptions(checkpoint=str(emoji / "checkpoint"), output=output, dtype="fp32", samples=samples))
-    return output
+    return exports.bundle(emoji / "checkpoint", dtype="fp32", samples=emoji / "data" / "test.jsonl")
 
 
 @pytest.fixture(scope="session")

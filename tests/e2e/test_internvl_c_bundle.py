@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from internvl_edge.export.compile import export_bundle
-from internvl_edge.export.options import ExportOptions
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.errors import BundleError
@@ -20,15 +18,14 @@ from internvl_edge.runtime.serve.models import served_models
 from internvl_edge.runtime.tasks.features import CLASSIFICATION_SCALE, similarity_logits, softmax, unit
 from tests.e2e.conftest import ONE_THREAD, Run
 from tests.e2e.test_cli import one_line
+from tests.exports import Exports
 
 TEXTS = ("gem stone", "a slice of pizza")
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory, emoji: Path) -> Path:
-    output = tmp_path_factory.mktemp("c") / "bundle"
-    export_bundle(ExportOptions(checkpoint=str(emoji / "checkpoint"), output=output, graphs=("vision", "text")))
-    return output
+def bundle(exports: Exports, emoji: Path) -> Path:
+    return exports.bundle(emoji / "checkpoint", graphs=("vision", "text"))
 
 
 @pytest.fixture(scope="module")

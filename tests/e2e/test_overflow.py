@@ -21,6 +21,7 @@ from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.errors import VerificationError
 from tests.e2e.every_graph import build_every_graph
 from tests.e2e.overflowing import HEADS, QUERIES, WIDTH, Weights, chat, infinite_values, internvl, vision, write
+from tests.exports import Exports
 from tests.tolerances import FP16_RELATIVE
 
 DIALECTS = {"joined": FEWEST_LAUNCHES, "portable": PORTABLE, "plugin": Dialect(attention="plugin")}
@@ -287,11 +288,7 @@ def test_quantized_graphs_have_islands_too(tmp_path: Path, precision: str) -> No
     assert build_every_graph(bundle.path, 89, tmp_path)["vision"] > 0
 
 
-def test_the_demo_has_no_islands(tmp_path: Path, emoji: Path) -> None:
-    report = export_bundle(
-        ExportOptions(
-            checkpoint=str(emoji / "checkpoint"), output=tmp_path / "b", samples=emoji / "data" / "test.jsonl"
-        )
-    )
+def test_the_demo_has_no_islands(exports: Exports, emoji: Path) -> None:
+    _, report = exports.report(emoji / "checkpoint", samples=emoji / "data" / "test.jsonl")
     assert not any(kept.nodes for kept in report.kept_wide.values())
     assert "in fp32, since" not in report_text(report)

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests.e2e.conftest import Run
+from tests.exports import Exports
 
 
 @pytest.fixture(scope="module")
@@ -20,11 +21,8 @@ def data(emoji: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ranges(run: Run, emoji: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("ranges") / "ranges"
-    done = run("calibrate", emoji / "checkpoint", "--data", data, "--sample-count", 16, "-o", folder)
-    assert done.returncode == 0, done.stderr
-    return folder
+def ranges(exports: Exports, emoji: Path, data: Path) -> Path:
+    return exports.ranges(emoji / "checkpoint", data=str(data), samples=16)
 
 
 def refused(run: Run, output: Path, *arguments: object) -> str:

@@ -11,10 +11,9 @@ from outliers import plant_massive, scale_folds
 
 from internvl_edge.calib.dataset import DataSet, open_data
 from internvl_edge.calib.evaluation import EvalOptions, EvalReport, evaluate
-from internvl_edge.export.compile import export_bundle
-from internvl_edge.export.options import ExportOptions
 from internvl_edge.runtime import InternVL
 from tests.e2e.conftest import ONE_THREAD
+from tests.exports import Exports
 from tests.tolerances import CAPTION_POINTS, OUTLIER_POINTS, RECALL_POINTS, ZERO_SHOT_POINTS
 
 PICTURES = 300
@@ -28,29 +27,14 @@ def data(emoji: Path) -> DataSet:
     return open_data(emoji / "data" / "test.jsonl")
 
 
+QUANTIZED = {"dtype": "fp32", "gate_samples": 0}
+"""fp32 around the 8-bit linears, calibrated on the demo's calibration set. The gate is left out, which takes two fifths
+of an export and is tested elsewhere: here the whole set judges."""
+
+
 @pytest.fixture(scope="module")
-def quantized(emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, str], Path]:
-    """Export a checkpoint with fp32 around its 8-bit linears, calibrated on the demo's calibration set.
-
-    The gate is left out, which takes two fifths of an export and is tested elsewhere: here the whole set judges.
-    """
-
-    def export(checkpoint: Path, precision: str) -> Path:
-        output = tmp_path_factory.mktemp(precision) / "bundle"
-        calibration = str(emoji / "data" / "calibration.jsonl")
-        export_bundle(
-            ExportOptions(
-                checkpoint=str(checkpoint),
-                output=output,
-                dtype="fp32",
-                precision=precision,
-                data=calibration,
-                gate_samples=0,
-            )
-        )
-        return output
-
-    return export
+def calibration(emoji: Path) -> str:
+    return str(emoji / "data" / "calibration.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +53,15 @@ def lost(reference: EvalReport, found: EvalReport) -> tuple[float, float]:
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
 def test_the_demo(
     precision: str,
-    quantized: Callable[[Path, str], Path],
+    exports: Exports,
+    calibration: str,
     emoji: Path,
     demo_bundle: Path,
     reference: EvalReport,
     data: DataSet,
 ) -> None:
-    bundle = quantized(emoji / "checkpoint", precision)
+    ranges = exports.ranges(emoji / "checkpoint", data=calibration)
+    bundle = exports.bundle(emoji / "checkpoint", precision=precision, ranges=ranges, **QUANTIZED)
     recall, zero_shot = lost(
         reference, evaluate(InternVL.open(bundle, "onnxruntime", options=ONE_THREAD), data, RANKED)
     )
@@ -93,17 +79,18 @@ def test_the_demo(
 @pytest.mark.parametrize("plant", [scale_folds, plant_massive])
 def test_a_copy_with_outliers(
     plant: Callable[[Path, Path], None],
-    quantized: Callable[[Path, str], Path],
+    exports: Exports,
+    calibration: str,
     emoji: Path,
     tmp_path: Path,
     data: DataSet,
 ) -> None:
-    copy, plain = tmp_path / "checkpoint", tmp_path / "fp32"
-    plant(emoji / "checkpoint", copy)
-    export_bundle(ExportOptions(checkpoint=str(copy), output=plain, dtype="fp32"))
+    plant(emoji / "checkpoint", tmp_path)
+    plain = exports.bundle(tmp_path, dtype="fp32")
+    quantized = exports.bundle(tmp_path, precision="int8", data=calibration, **QUANTIZED)
     before, after = (
-        evaluate(InternVL.open(b, "onnxruntime", options=ONE_THREAD), data, RANKED)
-        for b in (plain, quantized(copy, "int8"))
+        evaluate(InternVL.open(bundle, "onnxruntime", options=ONE_THREAD), data, RANKED)
+        for bundle in (plain, quantized)
     )
     assert before.mean_recall_at_1 is not None
     assert before.mean_recall_at_1 > 55, "the copy is a model that can do something"

@@ -16,14 +16,12 @@ import onnx_ir as ir
 import pytest
 
 from internvl_edge.calib.dataset import open_data
-from internvl_edge.export.calibrate import CalibrateOptions, calibrate
-from internvl_edge.export.compile import export_bundle
-from internvl_edge.export.options import ExportOptions
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.targets.sms import RTX_SMS
 from internvl_edge.runtime.targets.targets import find_target
 from tests.e2e.every_graph import build_every_graph
+from tests.exports import Exports
 
 pytest.importorskip("onnxruntime_ep_nv_tensorrt_rtx", reason="the extra `rtx` is not installed")
 
@@ -98,43 +96,26 @@ class Exported:
         return Plan("\n".join(file.read_bytes().decode("latin-1") for file in files))
 
 
-@pytest.fixture(scope="module")
-def ranges(emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The ranges of the demo on the fewest samples that are allowed: what is built does not depend on them."""
-    folder = tmp_path_factory.mktemp("ranges") / "ranges"
-    data = str(emoji / "data" / "calibration.jsonl")
-    calibrate(
-        CalibrateOptions(
-            checkpoint=str(emoji / "checkpoint"), output=folder, data=data, samples=16, image_size=IMAGE_SIZE
-        )
-    )
-    return folder
-
-
 @pytest.fixture(scope="module", params=CASES)
-def exported(
-    request: pytest.FixtureRequest, ranges: Path, emoji: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Exported:
+def exported(request: pytest.FixtureRequest, exports: Exports, emoji: Path) -> Exported:
     """The demo, with scales that take no search and without the damage of each site.
 
     Neither changes what is built, and both take most of an export's time.
     """
     precision, fp8_attention = CASES[request.param]
-    bundle = tmp_path_factory.mktemp(request.param) / "bundle"
-    report = export_bundle(
-        ExportOptions(
-            checkpoint=str(emoji / "checkpoint"),
-            output=bundle,
-            image_size=IMAGE_SIZE,
-            precision=precision,
-            ranges=ranges,
-            method="max",
-            smooth="0.5",
-            fp8_attention=fp8_attention,
-            gate_samples=0,
-            target=TARGET,
-            samples=emoji / "data" / "test.jsonl",
-        )
+    calibration = str(emoji / "data" / "calibration.jsonl")
+    few = {"data": calibration, "samples": 16}  # the fewest that are allowed: what is built does not depend on them
+    bundle, report = exports.report(
+        emoji / "checkpoint",
+        image_size=IMAGE_SIZE,
+        precision=precision,
+        ranges=exports.ranges(emoji / "checkpoint", image_size=IMAGE_SIZE, **few),
+        method="max",
+        smooth="0.5",
+        fp8_attention=fp8_attention,
+        gate_samples=0,
+        target=TARGET,
+        samples=emoji / "data" / "test.jsonl",
     )
     assert {error.graph for error in report.errors} == set(LINEARS), "a graph was not run on ONNX Runtime"
     assert report.kept_high == ()

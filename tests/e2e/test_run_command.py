@@ -9,18 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from internvl_edge.export.compile import export_bundle
-from internvl_edge.export.options import ExportOptions
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.tasks.connect import connect
 from tests.e2e.conftest import Run
+from tests.exports import Exports
 
 
 @pytest.fixture(scope="module")
-def chat_bundle(tmp_path_factory: pytest.TempPathFactory, golden_b: Path) -> Path:
-    output = tmp_path_factory.mktemp("chat") / "bundle"
-    export_bundle(ExportOptions(checkpoint=str(golden_b / "checkpoint_chat"), output=output, dtype="fp32"))
-    return output
+def chat_bundle(exports: Exports, golden_b: Path) -> Path:
+    return exports.bundle(golden_b / "checkpoint_chat", dtype="fp32")
 
 
 def gif(path: Path, source: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from internvl_edge.export.checkpoint import open_checkpoint
-from internvl_edge.export.compile import export_bundle
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.models.internvl import InternVLModel
-from internvl_edge.export.options import ExportOptions
 from internvl_edge.export.sources import weight_sources
 from internvl_edge.export.weights import ComputedTensor
 from internvl_edge.runtime import InternVL
+from tests.exports import Exports
 
 Loaded = tuple[ModelConfig, InternVLModel]
 
@@ -51,16 +51,11 @@ def recorded_b(golden_b: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., InternVL]:
-    """Export a checkpoint (once per settings) and open the bundle."""
-    made: dict[str, InternVL] = {}
+def exported(exports: Exports) -> Callable[..., InternVL]:
+    """Export a checkpoint and open the bundle, once per settings."""
 
+    @cache
     def export(checkpoint: Path, **settings: object) -> InternVL:
-        key = f"{checkpoint} {sorted(settings.items())}"
-        if key not in made:
-            output = tmp_path_factory.mktemp("bundle") / "bundle"
-            export_bundle(ExportOptions(checkpoint=str(checkpoint), output=output, **settings))  # type: ignore[arg-type]
-            made[key] = InternVL.open(output, "onnxruntime")
-        return made[key]
+        return InternVL.open(exports.bundle(checkpoint, **settings), "onnxruntime")
 
     return export

@@ -1,7 +1,9 @@
 """Every graph in every dialect against the canonical one on ONNX Runtime, and through TensorRT-RTX's parser."""
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import onnxruntime as ort
 import pytest
 
 from internvl_edge.export.dialects import FEWEST_LAUNCHES_8_BITS, PORTABLE, Dialect, lower
-from internvl_edge.runtime import InternVL
+from internvl_edge.runtime.bundle import Bundle
+from tests.exports import Exports
 
 SAME_GRAPH_RELATIVE = 1e-5
 """Of the largest value of an output in fp32: the same operations in another order left 2e-6 at most when measured."""
@@ -39,25 +42,39 @@ EXAMPLE_SIZES = {"batch": 2, "texts": 2, "length": 5, "past": 11, "total": 16}
 
 
 @pytest.fixture(scope="module")
-def demo(exported: Callable[..., InternVL], emoji: Path) -> Callable[[str], dict[str, Path]]:
+def own(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, Sequence[str]], dict[str, Path]]:
+    """Copy a bundle, since graphs are written beside its own, and return the files of some graphs."""
+
+    def copied(folder: Path, graphs: Sequence[str]) -> dict[str, Path]:
+        bundle = Bundle.open(shutil.copytree(folder, tmp_path_factory.mktemp("own") / "bundle"))
+        return {name: bundle.graph_file(name) for name in graphs}
+
+    return copied
+
+
+@pytest.fixture(scope="module")
+def demo(
+    own: Callable[[Path, Sequence[str]], dict[str, Path]], exports: Exports, emoji: Path
+) -> Callable[[str], dict[str, Path]]:
     """The demo's graphs; ranges of few samples do, since both sides read the same scales."""
 
+    @cache
     def graphs(precision: str) -> dict[str, Path]:
-        settings: dict[str, object] = {"dtype": "fp32"}
-        if precision != "fp32":
-            data = str(emoji / "data" / "calibration.jsonl")
-            settings |= {"precision": precision, "data": data, "gate_samples": 0, "calibration_samples": 16}
-            settings |= {"method": "max", "smooth": "off"}
-        bundle = exported(emoji / "checkpoint", **settings).bundle
-        return {name: bundle.graph_file(name) for name in GRAPHS}
+        checkpoint, data = emoji / "checkpoint", emoji / "data"
+        if precision == "fp32":
+            return own(exports.bundle(checkpoint, dtype="fp32", samples=data / "test.jsonl"), GRAPHS)
+        ranges = exports.ranges(checkpoint, data=str(data / "calibration.jsonl"), samples=16)
+        settings = {"dtype": "fp32", "gate_samples": 0, "method": "max", "smooth": "off"}
+        return own(exports.bundle(checkpoint, precision=precision, ranges=ranges, **settings), GRAPHS)
 
     return graphs
 
 
 @pytest.fixture(scope="module")
-def chat_graphs(exported: Callable[..., InternVL], golden_b: Path) -> dict[str, Path]:
-    bundle = exported(golden_b / "checkpoint_chat", dtype="fp32").bundle
-    return {name: bundle.graph_file(name) for name in ("vision", "connector")}
+def chat_graphs(
+    own: Callable[[Path, Sequence[str]], dict[str, Path]], exports: Exports, golden_b: Path
+) -> dict[str, Path]:
+    return own(exports.bundle(golden_b / "checkpoint_chat", dtype="fp32"), ("vision", "connector"))
 
 
 def feeds(model: ir.Model, rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from internvl_edge.export.compile import export_bundle
 from internvl_edge.export.engine.profiles import Ranges, profiles_for
-from internvl_edge.export.options import ExportOptions
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.cuda import Device
 from internvl_edge.runtime.tasks.generation.search import GenerationConfig, generate
 from tests.decoder_steps import Cache, cached
+from tests.exports import Exports
 from tests.gpu.agree import relative_differences, require_agreement
 from tests.gpu.cases import CASES, PROMPT_IDS, case_of, decoder_inputs
 from tests.gpu.device_targets import device_target
@@ -22,10 +21,8 @@ GIB = 1 << 30
 
 
 @pytest.fixture(scope="module")
-def model(golden_a: Path, tmp_path_factory: pytest.TempPathFactory) -> InternVL:
-    output = tmp_path_factory.mktemp("bundle") / "bundle"
-    export_bundle(ExportOptions(checkpoint=str(golden_a / "checkpoint"), output=output))
-    return InternVL.open(output)
+def model(exports: Exports, golden_a: Path) -> InternVL:
+    return InternVL.open(exports.bundle(golden_a / "checkpoint"))
 
 
 @pytest.mark.parametrize("name", CASES)

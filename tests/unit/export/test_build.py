@@ -16,14 +16,12 @@ import pytest
 
 from internvl_edge.export.build import BuildOptions, BuildReport, build, build_plans
 from internvl_edge.export.build_report import build_text
-from internvl_edge.export.compile import export_bundle
 from internvl_edge.export.dialects import dialect_for
 from internvl_edge.export.draw import block_bytes, draw_graph
 from internvl_edge.export.engine.blueprint import Blueprint
 from internvl_edge.export.engine.child import BuilderMemoryError, Built, Job
 from internvl_edge.export.engine.profiles import Ranges
 from internvl_edge.export.kit import KitReport
-from internvl_edge.export.options import ExportOptions
 from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.byte_sizes import parse_bytes
 from internvl_edge.runtime.cuda import Device
@@ -37,6 +35,7 @@ from internvl_edge.runtime.targets.capability import capabilities
 from internvl_edge.runtime.targets.estimate import Limits, host_peak_bytes
 from internvl_edge.runtime.targets.flavour import Flavour
 from internvl_edge.runtime.targets.targets import find_target
+from tests.exports import Exports
 from tests.tolerances import FP16_RELATIVE
 
 TARGET = find_target("rtx-4090")
@@ -67,10 +66,8 @@ class Writer:
 
 
 @pytest.fixture(scope="module")
-def exported(golden_a: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("bundle") / "bundle"
-    export_bundle(ExportOptions(checkpoint=str(golden_a / "checkpoint"), output=output, graphs=("vision", "text")))
-    return output
+def exported(exports: Exports, golden_a: Path) -> Path:
+    return exports.bundle(golden_a / "checkpoint", graphs=("vision", "text"))
 
 
 @pytest.fixture
