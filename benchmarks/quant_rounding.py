@@ -20,7 +20,8 @@ from internvl_edge.calib.ranges import open_ranges
 from internvl_edge.calib.recipe import Factors, LinearWeights, Recipe
 from internvl_edge.export.calibrate import CalibrateOptions, calibrate
 from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
-from internvl_edge.export.graph_inputs import FEEDS, GraphInputs
+from internvl_edge.export.graph_inputs import GraphInputs
+from internvl_edge.export.models.graphs import graph_row
 from internvl_edge.export.quantize import fake_quantizers, make_recipe, quantized_sources, with_cached_values
 from internvl_edge.export.sites import model_sites
 from internvl_edge.export.sources import fetch_from, weight_sources
@@ -66,7 +67,7 @@ class Model:
         found: dict[str, dict[str, np.ndarray]] = {}
         outputs: dict[str, dict[str, np.ndarray]] = {}
         for graph in JUDGED:
-            found[graph] = samples.of(graph, outputs.get(FEEDS.get(graph, ""), {}))
+            found[graph] = samples.of(graph, outputs.get(graph_row(graph).fed_by or "", {}))
             outputs[graph] = self.run(graph, found, self.sources, {})
         return found
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from internvl_edge.export.canonical.block_names import block_of
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.heap import trim_heap
-from internvl_edge.export.models.graphs import graph_spec
+from internvl_edge.export.models.graph_modules.specs import GraphOptions
+from internvl_edge.export.models.graphs import graph_row, graph_spec
 from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.export.segments import cut, run_segments
-from internvl_edge.export.sites import QLLAMA_BLOCK, VISION_BLOCK
 from internvl_edge.export.streamed import Fetch, run_streamed
 from internvl_edge.export.widen import widen_bfloat16
 from internvl_edge.runtime.errors import ExportError
@@ -96,14 +96,7 @@ def run_torch_blocks(
 
 def torch_blocks(name: str, config: ModelConfig, feature_layers: Sequence[int] = ()) -> tuple[str, ...]:
     """Return the paths of the blocks that graph `name` needs, in order."""
-    if name == "connector":
-        return ()
-    if name != "vision":
-        assert config.qllama is not None
-        return tuple(QLLAMA_BLOCK.format(index) for index in range(config.qllama.num_layers))
-    layers = config.vision.num_layers
-    last = config.connector.select_layer % (layers + 1) if config.connector is not None else layers
-    return tuple(VISION_BLOCK.format(index) for index in range(max([last, *(layer + 1 for layer in feature_layers)])))
+    return graph_row(name).module.blocks(GraphOptions(config=config, feature_layers=tuple(feature_layers)))
 
 
 def _telling(path: str, hear: Hear) -> Callable[[nn.Module, object, object], None]:

@@ -285,7 +285,7 @@ def _build_graph(
         graph = kit.graphs[name] if kit is not None else _drawn(site, name, form, means, work)
         ranges = _at_most(site.options.ranges, means.largest_batch)
         plans = [_build_part(site, name, part, root, ranges, means, staging, builder) for part in graph.parts]
-        profiles = profiles_for(name, site.bundle.manifest.graphs[name].inputs, site.bundle.manifest.model, ranges)
+        profiles = profiles_for(name, site.bundle.manifest.graphs[name].inputs, site.bundle.manifest, ranges)
         return GraphEngines(
             graph_sha256=graph.graph_sha256, key=key, profiles=tuple(profiles), plans=tuple(plans), form=form
         )
@@ -362,7 +362,7 @@ def _build_part(
                 plan_file=staging.folder / file,
                 flavour=site.flavour.name,
                 target=site.target.name,
-                profiles=profiles_for(name, part.inputs, site.bundle.manifest.model, ranges),
+                profiles=profiles_for(name, part.inputs, site.bundle.manifest, ranges),
                 workspace_bytes=means.workspace_bytes,
             )
         )
@@ -375,8 +375,9 @@ def _page(bundle: Bundle, folder: Path, record: EngineRecord) -> Path | str:
     """Write the page of the plans and return where it lies, or why there is none: that takes no plan with it."""
     if record.flavour != "tensorrt_rtx":
         return f"plans of {record.flavour} do not tell their launches"
+    phases = {name: graph.use.phases for name, graph in bundle.manifest.graphs.items()}
     try:
-        return write_plans_page(bundle.path, folder, record)
+        return write_plans_page(bundle.path, folder, record, phases)
     except ExportError as error:
         return str(error)
 

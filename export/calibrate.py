@@ -19,7 +19,7 @@ from internvl_edge.export.calibration_data import CalibrationData, load_data, wa
 from internvl_edge.export.checkpoint import Checkpoint, StoredTensor, open_checkpoint
 from internvl_edge.export.checkpoint.files.tensors import LazyTensor
 from internvl_edge.export.config import ModelConfig
-from internvl_edge.export.models.graphs import GRAPH_NAMES, available_graphs
+from internvl_edge.export.models.graphs import GRAPH_NAMES, GRAPHS, available_graphs
 from internvl_edge.export.producer import code_digest, producer
 from internvl_edge.export.resolution import at_image_size
 from internvl_edge.export.run_key import calibrate_key, program_parts, ranges_parts
@@ -165,7 +165,7 @@ def _collect(walk: Walk, config: ModelConfig, inputs: WalkInputs, staging: Stagi
     sites = model_sites(config)
     pictures = len(inputs.pixel_values)
     texts = len(inputs.text_ids) if inputs.text_ids is not None else 0
-    samples = {"vision": pictures, "query": pictures, "decoder": pictures, "itm": pictures, "text": texts}
+    samples = {row.name: texts if row.use.rows == "texts" else pictures for row in GRAPHS if row.quantized}
     _take_up(walk, staging)
     saved = time.monotonic()
     with progress.task("Measuring ranges", len(walk.blocks), "blocks") as advance:

@@ -9,8 +9,8 @@ import numpy as np
 
 from internvl_edge.calib.dataset import DataSet, open_data
 from internvl_edge.export.differences import Difference, Divergence, difference, divergence
-from internvl_edge.export.graph_inputs import FEEDS, GraphInputs, counting_rows
-from internvl_edge.export.models.graphs import GRAPH_NAMES
+from internvl_edge.export.graph_inputs import GraphInputs, counting_rows
+from internvl_edge.export.models.graphs import GRAPH_NAMES, graph_row
 from internvl_edge.export.samples import STOCK_TEXTS, random_ids
 from internvl_edge.export.sides import BundleSide, Side, open_reference
 from internvl_edge.runtime.errors import BundleError, InputError
@@ -145,7 +145,7 @@ def _graphs(side: Side, reference: Side, options: CompareOptions) -> tuple[str, 
     if lacking:
         remedy = f"choose with --graphs {','.join(both)}" if both else "give two of one checkpoint"
         raise BundleError(f"{'; '.join(lacking)}; {remedy}")
-    feeders = {FEEDS[name] for name in _closed(wanted) if name in FEEDS}
+    feeders = _feeders(_closed(wanted))
     if absent := [name for name in GRAPH_NAMES if name in feeders and name not in reference.graphs]:
         raise BundleError(
             f"{reference.path}: has no {', '.join(absent)}, whose outputs {', '.join(wanted)} of {side.path} take; "
@@ -157,9 +157,13 @@ def _graphs(side: Side, reference: Side, options: CompareOptions) -> tuple[str, 
 def _closed(names: Sequence[str]) -> set[str]:
     """Return `names` and every graph on the way to them."""
     found = set(names)
-    while more := {FEEDS[name] for name in found if name in FEEDS} - found:
+    while more := _feeders(found) - found:
         found |= more
     return found
+
+
+def _feeders(names: set[str]) -> set[str]:
+    return {feeder for name in names if (feeder := graph_row(name).fed_by) is not None}
 
 
 def _check_sizes(side: Side, reference: Side) -> None:
@@ -249,9 +253,9 @@ class _Recorded:
     def inputs(self, graph: str) -> dict[str, np.ndarray]:
         """Return the inputs of `graph`, in the reference's own units."""
         fed: dict[str, np.ndarray] = {}
-        if graph in FEEDS:
-            self.run(FEEDS[graph], lambda _: None)
-            fed = dict(self._outputs(FEEDS[graph]))
+        if (feeder := graph_row(graph).fed_by) is not None:
+            self.run(feeder, lambda _: None)
+            fed = dict(self._outputs(feeder))
         return self._inputs.of(graph, fed)
 
     def value(self, graph: str, name: str) -> np.ndarray:
@@ -296,7 +300,7 @@ def _compare_graph(
     outputs = tuple(item for item in rest if not item.name.startswith("present."))
     return GraphComparison(
         graph=graph,
-        fed_by=FEEDS.get(graph),
+        fed_by=graph_row(graph).fed_by,
         blocks=blocks,
         outputs=outputs,
         caches=tuple(item for item in rest if item.name.startswith("present.")),

@@ -23,6 +23,7 @@ from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.dialects.join_heads import JoinHeadsPass
 from internvl_edge.export.kit import KitReport
 from internvl_edge.export.model_info import model_info
+from internvl_edge.export.models.graphs import graph_row
 from internvl_edge.export.numerics.settle import Kept
 from internvl_edge.export.options import ExportOptions
 from internvl_edge.export.passes import canonicalize
@@ -289,7 +290,7 @@ def _place(staging: Staging, folder: Path, model: ir.Model, plan: WeightPlan) ->
     attach_weights(model, plan)
     path = folder / f"{model.graph.name}.onnx"
     ir.save(model, path)
-    return graph_info(path.relative_to(staging.folder).as_posix(), model)
+    return graph_info(path.relative_to(staging.folder).as_posix(), model, graph_row(path.stem).use)
 
 
 def _store(run: ExportRun, staging: Staging, folder: Path, plan: WeightPlan, sweep: Sweep) -> dict[str, FileInfo]:

@@ -8,6 +8,7 @@ from internvl_edge.calib.dataset import DataSet
 from internvl_edge.calib.metrics import clear_first, owned
 from internvl_edge.calib.verdict import Measure, Verdict
 from internvl_edge.export.config import ModelConfig
+from internvl_edge.runtime.graph_roles import EXPORTED_AS, IMAGE_ENCODER, QUERY_ENCODER, TEXT_ENCODER
 from internvl_edge.runtime.inputs.read import Record
 from internvl_edge.runtime.preprocess import preprocess
 from internvl_edge.runtime.progress import Advance, Progress, Silent
@@ -17,6 +18,7 @@ from internvl_edge.runtime.tokenizer import Tokenizer
 Run = Callable[[str, Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 """Runs a graph by name on named inputs."""
 
+_VISION, _QUERY, _TEXT = (EXPORTED_AS[role] for role in (IMAGE_ENCODER, QUERY_ENCODER, TEXT_ENCODER))
 _WIDEST_VALUES = 128 << 20
 """Values of the widest activation of one batch of pictures: 512 MiB in fp32."""
 
@@ -36,7 +38,7 @@ class Judge:
         self._config = config
         self._graphs = graphs
         self._languages: tuple[str, ...] = ()
-        if tokenizer is not None and "text" in graphs:
+        if tokenizer is not None and _TEXT in graphs:
             self._languages = self._captioned()
         if tokenizer is not None and self._languages:
             texts = [text for language in self._languages for row in data.rows for text in row.texts[language]]
@@ -74,18 +76,18 @@ class Judge:
             advance(len(rows))
         found = {name: np.concatenate(values) for name, values in parts.items()}
         if self._languages:
-            embeds = unit(run("text", {"input_ids": self._ids})["text_embeds"])
+            embeds = unit(run(_TEXT, {"input_ids": self._ids})["text_embeds"])
             ends = np.cumsum([right.shape[1] for right in self._right.values()])
             found |= dict(zip(self._right, np.split(embeds, ends[:-1]), strict=True))
         return found
 
     def _pictures(self, run: Run, pixels: np.ndarray) -> dict[str, np.ndarray]:
-        vision = run("vision", {"pixel_values": pixels})
+        vision = run(_VISION, {"pixel_values": pixels})
         if "image_embeds" not in vision:
             return {"vision states": unit(vision["vision_states"].astype(np.float32).mean(axis=1))}
         embeds = {"C": unit(vision["image_embeds"])}
-        if "query" in self._graphs:
-            query = run("query", {"vision_states": vision["vision_states"]})
+        if _QUERY in self._graphs:
+            query = run(_QUERY, {"vision_states": vision["vision_states"]})
             embeds["G"] = unit(embeds["C"] + unit(query["query_embeds"]))
         return embeds
 

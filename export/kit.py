@@ -86,7 +86,7 @@ def make_kit(
 def _lines(bundle: Bundle, blueprint: Blueprint, ranges: Ranges, major: int) -> Iterator[str]:
     for name, graph in blueprint.graphs.items():
         for part in graph.parts:
-            profiles = profiles_for(name, part.inputs, bundle.manifest.model, ranges)
+            profiles = profiles_for(name, part.inputs, bundle.manifest, ranges)
             yield trtexec_line(part.file, f"{part.name}.plan", profiles, major=major)
 
 

@@ -17,14 +17,16 @@ from internvl_edge.runtime.targets.targets import find_target
 
 PAGE_FILE = "reports/engine.html"
 """In the bundle; it is of the target that was built last."""
-_PROFILES = {"decoder": ("prompt", "step")}
-"""What `profiles_for` tunes a graph for, where it is more than one thing."""
+Phases = Mapping[str, Sequence[str]]
+"""Graph -> the kinds of call that its profiles are tuned for, where there is more than one."""
 _HEAD_BYTES = 4096
 """Of a page: its mark lies in them."""
 
 
-def write_plans_page(bundle: Path, folder: Path, record: EngineRecord) -> Path:
+def write_plans_page(bundle: Path, folder: Path, record: EngineRecord, phases: Phases) -> Path:
     """Write the page of the plans in `folder` into `bundle` unless it is there already; return where it lies.
+
+    `phases` of the bundle's graphs give profiles their names.
 
     Raises:
         ExportError: it cannot be written.
@@ -45,7 +47,8 @@ def write_plans_page(bundle: Path, folder: Path, record: EngineRecord) -> Path:
     temporary = page.with_name(f".{page.name}.{os.getpid()}")  # another target may be built at the same time
     try:
         page.parent.mkdir(exist_ok=True)
-        temporary.write_text(render_page(xrays_of(folder, record), cover), encoding="utf-8", errors="backslashreplace")
+        html = render_page(xrays_of(folder, record, phases), cover)
+        temporary.write_text(html, encoding="utf-8", errors="backslashreplace")
         temporary.replace(page)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -55,17 +58,19 @@ def write_plans_page(bundle: Path, folder: Path, record: EngineRecord) -> Path:
     return page
 
 
-def xrays_of(folder: Path, record: EngineRecord) -> dict[str, PlanXray]:
+def xrays_of(folder: Path, record: EngineRecord, phases: Phases) -> dict[str, PlanXray]:
     """Return what each plan in `folder` tells, by heading: one for each profile; what cannot be read says so."""
     target = find_target(record.target)
     return {
         heading: found
         for name, engines in record.graphs.items()
-        for heading, found in _graph_xrays(name, engines, folder, target)
+        for heading, found in _graph_xrays(engines, folder, target, phases.get(name, ()))
     }
 
 
-def _graph_xrays(name: str, engines: GraphEngines, folder: Path, target: Target) -> Iterator[tuple[str, PlanXray]]:
+def _graph_xrays(
+    engines: GraphEngines, folder: Path, target: Target, phases: Sequence[str]
+) -> Iterator[tuple[str, PlanXray]]:
     """Yield the X-rays of one graph; what one part gives gives the next one its sizes."""
     known = [{value: shapes[1] for value, shapes in profile.items()} for profile in engines.profiles]
     for plan in engines.plans:
@@ -81,7 +86,7 @@ def _graph_xrays(name: str, engines: GraphEngines, folder: Path, target: Target)
         for index, sizes in enumerate(known):
             found = _seen(text, target, sizes, index)
             sizes |= _outputs(found, plan)
-            yield f"{plan.file}{_behind(name, index, len(known))}", found
+            yield f"{plan.file}{_behind(phases, index, len(known))}", found
 
 
 def _seen(text: PlanText, target: Target, known: Mapping[str, Sequence[int]], profile: int) -> PlanXray:
@@ -102,10 +107,9 @@ def _outputs(found: PlanXray, plan: PlanRecord) -> dict[str, tuple[int, ...]]:
     return {name: shape for name, (_, shape) in pairs if shape is not None}
 
 
-def _behind(name: str, index: int, count: int) -> str:
+def _behind(phases: Sequence[str], index: int, count: int) -> str:
     """Return what tells a profile from the others of its plan."""
-    words = _PROFILES.get(name, ())
-    return "" if count == 1 else f", {words[index] if len(words) == count else f'profile {index}'}"
+    return "" if count == 1 else f", {phases[index] if len(phases) == count else f'profile {index}'}"
 
 
 def _reason(error: EngineError, path: Path) -> str:

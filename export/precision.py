@@ -16,7 +16,7 @@ from internvl_edge.export.calibrate import CalibrateOptions, calibrate, fingerpr
 from internvl_edge.export.calibration_data import RANDOM
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.judge import Judge, Run, held_out
-from internvl_edge.export.models.graphs import UNQUANTIZED_GRAPHS
+from internvl_edge.export.models.graphs import UNQUANTIZED_GRAPHS, graph_row
 from internvl_edge.export.options import ExportOptions
 from internvl_edge.export.quantize import fake_quantizers, keep_high, make_recipe, matching, quantized_sources
 from internvl_edge.export.run import ExportRun
@@ -27,6 +27,7 @@ from internvl_edge.export.staging import Staging
 from internvl_edge.export.verify import onnx_outputs, torch_outputs
 from internvl_edge.export.weights import Source
 from internvl_edge.runtime.errors import CalibrationError, InputError
+from internvl_edge.runtime.graph_roles import EXPORTED_AS, IMAGE_ENCODER
 from internvl_edge.runtime.numbers.formats import QUANTIZED
 from internvl_edge.runtime.progress import Progress
 
@@ -100,10 +101,7 @@ def with_enough_keys(
 
 def _fewest_keys(graph: str, path: str, config: ModelConfig) -> int:
     """Return the fewest rows that an attention sees in a call: pictures' tokens, queries, or a text of one token."""
-    if graph == "vision" or path.endswith(".cross_attn"):
-        return config.vision.tokens
-    queries = config.qllama.num_queries if config.qllama is not None else 0
-    return {"query": queries, "itm": queries + 1, "decoder": queries + 1}.get(graph, 1)
+    return config.vision.tokens if path.endswith(".cross_attn") else graph_row(graph).fewest_rows(config)
 
 
 def fewest_high(
@@ -201,7 +199,7 @@ def _judge(run: ExportRun, ranges: Ranges, notes: list[str]) -> Judge | None:
     """Return who tells the drop, or None with a note where there is nothing to tell it on."""
     options = run.options
     source = options.data or str(ranges.info.data[0]["source"])
-    if options.gate_samples == 0 or "vision" not in run.graphs or source == RANDOM:
+    if options.gate_samples == 0 or EXPORTED_AS[IMAGE_ENCODER] not in run.graphs or source == RANDOM:
         notes.append("accuracy: not measured; give --data with pictures, --gate-samples and the vision graph")
         return None
     try:

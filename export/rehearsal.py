@@ -7,6 +7,8 @@ import numpy as np
 
 from internvl_edge.calib.recipe import Recipe
 from internvl_edge.export.config import ModelConfig
+from internvl_edge.export.graph_inputs import inputs_of
+from internvl_edge.export.models.graphs import graph_row
 from internvl_edge.export.numerics.reach import Reach
 from internvl_edge.export.quantize import fake_quantizers
 from internvl_edge.export.samples import Samples, random_ids
@@ -14,11 +16,10 @@ from internvl_edge.export.sources import fetch_from
 from internvl_edge.export.streamed import Change
 from internvl_edge.export.verify import OutputError, torch_outputs, verify_graph
 from internvl_edge.export.weights import Source
-from internvl_edge.runtime.tokenizer import Tokenizer
+from internvl_edge.runtime.graph_roles import Ids
+from internvl_edge.runtime.tokenizer import TEXT_PREFIX, Tokenizer
 
 PROMPT = "English caption:"
-_FEEDS = {"query": "vision", "itm": "vision", "connector": "vision", "decoder": "query"}
-"""Graph -> the graph whose outputs it takes."""
 
 
 class Rehearsal:
@@ -53,9 +54,8 @@ class Rehearsal:
 
     def _expected(self, name: str) -> dict[str, np.ndarray]:
         if name not in self._outputs:
-            layers = self._layers if name == "vision" else ()
             self._outputs[name] = torch_outputs(
-                name, self._config, self.inputs(name), self._fetch, layers, self._changed(name)
+                name, self._config, self.inputs(name), self._fetch, self._layers, self._changed(name)
             )
         return self._outputs[name]
 
@@ -64,38 +64,19 @@ class Rehearsal:
 
     def inputs(self, name: str) -> dict[str, np.ndarray]:
         """Return the inputs that graph `name` is tried on."""
-        feeder = self._expected(_FEEDS[name]) if name in _FEEDS else {}
-        if name == "vision":
-            return {"pixel_values": self._samples.pixel_values}
-        if name == "text":
-            return {"input_ids": self._ids(prefix="summarize:")}
-        if name == "decoder":
-            return self._decoder_inputs(feeder)
-        inputs = {"vision_states": feeder["vision_states"]}
-        return inputs if name != "itm" else inputs | {"input_ids": self._ids(prefix="")}
+        row = graph_row(name)
+        fed = self._expected(row.fed_by) if row.fed_by is not None else {}
+        ids = self._ids(row.use.ids) if row.use.ids is not None else None
+        return inputs_of(name, self._samples.pixel_values, ids, fed)
 
-    def _decoder_inputs(self, query: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        assert self._config.qllama is not None
-        past = self._config.qllama.num_queries
-        prompt = self._prompt()
-        batch, length = self._samples.pixel_values.shape[0], prompt.shape[1]
-        cache = {k.replace("present", "past_key_values"): v for k, v in query.items() if k.startswith("present")}
-        return {
-            "input_ids": np.repeat(prompt, batch, axis=0),
-            "attention_mask": np.ones((batch, past + length), np.int64),
-            "position_ids": np.broadcast_to(past + np.arange(length), (batch, length)),
-            **cache,
-        }
-
-    def _ids(self, prefix: str) -> np.ndarray:
-        if self._tokenizer is not None:
-            return self._tokenizer.encode_texts(list(self._samples.texts), prefix=prefix)
-        return self._random_ids(len(self._samples.texts), 12)
-
-    def _prompt(self) -> np.ndarray:
-        if self._tokenizer is not None:
+    def _ids(self, kind: Ids) -> np.ndarray:
+        """Return ids of one kind; a prompt ``[1, n]`` stands for all pictures."""
+        if self._tokenizer is None:
+            return self._random_ids(1, 5) if kind == "prompts" else self._random_ids(len(self._samples.texts), 12)
+        if kind == "prompts":
             return self._tokenizer.encode_prompt(PROMPT)
-        return self._random_ids(1, 5)
+        prefix = TEXT_PREFIX if kind == "texts" else ""
+        return self._tokenizer.encode_texts(list(self._samples.texts), prefix=prefix)
 
     def _random_ids(self, rows: int, length: int) -> np.ndarray:
         """Return ids without a tokenizer to give them: seeded, bos first, rows of falling length padded with 0."""

@@ -33,7 +33,7 @@ def best_form(bundle: Bundle, name: str, target: Target, ranges: Ranges, work: P
     place_weights(bundle, bundle.graph_file(name).parent, work)
     blocks, block = cut_blocks(model)
     inputs = [tensor_spec(value) for value in blocks.graph.inputs]
-    profiles = profiles_for(name, inputs, bundle.manifest.model, ranges)
+    profiles = profiles_for(name, inputs, bundle.manifest, ranges)
     forms = search_forms(blocks, block, work, target=target, profiles=profiles, forms=verified_forms(model.graph))
     return leanest(forms, forms[0].launches + _ALLOWED_LAUNCHES)
 

@@ -11,15 +11,13 @@ from internvl_edge.calib.ranges import Ranges
 from internvl_edge.calib.recipe import Recipe
 from internvl_edge.calib.verdict import Damage
 from internvl_edge.export.config import ModelConfig
+from internvl_edge.export.models.graphs import GRAPHS, graph_row
 from internvl_edge.export.quantize import fake_quantizers, quantized_sources, with_cached_values, with_weights
 from internvl_edge.export.sources import fetch_from
 from internvl_edge.export.streamed import Change
 from internvl_edge.export.verify import torch_outputs
 from internvl_edge.export.weights import Source
 from internvl_edge.runtime.progress import Progress
-
-_JUDGED = {"vision": "vision_states", "query": "query_states", "text": "text_embeds", "decoder": "logits"}
-"""Output by which a graph's damage is told."""
 
 
 def rank(
@@ -54,7 +52,7 @@ def rank(
 
 
 def _judged(inputs: Mapping[str, object]) -> Sequence[str]:
-    return [graph for graph in _JUDGED if graph in inputs]
+    return [row.name for row in GRAPHS if row.judged is not None and row.name in inputs]
 
 
 def _only(recipe: Recipe, name: str) -> Recipe:
@@ -72,4 +70,5 @@ def _output(
     changed: Mapping[str, Change] = {}
     if recipe is not None:
         changed, inputs = fake_quantizers(recipe, graph), with_cached_values(recipe, inputs)
-    return torch.from_numpy(torch_outputs(graph, config, inputs, fetch_from(sources), (), changed)[_JUDGED[graph]])
+    outputs = torch_outputs(graph, config, inputs, fetch_from(sources), (), changed)
+    return torch.from_numpy(outputs[str(graph_row(graph).judged)])

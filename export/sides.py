@@ -97,9 +97,8 @@ class BundleSide:
 
     @property
     def feature_layers(self) -> tuple[int, ...]:
-        """Blocks whose patch maps `vision` puts out."""
-        graph = self._bundle.manifest.graphs.get("vision")
-        names = [output.name for output in graph.outputs] if graph is not None else []
+        """Blocks whose patch maps are outputs of a graph."""
+        names = [output.name for graph in self._bundle.manifest.graphs.values() for output in graph.outputs]
         return tuple(int(name.removeprefix("feature_")) for name in names if name.startswith("feature_"))
 
     @cached_property
@@ -161,11 +160,11 @@ class CheckpointSide:
 
     def blocks(self, graph: str) -> tuple[str, ...]:
         """Return the paths of the blocks of `graph` in order."""
-        return torch_blocks(graph, self._config, self._layers if graph == "vision" else ())
+        return torch_blocks(graph, self._config, self._layers)
 
     def run(self, graph: str, inputs: Mapping[str, np.ndarray], hear: Hear) -> None:
         """Run `graph` in torch."""
-        run_torch_blocks(graph, self._config, inputs, self._fetch, self._layers if graph == "vision" else (), hear)
+        run_torch_blocks(graph, self._config, inputs, self._fetch, self._layers, hear)
 
 
 def open_reference(

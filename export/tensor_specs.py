@@ -2,14 +2,14 @@
 
 import onnx_ir as ir
 
-from internvl_edge.export.models.graphs import graph_row
+from internvl_edge.runtime.graph_roles import GraphUse
 from internvl_edge.runtime.manifest import GraphInfo, TensorSpec
 
 
-def graph_info(file: str, model: ir.Model) -> GraphInfo:
-    """Return what is in the graph `model`, whose file in the bundle is `file`, and what it is used for."""
+def graph_info(file: str, model: ir.Model, use: GraphUse) -> GraphInfo:
+    """Return inputs and outputs of `model`, whose file in the bundle is `file`, and what it is used for."""
     inputs, outputs = (tuple(map(tensor_spec, values)) for values in (model.graph.inputs, model.graph.outputs))
-    return GraphInfo(file=file, inputs=inputs, outputs=outputs, use=graph_row(str(model.graph.name)).use)
+    return GraphInfo(file=file, inputs=inputs, outputs=outputs, use=use)
 
 
 def tensor_spec(value: ir.Value) -> TensorSpec:

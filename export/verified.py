@@ -33,7 +33,7 @@ class Verified:
         """Return `info` of a graph with what was found; types of inputs and outputs follow the islands."""
         kept, closest = self.kept[name], self.closest[name]
         if kept.nodes:
-            info = graph_info(info.file, ir.load(folder / f"{name}.onnx"))
+            info = graph_info(info.file, ir.load(folder / f"{name}.onnx"), info.use)
         return replace(
             info,
             closest=_reach_info(closest) if closest is not None else None,

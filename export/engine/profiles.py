@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from internvl_edge.runtime.engines import Profile, Shapes
 from internvl_edge.runtime.errors import EngineError
-from internvl_edge.runtime.manifest import ModelInfo, TensorSpec
+from internvl_edge.runtime.manifest import Manifest, TensorSpec
 
 Range = tuple[int, int, int]
 MOST_ROWS = 4096
@@ -50,20 +50,21 @@ def parse_range(flag: str, text: str) -> Range:
     return (numbers[0], numbers[-1] if len(numbers) < 3 else numbers[1], numbers[-1])
 
 
-def profiles_for(name: str, inputs: Sequence[TensorSpec], model: ModelInfo, ranges: Ranges) -> list[Profile]:
+def profiles_for(name: str, inputs: Sequence[TensorSpec], manifest: Manifest, ranges: Ranges) -> list[Profile]:
     """Return the profiles of graph `name`, or of a part of it that has `inputs`.
 
-    The decoder has two: a prompt chunk, and one token on a growing past.
+    A graph with a cache has two: a prompt chunk, and one token on a growing past.
 
     Raises:
         EngineError: texts longer than the model takes, or an axis that no range is known for.
     """
-    if name in ("text", "itm") and ranges.text_length[2] > (longest := model.require_text().max_text_length):
+    use, model = manifest.graphs[name].use, manifest.model
+    if use.takes_texts and ranges.text_length[2] > (longest := model.require_text().max_text_length):
         asked = ":".join(map(str, ranges.text_length))
         raise EngineError(f"--text-length {asked}: {name} takes {longest} tokens at most; lower it")
     axes: list[dict[str, Range]] = [{"batch": ranges.batch, "texts": ranges.batch, "length": ranges.text_length}]
-    if name == "decoder" and model.text is not None:
-        queries = model.text.num_query_tokens
+    if use.phases:
+        queries = model.num_query_tokens
         longest = queries + _PROMPT[2] + _NEW_TOKENS
         prompt = {"batch": ranges.batch, "length": _PROMPT, "past": (queries, queries, queries)}
         step = {"batch": ranges.batch, "length": (1, 1, 1), "past": (queries + 1, queries + _USUAL_STEP, longest)}

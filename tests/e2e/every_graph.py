@@ -16,7 +16,7 @@ def build_every_graph(folder: Path, sm: int, work: Path) -> dict[str, int]:
     found = {}
     for name in bundle.manifest.graphs:
         (part,) = draw_graph(bundle, name, dialect_for(attention=True), None, work).parts
-        profiles = profiles_for(name, part.inputs, bundle.manifest.model, Ranges())
+        profiles = profiles_for(name, part.inputs, bundle.manifest, Ranges())
         plan = work / f"{name}.plan"
         info = build_plan(work / part.file, plan, target=find_target(f"sm_{sm}"), profiles=profiles)
         found[name] = info.bytes

@@ -29,7 +29,7 @@ def model(exports: Exports, golden_a: Path) -> InternVL:
 def test_a_case_fits_the_profile_that_it_is_for(model: InternVL, name: str) -> None:
     case = case_of(model, name)
     graph = model.bundle.manifest.graphs[case.graph]
-    profile = profiles_for(case.graph, graph.inputs, model.info, Ranges())[case.profile]
+    profile = profiles_for(case.graph, graph.inputs, model.bundle.manifest, Ranges())[case.profile]
     assert case.inputs.keys() == {item.name for item in graph.inputs}
     assert case.expected.keys() == {item.name for item in graph.outputs}
     for tensor, (least, _, most) in profile.items():

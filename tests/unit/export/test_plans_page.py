@@ -17,6 +17,8 @@ PROFILE: Profile = {"pixel_values": ((1, 3, 70, 70), (2, 3, 70, 70), (8, 3, 70, 
 TWO = plan_bytes(ENGINE, FUSION, ENGINE, FUSION)
 """A plan of two profiles."""
 
+PHASES = {"vision": (), "decoder": ("prompt", "step")}
+
 
 def plan_record(file: str, content: bytes) -> PlanRecord:
     outputs = ("vision_states", "image_embeds")
@@ -51,7 +53,7 @@ def record(tmp_path: Path) -> EngineRecord:
 
 
 def test_each_profile_of_each_plan_is_seen_at_the_sizes_it_is_tuned_for(tmp_path: Path, record: EngineRecord) -> None:
-    found = xrays_of(tmp_path, record)
+    found = xrays_of(tmp_path, record, PHASES)
     assert list(found) == ["vision.plan", "decoder.plan, prompt", "decoder.plan, step", "text.plan"]
     assert [x.profile for x in found.values()] == [0, 0, 1, 0]
     assert [x.shapes.get("pixel_values") for x in found.values()] == [(2, 3, 70, 70)] * 3 + [None]
@@ -61,7 +63,7 @@ def test_each_profile_of_each_plan_is_seen_at_the_sizes_it_is_tuned_for(tmp_path
 
 
 def test_the_page_has_a_section_for_each_and_loads_nothing(tmp_path: Path, record: EngineRecord) -> None:
-    html = write_plans_page(tmp_path, tmp_path, record).read_text()
+    html = write_plans_page(tmp_path, tmp_path, record, PHASES).read_text()
     page = Page()
     page.feed(html)
     assert page.open == []
@@ -78,33 +80,33 @@ def test_the_page_has_a_section_for_each_and_loads_nothing(tmp_path: Path, recor
 
 def test_a_profile_that_a_plan_lacks_is_said(tmp_path: Path, record: EngineRecord) -> None:
     more = replace(record, graphs={"vision": replace(record.graphs["vision"], profiles=(PROFILE,) * 2)})
-    found = xrays_of(tmp_path, more)
+    found = xrays_of(tmp_path, more, PHASES)
     assert found["vision.plan, profile 1"].unreadable == ("has no profile 1; it has 1, counted from 0",)
 
 
 def test_a_missing_plan_is_said(tmp_path: Path, record: EngineRecord) -> None:
     (tmp_path / "vision.plan").unlink()
-    (why,) = xrays_of(tmp_path, record)["vision.plan"].unreadable
+    (why,) = xrays_of(tmp_path, record, PHASES)["vision.plan"].unreadable
     assert "cannot be read as a plan" in why
 
 
 def test_a_page_of_the_same_plans_stays_and_any_other_goes(tmp_path: Path, record: EngineRecord) -> None:
-    page = write_plans_page(tmp_path, tmp_path, record)
+    page = write_plans_page(tmp_path, tmp_path, record, PHASES)
     written = page.stat().st_ino
-    assert write_plans_page(tmp_path, tmp_path, record).stat().st_ino == written
-    assert "for l4" in write_plans_page(tmp_path, tmp_path, replace(record, target="l4")).read_text()
+    assert write_plans_page(tmp_path, tmp_path, record, PHASES).stat().st_ino == written
+    assert "for l4" in write_plans_page(tmp_path, tmp_path, replace(record, target="l4"), PHASES).read_text()
     page.write_text("what `inspect --html` wrote")
-    assert "for rtx-4090" in write_plans_page(tmp_path, tmp_path, record).read_text()
+    assert "for rtx-4090" in write_plans_page(tmp_path, tmp_path, record, PHASES).read_text()
     assert [path.name for path in page.parent.iterdir()] == ["engine.html"]
 
 
 def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path, record: EngineRecord) -> None:
     (tmp_path / "reports" / "engine.html").mkdir(parents=True)
     with pytest.raises(ExportError, match=r"engine\.html: cannot be written \(Is a directory\); the plans are built"):
-        write_plans_page(tmp_path, tmp_path, record)
+        write_plans_page(tmp_path, tmp_path, record, PHASES)
     assert [path.name for path in (tmp_path / "reports").iterdir()] == ["engine.html"]
 
 
 def test_several_plans_need_a_cover(tmp_path: Path, record: EngineRecord) -> None:
     with pytest.raises(ValueError, match="4 plans on a page without a cover"):
-        render_page(xrays_of(tmp_path, record))
+        render_page(xrays_of(tmp_path, record, PHASES))

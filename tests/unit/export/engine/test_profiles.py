@@ -5,13 +5,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from internvl_edge.export.engine.profiles import Ranges, parse_range, profiles_for
+from internvl_edge.export.models.graphs import GRAPHS
 from internvl_edge.runtime.errors import EngineError
-from internvl_edge.runtime.manifest import ModelInfo, TensorSpec, TextInfo, VisionInfo
+from internvl_edge.runtime.manifest import SCHEMA, GraphInfo, Manifest, ModelInfo, TensorSpec, TextInfo, VisionInfo
 
 MODEL = ModelInfo(
     layout="internvl",
     vision=VisionInfo(image_size=70, patch_size=14, hidden_size=192, tokens=26),
     text=TextInfo(layers=6, heads=3, head_dim=64, vocab_size=6144, max_positions=2048, num_query_tokens=8),
+)
+MANIFEST = Manifest(
+    schema=SCHEMA,
+    producer={},
+    model=MODEL,
+    precision="fp16",
+    graphs={row.name: GraphInfo(file="", inputs=(), outputs=(), use=row.use) for row in GRAPHS},
+    files={},
 )
 IDS = TensorSpec(name="input_ids", dtype="int64", shape=("texts", "length"))
 RANGES = Ranges(batch=(1, 4, 16), text_length=(2, 16, 32))
@@ -19,22 +28,22 @@ RANGES = Ranges(batch=(1, 4, 16), text_length=(2, 16, 32))
 
 def test_a_fixed_axis_stays_and_a_named_one_gets_its_range() -> None:
     pixels = TensorSpec(name="pixel_values", dtype="float32", shape=("batch", 3, 70, 70))
-    assert profiles_for("vision", [pixels], MODEL, RANGES) == [
+    assert profiles_for("vision", [pixels], MANIFEST, RANGES) == [
         {"pixel_values": ((1, 3, 70, 70), (4, 3, 70, 70), (16, 3, 70, 70))}
     ]
-    assert profiles_for("text", [IDS], MODEL, RANGES) == [{"input_ids": ((1, 2), (4, 16), (16, 32))}]
+    assert profiles_for("text", [IDS], MANIFEST, RANGES) == [{"input_ids": ((1, 2), (4, 16), (16, 32))}]
 
 
 def test_an_input_without_dynamic_axes_has_no_shape_to_choose() -> None:
     table = TensorSpec(name="table", dtype="float16", shape=(4, 4))
-    assert profiles_for("vision", [table], MODEL, RANGES) == [{}]
+    assert profiles_for("vision", [table], MANIFEST, RANGES) == [{}]
 
 
 def test_the_decoder_has_a_prompt_and_a_step_whose_mask_covers_past_and_new_tokens() -> None:
     ids = TensorSpec(name="input_ids", dtype="int64", shape=("batch", "length"))
     mask = TensorSpec(name="attention_mask", dtype="int64", shape=("batch", "total"))
     past = TensorSpec(name="past_key_values.0.key", dtype="float16", shape=("batch", 3, "past", 64))
-    prompt, step = profiles_for("decoder", [ids, mask, past], MODEL, RANGES)
+    prompt, step = profiles_for("decoder", [ids, mask, past], MANIFEST, RANGES)
     assert prompt["past_key_values.0.key"] == ((1, 3, 8, 64), (4, 3, 8, 64), (16, 3, 8, 64))
     assert [shape[1] for shape in step["input_ids"]] == [1, 1, 1]
     for profile in (prompt, step):
@@ -44,24 +53,24 @@ def test_the_decoder_has_a_prompt_and_a_step_whose_mask_covers_past_and_new_toke
 
 def test_an_axis_inside_a_graph_may_be_a_sum() -> None:
     keys = TensorSpec(name="keys", dtype="float16", shape=("batch", 3, "past + length", 64))
-    prompt, step = profiles_for("decoder", [keys], MODEL, RANGES)
+    prompt, step = profiles_for("decoder", [keys], MANIFEST, RANGES)
     assert [shape[2] for shape in prompt["keys"]] == [9, 13, 24]
     assert [shape[2] for shape in step["keys"]] == [10, 25, 89]
 
 
 def test_an_axis_inside_a_graph_may_be_a_sum_with_a_number() -> None:
     rows = TensorSpec(name="rows", dtype="float16", shape=("batch", "length + 8", 192))
-    assert [shape[1] for shape in profiles_for("itm", [rows], MODEL, RANGES)[0]["rows"]] == [10, 24, 40]
+    assert [shape[1] for shape in profiles_for("itm", [rows], MANIFEST, RANGES)[0]["rows"]] == [10, 24, 40]
 
 
 def test_texts_longer_than_the_model_takes() -> None:
     with pytest.raises(EngineError, match="--text-length 2:16:96: text takes 80 tokens"):
-        profiles_for("text", [IDS], MODEL, Ranges(text_length=(2, 16, 96)))
+        profiles_for("text", [IDS], MANIFEST, Ranges(text_length=(2, 16, 96)))
 
 
 def test_an_axis_that_nobody_named() -> None:
     with pytest.raises(EngineError, match="no range is known for axes frames"):
-        profiles_for("vision", [TensorSpec(name="x", dtype="float32", shape=("frames", 3))], MODEL, RANGES)
+        profiles_for("vision", [TensorSpec(name="x", dtype="float32", shape=("frames", 3))], MANIFEST, RANGES)
 
 
 @pytest.mark.parametrize(("text", "found"), [("1:8:32", (1, 8, 32)), ("4", (4, 4, 4)), ("1:8", (1, 8, 8))])

@@ -1,9 +1,7 @@
 """Every row of the table of graphs is whole, and agrees with its torch module and with the rows beside it."""
 
 from dataclasses import replace
-from pathlib import Path
 
-import onnx_ir as ir
 import pytest
 import torch
 
@@ -12,7 +10,6 @@ from internvl_edge.export.models.graph_modules.specs import PAST, GraphOptions
 from internvl_edge.export.models.graphs import GRAPH_NAMES, GRAPHS, GraphRow, available_graphs, graph_row, graph_spec
 from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.export.sites import model_sites
-from internvl_edge.export.tensor_specs import graph_info
 from internvl_edge.runtime.graph_roles import EXPORTED_AS
 
 CONFIG = ModelConfig(
@@ -121,15 +118,6 @@ def test_a_graph_without_weights_is_refused(name: str) -> None:
         model = InternVLModel(config)
     with pytest.raises(ValueError, match=f"{name}: no such graph for internvl"):
         graph_spec(name, config, model, torch.float32)
-
-
-@pytest.mark.parametrize("row", GRAPHS, ids=lambda row: row.name)
-def test_the_manifest_is_told_what_a_graph_is_for(row: GraphRow, tmp_path: Path) -> None:
-    value = ir.Value(name="x", shape=ir.Shape(["batch", 4]), type=ir.TensorType(ir.DataType.FLOAT16))
-    graph = ir.Graph([value], [value], nodes=[], opset_imports={"": 23}, name=row.name)
-    info = graph_info("onnx/fp16/x.onnx", ir.Model(graph, ir_version=11))
-    assert info.use == row.use
-    assert info.inputs[0].shape == ("batch", 4)
 
 
 def _covers(key: str, name: str) -> bool:
