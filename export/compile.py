@@ -18,6 +18,7 @@ from internvl_edge.calib.report import build_report
 from internvl_edge.calib.report_html import render_html
 from internvl_edge.calib.verdict import Verdict
 from internvl_edge.export.build import BuildOptions, BuildReport, build
+from internvl_edge.export.canonical.forked import Forked
 from internvl_edge.export.checkpoint import Checkpoint
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.dialects.join_heads import JoinHeadsPass
@@ -54,7 +55,7 @@ from internvl_edge.runtime.errors import VerificationError
 from internvl_edge.runtime.manifest import SCHEMA, FileInfo, GraphInfo, Manifest
 from internvl_edge.runtime.outputs.strict_json import json_text
 from internvl_edge.runtime.preprocessor_file import save_preprocessing
-from internvl_edge.runtime.progress import BYTES, Progress, Silent
+from internvl_edge.runtime.progress import BYTES, Advance, Progress, Silent
 
 logger = logging.getLogger(__name__)
 
@@ -106,9 +107,10 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         folder = staging.folder / "onnx" / options.bundle_precision
         folder.mkdir(parents=True, exist_ok=True)
         shared = shared_files(run.checkpoint.tensors.values(), run.dtype, run.weights, folder)
-        sweep = stack.enter_context(_sweep(run, shared))
         clock = _Clock()
-        _trace(run, staging)
+        tracing = stack.enter_context(_tracing(run, staging))  # forks, before the sweep begins a thread
+        sweep = stack.enter_context(_sweep(run, shared))
+        _trace(run, staging, tracing)
         clock.stage("trace")
         precision = _precision(run, staging)
         clock.stage("calibrate")
@@ -174,21 +176,32 @@ def _sweep(run: ExportRun, shared: Collection[Path]) -> Sweep:
     return Sweep(t for t in tensors if readable_in_place(t, run.dtype) and t.file in shared)
 
 
-def _trace(run: ExportRun, staging: Staging) -> None:
-    """Trace what no earlier run has traced."""
+def _tracing(run: ExportRun, staging: Staging) -> Forked:
+    """Return what traces the graphs that no earlier run has traced."""
     folder = staging.folder / _TRACED
     folder.mkdir(exist_ok=True)
+
+    def trace(name: str, advance: Advance) -> None:
+        dtype = getattr(torch, run.dtype)
+        model = canonicalize(trace_graph(name, run.config, dtype, run.feature_layers, advance))
+        logger.info("%s: traced, %d nodes", name, len(model.graph))
+        attach_placeholders(model)
+        ir.save(model, folder / f"{name}.onnx")
+
+    return Forked(trace, [name for name in run.graphs if staging.finished(_traced(name)) is None])
+
+
+def _trace(run: ExportRun, staging: Staging, tracing: Forked) -> None:
+    """Wait until every graph is traced."""
     with run.progress.task("Tracing graphs", len(run.graphs), "graphs") as advance:
-        for name in run.graphs:
-            if staging.finished(f"trace {name}") is None:
-                dtype = getattr(torch, run.dtype)
-                model = canonicalize(trace_graph(name, run.config, dtype, run.feature_layers, advance))
-                logger.info("%s: traced, %d nodes", name, len(model.graph))
-                attach_placeholders(model)
-                ir.save(model, folder / f"{name}.onnx")
-                staging.finish(f"trace {name}", {})
-            else:
-                advance(1)
+        advance(sum(staging.finished(_traced(name)) is not None for name in run.graphs))
+        for name in tracing.done(advance):
+            staging.finish(_traced(name), {})
+
+
+def _traced(name: str) -> str:
+    """Return the name of the stage in which graph `name` is traced."""
+    return f"trace {name}"
 
 
 def _precision(run: ExportRun, staging: Staging) -> Precision | None:
