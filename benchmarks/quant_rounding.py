@@ -16,15 +16,16 @@ import torch
 from internvl_edge.calib.dataset import open_data
 from internvl_edge.calib.decide import Rules
 from internvl_edge.calib.formats import fake, sqnr_db
+from internvl_edge.calib.quantize import fake_quantizers, make_recipe
 from internvl_edge.calib.ranges import open_ranges
 from internvl_edge.calib.recipe import Factors, LinearWeights, Recipe
+from internvl_edge.export.blockwise.model import BlockwiseModel
+from internvl_edge.export.blockwise.quantized import quantized_sources, with_cached_values
 from internvl_edge.export.calibrate import CalibrateOptions, calibrate
 from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
 from internvl_edge.export.graph_inputs import GraphInputs
 from internvl_edge.export.models.graphs import graph_row
-from internvl_edge.export.quantize import fake_quantizers, make_recipe, quantized_sources, with_cached_values
-from internvl_edge.export.sites import model_sites
-from internvl_edge.export.sources import fetch_from, weight_sources
+from internvl_edge.export.sources import fetch_from
 from internvl_edge.export.streamed import Change
 from internvl_edge.export.verify import torch_outputs
 from internvl_edge.export.weights import ComputedTensor, Source, whole
@@ -49,7 +50,8 @@ class Model:
     def __init__(self, checkpoint: Checkpoint) -> None:
         assert checkpoint.tokenizer_file is not None
         self.config = checkpoint.config
-        self.sources: Sources = weight_sources(checkpoint.tensors, checkpoint.config)
+        self.blockwise = BlockwiseModel(str(checkpoint.folder), checkpoint, checkpoint.config)
+        self.sources: Sources = self.blockwise.sources
         self._tokenizer = Tokenizer(checkpoint.tokenizer_file)
 
     def run(self, graph: str, inputs: Inputs, sources: Sources, changed: Mapping[str, Change]) -> dict[str, np.ndarray]:
@@ -134,9 +136,8 @@ def second_order(model: Model, inputs: Inputs, recipe: Recipe) -> Sources:
 def measured(model: Model, precision: str, ranges: Path) -> dict[str, dict[str, float]]:
     """Return variant -> graph -> SQNR in dB."""
     recipe = make_recipe(
-        model_sites(model.config),
+        model.blockwise,
         open_ranges(ranges),
-        model.sources,
         Rules(precision=QUANTIZED[precision], dtype="float32"),
         {},
         Silent(),

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from export_scale import Row, machine, measured
 from random_checkpoint import write_checkpoint
 
-from internvl_edge.export.calibrate import compute_type
+from internvl_edge.calib.measure import compute_type
 from internvl_edge.export.checkpoint import open_checkpoint
 from internvl_edge.export.config import ModelConfig
 
@@ -78,8 +78,8 @@ def case(folder: Path, preset: str, layers: int | None, text_layers: int | None,
     if config.qllama is not None:
         blocks += [text_products(config, layer) for layer in range(config.qllama.num_layers)]
     command = [sys.executable, "-m", "internvl_edge.cli"]
-    dtype = compute_type("auto")
-    kind = str(dtype).removeprefix("torch.")
+    kind = compute_type("auto")
+    dtype = getattr(torch, kind)
     try:
         before = bare_seconds(blocks, dtype)
         data = ["--data", "random", "--sample-count", str(PICTURES)]

@@ -10,9 +10,9 @@ import torch
 from onnx.utils import Extractor
 from torch import Tensor, nn
 
+from internvl_edge.calib.heap import trim_heap
 from internvl_edge.export.canonical.block_names import block_of
 from internvl_edge.export.config import ModelConfig
-from internvl_edge.export.heap import trim_heap
 from internvl_edge.export.models.graph_modules.specs import GraphOptions
 from internvl_edge.export.models.graphs import graph_row, graph_spec
 from internvl_edge.export.models.internvl import InternVLModel

@@ -1,42 +1,23 @@
 """Measure the ranges of a checkpoint: `internvl-edge calibrate`, top to bottom."""
 
-import hashlib
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-
-from internvl_edge.calib.collector import Collector
-from internvl_edge.calib.ranges import MARKER, RangesInfo, merge_ranges, open_ranges, save_block, save_info
+from internvl_edge.calib.measure import MeasureOptions, measure, open_measurement
+from internvl_edge.calib.ranges import MARKER, RangesInfo, merge_ranges, open_ranges, save_info
 from internvl_edge.calib.thresholds import METHODS
 from internvl_edge.export.accounting import account
-from internvl_edge.export.calibration_data import CalibrationData, load_data, walk_inputs
-from internvl_edge.export.checkpoint import Checkpoint, StoredTensor, open_checkpoint
-from internvl_edge.export.checkpoint.files.tensors import LazyTensor
-from internvl_edge.export.config import ModelConfig
-from internvl_edge.export.models.graphs import GRAPH_NAMES, GRAPHS, available_graphs
+from internvl_edge.export.blockwise.model import BlockwiseModel
+from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
+from internvl_edge.export.models.graphs import GRAPH_NAMES
 from internvl_edge.export.producer import code_digest, producer
 from internvl_edge.export.resolution import at_image_size
 from internvl_edge.export.run_key import calibrate_key, program_parts, ranges_parts
-from internvl_edge.export.sites import block_of, model_sites
-from internvl_edge.export.sources import fetch_from, stored_shapes, weight_sources
-from internvl_edge.export.staging import Staging, staged
-from internvl_edge.export.walk import Walk, WalkInputs
+from internvl_edge.export.sources import stored_shapes
+from internvl_edge.export.staging import staged
 from internvl_edge.runtime.errors import CalibrationError
-from internvl_edge.runtime.lowering.processor import multiplies_bf16
-from internvl_edge.runtime.preprocess import Preprocessing
 from internvl_edge.runtime.progress import Progress, Silent
-from internvl_edge.runtime.tokenizer import Tokenizer
-
-_STATE = "state.safetensors"
-_SAVED_EVERY_SECONDS = 20.0
-"""How much work a kill may cost; the streams of 128 pictures of a 6 B tower are 421 MB, saved in half a second."""
-_FINGERPRINT_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,102 +80,37 @@ def calibrate(options: CalibrateOptions, progress: Progress | None = None) -> Ca
     checkpoint = open_checkpoint(options.checkpoint, options.revision, options.accept_config, options.state_dict)
     account(checkpoint.tensors, stored_shapes(checkpoint.config))
     config = at_image_size(checkpoint.config, options.image_size)
-    info = _merge(options) if options.merge else _measure(options, checkpoint, config, progress or Silent())
+    if options.merge:
+        info = _merge(options)
+    else:
+        model = BlockwiseModel(options.checkpoint, checkpoint, config)
+        info = measure_ranges(model, checkpoint, options, progress or Silent())
     return CalibrateReport(output=options.output, info=info, seconds=time.monotonic() - started)
 
 
-def fingerprint(tensors: Sequence[StoredTensor], config: ModelConfig) -> str:
-    """Return the identity of a checkpoint: names, types, shapes and the first bytes of every tensor, and its config.
+def measure_ranges(
+    model: BlockwiseModel, checkpoint: Checkpoint, options: CalibrateOptions, progress: Progress
+) -> RangesInfo:
+    """Write the ranges of `model`, which is opened already, to `options.output`.
 
-    Of the config it is all but the picture size, which is compared apart, so that the error can say what to do. The
-    strength of adapters is part of it, and pictures that are prepared in another way than the reference's.
+    Raises:
+        EdgeError: the data or a value on the way is not right, in one line.
     """
-    digest, pictures = hashlib.sha256(), config.pictures
-    vision = {name: value for name, value in asdict(config.vision).items() if name != "image_size"}
-    digest.update(repr((vision, config.qllama, config.pool_heads, config.connector)).encode())
-    if pictures != Preprocessing(image_size=pictures.image_size):
-        digest.update(repr(pictures).encode())
-    for tensor in sorted(tensors, key=lambda tensor: tensor.name):
-        digest.update(f"{tensor.name} {tensor.dtype} {tensor.shape}".encode())
-        if not isinstance(tensor, LazyTensor):
-            digest.update(f"{tensor.scale}".encode())
-        for part in [tensor] if isinstance(tensor, LazyTensor) else [tensor.base, tensor.down, tensor.up]:
-            with part.file.open("rb") as file:
-                file.seek(part.offset)
-                digest.update(file.read(min(part.nbytes, _FINGERPRINT_BYTES)))
-    return digest.hexdigest()
-
-
-def compute_type(compute: str) -> torch.dtype:
-    """Return the type of the matrix products: bf16 if asked for, or if the CPU multiplies it in hardware."""
-    if compute == "auto":
-        return torch.bfloat16 if multiplies_bf16() else torch.float32
-    return torch.bfloat16 if compute == "bf16" else torch.float32
-
-
-def _measure(options: CalibrateOptions, checkpoint: Checkpoint, config: ModelConfig, progress: Progress) -> RangesInfo:
     assert options.data is not None
-    data = load_data(options.data, config.pictures, options.samples)
-    tokenizer = Tokenizer(checkpoint.tokenizer_file) if checkpoint.tokenizer_file else None
-    inputs = walk_inputs(data, tokenizer, config)
-    graphs = tuple(name for name in available_graphs(config) if options.graphs is None or name in options.graphs)
-    compute = compute_type(options.compute)
-    fetch = fetch_from(weight_sources(checkpoint.tensors, config))
-    walk = Walk(config, fetch, inputs, graphs, compute)
-    identity = fingerprint(list(checkpoint.tensors.values()), config)
-    info = RangesInfo(
-        checkpoint=options.checkpoint,
-        fingerprint=identity,
-        image_size=config.vision.image_size,
-        data=(_identity(data),),
+    measured = MeasureOptions(
+        data=options.data,
+        samples=options.samples,
         method=options.method,
-        compute=str(compute).removeprefix("torch."),
+        graphs=options.graphs,
+        compute=options.compute,
         producer=producer(),
         code=code_digest(),
-        graphs=graphs,
-        blocks=tuple(walk.blocks),
     )
-    with staged(options.output, calibrate_key(checkpoint, config, info), "ranges", MARKER) as staging:
-        _collect(walk, config, inputs, staging, progress)
-        save_info(staging.folder, info)
-    return info
-
-
-def _collect(walk: Walk, config: ModelConfig, inputs: WalkInputs, staging: Staging, progress: Progress) -> None:
-    """Take the walk to its end, saving each block's statistics, and from time to time the place and the streams."""
-    sites = model_sites(config)
-    pictures = len(inputs.pixel_values)
-    texts = len(inputs.text_ids) if inputs.text_ids is not None else 0
-    samples = {row.name: texts if row.use.rows == "texts" else pictures for row in GRAPHS if row.quantized}
-    _take_up(walk, staging)
-    saved = time.monotonic()
-    with progress.task("Measuring ranges", len(walk.blocks), "blocks") as advance:
-        advance(walk.position)
-        while not walk.done:
-            path = walk.blocks[walk.position]
-            collector = Collector([site for site in sites if block_of(site) == path], samples)
-            walk.step(collector)
-            save_block(staging.folder, path, collector.statistics())
-            advance(1)
-            if time.monotonic() - saved > _SAVED_EVERY_SECONDS and not walk.done:
-                _save_place(walk, staging)
-                saved = time.monotonic()
-    (staging.folder / _STATE).unlink(missing_ok=True)
-
-
-def _save_place(walk: Walk, staging: Staging) -> None:
-    temporary = staging.folder / f"{_STATE}.tmp"
-    save_file(walk.states, temporary, {"position": str(walk.position)})
-    temporary.replace(staging.folder / _STATE)
-
-
-def _take_up(walk: Walk, staging: Staging) -> None:
-    """Go on where an earlier run saved its place: what it measured up to there lies beside."""
-    file = staging.folder / _STATE
-    if file.exists():
-        with safe_open(file, "pt") as saved:
-            names = list(saved.keys())
-            walk.take_up(int(saved.metadata()["position"]), {name: saved.get_tensor(name) for name in names})
+    measurement = open_measurement(model, measured)
+    key = calibrate_key(checkpoint, model.config, measurement.info)
+    with staged(options.output, key, "ranges", MARKER) as staging:
+        measure(measurement, staging.folder, progress)
+    return measurement.info
 
 
 def _merge(options: CalibrateOptions) -> RangesInfo:
@@ -206,13 +122,3 @@ def _merge(options: CalibrateOptions) -> RangesInfo:
         info = merge_ranges(shards, staging.folder)
         save_info(staging.folder, info)
     return info
-
-
-def _identity(data: CalibrationData) -> dict[str, object]:
-    return {
-        "source": data.source,
-        "sha256": data.sha256,
-        "pictures": int(np.shape(data.pixel_values)[0]),
-        "texts": len(data.texts) + len(data.class_texts),
-        "unreadable": list(data.unreadable),
-    }

@@ -7,11 +7,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from internvl_edge.calib.data.synthetic import STOCK_TEXTS, random_ids
 from internvl_edge.calib.dataset import DataSet, open_data
 from internvl_edge.export.differences import Difference, Divergence, difference, divergence
 from internvl_edge.export.graph_inputs import GraphInputs, counting_rows
 from internvl_edge.export.models.graphs import GRAPH_NAMES, graph_row
-from internvl_edge.export.samples import STOCK_TEXTS, random_ids
 from internvl_edge.export.sides import BundleSide, Side, open_reference
 from internvl_edge.runtime.errors import BundleError, InputError
 from internvl_edge.runtime.preprocess import preprocess

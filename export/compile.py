@@ -11,12 +11,14 @@ from pathlib import Path
 import onnx_ir as ir
 import torch
 
+from internvl_edge.calib.choose import Precision
 from internvl_edge.calib.qdq import quantize_graph
 from internvl_edge.calib.ranges import save_info
 from internvl_edge.calib.recipe import Recipe, save_recipe
 from internvl_edge.calib.report import build_report
 from internvl_edge.calib.report_html import render_html
 from internvl_edge.calib.verdict import Verdict
+from internvl_edge.export.blockwise.quantized import quantized_sources
 from internvl_edge.export.build import BuildOptions, BuildReport, build
 from internvl_edge.export.canonical.forked import Forked
 from internvl_edge.export.checkpoint import Checkpoint
@@ -28,9 +30,8 @@ from internvl_edge.export.models.graphs import graph_row
 from internvl_edge.export.numerics.settle import Kept
 from internvl_edge.export.options import ExportOptions
 from internvl_edge.export.passes import canonicalize
-from internvl_edge.export.precision import RANGES, Precision, choose_precision, gate
 from internvl_edge.export.producer import producer
-from internvl_edge.export.quantize import quantized_sources
+from internvl_edge.export.quantization import RANGES, gate, quantize_run
 from internvl_edge.export.rehearsal import Rehearsal
 from internvl_edge.export.run import ExportRun, open_run
 from internvl_edge.export.run_key import export_key
@@ -208,7 +209,7 @@ def _precision(run: ExportRun, staging: Staging) -> Precision | None:
     """Decide how to quantize; None if nothing is."""
     if run.options.precision is None:
         return None
-    chosen = choose_precision(run, staging, _rehearsal(run, run.sources).inputs)
+    chosen = quantize_run(run, staging, _rehearsal(run, run.model.sources).inputs)
     save_recipe(chosen.recipe, staging.folder / "calibration")
     save_info(staging.folder / "calibration", chosen.ranges.info)
     return chosen
@@ -224,7 +225,7 @@ def _weights(
 ) -> _Stored:
     """Write the graphs and the store of all weights that they use."""
     recipe = precision.recipe if precision is not None else None
-    sources = quantized_sources(recipe, run.sources) if recipe is not None else run.sources
+    sources = quantized_sources(recipe, run.model.sources) if recipe is not None else run.model.sources
     models = {name: _graph(staging, name, recipe) for name in run.graphs}
     used = sorted({weight for model in models.values() for weight in placeholders(model)})
     plan = plan_weights([sources[name] for name in used], run.dtype, shared)
@@ -320,7 +321,7 @@ def _store(run: ExportRun, staging: Staging, folder: Path, plan: WeightPlan, swe
 
 def _rehearsal(run: ExportRun, sources: Mapping[str, Source], recipe: Recipe | None = None) -> Rehearsal:
     """Return what runs torch on the samples that graphs are tried on."""
-    return Rehearsal(run.config, sources, run.samples, run.tokenizer, run.feature_layers, recipe)
+    return Rehearsal(run.config, sources, run.samples, run.model.tokenizer, run.feature_layers, recipe)
 
 
 def _copy_companions(checkpoint: Checkpoint, config: ModelConfig, folder: Path) -> None:

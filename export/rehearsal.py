@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
+from internvl_edge.calib.data.synthetic import random_ids
+from internvl_edge.calib.quantize import fake_quantizers
 from internvl_edge.calib.recipe import Recipe
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.graph_inputs import inputs_of
 from internvl_edge.export.models.graphs import graph_row
 from internvl_edge.export.numerics.reach import Reach
-from internvl_edge.export.quantize import fake_quantizers
-from internvl_edge.export.samples import Samples, random_ids
+from internvl_edge.export.samples import Samples
 from internvl_edge.export.sources import fetch_from
 from internvl_edge.export.streamed import Change
 from internvl_edge.export.verify import OutputError, torch_outputs, verify_graph

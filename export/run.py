@@ -1,9 +1,9 @@
 """One export as all of its stages see it: what was asked for, the checkpoint that it is of, and what is tried on it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from internvl_edge.export.accounting import account
+from internvl_edge.export.blockwise.model import BlockwiseModel
 from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.models.graphs import available_graphs
@@ -11,13 +11,11 @@ from internvl_edge.export.options import ExportOptions
 from internvl_edge.export.quantized_kernels import require_quantized_kernels
 from internvl_edge.export.resolution import at_image_size, checked_feature_layers
 from internvl_edge.export.samples import Samples, load_samples
-from internvl_edge.export.sources import stored_shapes, weight_sources
-from internvl_edge.export.weights import Source
+from internvl_edge.export.sources import stored_shapes
 from internvl_edge.runtime.errors import ExportError
 from internvl_edge.runtime.numbers.formats import DTYPES
 from internvl_edge.runtime.progress import Progress
 from internvl_edge.runtime.targets.targets import find_target, require_precision
-from internvl_edge.runtime.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,17 +24,19 @@ class ExportRun:
 
     options: ExportOptions
     checkpoint: Checkpoint
-    config: ModelConfig
-    """The model at the picture size of this export."""
     feature_layers: tuple[int, ...]
     """Blocks whose patch maps `vision` also puts out."""
     graphs: tuple[str, ...]
-    sources: Mapping[str, Source]
-    """Where the values of every weight come from, before anything is quantized."""
+    model: BlockwiseModel
+    """The checkpoint in torch, at the picture size of this export."""
     samples: Samples
     """Pictures and texts that graphs are verified on."""
-    tokenizer: Tokenizer | None
     progress: Progress
+
+    @property
+    def config(self) -> ModelConfig:
+        """What the model is like, at the picture size of this export."""
+        return self.model.config
 
     @property
     def dtype(self) -> str:
@@ -65,12 +65,10 @@ def open_run(options: ExportOptions, progress: Progress) -> ExportRun:
     return ExportRun(
         options=options,
         checkpoint=checkpoint,
-        config=config,
         feature_layers=checked_feature_layers(options.feature_layers, config),
         graphs=_wanted_graphs(options, config),
-        sources=weight_sources(checkpoint.tensors, config),
+        model=BlockwiseModel(options.checkpoint, checkpoint, config),
         samples=load_samples(options.samples, config.pictures, options.sample_count, checkpoint.folder),
-        tokenizer=Tokenizer(checkpoint.tokenizer_file) if checkpoint.tokenizer_file else None,
         progress=progress,
     )
 

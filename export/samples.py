@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from internvl_edge.calib.data.synthetic import STOCK_TEXTS, synthetic_pixels
 from internvl_edge.runtime.decode import decode
 from internvl_edge.runtime.errors import UnreadableError
 from internvl_edge.runtime.inputs.folders import is_hidden
@@ -20,13 +21,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 logger = logging.getLogger(__name__)
-
-STOCK_TEXTS = (
-    "a photo of a red bicycle",
-    "deux bateaux près du vieux port",
-    "一只猫坐在窗台上",
-    "небо над городом ночью",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,22 +55,6 @@ def load_samples(origin: Path | None, settings: Preprocessing, count: int, besid
         texts=_cycle(STOCK_TEXTS, count),
         source="synthetic pictures",
     )
-
-
-def synthetic_pixels(image_size: int, count: int) -> np.ndarray:
-    """Return seeded pictures ``[count, 3, S, S]`` in the range of normalised pixels: a colour gradient plus noise."""
-    rng = np.random.default_rng(0)
-    ramp = np.linspace(-1, 1, image_size, dtype=np.float32)
-    slopes = rng.normal(size=(count, 3, 2)).astype(np.float32)
-    field = slopes[..., :1, None] * ramp[:, None] + slopes[..., 1:, None] * ramp
-    return (field + 0.5 * rng.normal(size=field.shape)).astype(np.float32).clip(-2.1, 2.6)
-
-
-def random_ids(rows: int, length: int, vocabulary: int) -> np.ndarray:
-    """Return seeded ids ``[rows, length]`` where no tokenizer gives them: bos first, no other special one."""
-    ids = np.random.default_rng(0).integers(3, vocabulary, (rows, length))
-    ids[:, 0] = 1
-    return ids
 
 
 def _readable(folder: Path, count: int) -> "list[Picture]":

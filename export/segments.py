@@ -9,8 +9,8 @@ import onnx
 import onnx_ir as ir
 from onnx.utils import Extractor
 
+from internvl_edge.calib.heap import trim_heap
 from internvl_edge.export.canonical.block_names import block_of
-from internvl_edge.export.heap import trim_heap
 
 DEFAULT_LIMIT_BYTES = 400 << 20
 """Weights of one segment, as stored: one block of InternViT-6B (246 MB) or QLLaMA (486 MB with cross-attention)."""

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from internvl_edge.export.heap import trim_heap
+from internvl_edge.calib.heap import trim_heap
 
 Fetch = Callable[[str, Tensor], None]
 """Fills a tensor with the weight of a parameter's full name."""

@@ -7,11 +7,11 @@ from typing import Any
 
 import onnx_ir as ir
 
+from internvl_edge.calib.choose import Precision
 from internvl_edge.export.numerics.calibrated import calibrated_reach
 from internvl_edge.export.numerics.reach import Reach, most
 from internvl_edge.export.numerics.settle import Kept, settle
 from internvl_edge.export.options import ExportOptions
-from internvl_edge.export.precision import Precision
 from internvl_edge.export.rehearsal import Rehearsal
 from internvl_edge.export.run import ExportRun
 from internvl_edge.export.staging import Staging, key_of

@@ -7,67 +7,38 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from internvl_edge.calib.data.inputs import CalibrationInputs
+from internvl_edge.calib.heap import trim_heap
+from internvl_edge.calib.model import Listener
 from internvl_edge.export.config import ModelConfig
-from internvl_edge.export.heap import trim_heap
 from internvl_edge.export.models.graph_modules.specs import Stream
 from internvl_edge.export.models.graphs import GRAPHS, graph_row
 from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.export.models.qllama import Cache
 from internvl_edge.export.sites import HEAD, QLLAMA_BLOCK, VISION_BLOCK
 from internvl_edge.export.streamed import Fetch, Loader
-from internvl_edge.runtime.graph_roles import Ids
 
 _CHUNK_VALUES = 32 << 20
 """Values of the widest tensor of one chunk of samples: 128 MiB in fp32."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WalkInputs:
-    """What the samples are; ids are right-padded with 0."""
-
-    pixel_values: np.ndarray
-    """``[S, 3, H, W]``."""
-    text_ids: np.ndarray | None = None
-    """``[T, L]`` for `text`."""
-    caption_ids: np.ndarray | None = None
-    """``[S, n]`` for `decoder`: prompt, caption and eos."""
-    match_ids: np.ndarray | None = None
-    """``[S, L]`` for `itm`."""
-
-    def ids(self, kind: Ids) -> np.ndarray | None:
-        """Return the ids of one kind."""
-        return {"texts": self.text_ids, "prompts": self.caption_ids, "pairs": self.match_ids}[kind]
-
-
-class Listener(Protocol):
-    """Hears what passes."""
-
-    def enter(self, graph: str, samples: int, valid: Tensor | None) -> None:
-        """A chunk of `samples` samples of `graph` comes; `valid` ``[B, n]`` tells rows from padding."""
-
-    def linear(self, path: str, x: Tensor) -> None:
-        """Linear `path` is about to be applied to `x` ``[B, n, C]``."""
-
-    def attention(self, path: str, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> None:
-        """Attention `path` is about to be applied to q, k, v ``[B, H, n, D]``."""
-
-    def leave(self, path: str, x: Tensor) -> None:
-        """The chunk leaves block `path` as `x` ``[B, n, C]``."""
 
 
 class Walk:
     """The walk's place (`position` of `blocks`) and the residual streams there (`states`)."""
 
     def __init__(
-        self, config: ModelConfig, fetch: Fetch, inputs: WalkInputs, graphs: tuple[str, ...], compute: torch.dtype
+        self,
+        config: ModelConfig,
+        fetch: Fetch,
+        inputs: CalibrationInputs,
+        graphs: tuple[str, ...],
+        compute: torch.dtype,
     ) -> None:
         self._config = config
         self._fetch = fetch
@@ -87,9 +58,11 @@ class Walk:
         self.position, self.states = position, states
 
     @property
-    def done(self) -> bool:
-        """Whether every block is behind."""
-        return self.position == len(self.blocks)
+    def samples(self) -> dict[str, int]:
+        """Graph -> how many samples pass."""
+        pictures, ids = len(self._inputs.pixel_values), self._inputs.text_ids
+        texts = len(ids) if ids is not None else 0
+        return {row.name: texts if row.use.rows == "texts" else pictures for row in GRAPHS if row.quantized}
 
     @torch.no_grad()
     def step(self, listener: Listener) -> str:
@@ -214,7 +187,7 @@ class _Chunk:
         return result
 
 
-def _text_streams(model: InternVLModel, inputs: WalkInputs, graphs: tuple[str, ...]) -> dict[str, Stream]:
+def _text_streams(model: InternVLModel, inputs: CalibrationInputs, graphs: tuple[str, ...]) -> dict[str, Stream]:
     """Return the streams that `graphs` and `inputs` ask for, and those whose cache they read."""
     rows = {name: graph_row(name) for name in graphs}
     asked = {

@@ -9,12 +9,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from internvl_edge.calib.data.synthetic import synthetic_pixels
 from internvl_edge.export import compile as compile_module
 from internvl_edge.export.compile import export_bundle
 from internvl_edge.export.dialects import FEWEST_LAUNCHES, PORTABLE, Dialect, lower
 from internvl_edge.export.options import ExportOptions
 from internvl_edge.export.report import report_text
-from internvl_edge.export.samples import synthetic_pixels
 from internvl_edge.export.segments import cut, run_segments
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.bundle import Bundle

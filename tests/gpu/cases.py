@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from internvl_edge.export.samples import synthetic_pixels
+from internvl_edge.calib.data.synthetic import synthetic_pixels
 from internvl_edge.runtime import InternVL
 from tests.decoder_steps import Cache
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from internvl_edge.export.samples import synthetic_pixels
+from internvl_edge.calib.data.synthetic import synthetic_pixels
 from internvl_edge.runtime.cuda import Device
 from tests.gpu.agree import Record, require_agreement
 from tests.gpu.built import Built

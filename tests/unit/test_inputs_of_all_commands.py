@@ -16,9 +16,10 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+from internvl_edge.calib.data.calibration import load_data
+from internvl_edge.calib.data.synthetic import STOCK_TEXTS
 from internvl_edge.calib.dataset import open_data
-from internvl_edge.export.calibration_data import load_data
-from internvl_edge.export.samples import STOCK_TEXTS, load_samples
+from internvl_edge.export.samples import load_samples
 from internvl_edge.runtime.decode import decode, load_pictures
 from internvl_edge.runtime.inputs.read import find_pictures, find_texts
 from internvl_edge.runtime.preprocess import Preprocessing, preprocess

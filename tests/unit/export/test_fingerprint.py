@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from internvl_edge.export.calibrate import fingerprint
 from internvl_edge.export.checkpoint import open_checkpoint
+from internvl_edge.export.checkpoint.fingerprint import fingerprint
 from internvl_edge.export.resolution import at_image_size
 from tests.unit.export.checkpoint.checkpoint_folders import CONFIG, QKV, tower, write_config, write_safetensors
 

@@ -19,9 +19,10 @@ from internvl_edge.calib.decide import Decision, Rules, decide
 from internvl_edge.calib.formats import amax_of, encode, fake, scale_of, spread
 from internvl_edge.calib.observer import Observer, Statistics
 from internvl_edge.calib.qdq import quantize_graph
+from internvl_edge.calib.quantize import fake_quantizers
 from internvl_edge.calib.recipe import LinearWeights, Recipe, save_recipe
 from internvl_edge.calib.sites import Site
-from internvl_edge.export.quantize import fake_quantizers, quantized_sources
+from internvl_edge.export.blockwise.quantized import quantized_sources
 from internvl_edge.export.sweep import Sweep
 from internvl_edge.export.weight_store import STORE_NAME, attach_weights, plan_weights, write_store
 from internvl_edge.export.weights import ComputedTensor, QuantizedTensor, whole

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from internvl_edge.export.samples import load_samples, random_ids, synthetic_pixels
+from internvl_edge.calib.data.synthetic import random_ids, synthetic_pixels
+from internvl_edge.export.samples import load_samples
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.preprocess import Preprocessing, preprocess
 

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from internvl_edge.calib.data.inputs import CalibrationInputs
+from internvl_edge.calib.data.synthetic import STOCK_TEXTS, random_ids, synthetic_pixels
 from internvl_edge.calib.dataset import DataSet, Prompts, digest_of, open_data
-from internvl_edge.export.config import ModelConfig
-from internvl_edge.export.samples import STOCK_TEXTS, random_ids, synthetic_pixels
-from internvl_edge.export.walk import WalkInputs
 from internvl_edge.runtime.decode import decode
 from internvl_edge.runtime.errors import CalibrationError, UnreadableError
 from internvl_edge.runtime.inputs.names import in_one_line
@@ -83,18 +82,21 @@ def load_data(source: str, settings: Preprocessing, count: int) -> CalibrationDa
     )
 
 
-def walk_inputs(data: CalibrationData, tokenizer: Tokenizer | None, config: ModelConfig) -> WalkInputs:
-    """Return the model's inputs; without a tokenizer random ids stand in for texts, but only beside random pictures."""
-    if config.qllama is None or not config.qllama_graphs:
-        return WalkInputs(pixel_values=data.pixel_values)
+def model_inputs(data: CalibrationData, tokenizer: Tokenizer | None, vocabulary: int | None) -> CalibrationInputs:
+    """Return the inputs of a model that knows `vocabulary` ids; None: it takes no texts.
+
+    Without a tokenizer random ids stand in for texts, but only beside random pictures.
+    """
+    if vocabulary is None:
+        return CalibrationInputs(pixel_values=data.pixel_values)
     if tokenizer is None:
         if data.source != RANDOM:
             raise CalibrationError(
                 "calibrate: the checkpoint has no tokenizer.model, so captions cannot be read; add it"
             )
-        ids = random_ids(len(data.texts), 16, config.qllama.vocab_size)
-        return WalkInputs(pixel_values=data.pixel_values, text_ids=ids, caption_ids=ids, match_ids=ids)
-    return WalkInputs(
+        ids = random_ids(len(data.texts), 16, vocabulary)
+        return CalibrationInputs(pixel_values=data.pixel_values, text_ids=ids, caption_ids=ids, match_ids=ids)
+    return CalibrationInputs(
         pixel_values=data.pixel_values,
         text_ids=tokenizer.encode_texts([*data.texts, *data.class_texts], prefix=TEXT_PREFIX),
         caption_ids=_caption_ids(data, tokenizer),

@@ -6,14 +6,13 @@ import numpy as np
 
 from internvl_edge.calib.dataset import DataSet
 from internvl_edge.calib.metrics import clear_first, owned
+from internvl_edge.calib.model import CalibrationModel
 from internvl_edge.calib.verdict import Measure, Verdict
-from internvl_edge.export.config import ModelConfig
 from internvl_edge.runtime.graph_roles import EXPORTED_AS, IMAGE_ENCODER, QUERY_ENCODER, TEXT_ENCODER
 from internvl_edge.runtime.inputs.read import Record
 from internvl_edge.runtime.preprocess import preprocess
 from internvl_edge.runtime.progress import Advance, Progress, Silent
 from internvl_edge.runtime.tasks.features import unit
-from internvl_edge.runtime.tokenizer import Tokenizer
 
 Run = Callable[[str, Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 """Runs a graph by name on named inputs."""
@@ -29,13 +28,13 @@ class Judge:
     def __init__(
         self,
         data: DataSet,
-        config: ModelConfig,
+        model: CalibrationModel,
         graphs: Sequence[str],
-        tokenizer: Tokenizer | None,
         reference: Run,
     ) -> None:
+        tokenizer = model.tokenizer
         self._data = data
-        self._config = config
+        self._model = model
         self._graphs = graphs
         self._languages: tuple[str, ...] = ()
         if tokenizer is not None and _TEXT in graphs:
@@ -70,7 +69,7 @@ class Judge:
     def _features(self, run: Run, advance: Advance) -> dict[str, np.ndarray]:
         parts: dict[str, list[np.ndarray]] = {}
         for rows in self._batches():
-            pixels = preprocess([self._data.picture(row) for row in rows], self._config.pictures)
+            pixels = preprocess([self._data.picture(row) for row in rows], self._model.pictures)
             for name, values in self._pictures(run, pixels).items():
                 parts.setdefault(name, []).append(values)
             advance(len(rows))
@@ -92,9 +91,7 @@ class Judge:
         return embeds
 
     def _batches(self) -> list[Sequence[Record]]:
-        vision = self._config.vision
-        widest = max(vision.tokens * vision.intermediate_size, vision.num_heads * vision.tokens**2)
-        size = max(1, _WIDEST_VALUES // widest)
+        size = max(1, _WIDEST_VALUES // self._model.values_per_picture)
         rows = self._data.rows
         return [rows[start : start + size] for start in range(0, len(rows), size)]
 

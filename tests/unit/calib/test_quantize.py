@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from internvl_edge.calib.quantize import matching
 from internvl_edge.calib.sites import Site
 from internvl_edge.export.checkpoint import open_checkpoint
-from internvl_edge.export.quantize import matching
 from internvl_edge.export.sites import model_sites
 from internvl_edge.runtime.errors import CalibrationError
 

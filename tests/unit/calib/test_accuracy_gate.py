@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from internvl_edge.calib.dataset import DataSet, open_data
+from internvl_edge.calib.gate import Judge, Run, held_out
 from internvl_edge.calib.metrics import clear_first, recall
+from internvl_edge.export.blockwise.model import BlockwiseModel
 from internvl_edge.export.checkpoint import open_checkpoint
-from internvl_edge.export.judge import Judge, Run, held_out
-from internvl_edge.runtime.tokenizer import Tokenizer
 
 WIDTH = 64
 
@@ -41,9 +41,8 @@ def running(outputs: Mapping[str, np.ndarray]) -> Run:
 @pytest.fixture(scope="module")
 def judge(emoji: Path, data: DataSet, outputs: dict[str, np.ndarray]) -> Judge:
     checkpoint = open_checkpoint(emoji / "checkpoint")
-    assert checkpoint.tokenizer_file is not None
-    tokenizer = Tokenizer(checkpoint.tokenizer_file)
-    return Judge(data, checkpoint.config, ("vision", "text"), tokenizer, running(outputs))
+    model = BlockwiseModel("demo", checkpoint, checkpoint.config)
+    return Judge(data, model, ("vision", "text"), running(outputs))
 
 
 def test_the_same_outputs_lose_nothing(judge: Judge, outputs: dict[str, np.ndarray]) -> None:
@@ -83,11 +82,11 @@ def test_every_caption_is_judged(emoji: Path, tmp_path: Path) -> None:
         Image.new("RGB", (70, 70)).save(tmp_path / str(row["file"]))
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
     checkpoint = open_checkpoint(emoji / "checkpoint")
-    assert checkpoint.tokenizer_file is not None
+    model = BlockwiseModel("demo", checkpoint, checkpoint.config)
     images = np.eye(3, WIDTH, dtype=np.float32)
     outputs = {"image_embeds": images, "text_embeds": np.repeat(images, 2, axis=0)}
     data = open_data(tmp_path / "t.jsonl")
-    judge = Judge(data, checkpoint.config, ("vision", "text"), Tokenizer(checkpoint.tokenizer_file), running(outputs))
+    judge = Judge(data, model, ("vision", "text"), running(outputs))
     same = judge.verdict(running(outputs))
     assert [(measure.reference, measure.quantized) for measure in same.measures] == [(100.0, 100.0)] * 2
     texts = outputs["text_embeds"].copy()

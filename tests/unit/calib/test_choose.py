@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from internvl_edge.calib import choose
+from internvl_edge.calib.choose import PrecisionOptions, choose_precision, fewest_high, with_enough_keys
 from internvl_edge.calib.decide import Decision, Rules
 from internvl_edge.calib.fp8_attention import AttentionRange
+from internvl_edge.calib.ranges import open_ranges
 from internvl_edge.calib.recipe import Recipe
 from internvl_edge.calib.sites import Site
 from internvl_edge.calib.verdict import Damage, Measure, Verdict
-from internvl_edge.export import precision
+from internvl_edge.export.blockwise.model import BlockwiseModel
 from internvl_edge.export.calibrate import CalibrateOptions, calibrate
+from internvl_edge.export.checkpoint import open_checkpoint
 from internvl_edge.export.checkpoint.config_json import config_from_json
-from internvl_edge.export.options import ExportOptions
-from internvl_edge.export.precision import choose_precision, fewest_high, with_enough_keys
-from internvl_edge.export.run import open_run
-from internvl_edge.export.staging import Staging
 from internvl_edge.runtime.errors import CalibrationError
 from internvl_edge.runtime.numbers.formats import QUANTIZED
 from internvl_edge.runtime.progress import Silent
@@ -77,17 +77,30 @@ def marked_high(recipe: Recipe, high: Mapping[str, str], *_: object) -> Recipe:
     return replace(recipe, decisions=tuple(decisions))
 
 
+def asked(budget: int | None) -> PrecisionOptions:
+    return PrecisionOptions(
+        graphs=("vision",),
+        precision="int8",
+        dtype="float32",
+        method=None,
+        smooth="auto",
+        fp8_attention=False,
+        keep_high=(),
+        data="d",
+        gate_samples=64,
+        max_drop=0.5,
+        budget_layers=budget,
+    )
+
+
 def planned(count: int, needed: int, budget: int | None = None) -> tuple[list[Decision], CountingJudge]:
     """Return the decisions that are high in the plan, and the judge it was made with."""
     judge: Any = CountingJudge(needed)
-    options = ExportOptions(
-        checkpoint="c", output=Path("b"), precision="int8", data="d", max_drop=0.5, budget_layers=budget
-    )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(precision, "keep_high", marked_high)
-        patch.setattr(precision, "torch_run", lambda config, sources, recipe: recipe)
+        patch.setattr(choose, "keep_high", marked_high)
+        patch.setattr(choose, "run_with", lambda model, recipe: recipe)
         nothing: Any = None
-        found = fewest_high(quantized(count), damages(count), options, judge, nothing, nothing, {})
+        found = fewest_high(quantized(count), damages(count), asked(budget), judge, nothing, nothing)
     return [decision for decision in found.decisions if not decision.quantized], judge
 
 
@@ -132,11 +145,10 @@ def test_the_whole_budget_is_spent_where_nothing_passes(budget: int | None, kept
 
 def test_without_a_ranking_nothing_can_be_kept() -> None:
     judge: Any = CountingJudge(1)
-    options = ExportOptions(checkpoint="c", output=Path("b"), precision="int8", data="d")
     nothing: Any = None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(precision, "keep_high", marked_high)
-        assert fewest_high(quantized(3), [], options, judge, nothing, nothing, {}) == quantized(3)
+        patch.setattr(choose, "keep_high", marked_high)
+        assert fewest_high(quantized(3), [], asked(None), judge, nothing, nothing) == quantized(3)
     assert judge.asked == []
 
 
@@ -145,16 +157,11 @@ def test_ranges_must_cover_the_graphs(emoji: Path, tmp_path: Path) -> None:
     data = str(emoji / "data" / "calibration.jsonl")
     ranges = tmp_path / "ranges"
     calibrate(CalibrateOptions(checkpoint=folder, output=ranges, data=data, samples=16, graphs=("vision",)))
-    options = ExportOptions(
-        checkpoint=folder,
-        output=tmp_path / "bundle",
-        precision="int8",
-        ranges=ranges,
-        graphs=("vision", "text", "query"),
-    )
-    run = open_run(options, Silent())
+    checkpoint = open_checkpoint(folder)
+    model = BlockwiseModel(folder, checkpoint, checkpoint.config)
+    options = replace(asked(None), graphs=("vision", "text", "query", "connector"))
     with pytest.raises(CalibrationError, match="did not measure query, text; calibrate with these graphs"):
-        choose_precision(replace(run, graphs=(*run.graphs, "connector")), Staging(tmp_path), lambda name: {})
+        choose_precision(model, open_ranges(ranges), options, lambda name: {}, Silent())
 
 
 def test_attention_that_may_see_few_rows_is_not_quantized(emoji: Path) -> None:
@@ -163,16 +170,17 @@ def test_attention_that_may_see_few_rows_is_not_quantized(emoji: Path) -> None:
     content["vision_config"]["image_size"] = 84
     held = AttentionRange(q=1.0, k=1.0, v=1.0)
     both = {"qllama.model.layers.0.self_attn": held, "qllama.model.layers.0.cross_attn": held}
-    asked = {
+    ranged = {
         "vision": {"vision_model.encoder.layers.0.attn": held},
         "query": both,
         "itm": both,
         "text": {},
         "decoder": {},
     }
-    asked["text"] = asked["decoder"] = {"qllama.model.layers.0.self_attn": held}
+    ranged["text"] = ranged["decoder"] = {"qllama.model.layers.0.self_attn": held}
     notes: list[str] = []
-    found = with_enough_keys(asked, config_from_json(content), notes)
+    checkpoint = open_checkpoint(emoji / "checkpoint")
+    found = with_enough_keys(ranged, BlockwiseModel("demo", checkpoint, config_from_json(content)), notes)
     assert {graph: list(ranges) for graph, ranges in found.items()} == {
         "vision": ["vision_model.encoder.layers.0.attn"],
         "query": ["qllama.model.layers.0.cross_attn"],
@@ -182,8 +190,8 @@ def test_attention_that_may_see_few_rows_is_not_quantized(emoji: Path) -> None:
     }
     assert [note.partition(":")[0] for note in notes] == ["query", "itm", "text", "decoder"]
     content["num_query_token"] = 96
-    found = with_enough_keys(asked, config_from_json(content), notes)
-    assert [graph for graph, ranges in found.items() if len(ranges) == len(asked[graph])] == [
+    found = with_enough_keys(ranged, BlockwiseModel("demo", checkpoint, config_from_json(content)), notes)
+    assert [graph for graph, ranges in found.items() if len(ranges) == len(ranged[graph])] == [
         "vision",
         "query",
         "itm",

@@ -1,0 +1,178 @@
+"""Choose what is quantized and how: ranges, recipe, and the fewest sites kept high that keep the accuracy."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from internvl_edge.calib.data.calibration import RANDOM
+from internvl_edge.calib.dataset import open_data
+from internvl_edge.calib.decide import Rules
+from internvl_edge.calib.fp8_attention import FEWEST_KEYS, AttentionRange
+from internvl_edge.calib.gate import Judge, Run, held_out
+from internvl_edge.calib.model import CalibrationModel
+from internvl_edge.calib.quantize import keep_high, make_recipe, matching
+from internvl_edge.calib.ranges import Ranges, check_fits
+from internvl_edge.calib.recipe import Recipe
+from internvl_edge.calib.sensitivity import rank
+from internvl_edge.calib.verdict import Damage
+from internvl_edge.runtime.errors import CalibrationError, InputError
+from internvl_edge.runtime.graph_roles import EXPORTED_AS, IMAGE_ENCODER
+from internvl_edge.runtime.numbers.formats import QUANTIZED
+from internvl_edge.runtime.progress import Progress
+
+_SMALL_VALUES = 1_000_000_000
+"""Weights below which the damage of every site is measured always: it takes one pass over the model for each."""
+
+Inputs = Callable[[str], Mapping[str, np.ndarray]]
+"""Gives the inputs of a graph by its name, to tell damage by."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrecisionOptions:
+    """What is quantized, how, and what accuracy it may cost."""
+
+    graphs: tuple[str, ...]
+    """Those of the bundle."""
+    precision: str
+    dtype: str
+    """Type of scales and of what is not quantized, as torch names it."""
+    method: str | None
+    """Rule for clips; None: that of the ranges."""
+    smooth: str
+    """``auto``, ``off``, or SmoothQuant's alpha."""
+    fp8_attention: bool
+    keep_high: tuple[str, ...]
+    """Names or globs of linears that stay in `dtype`."""
+    data: str | None
+    """What accuracy is measured on; None: what the ranges were measured on."""
+    gate_samples: int
+    max_drop: float
+    budget_layers: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Precision:
+    """What was chosen, and what it was chosen by."""
+
+    recipe: Recipe
+    ranges: Ranges
+    damages: Sequence[Damage]
+    judge: Judge | None
+    notes: list[str] = field(default_factory=list)
+
+
+def choose_precision(
+    model: CalibrationModel, ranges: Ranges, options: PrecisionOptions, inputs: Inputs, progress: Progress
+) -> Precision:
+    """Decide the recipe on `ranges`, and keep sites high until the gate is passed.
+
+    Raises:
+        CalibrationError: ranges of something else, or that lack a graph; patterns that match nothing.
+    """
+    high = matching(options.keep_high, [site for sites in model.blocks.values() for site in sites])
+    check_fits(ranges, model.fingerprint, model.pictures.image_size, model.name)
+    quantized = [name for name in options.graphs if model.is_quantized(name)]
+    if absent := sorted(set(quantized) - set(ranges.info.graphs)):
+        raise CalibrationError(f"{ranges.folder}: did not measure {', '.join(absent)}; calibrate with these graphs")
+    recipe = make_recipe(model, ranges, _rules(options, ranges), high, progress)
+    notes: list[str] = []
+    recipe = replace(recipe, attention=with_enough_keys(recipe.attention, model, notes))
+    judge = _judge(model, ranges, options, notes)
+    missed = judge is not None and not judge.verdict(run_with(model, recipe), progress).drop <= options.max_drop
+    damages: Sequence[Damage] = ()
+    if options.gate_samples == 0:
+        notes.append("sensitivity: not measured, since there is no gate (--gate-samples 0)")
+    elif missed or _values(model) < _SMALL_VALUES:
+        damages = rank(recipe, model, ranges, _judged_inputs(quantized, inputs, progress), progress)
+    else:
+        notes.append("sensitivity: not measured, since the gate was passed and the model is large")
+    if missed and judge is not None:
+        recipe = fewest_high(recipe, damages, options, judge, model, ranges)
+    return Precision(recipe=recipe, ranges=ranges, damages=damages, judge=judge, notes=notes)
+
+
+def with_enough_keys(
+    attention: Mapping[str, Mapping[str, AttentionRange]], model: CalibrationModel, notes: list[str]
+) -> dict[str, dict[str, AttentionRange]]:
+    """Return the attentions that stay one kernel when they are quantized; a note counts the others."""
+    found = {
+        graph: {path: held for path, held in ranges.items() if model.fewest_rows(graph, path) >= FEWEST_KEYS}
+        for graph, ranges in attention.items()
+    }
+    for graph, ranges in attention.items():
+        if few := len(ranges) - len(found[graph]):
+            notes.append(f"{graph}: {few} attentions stay high: calls may see fewer than {FEWEST_KEYS} rows")
+    return found
+
+
+def fewest_high(
+    recipe: Recipe,
+    damages: Sequence[Damage],
+    options: PrecisionOptions,
+    judge: Judge,
+    model: CalibrationModel,
+    ranges: Ranges,
+) -> Recipe:
+    """Return `recipe` with the fewest of the worst sites kept high that stay within the drop, or all of the budget."""
+    limit = len(damages) if options.budget_layers is None else min(options.budget_layers, len(damages))
+
+    def kept(count: int) -> Recipe:
+        worst = {d.site: f"alone it leaves {d.sqnr_db:.1f} dB of {d.graph}" for d in damages[:count]}
+        return keep_high(recipe, worst, model, ranges)
+
+    def passes(count: int) -> bool:
+        return judge.verdict(run_with(model, kept(count))).drop <= options.max_drop
+
+    failing, count = 0, min(1, limit)
+    while count < limit and not passes(count):
+        failing, count = count, min(2 * count, limit)
+    while count - failing > 1:
+        middle = (failing + count) // 2
+        failing, count = (failing, middle) if passes(middle) else (middle, count)
+    return kept(count)
+
+
+def run_with(model: CalibrationModel, recipe: Recipe | None) -> Run:
+    """Return what runs a graph of `model` as `recipe` says."""
+    return partial(model.run, recipe=recipe)
+
+
+def _rules(options: PrecisionOptions, ranges: Ranges) -> Rules:
+    return Rules(
+        precision=QUANTIZED[options.precision],
+        dtype=options.dtype,
+        method=options.method or ranges.info.method,
+        smooth=options.smooth if options.smooth in ("auto", "off") else float(options.smooth),
+        fp8_attention=options.fp8_attention,
+    )
+
+
+def _judged_inputs(graphs: Sequence[str], inputs: Inputs, progress: Progress) -> dict[str, Mapping[str, np.ndarray]]:
+    found = {}
+    with progress.task("Computing inputs", len(graphs), "graphs") as advance:
+        for name in graphs:
+            found[name] = inputs(name)
+            advance(1)
+    return found
+
+
+def _judge(model: CalibrationModel, ranges: Ranges, options: PrecisionOptions, notes: list[str]) -> Judge | None:
+    """Return who tells the drop, or None with a note where there is nothing to tell it on."""
+    source = options.data or str(ranges.info.data[0]["source"])
+    if options.gate_samples == 0 or EXPORTED_AS[IMAGE_ENCODER] not in options.graphs or source == RANDOM:
+        notes.append("accuracy: not measured; give --data with pictures, --gate-samples and the vision graph")
+        return None
+    try:
+        data = open_data(Path(source))
+    except InputError as error:
+        notes.append(f"accuracy: not measured ({error})")
+        return None
+    calibrated = sum(int(part["pictures"]) for part in ranges.info.data)
+    return Judge(held_out(data, calibrated, options.gate_samples), model, options.graphs, run_with(model, None))
+
+
+def _values(model: CalibrationModel) -> int:
+    return sum(int(np.prod(shape, dtype=np.int64)) for shape in model.shapes.values())

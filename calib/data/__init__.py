@@ -1,0 +1,1 @@
+"""What is measured on: pictures and texts of a data set, brought to the model's inputs."""

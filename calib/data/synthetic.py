@@ -1,0 +1,26 @@
+"""What stands in for pictures and texts where there are none."""
+
+import numpy as np
+
+STOCK_TEXTS = (
+    "a photo of a red bicycle",
+    "deux bateaux près du vieux port",
+    "一只猫坐在窗台上",
+    "небо над городом ночью",
+)
+
+
+def synthetic_pixels(image_size: int, count: int) -> np.ndarray:
+    """Return seeded pictures ``[count, 3, S, S]`` in the range of normalised pixels: a colour gradient plus noise."""
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(-1, 1, image_size, dtype=np.float32)
+    slopes = rng.normal(size=(count, 3, 2)).astype(np.float32)
+    field = slopes[..., :1, None] * ramp[:, None] + slopes[..., 1:, None] * ramp
+    return (field + 0.5 * rng.normal(size=field.shape)).astype(np.float32).clip(-2.1, 2.6)
+
+
+def random_ids(rows: int, length: int, vocabulary: int) -> np.ndarray:
+    """Return seeded ids ``[rows, length]`` where no tokenizer gives them: bos first, no other special one."""
+    ids = np.random.default_rng(0).integers(3, vocabulary, (rows, length))
+    ids[:, 0] = 1
+    return ids

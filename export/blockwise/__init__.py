@@ -1,0 +1,1 @@
+"""A model run with one block of its weights in memory at a time."""

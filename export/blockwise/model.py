@@ -1,0 +1,107 @@
+"""A checkpoint in torch as calibration sees it, with one block of weights in memory at a time."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from internvl_edge.calib.data.inputs import CalibrationInputs
+from internvl_edge.calib.quantize import fake_quantizers
+from internvl_edge.calib.recipe import Recipe
+from internvl_edge.calib.sites import Site
+from internvl_edge.export.blockwise.quantized import quantized_sources, with_cached_values
+from internvl_edge.export.checkpoint import Checkpoint
+from internvl_edge.export.checkpoint.fingerprint import fingerprint
+from internvl_edge.export.config import ModelConfig
+from internvl_edge.export.models.graphs import available_graphs, graph_row
+from internvl_edge.export.sites import block_of, model_sites
+from internvl_edge.export.sources import fetch_from, weight_sources
+from internvl_edge.export.verify import torch_outputs
+from internvl_edge.export.walk import Walk
+from internvl_edge.export.weights import whole
+from internvl_edge.runtime.preprocess import Preprocessing
+from internvl_edge.runtime.tokenizer import Tokenizer
+
+
+class BlockwiseModel:
+    """Implements `calib.model.CalibrationModel`; `config` is the checkpoint's at the picture size that is asked for."""
+
+    def __init__(self, name: str, checkpoint: Checkpoint, config: ModelConfig) -> None:
+        self.name = name
+        self.config = config
+        self.sources = weight_sources(checkpoint.tensors, config)
+        self.tokenizer = Tokenizer(checkpoint.tokenizer_file) if checkpoint.tokenizer_file else None
+        self._checkpoint = checkpoint
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identity of the checkpoint: weights and shape, but for the picture size."""
+        return fingerprint(list(self._checkpoint.tensors.values()), self.config)
+
+    @property
+    def pictures(self) -> Preprocessing:
+        """What becomes of pictures."""
+        return self.config.pictures
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Token ids that it knows; None if it takes no texts."""
+        text = self.config.qllama
+        return text.vocab_size if text is not None and self.config.qllama_graphs else None
+
+    @property
+    def values_per_picture(self) -> int:
+        """Values of the widest activation of one picture."""
+        vision = self.config.vision
+        return max(vision.tokens * vision.intermediate_size, vision.num_heads * vision.tokens**2)
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """Graphs that the checkpoint has weights for, in the order in which they feed each other."""
+        return available_graphs(self.config)
+
+    @cached_property
+    def blocks(self) -> Mapping[str, Sequence[Site]]:
+        """Path of every block, in the order of the forward -> its linears that may be quantized."""
+        found: dict[str, list[Site]] = {}
+        for site in model_sites(self.config):
+            found.setdefault(block_of(site), []).append(site)
+        return found
+
+    @cached_property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Name of every weight -> its axes."""
+        return {name: source.shape for name, source in self.sources.items()}
+
+    def weight(self, name: str) -> torch.Tensor:
+        """Return a weight in fp32."""
+        return whole(self.sources[name])
+
+    def is_quantized(self, graph: str) -> bool:
+        """Return whether `graph` has linears that may be quantized."""
+        return graph_row(graph).quantized
+
+    def judged_output(self, graph: str) -> str | None:
+        """Return the output by which the damage of `graph` is told."""
+        return graph_row(graph).judged
+
+    def fewest_rows(self, graph: str, attention: str) -> int:
+        """Return the fewest rows that an attention sees in a call: pictures' tokens, queries, or one token."""
+        if attention.endswith(".cross_attn"):
+            return self.config.vision.tokens
+        return graph_row(graph).fewest_rows(self.config)
+
+    def walk(self, inputs: CalibrationInputs, graphs: Sequence[str], compute: str) -> Walk:
+        """Return the samples in front of the first block; matrices are multiplied in type `compute` of torch."""
+        return Walk(self.config, fetch_from(self.sources), inputs, tuple(graphs), getattr(torch, compute))
+
+    def run(self, graph: str, inputs: Mapping[str, np.ndarray], recipe: Recipe | None) -> dict[str, np.ndarray]:
+        """Return what torch computes in fp32 for `graph`, quantized as `recipe` says; None runs it as it is.
+
+        `inputs` are those of the plain model, caches included.
+        """
+        if recipe is None:
+            return torch_outputs(graph, self.config, inputs, fetch_from(self.sources))
+        fetch, changed = fetch_from(quantized_sources(recipe, self.sources)), fake_quantizers(recipe, graph)
+        return torch_outputs(graph, self.config, with_cached_values(recipe, inputs), fetch, (), changed)

@@ -1,0 +1,34 @@
+"""The identity of a checkpoint, from a few bytes of each tensor."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from internvl_edge.export.checkpoint.files.tensors import LazyTensor
+from internvl_edge.export.checkpoint.shapes import StoredTensor
+from internvl_edge.export.config import ModelConfig
+from internvl_edge.runtime.preprocess import Preprocessing
+
+_FINGERPRINT_BYTES = 4096
+
+
+def fingerprint(tensors: Sequence[StoredTensor], config: ModelConfig) -> str:
+    """Return the identity of a checkpoint: names, types, shapes and the first bytes of every tensor, and its config.
+
+    Of the config it is all but the picture size, which is compared apart, so that the error can say what to do. The
+    strength of adapters is part of it, and pictures that are prepared in another way than the reference's.
+    """
+    digest, pictures = hashlib.sha256(), config.pictures
+    vision = {name: value for name, value in asdict(config.vision).items() if name != "image_size"}
+    digest.update(repr((vision, config.qllama, config.pool_heads, config.connector)).encode())
+    if pictures != Preprocessing(image_size=pictures.image_size):
+        digest.update(repr(pictures).encode())
+    for tensor in sorted(tensors, key=lambda tensor: tensor.name):
+        digest.update(f"{tensor.name} {tensor.dtype} {tensor.shape}".encode())
+        if not isinstance(tensor, LazyTensor):
+            digest.update(f"{tensor.scale}".encode())
+        for part in [tensor] if isinstance(tensor, LazyTensor) else [tensor.base, tensor.down, tensor.up]:
+            with part.file.open("rb") as file:
+                file.seek(part.offset)
+                digest.update(file.read(min(part.nbytes, _FINGERPRINT_BYTES)))
+    return digest.hexdigest()
