@@ -1,5 +1,9 @@
 """Every numeric bound of the suite, with its reason."""
 
+HANG_S = 300
+"""Seconds after which what is waited for counts as hanging. No bound on speed: what ends at all ends far below it, also
+where other programs keep the processors busy."""
+
 GOLDEN_FP32 = 1e-4
 """Largest absolute difference to the recorded reference in fp32: another order of summation moves 1e-5."""
 

@@ -13,6 +13,7 @@ import pytest
 from tests.e2e.conftest import Run
 from tests.e2e.test_cli import one_line
 from tests.layer_reader import read_layers
+from tests.tolerances import HANG_S
 
 QUICK = ("--duration", "0.05", "--iterations", "3", "--threads", "1")
 
@@ -103,10 +104,12 @@ def test_ctrl_c_prints_what_there_is(demo_bundle: Path, tmp_path: Path) -> None:
     command += ["--iterations", "100000", "--json", tmp_path / "part.json"]
     with subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
+        began = time.monotonic()
         assert "2 cases" in process.stdout.readline()
-        time.sleep(3)  # the measurement follows 0.3 s of warm-up and would take minutes
+        started = time.monotonic() - began
+        time.sleep(max(3, 3 * started))  # it opens a session and warms up for 0.3 s; measuring would take minutes
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=HANG_S)
     assert process.returncode == 130
     assert "Stopped by Ctrl-C after 1 of 2 cases" in errors
     assert "Traceback" not in errors
@@ -123,7 +126,7 @@ def test_two_processes_measure_one_bundle(demo_bundle: Path, tmp_path: Path) -> 
         for name in ("first", "second")
     ]
     for process in both:
-        process.communicate(timeout=120)
+        process.communicate(timeout=HANG_S)
         assert process.returncode == 0
     assert len(list(tmp_path.glob("*.json"))) == 2
 

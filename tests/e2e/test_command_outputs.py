@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.tolerances import HANG_S
+
 COMMAND = [sys.executable, "-m", "internvl_edge.cli"]
 
 
 def run(*args: object, **settings: Any) -> subprocess.CompletedProcess[str]:
     told = {"stdout": subprocess.PIPE, **settings}
-    return subprocess.run([*COMMAND, *map(str, args)], stderr=subprocess.PIPE, text=True, timeout=300, **told)
+    return subprocess.run([*COMMAND, *map(str, args)], stderr=subprocess.PIPE, text=True, timeout=HANG_S, **told)
 
 
 def strictly(text: str) -> Any:
@@ -48,7 +50,7 @@ def test_json_of_odd_names(demo_bundle: Path, odd_pictures: list[Path]) -> None:
 
 def test_text_of_odd_names_keeps_their_bytes(demo_bundle: Path, odd_pictures: list[Path]) -> None:
     command = [*COMMAND, "run", "retrieve", str(demo_bundle), odd_pictures[4], "-t", "gem"]
-    done = subprocess.run(command, capture_output=True, timeout=300, check=True)
+    done = subprocess.run(command, capture_output=True, timeout=HANG_S, check=True)
     assert done.stdout.splitlines()[0] == os.fsencode(odd_pictures[4])
 
 
@@ -101,7 +103,7 @@ def test_bench_writes_to_pipes_links_and_stdout(demo_bundle: Path, tmp_path: Pat
     done = run("bench", demo_bundle, *quick, *files)
     assert done.returncode == 0, done.stderr
     assert strictly(done.stdout)["cases"]  # the text went to stderr
-    thread.join(10)
+    thread.join(HANG_S)
     assert strictly(read[0])["traceEvents"]
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
     assert (tmp_path / "link.html").is_symlink()

@@ -12,6 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from tests.e2e.conftest import Run, without_stages
+from tests.tolerances import HANG_S
 
 
 @pytest.fixture
@@ -113,11 +114,11 @@ def stopped(arguments: list[object], shard: Path, number: signal.Signals) -> "su
     """Start a run, send it a signal once `shard` is whole, and return how it ended."""
     command = [sys.executable, "-m", "internvl_edge.cli", *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANG_S
     while not shard.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(1e-3)
     process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=HANG_S)
     return subprocess.CompletedProcess(command, process.returncode, stdout, without_stages(stderr))
 
 

@@ -19,6 +19,7 @@ from internvl_edge.runtime.tasks.features import CLASSIFICATION_SCALE, similarit
 from tests.e2e.conftest import ONE_THREAD, Run
 from tests.e2e.test_cli import one_line
 from tests.exports import Exports
+from tests.tolerances import HANG_S
 
 TEXTS = ("gem stone", "a slice of pizza")
 
@@ -107,7 +108,7 @@ def test_serve_lists_and_answers_mode_c_alone(bundle: Path) -> None:
 
 
 def _ask(port: int, path: str, body: Any = None) -> tuple[int, Any]:
-    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=HANG_S)) as connection:
         connection.request("POST" if body else "GET", path, json.dumps(body) if body else None)
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from tests.e2e.conftest import Run
+from tests.tolerances import HANG_S
 
 
 def _export(checkpoint: Path, output: Path) -> list[str]:
@@ -20,7 +21,7 @@ def test_kill_and_resume(run: Run, golden_a: Path, tmp_path: Path) -> None:
     output, partial = tmp_path / "bundle", tmp_path / ".bundle.partial"
     process = subprocess.Popen(_export(golden_a / "checkpoint", output), stdout=subprocess.DEVNULL)
     stages = partial / "stages.json"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + HANG_S
     while time.monotonic() < deadline and not (stages.exists() and "trace query" in stages.read_text()):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)

@@ -139,7 +139,7 @@ def _feeds(bundle: Bundle) -> dict[str, dict[str, np.ndarray]]:
     """Return inputs of every graph; those that other graphs make are taken from these."""
     model = bundle.manifest.model
     opened = InternVL.open(bundle.path, backend="onnxruntime")
-    pixels = {"pixel_values": synthetic_pixels(model.image_size, 2)}
+    pixels = {"pixel_values": synthetic_pixels(model.vision.image_size, 2)}
     found = {"vision": pixels}
     states = {"vision_states": opened.run_graph("vision", pixels)["vision_states"]}
     ids = {"input_ids": np.array([[1, 30, 12, 7, 99], [1, 5, 250, 0, 0]])}

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.e2e.conftest import Run
 from tests.exports import Exports
+from tests.tolerances import HANG_S
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def test_a_killed_calibration_ends_with_the_same_scales(
     options = ["--data", str(data), "--sample-count", "16", "-o", str(output)]
     command = [sys.executable, "-m", "internvl_edge.cli", "calibrate", str(emoji / "checkpoint"), *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANG_S
     while time.monotonic() < deadline and not list(tmp_path.glob(".ranges*/*.safetensors")):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)

@@ -136,7 +136,7 @@ def test_an_application_answers_the_protocol_of_serve(cluster: Any, model: Inter
     port = 18_000 + time.monotonic_ns() % 2000
     serve.start(http_options={"port": port})
     try:
-        application = build({"bundle": bundle, "cpus": "0.5", "backend": "onnxruntime", "deadline_ms": "20000"})
+        application = build({"bundle": bundle, "cpus": "0.5", "backend": "onnxruntime", "deadline_ms": "300000"})
         serve.run(application, name="internvl", route_prefix="/")
         asked = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a flag"]}]}
         request = urllib.request.Request(

@@ -13,6 +13,7 @@ from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.tasks.connect import connect
 from tests.e2e.conftest import Run
 from tests.exports import Exports
+from tests.tolerances import HANG_S
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +119,6 @@ def test_two_processes_on_one_bundle(demo_bundle: Path, pictures: Path) -> None:
         "a",
     ]
     both = [subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    outputs = {process.communicate(timeout=60)[0] for process in both}
+    outputs = {process.communicate(timeout=HANG_S)[0] for process in both}
     assert [process.returncode for process in both] == [0, 0]
     assert len(outputs) == 1

@@ -24,6 +24,7 @@ from internvl_edge.runtime import InternVL
 from tests.e2e.conftest import Run
 from tests.e2e.test_cli import one_line
 from tests.project import ROOT
+from tests.tolerances import HANG_S
 
 pytest.importorskip("uvicorn")
 COMMAND = (sys.executable, "-m", "internvl_edge.cli", "serve")
@@ -42,7 +43,7 @@ class Server:
     log: Path
 
     def ask(self, path: str, body: Any = None, headers: "dict[str, str] | None" = None) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.http, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.http, timeout=HANG_S)
         sent = body if isinstance(body, (bytes, type(None))) else json.dumps(body)
         connection.request("GET" if body is None else "POST", path, sent, headers or {})
         answer = connection.getresponse()
@@ -68,7 +69,7 @@ def serving(bundle: Path, log: Path) -> Iterator[Server]:
             yield Server(process, *(int(place.rsplit(":", 1)[1]) for place in places), log)
         finally:
             process.kill()
-            process.wait(30)
+            process.wait(HANG_S)
             process.stdout.close()
 
 
@@ -104,7 +105,7 @@ def test_captions_stream_over_grpc(server: Server, model: InternVL, pictures: Pa
         client.async_stream_infer("caption", [image])
         text, final = "", False
         while not final:
-            part = parts.get(timeout=60)
+            part = parts.get(timeout=HANG_S)
             text += part.as_numpy("text")[0].decode()
             final = part.get_response().parameters["triton_final_response"].bool_param
         client.stop_stream()
@@ -162,7 +163,7 @@ def test_perf_analyzer_measures_it(server: Server) -> None:
     text = ["-m", "encode_text", "--shape", "text:1", "--string-data", "gem stone"]
     for place in (["-u", f"127.0.0.1:{server.http}"], ["-i", "grpc", "-u", f"127.0.0.1:{server.grpc}"]):
         done = subprocess.run(
-            [program, *text, *place, *short], env=libraries, capture_output=True, text=True, check=False, timeout=60
+            [program, *text, *place, *short], env=libraries, capture_output=True, text=True, check=False, timeout=HANG_S
         )
         assert "throughput" in done.stdout, done.stdout + done.stderr
 
@@ -188,7 +189,7 @@ def test_what_cannot_be_served_is_one_line(run: Run, tmp_path: Path, demo_bundle
 def test_sigterm_lets_requests_finish(demo_bundle: Path, tmp_path: Path, pictures: Path) -> None:
     picture = sorted(pictures.rglob("*.png"))[2].read_bytes()
     with serving(demo_bundle, tmp_path / "log") as own:
-        connection = http.client.HTTPConnection("127.0.0.1", own.http, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", own.http, timeout=HANG_S)
         while not _is_under_way(own, connection, picture):
             assert connection.getresponse().read()  # it was answered before anybody looked
         os.kill(own.process.pid, signal.SIGTERM)
@@ -196,7 +197,7 @@ def test_sigterm_lets_requests_finish(demo_bundle: Path, tmp_path: Path, picture
         assert answer.status == 200
         assert json.loads(answer.read())["outputs"][0]["data"][0]
         connection.close()
-        assert own.process.wait(30) == 0
+        assert own.process.wait(HANG_S) == 0
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", own.http), 1)
 

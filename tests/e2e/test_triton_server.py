@@ -21,11 +21,11 @@ from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.package.options import RepositoryOptions
 from internvl_edge.runtime.package.repository import write_repository
 from tests.project import ROOT
+from tests.tolerances import HANG_S
 from tests.unit.runtime.serve.onnx_bundle import NARROW, write_typed_bundle
 
 SERVER = ROOT / ".triton"
 """Where `make .triton/.ready` puts the server of the package nvidia-pytriton, and a NumPy as old as it wants."""
-READY_S = 60
 
 
 def backends(folder: Path) -> Path:
@@ -96,7 +96,7 @@ def started(bundle: Path, folder: Path) -> Iterator[triton.InferenceServerClient
         )
     client = triton.InferenceServerClient(f"127.0.0.1:{http}")
     try:
-        deadline = time.monotonic() + READY_S
+        deadline = time.monotonic() + HANG_S
         while not answers(client):
             if process.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(log.read_text(errors="replace")[-4000:])
@@ -105,7 +105,7 @@ def started(bundle: Path, folder: Path) -> Iterator[triton.InferenceServerClient
     finally:
         client.close()
         process.terminate()
-        process.wait(timeout=60)
+        process.wait(timeout=HANG_S)
 
 
 def answers(client: triton.InferenceServerClient) -> bool:

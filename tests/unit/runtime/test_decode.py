@@ -17,6 +17,7 @@ from internvl_edge.runtime.decode import check_pictures, decode, limit_pixels, l
 from internvl_edge.runtime.errors import InputError, UnreadableError
 from internvl_edge.runtime.inputs.formats import PICTURE_FORMATS
 from internvl_edge.runtime.inputs.pictures import PictureFile, content_of
+from tests.tolerances import HANG_S
 
 
 @pytest.fixture
@@ -237,7 +238,7 @@ def test_a_pipe_is_refused_before_it_is_opened(tmp_path: Path) -> None:
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
-    thread.join(10)
+    thread.join(HANG_S)
     assert found == ["pipe.png", "pipe.png", "zero", "zero"]
 
 

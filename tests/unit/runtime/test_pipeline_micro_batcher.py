@@ -13,6 +13,7 @@ from PIL import Image
 
 from internvl_edge.runtime.errors import BackendError, InputError
 from internvl_edge.runtime.pipeline.micro_batcher import MicroBatcher, QueueFullError
+from tests.tolerances import HANG_S
 from tests.unit.runtime.pipeline_fakes import fake_model, greys, write_pictures
 
 LONG_MS = 60_000.0
@@ -31,7 +32,7 @@ class Recorded:
     def __call__(self, items: list[int]) -> list[int]:
         self.batches.append(items)
         self.started.set()
-        assert self.go.wait(10)
+        assert self.go.wait(HANG_S)
         if any(item < 0 for item in items):
             raise ValueError(f"negative in {items}")
         return [2 * item for item in items]
@@ -58,10 +59,10 @@ def test_each_gets_its_own_answer(items: list[int], max_batch: int, delay_ms: fl
 def test_a_full_batch_leaves_at_once_and_a_lonely_one_after_the_delay() -> None:
     with MicroBatcher(Recorded(), max_batch=3, max_delay_ms=LONG_MS) as batcher:
         futures = [batcher.submit(item) for item in range(3)]
-        assert [future.result(5) for future in futures] == [0, 2, 4]
+        assert [future.result(HANG_S) for future in futures] == [0, 2, 4]
     with MicroBatcher(Recorded(), max_batch=3, max_delay_ms=30) as batcher:
         start = time.monotonic()
-        assert batcher.submit(1).result(5) == 2
+        assert batcher.submit(1).result(HANG_S) == 2
         assert time.monotonic() - start >= 0.03
 
 
@@ -69,11 +70,11 @@ def test_what_comes_while_the_graph_runs_leaves_together() -> None:
     run = Recorded(held=True)
     with MicroBatcher(run, max_batch=8, max_delay_ms=1) as batcher:
         batcher.submit(1)
-        assert run.started.wait(5)
+        assert run.started.wait(HANG_S)
         futures = [batcher.submit(item) for item in (2, 3, 4)]
         time.sleep(0.01)
         run.go.set()
-        assert [future.result(5) for future in futures] == [4, 6, 8]
+        assert [future.result(HANG_S) for future in futures] == [4, 6, 8]
     assert run.batches == [[1], [2, 3, 4]]
 
 
@@ -92,15 +93,15 @@ def test_the_cancelled_are_never_run_and_no_company() -> None:
     run = Recorded(held=True)
     with MicroBatcher(run, max_batch=2, max_delay_ms=LONG_MS) as batcher:
         first = [batcher.submit(item) for item in (1, 2)]
-        assert run.started.wait(5)
+        assert run.started.wait(HANG_S)
         third, fourth = batcher.submit(3), batcher.submit(4)
         assert third.cancel()
         run.go.set()
-        assert [future.result(5) for future in first] == [2, 4]
+        assert [future.result(HANG_S) for future in first] == [2, 4]
         with pytest.raises(CancelledError):
             third.result()
         assert not fourth.done()  # waits for company that may still come
-        assert batcher.submit(5).result(5) == 10
+        assert batcher.submit(5).result(HANG_S) == 10
     assert run.batches == [[1, 2], [4, 5]]
 
 
@@ -108,14 +109,14 @@ def test_a_full_queue_refuses_unless_someone_has_left_it() -> None:
     run = Recorded(held=True)
     with MicroBatcher(run, max_batch=1, queue=2) as batcher:
         batcher.submit(0)
-        assert run.started.wait(5)
+        assert run.started.wait(HANG_S)
         waiting = [batcher.submit(1), batcher.submit(2)]
         with pytest.raises(QueueFullError, match="2 requests wait already; ask again later"):
             batcher.submit(3)
         waiting[0].cancel()
         last = batcher.submit(4)
         run.go.set()
-        assert last.result(5) == 8
+        assert last.result(HANG_S) == 8
     assert run.batches == [[0], [2], [4]]
 
 
@@ -125,7 +126,7 @@ def test_a_wrong_number_of_results_is_told() -> None:
         futures: list[Future[int]] = [batcher.submit(item) for item in (1, 2)]
         for future in futures:
             with pytest.raises(BackendError, match="0 results of 1 items; return one for each"):
-                future.result(5)
+                future.result(HANG_S)
 
 
 @pytest.mark.parametrize("wrong", [{"max_batch": 0}, {"max_delay_ms": -1.0}, {"max_delay_ms": np.nan}, {"queue": 0}])
@@ -143,10 +144,10 @@ def test_pictures_of_many_threads_go_through_a_model_together(
     (tmp_path / "bad.png").write_text("no")
     batcher: MicroBatcher[object, np.ndarray] = MicroBatcher(model.encode_image, max_batch=5, max_delay_ms=200)
     with batcher, ThreadPoolExecutor(10) as pool:
-        features = list(pool.map(lambda path: batcher.submit(path).result(10), paths))
+        features = list(pool.map(lambda path: batcher.submit(path).result(HANG_S), paths))
         assert greys(np.stack(features)) == list(range(20))
         good, bad = batcher.submit(tmp_path / "good.png"), batcher.submit(tmp_path / "bad.png")
-        assert greys(good.result(5)[None]) == [0]
+        assert greys(good.result(HANG_S)[None]) == [0]
         with pytest.raises(InputError, match=r"bad.png \(not a picture\)"):
-            bad.result(5)
+            bad.result(HANG_S)
     assert max(rows for _, rows in ran) > 1

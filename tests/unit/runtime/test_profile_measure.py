@@ -10,7 +10,7 @@ from internvl_edge.runtime.profile.board import BoardSample, Watch
 from internvl_edge.runtime.profile.measure import Case, MeasureOptions, Opened, measure
 from internvl_edge.runtime.profile.streams import Work, run_streams, timed_call
 from internvl_edge.runtime.stages import COMPUTE, Stages
-from tests.tolerances import SPAN_MICROSECONDS
+from tests.tolerances import HANG_S, SPAN_MICROSECONDS
 from tests.unit.runtime.profile_fakes import SleepingSession
 
 
@@ -38,7 +38,7 @@ def test_streams_run_side_by_side() -> None:
     stop, both = threading.Event(), threading.Barrier(2)
 
     def meet(stages: Stages) -> None:
-        both.wait(10)  # a stream alone would wait here for ever
+        both.wait(HANG_S)  # a stream alone would wait here for ever
 
     calls = run_streams([meet, meet], 0.0, 8, stop)
     assert [sum(call.stream == stream for call in calls) for stream in (0, 1)] == [4, 4]

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from internvl_edge.runtime.stages import COMPUTE, PREPROCESS, UNMEASURED, Stages
+from tests.tolerances import HANG_S
 
 
 def test_a_stage_is_a_span_with_its_graph_and_length() -> None:
@@ -38,7 +39,7 @@ def test_threads_share_the_stages() -> None:
 
     def work() -> None:
         with stages.stage(PREPROCESS):
-            both.wait(5)
+            both.wait(HANG_S)
 
     with ThreadPoolExecutor(2) as pool:
         for job in [pool.submit(work) for _ in range(2)]:

@@ -12,6 +12,7 @@ import pytest
 from internvl_edge.commands.output.logs import configure_logging
 from internvl_edge.commands.output.progress import Bars, Lines, Stage, amount, duration, shown_progress
 from internvl_edge.runtime.progress import BYTES
+from tests.tolerances import HANG_S
 
 
 class Clock:
@@ -120,7 +121,7 @@ def test_lines_come_while_nothing_advances(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr("internvl_edge.commands.output.progress.QUIET_SECONDS", 0.5)
     monkeypatch.setattr("internvl_edge.commands.output.progress._LINE_SECONDS", 0.5)
     with shown_progress() as progress, progress.task("Building", 1, "graphs"):
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + HANG_S
         while "Building: 0 of 1 graphs" not in (text := capsys.readouterr().err):
             assert time.monotonic() < deadline, text
             time.sleep(0.1)

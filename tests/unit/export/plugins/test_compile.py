@@ -11,6 +11,7 @@ import pytest
 
 from internvl_edge.export.plugins.compile import parameter_types, resources, without_scratch
 from internvl_edge.runtime.errors import EngineError
+from tests.tolerances import HANG_S
 
 PTX = """.version 8.0
 .target sm_80
@@ -35,7 +36,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("kernels")
     command = [sys.executable, "-m", "tests.unit.export.plugins.compile_gram", str(folder)]
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, env=environment)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found | {"warnings": (folder / "warnings.txt").read_text(), "folder": folder}

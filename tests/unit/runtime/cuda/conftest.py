@@ -11,6 +11,7 @@ import pytest
 
 from internvl_edge.runtime.cuda import device, libcuda
 from internvl_edge.runtime.cuda.open import open_cuda
+from tests.tolerances import HANG_S
 
 CAPACITY = 1 << 20
 _SOURCE = Path(__file__).with_name("fake_libcuda.c")
@@ -23,7 +24,7 @@ def library_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if compiler is None:
         pytest.skip("no C compiler for the stand-in of libcuda")
     built = tmp_path_factory.mktemp("cuda") / "libcuda.so.1"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(built), str(_SOURCE)], check=True, timeout=60)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(built), str(_SOURCE)], check=True, timeout=HANG_S)
     return built
 
 

@@ -17,6 +17,7 @@ from internvl_edge.runtime.errors import InputError, UnreadableError
 from internvl_edge.runtime.inputs.pictures import content_of
 from internvl_edge.runtime.inputs.read import read_records
 from internvl_edge.runtime.inputs.tables import read_table
+from tests.tolerances import HANG_S
 
 TEXTS = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=12)
 ODD = ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\r", "\t", "\ufeff", "é", "猫"]
@@ -258,5 +259,5 @@ def test_folders_and_pipes_in_the_place_of_tables_are_told(tmp_path: Path) -> No
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
-    thread.join(10)
+    thread.join(HANG_S)
     assert found == ["prompts", "parquet"]

@@ -24,6 +24,7 @@ from internvl_edge.runtime.outputs.files import (
     written,
 )
 from internvl_edge.runtime.pipeline.outputs import Features, write_features
+from tests.tolerances import HANG_S
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ class Pipe:
         self._content = self.path.read_bytes()
 
     def content(self) -> bytes:
-        self._thread.join(10)
+        self._thread.join(HANG_S)
         return self._content
 
 

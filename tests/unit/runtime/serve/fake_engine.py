@@ -19,6 +19,7 @@ from internvl_edge.runtime.serve.refusals import OverloadedError
 from internvl_edge.runtime.serve.requests import Request, Response
 from internvl_edge.runtime.serve.server import Listeners, ServerOptions
 from internvl_edge.runtime.serve.signature import DATATYPES, Signature, Tensor
+from tests.tolerances import HANG_S
 
 WORDS = ("a", " red", " kite")
 WIDTH = 4
@@ -111,12 +112,12 @@ def served(service: Service, **options: Any) -> Iterator[Places]:
 
     thread = threading.Thread(target=asyncio.run, args=(run(),))
     thread.start()
-    assert opened.wait(20)
+    assert opened.wait(HANG_S)
     try:
         yield places[0]
     finally:
         stop.set()
-        thread.join(20)
+        thread.join(HANG_S)
         assert not thread.is_alive()
 
 

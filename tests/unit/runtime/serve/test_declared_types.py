@@ -26,6 +26,7 @@ from internvl_edge.runtime.serve.pool import WorkerEngine
 from internvl_edge.runtime.serve.protocol.service import Service
 from internvl_edge.runtime.serve.server import Listeners, ServerOptions
 from internvl_edge.runtime.serve.signature import DATATYPES
+from tests.tolerances import HANG_S
 from tests.unit.runtime.serve.fake_engine import Places
 from tests.unit.runtime.serve.onnx_bundle import NARROW, write_typed_bundle
 
@@ -65,10 +66,10 @@ def places(bundle: Path) -> Iterator[Places]:
 
     thread = threading.Thread(target=asyncio.run, args=(run(),))
     thread.start()
-    assert opened.wait(60)
+    assert opened.wait(HANG_S)
     yield found[0]
     stop.set()
-    thread.join(30)
+    thread.join(HANG_S)
 
 
 def given(called: str) -> np.ndarray:

@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from internvl_edge.runtime.serve.protocol.credentials import Credentials
 from internvl_edge.runtime.serve.protocol.grpc.messages import HEALTH_SERVICE, SERVICE
 from internvl_edge.runtime.serve.protocol.service import Service
+from tests.tolerances import HANG_S
 from tests.unit.runtime.serve.fake_engine import FakeEngine, served
 
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = b"\x08\x01", b"\x08\x02", b"\x08\x03"
@@ -39,7 +40,7 @@ def asked(name: str) -> bytes:
 
 
 def check(channel: "grpc.Channel", name: str = "") -> bytes:
-    answer: bytes = channel.unary_unary(f"/{HEALTH_SERVICE}/Check")(asked(name), timeout=10)
+    answer: bytes = channel.unary_unary(f"/{HEALTH_SERVICE}/Check")(asked(name), timeout=HANG_S)
     return answer
 
 
@@ -60,7 +61,7 @@ def test_what_is_not_there_is_not_found(channel: "grpc.Channel", engine: FakeEng
 
 def test_what_is_no_message_is_refused(channel: "grpc.Channel") -> None:
     with pytest.raises(grpc.RpcError) as caught:
-        channel.unary_unary(f"/{HEALTH_SERVICE}/Check")(b"\xff\xff", timeout=10)
+        channel.unary_unary(f"/{HEALTH_SERVICE}/Check")(b"\xff\xff", timeout=HANG_S)
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -70,7 +71,7 @@ def test_a_watch_tells_of_each_change_and_ends_with_the_server(
     states: list[bytes] = []
 
     def watch() -> None:
-        states.extend(channel.unary_stream(f"/{HEALTH_SERVICE}/Watch")(b"", timeout=20))
+        states.extend(channel.unary_stream(f"/{HEALTH_SERVICE}/Watch")(b"", timeout=HANG_S))
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -81,13 +82,13 @@ def test_a_watch_tells_of_each_change_and_ends_with_the_server(
         if count == 2:
             engine.ready = True
             _wait(lambda: len(states) == 3)
-    thread.join(10)
+    thread.join(HANG_S)
     assert not thread.is_alive()
     assert states == [SERVING, NOT_SERVING, SERVING, NOT_SERVING]
 
 
 def test_a_watch_of_what_is_not_there_says_so_and_goes_on(channel: "grpc.Channel") -> None:
-    watch = channel.unary_stream(f"/{HEALTH_SERVICE}/Watch")(asked("nope"), timeout=10)
+    watch = channel.unary_stream(f"/{HEALTH_SERVICE}/Watch")(asked("nope"), timeout=HANG_S)
     assert next(iter(watch)) == SERVICE_UNKNOWN
     watch.cancel()
 
@@ -102,7 +103,7 @@ def test_reflection_describes_every_service(channel: "grpc.Channel") -> None:
 
 
 def _wait(condition: Any) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + HANG_S
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)

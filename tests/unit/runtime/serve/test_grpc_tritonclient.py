@@ -10,6 +10,7 @@ import pytest
 
 from internvl_edge.runtime.serve.protocol.options import ProtocolOptions
 from internvl_edge.runtime.serve.protocol.service import Service
+from tests.tolerances import HANG_S
 from tests.unit.runtime.serve.fake_engine import WORDS, FakeEngine, served
 from tests.unit.runtime.serve.test_http_tritonclient import EVERY
 
@@ -134,7 +135,7 @@ def test_outputs_id_and_parameters(client: "triton.InferenceServerClient", engin
         outputs=[triton.InferRequestedOutput("bool_out")],
         request_id="mine",
         parameters={"scale": 2},
-        client_timeout=5,
+        client_timeout=HANG_S,
     )
     assert result.get_response().id == "mine"
     assert result.as_numpy("fp32_out") is None
@@ -180,22 +181,22 @@ def test_refusals_are_one_sentence(
 def test_a_client_that_gives_up_cancels_the_work(client: "triton.InferenceServerClient", engine: FakeEngine) -> None:
     engine.cancelled.clear()
     with pytest.raises(triton.InferenceServerException, match="Deadline Exceeded"):
-        client.infer("slow", _sum_inputs(), client_timeout=0.2)
-    assert engine.cancelled.wait(5)
+        client.infer("slow", _sum_inputs(), client_timeout=1)  # enough for the engine to begin
+    assert engine.cancelled.wait(HANG_S)
 
 
 def test_captions_stream(client: "triton.InferenceServerClient") -> None:
     answers: queue.Queue[Any] = queue.Queue()
     client.start_stream(lambda result, error: answers.put((result, error)))
     client.async_stream_infer("caption", [_picture()], request_id="mine")
-    got = [answers.get(timeout=10) for _ in WORDS]
+    got = [answers.get(timeout=HANG_S) for _ in WORDS]
     assert all(error is None for _, error in got)
     assert [result.as_numpy("text")[0].decode() for result, _ in got] == list(WORDS)
     finals = [result.get_response().parameters["triton_final_response"].bool_param for result, _ in got]
     assert finals == [False, False, True]
     assert {result.get_response().id for result, _ in got} == {"mine"}
     client.async_stream_infer("sum", _sum_inputs())
-    assert answers.get(timeout=10)[0].as_numpy("total").sum() == 16
+    assert answers.get(timeout=HANG_S)[0].as_numpy("total").sum() == 16
     client.stop_stream()
 
 
@@ -203,12 +204,12 @@ def test_a_refusal_in_a_stream_leaves_the_stream_open(client: "triton.InferenceS
     answers: queue.Queue[Any] = queue.Queue()
     client.start_stream(lambda result, error: answers.put((result, error)))
     client.async_stream_infer("caption", [_picture()], parameters={"max_new_tokens": 1})
-    assert answers.get(timeout=10)[1] is None
-    assert "no more of it" in str(answers.get(timeout=10)[1])
+    assert answers.get(timeout=HANG_S)[1] is None
+    assert "no more of it" in str(answers.get(timeout=HANG_S)[1])
     client.async_stream_infer("other", [_picture()])
-    assert "not served" in str(answers.get(timeout=10)[1])
+    assert "not served" in str(answers.get(timeout=HANG_S)[1])
     client.async_stream_infer("caption", [_picture()])
-    assert answers.get(timeout=10)[1] is None
+    assert answers.get(timeout=HANG_S)[1] is None
     client.stop_stream()
 
 
@@ -217,6 +218,6 @@ def test_a_cancelled_stream_stops_the_work(client: "triton.InferenceServerClient
     answers: queue.Queue[Any] = queue.Queue()
     client.start_stream(lambda result, error: answers.put((result, error)))
     client.async_stream_infer("caption", [_picture()])
-    answers.get(timeout=10)
+    answers.get(timeout=HANG_S)
     client.stop_stream(cancel_requests=True)
-    assert engine.streams_closed.wait(5)
+    assert engine.streams_closed.wait(HANG_S)

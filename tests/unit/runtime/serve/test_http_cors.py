@@ -10,6 +10,7 @@ from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.serve.protocol.credentials import Credentials
 from internvl_edge.runtime.serve.protocol.http.cors import CrossOrigin, require_origins
 from internvl_edge.runtime.serve.protocol.service import Service
+from tests.tolerances import HANG_S
 from tests.unit.runtime.serve.fake_engine import FakeEngine, Places, served
 
 SHOP, OTHER = "https://shop.example", "https://other.example:8443"
@@ -33,7 +34,7 @@ def plain() -> Iterator[Places]:
 def ask(
     places: Places, method: str, path: str, headers: Mapping[str, str], body: str = ""
 ) -> tuple[int, dict[str, str], str]:
-    connection = http.client.HTTPConnection(places.http_url, timeout=10)
+    connection = http.client.HTTPConnection(places.http_url, timeout=HANG_S)
     connection.request(method, path, body or None, dict(headers))
     answer = connection.getresponse()
     got = answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read().decode()

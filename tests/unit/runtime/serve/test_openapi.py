@@ -12,6 +12,7 @@ from internvl_edge.runtime.serve.protocol.credentials import Credentials
 from internvl_edge.runtime.serve.protocol.http.document.operations import OPERATIONS
 from internvl_edge.runtime.serve.protocol.http.paths import PATHS
 from internvl_edge.runtime.serve.protocol.service import Service
+from tests.tolerances import HANG_S
 from tests.unit.runtime.serve.fake_engine import FakeEngine, Places, served
 
 ROWS = {"inputs": [{"name": n, "datatype": "FP32", "shape": [1, 4], "data": [1] * 4} for n in "ab"]}
@@ -29,7 +30,7 @@ def document(places: Places) -> Any:
 
 
 def ask(places: Places, method: str, path: str, body: Any = None, headers: "dict[str, str] | None" = None) -> str:
-    connection = http.client.HTTPConnection(places.http_url, timeout=10)
+    connection = http.client.HTTPConnection(places.http_url, timeout=HANG_S)
     connection.request(method, path, None if body is None else json.dumps(body), headers or {})
     text = connection.getresponse().read().decode()
     connection.close()

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from internvl_edge.runtime.serve.protocol.service import Service
+from tests.tolerances import HANG_S
 from tests.unit.runtime.serve.fake_engine import FakeEngine, Places, served
 
 grpc = pytest.importorskip("tritonclient.grpc")
@@ -52,7 +53,7 @@ def places(engine: FakeEngine) -> Iterator[Places]:
 def ask(places: Places, path: str, body: Any) -> tuple[int, Any]:
     request = urllib.request.Request(f"http://{places.http_url}{path}", json.dumps(body).encode())
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=HANG_S) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)["error"]

@@ -21,6 +21,7 @@ from internvl_edge.runtime.serve.refusals import BadRequestError, TooLargeError,
 from internvl_edge.runtime.serve.requests import Request
 from internvl_edge.runtime.serve.workers.process import ProcessLink
 from internvl_edge.runtime.serve.workers.worker import Worker
+from tests.tolerances import HANG_S
 from tests.unit.runtime.serve.onnx_bundle import write_onnx_bundle
 
 BATCH = 4
@@ -134,7 +135,7 @@ def test_a_process_that_hangs_is_ended_and_replaced(bundle: Path) -> None:
             (worker,) = served.workers
             stopped = process(worker)
             os.kill(stopped, signal.SIGSTOP)
-            answer = await served.infer(ids([2, 3], deadline=time.monotonic() + 50))
+            answer = await served.infer(ids([2, 3], deadline=time.monotonic() + HANG_S))
             assert answer.outputs["text_embeds"].item() == 5
             assert process(worker) != stopped
         finally:

@@ -13,6 +13,7 @@ from serve_fuzz import complaint, exchanged, mutated, mutated_bytes, requests_fo
 from internvl_edge.runtime.serve.protocol.grpc.messages import message
 from internvl_edge.runtime.serve.protocol.options import ProtocolOptions
 from internvl_edge.runtime.serve.protocol.service import Service
+from tests.tolerances import HANG_S
 from tests.unit.runtime.serve.fake_engine import FakeEngine, Places, served
 
 
@@ -26,7 +27,7 @@ def places() -> Iterator[Places]:
 @given(st.randoms(use_true_random=False))
 def test_http_mutations(places: Places, random: random.Random) -> None:
     request = mutated(random.choice(requests_for()), random)
-    connection = http.client.HTTPConnection(places.http_url, timeout=10)
+    connection = http.client.HTTPConnection(places.http_url, timeout=HANG_S)
     try:
         status, body = exchanged(connection, request)
     finally:
@@ -46,6 +47,6 @@ def test_grpc_mutations(places: Places, random: random.Random) -> None:
     request.outputs.add(name="total")
     with grpc.insecure_channel(places.grpc_url) as channel:
         call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-        answer = call.future(mutated_bytes(request.SerializeToString(), random), timeout=10)
+        answer = call.future(mutated_bytes(request.SerializeToString(), random), timeout=HANG_S)
         assert answer.code().name in ("OK", "INVALID_ARGUMENT", "NOT_FOUND"), answer
         assert "\n" not in answer.details()

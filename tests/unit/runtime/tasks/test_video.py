@@ -15,6 +15,7 @@ from PIL import Image
 
 from internvl_edge.runtime.errors import BackendError, BundleError, InputError
 from internvl_edge.runtime.tasks.video import encode_video, frame_indices, rank_texts, sample_video
+from tests.tolerances import HANG_S
 from tests.unit.runtime.pipeline_fakes import fake_model, greys, write_pictures
 from tests.unit.runtime.tiny_bundle import MODEL, write_bundle
 
@@ -148,7 +149,7 @@ def test_pipes_and_long_names_are_told(tmp_path: Path) -> None:
 
     thread = threading.Thread(target=read, daemon=True)  # to open a pipe waits for who writes to it
     thread.start()
-    thread.join(10)
+    thread.join(HANG_S)
     assert found == ["pipe"]
     with pytest.raises(InputError, match="no such file"):
         sample_video(tmp_path / ("v" * 300))
