@@ -14,21 +14,17 @@ from internvl_edge.export.plugins.choice import Call, Choice, weigh
 from internvl_edge.export.plugins.families import FAMILIES
 from internvl_edge.export.plugins.family import CODED
 from internvl_edge.export.plugins.functions import function_of
-from internvl_edge.export.plugins.launches import Constant
+from internvl_edge.export.plugins.launches import KERNEL_TYPES, Constant
 from internvl_edge.export.plugins.tensorrt_plugins import NAMESPACE, VERSION, node_attributes, variant_text
+from internvl_edge.export.plugins.work import CODE_TYPES
 from internvl_edge.runtime.errors import EngineError
 
 logger = logging.getLogger(__name__)
 
 _MERGED = (0, 2, 1, 3)
-_TYPES = {
-    ir.DataType.FLOAT16: "fp16",
-    ir.DataType.BFLOAT16: "bf16",
-    ir.DataType.INT64: "i64",
-    ir.DataType.FLOAT: "fp32",
-}
+_TYPES = {ir.DataType(row.onnx): name for name, row in KERNEL_TYPES.items()}
 _16_BITS = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-_CODES = {ir.DataType.INT8: "int8", ir.DataType.FLOAT8E4M3FN: "fp8"}
+_CODES = {dtype: name for dtype, name in _TYPES.items() if name in CODE_TYPES}
 
 
 class PluginAttentionPass(ir.passes.InPlacePass):

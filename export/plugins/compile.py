@@ -19,6 +19,7 @@ from typing import Any
 from internvl_edge.export.plugins.launches import Launch
 from internvl_edge.runtime.cache_folder import cache_folder
 from internvl_edge.runtime.errors import EngineError
+from internvl_edge.runtime.numbers.tensor_types import FLOAT8E4M3FN
 from internvl_edge.runtime.sizes import told
 from internvl_edge.runtime.targets.sms import SMS, sm_row
 
@@ -185,7 +186,7 @@ def _compile(launch: Launch, sm: int, compiled_sm: int) -> CompiledKernel:
 
 
 def _ptx_version(launch: Launch, sm: int) -> int:
-    fp8 = any(tensor.type == "fp8" for tensor in launch.tensors)
+    fp8 = any(tensor.type == FLOAT8E4M3FN.short for tensor in launch.tensors)
     row = sm_row(sm)
     return max(row.ptx_version, row.fp8_ptx_version) if fp8 else row.ptx_version
 

@@ -6,12 +6,12 @@ TensorRT's plugins have no optional inputs, so that a kernel which takes some ha
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from internvl_edge.export.plugins.launches import Axis, Constant, Launch, Tensor
+from internvl_edge.export.plugins.launches import KERNEL_TYPES, Axis, Constant, Launch, Tensor
 from internvl_edge.export.plugins.tensorrt_plugins import Plugin
 from internvl_edge.export.plugins.tiles import Tiles, searched_tiles
 from internvl_edge.export.plugins.tiles_model import Work
 from internvl_edge.runtime.errors import EngineError
-from internvl_edge.runtime.targets.sms import FIRST_BF16_SM, FIRST_FP8_SM, FIRST_TENSOR_CORE_SM
+from internvl_edge.runtime.targets.sms import FIRST_SMS, FIRST_TENSOR_CORE_SM
 
 CODED = "_8bit"
 """Ends the name of a plugin that takes scales; its kernel differs from its sibling's in how it reads and writes."""
@@ -120,8 +120,8 @@ class Family:
 
 def first_sm(types: Mapping[str, str], attributes: Mapping[str, Constant]) -> int:
     """Return the first SM that has the types of a launch, its result's included."""
-    kinds = {*types.values(), attributes.get("out")}
-    return max(FIRST_FP8_SM * ("fp8" in kinds), FIRST_BF16_SM * ("bf16" in kinds))
+    kinds = [KERNEL_TYPES.get(str(kind)) for kind in (*types.values(), attributes.get("out"))]
+    return max(FIRST_SMS[kind.needs] if kind is not None else 0 for kind in kinds)
 
 
 def _output(output: Output, types: Mapping[str, str], attributes: Mapping[str, Constant]) -> Tensor:

@@ -14,13 +14,12 @@ import onnx_ir as ir
 from internvl_edge.export.canonical.opset import OPSET
 from internvl_edge.export.plugins.families import FAMILIES
 from internvl_edge.export.plugins.family import CODED
-from internvl_edge.export.plugins.launches import Constant
+from internvl_edge.export.plugins.launches import KERNEL_TYPES, Constant
 from internvl_edge.export.plugins.tensorrt_plugins import NAMESPACE
 
 MASKED = -3.0e4
 """Added to a masked score, as the graphs have it (`export.models.layers`)."""
 
-_CODES = {"int8": int(ir.DataType.INT8), "fp8": int(ir.DataType.FLOAT8E4M3FN)}
 _SCALES = {family.name: family.scales for family in FAMILIES}
 
 
@@ -46,7 +45,7 @@ def _quantized(body: str, scale: int, kind: str) -> str:
     which_scale = Constant <value_int = {scale}> ()
     scale_wide = Gather <axis = 0> (scales, which_scale)
     scale = CastLike (scale_wide, rows_out)
-    out = QuantizeLinear <output_dtype = {_CODES[kind]}> (rows_out, scale)"""
+    out = QuantizeLinear <output_dtype = {KERNEL_TYPES[kind].onnx}> (rows_out, scale)"""
 
 
 def _norms(told: Mapping[str, Constant]) -> tuple[str, str, str]:

@@ -13,6 +13,8 @@ from types import ModuleType
 from typing import Any, TypeAlias
 
 from internvl_edge.runtime.errors import EngineError, InputError
+from internvl_edge.runtime.numbers import tensor_types as types
+from internvl_edge.runtime.numbers.tensor_types import TensorType
 from internvl_edge.runtime.sizes import Number, named
 
 Constant: TypeAlias = int | float | bool | str
@@ -21,10 +23,12 @@ Axis: TypeAlias = tuple[str, int]
 ALIGNMENT_BYTES = 16
 """Of every pointer: TensorRT aligns device memory to 256 bytes, and 16 is what one vector load takes."""
 
-TYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1, "i32": 4, "i64": 8}
-"""Types of tensors by the names used here; ``i32`` and ``i64`` hold ids and positions."""
-
-_TRITON_TYPES = {"int8": "i8", "fp8": "fp8e4nv"}
+KERNEL_TYPES: Mapping[str, TensorType] = {
+    row.short: row
+    for row in (types.FLOAT32, types.FLOAT16, types.BFLOAT16, types.INT8, types.FLOAT8E4M3FN, types.INT32, types.INT64)
+}
+"""Types of tensors that kernels take, by the names used here; ``i32`` and ``i64`` hold ids and positions."""
+TYPE_BYTES = {name: row.bits // 8 for name, row in KERNEL_TYPES.items()}
 
 _KERNELS = "internvl_edge.export.plugins.kernels"
 
@@ -35,7 +39,7 @@ class Tensor:
 
     name: str
     type: str
-    """One of `TYPE_BYTES`."""
+    """One of `KERNEL_TYPES`."""
     shape: tuple[str | int, ...] = ()
     """Of an output: names of the launch's sizes, and numbers."""
     alias: str = ""
@@ -43,13 +47,13 @@ class Tensor:
 
     def __post_init__(self) -> None:
         """Refuse a type that no kernel has."""
-        if self.type not in TYPE_BYTES:
-            raise InputError(f"{self.name}: no tensor type {self.type!r}; kernels have {', '.join(TYPE_BYTES)}")
+        if self.type not in KERNEL_TYPES:
+            raise InputError(f"{self.name}: no tensor type {self.type!r}; kernels have {', '.join(KERNEL_TYPES)}")
 
     @property
     def triton_type(self) -> str:
         """Return the pointer type of Triton, as ``*fp16``."""
-        return f"*{_TRITON_TYPES.get(self.type, self.type)}"
+        return f"*{KERNEL_TYPES[self.type].triton}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from types import GenericAlias, ModuleType
 from typing import Any
 
 from internvl_edge.export.plugins.compile import CompiledKernel, compile_kernel, load_kernel
-from internvl_edge.export.plugins.launches import TYPE_BYTES, Constant, Launch
+from internvl_edge.export.plugins.launches import KERNEL_TYPES, Constant, Launch
 from internvl_edge.runtime.attention_plugin import NAMESPACE as NAMESPACE
 from internvl_edge.runtime.attention_plugin import absent_creators, misread_fields
 from internvl_edge.runtime.cuda import Device, find_device
@@ -24,17 +24,6 @@ from internvl_edge.runtime.targets.tensorrt_module import tensorrt_version
 
 VERSION = "1"
 """`tensorrt.plugin` gives every plugin this version."""
-
-_DATA_TYPES = {
-    "fp32": "FLOAT",
-    "fp16": "HALF",
-    "bf16": "BF16",
-    "int8": "INT8",
-    "fp8": "FP8",
-    "i32": "INT32",
-    "i64": "INT64",
-}
-"""Our names -> members of `tensorrt.DataType`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +44,11 @@ class Plugin:
 
 def data_types(trt: ModuleType) -> dict[str, Any]:
     """Return our names of the types that this TensorRT has."""
-    return {name: getattr(trt.DataType, its) for name, its in _DATA_TYPES.items() if hasattr(trt.DataType, its)}
+    return {
+        name: getattr(trt.DataType, row.tensorrt)
+        for name, row in KERNEL_TYPES.items()
+        if hasattr(trt.DataType, row.tensorrt)
+    }
 
 
 def variant_text(attributes: Mapping[str, Constant]) -> str:
@@ -243,12 +236,12 @@ class _Callbacks:
             if its == data_type:
                 return name
         raise EngineError(
-            f"{NAMESPACE}::{self.plugin.name}: {tensor} is {data_type}; kernels have {', '.join(TYPE_BYTES)}"
+            f"{NAMESPACE}::{self.plugin.name}: {tensor} is {data_type}; kernels have {', '.join(KERNEL_TYPES)}"
         )
 
     def _type_text(self, name: str) -> str:
         """Return the spelling of `AutoTuneCombination`, which has its own for two types."""
-        return {"fp32": "FP32", "fp16": "FP16"}.get(name, _DATA_TYPES[name])
+        return {"fp32": "FP32", "fp16": "FP16"}.get(name, KERNEL_TYPES[name].tensorrt)
 
 
 def _plugin_module(trt: ModuleType) -> ModuleType:

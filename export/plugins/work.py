@@ -3,11 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from internvl_edge.export.plugins.launches import TYPE_BYTES, Launch
+from internvl_edge.export.plugins.launches import KERNEL_TYPES, TYPE_BYTES, Launch
 from internvl_edge.export.plugins.tiles_model import Work
+from internvl_edge.runtime.numbers import formats
+from internvl_edge.runtime.numbers.tensor_types import BFLOAT16, FLOAT16
 
-WIDE_TYPES = ("fp16", "bf16")
-CODE_TYPES = ("int8", "fp8")
+WIDE_TYPES = (FLOAT16.short, BFLOAT16.short)
+CODE_TYPES = tuple(name for name, row in KERNEL_TYPES.items() if row in formats.CODE_TYPES)
 
 _CODE_OPERATIONS = 5.5
 """Per number; fitted with the constants of `tiles_model`."""
@@ -25,8 +27,8 @@ def attention_work(
     tile_rows, tile_keys = int(launch.constants.get("BM", 1)), int(launch.constants["BN"])
     padded = 1 << (head_dim - 1).bit_length()
     kinds = {tensor.type for tensor in launch.inputs}
-    kind = "fp8" if "fp8" in kinds else "int8" if "int8" in kinds else "bf16" if "bf16" in kinds else "fp16"
-    width = 1 if kind in CODE_TYPES else 2
+    kind = next((kind for kind in (*WIDE_TYPES, *CODE_TYPES)[::-1] if kind in kinds), WIDE_TYPES[0])
+    width = TYPE_BYTES[kind]
     return Work(
         blocks=-(-rows // tile_rows) * batch * heads,
         steps=-(-keys // tile_keys),

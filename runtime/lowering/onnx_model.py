@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from internvl_edge.runtime.lowering.protobuf import Field, Message
+from internvl_edge.runtime.numbers import tensor_types as types
 
-FLOAT, UINT8, INT8, FLOAT16, BFLOAT16 = 1, 2, 3, 10, 16
+_READ = (types.FLOAT32, types.UINT8, types.INT8, types.FLOAT16, types.BFLOAT16)
+FLOAT, UINT8, INT8, FLOAT16, BFLOAT16 = (row.onnx for row in _READ)
 """TensorProto.DataType."""
 MICROSOFT = "com.microsoft"
 """Domain of ONNX Runtime's own operators."""
@@ -29,7 +31,7 @@ _VALUE_NAME, _VALUE_TYPE, _TYPE_TENSOR, _ELEMENT_TYPE, _TENSOR_SHAPE = 1, 2, 1, 
 _SHAPE_DIMS, _DIM_VALUE, _DIM_NAME = 1, 1, 2
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 
-_STORED = {FLOAT: np.float32, UINT8: np.uint8, INT8: np.int8, FLOAT16: np.float16, BFLOAT16: np.uint16}
+_STORED = {row.onnx: np.dtype(row.stored) for row in _READ}
 """Types whose values are read, as NumPy holds them: bfloat16 as its bits."""
 _CODES = {np.dtype(np.float32): FLOAT, np.dtype(np.uint8): UINT8, np.dtype(np.int8): INT8}
 
@@ -94,7 +96,7 @@ class Tensor:
 
     def values(self, folder: Path) -> np.ndarray:
         """Return a copy of the values; external ones lie beside the model, in `folder`."""
-        stored = np.dtype(_STORED[self.dtype])
+        stored = _STORED[self.dtype]
         if self.is_external:
             location, offset = self.place
             flat = np.fromfile(folder / location, stored, self.size, offset=offset)

@@ -6,9 +6,10 @@ checkpoint's than the graph's own do.
 
 import numpy as np
 
-from internvl_edge.runtime.lowering.onnx_model import BFLOAT16, FLOAT, FLOAT16, Node, OnnxModel, Tensor
+from internvl_edge.runtime.lowering.onnx_model import BFLOAT16, FLOAT, Node, OnnxModel, Tensor
+from internvl_edge.runtime.numbers import tensor_types as types
 
-NARROW = {FLOAT16: "fp16", BFLOAT16: "bf16"}
+NARROW = {row.onnx: row.short for row in (types.FLOAT16, types.BFLOAT16)}
 """Types that are widened, and their names."""
 INLINE_VALUES = 1 << 16
 """Larger constants stay in their file, with a `Cast` behind them: a model in memory is limited to 2 GiB."""

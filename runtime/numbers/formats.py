@@ -91,8 +91,8 @@ class Precision:
     """Of what the linears read; one scale for the tensor."""
     attention: Format | None = None
     """What attention's products may be quantized to besides, on request."""
-    needs: str = ""
-    """Capability that a device must have, as `Target` calls it; "" where every device will do."""
+    instead: str = ""
+    """What to take on devices that lack what it needs."""
     relative_tolerance: float
     """Largest difference from torch at verification per unit of the output's largest value, when no --atol is given.
 
@@ -116,6 +116,12 @@ class Precision:
         """Whether anything is quantized."""
         return self.weights is not None or self.activations is not None
 
+    @property
+    def needs(self) -> str:
+        """What a device must have, as `Target.has` calls it: products are in the type of what the linears read."""
+        kind = self.activations.type if self.activations is not None else self.type
+        return kind.needs if kind is not None else ""
+
 
 INT8 = Format(type=types.INT8, largest=127.0, lowest=-128.0)
 """-128 stays unused by weights, so that a code and its negative both exist."""
@@ -127,7 +133,7 @@ PRECISIONS: Mapping[str, Precision] = {
     for row in (
         Precision(name="fp32", type=types.FLOAT32, relative_tolerance=1e-4, largest_difference=1e-4),
         Precision(name="fp16", type=types.FLOAT16, relative_tolerance=1e-2, largest_difference=5e-3),
-        Precision(name="bf16", type=types.BFLOAT16, relative_tolerance=6e-2, largest_difference=6e-2, needs="bf16"),
+        Precision(name="bf16", type=types.BFLOAT16, relative_tolerance=6e-2, largest_difference=6e-2, instead="fp16"),
         Precision(
             name="int8",
             weights=replace(INT8, granularity=PER_ROW),
@@ -142,7 +148,7 @@ PRECISIONS: Mapping[str, Precision] = {
             attention=FP8,
             relative_tolerance=2e-1,
             largest_difference=0.25,
-            needs="fp8",
+            instead="int8",
         ),
     )
 }

@@ -31,6 +31,8 @@ class TensorType:
     """As the Triton language names what a pointer points to."""
     plan: str = ""
     """As the text of a TensorRT-RTX plan names it."""
+    needs: str = ""
+    """What a device must have to multiply it, as `Target.has` calls it; "" where nothing is asked of it."""
 
     @property
     def per_byte(self) -> int:
@@ -104,6 +106,7 @@ BFLOAT16 = TensorType(
     tensorrt="BF16",
     triton="bf16",
     plan="bf16",
+    needs="bf16",
 )
 FLOAT8E4M3FN = TensorType(
     name="float8_e4m3fn",
@@ -116,6 +119,7 @@ FLOAT8E4M3FN = TensorType(
     tensorrt="FP8",
     triton="fp8e4nv",
     plan="fp8_e4m3",
+    needs="FP8",
 )
 FLOAT8E8M0 = TensorType(name="float8_e8m0fnu", short="e8m0", bits=8, onnx=24, stored="uint8", plan="fp8_ue8m0")
 FLOAT4E2M1 = TensorType(name="float4_e2m1fn", short="fp4", bits=4, onnx=23, stored="uint8", plan="fp4_e2m1")

@@ -6,30 +6,14 @@ from typing import Any
 
 import numpy as np
 
-DATATYPES: Mapping[str, np.dtype[Any]] = {
-    "BOOL": np.dtype(np.bool_),
-    "UINT8": np.dtype(np.uint8),
-    "INT8": np.dtype(np.int8),
-    "INT32": np.dtype(np.int32),
-    "INT64": np.dtype(np.int64),
-    "FP16": np.dtype(np.float16),
-    "BF16": np.dtype(np.uint16),
-    "FP32": np.dtype(np.float32),
-    "FP64": np.dtype(np.float64),
-    "BYTES": np.dtype(np.object_),
+from internvl_edge.runtime.numbers.tensor_types import TENSOR_TYPES
+
+_TYPES = [row for row in TENSOR_TYPES.values() if row.protocol]
+DATATYPES: Mapping[str, np.dtype[Any]] = {row.protocol: np.dtype(row.stored) for row in _TYPES} | {
+    "BYTES": np.dtype(np.object_)
 }
 """The protocol's name of a type -> NumPy's. It has none for BF16: such a tensor is the 16 bits of each number."""
-DECLARED: Mapping[str, str] = {
-    "bool": "BOOL",
-    "uint8": "UINT8",
-    "int8": "INT8",
-    "int32": "INT32",
-    "int64": "INT64",
-    "float16": "FP16",
-    "bfloat16": "BF16",
-    "float32": "FP32",
-    "float64": "FP64",
-}
+DECLARED: Mapping[str, str] = {row.name: row.protocol for row in _TYPES}
 """The name of a type in a manifest -> the protocol's."""
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from internvl_edge.runtime.targets.sms import FIRST_BF16_SM, FIRST_FP8_SM, RTX_SMS
+from internvl_edge.runtime.targets.sms import FIRST_BF16_SM, FIRST_FP8_SM, FIRST_SMS, RTX_SMS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,3 +47,7 @@ class Target:
     def bf16(self) -> bool:
         """Whether it multiplies bf16."""
         return self.sm >= FIRST_BF16_SM
+
+    def has(self, need: str) -> bool:
+        """Return whether it has what a type of tensors needs, as ``FP8``; "" is needed of none."""
+        return self.sm >= FIRST_SMS[need]

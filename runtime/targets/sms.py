@@ -210,6 +210,8 @@ SMS = (
 RTX_SMS = tuple(row.sm for row in SMS if row.rtx)
 FIRST_BF16_SM = min(row.sm for row in SMS if row.bf16)
 FIRST_FP8_SM = min(row.sm for row in SMS if row.fp8)
+FIRST_SMS = {"": 0, "bf16": FIRST_BF16_SM, "FP8": FIRST_FP8_SM}
+"""What a type of tensors may need -> the first SM that has it."""
 FIRST_TENSOR_CORE_SM = min(row.sm for row in SMS if row.tensor_core_code)
 
 

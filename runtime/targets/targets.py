@@ -4,6 +4,7 @@ import difflib
 import re
 
 from internvl_edge.runtime.errors import EngineError
+from internvl_edge.runtime.numbers.formats import PRECISIONS
 from internvl_edge.runtime.targets.data_sheet import Target
 from internvl_edge.runtime.targets.devices import TARGETS
 from internvl_edge.runtime.targets.sms import SMS
@@ -34,12 +35,14 @@ def require_precision(target: Target, precision: str | None) -> None:
     Raises:
         EngineError: naming the devices that have them.
     """
-    if precision == "fp8" and not target.fp8:
-        able = ", ".join(other.name for other in TARGETS if other.fp8)
-        raise EngineError(f"--precision fp8 --target {target.name}: sm_{target.sm} has no FP8; {able} have; use int8")
-    if precision == "bf16" and not target.bf16:
-        able = ", ".join(other.name for other in TARGETS if other.bf16)
-        raise EngineError(f"--dtype bf16 --target {target.name}: sm_{target.sm} has no bf16; {able} have; use fp16")
+    row = PRECISIONS.get(precision or "")
+    if row is None or target.has(row.needs):
+        return
+    option = "--precision" if row.quantized else "--dtype"
+    able = ", ".join(other.name for other in TARGETS if other.has(row.needs))
+    raise EngineError(
+        f"{option} {row.name} --target {target.name}: sm_{target.sm} has no {row.needs}; {able} have; use {row.instead}"
+    )
 
 
 def _bare(name: str, sm: int) -> Target:

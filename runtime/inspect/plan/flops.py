@@ -7,9 +7,13 @@ from internvl_edge.runtime.inspect.plan.launches import Launch, fusion_of
 from internvl_edge.runtime.inspect.plan.schedule import Program, Schedule, Step
 from internvl_edge.runtime.inspect.plan.symbols import Sizes
 from internvl_edge.runtime.inspect.plan.traffic import is_constant
+from internvl_edge.runtime.numbers import tensor_types as types
+from internvl_edge.runtime.numbers.formats import CODE_TYPES
 
-TYPES = {"float": "fp32", "half": "fp16", "bf16": "bf16", "int8": "int8", "fp8_e4m3": "fp8"}
+TYPES = {row.plan: row.short for row in (types.FLOAT32, types.FLOAT16, types.BFLOAT16, types.INT8, types.FLOAT8E4M3FN)}
 """The plan's names of types, as data sheets call them."""
+CODES = frozenset(row.short for row in CODE_TYPES)
+"""Types of quantized values, as data sheets call them."""
 
 _PRODUCTS = ("fully_connected", "corrltn")
 
@@ -25,7 +29,7 @@ class MatrixWork:
     @property
     def quantized(self) -> bool:
         """Return whether its operands have 8 bits."""
-        return self.dtype in ("int8", "fp8")
+        return self.dtype in CODES
 
 
 def work_of(launch: Launch, schedule: Schedule, sizes: Sizes) -> MatrixWork | None:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from internvl_edge.runtime.inspect.plan.launches import Launch, on_device
 from internvl_edge.runtime.inspect.plan.schedule import Program
 from internvl_edge.runtime.inspect.plan.traffic import is_constant
+from internvl_edge.runtime.numbers.formats import CODE_TYPES
 
-_NARROW = frozenset({"int8", "fp8_e4m3"})
+_NARROW = frozenset(row.plan for row in CODE_TYPES)
 _NODES = ("QuantizeLinear", "DequantizeLinear")
 _PRODUCTS = ("matmul", "convolution", "attention")
 _SCALING = frozenset({"Mul", "Div", "Min", "Max", "Roun", "Cast", "Move", "Resh"})

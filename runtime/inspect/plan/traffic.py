@@ -8,22 +8,9 @@ from fractions import Fraction
 from internvl_edge.runtime.inspect.plan.launches import on_device, operations_of
 from internvl_edge.runtime.inspect.plan.schedule import Program, Step, Tensor
 from internvl_edge.runtime.inspect.plan.symbols import Sizes
+from internvl_edge.runtime.numbers.tensor_types import TENSOR_TYPES
 
-_BYTES = {
-    "double": Fraction(8),
-    "int64": Fraction(8),
-    "float": Fraction(4),
-    "int32": Fraction(4),
-    "half": Fraction(2),
-    "bf16": Fraction(2),
-    "int8": Fraction(1),
-    "uint8": Fraction(1),
-    "bool": Fraction(1),
-    "fp8_e4m3": Fraction(1),
-    "fp8_ue8m0": Fraction(1),
-    "int4": Fraction(1, 2),
-    "fp4_e2m1": Fraction(1, 2),
-}
+_BYTES = {row.plan: Fraction(row.bits, 8) for row in TENSOR_TYPES.values() if row.plan}
 """Bytes of one value, by the plan's names of types."""
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from internvl_edge.runtime.errors import EngineError
-from internvl_edge.runtime.inspect.plan.flops import MatrixWork, work_of
+from internvl_edge.runtime.inspect.plan.flops import CODES, MatrixWork, work_of
 from internvl_edge.runtime.inspect.plan.launches import (
     Launch,
     MiddleBlock,
@@ -23,7 +23,6 @@ from internvl_edge.runtime.inspect.plan.traffic import activation_bytes, traffic
 from internvl_edge.runtime.targets.data_sheet import Target
 
 SCHEMA = 1
-_NARROW = ("int8", "fp8")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +148,7 @@ def see_through(
     attention = Counter(k.name for k in kernels if k.category == "attention")
     with_attention = {k.block for k in kernels if k.category == "attention"}
     flops = sum(k.flops or 0 for k in kernels)
-    narrow = sum(k.flops or 0 for k in kernels if k.dtype in _NARROW)
+    narrow = sum(k.flops or 0 for k in kernels if k.dtype in CODES)
     return PlanXray(
         plan=str(text.path),
         plan_bytes=text.bytes,
@@ -272,7 +271,7 @@ def _sums(kernels: Sequence[Kernel]) -> Sums:
 def _high(kernels: Sequence[Kernel], flops: int) -> dict[str, float]:
     shares: Counter[str] = Counter()
     for kernel in kernels:
-        if kernel.flops and kernel.dtype not in _NARROW:
+        if kernel.flops and kernel.dtype not in CODES:
             shares[next(iter(kernel.modules), kernel.name)] += kernel.flops
     return {module: share / flops for module, share in shares.most_common()}
 

@@ -52,7 +52,9 @@ def test_tolerances_and_needs() -> None:
         "int8": 0.25,
         "fp8": 0.25,
     }
-    assert {name: row.needs for name, row in PRECISIONS.items() if row.needs} == {"bf16": "bf16", "fp8": "fp8"}
+    assert {name: row.needs for name, row in PRECISIONS.items() if row.needs} == {"bf16": "bf16", "fp8": "FP8"}
+    assert {name: row.instead for name, row in PRECISIONS.items() if row.needs} == {"bf16": "fp16", "fp8": "int8"}
+    assert all(not PRECISIONS[row.instead].needs for row in PRECISIONS.values() if row.needs)
     assert [name for name, row in PRECISIONS.items() if row.attention is not None] == ["fp8"]
 
 
