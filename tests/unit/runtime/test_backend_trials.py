@@ -69,7 +69,7 @@ def test_texts_end_in_padding(bundle: Bundle) -> None:
     sample = sample_inputs(with_graph(bundle, "text", takes), "text", FakeSession(takes))
     ids = sample["input_ids"][0]
     assert len(ids) == 38  # 40 positions, 2 are the queries'
-    assert ids[0] == MODEL.bos_token_id
+    assert ids[0] == MODEL.require_text().bos_token_id
     assert ids[:19].all()
     assert not ids[19:].any()
 

@@ -48,7 +48,7 @@ def test_ids_are_words_of_the_vocabulary_behind_bos(rng: np.random.Generator) ->
     text = {"input_ids": ("int64", ("texts", "length"))}
     found = graph_inputs("text", signature(text), specs(text), MODEL, sizes_of("text", "", MODEL, 50), rng)["input_ids"]
     assert found.shape == (50, 38)  # 40 places less 2 queries; a text may have 80 ids
-    assert set(found[:, 0]) == {MODEL.bos_token_id}
+    assert set(found[:, 0]) == {MODEL.require_text().bos_token_id}
     assert 3 <= found[:, 1:].min() < found.max() < 320
 
 
