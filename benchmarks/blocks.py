@@ -27,7 +27,7 @@ from internvl_edge.calib.qdq import quantize_graph
 from internvl_edge.calib.recipe import LinearWeights, Recipe
 from internvl_edge.export.axes import name_axes
 from internvl_edge.export.checkpoint.config_json import config_from_json
-from internvl_edge.export.config import ModelConfig
+from internvl_edge.export.config import ModelConfig, QllamaConfig
 from internvl_edge.export.dialects.cut_blocks import BLOCKS, Range
 from internvl_edge.export.dialects.join_heads import JoinHeadsPass
 from internvl_edge.export.models.graph_modules.specs import GraphInput
@@ -176,8 +176,7 @@ def blocks_of(case: Case, config: ModelConfig) -> tuple[nn.Module, tuple[GraphIn
     states = GraphInput(name="states", dtype=DTYPE, shape=("batch", vision.tokens, vision.hidden_size))
     if case.graph == "vision":
         return VisionBlocks(model), (states,)
-    text = config.qllama
-    assert text is not None
+    text = config.need(QllamaConfig)
     batch = "texts" if case.graph == "text" else "batch"
     rows: int | str = text.num_queries if case.graph == "query" else "length"
     x = GraphInput(name="rows", dtype=DTYPE, shape=(batch, rows, text.hidden_size))

@@ -18,7 +18,8 @@ from internvl_edge.calib.dataset import open_data
 from internvl_edge.calib.sites import NormFold, RowFold, Site
 from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
 from internvl_edge.export.config import ModelConfig
-from internvl_edge.export.sites import VISION_BLOCK, model_sites
+from internvl_edge.export.models.families.internvit import VISION_BLOCK
+from internvl_edge.export.sites import model_sites
 from internvl_edge.export.sources import fetch_from, weight_sources
 from internvl_edge.export.streamed import Change
 from internvl_edge.export.verify import torch_outputs

@@ -17,7 +17,7 @@ from random_checkpoint import write_checkpoint
 
 from internvl_edge.calib.measure import compute_type
 from internvl_edge.export.checkpoint import open_checkpoint
-from internvl_edge.export.config import ModelConfig
+from internvl_edge.export.config import ModelConfig, QllamaConfig
 
 PICTURES = 32
 TEXT_LENGTH = 16
@@ -40,8 +40,7 @@ def vision_products(config: ModelConfig) -> list[Product]:
 
 def text_products(config: ModelConfig, layer: int) -> list[Product]:
     """Return the products of the linears of QLLaMA block `layer` in query, decoder, text and itm."""
-    text = config.qllama
-    assert text is not None
+    text = config.need(QllamaConfig)
     width, inner, queries = text.hidden_size, text.intermediate_size, text.num_queries
     rows = PICTURES * (queries + TEXT_LENGTH + TEXT_LENGTH + queries + TEXT_LENGTH)
     found = [(rows, width, width)] * 4 + [(rows, width, inner)] * 2 + [(rows, inner, width)]
@@ -75,8 +74,8 @@ def case(folder: Path, preset: str, layers: int | None, text_layers: int | None,
     size = write_checkpoint(checkpoint, preset, layers, text_layers=text_layers) / 1e9
     config = open_checkpoint(checkpoint).config
     blocks = [vision_products(config)] * config.vision.num_layers
-    if config.qllama is not None:
-        blocks += [text_products(config, layer) for layer in range(config.qllama.num_layers)]
+    if (text := config.find(QllamaConfig)) is not None:
+        blocks += [text_products(config, layer) for layer in range(text.num_layers)]
     command = [sys.executable, "-m", "internvl_edge.cli"]
     kind = compute_type("auto")
     dtype = getattr(torch, kind)

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from internvl_edge.export.config import ModelConfig
+from internvl_edge.export.config import ModelConfig, QllamaConfig
 
 VISION_HEADS, TEXT_HEADS = 5, 7
 VISION_INTERMEDIATE, TEXT_INTERMEDIATE = 1000, 1100
@@ -32,7 +32,7 @@ def narrow(config: dict[str, Any]) -> None:
 def full_widths(small: ModelConfig, full: ModelConfig) -> dict[int, int]:
     """Return narrow width -> full width."""
     found: dict[int, int] = {}
-    for mine, theirs in ((small.vision, full.vision), (small.qllama, full.qllama)):
+    for mine, theirs in ((small.vision, full.vision), (small.find(QllamaConfig), full.find(QllamaConfig))):
         if mine is not None and theirs is not None:
             found[mine.num_heads] = theirs.num_heads
             found[mine.intermediate_size] = theirs.intermediate_size

@@ -2,23 +2,47 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, TypeVar
 
 from internvl_edge.runtime.errors import CheckpointError
 from internvl_edge.runtime.preprocess import Preprocessing
 
-Family = Literal["internvl", "internvit", "internvl_chat"]
+Layout = Literal["internvl", "internvit", "internvl_chat"]
+"""Layouts of checkpoints: which parts there are, and where `config.json` describes them."""
+
+ALL_QLLAMA_GRAPHS = ("query", "text", "decoder", "itm")
+
+P = TypeVar("P", bound="PartConfig")
 
 _REAL = ("eps", "rope_theta", "downsample")
 """Fields that may have a fraction."""
 
-ALL_QLLAMA_GRAPHS = ("query", "text", "decoder", "itm")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartConfig:
+    """What shapes the tensors and the arithmetic of one part of a model; a subclass for each kind of part."""
+
+    part: ClassVar[str]
+    """What errors call the part."""
+    positive: ClassVar[tuple[str, ...]]
+    """Fields that must be above 0."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built, with a CheckpointError."""
+        _refuse(self.part, [*_not_positive(self, *self.positive)] or [*self._findings()])
+
+    def _findings(self) -> Iterator[str]:
+        """Yield what contradicts itself, once all of `positive` are above 0."""
+        yield from ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VisionConfig:
+class VisionConfig(PartConfig):
     """An InternViT tower; the defaults are those of the 6B config class (MODEL.md 1.1)."""
+
+    part = "vision"
+    positive = ("hidden_size", "num_heads", "num_layers", "intermediate_size", "patch_size", "image_size", "eps")
 
     hidden_size: int = 3200
     num_heads: int = 25
@@ -31,11 +55,6 @@ class VisionConfig:
     qkv_bias: bool = False
     qk_norm: bool = True
     hidden_act: str = "gelu"
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be built, with a CheckpointError."""
-        sizes = ("hidden_size", "num_heads", "num_layers", "intermediate_size", "patch_size", "image_size", "eps")
-        _refuse("vision", [*_not_positive(self, *sizes)] or [*self._findings()])
 
     def _findings(self) -> Iterator[str]:
         if self.image_size % self.patch_size:
@@ -64,8 +83,14 @@ class VisionConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QllamaConfig:
+class QllamaConfig(PartConfig):
     """QLLaMA with its queries; the defaults are those of transformers' LLaMA, which a file may leave out."""
+
+    part = "qllama"
+    positive = (
+        *("hidden_size", "num_heads", "num_layers", "intermediate_size", "vocab_size"),
+        *("eps", "rope_theta", "max_positions", "num_queries", "vision_hidden_size"),
+    )
 
     hidden_size: int = 4096
     num_heads: int = 32
@@ -81,12 +106,8 @@ class QllamaConfig:
     bos_token_id: int = 1
     eos_token_id: int = 2
     pad_token_id: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be built, with a CheckpointError."""
-        sizes = ("hidden_size", "num_heads", "num_layers", "intermediate_size", "vocab_size")
-        more = ("eps", "rope_theta", "max_positions", "num_queries", "vision_hidden_size")
-        _refuse("qllama", [*_not_positive(self, *sizes, *more)] or [*self._findings()])
+    graphs: tuple[str, ...] = ALL_QLLAMA_GRAPHS
+    """Uses that the checkpoint has weights for: the plain-PyTorch InternVL-C file has `text` alone."""
 
     def _findings(self) -> Iterator[str]:
         if self.hidden_size % self.num_heads:
@@ -104,8 +125,11 @@ class QllamaConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConnectorConfig:
+class ConnectorConfig(PartConfig):
     """Pixel shuffle and mlp1 of a chat checkpoint (MODEL.md 6)."""
+
+    part = "connector"
+    positive = ("downsample", "llm_hidden_size", "fewest_tiles", "most_tiles")
 
     downsample: float = 0.5
     ps_version: str = "v1"
@@ -116,11 +140,6 @@ class ConnectorConfig:
     """Tiles that a picture is cut into, the thumbnail not counted."""
     thumbnail: bool = False
     """Add the whole picture as a last tile where it was cut."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be built, with a CheckpointError."""
-        sizes = ("downsample", "llm_hidden_size", "fewest_tiles", "most_tiles")
-        _refuse("connector", [*_not_positive(self, *sizes)] or [*self._findings()])
 
     def _findings(self) -> Iterator[str]:
         if not math.isclose(self.factor * self.downsample, 1):
@@ -137,20 +156,49 @@ class ConnectorConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelConfig:
-    """The whole model; parts that the checkpoint has no weights for are None."""
+class PoolConfig(PartConfig):
+    """Attention pooling to the feature that pictures and texts share (MODEL.md 3.2)."""
 
-    family: Family
-    vision: VisionConfig
-    qllama: QllamaConfig | None = None
-    embed_dim: int | None = None
-    """Size of the shared embedding; None without the first attention pool."""
-    pool_heads: int | None = None
-    connector: ConnectorConfig | None = None
-    qllama_graphs: tuple[str, ...] = ALL_QLLAMA_GRAPHS
-    """Uses of QLLaMA that the checkpoint has weights for: the plain-PyTorch InternVL-C file has `text` alone."""
+    part = "model"
+    positive = ("embed_dim", "pool_heads")
+
+    embed_dim: int = 768
+    """Size of the shared feature."""
+    pool_heads: int = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The whole model: the parts that the checkpoint has weights for, at most one of each kind."""
+
+    layout: Layout
+    parts: tuple[PartConfig, ...]
+    """The tower first: every model has one."""
     preprocessing: Preprocessing | None = None
     """What the checkpoint's files say of pictures; None: as the reference."""
+
+    def find(self, kind: type[P]) -> P | None:
+        """Return the part of a kind, or None if the model has none."""
+        return next((part for part in self.parts if isinstance(part, kind)), None)
+
+    def need(self, kind: type[P]) -> P:
+        """Return the part of a kind that the caller knows to be there.
+
+        Raises:
+            LookupError: it is not.
+        """
+        if (part := self.find(kind)) is None:
+            raise LookupError(f"{self.layout} has no {kind.__name__}")
+        return part
+
+    def with_part(self, part: PartConfig) -> "ModelConfig":
+        """Return the model with `part` in place of its own of the same kind."""
+        return replace(self, parts=tuple(part if type(own) is type(part) else own for own in self.parts))
+
+    @property
+    def vision(self) -> VisionConfig:
+        """The tower."""
+        return self.need(VisionConfig)
 
     @property
     def pictures(self) -> Preprocessing:
@@ -158,21 +206,23 @@ class ModelConfig:
         return self.preprocessing or Preprocessing(image_size=self.vision.image_size)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built, with a CheckpointError."""
-        pool = ("embed_dim", "pool_heads") if self.embed_dim is not None or self.qllama is not None else ()
-        _refuse("model", [*_not_positive(self, *pool)] or [*self._findings()])
+        """Refuse parts that do not fit each other, with a CheckpointError."""
+        _refuse("model", [*self._findings()])
 
     def _findings(self) -> Iterator[str]:
-        pooled = [self.vision.hidden_size, *([self.qllama.hidden_size] if self.qllama else [])]
-        if self.pool_heads is not None and any(width % self.pool_heads for width in pooled):
-            yield f"attn_pool_num_heads {self.pool_heads} does not divide {pooled}"
-        if self.connector is None:
+        vision, pool, qllama = self.vision, self.find(PoolConfig), self.find(QllamaConfig)
+        if qllama is not None and pool is None:
+            yield from ("embed_dim is None", "pool_heads is None")
+        pooled = [vision.hidden_size, *([qllama.hidden_size] if qllama else [])]
+        if pool is not None and any(width % pool.pool_heads for width in pooled):
+            yield f"attn_pool_num_heads {pool.pool_heads} does not divide {pooled}"
+        if (connector := self.find(ConnectorConfig)) is None:
             return
-        if self.vision.grid % self.connector.factor:
-            yield f"the patch grid {self.vision.grid} is no multiple of the connector's {self.connector.factor}"
-        layer = self.connector.select_layer
-        if not isinstance(layer, int) or not -self.vision.num_layers <= layer <= -1:
-            yield f"select_layer {layer!r} is outside the tower's {self.vision.num_layers} layers"
+        if vision.grid % connector.factor:
+            yield f"the patch grid {vision.grid} is no multiple of the connector's {connector.factor}"
+        layer = connector.select_layer
+        if not isinstance(layer, int) or not -vision.num_layers <= layer <= -1:
+            yield f"select_layer {layer!r} is outside the tower's {vision.num_layers} layers"
 
 
 def _not_positive(config: object, *names: str) -> Iterator[str]:

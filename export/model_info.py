@@ -1,17 +1,18 @@
 """What the runtime has to know of a model, from its checkpoint."""
 
-from internvl_edge.export.config import ConnectorConfig, ModelConfig, QllamaConfig, VisionConfig
+from internvl_edge.export.config import ConnectorConfig, ModelConfig, PoolConfig, QllamaConfig, VisionConfig
 from internvl_edge.runtime.manifest import ModelInfo, TextInfo, TilingInfo, VisionInfo
 
 
 def model_info(config: ModelConfig, logit_scale: float | None = None) -> ModelInfo:
     """Return the manifest's description of `config`."""
+    qllama, connector, pool = config.find(QllamaConfig), config.find(ConnectorConfig), config.find(PoolConfig)
     return ModelInfo(
-        layout=config.family,
+        layout=config.layout,
         vision=_vision(config.vision),
-        text=_text(config.qllama) if config.qllama is not None else None,
-        tiling=_tiling(config.connector) if config.connector is not None else None,
-        embed_dim=config.embed_dim,
+        text=_text(qllama) if qllama is not None else None,
+        tiling=_tiling(connector) if connector is not None else None,
+        embed_dim=pool.embed_dim if pool is not None else None,
         logit_scale=logit_scale,
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 from internvl_edge.calib.data.synthetic import random_ids
 from internvl_edge.calib.quantize import fake_quantizers
 from internvl_edge.calib.recipe import Recipe
-from internvl_edge.export.config import ModelConfig
+from internvl_edge.export.config import ModelConfig, QllamaConfig
 from internvl_edge.export.graph_inputs import inputs_of
 from internvl_edge.export.models.graphs import graph_row
 from internvl_edge.export.numerics.reach import Reach
@@ -81,8 +81,7 @@ class Rehearsal:
 
     def _random_ids(self, rows: int, length: int) -> np.ndarray:
         """Return ids without a tokenizer to give them: seeded, bos first, rows of falling length padded with 0."""
-        assert self._config.qllama is not None
-        ids = random_ids(rows, length, self._config.qllama.vocab_size)
+        ids = random_ids(rows, length, self._config.need(QllamaConfig).vocab_size)
         for row in range(rows):
             ids[row, max(2, length - 3 * row) :] = 0
         return ids

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from internvl_edge.export.config import ModelConfig
+from internvl_edge.export.config import ConnectorConfig, ModelConfig
 from internvl_edge.runtime.errors import ExportError
 
 MOST_PIXELS = 8192
@@ -31,12 +31,13 @@ def at_image_size(config: ModelConfig, image_size: int | None) -> ModelConfig:
     if image_size <= 0 or image_size % patch:
         near = max(patch, round(image_size / patch) * patch)
         raise ExportError(f"--image-size {image_size}: no multiple of the patch size {patch}; try {near}")
-    if config.connector is not None and (image_size // patch) % round(1 / config.connector.downsample):
+    connector = config.find(ConnectorConfig)
+    if connector is not None and (image_size // patch) % connector.factor:
         raise ExportError(
             f"--image-size {image_size}: the connector needs an even patch grid; try {image_size + patch}"
         )
     pictures = config.pictures.at_size(image_size)
-    return replace(config, vision=replace(config.vision, image_size=image_size), preprocessing=pictures)
+    return replace(config, preprocessing=pictures).with_part(replace(config.vision, image_size=image_size))
 
 
 def checked_feature_layers(layers: Sequence[int], config: ModelConfig) -> tuple[int, ...]:

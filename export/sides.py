@@ -12,9 +12,9 @@ from internvl_edge.export.accounting import account
 from internvl_edge.export.block_outputs import Hear, OnnxBlocks, run_torch_blocks, torch_blocks
 from internvl_edge.export.checkpoint import open_checkpoint
 from internvl_edge.export.model_info import model_info
+from internvl_edge.export.models.families.qllama import QLLAMA_BLOCK
 from internvl_edge.export.models.graphs import available_graphs
 from internvl_edge.export.resolution import at_image_size
-from internvl_edge.export.sites import QLLAMA_BLOCK
 from internvl_edge.export.sources import fetch_from, stored_shapes, weight_sources
 from internvl_edge.runtime.bundle import Bundle
 from internvl_edge.runtime.manifest import ModelInfo

@@ -6,26 +6,19 @@ import torch
 
 from internvl_edge.export.checkpoint.files.tensors import LazyTensor, MergedTensor
 from internvl_edge.export.config import ModelConfig
-from internvl_edge.export.models.internvit import resize_position_table
+from internvl_edge.export.models.families import FAMILIES
 from internvl_edge.export.models.internvl import InternVLModel
-from internvl_edge.export.models.qllama import rotary_table
 from internvl_edge.export.streamed import Fetch
 from internvl_edge.export.weights import ComputedTensor, QuantizedTensor, Source, stored_chunks
-
-POSITION_TABLE = "vision_model.embeddings.position_embedding"
 
 
 def weight_sources(tensors: Mapping[str, LazyTensor | MergedTensor], config: ModelConfig) -> dict[str, Source]:
     """Return the source of every parameter and buffer of the model by its official name."""
     sources: dict[str, Source] = dict(tensors)
-    if tensors[POSITION_TABLE].shape[1] != config.vision.tokens:
-        grid = (config.vision.grid, config.vision.grid)
-        table = resize_position_table(tensors[POSITION_TABLE].torch(), grid)
-        sources[POSITION_TABLE] = ComputedTensor(name=POSITION_TABLE, value=table)
-    if config.qllama is not None:
-        for part in ("cos", "sin"):
-            name = f"qllama.model.rotary.{part}"
-            sources[name] = ComputedTensor(name=name, value=rotary_table(config.qllama, part))
+    for family in FAMILIES:
+        if config.find(family.kind) is not None:
+            computed = family.computed(config, lambda name: tensors[name].torch())
+            sources |= {name: ComputedTensor(name=name, value=value) for name, value in computed.items()}
     return sources
 
 

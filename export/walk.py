@@ -17,12 +17,13 @@ from torch.overrides import TorchFunctionMode
 from internvl_edge.calib.data.inputs import CalibrationInputs
 from internvl_edge.calib.heap import trim_heap
 from internvl_edge.calib.model import Listener
-from internvl_edge.export.config import ModelConfig
+from internvl_edge.export.config import ModelConfig, QllamaConfig
+from internvl_edge.export.models.families.internvit import VISION_BLOCK
+from internvl_edge.export.models.families.qllama import HEAD, qllama_blocks
 from internvl_edge.export.models.graph_modules.specs import Stream
 from internvl_edge.export.models.graphs import GRAPHS, graph_row
 from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.export.models.qllama import Cache
-from internvl_edge.export.sites import HEAD, QLLAMA_BLOCK, VISION_BLOCK
 from internvl_edge.export.streamed import Fetch, Loader
 
 _CHUNK_VALUES = 32 << 20
@@ -127,8 +128,7 @@ class Walk:
             loader.unload(text.embed_tokens)
 
     def _text_chunks(self) -> Iterator["_Chunk"]:
-        assert self._config.qllama is not None
-        width = self._config.qllama.intermediate_size
+        width = self._config.need(QllamaConfig).intermediate_size
         for name, stream in self._streams.items():
             if graph_row(name).continues in self._streams:
                 continue  # goes with the graph whose cache it reads
@@ -207,8 +207,8 @@ def _text_streams(model: InternVLModel, inputs: CalibrationInputs, graphs: tuple
 
 def _blocks(config: ModelConfig, graphs: tuple[str, ...], texts: bool) -> list[str]:
     blocks = [VISION_BLOCK.format(index) for index in range(config.vision.num_layers)]
-    if texts and config.qllama is not None:
-        blocks += [QLLAMA_BLOCK.format(index) for index in range(config.qllama.num_layers)]
+    if texts and config.find(QllamaConfig) is not None:
+        blocks += qllama_blocks(config)
         if any(graph_row(name).has_head for name in graphs):
             blocks.append(HEAD)
     return blocks

@@ -13,7 +13,7 @@ from internvl_edge.calib.sites import Site
 from internvl_edge.export.blockwise.quantized import quantized_sources, with_cached_values
 from internvl_edge.export.checkpoint import Checkpoint
 from internvl_edge.export.checkpoint.fingerprint import fingerprint
-from internvl_edge.export.config import ModelConfig
+from internvl_edge.export.config import ModelConfig, QllamaConfig
 from internvl_edge.export.models.graphs import available_graphs, graph_row
 from internvl_edge.export.sites import block_of, model_sites
 from internvl_edge.export.sources import fetch_from, weight_sources
@@ -47,8 +47,8 @@ class BlockwiseModel:
     @property
     def vocabulary(self) -> int | None:
         """Token ids that it knows; None if it takes no texts."""
-        text = self.config.qllama
-        return text.vocab_size if text is not None and self.config.qllama_graphs else None
+        text = self.config.find(QllamaConfig)
+        return text.vocab_size if text is not None and text.graphs else None
 
     @property
     def values_per_picture(self) -> int:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from internvl_edge.export.checkpoint.fields import FieldReader, FieldTable, Honoured, Limited, flag, harmless, only
+from internvl_edge.export.models.families import FAMILIES
+from internvl_edge.export.models.families.fields import FieldReader, FieldTable, Honoured, Limited, flag, harmless, only
 from internvl_edge.runtime.errors import CheckpointError
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -14,8 +15,8 @@ ADAPTER_CONFIG = "adapter_config.json"
 ROOTS = ("", "vision_model.", "qllama.", "language_model.")
 """What an adapter's names may be relative to: the whole model, or the part that was trained."""
 
-_PLAIN = {"vision_model.encoder.layers.": "blocks.", "qllama.model.": "transformer."}
-"""Beginnings of official names -> of those in plain-PyTorch files (MODEL.md 2.2)."""
+_PLAIN = {family.plain_root[1]: family.plain_root[0] for family in FAMILIES if family.plain_root is not None}
+"""Beginnings of official names -> of those in plain-PyTorch files."""
 
 _CHANGED_BASE = "starts from changed base weights, which are not in this folder for certain"
 

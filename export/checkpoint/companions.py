@@ -4,10 +4,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from internvl_edge.export.checkpoint.config_tables import SCORES, SEARCH, token_ids
-from internvl_edge.export.checkpoint.fields import FieldReader, FieldTable, Honoured, Limited, harmless, listed, only
 from internvl_edge.export.checkpoint.files.json_file import read_json
 from internvl_edge.export.config import QllamaConfig
+from internvl_edge.export.models.families.common_fields import SCORES, SEARCH, token_ids
+from internvl_edge.export.models.families.fields import (
+    FieldReader,
+    FieldTable,
+    Honoured,
+    Limited,
+    harmless,
+    listed,
+    only,
+)
 
 GENERATION = FieldTable(
     "generation_config.json",

@@ -20,7 +20,8 @@ def fingerprint(tensors: Sequence[StoredTensor], config: ModelConfig) -> str:
     """
     digest, pictures = hashlib.sha256(), config.pictures
     vision = {name: value for name, value in asdict(config.vision).items() if name != "image_size"}
-    digest.update(repr((vision, config.qllama, config.pool_heads, config.connector)).encode())
+    others = [part for part in config.parts if part is not config.vision]
+    digest.update(repr((vision, others)).encode())
     if pictures != Preprocessing(image_size=pictures.image_size):
         digest.update(repr(pictures).encode())
     for tensor in sorted(tensors, key=lambda tensor: tensor.name):

@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from internvl_edge.export.checkpoint.fields import listed
+from internvl_edge.export.models.families import FAMILIES
+from internvl_edge.export.models.families.fields import listed
 from internvl_edge.runtime.errors import CheckpointError
 
 TOP_LEVEL = "top"
@@ -20,20 +21,9 @@ _REPLACED = re.compile(r"(?:^|\.)original_module\.")
 _FIRST = re.compile(r"^(?P<prefix>.*?)(?:vision_model\.)?(?:embeddings\.class_embedding|cls_token)$")
 """The class token's name in every layout: what stands in front is a prefix of all names."""
 
-_UNUSED = re.compile(
-    r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$|position_ids$|^language_model\.|^head\.|^llm_proj|^n_averaged$"
-)
-"""Written by older code (MODEL.md 2.1), or another program's part: a language model, a classifier's head."""
-
-_PLAIN = (
-    (re.compile(r"^cls_token$"), "vision_model.embeddings.class_embedding"),
-    (re.compile(r"^pos_embed$"), "vision_model.embeddings.position_embedding"),
-    (re.compile(r"^patch_embed\.proj\."), "vision_model.embeddings.patch_embedding."),
-    (re.compile(r"^blocks\.(\d+)\.(ls[12])\.gamma$"), r"vision_model.encoder.layers.\1.\2"),
-    (re.compile(r"^blocks\."), "vision_model.encoder.layers."),
-    (re.compile(r"^transformer\."), "qllama.model."),
-)
-"""Plain-PyTorch names -> official names (MODEL.md 2.2)."""
+_OF_OTHERS = (r"^language_model\.", r"^head\.", r"^llm_proj", r"^n_averaged$")
+"""Parts of other programs: a language model, a classifier's head."""
+_UNUSED = re.compile("|".join([*(pattern for family in FAMILIES for pattern in family.unused), *_OF_OTHERS]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +43,7 @@ class Naming:
         short = unwrapped(name).removeprefix(self.prefix)
         if self.vision_only:
             return short if is_unused(short) else f"vision_model.{short}"
-        for pattern, replacement in _PLAIN:
-            renamed, count = pattern.subn(replacement, short)
-            if count:
-                return renamed
-        return short
+        return next((found for family in FAMILIES if (found := family.official(short)) is not None), short)
 
 
 def unwrapped(name: str) -> str:

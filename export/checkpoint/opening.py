@@ -15,7 +15,6 @@ from internvl_edge.export.checkpoint.adapters import (
 )
 from internvl_edge.export.checkpoint.companions import read_companions
 from internvl_edge.export.checkpoint.config_json import ConfigFile, read_config
-from internvl_edge.export.checkpoint.fields import FieldReader
 from internvl_edge.export.checkpoint.files.hub import from_hub
 from internvl_edge.export.checkpoint.files.json_file import read_json
 from internvl_edge.export.checkpoint.files.safetensors_file import read_safetensors
@@ -31,7 +30,8 @@ from internvl_edge.export.checkpoint.shapes import (
     config_from_shapes,
     with_tied_head,
 )
-from internvl_edge.export.config import ModelConfig
+from internvl_edge.export.config import ConnectorConfig, ModelConfig, QllamaConfig
+from internvl_edge.export.models.families.fields import FieldReader
 from internvl_edge.runtime.errors import CheckpointError
 from internvl_edge.runtime.tokenizer import Tokenizer
 
@@ -100,12 +100,12 @@ def open_checkpoint(
     config = file.model if file is not None else config_from_shapes(named.needed, named.unused, path)
     if named.naming.plain:
         config = as_plain_file(config, named.needed)
-    if config.qllama is not None:
-        read_companions(folder, config.qllama, reader)
+    if (qllama := config.find(QllamaConfig)) is not None:
+        read_companions(folder, qllama, reader)
     asked = config.vision.image_size
     config = as_stored(config, named.needed)
     pictures = read_preprocessing(folder, config.vision.image_size, reader)
-    if config.connector is not None and pictures.image_size == config.vision.image_size:
+    if config.find(ConnectorConfig) is not None and pictures.image_size == config.vision.image_size:
         pictures = pictures.at_size(asked)  # a chat model interpolates its table to the size that its config names
     config = replace(config, preprocessing=pictures)
     accepted = reader.finish()

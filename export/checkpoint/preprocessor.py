@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from internvl_edge.export.checkpoint.fields import FieldReader, FieldTable, Honoured, harmless, only
 from internvl_edge.export.checkpoint.files.json_file import read_json
+from internvl_edge.export.models.families.fields import FieldReader, FieldTable, Honoured, harmless, only
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.preprocess import FILTERS, MEAN, STD, Channels, Filter, Geometry, Preprocessing
 

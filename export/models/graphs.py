@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from internvl_edge.export.config import ModelConfig
+from internvl_edge.export.config import ConnectorConfig, ModelConfig, QllamaConfig
 from internvl_edge.export.models.graph_modules import connector, decoder, itm, query, text, vision
 from internvl_edge.export.models.graph_modules.specs import (
     PAST,
@@ -78,11 +78,12 @@ class GraphRow:
 
 
 def _uses_qllama(name: str) -> Callable[[ModelConfig], bool]:
-    return lambda config: config.qllama is not None and name in config.qllama_graphs
+    return lambda config: (qllama := config.find(QllamaConfig)) is not None and name in qllama.graphs
 
 
 def _queries(config: ModelConfig) -> int:
-    return config.qllama.num_queries if config.qllama is not None else 0
+    qllama = config.find(QllamaConfig)
+    return qllama.num_queries if qllama is not None else 0
 
 
 _STATES = {"vision_states": "vision_states"}
@@ -136,7 +137,7 @@ GRAPHS: tuple[GraphRow, ...] = (
     GraphRow(
         use=GraphUse(role=CONNECTOR, rows="pictures"),
         module=connector,
-        has_weights=lambda config: config.connector is not None,
+        has_weights=lambda config: config.find(ConnectorConfig) is not None,
         fed_by="vision",
         feeds=_STATES,
         quantized=False,
@@ -169,7 +170,7 @@ def graph_spec(
     """
     row = _BY_NAME.get(name)
     if row is None or not row.has_weights(config):
-        raise ValueError(f"{name}: no such graph for {config.family}")
+        raise ValueError(f"{name}: no such graph for {config.layout}")
     options = GraphOptions(config=config, dtype=dtype, feature_layers=tuple(feature_layers))
     return GraphSpec(
         name=name,

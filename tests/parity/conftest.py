@@ -25,7 +25,7 @@ def load_model(folder: Path, image_size: int | None = None) -> Loaded:
     checkpoint = open_checkpoint(folder)
     config = checkpoint.config
     if image_size is not None:
-        config = replace(config, vision=replace(config.vision, image_size=image_size))
+        config = config.with_part(replace(config.vision, image_size=image_size))
     model = InternVLModel(config).eval()
     sources = weight_sources(checkpoint.tensors, config)
     with torch.no_grad():

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from internvl_edge.export.checkpoint.fields import FieldReader
 from internvl_edge.export.checkpoint.preprocessor import read_preprocessing
+from internvl_edge.export.models.families.fields import FieldReader
 from internvl_edge.runtime.preprocess import preprocess
 
 OFFICIAL: dict[str, Any] = {

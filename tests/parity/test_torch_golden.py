@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from internvl_edge.export.config import ConnectorConfig, QllamaConfig
+from internvl_edge.export.models.connector import patch_grid, pixel_shuffle
 from internvl_edge.export.models.graphs import graph_spec
 from internvl_edge.export.models.internvit import resize_position_table
-from internvl_edge.export.models.internvl import patch_grid, pixel_shuffle
 from internvl_edge.export.models.qllama import Context
 from tests.parity.conftest import Loaded, load_model
 from tests.tolerances import GOLDEN_FP32
@@ -76,7 +77,7 @@ def test_query_transformer_at_every_depth(model_a: Loaded, recorded_a: Recorded)
     last, _ = model.qllama.model(rows, context)
     for hook in hooks:
         hook.remove()
-    layers = config.qllama.num_layers if config.qllama else 0
+    layers = config.need(QllamaConfig).num_layers
     for index in range(layers):
         close(states[index], recorded_a[f"query.hidden_states.{index}"])
     close(model.qllama.model.norm(last), recorded_a[f"query.hidden_states.{layers}"])
@@ -171,8 +172,7 @@ def test_small_tower_at_every_depth(golden_b: Path, recorded_b: Recorded) -> Non
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_connector(golden_b: Path, recorded_b: Recorded, version: str) -> None:
     config, model = load_model(golden_b / "checkpoint_chat")
-    assert config.connector is not None
-    config = replace(config, connector=replace(config.connector, ps_version=version))
+    config = config.with_part(replace(config.need(ConnectorConfig), ps_version=version))
     states = recorded_b["vit.last_hidden_state"]
     close(pixel_shuffle(patch_grid(states), 2, version), recorded_b[f"pixel_shuffle.{version}"])
     close(graph("connector", (config, model))(states), recorded_b[f"connector.{version}"])
@@ -180,17 +180,15 @@ def test_connector(golden_b: Path, recorded_b: Recorded, version: str) -> None:
 
 def test_connector_on_an_earlier_layer(golden_b: Path, recorded_b: Recorded) -> None:
     config, model = load_model(golden_b / "checkpoint_chat")
-    assert config.connector is not None
-    connector = replace(config.connector, ps_version="v2", select_layer=-2)
-    loaded = replace(config, connector=connector), model
+    connector = replace(config.need(ConnectorConfig), ps_version="v2", select_layer=-2)
+    loaded = config.with_part(connector), model
     (states,) = graph("vision", loaded)(recorded_b["pixel_values"])
     close(graph("connector", loaded)(states), recorded_b["connector.v2.select_layer_-2"])
 
 
 def test_connector_at_another_size(golden_b: Path, recorded_b: Recorded) -> None:
     config, model = load_model(golden_b / "checkpoint_chat", image_size=84)
-    assert config.connector is not None
-    config = replace(config, connector=replace(config.connector, ps_version="v2"))
+    config = config.with_part(replace(config.need(ConnectorConfig), ps_version="v2"))
     (states,) = graph("vision", (config, model))(recorded_b["big.pixel_values"])
     close(states, recorded_b["big.last_hidden_state"])
     close(graph("connector", (config, model))(states), recorded_b["big.connector.v2"])

@@ -2,8 +2,10 @@
 
 from torch import Tensor, nn
 
+from internvl_edge.export.config import ConnectorConfig
+from internvl_edge.export.models.connector import patch_grid, pixel_shuffle
 from internvl_edge.export.models.graph_modules.specs import GraphInput, GraphOptions, vision_states
-from internvl_edge.export.models.internvl import InternVLModel, patch_grid, pixel_shuffle
+from internvl_edge.export.models.internvl import InternVLModel
 
 
 class ConnectorGraph(nn.Module):
@@ -24,8 +26,7 @@ class ConnectorGraph(nn.Module):
 
 def build(options: GraphOptions, model: InternVLModel) -> nn.Module:
     """Return the torch module."""
-    connector = options.config.connector
-    assert connector is not None
+    connector = options.config.need(ConnectorConfig)
     return ConnectorGraph(model, connector.downsample, connector.ps_version)
 
 

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from internvl_edge.export.config import QllamaConfig
+from internvl_edge.export.models.families.qllama import qllama_blocks
 from internvl_edge.export.models.graph_modules.specs import (
     PAST,
     PRESENT,
@@ -16,7 +18,6 @@ from internvl_edge.export.models.graph_modules.specs import (
 from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.export.models.layers import AttentionBias
 from internvl_edge.export.models.qllama import Context, flat
-from internvl_edge.export.sites import qllama_blocks
 
 
 class DecoderGraph(nn.Module):
@@ -55,8 +56,7 @@ def build(options: GraphOptions, model: InternVLModel) -> nn.Module:
 
 def inputs(options: GraphOptions) -> tuple[GraphInput, ...]:
     """Return the ids, the mask, the positions, and the cache."""
-    qllama = options.config.qllama
-    assert qllama is not None
+    qllama = options.config.need(QllamaConfig)
     shape = ("batch", qllama.num_heads, "past", qllama.head_dim)
     mask = GraphInput(name="attention_mask", dtype=torch.int64, shape=("batch", "total"))
     positions = GraphInput(name="position_ids", dtype=torch.int64, shape=("batch", "length"))

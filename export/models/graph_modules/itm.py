@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from internvl_edge.export.models.families.qllama import qllama_blocks
 from internvl_edge.export.models.graph_modules.specs import (
     GraphInput,
     GraphOptions,
@@ -14,7 +15,6 @@ from internvl_edge.export.models.graph_modules.specs import (
 from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.export.models.layers import AttentionBias
 from internvl_edge.export.models.qllama import Context
-from internvl_edge.export.sites import qllama_blocks
 
 
 class ItmGraph(nn.Module):

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from internvl_edge.export.models.families.qllama import qllama_blocks
 from internvl_edge.export.models.graph_modules.specs import (
     PRESENT,
     GraphInput,
@@ -13,7 +14,6 @@ from internvl_edge.export.models.graph_modules.specs import (
 )
 from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.export.models.qllama import Context, flat
-from internvl_edge.export.sites import qllama_blocks
 
 
 class QueryGraph(nn.Module):

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from internvl_edge.export.config import ModelConfig
+from internvl_edge.export.config import ModelConfig, QllamaConfig
 from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.export.models.qllama import Context
 
@@ -95,5 +95,5 @@ def input_ids(rows: str) -> GraphInput:
 
 def cache_names(config: ModelConfig, prefix: str) -> tuple[str, ...]:
     """Return the names of the key and the value of every layer of QLLaMA, in order."""
-    assert config.qllama is not None
-    return tuple(f"{prefix}{layer}.{part}" for layer in range(config.qllama.num_layers) for part in ("key", "value"))
+    layers = config.need(QllamaConfig).num_layers
+    return tuple(f"{prefix}{layer}.{part}" for layer in range(layers) for part in ("key", "value"))

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
+from internvl_edge.export.models.families.qllama import qllama_blocks
 from internvl_edge.export.models.graph_modules.specs import GraphInput, GraphOptions, Stream, input_ids
 from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.export.models.layers import AttentionBias, select_rows
 from internvl_edge.export.models.qllama import Context
-from internvl_edge.export.sites import qllama_blocks
 
 
 class TextGraph(nn.Module):

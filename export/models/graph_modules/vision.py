@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from internvl_edge.export.config import ConnectorConfig, PoolConfig
+from internvl_edge.export.models.connector import patch_grid
+from internvl_edge.export.models.families.internvit import VISION_BLOCK
 from internvl_edge.export.models.graph_modules.specs import GraphInput, GraphOptions, pixel_values
-from internvl_edge.export.models.internvl import InternVLModel, patch_grid
-from internvl_edge.export.sites import VISION_BLOCK
+from internvl_edge.export.models.internvl import InternVLModel
 
 
 class VisionGraph(nn.Module):
@@ -43,7 +45,7 @@ def inputs(options: GraphOptions) -> tuple[GraphInput, ...]:
 
 def outputs(options: GraphOptions) -> tuple[str, ...]:
     """Return the states, the pooled feature where the model has it, and the patch maps asked for."""
-    pooled = ("image_embeds",) if options.config.embed_dim is not None else ()
+    pooled = ("image_embeds",) if options.config.find(PoolConfig) is not None else ()
     return ("vision_states", *pooled, *(f"feature_{layer}" for layer in options.feature_layers))
 
 
@@ -57,5 +59,5 @@ def blocks(options: GraphOptions) -> tuple[str, ...]:
 
 def _last(options: GraphOptions) -> int:
     """Return which of the tower's states are given, counted as Python does: 0 is before the first block."""
-    connector = options.config.connector
+    connector = options.config.find(ConnectorConfig)
     return connector.select_layer if connector is not None else -1

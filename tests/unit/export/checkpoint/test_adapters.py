@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from internvl_edge.export.accounting import account
 from internvl_edge.export.checkpoint import open_checkpoint
 from internvl_edge.export.checkpoint.adapter_config import AdapterConfig, read_adapter_config
-from internvl_edge.export.checkpoint.fields import FieldReader
 from internvl_edge.export.checkpoint.files.tensors import MergedTensor
+from internvl_edge.export.models.families.fields import FieldReader
 from internvl_edge.export.sources import stored_shapes
 from internvl_edge.runtime.errors import CheckpointError
 from tests.unit.export.checkpoint.checkpoint_folders import (

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from internvl_edge.export.checkpoint import open_checkpoint, opening
+from internvl_edge.export.config import QllamaConfig
 from internvl_edge.runtime.errors import CheckpointError
 
 
@@ -97,7 +98,7 @@ def test_an_id_given_as_a_tokens_text_is_that_tokens(folder: Path) -> None:
     content["qllama_config"]["eos_token_id"] = "</s>"
     content["qllama_config"]["bos_token_id"] = "<s>"
     (folder / "config.json").write_text(json.dumps(content))
-    qllama = open_checkpoint(folder).config.qllama
+    qllama = open_checkpoint(folder).config.need(QllamaConfig)
     assert qllama is not None
     assert (qllama.bos_token_id, qllama.eos_token_id) == (1, 2)
 
@@ -106,7 +107,7 @@ def test_files_of_a_chat_checkpoint_belong_to_its_language_model(golden_b: Path,
     folder = shutil.copytree(golden_b / "checkpoint_chat", tmp_path / "c")
     _change(folder / "generation_config.json", eos_token_id=[5, 6], repetition_penalty=1.3)
     _change(folder / "tokenizer_config.json", tokenizer_class="Qwen2Tokenizer", add_bos_token=False)
-    assert open_checkpoint(folder).config.family == "internvl_chat"
+    assert open_checkpoint(folder).config.layout == "internvl_chat"
 
 
 def test_a_text_encoder_without_a_config_has_its_tokenizer_checked(
@@ -123,7 +124,7 @@ def test_a_text_encoder_without_a_config_has_its_tokenizer_checked(
 def test_a_byte_order_mark_is_no_fault(folder: Path) -> None:
     config = folder / "config.json"
     config.write_bytes(b"\xef\xbb\xbf" + config.read_bytes())
-    assert open_checkpoint(folder).config.family == "internvl"
+    assert open_checkpoint(folder).config.layout == "internvl"
 
 
 def _refused(folder: Path, finding: str) -> None:

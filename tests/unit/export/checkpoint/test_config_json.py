@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from internvl_edge.export.checkpoint.config_json import config_from_json, read_config
-from internvl_edge.export.checkpoint.fields import FieldReader
-from internvl_edge.export.config import ConnectorConfig, VisionConfig
+from internvl_edge.export.config import ConnectorConfig, PoolConfig, QllamaConfig, VisionConfig
 from internvl_edge.export.model_info import model_info
+from internvl_edge.export.models.families.fields import FieldReader
 from internvl_edge.runtime.errors import CheckpointError
 
 QLLAMA: dict[str, Any] = {"vocab_size": 49954}
@@ -18,13 +18,13 @@ QLLAMA: dict[str, Any] = {"vocab_size": 49954}
 
 def test_the_golden_config_is_read_in_full(golden_a: Path) -> None:
     config = config_from_json(json.loads((golden_a / "checkpoint" / "config.json").read_text()))
-    assert config.family == "internvl"
+    assert config.layout == "internvl"
     assert (config.vision.hidden_size, config.vision.num_heads, config.vision.num_layers) == (64, 4, 3)
     assert (config.vision.grid, config.vision.tokens, config.vision.head_dim) == (4, 17, 16)
-    assert config.qllama is not None
-    assert (config.qllama.num_queries, config.qllama.vision_hidden_size, config.qllama.head_dim) == (8, 64, 16)
-    assert config.qllama.cross_attention_layers == (0, 2)
-    assert (config.embed_dim, config.pool_heads) == (32, 8)
+    qllama = config.need(QllamaConfig)
+    assert (qllama.num_queries, qllama.vision_hidden_size, qllama.head_dim) == (8, 64, 16)
+    assert qllama.cross_attention_layers == (0, 2)
+    assert config.find(PoolConfig) == PoolConfig(embed_dim=32, pool_heads=8)
 
 
 def test_what_a_file_leaves_out_has_the_14b_defaults() -> None:
@@ -41,10 +41,11 @@ def test_what_a_file_leaves_out_has_the_14b_defaults() -> None:
         qkv_bias=False,
         qk_norm=True,
     )
-    assert config.qllama is not None
-    assert (config.qllama.hidden_size, config.qllama.num_layers, config.qllama.vocab_size) == (4096, 32, 49954)
-    assert config.qllama.cross_attention_layers == tuple(range(0, 32, 2))
-    assert (config.embed_dim, config.pool_heads, config.qllama.num_queries) == (768, 16, 96)
+    qllama = config.need(QllamaConfig)
+    assert (qllama.hidden_size, qllama.num_layers, qllama.vocab_size) == (4096, 32, 49954)
+    assert config.need(QllamaConfig).cross_attention_layers == tuple(range(0, 32, 2))
+    assert config.find(PoolConfig) == PoolConfig(embed_dim=768, pool_heads=16)
+    assert config.need(QllamaConfig).num_queries == 96
 
 
 def test_null_is_the_same_as_absent() -> None:
@@ -57,8 +58,7 @@ def test_null_is_the_same_as_absent() -> None:
 def test_the_top_levels_cross_attention_frequency_stands() -> None:
     nested = {**QLLAMA, "num_hidden_layers": 6, "cross_attention_frequency": 2}
     config = config_from_json({"model_type": "internvl", "qllama_config": nested, "cross_attention_frequency": 3})
-    assert config.qllama is not None
-    assert config.qllama.cross_attention_layers == (0, 3)
+    assert config.need(QllamaConfig).cross_attention_layers == (0, 3)
 
 
 def test_force_image_size_stands_over_the_towers() -> None:
@@ -68,10 +68,10 @@ def test_force_image_size_stands_over_the_towers() -> None:
 
 def test_a_chat_config_takes_tower_and_connector(golden_b: Path) -> None:
     config = config_from_json(json.loads((golden_b / "checkpoint_chat" / "config.json").read_text()))
-    assert config.family == "internvl_chat"
-    assert config.qllama is None
-    assert config.embed_dim is None
-    assert config.connector == ConnectorConfig(
+    assert config.layout == "internvl_chat"
+    assert config.find(QllamaConfig) is None
+    assert config.find(PoolConfig) is None
+    assert config.find(ConnectorConfig) == ConnectorConfig(
         downsample=0.5, ps_version="v2", select_layer=-1, llm_hidden_size=48, most_tiles=12, thumbnail=True
     )
     assert config.vision.norm_type == "layer_norm"
@@ -82,8 +82,7 @@ def test_a_chat_config_takes_tower_and_connector(golden_b: Path) -> None:
 def test_a_language_models_width_may_lie_one_level_down() -> None:
     nested = {"text_config": {"hidden_size": 12}}
     config = config_from_json({"model_type": "internvl_chat", "llm_config": nested, "vision_config": {}})
-    assert config.connector is not None
-    assert config.connector.llm_hidden_size == 12
+    assert config.need(ConnectorConfig).llm_hidden_size == 12
     with pytest.raises(CheckpointError, match="text_config is no object"):
         config_from_json({"model_type": "internvl_chat", "llm_config": {"text_config": 12}, "vision_config": {}})
 
@@ -93,8 +92,7 @@ def test_a_chat_config_without_ps_version_is_v1() -> None:
     config = config_from_json(
         {"model_type": "internvl_chat", "llm_config": {"hidden_size": 8}, "vision_config": vision}
     )
-    assert config.connector is not None
-    assert config.connector.ps_version == "v1"
+    assert config.need(ConnectorConfig).ps_version == "v1"
 
 
 @pytest.mark.parametrize(
@@ -208,8 +206,7 @@ def test_an_id_is_a_number_a_list_or_a_text(value: Any, known: int) -> None:
     content = {"model_type": "internvl", "qllama_config": {**QLLAMA, "eos_token_id": value}}
     config = read_config(content, reader, {"<end>": 9}.get).model
     reader.finish()
-    assert config.qllama is not None
-    assert config.qllama.eos_token_id == known
+    assert config.need(QllamaConfig).eos_token_id == known
 
 
 def test_the_ids_reach_the_manifest() -> None:
@@ -222,8 +219,7 @@ def test_the_ids_reach_the_manifest() -> None:
 def test_every_name_of_the_norms_eps_is_heard(eps: str) -> None:
     parts = {"qllama_config": {**QLLAMA, eps: 1e-5}, "vision_config": {eps: 1e-4}}
     config = config_from_json({"model_type": "internvl", **parts})
-    assert config.qllama is not None
-    assert (config.qllama.eps, config.vision.eps) == (1e-5, 1e-4)
+    assert (config.need(QllamaConfig).eps, config.vision.eps) == (1e-5, 1e-4)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import pytest
 
 from internvl_edge.export.checkpoint.companions import GENERATION, TOKENIZER
 from internvl_edge.export.checkpoint.config_json import config_from_json, read_config
-from internvl_edge.export.checkpoint.fields import FieldReader
+from internvl_edge.export.config import ConnectorConfig
+from internvl_edge.export.models.families.fields import FieldReader
 from internvl_edge.runtime.errors import CheckpointError
 from tests.project import ROOT
 
@@ -38,7 +39,7 @@ def test_a_config_of_a_released_kind_is_read_without_a_word(path: Path) -> None:
 
 
 def test_there_are_configs_of_every_family() -> None:
-    families = [config_from_json(_content(path)).family for path in READ]
+    families = [config_from_json(_content(path)).layout for path in READ]
     assert {family: families.count(family) for family in families} == {
         "internvl_chat": 8,
         "internvl": 4,
@@ -66,6 +67,5 @@ def test_a_released_chat_config_gives_tower_and_connector() -> None:
     vision = config.vision
     assert (vision.hidden_size, vision.num_heads, vision.num_layers, vision.tokens) == (1024, 16, 24, 1025)
     assert (vision.norm_type, vision.qkv_bias, vision.qk_norm, vision.eps) == ("layer_norm", True, False, 1e-6)
-    assert config.connector is not None
-    assert (config.connector.ps_version, config.connector.select_layer) == ("v2", -1)
-    assert (config.connector.downsample, config.connector.llm_hidden_size) == (0.5, 896)
+    assert (config.need(ConnectorConfig).ps_version, config.need(ConnectorConfig).select_layer) == ("v2", -1)
+    assert (config.need(ConnectorConfig).downsample, config.need(ConnectorConfig).llm_hidden_size) == (0.5, 896)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from internvl_edge.export.accounting import account
 from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
 from internvl_edge.export.checkpoint.files.tensors import LazyTensor, MergedTensor
-from internvl_edge.export.config import ModelConfig
+from internvl_edge.export.config import ModelConfig, PoolConfig, QllamaConfig
 from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.export.resolution import at_image_size
 from internvl_edge.export.sweep import Sweep
@@ -84,7 +84,7 @@ class TestLayouts:
     def test_a_vision_only_folder_gets_the_prefix(self, golden_b: Path) -> None:
         stored = load_file(golden_b / "checkpoint_vit" / "model.safetensors")
         checkpoint = _accounted(golden_b / "checkpoint_vit")
-        assert checkpoint.config.family == "internvit"
+        assert checkpoint.config.layout == "internvit"
         _assert_equal(checkpoint.tensors, {f"vision_model.{name}": value for name, value in stored.items()})
 
     def test_a_chat_folder_leaves_the_language_model_alone(self, golden_b: Path) -> None:
@@ -111,9 +111,8 @@ class TestPlainPyTorch:
         torch.save({nest: plain} if nest else plain, tmp_path / "internvl_c.pth")
         shutil.copy(golden_a / "checkpoint" / "config.json", tmp_path)
         checkpoint = _accounted(tmp_path / "internvl_c.pth")
-        assert checkpoint.config.qllama_graphs == ("text",)
-        assert checkpoint.config.qllama is not None
-        assert checkpoint.config.qllama.cross_attention_layers == ()
+        assert checkpoint.config.need(QllamaConfig).graphs == ("text",)
+        assert checkpoint.config.need(QllamaConfig).cross_attention_layers == ()
         assert len(checkpoint.tensors) == len(plain)
         _assert_equal(checkpoint.tensors, {name: weights[name] for name in checkpoint.tensors})
 
@@ -126,8 +125,8 @@ class TestPlainPyTorch:
         content = json.loads((golden_a / "checkpoint" / "config.json").read_text())
         (tmp_path / "config.json").write_text(json.dumps(content))
         checkpoint = _accounted(tmp_path / "intern_vit.pth")
-        assert checkpoint.config.family == "internvit"
-        assert (checkpoint.config.embed_dim, checkpoint.config.pool_heads) == (32, 8)
+        assert checkpoint.config.layout == "internvit"
+        assert checkpoint.config.find(PoolConfig) == PoolConfig(embed_dim=32, pool_heads=8)
         assert checkpoint.ignored == ("head.weight",)
 
     def test_without_a_config_the_released_shapes_tell(self, tmp_path: Path) -> None:
@@ -137,7 +136,7 @@ class TestPlainPyTorch:
         sizes = vision.hidden_size, vision.num_heads, vision.num_layers, vision.intermediate_size
         assert sizes == (3200, 25, 2, 12800)
         assert (vision.image_size, vision.norm_type, vision.qkv_bias, vision.qk_norm) == (42, "rms_norm", False, True)
-        assert checkpoint.config.embed_dim is None
+        assert checkpoint.config.find(PoolConfig) is None
 
     @pytest.mark.parametrize(("width", "hidden"), [(256, 512), (3200, 6400), (1024, 4096)])
     def test_heads_are_not_guessed_from_a_width(self, tmp_path: Path, width: int, hidden: int) -> None:
@@ -181,8 +180,7 @@ class TestTraps:
                 tensors[name.replace("layers.2", "layers.3")] = tensors.pop(name)
 
         checkpoint = _accounted(changed(move_to_layer_3, cross_attention_frequency=2))
-        assert checkpoint.config.qllama is not None
-        assert checkpoint.config.qllama.cross_attention_layers == (0, 3)
+        assert checkpoint.config.need(QllamaConfig).cross_attention_layers == (0, 3)
 
     @pytest.mark.parametrize("lost", ["0", "1"])
     def test_a_lost_layer_of_cross_attention_is_missing(self, changed: Callable[..., Path], lost: str) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from internvl_edge.export.checkpoint.fields import FieldReader
 from internvl_edge.export.checkpoint.preprocessor import read_preprocessing
 from internvl_edge.export.config import ModelConfig, VisionConfig
+from internvl_edge.export.models.families.fields import FieldReader
 from internvl_edge.export.resolution import at_image_size
 from internvl_edge.runtime.errors import CheckpointError, ExportError
 from internvl_edge.runtime.preprocess import Preprocessing
@@ -173,7 +173,7 @@ def test_frames_must_be_prepared_as_pictures(tmp_path: Path) -> None:
 
 def test_two_sizes_need_a_choice(tmp_path: Path) -> None:
     found = changed(tmp_path, size=448, crop_size=448)
-    config = ModelConfig(family="internvit", vision=VisionConfig(image_size=224), preprocessing=found)
+    config = ModelConfig(layout="internvit", parts=(VisionConfig(image_size=224),), preprocessing=found)
     with pytest.raises(
         ExportError, match=r"the position table has 224 px, the checkpoint's files name 448 px; choose with --image"
     ):
@@ -184,11 +184,11 @@ def test_two_sizes_need_a_choice(tmp_path: Path) -> None:
 
 
 def test_another_size_scales_the_crop(tmp_path: Path) -> None:
-    config = ModelConfig(family="internvit", vision=VisionConfig(), preprocessing=changed(tmp_path, size=256))
+    config = ModelConfig(layout="internvit", parts=(VisionConfig(),), preprocessing=changed(tmp_path, size=256))
     assert at_image_size(config, 448).pictures.short_side == 512
 
 
 def test_a_size_without_end_is_refused() -> None:
-    config = ModelConfig(family="internvit", vision=VisionConfig())
+    config = ModelConfig(layout="internvit", parts=(VisionConfig(),))
     with pytest.raises(ExportError, match="--image-size 14000000: more than 8192"):
         at_image_size(config, 14_000_000)

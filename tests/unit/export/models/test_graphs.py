@@ -5,31 +5,28 @@ from dataclasses import replace
 import pytest
 import torch
 
-from internvl_edge.export.config import ConnectorConfig, ModelConfig, QllamaConfig, VisionConfig
+from internvl_edge.export.config import ConnectorConfig, ModelConfig, PoolConfig, QllamaConfig, VisionConfig
 from internvl_edge.export.models.graph_modules.specs import PAST, GraphOptions
 from internvl_edge.export.models.graphs import GRAPH_NAMES, GRAPHS, GraphRow, available_graphs, graph_row, graph_spec
 from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.export.sites import model_sites
 from internvl_edge.runtime.graph_roles import EXPORTED_AS
 
-CONFIG = ModelConfig(
-    family="internvl",
-    vision=VisionConfig(hidden_size=32, num_heads=2, num_layers=3, intermediate_size=64, image_size=56),
-    qllama=QllamaConfig(
-        hidden_size=48,
-        num_heads=3,
-        num_layers=2,
-        intermediate_size=64,
-        vocab_size=96,
-        num_queries=4,
-        vision_hidden_size=32,
-        cross_attention_layers=(0,),
-        max_positions=64,
-    ),
-    embed_dim=16,
-    pool_heads=2,
-    connector=ConnectorConfig(llm_hidden_size=24),
+TOWER = VisionConfig(hidden_size=32, num_heads=2, num_layers=3, intermediate_size=64, image_size=56)
+QLLAMA = QllamaConfig(
+    hidden_size=48,
+    num_heads=3,
+    num_layers=2,
+    intermediate_size=64,
+    vocab_size=96,
+    num_queries=4,
+    vision_hidden_size=32,
+    cross_attention_layers=(0,),
+    max_positions=64,
 )
+POOL = PoolConfig(embed_dim=16, pool_heads=2)
+CONNECTOR = ConnectorConfig(llm_hidden_size=24)
+CONFIG = ModelConfig(layout="internvl", parts=(TOWER, POOL, QLLAMA, CONNECTOR))
 OPTIONS = GraphOptions(config=CONFIG, feature_layers=(0,))
 SIZES = {"batch": 2, "texts": 3, "length": 5, "past": 7, "total": 12}
 
@@ -107,13 +104,20 @@ def test_a_cache_has_a_prompt_and_steps() -> None:
 
 def test_a_model_has_the_graphs_of_its_parts() -> None:
     assert available_graphs(CONFIG) == GRAPH_NAMES
-    assert available_graphs(replace(CONFIG, qllama=None, embed_dim=None, pool_heads=None)) == ("vision", "connector")
-    assert available_graphs(replace(CONFIG, qllama_graphs=("text",), connector=None)) == ("vision", "text")
+    assert available_graphs(replace(CONFIG, parts=(TOWER, CONNECTOR))) == (
+        "vision",
+        "connector",
+    )
+    text_alone = replace(QLLAMA, graphs=("text",))
+    assert available_graphs(replace(CONFIG, parts=(TOWER, POOL, text_alone))) == (
+        "vision",
+        "text",
+    )
 
 
 @pytest.mark.parametrize("name", ["connector", "nothing"])
 def test_a_graph_without_weights_is_refused(name: str) -> None:
-    config = replace(CONFIG, connector=None)
+    config = replace(CONFIG, parts=(TOWER, POOL, QLLAMA))
     with torch.device("meta"):
         model = InternVLModel(config)
     with pytest.raises(ValueError, match=f"{name}: no such graph for internvl"):

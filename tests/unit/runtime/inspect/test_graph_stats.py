@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from internvl_edge.export.config import ModelConfig, QllamaConfig, VisionConfig
+from internvl_edge.export.config import ModelConfig, PoolConfig, QllamaConfig, VisionConfig
 from internvl_edge.export.passes import canonicalize
 from internvl_edge.export.trace import trace_graph
 from internvl_edge.runtime.errors import BundleError, ExportError
@@ -102,11 +102,12 @@ def test_every_axis_without_a_size_is_named() -> None:
 def official(name: str, layers: int, image_size: int = 224) -> OnnxModel:
     """Trace a graph of InternVL-14B with `layers` layers; its weights have places in a file that does not exist."""
     config = ModelConfig(
-        family="internvl",
-        vision=VisionConfig(num_layers=layers, image_size=image_size),
-        qllama=QllamaConfig(num_layers=layers, vocab_size=49954, cross_attention_layers=tuple(range(0, layers, 2))),
-        embed_dim=768,
-        pool_heads=16,
+        layout="internvl",
+        parts=(
+            VisionConfig(num_layers=layers, image_size=image_size),
+            PoolConfig(embed_dim=768, pool_heads=16),
+            QllamaConfig(num_layers=layers, vocab_size=49954, cross_attention_layers=tuple(range(0, layers, 2))),
+        ),
     )
     model = canonicalize(trace_graph(name, config, torch.float16))
     for index, (key, value) in enumerate(model.graph.initializers.items()):

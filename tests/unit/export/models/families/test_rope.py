@@ -24,7 +24,7 @@ def _qllama(**fields: Any) -> QllamaConfig:
             "vision_config": {"hidden_size": 32, "num_attention_heads": 4},
             "qllama_config": content,
         }
-    ).qllama
+    ).need(QllamaConfig)
     assert config is not None
     return config
 

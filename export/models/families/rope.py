@@ -3,8 +3,20 @@
 from collections.abc import Mapping
 from typing import Any
 
-from internvl_edge.export.checkpoint.config_tables import CONFIG_FILE, ROPE
-from internvl_edge.export.checkpoint.fields import FieldReader
+from internvl_edge.export.models.families.common_fields import CONFIG_FILE
+from internvl_edge.export.models.families.fields import FieldReader, FieldTable, Honoured, only
+
+ROPE = FieldTable(
+    CONFIG_FILE,
+    {
+        "rope_type": Honoured("kind"),
+        "type": Honoured("kind"),
+        "rope_theta": Honoured("theta"),
+        "factor": Honoured("factor"),
+        "partial_rotary_factor": only(1, finding="rotates a part of each head, the graphs rotate all of it"),
+    },
+)
+"""``rope_parameters`` of transformers 5, and ``rope_scaling`` of earlier versions."""
 
 _UNSCALED = ("default", "dynamic")
 """Dynamic scaling changes nothing up to ``max_position_embeddings``, and no graph takes more positions."""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from internvl_edge.export.checkpoint.fields import FieldReader, FieldTable, Honoured, harmless, only
+from internvl_edge.export.models.families.fields import FieldReader, FieldTable, Honoured, harmless, only
 from internvl_edge.runtime.errors import CheckpointError
 
 

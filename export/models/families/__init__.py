@@ -1,0 +1,10 @@
+"""The families of parts that a model may have: one file each, and one row each."""
+
+from internvl_edge.export.models.families.connector import CONNECTOR
+from internvl_edge.export.models.families.family import Family
+from internvl_edge.export.models.families.internvit import INTERNVIT
+from internvl_edge.export.models.families.pool import POOL
+from internvl_edge.export.models.families.qllama import QLLAMA_FAMILY
+
+FAMILIES: tuple[Family, ...] = (INTERNVIT, QLLAMA_FAMILY, POOL, CONNECTOR)
+"""The tower first: the others are read knowing it."""

@@ -1,0 +1,212 @@
+"""InternViT, the tower of every model: its fields in `config.json`, its tensors and its sites."""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from internvl_edge.calib.sites import NormFold, RowFold, Site
+from internvl_edge.export.config import ModelConfig, PartConfig, VisionConfig
+from internvl_edge.export.models.families.common_fields import (
+    CONFIG_FILE,
+    LIBRARY,
+    OF_NO_TEXT,
+    QUANTIZED_STORAGE,
+    TIES,
+    TRAINING,
+    square,
+)
+from internvl_edge.export.models.families.family import (
+    ConfigSource,
+    Family,
+    Module,
+    Shapes,
+    StoredShapes,
+    check_heads,
+    layer_count,
+)
+from internvl_edge.export.models.families.fields import FieldTable, Honoured, Limited, flag, harmless, only
+from internvl_edge.export.models.internvit import InternVisionModel, resize_position_table
+
+VISION_BLOCK = "vision_model.encoder.layers.{}"
+POSITION_TABLE = "vision_model.embeddings.position_embedding"
+_PATCHES = "vision_model.embeddings.patch_embedding.weight"
+
+_HEADS = {
+    (3200, 12800, "rms_norm", True, False): 25,
+    (1024, 4096, "layer_norm", False, True): 16,
+}
+"""Width, width of the MLP, norm, q/k norm, qkv bias -> heads, of the two released families (MODEL.md 5)."""
+
+_ERF_GELU = ("gelu", "gelu_python")
+
+
+def _activation(value: Any) -> Any:
+    """Return ``gelu`` for every name of the exact GELU."""
+    return "gelu" if value in _ERF_GELU else value
+
+
+_MIXTURE = harmless(
+    *("capacity_factor", "eval_capacity_factor", "laux_allreduce", "moe_coeff_ratio", "moe_intermediate_size"),
+    *("moe_output_scale", "noisy_gate_policy", "num_experts", "num_routed_experts", "num_shared_experts"),
+    *("shared_expert_intermediate_size", "use_residual", "use_rts", "use_weighted_residual", "ep_size"),
+    *("moe_config", "moe_routed_expert_jitter", "weighted_residual_type", "use_tutel", "jitter_epsilon"),
+)
+"""Settings of a mixture of experts, which released towers carry along switched off."""
+
+VISION = FieldTable(
+    CONFIG_FILE,
+    {
+        **LIBRARY,
+        **TRAINING,
+        **TIES,
+        **QUANTIZED_STORAGE,
+        **OF_NO_TEXT,
+        **_MIXTURE,
+        "hidden_size": Honoured("hidden_size"),
+        "num_attention_heads": Honoured("num_heads"),
+        "num_hidden_layers": Honoured("num_layers"),
+        "intermediate_size": Honoured("intermediate_size"),
+        "patch_size": Honoured("patch_size", square),
+        "image_size": Honoured("image_size", square),
+        "norm_type": Honoured("norm_type"),
+        "layer_norm_eps": Honoured("eps"),
+        "layer_norm_epsilon": Honoured("eps"),
+        "rms_norm_eps": Honoured("eps"),
+        "norm_eps": Honoured("eps"),
+        "qkv_bias": Honoured("qkv_bias", flag),
+        "attention_bias": Honoured("qkv_bias", flag),
+        "qk_normalization": Honoured("qk_norm", flag),
+        "use_qk_norm": Honoured("qk_norm", flag),
+        "hidden_act": Honoured("hidden_act", _activation),
+        "head_dim": Honoured("head_dim"),
+        "num_channels": Limited(lambda value: value == 3, "colour channels instead of 3"),
+        "num_key_value_heads": Honoured("key_value_heads"),
+        "use_moe": only(False, finding="is a mixture of experts, which the graphs have not"),
+        "use_mean_pooling": only(True, finding="adds a norm behind the tower, which the graphs have not"),
+        "use_absolute_position_embeddings": only(True, finding="leaves out the position table, which the graphs have"),
+        "use_mask_token": only(True, False),
+        "pruned_heads": only({}, finding="are heads that the graphs have"),
+        **harmless("force_image_size"),
+    },
+)
+"""The stored position table tells the picture size; ``force_image_size`` belongs to the models around the tower."""
+
+
+def _read(source: ConfigSource, parts: Sequence[PartConfig]) -> VisionConfig:
+    alone = source.layout == "internvit"
+    part = "" if alone else "vision_config"
+    fields = dict(source.top) if alone else source.reader.read(VISION, source.part(part), part)
+    heads = {name: fields.pop(name, None) for name in ("key_value_heads", "head_dim")}
+    if not alone and "image_size" in source.top:
+        fields["image_size"] = source.top["image_size"]
+    config = VisionConfig(**fields)
+    check_heads("vision", config.num_heads, config.head_dim, heads, source.reader)
+    return config
+
+
+def _from_shapes(stored: StoredShapes, parts: Sequence[PartConfig]) -> VisionConfig:
+    shapes = stored.needed
+    width, _, patch, _ = shapes[_PATCHES]
+    first = VISION_BLOCK.format(0)
+    norm = "layer_norm" if f"{first}.norm1.bias" in shapes else "rms_norm"
+    hidden = shapes[f"{first}.mlp.fc1.weight"][0]
+    qkv_bias, qk_norm = f"{first}.attn.qkv.bias" in shapes, f"{first}.attn.q_norm.weight" in shapes
+    heads = _HEADS.get((width, hidden, norm, qk_norm, qkv_bias))
+    if heads is None:
+        stored.unclear.append(f"a tower of width {width}")
+    return VisionConfig(
+        hidden_size=width,
+        num_heads=heads or 1,
+        num_layers=layer_count(shapes, VISION_BLOCK.format("")),
+        intermediate_size=hidden,
+        patch_size=patch,
+        image_size=_square_side(shapes[POSITION_TABLE][1] - 1) * patch,
+        norm_type=norm,
+        qkv_bias=qkv_bias,
+        qk_norm=qk_norm,
+    )
+
+
+def _as_stored(model: ModelConfig, shapes: Shapes) -> VisionConfig | None:
+    """Return the tower with the picture size that the stored position table is for."""
+    table = shapes.get(POSITION_TABLE)
+    if table is None or len(table) != 3 or not (side := _square_side(table[1] - 1)):
+        return None
+    return replace(model.vision, image_size=side * model.vision.patch_size)
+
+
+def _square_side(count: int) -> int:
+    """Return the root of a square number, 0 for every other."""
+    side = math.isqrt(max(count, 0))
+    return side if side * side == count else 0
+
+
+def _modules(model: ModelConfig) -> Mapping[str, Module]:
+    return {"vision_model": InternVisionModel(model.vision)}
+
+
+def _computed(model: ModelConfig, load: Callable[[str], Tensor]) -> Mapping[str, Tensor]:
+    """Return the position table resized to the grid of the model's pictures, where it is stored for another."""
+    grid, table = model.vision.grid, load(POSITION_TABLE)
+    if table.shape[1] == model.vision.tokens:
+        return {}
+    return {POSITION_TABLE: resize_position_table(table, (grid, grid))}
+
+
+def _sites(model: ModelConfig) -> Iterator[Site]:
+    for index in range(model.vision.num_layers):
+        yield from _block_sites(model.vision, index)
+
+
+def _block_sites(config: VisionConfig, index: int) -> Iterator[Site]:
+    path, width = VISION_BLOCK.format(index), config.hidden_size
+    qkv, proj, fc1, fc2 = f"{path}.attn.qkv", f"{path}.attn.proj", f"{path}.mlp.fc1", f"{path}.mlp.fc2"
+    values = RowFold(weight=f"{qkv}.weight", start=2 * width, bias=f"{qkv}.bias" if config.qkv_bias else None)
+
+    def site(kind: str, linear: str, fold: NormFold | RowFold | None, channels: int, scale: str | None = None) -> Site:
+        return Site(
+            name=linear,
+            linears=(linear,),
+            tower="vision",
+            block=index,
+            kind=kind,
+            channels=channels,
+            fold=fold,
+            layer_scale=scale,
+        )
+
+    def norm(name: str) -> NormFold:
+        parts = ("weight",) if config.norm_type == "rms_norm" else ("weight", "bias")
+        return NormFold(parameters=tuple(f"{path}.{name}.{part}" for part in parts))
+
+    yield site("qkv", qkv, norm("norm1"), width)
+    yield site("proj", proj, values, width, f"{path}.ls1")
+    yield site("fc1", fc1, norm("norm2"), width)
+    yield site("fc2", fc2, None, config.intermediate_size, f"{path}.ls2")
+
+
+INTERNVIT = Family(
+    name="internvit",
+    kind=VisionConfig,
+    tensors=("vision_model",),
+    read=_read,
+    from_shapes=_from_shapes,
+    as_stored=_as_stored,
+    in_plain_file=lambda model, shapes: model.vision,
+    modules=_modules,
+    computed=_computed,
+    sites=_sites,
+    block=VISION_BLOCK,
+    plain_root=("blocks.", VISION_BLOCK.format("")),
+    plain_names=(
+        (re.compile(r"^cls_token$"), "vision_model.embeddings.class_embedding"),
+        (re.compile(r"^pos_embed$"), POSITION_TABLE),
+        (re.compile(r"^patch_embed\.proj\."), "vision_model.embeddings.patch_embedding."),
+        (re.compile(r"^blocks\.(\d+)\.(ls[12])\.gamma$"), r"vision_model.encoder.layers.\1.\2"),
+    ),
+    unused=(r"position_ids$",),
+)
