@@ -14,7 +14,7 @@ TINIEST = {"float32": 1.2e-38, "float16": 6.2e-5, "bfloat16": 1.2e-38}
 def encode(x: Tensor, scale: Tensor, form: Format) -> Tensor:
     """Return the codes of `x`, in use on both sides of 0; `scale` broadcasts against `x`.
 
-    They have torch's type of the format; int8 where several share a byte, which torch does not have.
+    Integers are int8, also those of which several share a byte; floating-point codes have torch's type of the format.
     """
     scaled = x / scale
     if form.mantissa_bits is None:
@@ -80,5 +80,5 @@ def decibel(signal: float, noise: float) -> float:
 
 
 def _code_dtype(form: Format) -> torch.dtype:
-    found: torch.dtype = getattr(torch, form.type.torch or "int8")
+    found: torch.dtype = torch.int8 if form.mantissa_bits is None else getattr(torch, form.type.torch)
     return found

@@ -11,10 +11,10 @@ from internvl_edge.calib.observer import Statistics
 from internvl_edge.calib.ranges import Ranges
 from internvl_edge.calib.recipe import Recipe
 from internvl_edge.calib.verdict import Damage, Verdict
+from internvl_edge.runtime.numbers.tensor_types import FLOAT16
 
 MAP_COLUMNS = 64
 """Channels are drawn in this many groups, each by its largest."""
-FP16_LARGEST = 65504.0
 PLACEMENT_RULES = (
     ("linears of attention, MLP and cross-attention, and lm_head are quantized", "99.9 % of the weights and products"),
     ("q, k and v, and gate and up, share one quantizer", "they read one tensor: one kernel quantizes it once"),
@@ -114,7 +114,7 @@ def _residual(graph: str, path: str, seen: Statistics) -> dict[str, Any]:
         "median": median,
         "massive_channels": [entry for entry in massive if entry[1] >= OUTLIER_RATIO],
         "massive_tokens": seen.token_amax / max(seen.token_median, 1e-30),
-        "fp16_headroom": FP16_LARGEST / max(seen.largest, 1e-30),
+        "fp16_headroom": FLOAT16.largest / max(seen.largest, 1e-30),
     }
 
 

@@ -19,6 +19,7 @@ from internvl_edge.calib.report_charts import (
     heat_map,
     line_chart,
 )
+from internvl_edge.runtime.numbers.tensor_types import FLOAT16
 
 Entry = Mapping[str, Any]
 
@@ -96,7 +97,12 @@ def _residual(entries: Sequence[Entry]) -> Iterable[Markup]:
             for name, style, key in (("largest", "s1", "amax"), ("median channel", "s4", "median"))
         ]
         yield line_chart(
-            LineChart(title=f"{graph}: residual stream", series=series, y_label="magnitude", limit=(65504.0, "fp16"))
+            LineChart(
+                title=f"{graph}: residual stream",
+                series=series,
+                y_label="magnitude",
+                limit=(FLOAT16.largest, FLOAT16.short),
+            )
         )
 
 

@@ -31,7 +31,7 @@ from internvl_edge.runtime.engines import (
 )
 from internvl_edge.runtime.errors import BundleError, EngineError, ExportError
 from internvl_edge.runtime.file_copy import keep_file
-from internvl_edge.runtime.numbers.formats import QUANTIZED
+from internvl_edge.runtime.numbers.formats import PRECISIONS
 from internvl_edge.runtime.progress import Progress, Silent
 from internvl_edge.runtime.targets.data_sheet import Target
 from internvl_edge.runtime.targets.estimate import Limits, part_bytes, require_room
@@ -213,10 +213,11 @@ def _flags(flavour: Flavour, target: Target, options: BuildOptions, precision: s
     from internvl_edge.export.dialects import dialect_for
     from internvl_edge.export.draw import code_of_dialects
 
+    row = PRECISIONS.get(precision or "")
     dialect = dialect_for(
         attention=flavour.capabilities.attention,
         wanted=options.attention,
-        quantized=precision in QUANTIZED,
+        quantized=row is not None and row.activations is not None,  # products are of codes
         plugins=flavour.capabilities.plugins_aot,
         plugins_v3=launches_plugins(flavour),
         sm=target.sm,

@@ -4,6 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from internvl_edge.export.numerics.values import constants, is_narrow, masks, moved_inputs, only_moves, typed
+from internvl_edge.runtime.numbers.tensor_types import BFLOAT16, FLOAT16
 
 _WIDE = ir.DataType.FLOAT
 _MASK_FACTOR = 1e30
@@ -214,4 +215,4 @@ def _made_at(value: ir.Value) -> str:
 
 
 def _short(dtype: ir.DataType) -> str:
-    return {ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"}[dtype]
+    return {ir.DataType(row.onnx): row.short for row in (FLOAT16, BFLOAT16)}[dtype]

@@ -3,7 +3,9 @@
 import onnx
 import onnx_ir as ir
 
-LARGEST = {ir.DataType.FLOAT16: 65504.0, ir.DataType.BFLOAT16: 3.3895313892515355e38}
+from internvl_edge.runtime.numbers.tensor_types import BFLOAT16, FLOAT16
+
+LARGEST = {ir.DataType(row.onnx): row.largest for row in (FLOAT16, BFLOAT16)}
 """16-bit type -> its largest finite number."""
 
 _MOVING = frozenset({"Reshape", "Transpose", "Unsqueeze", "Squeeze", "Expand", "Concat", "Identity", "Flatten", "Pad"})

@@ -125,7 +125,13 @@ class Precision:
 
 INT8 = Format(type=types.INT8, largest=127.0, lowest=-128.0)
 """-128 stays unused by weights, so that a code and its negative both exist."""
-FP8 = Format(type=types.FLOAT8E4M3FN, largest=448.0, lowest=-448.0, mantissa_bits=3, smallest_exponent=-6)
+FP8 = Format(
+    type=types.FLOAT8E4M3FN,
+    largest=types.FLOAT8E4M3FN.largest,
+    lowest=-types.FLOAT8E4M3FN.largest,
+    mantissa_bits=3,
+    smallest_exponent=-6,
+)
 """E4M3: 448 is the largest finite number; what exceeds it saturates."""
 
 PRECISIONS: Mapping[str, Precision] = {

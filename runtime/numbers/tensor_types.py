@@ -31,6 +31,8 @@ class TensorType:
     """As the Triton language names what a pointer points to."""
     plan: str = ""
     """As the text of a TensorRT-RTX plan names it."""
+    largest: float = math.inf
+    """Largest finite number of a floating-point type of 16 bits or fewer; wider ones hold all that is computed here."""
     needs: str = ""
     """What a device must have to multiply it, as `Target.has` calls it; "" where nothing is asked of it."""
 
@@ -93,6 +95,7 @@ FLOAT16 = TensorType(
     tensorrt="HALF",
     triton="fp16",
     plan="half",
+    largest=65504.0,
 )
 BFLOAT16 = TensorType(
     name="bfloat16",
@@ -106,6 +109,7 @@ BFLOAT16 = TensorType(
     tensorrt="BF16",
     triton="bf16",
     plan="bf16",
+    largest=3.3895313892515355e38,
     needs="bf16",
 )
 FLOAT8E4M3FN = TensorType(
@@ -119,10 +123,13 @@ FLOAT8E4M3FN = TensorType(
     tensorrt="FP8",
     triton="fp8e4nv",
     plan="fp8_e4m3",
+    largest=448.0,
     needs="FP8",
 )
 FLOAT8E8M0 = TensorType(name="float8_e8m0fnu", short="e8m0", bits=8, onnx=24, stored="uint8", plan="fp8_ue8m0")
-FLOAT4E2M1 = TensorType(name="float4_e2m1fn", short="fp4", bits=4, onnx=23, stored="uint8", plan="fp4_e2m1")
+FLOAT4E2M1 = TensorType(
+    name="float4_e2m1fn", short="fp4", bits=4, onnx=23, stored="uint8", plan="fp4_e2m1", largest=6.0
+)
 INT64 = TensorType(
     name="int64",
     short="i64",

@@ -52,3 +52,9 @@ def test_bytes_and_shape_by_hand() -> None:
     assert BFLOAT16.stored_shape([6, 32]) == (6, 32)
     with pytest.raises(ValueError, match="int4 \\[6, 3\\]: 2 values share a byte along the last axis"):
         INT4.stored_shape([6, 3])
+
+
+def test_largest_numbers_are_those_of_the_types_themselves() -> None:
+    bounded = {row.name: row.largest for row in TENSOR_TYPES.values() if np.isfinite(row.largest)}
+    assert list(bounded) == ["float16", "bfloat16", "float8_e4m3fn", "float4_e2m1fn"]
+    assert bounded == {name: float(ml_dtypes.finfo(name).max) for name in bounded}
