@@ -7,9 +7,9 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
+from internvl_edge.runtime.serve.protocol.http.document.operations import OPENAI_PATHS
 from internvl_edge.runtime.serve.refusals import RefusalError
 
-_OPENAI = "/v1/"
 _TYPES = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -35,7 +35,7 @@ def refusal_answer(refusal: RefusalError, path: str) -> Response:
 
 def error_answer(message: str, status: int, path: str, headers: Mapping[str, str] | None = None) -> Response:
     """Return one sentence with a code."""
-    if path.startswith(_OPENAI):
+    if path.startswith(OPENAI_PATHS):
         kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
         return json_answer({"error": {"message": message, "type": kind, "param": None, "code": None}}, status, headers)
     return json_answer({"error": message}, status, headers)

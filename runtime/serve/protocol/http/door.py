@@ -15,11 +15,10 @@ from math import ceil
 
 from internvl_edge.runtime.serve.protocol.http.answers import refusal_answer
 from internvl_edge.runtime.serve.protocol.http.cors import CrossOrigin, Line
+from internvl_edge.runtime.serve.protocol.http.document.operations import ASKING, MODELS
 from internvl_edge.runtime.serve.protocol.service import Service, refusal_of
 from internvl_edge.runtime.serve.refusals import OverloadedError, RefusalError
 
-_MODELS = "/v2/models/"
-_ASKED = ("/infer", "/generate", "/generate_stream")
 _A_TURN = 8
 """Requests that begin in one turn: as long as they are parsed and queued, nobody else is read."""
 Header = tuple[bytes, bytes]
@@ -128,14 +127,14 @@ class Door:
 
 def _model(method: bytes, path: str) -> str:
     """Return the model that a request asks for an answer; empty if it asks for something else."""
-    if method != b"POST" or not (path.startswith(_MODELS) and path.endswith(_ASKED)):
+    if method != b"POST" or not (path.startswith(MODELS) and path.endswith(ASKING)):
         return ""
-    return path[len(_MODELS) :].split("/", 1)[0]
+    return path[len(MODELS) :].split("/", 1)[0]
 
 
 @lru_cache(maxsize=64)
 def _answer(sentence: str, retry_after_s: int, more: tuple[Line, ...]) -> bytes:
     """Return headers, `more` of them, and body; while the queue is full they are the same again and again."""
-    answer = refusal_answer(OverloadedError(sentence, retry_after_s), _MODELS)
+    answer = refusal_answer(OverloadedError(sentence, retry_after_s), MODELS)
     lines = b"".join(b"%b: %b\r\n" % header for header in (*answer.raw_headers, *more))
     return b"%b\r\n%b" % (lines, bytes(answer.body))

@@ -1,6 +1,6 @@
 """Triton's paths around models over HTTP: shared memory, traces, logs, loading."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from starlette.types import ASGIApp
 
@@ -40,26 +40,12 @@ async def _load(call: Call) -> ASGIApp:
     return json_answer({})
 
 
-_MEMORY: dict[str, tuple[str, Callable[[Call], Awaitable[ASGIApp]]]] = {
-    "status": ("GET", _regions),
-    "region/{region}/status": ("GET", _regions),
-    "unregister": ("POST", _unregister),
-    "region/{region}/unregister": ("POST", _unregister),
-    "region/{region}/register": ("POST", _register),
+MANAGING_ANSWERS: Mapping[str, Callable[[Call], Awaitable[ASGIApp]]] = {
+    "regions": _regions,
+    "register": _register,
+    "unregister": _unregister,
+    "trace": _trace,
+    "log": _log,
+    "load": _load,
 }
-MANAGED_PATHS: tuple[tuple[str, str, Callable[[Call], Awaitable[ASGIApp]]], ...] = (
-    *(
-        (method, f"/v2/{kind}sharedmemory/{path}", answer)
-        for kind in ("system", "cuda")
-        for path, (method, answer) in _MEMORY.items()
-    ),
-    ("GET", "/v2/trace/setting", _trace),
-    ("POST", "/v2/trace/setting", _trace),
-    ("GET", "/v2/models/{model}/trace/setting", _trace),
-    ("POST", "/v2/models/{model}/trace/setting", _trace),
-    ("GET", "/v2/logging", _log),
-    ("POST", "/v2/logging", _log),
-    ("POST", "/v2/repository/models/{model}/load", _load),
-    ("POST", "/v2/repository/models/{model}/unload", _load),
-)
-"""(method, path, what answers it)"""
+"""What answers the operations of management, by the names in the table of routes."""

@@ -1,7 +1,7 @@
 """What each path answers."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,9 +17,10 @@ from internvl_edge.runtime.serve.protocol.http import embeddings, generate, infe
 from internvl_edge.runtime.serve.protocol.http.answers import json_answer
 from internvl_edge.runtime.serve.protocol.http.call import Call
 from internvl_edge.runtime.serve.protocol.http.document.openapi import openapi
+from internvl_edge.runtime.serve.protocol.http.document.operations import OPERATIONS
 from internvl_edge.runtime.serve.protocol.http.document.page import docs_html
 from internvl_edge.runtime.serve.protocol.http.generate import EventStream
-from internvl_edge.runtime.serve.protocol.http.management import MANAGED_PATHS
+from internvl_edge.runtime.serve.protocol.http.management import MANAGING_ANSWERS
 from internvl_edge.runtime.serve.protocol.service import refusal_of
 from internvl_edge.runtime.serve.refusals import BadRequestError, UnavailableError
 from internvl_edge.runtime.serve.requests import Response as Answer
@@ -172,31 +173,31 @@ def _require_ready(call: Call) -> None:
         raise UnavailableError("the server is not ready", _RETRY_S)
 
 
-_VERSIONED = {
-    "": ("GET", _model),
-    "/ready": ("GET", _model_ready),
-    "/config": ("GET", _config),
-    "/stats": ("GET", _stats),
-    "/infer": ("POST", _infer),
-    "/generate": ("POST", _generate),
-    "/generate_stream": ("POST", _generate_stream),
+ANSWERS: Mapping[str, Answerer] = {
+    "page": _page,
+    "docs": _docs,
+    "openapi": _openapi,
+    "metrics": _metrics,
+    "live": _live,
+    "ready": _ready,
+    "server": _server,
+    "all_stats": _all_stats,
+    "model": _model,
+    "model_ready": _model_ready,
+    "config": _config,
+    "stats": _stats,
+    "infer": _infer,
+    "generate": _generate,
+    "generate_stream": _generate_stream,
+    "index": _index,
+    "embeddings": _embeddings,
+    "models": _models,
+    "model_entry": _model_entry,
+    **MANAGING_ANSWERS,
 }
-"""Below a model, and below a version of it."""
-PATHS: tuple[tuple[str, str, Answerer], ...] = (
-    ("GET", "/", _page),
-    ("GET", "/docs", _docs),
-    ("GET", "/openapi.json", _openapi),
-    ("GET", "/metrics", _metrics),
-    ("GET", "/v2/health/live", _live),
-    ("GET", "/v2/health/ready", _ready),
-    ("GET", "/v2", _server),
-    ("GET", "/v2/models/stats", _all_stats),
-    *((m, f"/v2/models/{{model}}{part}", do) for part, (m, do) in _VERSIONED.items()),
-    *((m, f"/v2/models/{{model}}/versions/{{version}}{part}", do) for part, (m, do) in _VERSIONED.items()),
-    ("POST", "/v2/repository/index", _index),
-    *MANAGED_PATHS,
-    ("POST", "/v1/embeddings", _embeddings),
-    ("GET", "/v1/models", _models),
-    ("GET", "/v1/models/{model}", _model_entry),
+"""What answers each operation, by its name in the table of routes."""
+PATHS: tuple[tuple[str, str, Answerer], ...] = tuple(
+    (method, path, ANSWERS[operation.answer])
+    for (method, path), operation in sorted(OPERATIONS.items(), key=lambda row: "{" in row[0][1])
 )
-"""(method, path, what answers it)"""
+"""(method, path, what answers it): whole paths before those with a model's name, so that ``stats`` is none."""

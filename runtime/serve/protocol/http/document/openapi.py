@@ -9,6 +9,7 @@ from internvl_edge.runtime.serve.protocol.http.document.operations import (
     JSON,
     OPEN,
     OPENAI,
+    OPENAI_PATHS,
     OPERATIONS,
     Operation,
 )
@@ -74,7 +75,7 @@ def model_words(signature: Signature) -> str:
 
 
 def _operation(method: str, path: str, operation: Operation, signatures: Mapping[str, Signature]) -> dict[str, Any]:
-    schema = reference("OpenAIError" if path.startswith("/v1/") else "Error")
+    schema = reference("OpenAIError" if path.startswith(OPENAI_PATHS) else "Error")
     refused = {code: {"description": words, "content": {JSON: {"schema": schema}}} for code, words in _REFUSALS.items()}
     given = {"schema": reference(operation.gives)} if operation.media == JSON else {}
     described: dict[str, Any] = {

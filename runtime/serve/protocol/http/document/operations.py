@@ -1,4 +1,7 @@
-"""Every path with what it is for, what it takes and what it gives."""
+"""The table of routes: every path, what answers it, what it is for, what it takes and what it gives.
+
+The server's router, its document, its page and the checks of a request's head all read it: a path stands nowhere else.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,14 +16,12 @@ JSON, TEXT, HTML, EVENTS, BYTES = (
 )
 
 
-OPEN = ("/v2/health/live", "/v2/health/ready")
-"""Paths that need no key: those who restart servers have none."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
     """One method of one path."""
 
+    answer: str
+    """Name of what answers it, in `paths.ANSWERS`."""
     tag: str
     summary: str
     takes: str = ""
@@ -31,15 +32,30 @@ class Operation:
     """Of its answer."""
     example: Mapping[str, object] | None = None
     """A body."""
+    open: bool = False
+    """Whether it needs no key: those who restart servers have none."""
 
 
+MODELS = "/v2/models/"
+"""Begins the paths of one model."""
+OPENAI_PATHS = "/v1/"
+"""Begins the paths whose errors have OpenAI's form."""
 _TENSOR = {"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a red kite"]}
 _MODEL: Mapping[tuple[str, str], Operation] = {
-    ("GET", ""): Operation(tag=PROTOCOL, summary="Names, types and shapes of a model.", gives="ModelMetadata"),
-    ("GET", "/ready"): Operation(tag=PROTOCOL, summary="Whether a model takes requests: 503 where it does not."),
-    ("GET", "/config"): Operation(tag=PROTOCOL, summary="The part of Triton's model configuration that clients read."),
-    ("GET", "/stats"): Operation(tag=WATCHING, summary="Triton's statistics of a model: sums since the start."),
+    ("GET", ""): Operation(
+        answer="model", tag=PROTOCOL, summary="Names, types and shapes of a model.", gives="ModelMetadata"
+    ),
+    ("GET", "/ready"): Operation(
+        answer="model_ready", tag=PROTOCOL, summary="Whether a model takes requests: 503 where it does not."
+    ),
+    ("GET", "/config"): Operation(
+        answer="config", tag=PROTOCOL, summary="The part of Triton's model configuration that clients read."
+    ),
+    ("GET", "/stats"): Operation(
+        answer="stats", tag=WATCHING, summary="Triton's statistics of a model: sums since the start."
+    ),
     ("POST", "/infer"): Operation(
+        answer="infer",
         tag=PROTOCOL,
         summary="Run a model on tensors, in JSON or as binary data behind it.",
         takes="InferRequest",
@@ -47,6 +63,7 @@ _MODEL: Mapping[tuple[str, str], Operation] = {
         example={"inputs": [_TENSOR]},
     ),
     ("POST", "/generate"): Operation(
+        answer="generate",
         tag=PROTOCOL,
         summary="Run a model on plain values: keys that name inputs are these, all others are parameters.",
         takes="Generate",
@@ -54,6 +71,7 @@ _MODEL: Mapping[tuple[str, str], Operation] = {
         example={"text": "a red kite"},
     ),
     ("POST", "/generate_stream"): Operation(
+        answer="generate_stream",
         tag=PROTOCOL,
         summary="The same, with each part of the answer as a server-sent event.",
         takes="Generate",
@@ -67,9 +85,9 @@ _VERSION = "/versions/{version}"
 def _memory(kind: str) -> dict[tuple[str, str], Operation]:
     """Return the paths of one kind of shared memory, of which there is none."""
     place = f"/v2/{kind}sharedmemory"
-    listing = Operation(tag=MANAGEMENT, summary="Regions of shared memory: none.")
-    leaving = Operation(tag=MANAGEMENT, summary="Forget regions of shared memory: there are none.")
-    refused = Operation(tag=MANAGEMENT, summary="Refused: shared memory is not offered.")
+    listing = Operation(answer="regions", tag=MANAGEMENT, summary="Regions of shared memory: none.")
+    leaving = Operation(answer="unregister", tag=MANAGEMENT, summary="Forget regions of shared memory: there are none.")
+    refused = Operation(answer="register", tag=MANAGEMENT, summary="Refused: shared memory is not offered.")
     return {
         ("GET", f"{place}/status"): listing,
         ("GET", f"{place}/region/{{region}}/status"): listing,
@@ -79,50 +97,64 @@ def _memory(kind: str) -> dict[tuple[str, str], Operation]:
     }
 
 
-def _settings(path: str, what: str) -> dict[tuple[str, str], Operation]:
+def _settings(path: str, answer: str, what: str) -> dict[tuple[str, str], Operation]:
     return {
-        ("GET", path): Operation(tag=MANAGEMENT, summary=f"Settings of {what}."),
+        ("GET", path): Operation(answer=answer, tag=MANAGEMENT, summary=f"Settings of {what}."),
         ("POST", path): Operation(
-            tag=MANAGEMENT, summary=f"Settings of {what}, which cannot be changed.", takes="Anything"
+            answer=answer, tag=MANAGEMENT, summary=f"Settings of {what}, which cannot be changed.", takes="Anything"
         ),
     }
 
 
 OPERATIONS: Mapping[tuple[str, str], Operation] = {
-    **{(m, f"/v2/models/{{model}}{part}"): op for (m, part), op in _MODEL.items()},
-    **{(m, f"/v2/models/{{model}}{_VERSION}{part}"): op for (m, part), op in _MODEL.items()},
-    ("GET", "/v2"): Operation(tag=PROTOCOL, summary="Name, version and extensions of the server."),
-    ("GET", "/v2/health/live"): Operation(tag=PROTOCOL, summary="Whether the server runs; needs no key."),
+    **{(m, f"{MODELS}{{model}}{part}"): op for (m, part), op in _MODEL.items()},
+    **{(m, f"{MODELS}{{model}}{_VERSION}{part}"): op for (m, part), op in _MODEL.items()},
+    ("GET", "/v2"): Operation(answer="server", tag=PROTOCOL, summary="Name, version and extensions of the server."),
+    ("GET", "/v2/health/live"): Operation(
+        answer="live", tag=PROTOCOL, summary="Whether the server runs; needs no key.", open=True
+    ),
     ("GET", "/v2/health/ready"): Operation(
-        tag=PROTOCOL, summary="Whether requests are taken: 503 where they are not; needs no key."
+        answer="ready",
+        tag=PROTOCOL,
+        summary="Whether requests are taken: 503 where they are not; needs no key.",
+        open=True,
     ),
     ("POST", "/v1/embeddings"): Operation(
+        answer="embeddings",
         tag=OPENAI,
         summary="Embeddings of unit length of texts and pictures, which share one space.",
         takes="EmbeddingsRequest",
         gives="EmbeddingsResponse",
         example={"model": "internvl-c", "input": ["a red kite", "data:image/png;base64,..."]},
     ),
-    ("GET", "/v1/models"): Operation(tag=OPENAI, summary="The models of embeddings."),
-    ("GET", "/v1/models/{model}"): Operation(tag=OPENAI, summary="One model of embeddings."),
-    ("GET", "/v2/models/stats"): Operation(tag=WATCHING, summary="Triton's statistics of all models."),
-    ("GET", "/metrics"): Operation(tag=WATCHING, summary="Figures for Prometheus.", media=TEXT),
-    ("GET", "/"): Operation(tag=WATCHING, summary="The same figures as a page.", media=HTML),
-    ("GET", "/docs"): Operation(tag=WATCHING, summary="This description as a page.", media=HTML),
-    ("GET", "/openapi.json"): Operation(tag=WATCHING, summary="This description as an OpenAPI document."),
+    ("GET", "/v1/models"): Operation(answer="models", tag=OPENAI, summary="The models of embeddings."),
+    ("GET", "/v1/models/{model}"): Operation(answer="model_entry", tag=OPENAI, summary="One model of embeddings."),
+    ("GET", "/v2/models/stats"): Operation(
+        answer="all_stats", tag=WATCHING, summary="Triton's statistics of all models."
+    ),
+    ("GET", "/metrics"): Operation(answer="metrics", tag=WATCHING, summary="Figures for Prometheus.", media=TEXT),
+    ("GET", "/"): Operation(answer="page", tag=WATCHING, summary="The same figures as a page.", media=HTML),
+    ("GET", "/docs"): Operation(answer="docs", tag=WATCHING, summary="This description as a page.", media=HTML),
+    ("GET", "/openapi.json"): Operation(
+        answer="openapi", tag=WATCHING, summary="This description as an OpenAPI document."
+    ),
     ("POST", "/v2/repository/index"): Operation(
-        tag=MANAGEMENT, summary="All models with their states.", takes="Anything"
+        answer="index", tag=MANAGEMENT, summary="All models with their states.", takes="Anything"
     ),
     ("POST", "/v2/repository/models/{model}/load"): Operation(
-        tag=MANAGEMENT, summary="Refused: the server keeps its bundle.", takes="Anything"
+        answer="load", tag=MANAGEMENT, summary="Refused: the server keeps its bundle.", takes="Anything"
     ),
     ("POST", "/v2/repository/models/{model}/unload"): Operation(
-        tag=MANAGEMENT, summary="Refused: the server keeps its bundle.", takes="Anything"
+        answer="load", tag=MANAGEMENT, summary="Refused: the server keeps its bundle.", takes="Anything"
     ),
     **_memory("system"),
     **_memory("cuda"),
-    **_settings("/v2/trace/setting", "Triton's own traces, which are off"),
-    **_settings("/v2/models/{model}/trace/setting", "Triton's own traces of a model, which are off"),
-    **_settings("/v2/logging", "logs"),
+    **_settings("/v2/trace/setting", "trace", "Triton's own traces, which are off"),
+    **_settings("/v2/models/{model}/trace/setting", "trace", "Triton's own traces of a model, which are off"),
+    **_settings("/v2/logging", "log", "logs"),
 }
-"""(method, path) -> what it does; a test holds the paths that are answered against it."""
+"""(method, path) -> what it does."""
+OPEN = frozenset(path for (_, path), operation in OPERATIONS.items() if operation.open)
+"""Paths that need no key."""
+ASKING = tuple(path for method, path in _MODEL if method == "POST")
+"""Ends the paths that ask a model for an answer."""
