@@ -5,6 +5,7 @@ import onnx_ir as ir
 
 from internvl_edge.calib.decide import Clip
 from internvl_edge.calib.fp8_attention import QuantizeAttentionPass
+from internvl_edge.calib.node_writer import NodeWriter, initializer, make_node
 from internvl_edge.calib.recipe import Recipe
 from internvl_edge.calib.sites import Site
 from internvl_edge.runtime.errors import CalibrationError
@@ -68,12 +69,13 @@ class InsertQdqPass(ir.passes.InPlacePass):
                 f"{self._graph}: {', '.join(site.linears)} do not read one tensor; report this graph"
             )
         assert x.dtype is not None
-        scale = _initializer(graph, f"{site.name}.input_scale", np.array(clip.scale, x.dtype.numpy()))
+        scale = initializer(graph, f"{site.name}.input_scale", np.array(clip.scale, x.dtype.numpy()))
         codes = ir.DataType(form.type.onnx)
-        zero = _initializer(graph, f"{site.name}.input_zero_point", np.zeros((), codes.numpy()))
-        quantized = _node(graph, nodes[0], "QuantizeLinear", [x, scale, zero], f"{site.name}/QuantizeLinear")
+        zero = initializer(graph, f"{site.name}.input_zero_point", np.zeros((), codes.numpy()))
+        write = NodeWriter(graph, nodes[0], site.name)
+        quantized = write.op("QuantizeLinear", [x, scale, zero], "QuantizeLinear")
         quantized.dtype, quantized.shape = codes, x.shape
-        back = _node(graph, nodes[0], "DequantizeLinear", [quantized, scale, zero], f"{site.name}/DequantizeLinear")
+        back = write.op("DequantizeLinear", [quantized, scale, zero], "DequantizeLinear")
         back.dtype, back.shape = x.dtype, x.shape
         for node in nodes:
             node.replace_input_with(0, back)
@@ -92,8 +94,8 @@ class InsertQdqPass(ir.passes.InPlacePass):
         weight.dtype = ir.DataType(form.type.onnx)
         weight.shape = ir.Shape([len(scales), *list(weight.shape or ())[1:]])
         _placeholder(weight)
-        name = f"{path}.weight/DequantizeLinear"
-        wide = _node(graph, transpose, "DequantizeLinear", [weight, scale], name, **form.granularity.attributes)
+        write = NodeWriter(graph, transpose, f"{path}.weight")
+        wide = write.op("DequantizeLinear", [weight, scale], "DequantizeLinear", **form.granularity.attributes)
         wide.dtype, wide.shape = dtype, weight.shape
         transpose.replace_input_with(0, wide)
         transpose.outputs[0].shape = ir.Shape(list(weight.shape)[::-1])
@@ -122,30 +124,14 @@ def _cut_padding(graph: ir.Graph, path: str, node: ir.Node, recipe: Recipe) -> N
     if rows == stored or not isinstance(rows, int):
         return
     names = {"starts": 0, "ends": rows, "axes": len(product.shape) - 1}
-    bounds = [_initializer(graph, f"{path}/Slice.{key}", np.array([value], np.int64)) for key, value in names.items()]
-    cut = ir.node("Slice", [product, *bounds], name=f"{path}/Slice")
-    cut.outputs[0].name, product.name = product.name, f"{path}/padded"  # an output of the graph keeps its name
-    cut.outputs[0].dtype, cut.outputs[0].shape = product.dtype, product.shape
+    bounds = [initializer(graph, f"{path}/Slice.{key}", np.array([value], np.int64)) for key, value in names.items()]
+    name, shape = f"{path}/Slice", product.shape
+    cut = make_node("Slice", [product, *bounds], name, output=product.name, dtype=product.dtype, shape=shape)
+    product.name = f"{path}/padded"  # an output of the graph keeps its name
     product.replace_all_uses_with(cut.outputs[0], replace_graph_outputs=True)
     cut.replace_input_with(0, product)
     graph.insert_after(node, cut)
     product.shape = ir.Shape([*list(product.shape)[:-1], stored])
-
-
-def _node(
-    graph: ir.Graph, before: ir.Node, op_type: str, inputs: list[ir.Value], name: str, **attributes: int
-) -> ir.Value:
-    made = ir.node(op_type, inputs, attributes=attributes, name=name)
-    made.outputs[0].name = name
-    graph.insert_before(before, made)
-    return made.outputs[0]
-
-
-def _initializer(graph: ir.Graph, name: str, value: np.ndarray) -> ir.Value:
-    tensor = ir.tensor(value, name=name)
-    made = ir.Value(name=name, shape=ir.Shape(value.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(made)
-    return made
 
 
 def _placeholder(value: ir.Value) -> ir.Value:

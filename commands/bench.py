@@ -1,8 +1,9 @@
 """`bench`: what the graphs and requests of a bundle cost on this device."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -14,6 +15,9 @@ from internvl_edge.commands.output.printing import show
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _SLOWER = 3
 """Exit code of ``--fail-on slower``."""
+
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class _Percents(Names):
@@ -30,6 +34,11 @@ class _Percents(Names):
         if not all(0 < percent <= 100 for percent in percents):
             self.fail(f"{value!r}: percentiles lie above 0 and up to 100", param, ctx)
         return percents
+
+
+def _count(name: str, default: int, most: int, words: str) -> Callable[[Command], Command]:
+    """Return an option that takes a number from 1 to `most`."""
+    return click.option(name, type=click.IntRange(1, most), default=default, show_default=True, help=words)
 
 
 @click.command()
@@ -53,20 +62,8 @@ class _Percents(Names):
     metavar="SECONDS",
     help="How long each case is measured.",
 )
-@click.option(
-    "--iterations",
-    type=click.IntRange(1, 1_000_000),
-    default=10,
-    show_default=True,
-    help="Calls, however long.",
-)
-@click.option(
-    "--streams",
-    type=click.IntRange(1, 256),
-    default=1,
-    show_default=True,
-    help="Threads that share a session.",
-)
+@_count("--iterations", 10, 1_000_000, "Calls, however long.")
+@_count("--streams", 1, 256, "Threads that share a session.")
 @click.option(
     "--percentile", "percents", type=_Percents(), default="50,90,95,99", show_default=True, help="Of the latency."
 )

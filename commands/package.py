@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
+from internvl_edge.commands.options.joining import DEADLINE, JOINED_ROWS, JOINING_DELAY
 from internvl_edge.commands.options.numbers import (
     BATCH,
-    DEADLINE_MS,
     MILLISECONDS,
     PROCESSES,
     QUEUE,
@@ -91,14 +91,8 @@ def triton(bundle: Path, output: Path, **settings: Any) -> None:
 @BACKEND
 @click.option("--threads", type=THREADS, help="Of a CPU backend.  [default: its own choice]")
 @BF16
-@click.option("--max-batch", type=BATCH, default=16, show_default=True, help="Rows that are joined at most.")
-@click.option(
-    "--max-delay-ms",
-    type=MILLISECONDS,
-    default=2.0,
-    show_default=True,
-    help="How long a request waits for others.",
-)
+@JOINED_ROWS
+@JOINING_DELAY
 @click.option(
     "--queue",
     type=QUEUE,
@@ -106,13 +100,7 @@ def triton(bundle: Path, output: Path, **settings: Any) -> None:
     show_default=True,
     help="Requests that may wait at a replica; others get 429.",
 )
-@click.option(
-    "--deadline-ms",
-    type=DEADLINE_MS,
-    default=500.0,
-    show_default=True,
-    help="Of a request that sets none.",
-)
+@DEADLINE
 def ray(bundle: Path, output: Path, replicas: int, cpus: float, gpus: float, http: int, **settings: Any) -> None:
     """Write the configuration of a Ray Serve application whose replicas answer the protocol of `serve`.
 

@@ -5,11 +5,9 @@ from typing import Any
 
 import click
 
+from internvl_edge.commands.options.joining import DEADLINE, JOINED_ROWS, JOINING_DELAY
 from internvl_edge.commands.options.numbers import (
-    BATCH,
-    DEADLINE_MS,
     LENGTH,
-    MILLISECONDS,
     PROCESSES,
     QUEUE,
     SECONDS,
@@ -36,16 +34,10 @@ _CACHE = ByteSize(unit="MiB", least=_MIB, zero=True)
 @click.option("--workers", type=PROCESSES, default=1, show_default=True, help="Processes that hold the model.")
 @click.option("--threads", type=THREADS, help="Of a CPU backend in each worker.  [default: its part of the cores]")
 @BF16
-@click.option("--max-batch", type=BATCH, default=16, show_default=True, help="Rows that are joined at most.")
-@click.option(
-    "--max-delay-ms",
-    type=MILLISECONDS,
-    default=2.0,
-    show_default=True,
-    help="How long a request waits for others.",
-)
+@JOINED_ROWS
+@JOINING_DELAY
 @click.option("--queue", type=QUEUE, default=256, show_default=True, help="Requests that may wait; others get 429.")
-@click.option("--deadline-ms", type=DEADLINE_MS, default=500.0, show_default=True, help="Of a request that sets none.")
+@DEADLINE
 @click.option(
     "--stall-s",
     type=SECONDS,

@@ -2,6 +2,7 @@
 
 import onnx_ir as ir
 
+from internvl_edge.calib.node_writer import make_node
 from internvl_edge.export.canonical.opset import IR_VERSION, OPSET
 from internvl_edge.runtime.errors import ExportError
 
@@ -29,8 +30,6 @@ def _one_quantizer(opset: int) -> bytes:
     values = ir.Value(name="values", shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.FLOAT))
     scale = ir.Value(name="scale", shape=ir.Shape([]), type=ir.TensorType(ir.DataType.FLOAT))
     zero = ir.Value(name="zero", shape=ir.Shape([]), type=ir.TensorType(ir.DataType.INT8))
-    node = ir.node("QuantizeLinear", [values, scale, zero])
-    codes = node.outputs[0]
-    codes.name, codes.shape, codes.dtype = "codes", ir.Shape([1]), ir.DataType.INT8
-    graph = ir.Graph([values, scale, zero], [codes], nodes=[node], opset_imports={"": opset}, name="quantizer")
+    node = make_node("QuantizeLinear", [values, scale, zero], "codes", dtype=ir.DataType.INT8, shape=ir.Shape([1]))
+    graph = ir.Graph([values, scale, zero], node.outputs, nodes=[node], opset_imports={"": opset}, name="quantizer")
     return bytes(ir.to_proto(ir.Model(graph, ir_version=IR_VERSION)).SerializeToString())

@@ -2,6 +2,8 @@
 
 import onnx_ir as ir
 
+from internvl_edge.calib.node_writer import make_node
+
 _NARROW, _WIDE = ir.DataType.BFLOAT16, ir.DataType.FLOAT
 
 
@@ -14,8 +16,7 @@ def widen_bfloat16(model: ir.Model) -> ir.Model:
     casts: dict[ir.Value, ir.Value] = {}
     for value in list(graph.initializers.values()):
         if value.dtype == _NARROW:
-            cast = ir.node("Cast", [value], attributes={"to": _WIDE}, name=f"{value.name}/Cast")
-            cast.outputs[0].name = f"{value.name}/widened"
+            cast = make_node("Cast", [value], f"{value.name}/Cast", {"to": _WIDE.value}, output=f"{value.name}/widened")
             casts[value] = cast.outputs[0]
     for node in list(graph):
         _widen_node(graph, node, casts)

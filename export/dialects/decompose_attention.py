@@ -4,13 +4,17 @@ import math
 
 import onnx_ir as ir
 
-from internvl_edge.export.dialects.node_writer import NodeWriter
+from internvl_edge.calib.attention_pattern import (
+    SPLIT_HEADS,
+    TRANSPOSED,
+    Attention,
+    plain_attention,
+    split_heads,
+    write_products,
+)
+from internvl_edge.calib.node_writer import NodeWriter
 
-_SPLIT_HEADS = (0, 2, 1, 3)
 _KEYS_AT_ONCE = (0, 2, 3, 1)
-_TRANSPOSED = (0, 1, 3, 2)
-_KNOWN = {"scale", "q_num_heads", "kv_num_heads"}
-"""Attributes that the pattern expresses; any other (``is_causal``, ``softcap``) makes another function."""
 
 
 class DecomposeAttentionPass(ir.passes.InPlacePass):
@@ -35,42 +39,35 @@ class DecomposeAttentionPass(ir.passes.InPlacePass):
         """Rewrite every attention that is plain: q, k, v, a mask perhaps, one output, as many key as query heads."""
         modified = False
         for node in list(model.graph):
-            if _is_plain(node):
-                self._rewrite(model.graph, node)
+            if (found := plain_attention(node)) is not None:
+                self._rewrite(model.graph, node, found)
                 modified = True
         return ir.passes.PassResult(model, modified)
 
-    def _rewrite(self, graph: ir.Graph, node: ir.Node) -> None:
-        heads, width = _heads(node)
+    def _rewrite(self, graph: ir.Graph, node: ir.Node, found: Attention) -> None:
+        heads, width, factor = found.heads, found.width, found.factor
         write = NodeWriter(graph, node)
-        q, k, v = _tensors(node)
-        factor = node.attributes.get_float("scale", 1 / math.sqrt(width))
-        values, on_scores = None, False
+        q, k, v = found.q, found.k, found.v
+        on_scores = False
+
+        def values() -> ir.Value:
+            return split_heads(write, v, heads, width, "v")
+
         if self._heads == "together" and heads is not None and _same_rows(q, k):
             queries, keys = _split_together(write, q, k, heads, width, factor)
         elif self._values == "with keys" and heads is not None and not _same_rows(q, k):
-            queries = _split(write, q, heads, width, "q", _SPLIT_HEADS)
-            keys, values = _split_keys_and_values(write, k, v, heads, width, factor)
+            queries = split_heads(write, q, heads, width, "q")
+            keys, beside = _split_keys_and_values(write, k, v, heads, width, factor)
+            write_products(write, found, queries, keys, lambda: beside)
+            return
         else:
             q, k = self._scaled(graph, write, q, k, factor)
-            queries = _split(write, q, heads, width, "q", _SPLIT_HEADS)
+            queries = split_heads(write, q, heads, width, "q")
             keys = self._transposed_keys(write, k, heads, width)
             on_scores = self._scale == "scores"
             if self._scale == "keys":
                 keys = write.op("Mul", [keys, write.number(factor, k.dtype)], "k_scaled")
-        scores = write.op("MatMul", [queries, keys], "scores")
-        if on_scores:
-            scores = write.op("Mul", [scores, write.number(factor, q.dtype)], "scaled")
-        if len(node.inputs) > 3 and (mask := node.inputs[3]) is not None:
-            scores = write.op("Add", [scores, mask], "masked")
-        probabilities = write.op("Softmax", [scores], "probabilities", axis=-1)
-        if values is None:
-            values = _split(write, v, heads, width, "v", _SPLIT_HEADS)
-        attended = write.op("MatMul", [probabilities, values], "attended")
-        if heads is not None:
-            merged = write.op("Transpose", [attended], "merged", perm=_SPLIT_HEADS)
-            attended = write.op("Reshape", [merged, write.ints(0, 0, heads * width)], "packed")
-        write.replace(attended)
+        write_products(write, found, queries, keys, values, on_scores=on_scores)
 
     def _scaled(
         self, graph: ir.Graph, write: NodeWriter, q: ir.Value, k: ir.Value, factor: float
@@ -88,57 +85,9 @@ class DecomposeAttentionPass(ir.passes.InPlacePass):
     def _transposed_keys(self, write: NodeWriter, k: ir.Value, heads: int | None, width: int) -> ir.Value:
         """Return k^T, ``[B, H, D, M]``."""
         if heads is not None and self._keys == "once":
-            return _split(write, k, heads, width, "k", _KEYS_AT_ONCE)
-        per_head = _split(write, k, heads, width, "k", _SPLIT_HEADS)
-        return write.op("Transpose", [per_head], "k_transposed", perm=_TRANSPOSED)
-
-
-def _is_plain(node: ir.Node) -> bool:
-    if node.op_type != "Attention" or not set(node.attributes) <= _KNOWN or len(node.outputs) != 1:
-        return False
-    if len(node.inputs) < 3 or any(value is not None for value in node.inputs[4:]):
-        return False
-    q, k, v = node.inputs[:3]
-    if any(value is None or value.shape is None or value.dtype is None for value in (q, k, v)):
-        return False
-    return _same_heads(node)
-
-
-def _same_heads(node: ir.Node) -> bool:
-    """Return whether every query head has keys of its own, of a width that is known, as wide as the values."""
-    q, k, v = (list(value.shape or ()) for value in _tensors(node))
-    if not all(isinstance(shape[-1], int) for shape in (q, k, v)) or not q[-1] == k[-1] == v[-1]:
-        return False
-    if len(q) == 3:
-        return 0 < node.attributes.get_int("q_num_heads", 0) == node.attributes.get_int("kv_num_heads", 0)
-    return isinstance(q[1], int) and q[1] == k[1] == v[1]
-
-
-def _tensors(node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:
-    q, k, v = node.inputs[:3]
-    assert q is not None
-    assert k is not None
-    assert v is not None
-    return q, k, v
-
-
-def _heads(node: ir.Node) -> tuple[int | None, int]:
-    """Return the number of heads that are packed, None if they lie apart already, and the width of one."""
-    shape = list(_tensors(node)[0].shape or ())
-    total = shape[-1]
-    assert isinstance(total, int)
-    if len(shape) == 4:
-        return None, total
-    heads = node.attributes.get_int("q_num_heads", 1)
-    return heads, total // heads
-
-
-def _split(write: NodeWriter, x: ir.Value, heads: int | None, width: int, name: str, perm: tuple[int, ...]) -> ir.Value:
-    """Return packed `x` ``[B, N, H*D]`` per head, its axes in the order of `perm`; per head it is already done."""
-    if heads is None:
-        return x
-    split = write.op("Reshape", [x, write.ints(0, 0, heads, width)], f"{name}_split")
-    return write.op("Transpose", [split], f"{name}_heads", perm=perm)
+            return split_heads(write, k, heads, width, "k", _KEYS_AT_ONCE)
+        per_head = split_heads(write, k, heads, width, "k")
+        return write.op("Transpose", [per_head], "k_transposed", perm=TRANSPOSED)
 
 
 def _same_rows(q: ir.Value, k: ir.Value) -> bool:
@@ -156,10 +105,10 @@ def _split_together(
     """
     joined = write.op("Concat", [q, k], "qk", axis=2)
     split = write.op("Reshape", [joined, write.ints(0, 0, 2 * heads, width)], "qk_split")
-    per_head = write.op("Transpose", [split], "qk_heads", perm=_SPLIT_HEADS)
+    per_head = write.op("Transpose", [split], "qk_heads", perm=SPLIT_HEADS)
     scaled = write.op("Mul", [per_head, write.number(math.sqrt(factor), q.dtype)], "qk_scaled")
     queries, keys = write.parts(scaled, "qk_parts", 2, axis=1)
-    return queries, write.op("Transpose", [keys], "k_transposed", perm=_TRANSPOSED)
+    return queries, write.op("Transpose", [keys], "k_transposed", perm=TRANSPOSED)
 
 
 def _split_keys_and_values(
@@ -171,10 +120,10 @@ def _split_keys_and_values(
     """
     joined = write.op("Concat", [k, v], "kv", axis=2)
     split = write.op("Reshape", [joined, write.ints(0, 0, 2 * heads, width)], "kv_split")
-    per_head = write.op("Transpose", [split], "kv_heads", perm=_SPLIT_HEADS)
+    per_head = write.op("Transpose", [split], "kv_heads", perm=SPLIT_HEADS)
     scaled = write.op("Mul", [per_head, write.per_head([factor] * heads + [1.0] * heads, k.dtype)], "kv_scaled")
     keys, values = write.parts(scaled, "kv_parts", 2, axis=1)
-    return write.op("Transpose", [keys], "k_transposed", perm=_TRANSPOSED), values
+    return write.op("Transpose", [keys], "k_transposed", perm=TRANSPOSED), values
 
 
 def _own_norm(q: ir.Value) -> ir.Node | None:

@@ -3,6 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
+from internvl_edge.calib.node_writer import initializer, make_node
 from internvl_edge.export.numerics.values import constants, is_narrow, masks, moved_inputs, only_moves, typed
 from internvl_edge.runtime.numbers.tensor_types import BFLOAT16, FLOAT16
 
@@ -128,26 +129,24 @@ class _Writer:
         return made
 
     def _cast(self, node: ir.Node, value: ir.Value) -> ir.Value:
-        cast = ir.node("Cast", [value], attributes={"to": _WIDE.value}, name=f"{_home(node, value)}/fp32")
-        made = cast.outputs[0]
-        made.name, made.shape, made.dtype = f"{value.name}/fp32", value.shape, _WIDE
+        name, output = f"{_home(node, value)}/fp32", f"{value.name}/fp32"
+        cast = make_node("Cast", [value], name, {"to": _WIDE.value}, output=output, dtype=_WIDE, shape=value.shape)
         source = value.producer()
         if source is not None:
             self._graph.insert_after(source, cast)
         else:
             self._graph.insert_before(node, cast)
-        return made
+        return cast.outputs[0]
 
     def _deepened(self, mask: ir.Value) -> ir.Value:
         """Return an fp32 mask that outweighs scores of any size; 0 stays 0."""
-        factor = self._initializer(f"{mask.name}/factor", np.array(_MASK_FACTOR, np.float32))
+        factor = initializer(self._graph, f"{mask.name}/factor", np.array(_MASK_FACTOR, np.float32))
         cast = mask.producer()
         assert cast is not None
-        node = ir.node("Mul", [mask, factor], name=f"{cast.name}/deep")
-        made = node.outputs[0]
-        made.name, made.shape, made.dtype = f"{mask.name}/deep", mask.shape, _WIDE
+        name, output = f"{cast.name}/deep", f"{mask.name}/deep"
+        node = make_node("Mul", [mask, factor], name, output=output, dtype=_WIDE, shape=mask.shape)
         self._graph.insert_after(cast, node)
-        return made
+        return node.outputs[0]
 
     def _dequantized(self, source: ir.Node) -> ir.Value:
         """Return what `source` makes of its codes, in fp32."""
@@ -155,26 +154,18 @@ class _Writer:
         assert scale is not None
         inputs = [source.inputs[0], self._constant(scale), *source.inputs[2:]]
         attributes = {name: attribute.as_int() for name, attribute in source.attributes.items()}
-        node = ir.node("DequantizeLinear", inputs, attributes=attributes, name=f"{source.name}/fp32")
-        made, old = node.outputs[0], source.outputs[0]
-        made.name, made.shape, made.dtype = f"{old.name}/fp32", old.shape, _WIDE
+        name, old = f"{source.name}/fp32", source.outputs[0]
+        output = f"{old.name}/fp32"
+        node = make_node("DequantizeLinear", inputs, name, attributes, output=output, dtype=_WIDE, shape=old.shape)
         self._graph.insert_after(source, node)
         self._left.add(source)
-        return made
+        return node.outputs[0]
 
     def _constant(self, value: ir.Value) -> ir.Value:
         """Return the values of an initializer in fp32: scales must be constants, not casts of such."""
         tensor = value.const_value
         assert tensor is not None
-        return self._initializer(f"{value.name}/fp32", tensor.numpy().astype(np.float32))
-
-    def _initializer(self, name: str, values: np.ndarray) -> ir.Value:
-        if (held := self._graph.initializers.get(name)) is not None:
-            return held
-        tensor = ir.tensor(values, name=name)
-        made = ir.Value(name=name, shape=ir.Shape(values.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-        self._graph.register_initializer(made)
-        return made
+        return initializer(self._graph, f"{value.name}/fp32", tensor.numpy().astype(np.float32))
 
     def _down(self, node: ir.Node, value: ir.Value) -> None:
         """Give an output fp32, and those outside of the island that read it a Cast to what it was."""
@@ -184,9 +175,9 @@ class _Writer:
         others = [use for use in value.uses() if use.node not in self._island]
         if value in self._wide or not (others or given_out):
             return
-        cast = ir.node("Cast", [value], attributes={"to": narrow.value}, name=f"{_made_at(value)}/{_short(narrow)}")
+        name = f"{_made_at(value)}/{_short(narrow)}"
+        cast = make_node("Cast", [value], name, {"to": narrow.value}, dtype=narrow, shape=value.shape)
         made = cast.outputs[0]
-        made.shape, made.dtype = value.shape, narrow
         made.name, value.name = (value.name, f"{value.name}/fp32") if given_out else (f"{value.name}/cast", value.name)
         self._graph.insert_after(node, cast)
         for use in others:

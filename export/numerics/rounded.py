@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from internvl_edge.calib.node_writer import initializer, make_node
 from internvl_edge.export.dialects.decompose_attention import DecomposeAttentionPass
 from internvl_edge.export.numerics.values import (
     LARGEST,
@@ -163,9 +164,7 @@ def _widen_rows(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _cast(value: ir.Value, name: str) -> ir.Value:
-    cast = ir.node("Cast", [value], attributes={"to": _WIDE}, name=name)
-    cast.outputs[0].name, cast.outputs[0].shape, cast.outputs[0].dtype = name, value.shape, _WIDE
-    return cast.outputs[0]
+    return make_node("Cast", [value], name, {"to": _WIDE.value}, dtype=_WIDE, shape=value.shape).outputs[0]
 
 
 def _maker(value: ir.Value) -> ir.Node:
@@ -208,8 +207,7 @@ class _Behind:
         self.made: set[ir.Node] = set()
 
     def op(self, op_type: str, inputs: list[ir.Value], name: str, **attributes: int) -> ir.Value:
-        made = ir.node(op_type, inputs, attributes=attributes, name=f"{self._prefix}/{name}")
-        made.outputs[0].name, made.outputs[0].dtype = f"{self._prefix}/{name}", _WIDE
+        made = make_node(op_type, inputs, f"{self._prefix}/{name}", attributes, dtype=_WIDE)
         self._graph.insert_after(self._last, made)
         self._last = made
         self.made.add(made)
@@ -227,10 +225,4 @@ class _Behind:
         return self.op("Clip", [x, self._number(-limit), self._number(limit)], "Clip")
 
     def _number(self, value: float) -> ir.Value:
-        name = f"number.{value!r}.FLOAT"
-        if (held := self._graph.initializers.get(name)) is not None:
-            return held
-        tensor = ir.tensor(np.array(value, np.float32), name=name)
-        made = ir.Value(name=name, shape=ir.Shape([]), type=ir.TensorType(tensor.dtype), const_value=tensor)
-        self._graph.register_initializer(made)
-        return made
+        return initializer(self._graph, f"number.{value!r}.FLOAT", np.array(value, np.float32))

@@ -9,11 +9,12 @@ import tempfile
 import weakref
 import zipfile
 import zlib
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from internvl_edge.runtime.errors import InputError, UnreadableError
 from internvl_edge.runtime.inputs.names import in_one_line, system_words
@@ -35,52 +36,54 @@ _ANY_BYTES, _MOST_TIMES = 256 << 20, 200
 _BROKEN = (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, tarfile.TarError, NotImplementedError)
 
 
-class Archive(Protocol):
-    """Members by name."""
+class Archive(ABC):
+    """Members by name: an index, and what reads one of them."""
 
-    path: Path
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._changed = path.stat().st_mtime_ns
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let another process open it by its path."""
+        return _reopened, (self.path,)
+
+    @property
+    @abstractmethod
+    def _index(self) -> Mapping[str, object]:
+        """Return the members by name, in the order of the archive."""
 
     def names(self) -> list[str]:
         """Return the names of all files, in the order of the archive."""
-        ...
+        return list(self._index)
 
     def has(self, member: str) -> bool:
         """Whether there is a file of this name."""
-        ...
+        return member in self._index
 
+    @abstractmethod
     def read(self, member: str) -> bytes:
         """Return the content of a file.
 
         Raises:
             UnreadableError: there is no such file, or it cannot be unpacked.
         """
-        ...
 
+    @abstractmethod
     def stamp(self, member: str) -> tuple[int, int]:
         """Return what changes when the file does; zeros where it is not there."""
-        ...
 
 
-class ZipArchive:
+class ZipArchive(Archive):
     """A .zip: its index. Few files are open at once, of however many archives."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._changed = path.stat().st_mtime_ns
+        super().__init__(path)
         with zipfile.ZipFile(path) as file:
             self._members = {info.filename: info for info in file.infolist() if not info.is_dir()}
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Let another process open it by its path."""
-        return _reopened, (self.path,)
-
-    def names(self) -> list[str]:
-        """Return the names of all files."""
-        return list(self._members)
-
-    def has(self, member: str) -> bool:
-        """Whether there is a file of this name."""
-        return member in self._members
+    @property
+    def _index(self) -> Mapping[str, object]:
+        return self._members
 
     def read(self, member: str) -> bytes:
         """Return the content of a file.
@@ -105,12 +108,11 @@ class ZipArchive:
         return (0, 0) if info is None else (info.file_size, info.CRC)
 
 
-class TarArchive:
+class TarArchive(Archive):
     """A .tar: its index. One packed with gzip is unpacked to a temporary file while it is read."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._changed = path.stat().st_mtime_ns
+        super().__init__(path)
         self._packed = head_of(path).startswith(_GZIP)
         with self._opened() as file:
             file.seek(0)
@@ -118,17 +120,9 @@ class TarArchive:
             self._members = _tar_index(archive)
             _require_end(archive, file)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Let another process open it by its path."""
-        return _reopened, (self.path,)
-
-    def names(self) -> list[str]:
-        """Return the names of all files."""
-        return list(self._members)
-
-    def has(self, member: str) -> bool:
-        """Whether there is a file of this name."""
-        return member in self._members
+    @property
+    def _index(self) -> Mapping[str, object]:
+        return self._members
 
     def read(self, member: str) -> bytes:
         """Return the content of a file.

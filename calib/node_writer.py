@@ -1,25 +1,51 @@
-"""Writes nodes in front of the one they stand for, with types, readable names and shared constants."""
+"""Write nodes and constants into a graph, with types and readable names: the one way in which graphs are changed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 import numpy as np
 import onnx_ir as ir
 
 
-class NodeWriter:
-    """Inserts nodes in front of `anchor`; each is called ``<name of the anchor>/<its own name>``."""
+def make_node(
+    op_type: str,
+    inputs: Sequence[ir.Value | None],
+    name: str,
+    attributes: Mapping[str, object] | None = None,
+    *,
+    output: str | None = None,
+    dtype: ir.DataType | None = None,
+    shape: ir.Shape | None = None,
+) -> ir.Node:
+    """Return a node of one output, in no graph yet; without `output` its output is called as itself."""
+    made = ir.node(op_type, inputs, attributes=attributes, name=name)  # type: ignore[arg-type]
+    value = made.outputs[0]
+    value.name, value.shape = output or name, shape
+    _set_dtype(value, dtype)
+    return made
 
-    def __init__(self, graph: ir.Graph, anchor: ir.Node) -> None:
+
+def initializer(graph: ir.Graph, name: str, values: np.ndarray) -> ir.Value:
+    """Return the constant of `graph` that is called `name`, made of `values` if it is not there."""
+    if (held := graph.initializers.get(name)) is not None:
+        return held
+    tensor = ir.tensor(values, name=name)
+    made = ir.Value(name=name, shape=ir.Shape(values.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(made)
+    return made
+
+
+class NodeWriter:
+    """Inserts nodes in front of `anchor`; each is called ``<prefix>/<its own name>``, by default the anchor's name."""
+
+    def __init__(self, graph: ir.Graph, anchor: ir.Node, prefix: str | None = None) -> None:
         self._graph = graph
         self._anchor = anchor
-        self._prefix = anchor.name or anchor.outputs[0].name
+        self._prefix = prefix or anchor.name or anchor.outputs[0].name
 
     def op(self, op_type: str, inputs: Sequence[ir.Value], name: str, **attributes: object) -> ir.Value:
         """Return the output of a new node; it has the type of its first input."""
-        made = ir.node(op_type, inputs, attributes=attributes, name=f"{self._prefix}/{name}")  # type: ignore[arg-type]
-        made.outputs[0].name = f"{self._prefix}/{name}"
-        _set_dtype(made.outputs[0], inputs[0].dtype)
+        made = make_node(op_type, inputs, f"{self._prefix}/{name}", attributes, dtype=inputs[0].dtype)
         self._graph.insert_before(self._anchor, made)
         return made.outputs[0]
 
@@ -44,17 +70,21 @@ class NodeWriter:
     def number(self, value: float, dtype: ir.DataType | None) -> ir.Value:
         """Return a scalar of `dtype` as initializer."""
         assert dtype is not None
-        return self._constant(f"number.{value!r}.{dtype.name}", np.array(value).astype(dtype.numpy()))
+        return initializer(self._graph, f"number.{value!r}.{dtype.name}", np.array(value).astype(dtype.numpy()))
 
     def per_head(self, values: Sequence[float], dtype: ir.DataType | None) -> ir.Value:
         """Return ``[H, 1, 1]`` of `dtype` as initializer: a number for each head of ``[B, H, N, D]``."""
         assert dtype is not None
         name = f"heads.{'_'.join(f'{len(list(run))}x{value!r}' for value, run in groupby(values))}.{dtype.name}"
-        return self._constant(name, np.array(values).astype(dtype.numpy()).reshape(-1, 1, 1))
+        return initializer(self._graph, name, np.array(values).astype(dtype.numpy()).reshape(-1, 1, 1))
 
     def ints(self, *values: int) -> ir.Value:
         """Return a vector of int64 as initializer."""
-        return self._constant(f"ints.{'_'.join(map(str, values))}", np.array(values, np.int64))
+        return initializer(self._graph, f"ints.{'_'.join(map(str, values))}", np.array(values, np.int64))
+
+    def constant(self, name: str, values: np.ndarray) -> ir.Value:
+        """Return `values` as initializer, called as a node would be."""
+        return initializer(self._graph, f"{self._prefix}/{name}", values)
 
     def replace(self, made: ir.Value) -> None:
         """Let `made` stand for the anchor's only output, under its name, and remove the anchor."""
@@ -67,15 +97,6 @@ class NodeWriter:
         node = made.producer()
         assert node is not None
         node.name = self._anchor.name
-
-    def _constant(self, name: str, value: np.ndarray) -> ir.Value:
-        """Return the initializer that holds `value`; all nodes share it, since `name` says the value."""
-        if (held := self._graph.initializers.get(name)) is not None:
-            return held
-        tensor = ir.tensor(value, name=name)
-        made = ir.Value(name=name, shape=ir.Shape(value.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-        self._graph.register_initializer(made)
-        return made
 
 
 def _set_dtype(value: ir.Value, dtype: ir.DataType | None) -> None:
