@@ -1,6 +1,6 @@
 """ONNX Runtime's two kernels for attention on a CPU, by heads, rows and batch: `cpu_attention.py --threads 1`.
 
-What `runtime/lowering/flash_attention.py` decides by. Both sides run in turns; a cell is a median.
+What `runtime/backends/lowering/flash_attention.py` decides by. Both sides run in turns; a cell is a median.
 """
 
 import time

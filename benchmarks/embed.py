@@ -23,14 +23,14 @@ from random_checkpoint import PRESETS, write_checkpoint
 
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.backends import SessionOptions
-from internvl_edge.runtime.decode import decode
-from internvl_edge.runtime.inputs.pictures import SourcePicture
+from internvl_edge.runtime.embed.embedding import embed
+from internvl_edge.runtime.embed.options import EmbedOptions
+from internvl_edge.runtime.inputs.pictures.decode import decode
+from internvl_edge.runtime.inputs.pictures.source import SourcePicture
 from internvl_edge.runtime.inputs.read import find_pictures
-from internvl_edge.runtime.pipeline.embedding import embed
-from internvl_edge.runtime.pipeline.options import EmbedOptions
 
 if TYPE_CHECKING:
-    from internvl_edge.runtime.modes import Mode
+    from internvl_edge.runtime.bundle.modes import Mode
 
 _NOISE = 12
 """Deviation of the noise on made photographs: JPEGs of 640 x 480 have 120 KB with it, as photographs do."""

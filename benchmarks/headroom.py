@@ -10,8 +10,8 @@ from internvl_edge.export.numerics.reach import HEADROOM, Reach
 from internvl_edge.export.rehearsal import Rehearsal
 from internvl_edge.export.samples import load_samples
 from internvl_edge.export.sources import weight_sources
-from internvl_edge.runtime.bundle import Bundle
-from internvl_edge.runtime.tokenizer import Tokenizer
+from internvl_edge.runtime.bundle.bundle import Bundle
+from internvl_edge.runtime.bundle.tokenizer import Tokenizer
 
 
 @click.command()

@@ -23,8 +23,8 @@ from internvl_edge.export.sites import model_sites
 from internvl_edge.export.sources import fetch_from, weight_sources
 from internvl_edge.export.streamed import Change
 from internvl_edge.export.verify import torch_outputs
-from internvl_edge.runtime.preprocess import preprocess
-from internvl_edge.runtime.tokenizer import Tokenizer
+from internvl_edge.runtime.bundle.tokenizer import Tokenizer
+from internvl_edge.runtime.inputs.pictures.preprocess import preprocess
 
 SHARE = 0.04
 """Channels that are scaled at each fold pair."""

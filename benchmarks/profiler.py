@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from internvl_edge.runtime.profile.streams import timed_call
+from internvl_edge.runtime.latency.measure.streams import timed_call
 from internvl_edge.runtime.stages import COMPUTE, DEVICE_TO_HOST, ENQUEUE, HOST_TO_DEVICE, UNMEASURED, Stages
 
 CALLS, ROUNDS = 2000, 15

@@ -233,8 +233,8 @@ def quantized_graphs(fp32: Path, output: Path) -> Iterator[tuple[str, Path]]:
 
 def seal(bundle: Path, precision: str) -> None:
     """Bring the manifest in line with the files."""
-    from internvl_edge.runtime.bundle import sha256_file
-    from internvl_edge.runtime.manifest import FileInfo, Manifest
+    from internvl_edge.runtime.bundle.bundle import sha256_file
+    from internvl_edge.runtime.bundle.manifest import FileInfo, Manifest
 
     manifest = Manifest.load(bundle / "manifest.json")
     files = {

@@ -29,10 +29,10 @@ from internvl_edge.export.sources import fetch_from
 from internvl_edge.export.streamed import Change
 from internvl_edge.export.verify import torch_outputs
 from internvl_edge.export.weights import ComputedTensor, Source, whole
+from internvl_edge.runtime.bundle.tokenizer import Tokenizer
+from internvl_edge.runtime.inputs.pictures.preprocess import preprocess
 from internvl_edge.runtime.numbers.formats import QUANTIZED, Format
-from internvl_edge.runtime.preprocess import preprocess
 from internvl_edge.runtime.progress import Silent
-from internvl_edge.runtime.tokenizer import Tokenizer
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "emoji"
 JUDGED = {"vision": "image_embeds", "query": "query_embeds", "text": "text_embeds", "decoder": "logits"}

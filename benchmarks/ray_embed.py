@@ -16,10 +16,10 @@ from pathlib import Path
 
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.backends import SessionOptions
+from internvl_edge.runtime.embed.compute import Engine
+from internvl_edge.runtime.embed.embedding import embed
+from internvl_edge.runtime.embed.options import EmbedOptions
 from internvl_edge.runtime.inputs.read import find_pictures
-from internvl_edge.runtime.pipeline.compute import Engine
-from internvl_edge.runtime.pipeline.embedding import embed
-from internvl_edge.runtime.pipeline.options import EmbedOptions
 from internvl_edge.runtime.ray.engine import RayEngine, RayOptions
 
 

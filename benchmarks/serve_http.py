@@ -24,7 +24,7 @@ import uvloop
 from serve_client import Connection, connect
 from serve_peers import THREADS
 
-from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.bundle.bundle import Bundle
 
 IDS = [[1, 105, 320, 77, 940, 12, 560, 33, 2]]
 _START_S = 90.0

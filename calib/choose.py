@@ -18,8 +18,8 @@ from internvl_edge.calib.ranges import Ranges, check_fits
 from internvl_edge.calib.recipe import Recipe
 from internvl_edge.calib.sensitivity import rank
 from internvl_edge.calib.verdict import Damage
+from internvl_edge.runtime.bundle.graph_roles import EXPORTED_AS, IMAGE_ENCODER
 from internvl_edge.runtime.errors import CalibrationError, InputError
-from internvl_edge.runtime.graph_roles import EXPORTED_AS, IMAGE_ENCODER
 from internvl_edge.runtime.numbers.formats import QUANTIZED
 from internvl_edge.runtime.progress import Progress
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from internvl_edge.runtime.decode import decode, reason
 from internvl_edge.runtime.errors import InputError, UnreadableError
-from internvl_edge.runtime.inputs.names import in_one_line, is_there
-from internvl_edge.runtime.inputs.pictures import content_of
+from internvl_edge.runtime.inputs.files.names import in_one_line, is_there
+from internvl_edge.runtime.inputs.files.sniff import regular_file
+from internvl_edge.runtime.inputs.pictures.decode import decode
+from internvl_edge.runtime.inputs.pictures.findings import reason
+from internvl_edge.runtime.inputs.pictures.source import content_of
 from internvl_edge.runtime.inputs.read import Record, read_records
-from internvl_edge.runtime.inputs.sniff import regular_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture

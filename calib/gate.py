@@ -8,9 +8,9 @@ from internvl_edge.calib.dataset import DataSet
 from internvl_edge.calib.metrics import clear_first, owned
 from internvl_edge.calib.model import CalibrationModel
 from internvl_edge.calib.verdict import Measure, Verdict
-from internvl_edge.runtime.graph_roles import EXPORTED_AS, IMAGE_ENCODER, QUERY_ENCODER, TEXT_ENCODER
+from internvl_edge.runtime.bundle.graph_roles import EXPORTED_AS, IMAGE_ENCODER, QUERY_ENCODER, TEXT_ENCODER
+from internvl_edge.runtime.inputs.pictures.preprocess import preprocess
 from internvl_edge.runtime.inputs.read import Record
-from internvl_edge.runtime.preprocess import preprocess
 from internvl_edge.runtime.progress import Advance, Progress, Silent
 from internvl_edge.runtime.tasks.features import unit
 

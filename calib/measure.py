@@ -13,7 +13,7 @@ from internvl_edge.calib.collector import Collector
 from internvl_edge.calib.data.calibration import CalibrationData, load_data, model_inputs
 from internvl_edge.calib.model import BlockWalk, CalibrationModel
 from internvl_edge.calib.ranges import RangesInfo, save_block, save_info
-from internvl_edge.runtime.lowering.processor import multiplies_bf16
+from internvl_edge.runtime.backends.lowering.processor import multiplies_bf16
 from internvl_edge.runtime.progress import Progress
 
 _STATE = "state.safetensors"

@@ -108,14 +108,14 @@ def bench(
     """
     from internvl_edge.commands.output.progress import shown_progress
     from internvl_edge.runtime.backends import SessionOptions
+    from internvl_edge.runtime.backends.conditions import host_conditions
+    from internvl_edge.runtime.latency.bench import BenchOptions, run_cases
+    from internvl_edge.runtime.latency.cases import Chosen, cases_of
+    from internvl_edge.runtime.latency.interrupt import STOPPED, finish_on_interrupt
+    from internvl_edge.runtime.latency.measure.measure import MeasureOptions
+    from internvl_edge.runtime.latency.report.files import LAYERED, write_files
+    from internvl_edge.runtime.latency.report.latency_report import Report, case_text, read_baseline
     from internvl_edge.runtime.outputs.files import require_writable, takes_stdout
-    from internvl_edge.runtime.profile.bench import BenchOptions, run_cases
-    from internvl_edge.runtime.profile.cases import Chosen, cases_of
-    from internvl_edge.runtime.profile.conditions import host_conditions
-    from internvl_edge.runtime.profile.files import LAYERED, write_files
-    from internvl_edge.runtime.profile.interrupt import STOPPED, finish_on_interrupt
-    from internvl_edge.runtime.profile.measure import MeasureOptions
-    from internvl_edge.runtime.profile.report import Report, case_text, read_baseline
 
     if fail_on and baseline is None:
         raise click.UsageError("--fail-on needs --baseline")

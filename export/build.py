@@ -16,9 +16,9 @@ from internvl_edge.export.kit import KitReport, make_kit
 from internvl_edge.export.plans_page import write_plans_page
 from internvl_edge.export.producer import code_digest
 from internvl_edge.export.staging import Staging, key_of, staged
-from internvl_edge.runtime.bundle import Bundle
-from internvl_edge.runtime.cuda import Device, find_device
-from internvl_edge.runtime.engines import (
+from internvl_edge.runtime.backends.cuda import Device, find_device
+from internvl_edge.runtime.bundle.bundle import Bundle
+from internvl_edge.runtime.bundle.engines import (
     ENGINE_FILE,
     EngineRecord,
     GraphEngines,

@@ -13,11 +13,11 @@ from internvl_edge.export.differences import Difference, Divergence, difference,
 from internvl_edge.export.graph_inputs import GraphInputs, counting_rows
 from internvl_edge.export.models.graphs import GRAPH_NAMES, graph_row
 from internvl_edge.export.sides import BundleSide, Side, open_reference
+from internvl_edge.runtime.bundle.tokenizer import TEXT_PREFIX, Tokenizer
 from internvl_edge.runtime.errors import BundleError, InputError
-from internvl_edge.runtime.preprocess import preprocess
+from internvl_edge.runtime.inputs.pictures.preprocess import preprocess
 from internvl_edge.runtime.progress import Advance, Progress, Silent
 from internvl_edge.runtime.tasks.captions import DEFAULT_PROMPT
-from internvl_edge.runtime.tokenizer import TEXT_PREFIX, Tokenizer
 
 _NOT_SIZES = (
     *("family", "logit_scale", "max_text_length", "bos_token_id", "eos_token_id", "pad_token_id"),

@@ -51,11 +51,11 @@ from internvl_edge.export.weight_store import (
     write_store,
 )
 from internvl_edge.export.weights import Source, readable_in_place
-from internvl_edge.runtime.bundle import sha256_file
+from internvl_edge.runtime.bundle.bundle import sha256_file
+from internvl_edge.runtime.bundle.manifest import SCHEMA, FileInfo, GraphInfo, Manifest
+from internvl_edge.runtime.bundle.preprocessor_file import save_preprocessing
 from internvl_edge.runtime.errors import VerificationError
-from internvl_edge.runtime.manifest import SCHEMA, FileInfo, GraphInfo, Manifest
 from internvl_edge.runtime.outputs.strict_json import json_text
-from internvl_edge.runtime.preprocessor_file import save_preprocessing
 from internvl_edge.runtime.progress import BYTES, Advance, Progress, Silent
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, TypeVar
 
 from internvl_edge.runtime.errors import CheckpointError
-from internvl_edge.runtime.preprocess import Preprocessing
+from internvl_edge.runtime.inputs.pictures.preprocess import Preprocessing
 
 Layout = Literal["internvl", "internvit", "internvl_chat"]
 """Layouts of checkpoints: which parts there are, and where `config.json` describes them."""

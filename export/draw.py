@@ -12,7 +12,7 @@ from internvl_edge.export.dialects import Dialect, lower
 from internvl_edge.export.engine.blueprint import GraphParts, Part
 from internvl_edge.export.segments import Segment, cut
 from internvl_edge.export.tensor_specs import tensor_spec
-from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.file_copy import refer_to
 
 PlaceFile = Callable[[Path, Path], None]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from internvl_edge.export.models.graphs import graph_row
-from internvl_edge.runtime.graph_roles import Ids
+from internvl_edge.runtime.bundle.graph_roles import Ids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

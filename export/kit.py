@@ -12,9 +12,9 @@ from internvl_edge.export.engine.profiles import Ranges, profiles_for
 from internvl_edge.export.engine.trtexec import trtexec_line
 from internvl_edge.export.producer import code_digest
 from internvl_edge.export.staging import staged
-from internvl_edge.runtime.bundle import Bundle, sha256_file
+from internvl_edge.runtime.bundle.bundle import Bundle, sha256_file
+from internvl_edge.runtime.bundle.manifest import FileInfo, GraphInfo
 from internvl_edge.runtime.file_copy import copy_file
-from internvl_edge.runtime.manifest import FileInfo, GraphInfo
 from internvl_edge.runtime.targets.data_sheet import Target
 from internvl_edge.runtime.targets.estimate import Limits, part_bytes
 

@@ -1,7 +1,7 @@
 """What the runtime has to know of a model, from its checkpoint."""
 
 from internvl_edge.export.config import ConnectorConfig, ModelConfig, PoolConfig, QllamaConfig, VisionConfig
-from internvl_edge.runtime.manifest import ModelInfo, TextInfo, TilingInfo, VisionInfo
+from internvl_edge.runtime.bundle.manifest import ModelInfo, TextInfo, TilingInfo, VisionInfo
 
 
 def model_info(config: ModelConfig, logit_scale: float | None = None) -> ModelInfo:

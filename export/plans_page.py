@@ -6,7 +6,7 @@ from pathlib import Path
 
 from internvl_edge.export.producer import code_digest
 from internvl_edge.export.staging import key_of
-from internvl_edge.runtime.engines import EngineRecord, GraphEngines, PlanRecord
+from internvl_edge.runtime.bundle.engines import EngineRecord, GraphEngines, PlanRecord
 from internvl_edge.runtime.errors import EngineError, ExportError
 from internvl_edge.runtime.inspect.plan.schedule import PlanText, read_plan
 from internvl_edge.runtime.inspect.plan.symbols import inputs_of

@@ -17,8 +17,8 @@ from internvl_edge.export.sources import fetch_from
 from internvl_edge.export.streamed import Change
 from internvl_edge.export.verify import OutputError, torch_outputs, verify_graph
 from internvl_edge.export.weights import Source
-from internvl_edge.runtime.graph_roles import Ids
-from internvl_edge.runtime.tokenizer import TEXT_PREFIX, Tokenizer
+from internvl_edge.runtime.bundle.graph_roles import Ids
+from internvl_edge.runtime.bundle.tokenizer import TEXT_PREFIX, Tokenizer
 
 PROMPT = "English caption:"
 

@@ -18,7 +18,7 @@ from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.options import ExportOptions
 from internvl_edge.export.producer import code_digest, producer
 from internvl_edge.export.samples import Samples
-from internvl_edge.runtime.bundle import sha256_file
+from internvl_edge.runtime.bundle.bundle import sha256_file
 
 _SMALL_BYTES = 1 << 20
 """A table of data is compared by content up to this size; its rows are compared always."""

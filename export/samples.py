@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from internvl_edge.calib.data.synthetic import STOCK_TEXTS, synthetic_pixels
-from internvl_edge.runtime.decode import decode
 from internvl_edge.runtime.errors import UnreadableError
-from internvl_edge.runtime.inputs.folders import is_hidden
-from internvl_edge.runtime.inputs.formats import is_picture_name
-from internvl_edge.runtime.inputs.names import in_one_line
+from internvl_edge.runtime.inputs.files.folders import is_hidden
+from internvl_edge.runtime.inputs.files.formats import is_picture_name
+from internvl_edge.runtime.inputs.files.names import in_one_line
+from internvl_edge.runtime.inputs.pictures.decode import decode
+from internvl_edge.runtime.inputs.pictures.preprocess import Preprocessing, preprocess
 from internvl_edge.runtime.inputs.read import read_records
-from internvl_edge.runtime.preprocess import Preprocessing, preprocess
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture

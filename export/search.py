@@ -11,7 +11,7 @@ from internvl_edge.export.draw import place_weights
 from internvl_edge.export.engine.profiles import Ranges, profiles_for
 from internvl_edge.export.numerics.values import is_narrow
 from internvl_edge.export.tensor_specs import tensor_spec
-from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.targets.data_sheet import Target
 
 _ALLOWED_LAUNCHES = 1

@@ -16,10 +16,10 @@ from internvl_edge.export.models.families.qllama import QLLAMA_BLOCK
 from internvl_edge.export.models.graphs import available_graphs
 from internvl_edge.export.resolution import at_image_size
 from internvl_edge.export.sources import fetch_from, stored_shapes, weight_sources
-from internvl_edge.runtime.bundle import Bundle
-from internvl_edge.runtime.manifest import ModelInfo
-from internvl_edge.runtime.preprocess import Preprocessing
-from internvl_edge.runtime.preprocessor_file import load_preprocessing
+from internvl_edge.runtime.bundle.bundle import Bundle
+from internvl_edge.runtime.bundle.manifest import ModelInfo
+from internvl_edge.runtime.bundle.preprocessor_file import load_preprocessing
+from internvl_edge.runtime.inputs.pictures.preprocess import Preprocessing
 
 _VECTORS = "calibration/vectors.safetensors"
 _SMOOTHING = QLLAMA_BLOCK + ".self_attn.o_proj.smoothing"

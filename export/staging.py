@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from internvl_edge.runtime.bundle import is_utf8
+from internvl_edge.runtime.bundle.bundle import is_utf8
 from internvl_edge.runtime.errors import EdgeError, ExportError
 from internvl_edge.runtime.outputs.folders import folder_at
 

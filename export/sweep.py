@@ -9,7 +9,7 @@ from types import TracebackType
 
 from internvl_edge.export.accounting import non_finite
 from internvl_edge.export.checkpoint.files.tensors import LazyTensor
-from internvl_edge.runtime.bundle import sha256_file
+from internvl_edge.runtime.bundle.bundle import sha256_file
 
 CHUNK_BYTES = 8 << 20
 """Large enough that a disk streams, small enough that two chunks are no memory at all."""

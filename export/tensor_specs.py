@@ -2,8 +2,8 @@
 
 import onnx_ir as ir
 
-from internvl_edge.runtime.graph_roles import GraphUse
-from internvl_edge.runtime.manifest import GraphInfo, TensorSpec
+from internvl_edge.runtime.bundle.graph_roles import GraphUse
+from internvl_edge.runtime.bundle.manifest import GraphInfo, TensorSpec
 
 
 def graph_info(file: str, model: ir.Model, use: GraphUse) -> GraphInfo:

@@ -17,7 +17,7 @@ from internvl_edge.export.run import ExportRun
 from internvl_edge.export.staging import Staging, key_of
 from internvl_edge.export.tensor_specs import graph_info
 from internvl_edge.export.verify import OutputError, require_ok
-from internvl_edge.runtime.manifest import GraphInfo, ReachInfo
+from internvl_edge.runtime.bundle.manifest import GraphInfo, ReachInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,9 +24,9 @@ from internvl_edge.export.accounting import non_finite
 from internvl_edge.export.checkpoint.files.tensors import TORCH_DTYPES, LazyTensor
 from internvl_edge.export.sweep import Sweep
 from internvl_edge.export.weights import QuantizedTensor, Source, readable_in_place, stored_chunks
+from internvl_edge.runtime.bundle.manifest import FileInfo
 from internvl_edge.runtime.errors import CheckpointError, ExportError
 from internvl_edge.runtime.file_copy import copy_file, share_blocks
-from internvl_edge.runtime.manifest import FileInfo
 from internvl_edge.runtime.numbers.tensor_types import TENSOR_TYPES, TensorType
 
 STORE_NAME = "weights.safetensors"

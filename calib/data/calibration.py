@@ -11,14 +11,14 @@ from PIL import Image
 from internvl_edge.calib.data.inputs import CalibrationInputs
 from internvl_edge.calib.data.synthetic import STOCK_TEXTS, random_ids, synthetic_pixels
 from internvl_edge.calib.dataset import DataSet, Prompts, digest_of, open_data
-from internvl_edge.runtime.decode import decode
+from internvl_edge.runtime.bundle.tokenizer import TEXT_PREFIX, Tokenizer
 from internvl_edge.runtime.errors import CalibrationError, UnreadableError
-from internvl_edge.runtime.inputs.names import in_one_line
-from internvl_edge.runtime.inputs.pictures import content_of
+from internvl_edge.runtime.inputs.files.names import in_one_line
+from internvl_edge.runtime.inputs.pictures.decode import decode
+from internvl_edge.runtime.inputs.pictures.preprocess import Preprocessing, preprocess
+from internvl_edge.runtime.inputs.pictures.source import content_of
 from internvl_edge.runtime.inputs.read import Record
-from internvl_edge.runtime.preprocess import Preprocessing, preprocess
 from internvl_edge.runtime.tasks.captions import DEFAULT_PROMPT
-from internvl_edge.runtime.tokenizer import TEXT_PREFIX, Tokenizer
 
 FEWEST = 16
 """Samples below which a range says little: a percentile of 99.99 over 16 pictures of a 6 B tower is 1,600 values."""

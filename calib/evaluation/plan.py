@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 from internvl_edge.calib.dataset import DataSet
 from internvl_edge.calib.evaluation.options import EvalOptions
+from internvl_edge.runtime.bundle.modes import modes_of
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.model import InternVL
-from internvl_edge.runtime.modes import modes_of
 
 _TOKENIZER = "tokenizer.model"
 _EMBEDDING = "image embedding"

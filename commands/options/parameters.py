@@ -46,7 +46,7 @@ class Given(TextType):
 def _limit_pixels(ctx: click.Context, param: click.Parameter, value: int | None) -> None:
     """Set the limit of this process."""
     if value is not None:
-        from internvl_edge.runtime.decode import limit_pixels
+        from internvl_edge.runtime.inputs.pictures.decode import limit_pixels
 
         limit_pixels(value or None)
 

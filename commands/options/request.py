@@ -36,7 +36,7 @@ class Request:
         Yields the model and where the times of its calls are kept, which are shown behind the block if asked for.
         """
         from internvl_edge.runtime.backends import SessionOptions
-        from internvl_edge.runtime.decode import limit_pixels
+        from internvl_edge.runtime.inputs.pictures.decode import limit_pixels
         from internvl_edge.runtime.tasks.opened import BATCH_SIZE
 
         if self.max_pixels is not None:
@@ -48,7 +48,7 @@ class Request:
         try:
             yield model, stages
             if self.latency:
-                from internvl_edge.runtime.profile.request import request_report
+                from internvl_edge.runtime.latency.measure.stage_times import request_report
 
                 click.echo(request_report(stages, time.perf_counter() - start), err=True)
         finally:

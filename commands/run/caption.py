@@ -29,7 +29,7 @@ def caption(
 ) -> None:
     """Write a caption for each of IMAGES."""
     from internvl_edge.runtime.inputs.read import find_pictures
-    from internvl_edge.runtime.tables import caption_rows, lines_text, streamed_lines
+    from internvl_edge.runtime.outputs.results import caption_rows, lines_text, streamed_lines
 
     if stream and (as_json or settings.pop("num_beams") > 1):
         raise click.UsageError("--stream prints greedy captions as text: leave --json and --num-beams out")

@@ -26,7 +26,7 @@ def classify(
 ) -> None:
     """Classify IMAGES among the labels, without training."""
     from internvl_edge.runtime.inputs.read import find_pictures
-    from internvl_edge.runtime.tables import require_unlike
+    from internvl_edge.runtime.outputs.results import require_unlike
 
     require_unlike("--label", labels)
     pictures = find_pictures(images)

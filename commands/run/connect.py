@@ -8,7 +8,7 @@ import click
 from internvl_edge.commands.options.parameters import BUNDLE, IMAGES, GivenPath
 from internvl_edge.commands.options.request import Request, request_options, shown_work
 from internvl_edge.commands.output.printing import show
-from internvl_edge.runtime.tiling import MOST_TILES
+from internvl_edge.runtime.inputs.pictures.tiling import MOST_TILES
 
 TILES = click.IntRange(1, MOST_TILES)
 

@@ -73,12 +73,12 @@ def embed(
     Rows are in the order of INPUTS. A run that was killed is taken up by the same command.
     """
     from internvl_edge.commands.output.progress import shown_progress
+    from internvl_edge.runtime.embed.embedding import EmbedReport, embed_texts, kept_line, written_files
+    from internvl_edge.runtime.embed.embedding import embed as embed_pictures
+    from internvl_edge.runtime.embed.options import EmbedOptions
     from internvl_edge.runtime.inputs.read import find_pictures, find_texts
+    from internvl_edge.runtime.latency.interrupt import STOPPED
     from internvl_edge.runtime.outputs.files import require_apart
-    from internvl_edge.runtime.pipeline.embedding import EmbedReport, embed_texts, kept_line, written_files
-    from internvl_edge.runtime.pipeline.embedding import embed as embed_pictures
-    from internvl_edge.runtime.pipeline.options import EmbedOptions
-    from internvl_edge.runtime.profile.interrupt import STOPPED
 
     if text_column and texts:
         raise click.UsageError("--text-column embeds a table alone: leave -t out")

@@ -19,7 +19,7 @@ MODE = click.option(
 
 def show_ranking(images: Sequence[object], names: Sequence[str], scores: "np.ndarray", as_json: bool) -> None:
     """Print the score of every one of `names` for every one of `images`, the best first."""
-    from internvl_edge.runtime.tables import ranking_rows, ranking_text
+    from internvl_edge.runtime.outputs.results import ranking_rows, ranking_text
 
     if as_json:
         show_json(ranking_rows(images, names, scores))

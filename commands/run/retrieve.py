@@ -10,7 +10,7 @@ from internvl_edge.commands.options.request import Request, request_options, sho
 from internvl_edge.commands.run.ranking import MODE, show_ranking
 
 if TYPE_CHECKING:
-    from internvl_edge.runtime.modes import Mode
+    from internvl_edge.runtime.bundle.modes import Mode
 
 
 @click.command()
@@ -25,7 +25,7 @@ def retrieve(
 ) -> None:
     """Rank the texts for each of IMAGES by similarity."""
     from internvl_edge.runtime.inputs.read import find_pictures
-    from internvl_edge.runtime.tables import require_unlike
+    from internvl_edge.runtime.outputs.results import require_unlike
 
     require_unlike("--text", texts)
     pictures = find_pictures(images)

@@ -10,7 +10,7 @@ from internvl_edge.commands.options.request import Request, request_options, sho
 from internvl_edge.commands.run.ranking import MODE, show_ranking
 
 if TYPE_CHECKING:
-    from internvl_edge.runtime.modes import Mode
+    from internvl_edge.runtime.bundle.modes import Mode
 
 
 @click.command()
@@ -37,7 +37,7 @@ def video(
     as_json: bool,
 ) -> None:
     """Rank the texts for each of VIDEOS: a folder of frames, an animation, or a video file where PyAV is installed."""
-    from internvl_edge.runtime.tables import require_unlike
+    from internvl_edge.runtime.outputs.results import require_unlike
     from internvl_edge.runtime.tasks.video import rank_texts
 
     require_unlike("--text", texts)

@@ -20,8 +20,8 @@ from internvl_edge.export.sources import fetch_from, weight_sources
 from internvl_edge.export.verify import torch_outputs
 from internvl_edge.export.walk import Walk
 from internvl_edge.export.weights import whole
-from internvl_edge.runtime.preprocess import Preprocessing
-from internvl_edge.runtime.tokenizer import Tokenizer
+from internvl_edge.runtime.bundle.tokenizer import Tokenizer
+from internvl_edge.runtime.inputs.pictures.preprocess import Preprocessing
 
 
 class BlockwiseModel:

@@ -32,8 +32,8 @@ from internvl_edge.export.checkpoint.shapes import (
 )
 from internvl_edge.export.config import ConnectorConfig, ModelConfig, QllamaConfig
 from internvl_edge.export.models.families.fields import FieldReader
+from internvl_edge.runtime.bundle.tokenizer import Tokenizer
 from internvl_edge.runtime.errors import CheckpointError
-from internvl_edge.runtime.tokenizer import Tokenizer
 
 _ADAPTER_FILES = {"adapter_model.safetensors": read_safetensors, "adapter_model.bin": read_torch_file}
 _TEXT_FILES = (

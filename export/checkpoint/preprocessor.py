@@ -9,7 +9,15 @@ from typing import Any
 from internvl_edge.export.checkpoint.files.json_file import read_json
 from internvl_edge.export.models.families.fields import FieldReader, FieldTable, Honoured, harmless, only
 from internvl_edge.runtime.errors import InputError
-from internvl_edge.runtime.preprocess import FILTERS, MEAN, STD, Channels, Filter, Geometry, Preprocessing
+from internvl_edge.runtime.inputs.pictures.preprocess import (
+    FILTERS,
+    MEAN,
+    STD,
+    Channels,
+    Filter,
+    Geometry,
+    Preprocessing,
+)
 
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _HALF = (0.5, 0.5, 0.5)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from internvl_edge.export.canonical.opset import OPSET
 from internvl_edge.export.plugins.tensorrt_plugins import VERSION as AHEAD_OF_TIME
-from internvl_edge.runtime.attention_plugin import VERSION as THROUGH_PYTHON
+from internvl_edge.runtime.backends.tensorrt.plans.attention_plugin import VERSION as THROUGH_PYTHON
 from internvl_edge.runtime.errors import EngineError
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from internvl_edge.runtime.bundle.manifest import TensorSpec
 from internvl_edge.runtime.errors import BundleError
-from internvl_edge.runtime.manifest import TensorSpec
 
 BLUEPRINT_FILE = "kit.json"
 BLUEPRINT_SCHEMA = 1

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from internvl_edge.export.engine.messages import explained
-from internvl_edge.runtime.attention_plugin import NAMESPACE, KernelDriver
-from internvl_edge.runtime.attention_plugin import VERSION as PYTHON_VERSION
-from internvl_edge.runtime.cuda import Device, find_device
-from internvl_edge.runtime.engines import Profile
+from internvl_edge.runtime.backends.cuda import Device, find_device
+from internvl_edge.runtime.backends.lowering.onnx_model import OnnxModel
+from internvl_edge.runtime.backends.tensorrt.plans.attention_plugin import NAMESPACE, KernelDriver
+from internvl_edge.runtime.backends.tensorrt.plans.attention_plugin import VERSION as PYTHON_VERSION
+from internvl_edge.runtime.bundle.engines import Profile
 from internvl_edge.runtime.errors import EngineError
-from internvl_edge.runtime.lowering.onnx_model import OnnxModel
 from internvl_edge.runtime.targets.data_sheet import Target
 from internvl_edge.runtime.targets.flavour import Flavour, load_flavour
 from internvl_edge.runtime.targets.tensorrt_module import message_line
@@ -149,7 +149,7 @@ def _kernel_driver(onnx_file: Path) -> KernelDriver:
     Raises:
         EngineError: there is no device.
     """
-    from internvl_edge.runtime.cuda.kernels import KernelLoader
+    from internvl_edge.runtime.backends.cuda.kernels import KernelLoader
 
     device = find_device()
     if not isinstance(device, Device):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from internvl_edge.runtime.engines import Profile, plugins_of, profile_of
+from internvl_edge.runtime.bundle.engines import Profile, plugins_of, profile_of
 from internvl_edge.runtime.errors import EngineError
 
 _PR_SET_PDEATHSIG = 1

@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from internvl_edge.runtime.engines import Profile, Shapes
+from internvl_edge.runtime.bundle.engines import Profile, Shapes
+from internvl_edge.runtime.bundle.manifest import Manifest, TensorSpec
 from internvl_edge.runtime.errors import EngineError
-from internvl_edge.runtime.manifest import Manifest, TensorSpec
 
 Range = tuple[int, int, int]
 MOST_ROWS = 4096

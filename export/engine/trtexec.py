@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Iterator, Sequence
 
-from internvl_edge.runtime.engines import Profile
+from internvl_edge.runtime.bundle.engines import Profile
 
 _SHAPES = ("minShapes", "optShapes", "maxShapes")
 

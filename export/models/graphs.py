@@ -17,7 +17,7 @@ from internvl_edge.export.models.graph_modules.specs import (
     StreamOf,
 )
 from internvl_edge.export.models.internvl import InternVLModel
-from internvl_edge.runtime.graph_roles import (
+from internvl_edge.runtime.bundle.graph_roles import (
     CAPTION_DECODER,
     CONNECTOR,
     EXPORTED_AS,

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from internvl_edge.export.plugins.launches import Launch
+from internvl_edge.runtime.backends.tensorrt.plans.grid_sizes import told
 from internvl_edge.runtime.cache_folder import cache_folder
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.numbers.tensor_types import FLOAT8E4M3FN
-from internvl_edge.runtime.sizes import told
 from internvl_edge.runtime.targets.sms import SMS, sm_row
 
 logger = logging.getLogger(__name__)

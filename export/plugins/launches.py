@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, TypeAlias
 
+from internvl_edge.runtime.backends.tensorrt.plans.grid_sizes import Number, named
 from internvl_edge.runtime.errors import EngineError, InputError
 from internvl_edge.runtime.numbers import tensor_types as types
 from internvl_edge.runtime.numbers.tensor_types import TensorType
-from internvl_edge.runtime.sizes import Number, named
 
 Constant: TypeAlias = int | float | bool | str
 Axis: TypeAlias = tuple[str, int]

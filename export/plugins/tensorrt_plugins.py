@@ -15,11 +15,11 @@ from typing import Any
 
 from internvl_edge.export.plugins.compile import CompiledKernel, compile_kernel, load_kernel
 from internvl_edge.export.plugins.launches import KERNEL_TYPES, Constant, Launch
-from internvl_edge.runtime.attention_plugin import NAMESPACE as NAMESPACE
-from internvl_edge.runtime.attention_plugin import absent_creators, misread_fields
-from internvl_edge.runtime.cuda import Device, find_device
+from internvl_edge.runtime.backends.cuda import Device, find_device
+from internvl_edge.runtime.backends.tensorrt.plans.attention_plugin import NAMESPACE as NAMESPACE
+from internvl_edge.runtime.backends.tensorrt.plans.attention_plugin import absent_creators, misread_fields
+from internvl_edge.runtime.backends.tensorrt.plans.grid_sizes import evaluate, from_told
 from internvl_edge.runtime.errors import EngineError
-from internvl_edge.runtime.sizes import evaluate, from_told
 from internvl_edge.runtime.targets.tensorrt_module import tensorrt_version
 
 VERSION = "1"

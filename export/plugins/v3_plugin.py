@@ -1,6 +1,6 @@
 """Attention kernels for TensorRT 10.3 to 10.8 as plugins whose launches go through Python, on the device too.
 
-Where a plan cannot hold PTX as code, it holds it as a field: `runtime.attention_plugin` launches it by the driver.
+Where a plan cannot hold PTX as code, it holds it as a field: the runtime launches it by the driver.
 Built plans therefore need our runtime on the device, unlike ahead-of-time plugins.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 from internvl_edge.export.plugins.compile import CompiledKernel, compile_kernel
 from internvl_edge.export.plugins.launches import Launch
 from internvl_edge.export.plugins.tensorrt_plugins import Plugin, data_types, read_variant
-from internvl_edge.runtime.attention_plugin import (
+from internvl_edge.runtime.backends.tensorrt.plans.attention_plugin import (
     NAMESPACE,
     RECORD_FIELD,
     KernelDriver,

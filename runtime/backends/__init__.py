@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from internvl_edge.runtime.backends.session import Opener, Session, SessionOptions, TensorInfo
-from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.errors import BackendError, InputError
 
 if TYPE_CHECKING:

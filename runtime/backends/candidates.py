@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 from internvl_edge.runtime.backends.session import SessionOptions
-from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.bundle.bundle import Bundle
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def _openvino() -> Iterator[Candidate]:
 
 
 def _has_cuda() -> bool:
-    from internvl_edge.runtime.cuda import Device, find_device
+    from internvl_edge.runtime.backends.cuda import Device, find_device
 
     if not isinstance(find_device(), Device):
         return False

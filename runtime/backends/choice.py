@@ -11,6 +11,7 @@ import numpy as np
 from internvl_edge.runtime.backends import open_session
 from internvl_edge.runtime.backends.candidates import Candidate, find_candidates
 from internvl_edge.runtime.backends.decisions import Decision, decision_key, read_decision, write_decision
+from internvl_edge.runtime.backends.lowering.memory import available_bytes
 from internvl_edge.runtime.backends.session import Session, SessionOptions
 from internvl_edge.runtime.backends.trials import (
     affordable_inputs,
@@ -19,10 +20,9 @@ from internvl_edge.runtime.backends.trials import (
     quickest_ms,
     row_count,
 )
-from internvl_edge.runtime.bundle import Bundle
-from internvl_edge.runtime.engines import weight_digests
+from internvl_edge.runtime.bundle.bundle import Bundle
+from internvl_edge.runtime.bundle.engines import weight_digests
 from internvl_edge.runtime.errors import BackendError, EdgeError
-from internvl_edge.runtime.lowering.memory import available_bytes
 from internvl_edge.runtime.numbers.formats import PRECISIONS
 
 logger = logging.getLogger(__name__)
@@ -240,7 +240,7 @@ def _facts(place: Place, candidates: Sequence[Candidate]) -> dict[str, object]:
 
 @cache
 def _machine() -> Mapping[str, str]:
-    from internvl_edge.runtime.profile.conditions import host_conditions
+    from internvl_edge.runtime.backends.conditions import host_conditions
 
     return host_conditions()
 

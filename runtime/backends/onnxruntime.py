@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from internvl_edge.runtime.backends.lowering.cpu import lower
+from internvl_edge.runtime.backends.lowering.onnx_model import OnnxModel
 from internvl_edge.runtime.backends.session import SessionOptions, TensorInfo, require_arrays
 from internvl_edge.runtime.errors import BackendError, first_line
-from internvl_edge.runtime.lowering.cpu import lower
-from internvl_edge.runtime.lowering.onnx_model import OnnxModel
 from internvl_edge.runtime.stages import COMPUTE, UNMEASURED, Stages
 
 if TYPE_CHECKING:
-    from internvl_edge.runtime.profile.layers import LayerTime
-    from internvl_edge.runtime.profile.onnxruntime_layers import ProfileFiles
+    from internvl_edge.runtime.backends.layer_times.layers import LayerTime
+    from internvl_edge.runtime.backends.layer_times.onnxruntime import ProfileFiles
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
 
@@ -83,7 +83,7 @@ class OnnxRuntimeSession:
 
     def layer_times(self, inputs: Mapping[str, np.ndarray], runs: int) -> "list[LayerTime]":
         """Return the layers as they run, from a session of its own that profiles them."""
-        from internvl_edge.runtime.profile.onnxruntime_layers import profiled_layers
+        from internvl_edge.runtime.backends.layer_times.onnxruntime import profiled_layers
 
         feeds = {name: np.ascontiguousarray(value, self.inputs[name].dtype) for name, value in inputs.items()}
         return profiled_layers(self._opened, feeds, runs, self._graph_bytes())

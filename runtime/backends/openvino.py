@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from internvl_edge.runtime.backends.session import SessionOptions, TensorInfo, require_arrays
+from internvl_edge.runtime.bundle.manifest import TensorSpec
 from internvl_edge.runtime.errors import BackendError
-from internvl_edge.runtime.manifest import TensorSpec
 from internvl_edge.runtime.stages import COMPUTE, UNMEASURED, Stages
 
 if TYPE_CHECKING:
-    from internvl_edge.runtime.profile.layers import LayerTime
+    from internvl_edge.runtime.backends.layer_times.layers import LayerTime
 
 Device = Literal["CPU", "GPU"]
 
@@ -89,7 +89,7 @@ class OpenVinoSession:
 
     def layer_times(self, inputs: Mapping[str, np.ndarray], runs: int) -> "list[LayerTime]":
         """Return the layers as they run, from a compiled graph of its own that counts their times."""
-        from internvl_edge.runtime.profile.openvino_layers import layers_of_runs
+        from internvl_edge.runtime.backends.layer_times.openvino import layers_of_runs
 
         compiled = self._compile(self._read(), profile=True)
         request = compiled.create_infer_request()

@@ -8,8 +8,8 @@ import numpy as np
 
 from internvl_edge.runtime.backends.array_cache import open_cache
 from internvl_edge.runtime.backends.session import RowLimit, Session
-from internvl_edge.runtime.bundle import Bundle
-from internvl_edge.runtime.manifest import ModelInfo
+from internvl_edge.runtime.bundle.bundle import Bundle
+from internvl_edge.runtime.bundle.manifest import ModelInfo
 
 _SECONDS = 0.3
 """What one candidate is measured for; a call that has begun is finished."""
@@ -30,7 +30,7 @@ def sample_inputs(bundle: Bundle, graph: str, session: Session, rows: int = 1) -
     Raises:
         InputError: the graph has an axis of unknown meaning.
     """
-    from internvl_edge.runtime.profile.inputs import graph_inputs, sizes_of
+    from internvl_edge.runtime.backends.graph_inputs import graph_inputs, sizes_of
 
     model, declared = bundle.manifest.model, bundle.manifest.graphs[graph].inputs
     fixed = {size for info in session.inputs.values() for size in info.shape[:1] if isinstance(size, int)}

@@ -8,15 +8,22 @@ from pathlib import Path
 from typing import Literal
 
 from internvl_edge.runtime.errors import InputError
-from internvl_edge.runtime.inputs.archives import Archive, open_archive
-from internvl_edge.runtime.inputs.captions import CAPTION_KEYS, FILE_KEYS, GROUP_KEY, file_of, labels_of, texts_of
-from internvl_edge.runtime.inputs.folders import LeftOut, folder_pictures
-from internvl_edge.runtime.inputs.formats import Kind, kind_of, without_suffixes
-from internvl_edge.runtime.inputs.names import in_one_line, is_folder, is_there, system_words
-from internvl_edge.runtime.inputs.parquet import IMAGE_COLUMN, ParquetPicture, ParquetTable
-from internvl_edge.runtime.inputs.pictures import ArchivedPicture, PictureFile, SourcePicture, UnusablePicture
-from internvl_edge.runtime.inputs.shards import archive_rows
-from internvl_edge.runtime.inputs.tables import TableRow, read_table
+from internvl_edge.runtime.inputs.files.archives import Archive, open_archive
+from internvl_edge.runtime.inputs.files.folders import LeftOut, folder_pictures
+from internvl_edge.runtime.inputs.files.formats import Kind, kind_of, without_suffixes
+from internvl_edge.runtime.inputs.files.names import in_one_line, is_folder, is_there, system_words
+from internvl_edge.runtime.inputs.pictures.source import ArchivedPicture, PictureFile, SourcePicture, UnusablePicture
+from internvl_edge.runtime.inputs.tables.captions import (
+    CAPTION_KEYS,
+    FILE_KEYS,
+    GROUP_KEY,
+    file_of,
+    labels_of,
+    texts_of,
+)
+from internvl_edge.runtime.inputs.tables.parquet import IMAGE_COLUMN, ParquetPicture, ParquetTable
+from internvl_edge.runtime.inputs.tables.shards import archive_rows
+from internvl_edge.runtime.inputs.tables.tables import TableRow, read_table
 
 logger = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from internvl_edge.runtime.bundle import Bundle
-from internvl_edge.runtime.cuda import Device, find_device
+from internvl_edge.runtime.backends.cuda import Device, find_device
+from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.errors import EngineError
-from internvl_edge.runtime.inspect.activations import peak_activation_bytes
 from internvl_edge.runtime.inspect.graph_stats import axis_sizes, external_bytes, load_graph
+from internvl_edge.runtime.inspect.shapes import peak_activation_bytes
 from internvl_edge.runtime.targets.data_sheet import Target
 from internvl_edge.runtime.targets.estimate import host_peak_bytes, plan_seconds
 from internvl_edge.runtime.targets.flavour import flavour_for

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.backends.lowering.onnx_model import Node, OnnxModel, Tensor
+from internvl_edge.runtime.bundle.bundle import Bundle
+from internvl_edge.runtime.bundle.manifest import ReachInfo, TensorSpec
 from internvl_edge.runtime.errors import BundleError
 from internvl_edge.runtime.inspect.shapes import Shapes, type_bytes
-from internvl_edge.runtime.lowering.onnx_model import Node, OnnxModel, Tensor
-from internvl_edge.runtime.manifest import ReachInfo, TensorSpec
 
 DEFAULT_SIZES = {"batch": 1, "texts": 1, "length": 80}
 

@@ -5,8 +5,8 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
 
+from internvl_edge.runtime.backends.lowering.onnx_model import OnnxModel
 from internvl_edge.runtime.errors import ExportError
-from internvl_edge.runtime.lowering.onnx_model import OnnxModel
 
 Shape = tuple[int, ...]
 
@@ -105,3 +105,25 @@ def _evaluate(node: ast.expr, sizes: Mapping[str, int]) -> int:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         return _FUNCTIONS[node.func.id.lower()]([_evaluate(argument, sizes) for argument in node.args])
     raise KeyError(ast.unparse(node))
+
+
+def peak_activation_bytes(name: str, model: OnnxModel, sizes: Mapping[str, int]) -> int:
+    """Return the most bytes of values that are alive at one node of graph `name`, its axes bound to `sizes`.
+
+    A builder fuses and reuses, so a plan takes less; weights are not counted.
+
+    Raises:
+        ExportError: an input has dynamic axes that `sizes` does not name, all of them listed.
+    """
+    shapes = Shapes(name, model, sizes)
+    last = {value: index for index, node in enumerate(model.nodes) for value in node.inputs if value}
+    ends: dict[int, list[str]] = {}
+    for value, index in last.items():
+        if value not in model.outputs and value not in model.initializers:
+            ends.setdefault(index, []).append(value)
+    held = peak = sum(shapes.bytes(value) for value in model.input_names())
+    for index, node in enumerate(model.nodes):
+        held += sum(shapes.bytes(value) for value in node.outputs if value)
+        peak = max(peak, held)
+        held -= sum(shapes.bytes(value) for value in ends.get(index, ()))
+    return peak

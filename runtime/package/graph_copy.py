@@ -4,9 +4,9 @@ import mmap
 from dataclasses import dataclass
 from pathlib import Path
 
+from internvl_edge.runtime.backends.lowering.protobuf import Message
 from internvl_edge.runtime.errors import BundleError
 from internvl_edge.runtime.file_copy import append_range
-from internvl_edge.runtime.lowering.protobuf import Message
 from internvl_edge.runtime.package.folders import FileCopies
 
 OWN_WEIGHTS = "weights.bin"

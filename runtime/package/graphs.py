@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from internvl_edge.runtime.bundle import Bundle, sha256_file
-from internvl_edge.runtime.engines import EngineRecord, GraphEngines, plan_findings
+from internvl_edge.runtime.bundle.bundle import Bundle, sha256_file
+from internvl_edge.runtime.bundle.engines import EngineRecord, GraphEngines, plan_findings
+from internvl_edge.runtime.bundle.manifest import FileInfo
 from internvl_edge.runtime.errors import BundleError
 from internvl_edge.runtime.file_copy import copy_file
-from internvl_edge.runtime.manifest import FileInfo
 from internvl_edge.runtime.model import InternVL
 from internvl_edge.runtime.package.folders import FileCopies
 from internvl_edge.runtime.package.graph_copy import copy_graph

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from internvl_edge.runtime.backends.session import SessionOptions
-from internvl_edge.runtime.bundle import Bundle
-from internvl_edge.runtime.manifest import Manifest
+from internvl_edge.runtime.bundle.bundle import Bundle
+from internvl_edge.runtime.bundle.manifest import Manifest
 from internvl_edge.runtime.model import InternVL
 from internvl_edge.runtime.package.server_graph import ServerGraph
 from internvl_edge.runtime.serve.checks import fitting_request

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.outputs.files import require_writable, write_text
 from internvl_edge.runtime.outputs.strict_json import json_text

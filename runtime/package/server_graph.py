@@ -6,8 +6,8 @@ from types import ModuleType
 import numpy as np
 
 from internvl_edge.runtime.backends.session import TensorInfo, require_arrays
+from internvl_edge.runtime.bundle.manifest import GraphInfo, TensorSpec
 from internvl_edge.runtime.errors import BackendError
-from internvl_edge.runtime.manifest import GraphInfo, TensorSpec
 from internvl_edge.runtime.stages import COMPUTE, UNMEASURED, Stages
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from internvl_edge.runtime.backends.graph_inputs import graph_inputs, sizes_of
 from internvl_edge.runtime.backends.session import TensorInfo
 from internvl_edge.runtime.model import InternVL
 from internvl_edge.runtime.package.model_config import data_type
 from internvl_edge.runtime.package.options import RepositoryOptions
-from internvl_edge.runtime.profile.inputs import graph_inputs, sizes_of
 from internvl_edge.runtime.serve.signature import Signature
 
 _FOLDER = "warmup"

@@ -14,16 +14,16 @@ from types import ModuleType
 from typing import Any
 
 from internvl_edge.runtime.backends.session import SessionOptions
-from internvl_edge.runtime.bundle import Bundle, sha256_file
-from internvl_edge.runtime.decode import limit_pixels
+from internvl_edge.runtime.bundle.bundle import Bundle, sha256_file
+from internvl_edge.runtime.embed.compute import LocalEngine, described
+from internvl_edge.runtime.embed.options import EmbedOptions
+from internvl_edge.runtime.embed.outputs import Kind
+from internvl_edge.runtime.embed.shards import Compute, Part
 from internvl_edge.runtime.errors import BackendError, EdgeError, InputError
-from internvl_edge.runtime.inputs.pictures import SourcePicture
+from internvl_edge.runtime.inputs.pictures.decode import limit_pixels
+from internvl_edge.runtime.inputs.pictures.source import SourcePicture
 from internvl_edge.runtime.inputs.read import UnusableText
 from internvl_edge.runtime.model import InternVL
-from internvl_edge.runtime.pipeline.compute import LocalEngine, described
-from internvl_edge.runtime.pipeline.options import EmbedOptions
-from internvl_edge.runtime.pipeline.outputs import Kind
-from internvl_edge.runtime.pipeline.shards import Compute, Part
 
 _CHUNK_ROWS = 256
 """About: a multiple of the batch, as a shard is."""

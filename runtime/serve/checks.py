@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from internvl_edge.runtime.bundle.manifest import ModelInfo
 from internvl_edge.runtime.errors import InputError
-from internvl_edge.runtime.inputs.sent_pictures import received_picture, sent_picture
-from internvl_edge.runtime.inputs.sniff import HEAD_BYTES, picture_format
-from internvl_edge.runtime.manifest import ModelInfo
+from internvl_edge.runtime.inputs.files.sniff import HEAD_BYTES, picture_format
+from internvl_edge.runtime.inputs.pictures.sent import received_picture, sent_picture
 from internvl_edge.runtime.serve.models import Served
 from internvl_edge.runtime.serve.options import ServeOptions
 from internvl_edge.runtime.serve.refusals import BadRequestError, TooLargeError

@@ -6,9 +6,9 @@ from itertools import count
 
 import numpy as np
 
+from internvl_edge.runtime.bundle.manifest import GraphInfo, Manifest
+from internvl_edge.runtime.bundle.modes import default_mode, modes_of
 from internvl_edge.runtime.errors import BundleError
-from internvl_edge.runtime.manifest import GraphInfo, Manifest
-from internvl_edge.runtime.modes import default_mode, modes_of
 from internvl_edge.runtime.serve.options import MAX_NEW_TOKENS
 from internvl_edge.runtime.serve.requests import Parameter, Request
 from internvl_edge.runtime.serve.scheduling.ticket import Key

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from internvl_edge.runtime.bundle import Bundle, sha256_file
+from internvl_edge.runtime.bundle.bundle import Bundle, sha256_file
+from internvl_edge.runtime.embed.picture_cache import PictureCache, picture_key
 from internvl_edge.runtime.errors import BackendError
-from internvl_edge.runtime.pipeline.picture_cache import PictureCache, picture_key
 from internvl_edge.runtime.serve.checks import fitting_request
 from internvl_edge.runtime.serve.models import ENCODE_IMAGE, Served, served_models
 from internvl_edge.runtime.serve.observer import NullObserver, Observer

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from internvl_edge.runtime.bundle.tokenizer import Tokenizer
 from internvl_edge.runtime.serve.observe.access_log import AccessLog
 from internvl_edge.runtime.serve.observe.device_memory import memory_reader
 from internvl_edge.runtime.serve.observe.opentelemetry_sdk import provider_from_environment
@@ -17,7 +18,6 @@ from internvl_edge.runtime.serve.protocol.credentials import Credentials
 from internvl_edge.runtime.serve.protocol.options import ProtocolOptions
 from internvl_edge.runtime.serve.protocol.service import Service
 from internvl_edge.runtime.serve.server import ServerOptions, require_packages, serve
-from internvl_edge.runtime.tokenizer import Tokenizer
 
 _TOKENIZER_FILE = "tokenizer.model"
 

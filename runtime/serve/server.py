@@ -211,10 +211,10 @@ def http_server(service: Service, options: ServerOptions) -> "Server":
     """
     import uvicorn
 
+    from internvl_edge.runtime.serve.protocol.http.admission import Door
     from internvl_edge.runtime.serve.protocol.http.app import Application
+    from internvl_edge.runtime.serve.protocol.http.connection.timeouts import patient_protocol
     from internvl_edge.runtime.serve.protocol.http.cors import CrossOrigin, require_origins
-    from internvl_edge.runtime.serve.protocol.http.door import Door
-    from internvl_edge.runtime.serve.protocol.http.patience import patient_protocol
 
     class QuietServer(uvicorn.Server):
         @contextmanager

@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 from types import ModuleType
 
-from internvl_edge.runtime.cuda import Device, find_device
+from internvl_edge.runtime.backends.cuda import Device, find_device
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.targets.capability import Capabilities, capabilities, missing_calls
 from internvl_edge.runtime.targets.data_sheet import Target

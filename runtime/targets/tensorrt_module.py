@@ -4,8 +4,8 @@ import importlib
 import re
 from types import ModuleType
 
+from internvl_edge.runtime.backends.jetson import tensorrt_remedy
 from internvl_edge.runtime.errors import one_line
-from internvl_edge.runtime.jetson import tensorrt_remedy
 
 TENSORRT_MODULES = {
     "tensorrt_rtx": ("onnxruntime_ep_nv_tensorrt_rtx", "tensorrt_rtx_bindings"),

@@ -7,10 +7,10 @@ import numpy as np
 
 from internvl_edge.runtime.backends.array_cache import open_cache
 from internvl_edge.runtime.backends.session import KeyValueCache
-from internvl_edge.runtime.decode import Pictures, picture_count
 from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.inputs.pictures.decode import Pictures, picture_count
+from internvl_edge.runtime.inputs.pictures.preprocess import pixel_batches, require_readable
 from internvl_edge.runtime.monitor import UNMONITORED, Monitor
-from internvl_edge.runtime.preprocess import pixel_batches, require_readable
 from internvl_edge.runtime.stages import POSTPROCESS
 from internvl_edge.runtime.tasks.generation.growing_text import CaptionPiece, growing_captions
 from internvl_edge.runtime.tasks.generation.search import GenerationConfig, greedy_tokens

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from internvl_edge.runtime.decode import Pictures, check_pictures, load_pictures
+from internvl_edge.runtime.bundle.manifest import TilingInfo
 from internvl_edge.runtime.finite import require_finite
-from internvl_edge.runtime.manifest import TilingInfo
+from internvl_edge.runtime.inputs.pictures.decode import Pictures, check_pictures, load_pictures
+from internvl_edge.runtime.inputs.pictures.tiling import tile_image
 from internvl_edge.runtime.monitor import UNMONITORED, Monitor
 from internvl_edge.runtime.outputs.files import require_writable, written
 from internvl_edge.runtime.stages import DECODE_IMAGE, PREPROCESS
 from internvl_edge.runtime.tasks.opened import OpenedGraphs
-from internvl_edge.runtime.tiling import tile_image
 
 _AT_ONCE = 8
 """Tiles that go through the graphs together: as many as plans take by default."""

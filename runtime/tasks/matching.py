@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from internvl_edge.runtime.decode import Pictures, picture_count
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.finite import require_finite
+from internvl_edge.runtime.inputs.pictures.decode import Pictures, picture_count
+from internvl_edge.runtime.inputs.pictures.preprocess import pixel_batches, require_readable
 from internvl_edge.runtime.monitor import UNMONITORED, Monitor
-from internvl_edge.runtime.preprocess import pixel_batches, require_readable
 from internvl_edge.runtime.tasks.opened import OpenedGraphs
 from internvl_edge.runtime.tasks.retrieval import stacked
 from internvl_edge.runtime.tasks.texts import Texts, id_batches, ids_of

@@ -2,17 +2,17 @@
 
 import numpy as np
 
-from internvl_edge.runtime.decode import Pictures
+from internvl_edge.runtime.bundle.modes import MODE_GRAPHS, Mode, mode_of
+from internvl_edge.runtime.bundle.tokenizer import TEXT_PREFIX
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.finite import require_finite
-from internvl_edge.runtime.modes import MODE_GRAPHS, Mode, mode_of
+from internvl_edge.runtime.inputs.pictures.decode import Pictures
+from internvl_edge.runtime.inputs.pictures.preprocess import Geometry, pixel_batches, require_readable
 from internvl_edge.runtime.monitor import UNMONITORED, Monitor
-from internvl_edge.runtime.preprocess import Geometry, pixel_batches, require_readable
 from internvl_edge.runtime.stages import POSTPROCESS
 from internvl_edge.runtime.tasks.features import similarity_logits, unit
 from internvl_edge.runtime.tasks.opened import OpenedGraphs
 from internvl_edge.runtime.tasks.texts import Texts, id_batches, ids_of
-from internvl_edge.runtime.tokenizer import TEXT_PREFIX
 
 
 def encode_image(model: OpenedGraphs, images: Pictures, mode: Mode = "c", monitor: Monitor = UNMONITORED) -> np.ndarray:

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from internvl_edge.runtime.decode import listed
+from internvl_edge.runtime.bundle.manifest import ModelInfo
+from internvl_edge.runtime.bundle.tokenizer import TEXT_PREFIX
 from internvl_edge.runtime.errors import InputError
-from internvl_edge.runtime.manifest import ModelInfo
+from internvl_edge.runtime.inputs.pictures.findings import listed
 from internvl_edge.runtime.monitor import UNMONITORED, Monitor
 from internvl_edge.runtime.stages import TOKENIZE
 from internvl_edge.runtime.tasks.opened import OpenedGraphs
-from internvl_edge.runtime.tokenizer import TEXT_PREFIX
 
 Texts = Sequence[str] | np.ndarray
 """Strings; or `input_ids` int64 ``[T, L]``."""

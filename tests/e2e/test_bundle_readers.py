@@ -16,7 +16,7 @@ import pytest
 from internvl_edge.export.build import BuildOptions, build
 from internvl_edge.export.compile import export_bundle
 from internvl_edge.export.options import ExportOptions
-from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.bundle.bundle import Bundle
 
 
 @pytest.fixture(scope="module", params=["written", "shared blocks"])

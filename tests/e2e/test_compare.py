@@ -12,9 +12,9 @@ import pytest
 
 from internvl_edge.export.compare import CompareOptions, Comparison, compare
 from internvl_edge.export.compare_report import comparison_json, comparison_text
-from internvl_edge.runtime.bundle import sha256_file
+from internvl_edge.runtime.bundle.bundle import sha256_file
+from internvl_edge.runtime.bundle.manifest import FileInfo, Manifest
 from internvl_edge.runtime.errors import EdgeError, InputError
-from internvl_edge.runtime.manifest import FileInfo, Manifest
 from tests.e2e.conftest import Run
 from tests.tolerances import SAME_GRAPH_DB
 

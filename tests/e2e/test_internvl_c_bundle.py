@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from internvl_edge.runtime import InternVL
-from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.errors import BundleError
 from internvl_edge.runtime.serve.models import served_models
 from internvl_edge.runtime.tasks.features import CLASSIFICATION_SCALE, similarity_logits, softmax, unit

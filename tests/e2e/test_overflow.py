@@ -17,7 +17,7 @@ from internvl_edge.export.options import ExportOptions
 from internvl_edge.export.report import report_text
 from internvl_edge.export.segments import cut, run_segments
 from internvl_edge.runtime import InternVL
-from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.errors import VerificationError
 from tests.e2e.every_graph import build_every_graph
 from tests.e2e.overflowing import HEADS, QUERIES, WIDTH, Weights, chat, infinite_values, internvl, vision, write

@@ -16,10 +16,10 @@ ray = pytest.importorskip("ray", reason="needs Ray: pip install 'internvl-edge[r
 from ray.cluster_utils import Cluster  # noqa: E402
 
 from internvl_edge.runtime import InternVL  # noqa: E402
+from internvl_edge.runtime.embed.embedding import EmbedReport, embed, embed_texts  # noqa: E402
+from internvl_edge.runtime.embed.options import EmbedOptions  # noqa: E402
 from internvl_edge.runtime.errors import InputError  # noqa: E402
 from internvl_edge.runtime.inputs.read import find_pictures  # noqa: E402
-from internvl_edge.runtime.pipeline.embedding import EmbedReport, embed, embed_texts  # noqa: E402
-from internvl_edge.runtime.pipeline.options import EmbedOptions  # noqa: E402
 from internvl_edge.runtime.ray.application import build, serve_options  # noqa: E402
 from internvl_edge.runtime.ray.engine import RayEngine, RayOptions  # noqa: E402
 

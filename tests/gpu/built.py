@@ -7,8 +7,8 @@ from pathlib import Path
 
 from internvl_edge.export.build import BuildOptions, BuildReport, build_plans
 from internvl_edge.runtime import InternVL
-from internvl_edge.runtime.bundle import Bundle
-from internvl_edge.runtime.engines import EngineRecord, require_engines
+from internvl_edge.runtime.bundle.bundle import Bundle
+from internvl_edge.runtime.bundle.engines import EngineRecord, require_engines
 from internvl_edge.runtime.targets.data_sheet import Target
 from internvl_edge.runtime.targets.flavour import Flavour
 from tests.gpu.plans import GraphPlans

@@ -41,7 +41,7 @@ def case_of(model: InternVL, name: str) -> Case:
 
 
 def decoder_inputs(held: Cache, ids: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the decoder's inputs for new `ids` ``[R, n]``, as `runtime.generation` makes them.
+    """Return the decoder's inputs for new `ids` ``[R, n]``, as `runtime.tasks.generation` makes them.
 
     `held` has the caches ``present.*`` ``[R, heads, past, head]``, `mask` is ``[R, past + n]`` and 0 at padding.
     """

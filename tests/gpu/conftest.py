@@ -12,7 +12,7 @@ import pytest
 from internvl_edge.export.build import BuildOptions
 from internvl_edge.export.compile import export_bundle
 from internvl_edge.export.options import ExportOptions
-from internvl_edge.runtime.cuda import Device, find_device
+from internvl_edge.runtime.backends.cuda import Device, find_device
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.inspect.doctor import diagnose
 from internvl_edge.runtime.targets.data_sheet import Target

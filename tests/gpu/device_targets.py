@@ -2,7 +2,7 @@
 
 import re
 
-from internvl_edge.runtime.cuda import Device
+from internvl_edge.runtime.backends.cuda import Device
 from internvl_edge.runtime.targets.data_sheet import Target
 from internvl_edge.runtime.targets.devices import TARGETS
 from internvl_edge.runtime.targets.targets import find_target

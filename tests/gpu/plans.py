@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from internvl_edge.runtime.engines import GraphEngines, PlanRecord
+from internvl_edge.runtime.bundle.engines import GraphEngines, PlanRecord
 from internvl_edge.runtime.targets.flavour import Flavour
 
 _WARM_RUNS = 10

@@ -4,7 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from internvl_edge.runtime.cuda import Device
+from internvl_edge.runtime.backends.cuda import Device
 
 _HOST_BYTES = 8 << 30
 """Export and verification hold the model in fp32 and in fp16 at once; a build takes 2 GiB after that."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from internvl_edge.runtime.cuda import Device
+from internvl_edge.runtime.backends.cuda import Device
 from tests.gpu.agree import Record
 from tests.gpu.marks import GPU
 from tests.project import ROOT

@@ -11,7 +11,7 @@ import pytest
 from internvl_edge.export.dialects import FEWEST_LAUNCHES, Dialect, lower
 from internvl_edge.export.engine.builder import build_plan
 from internvl_edge.export.plugins.choice import Call, weigh
-from internvl_edge.runtime.cuda import Device
+from internvl_edge.runtime.backends.cuda import Device
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.targets.flavour import load_flavour
 from tests.gpu.agree import Record, require_agreement

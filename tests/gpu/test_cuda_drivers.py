@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from internvl_edge.export.build import BuildOptions
+from internvl_edge.runtime.backends.cuda import Cuda, Device
+from internvl_edge.runtime.backends.cuda.ctypes_driver import CtypesDriver
+from internvl_edge.runtime.backends.cuda.open import import_pycuda
+from internvl_edge.runtime.backends.cuda.pycuda_driver import PycudaDriver
 from internvl_edge.runtime.backends.session import SessionOptions
 from internvl_edge.runtime.backends.tensorrt import open as opening
 from internvl_edge.runtime.backends.tensorrt import open_tensorrt
-from internvl_edge.runtime.bundle import Bundle
-from internvl_edge.runtime.cuda import Cuda, Device
-from internvl_edge.runtime.cuda.ctypes_driver import CtypesDriver
-from internvl_edge.runtime.cuda.open import import_pycuda
-from internvl_edge.runtime.cuda.pycuda_driver import PycudaDriver
+from internvl_edge.runtime.bundle.bundle import Bundle
 from tests.gpu.agree import Record, require_agreement
 from tests.gpu.built import Built
 from tests.gpu.cases import case_of

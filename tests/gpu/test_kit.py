@@ -10,7 +10,7 @@ from internvl_edge.export.engine.blueprint import Blueprint
 from internvl_edge.export.engine.profiles import Ranges
 from internvl_edge.export.kit import make_kit
 from internvl_edge.runtime import InternVL
-from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.targets.data_sheet import Target
 from internvl_edge.runtime.targets.estimate import Limits
 from internvl_edge.runtime.targets.flavour import Flavour, flavour_for

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from internvl_edge.calib.data.synthetic import synthetic_pixels
-from internvl_edge.runtime.cuda import Device
+from internvl_edge.runtime.backends.cuda import Device
 from tests.gpu.agree import Record, require_agreement
 from tests.gpu.built import Built
 from tests.gpu.device_targets import device_target

@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from internvl_edge.runtime.cuda import Device
-from internvl_edge.runtime.profile.board import Watch, energy_j, now_ns
-from internvl_edge.runtime.profile.sensors import find_sensor
+from internvl_edge.runtime.backends.cuda import Device
+from internvl_edge.runtime.latency.bench import find_sensor
+from internvl_edge.runtime.latency.sensors.board import Watch, energy_j, now_ns
 from tests.gpu.agree import Record
 from tests.gpu.marks import GPU
 

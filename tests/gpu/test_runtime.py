@@ -13,12 +13,12 @@ from internvl_edge.export.build import BuildOptions
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.backends import SessionOptions
 from internvl_edge.runtime.backends.array_cache import ArrayCache
+from internvl_edge.runtime.backends.cuda import Device
 from internvl_edge.runtime.backends.session import KeyValueCache
 from internvl_edge.runtime.backends.tensorrt import open_tensorrt, unavailable
 from internvl_edge.runtime.backends.tensorrt.session import TensorRTSession
-from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.cache_folder import cache_folder
-from internvl_edge.runtime.cuda import Device
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.stages import COMPUTE, DEVICE_TO_HOST, ENQUEUE, HOST_TO_DEVICE, Stages
 from internvl_edge.runtime.targets.estimate import Limits

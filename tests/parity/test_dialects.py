@@ -13,7 +13,7 @@ import onnxruntime as ort
 import pytest
 
 from internvl_edge.export.dialects import FEWEST_LAUNCHES_8_BITS, PORTABLE, Dialect, lower
-from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.bundle.bundle import Bundle
 from tests.exports import Exports
 
 SAME_GRAPH_RELATIVE = 1e-5

@@ -11,7 +11,7 @@ from PIL import Image
 
 from internvl_edge.export.checkpoint.preprocessor import read_preprocessing
 from internvl_edge.export.models.families.fields import FieldReader
-from internvl_edge.runtime.preprocess import preprocess
+from internvl_edge.runtime.inputs.pictures.preprocess import preprocess
 
 OFFICIAL: dict[str, Any] = {
     "crop_size": 56,

@@ -8,7 +8,7 @@ import pytest
 
 from internvl_edge.export.engine.profiles import Ranges, profiles_for
 from internvl_edge.runtime import InternVL
-from internvl_edge.runtime.cuda import Device
+from internvl_edge.runtime.backends.cuda import Device
 from internvl_edge.runtime.tasks.generation.search import GenerationConfig, generate
 from tests.decoder_steps import Cache, cached
 from tests.exports import Exports

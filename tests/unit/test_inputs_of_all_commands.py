@@ -20,9 +20,9 @@ from internvl_edge.calib.data.calibration import load_data
 from internvl_edge.calib.data.synthetic import STOCK_TEXTS
 from internvl_edge.calib.dataset import open_data
 from internvl_edge.export.samples import load_samples
-from internvl_edge.runtime.decode import decode, load_pictures
+from internvl_edge.runtime.inputs.pictures.decode import decode, load_pictures
+from internvl_edge.runtime.inputs.pictures.preprocess import Preprocessing, preprocess
 from internvl_edge.runtime.inputs.read import find_pictures, find_texts
-from internvl_edge.runtime.preprocess import Preprocessing, preprocess
 
 COUNT = 18
 """Calibration takes no fewer than 16."""

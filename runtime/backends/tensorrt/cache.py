@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from internvl_edge.runtime.backends.array_cache import past_name
+from internvl_edge.runtime.backends.cuda import Cuda
 from internvl_edge.runtime.backends.tensorrt.memory import DeviceBuffer
 from internvl_edge.runtime.backends.tensorrt.program import DeviceTensor
-from internvl_edge.runtime.cuda import Cuda
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.stages import UNMEASURED, Stages
 

@@ -4,9 +4,9 @@ import logging
 import os
 from typing import Any
 
-from internvl_edge.runtime.backends.tensorrt.failures import refusal
-from internvl_edge.runtime.backends.tensorrt.library import Library
-from internvl_edge.runtime.backends.tensorrt.plan import Plan
+from internvl_edge.runtime.backends.tensorrt.plans.failures import refusal
+from internvl_edge.runtime.backends.tensorrt.plans.library import Library
+from internvl_edge.runtime.backends.tensorrt.plans.plan import Plan
 from internvl_edge.runtime.cache_folder import cache_folder
 
 logger = logging.getLogger(__name__)

@@ -7,12 +7,12 @@ are small, since weights and activation memory are shared.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from internvl_edge.runtime.backends.tensorrt.failures import refusal
-from internvl_edge.runtime.backends.tensorrt.library import Library
+from internvl_edge.runtime.backends.cuda import Cuda, CudaError, Stream
 from internvl_edge.runtime.backends.tensorrt.memory import DeviceBuffer
-from internvl_edge.runtime.backends.tensorrt.plan import Plan
-from internvl_edge.runtime.backends.tensorrt.profiles import Shape
-from internvl_edge.runtime.cuda import Cuda, CudaError, Stream
+from internvl_edge.runtime.backends.tensorrt.plans.failures import refusal
+from internvl_edge.runtime.backends.tensorrt.plans.library import Library
+from internvl_edge.runtime.backends.tensorrt.plans.plan import Plan
+from internvl_edge.runtime.backends.tensorrt.plans.profiles import Shape
 
 _REMEDY = "check the inputs, or build the plans again"
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import pairwise
 
+from internvl_edge.runtime.backends.cuda import Cuda
 from internvl_edge.runtime.backends.tensorrt.memory import DeviceBuffer
-from internvl_edge.runtime.cuda import Cuda
 
 _MARKS = 4
 """Before and behind copying in, computing and copying out."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from internvl_edge.runtime.cuda import Cuda
+from internvl_edge.runtime.backends.cuda import Cuda
 
 
 class DeviceBuffer:

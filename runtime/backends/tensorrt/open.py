@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
+from internvl_edge.runtime.backends.cuda import Device, find_device
+from internvl_edge.runtime.backends.cuda.open import open_cuda
 from internvl_edge.runtime.backends.session import SessionOptions
-from internvl_edge.runtime.backends.tensorrt.library import load_library
+from internvl_edge.runtime.backends.tensorrt.plans.library import load_library
 from internvl_edge.runtime.backends.tensorrt.session import Machine, TensorRTSession
-from internvl_edge.runtime.bundle import Bundle
-from internvl_edge.runtime.cuda import Device, find_device
-from internvl_edge.runtime.cuda.open import open_cuda
-from internvl_edge.runtime.engines import ENGINE_FILE, EngineRecord, require_engines
+from internvl_edge.runtime.bundle.bundle import Bundle
+from internvl_edge.runtime.bundle.engines import ENGINE_FILE, EngineRecord, require_engines
 from internvl_edge.runtime.errors import BackendError, BundleError, EdgeError, InputError
 
 

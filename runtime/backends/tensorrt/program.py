@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from internvl_edge.runtime.backends.cuda import Cuda
 from internvl_edge.runtime.backends.session import TensorInfo
 from internvl_edge.runtime.backends.tensorrt.execution import Execution
 from internvl_edge.runtime.backends.tensorrt.lanes import Lane
 from internvl_edge.runtime.backends.tensorrt.memory import DeviceBuffer, PinnedBuffer
-from internvl_edge.runtime.backends.tensorrt.plan import Plan
-from internvl_edge.runtime.backends.tensorrt.profiles import Shape
-from internvl_edge.runtime.cuda import Cuda
+from internvl_edge.runtime.backends.tensorrt.plans.plan import Plan
+from internvl_edge.runtime.backends.tensorrt.plans.profiles import Shape
 from internvl_edge.runtime.errors import BackendError
 from internvl_edge.runtime.stages import COMPUTE, DEVICE_TO_HOST, ENQUEUE, HOST_TO_DEVICE, Stages
 

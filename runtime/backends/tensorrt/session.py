@@ -11,24 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from internvl_edge.runtime.backends.cuda import Cuda, Device, DeviceMemoryError
 from internvl_edge.runtime.backends.session import SessionOptions, TensorInfo, require_arrays
 from internvl_edge.runtime.backends.tensorrt.cache import TensorRTCache
 from internvl_edge.runtime.backends.tensorrt.contexts import ContextMaker
 from internvl_edge.runtime.backends.tensorrt.execution import Execution
-from internvl_edge.runtime.backends.tensorrt.failures import out_of_memory
 from internvl_edge.runtime.backends.tensorrt.lanes import SHARED, Lane
-from internvl_edge.runtime.backends.tensorrt.library import Library
-from internvl_edge.runtime.backends.tensorrt.plan import load_plan
-from internvl_edge.runtime.backends.tensorrt.profiles import choose_profile
+from internvl_edge.runtime.backends.tensorrt.plans.failures import out_of_memory
+from internvl_edge.runtime.backends.tensorrt.plans.library import Library
+from internvl_edge.runtime.backends.tensorrt.plans.plan import load_plan
+from internvl_edge.runtime.backends.tensorrt.plans.profiles import choose_profile
 from internvl_edge.runtime.backends.tensorrt.program import DeviceTensor, GraphOnDevice, Program, Replay
-from internvl_edge.runtime.cuda import Cuda, Device, DeviceMemoryError
-from internvl_edge.runtime.engines import GraphEngines
+from internvl_edge.runtime.bundle.engines import GraphEngines
+from internvl_edge.runtime.bundle.manifest import GraphInfo, TensorSpec
 from internvl_edge.runtime.errors import BackendError
-from internvl_edge.runtime.manifest import GraphInfo, TensorSpec
 from internvl_edge.runtime.stages import UNMEASURED, Stages
 
 if TYPE_CHECKING:
-    from internvl_edge.runtime.profile.layers import LayerTime
+    from internvl_edge.runtime.backends.layer_times.layers import LayerTime
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ class TensorRTSession:
 
     def layer_times(self, inputs: Mapping[str, np.ndarray], runs: int) -> "list[LayerTime]":
         """Return the layers as they run one by one: without CUDA graphs, in contexts of their own."""
-        from internvl_edge.runtime.backends.tensorrt.layers import LayerClock
+        from internvl_edge.runtime.backends.layer_times.tensorrt import LayerClock
 
         clock = LayerClock(self._machine.library.trt)
         profile = self._profile({name: value.shape for name, value in inputs.items()})
@@ -146,7 +146,7 @@ class TensorRTSession:
 
     def layer_info(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
         """Return what the engine inspector says of all plans, as one, for the shapes of `inputs`."""
-        from internvl_edge.runtime.backends.tensorrt.layers import inspected
+        from internvl_edge.runtime.backends.layer_times.tensorrt import inspected
 
         shapes = {name: value.shape for name, value in inputs.items()}
         profile, engines = self._profile(shapes), [plan.engine for plan in self._plans]

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from internvl_edge.runtime.engines import ENGINE_FILE, EngineRecord
+from internvl_edge.runtime.bundle.engines import ENGINE_FILE, EngineRecord
 from internvl_edge.runtime.errors import BundleError, EngineError
 from internvl_edge.runtime.inspect.plan.schedule import read_plan
 from internvl_edge.runtime.targets.data_sheet import Target

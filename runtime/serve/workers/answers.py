@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from internvl_edge.runtime.declared import arrays_from_bits, arrays_with_bits
-from internvl_edge.runtime.decode import decode, limit_pixels, reason
+from internvl_edge.runtime.bundle.declared import arrays_from_bits, arrays_with_bits
 from internvl_edge.runtime.errors import BackendError, BundleError, EdgeError, InputError, TooManyPixelsError
+from internvl_edge.runtime.inputs.pictures.decode import decode, limit_pixels
+from internvl_edge.runtime.inputs.pictures.findings import reason
+from internvl_edge.runtime.inputs.pictures.preprocess import Geometry, place
 from internvl_edge.runtime.model import InternVL
 from internvl_edge.runtime.monitor import Monitor
-from internvl_edge.runtime.preprocess import Geometry, place
 from internvl_edge.runtime.serve.models import CAPTION, CLASSIFY, ENCODE_IMAGE, ENCODE_TEXT
 from internvl_edge.runtime.serve.options import ServeOptions
 from internvl_edge.runtime.serve.refusals import BadRequestError, FailedError, RefusalError, TooLargeError

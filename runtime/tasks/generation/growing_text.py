@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from internvl_edge.runtime.tokenizer import Tokenizer
+from internvl_edge.runtime.bundle.tokenizer import Tokenizer
 
 _UNDECODED = "\ufffd"
 """What bytes become that are no whole character, or none yet."""

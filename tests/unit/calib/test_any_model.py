@@ -19,7 +19,7 @@ from internvl_edge.calib.ranges import Ranges, open_ranges
 from internvl_edge.calib.recipe import Factors, Recipe
 from internvl_edge.calib.sites import NormFold, Site
 from internvl_edge.runtime.errors import CalibrationError
-from internvl_edge.runtime.preprocess import Preprocessing, preprocess
+from internvl_edge.runtime.inputs.pictures.preprocess import Preprocessing, preprocess
 from internvl_edge.runtime.progress import Silent
 
 SIZE, WIDTH, INNER, BLOCKS = 8, 48, 96, 2

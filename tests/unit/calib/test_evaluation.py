@@ -19,9 +19,9 @@ from internvl_edge.calib.evaluation import (
     measure,
     score,
 )
-from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.bundle.bundle import Bundle
+from internvl_edge.runtime.bundle.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, ModelInfo, TextInfo, VisionInfo
 from internvl_edge.runtime.errors import BundleError, InputError
-from internvl_edge.runtime.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, ModelInfo, TextInfo, VisionInfo
 from internvl_edge.runtime.model import InternVL
 
 ALL = ("vision", "query", "text", "decoder")

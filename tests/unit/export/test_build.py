@@ -22,10 +22,10 @@ from internvl_edge.export.engine.blueprint import Blueprint
 from internvl_edge.export.engine.child import BuilderMemoryError, Built, Job
 from internvl_edge.export.engine.profiles import Ranges
 from internvl_edge.export.kit import KitReport
-from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.backends.cuda import Device
+from internvl_edge.runtime.bundle.bundle import Bundle
+from internvl_edge.runtime.bundle.engines import EngineRecord, require_engines
 from internvl_edge.runtime.byte_sizes import parse_bytes
-from internvl_edge.runtime.cuda import Device
-from internvl_edge.runtime.engines import EngineRecord, require_engines
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.file_copy import copy_file
 from internvl_edge.runtime.inspect.graph_stats import axis_sizes, inspect_bundle, load_graph

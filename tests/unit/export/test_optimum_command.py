@@ -13,7 +13,7 @@ from optimum.commands.export.base import ExportCommand
 from internvl_edge.export import compile as compiler
 from internvl_edge.export import report
 from internvl_edge.export.options import ExportOptions
-from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.bundle.bundle import Bundle
 
 
 def optimum(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:

@@ -11,8 +11,8 @@ from internvl_edge.calib.dataset import open_data
 from internvl_edge.export.checkpoint import open_checkpoint
 from internvl_edge.export.sources import fetch_from, weight_sources
 from internvl_edge.export.verify import torch_outputs
-from internvl_edge.runtime.preprocess import Preprocessing, preprocess
-from internvl_edge.runtime.tokenizer import Tokenizer
+from internvl_edge.runtime.bundle.tokenizer import Tokenizer
+from internvl_edge.runtime.inputs.pictures.preprocess import Preprocessing, preprocess
 from tests.tolerances import GOLDEN_FP32, PLANTED_COSINE
 
 

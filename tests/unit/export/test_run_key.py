@@ -238,7 +238,7 @@ class TestCode:
         assert code_digest() == found
 
     @pytest.mark.parametrize(
-        "file", ["calib/decide.py", "export/compile.py", "export/models/qllama.py", "runtime/preprocess.py"]
+        "file", ["calib/decide.py", "export/compile.py", "export/models/qllama.py", "runtime/stages.py"]
     )
     def test_the_code_of_every_room_counts(self, copy: Path, file: str) -> None:
         before = code_digest()

@@ -9,7 +9,7 @@ from PIL import Image
 from internvl_edge.calib.data.synthetic import random_ids, synthetic_pixels
 from internvl_edge.export.samples import load_samples
 from internvl_edge.runtime.errors import InputError
-from internvl_edge.runtime.preprocess import Preprocessing, preprocess
+from internvl_edge.runtime.inputs.pictures.preprocess import Preprocessing, preprocess
 
 SETTINGS = Preprocessing(image_size=8)
 

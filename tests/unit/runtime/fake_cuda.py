@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from internvl_edge.runtime.cuda import CudaError, DeviceMemoryError
+from internvl_edge.runtime.backends.cuda import CudaError, DeviceMemoryError
 
 POISON = 0xCD
 _ALIGNMENT = 256

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from internvl_edge.runtime.backends.cuda import Device
 from internvl_edge.runtime.backends.session import SessionOptions
 from internvl_edge.runtime.backends.tensorrt import open_tensorrt
-from internvl_edge.runtime.backends.tensorrt.library import load_library
+from internvl_edge.runtime.backends.tensorrt.plans.library import load_library
 from internvl_edge.runtime.backends.tensorrt.session import TensorRTSession
-from internvl_edge.runtime.bundle import Bundle
-from internvl_edge.runtime.cuda import Device
-from internvl_edge.runtime.engines import (
+from internvl_edge.runtime.bundle.bundle import Bundle
+from internvl_edge.runtime.bundle.engines import (
     EngineRecord,
     GraphEngines,
     PlanRecord,
@@ -25,7 +25,7 @@ from internvl_edge.runtime.engines import (
     scales_digest,
     weight_digests,
 )
-from internvl_edge.runtime.manifest import GraphInfo, Manifest, TensorSpec
+from internvl_edge.runtime.bundle.manifest import GraphInfo, Manifest, TensorSpec
 from tests.unit.runtime.fake_cuda import FakeCuda
 from tests.unit.runtime.fake_tensorrt import FakeTensorRT
 from tests.unit.runtime.tiny_bundle import MODEL, write_bundle

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from internvl_edge.runtime.lowering.cpu import lower
+from internvl_edge.runtime.backends.lowering.cpu import lower
 
 HEAD = '<ir_version: 10, opset_import: ["": 23]>\n'
 ONNX_TYPES = {"bfloat16": TensorProto.BFLOAT16}

@@ -14,7 +14,7 @@ import pytest
 
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.backends import SessionOptions
-from internvl_edge.runtime.manifest import SCHEMA, FileInfo, GraphInfo, Manifest
+from internvl_edge.runtime.bundle.manifest import SCHEMA, FileInfo, GraphInfo, Manifest
 from tests.unit.runtime.tiny_bundle import MODEL
 
 OVERHEAD_MICROSECONDS = 150.0

@@ -4,7 +4,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from internvl_edge.runtime.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, ModelInfo, TextInfo, VisionInfo
+from internvl_edge.runtime.bundle.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, ModelInfo, TextInfo, VisionInfo
 
 MODEL = ModelInfo(
     layout="internvl",

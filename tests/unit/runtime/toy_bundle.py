@@ -5,8 +5,8 @@ from pathlib import Path
 
 import onnx
 
-from internvl_edge.runtime.bundle import Bundle
-from internvl_edge.runtime.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, TensorSpec
+from internvl_edge.runtime.bundle.bundle import Bundle
+from internvl_edge.runtime.bundle.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, TensorSpec
 from tests.unit.runtime.tiny_bundle import MODEL
 
 VISION = """

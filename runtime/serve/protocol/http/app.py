@@ -6,12 +6,12 @@ from starlette.routing import Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
 from internvl_edge.runtime.serve.observe.exchange import Exchange
+from internvl_edge.runtime.serve.protocol.http.admission import Turn
 from internvl_edge.runtime.serve.protocol.http.answers import error_answer, refusal_answer
 from internvl_edge.runtime.serve.protocol.http.body import Body, Buffers
 from internvl_edge.runtime.serve.protocol.http.call import Call
 from internvl_edge.runtime.serve.protocol.http.cors import CrossOrigin, Line
 from internvl_edge.runtime.serve.protocol.http.document.operations import OPEN
-from internvl_edge.runtime.serve.protocol.http.door import Turn
 from internvl_edge.runtime.serve.protocol.http.paths import PATHS, Answerer
 from internvl_edge.runtime.serve.protocol.http.presence import ClientGoneError
 from internvl_edge.runtime.serve.protocol.service import Service, refusal_of

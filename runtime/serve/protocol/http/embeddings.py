@@ -9,7 +9,7 @@ import numpy as np
 
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.finite import REMEDY
-from internvl_edge.runtime.inputs.sent_pictures import sent_picture
+from internvl_edge.runtime.inputs.pictures.sent import sent_picture
 from internvl_edge.runtime.serve.models import ENCODE_IMAGE, ENCODE_TEXT
 from internvl_edge.runtime.serve.protocol.checks import quoted
 from internvl_edge.runtime.serve.protocol.raw import object_array

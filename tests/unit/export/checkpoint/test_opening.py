@@ -21,7 +21,7 @@ from internvl_edge.export.resolution import at_image_size
 from internvl_edge.export.sweep import Sweep
 from internvl_edge.export.weight_store import plan_weights, shared_files, write_store
 from internvl_edge.runtime.errors import CheckpointError, ExportError
-from internvl_edge.runtime.preprocess import Preprocessing
+from internvl_edge.runtime.inputs.pictures.preprocess import Preprocessing
 from tests.unit.export.checkpoint.checkpoint_folders import (
     CHAT_CONFIG,
     chat_weights,

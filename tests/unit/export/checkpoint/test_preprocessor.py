@@ -11,7 +11,7 @@ from internvl_edge.export.config import ModelConfig, VisionConfig
 from internvl_edge.export.models.families.fields import FieldReader
 from internvl_edge.export.resolution import at_image_size
 from internvl_edge.runtime.errors import CheckpointError, ExportError
-from internvl_edge.runtime.preprocess import Preprocessing
+from internvl_edge.runtime.inputs.pictures.preprocess import Preprocessing
 
 OFFICIAL = {
     "crop_size": 224,

@@ -10,8 +10,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from internvl_edge.export.engine.builder import build_plan
-from internvl_edge.runtime.bundle import sha256_file
-from internvl_edge.runtime.engines import Shapes
+from internvl_edge.runtime.bundle.bundle import sha256_file
+from internvl_edge.runtime.bundle.engines import Shapes
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.targets.data_sheet import Target
 

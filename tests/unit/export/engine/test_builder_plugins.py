@@ -11,7 +11,7 @@ import pytest
 
 from internvl_edge.export.engine import builder
 from internvl_edge.export.engine.builder import PlanInfo, build_plan
-from internvl_edge.runtime.cuda import Device
+from internvl_edge.runtime.backends.cuda import Device
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.targets.capability import capabilities
 from internvl_edge.runtime.targets.flavour import Flavour

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from internvl_edge.export.engine.child import BuilderMemoryError, Job, _crash, _result, build_apart
-from internvl_edge.runtime.bundle import sha256_file
+from internvl_edge.runtime.bundle.bundle import sha256_file
 from internvl_edge.runtime.errors import EngineError
 
 pytest.importorskip("onnxruntime_ep_nv_tensorrt_rtx", reason="the extra `rtx` is not installed")

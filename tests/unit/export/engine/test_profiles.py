@@ -6,8 +6,16 @@ from hypothesis import strategies as st
 
 from internvl_edge.export.engine.profiles import Ranges, parse_range, profiles_for
 from internvl_edge.export.models.graphs import GRAPHS
+from internvl_edge.runtime.bundle.manifest import (
+    SCHEMA,
+    GraphInfo,
+    Manifest,
+    ModelInfo,
+    TensorSpec,
+    TextInfo,
+    VisionInfo,
+)
 from internvl_edge.runtime.errors import EngineError
-from internvl_edge.runtime.manifest import SCHEMA, GraphInfo, Manifest, ModelInfo, TensorSpec, TextInfo, VisionInfo
 
 MODEL = ModelInfo(
     layout="internvl",

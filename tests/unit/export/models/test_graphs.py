@@ -10,7 +10,7 @@ from internvl_edge.export.models.graph_modules.specs import PAST, GraphOptions
 from internvl_edge.export.models.graphs import GRAPH_NAMES, GRAPHS, GraphRow, available_graphs, graph_row, graph_spec
 from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.export.sites import model_sites
-from internvl_edge.runtime.graph_roles import EXPORTED_AS
+from internvl_edge.runtime.bundle.graph_roles import EXPORTED_AS
 
 TOWER = VisionConfig(hidden_size=32, num_heads=2, num_layers=3, intermediate_size=64, image_size=56)
 QLLAMA = QllamaConfig(

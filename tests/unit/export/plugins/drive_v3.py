@@ -16,7 +16,7 @@ from internvl_edge.export.plugins.compile import parameter_types
 from internvl_edge.export.plugins.families import FAMILIES
 from internvl_edge.export.plugins.tensorrt_plugins import Plugin, data_types, require_plugins, variant_text
 from internvl_edge.export.plugins.v3_plugin import register_v3
-from internvl_edge.runtime.attention_plugin import provide_plugins
+from internvl_edge.runtime.backends.tensorrt.plans.attention_plugin import provide_plugins
 from internvl_edge.runtime.errors import EdgeError
 from tests.unit.export.plugins.drive_plugins import Builder, Expression, Registry, _shape
 from tests.unit.export.plugins.gram_kernel import GRAM, gram_launch

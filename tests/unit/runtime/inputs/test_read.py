@@ -15,12 +15,12 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from internvl_edge.runtime.decode import decode
 from internvl_edge.runtime.errors import InputError, UnreadableError
-from internvl_edge.runtime.inputs import parquet as parquet_module
-from internvl_edge.runtime.inputs.pictures import PictureFile, SourcePicture
+from internvl_edge.runtime.inputs.pictures.decode import decode
+from internvl_edge.runtime.inputs.pictures.source import PictureFile, SourcePicture
 from internvl_edge.runtime.inputs.read import UnusableText, find_pictures, find_texts
-from tests.unit.runtime.pipeline_fakes import write_pictures
+from internvl_edge.runtime.inputs.tables import parquet as parquet_module
+from tests.unit.runtime.embed_fakes import write_pictures
 
 
 def lines(path: Path, rows: Sequence[object]) -> Path:

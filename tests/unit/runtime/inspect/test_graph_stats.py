@@ -11,10 +11,8 @@ import torch
 from internvl_edge.export.config import ModelConfig, PoolConfig, QllamaConfig, VisionConfig
 from internvl_edge.export.passes import canonicalize
 from internvl_edge.export.trace import trace_graph
-from internvl_edge.runtime.errors import BundleError, ExportError
-from internvl_edge.runtime.inspect.graph_stats import GraphStats, graph_stats, inspect_bundle, stats_text, to_json
-from internvl_edge.runtime.lowering.onnx_model import OnnxModel
-from internvl_edge.runtime.manifest import (
+from internvl_edge.runtime.backends.lowering.onnx_model import OnnxModel
+from internvl_edge.runtime.bundle.manifest import (
     SCHEMA,
     FileInfo,
     GraphInfo,
@@ -24,6 +22,8 @@ from internvl_edge.runtime.manifest import (
     TensorSpec,
     VisionInfo,
 )
+from internvl_edge.runtime.errors import BundleError, ExportError
+from internvl_edge.runtime.inspect.graph_stats import GraphStats, graph_stats, inspect_bundle, stats_text, to_json
 
 HEADER = '<ir_version: 11, opset_import: ["": 23]>\n'
 

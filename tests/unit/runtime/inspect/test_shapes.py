@@ -6,10 +6,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from internvl_edge.runtime.backends.lowering.onnx_model import OnnxModel
 from internvl_edge.runtime.errors import ExportError
-from internvl_edge.runtime.inspect.activations import peak_activation_bytes
-from internvl_edge.runtime.inspect.shapes import Shapes, axis_size, type_bytes
-from internvl_edge.runtime.lowering.onnx_model import OnnxModel
+from internvl_edge.runtime.inspect.shapes import Shapes, axis_size, peak_activation_bytes, type_bytes
 
 HEADER = '<ir_version: 11, opset_import: ["": 23]>\n'
 SIZES = {"batch": 2, "past": 5, "length": 7}

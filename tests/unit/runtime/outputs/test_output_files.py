@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from pyarrow import array, parquet, table
 
+from internvl_edge.runtime.embed.outputs import Features, write_features
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.outputs.files import (
     is_stream,
@@ -23,7 +24,6 @@ from internvl_edge.runtime.outputs.files import (
     write_text,
     written,
 )
-from internvl_edge.runtime.pipeline.outputs import Features, write_features
 from tests.tolerances import HANG_S
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from internvl_edge.runtime.manifest import ModelInfo, VisionInfo
+from internvl_edge.runtime.bundle.manifest import ModelInfo, VisionInfo
 from internvl_edge.runtime.serve.checks import fitting_request
 from internvl_edge.runtime.serve.models import Choice, Served
 from internvl_edge.runtime.serve.options import ServeOptions

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from onnx import TensorProto, helper, save
 
-from internvl_edge.runtime.manifest import (
+from internvl_edge.runtime.bundle.manifest import (
     SCHEMA,
     FileInfo,
     GraphInfo,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from internvl_edge.runtime.serve.protocol.http.admission import Door, NoEntryError
 from internvl_edge.runtime.serve.protocol.http.app import Application
-from internvl_edge.runtime.serve.protocol.http.door import Door, NoEntryError
 from internvl_edge.runtime.serve.protocol.service import Service
 from tests.unit.runtime.serve.fake_engine import FakeEngine
 

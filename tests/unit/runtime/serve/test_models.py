@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from internvl_edge.runtime.bundle.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, TensorSpec
 from internvl_edge.runtime.errors import BundleError, InputError
-from internvl_edge.runtime.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, TensorSpec
 from internvl_edge.runtime.serve import checks
 from internvl_edge.runtime.serve.checks import fitting_request
 from internvl_edge.runtime.serve.models import Served, served_models

@@ -6,7 +6,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from internvl_edge.runtime.cuda import Device
+from internvl_edge.runtime.backends.cuda import Device
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.targets import flavour
 from internvl_edge.runtime.targets.capability import REQUIRED_CALLS, V3_CALLS

@@ -7,7 +7,7 @@ import pytest
 
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.backends import SessionOptions
-from internvl_edge.runtime.bundle import Bundle
+from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.tasks import opened as opened_module
 from tests.unit.runtime.fake_graphs import FakeSession
 

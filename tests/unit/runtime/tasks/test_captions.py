@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from internvl_edge.runtime import InternVL
+from internvl_edge.runtime.bundle.tokenizer import Tokenizer
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.monitor import Monitor
+from internvl_edge.runtime.outputs.results import lines_text, streamed_lines
 from internvl_edge.runtime.stages import POSTPROCESS, TOKENIZE, Stages
-from internvl_edge.runtime.tables import lines_text, streamed_lines
-from internvl_edge.runtime.tokenizer import Tokenizer
 
 
 def test_vision_and_query_run_once_a_picture_whatever_the_beams(

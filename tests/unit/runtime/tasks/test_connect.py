@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 
 from internvl_edge.runtime import InternVL
+from internvl_edge.runtime.bundle.manifest import TilingInfo
 from internvl_edge.runtime.errors import BundleError, InputError
-from internvl_edge.runtime.manifest import TilingInfo
+from internvl_edge.runtime.inputs.pictures.tiling import tile_image
 from internvl_edge.runtime.monitor import Monitor
 from internvl_edge.runtime.stages import DECODE_IMAGE, PREPROCESS, Stages
 from internvl_edge.runtime.tasks.connect import TilingOptions, connect, save_vit_embeds
-from internvl_edge.runtime.tiling import tile_image
-from tests.unit.runtime.pipeline_fakes import fake_model
+from tests.unit.runtime.embed_fakes import fake_model
 from tests.unit.runtime.tiny_bundle import MODEL, write_bundle
 
 CHAT = dataclasses.replace(MODEL, layout="internvl_chat", text=None, embed_dim=None, logit_scale=None)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from internvl_edge.runtime import InternVL
-from internvl_edge.runtime.tokenizer import Tokenizer
+from internvl_edge.runtime.bundle.tokenizer import Tokenizer
 
 
 def test_matching_pairs_pictures_with_texts_without_prefix(model: InternVL, pixels: np.ndarray, golden_a: Path) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from internvl_edge.runtime import InternVL, preprocess
+from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.errors import BackendError, BundleError, InputError
+from internvl_edge.runtime.inputs.pictures import preprocess
 from internvl_edge.runtime.monitor import Monitor
 from internvl_edge.runtime.tasks import opened as opened_module
 from tests.unit.runtime.fake_graphs import GRAPHS, FakeSession, decoder, vision

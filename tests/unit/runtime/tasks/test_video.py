@@ -16,7 +16,7 @@ from PIL import Image
 from internvl_edge.runtime.errors import BackendError, BundleError, InputError
 from internvl_edge.runtime.tasks.video import encode_video, frame_indices, rank_texts, sample_video
 from tests.tolerances import HANG_S
-from tests.unit.runtime.pipeline_fakes import fake_model, greys, write_pictures
+from tests.unit.runtime.embed_fakes import fake_model, greys, write_pictures
 from tests.unit.runtime.tiny_bundle import MODEL, write_bundle
 
 

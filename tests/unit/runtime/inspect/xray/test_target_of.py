@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from internvl_edge.runtime.engines import EngineRecord
+from internvl_edge.runtime.bundle.engines import EngineRecord
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.inspect.xray.target_of import target_of
 from tests.unit.runtime.inspect.xray.excerpt import write_plan

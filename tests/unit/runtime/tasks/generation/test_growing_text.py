@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from internvl_edge.runtime.bundle.tokenizer import Tokenizer
 from internvl_edge.runtime.tasks.generation.growing_text import CaptionPiece, GrowingText, growing_captions
-from internvl_edge.runtime.tokenizer import Tokenizer
 
 EOS = 2
 SENTENCES = [

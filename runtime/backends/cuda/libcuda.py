@@ -1,0 +1,36 @@
+"""Calls of the driver's C interface; but for those that open a device they act on the context that is current."""
+
+import ctypes
+from functools import cache
+from typing import Any
+
+from internvl_edge.runtime.backends.cuda.driver import CudaError, DeviceMemoryError
+
+LIBCUDA = "libcuda.so.1"
+_OUT_OF_MEMORY = 2
+"""CUDA_ERROR_OUT_OF_MEMORY."""
+
+
+def call(function: str, *arguments: Any) -> None:
+    """Call `function` of the driver, with ctypes as arguments.
+
+    Raises:
+        CudaError: it does not succeed.
+    """
+    code = getattr(_library(), function)(*arguments)
+    if code == _OUT_OF_MEMORY:
+        raise DeviceMemoryError(f"{function}: the device has no memory left; lower the batch")
+    if code != 0:
+        raise CudaError(f"{function}: {_name_of(code)}; see the kernel's log (dmesg) if it comes again")
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    return ctypes.CDLL(LIBCUDA)
+
+
+def _name_of(code: int) -> str:
+    name = ctypes.c_char_p()
+    if _library().cuGetErrorName(code, ctypes.byref(name)) != 0 or name.value is None:
+        return f"CUDA error {code}"
+    return name.value.decode()

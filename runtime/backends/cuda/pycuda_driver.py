@@ -1,0 +1,102 @@
+"""The device through pycuda: memory, streams and events of its primary context, which other libraries share."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from internvl_edge.runtime.backends.cuda import graphs
+from internvl_edge.runtime.backends.cuda.driver import CudaError, DeviceMemoryError, Event, Stream
+from internvl_edge.runtime.errors import first_line
+
+
+class PycudaDriver:
+    """`Cuda` over the module ``pycuda.driver``."""
+
+    def __init__(self, driver: Any) -> None:
+        self._driver = driver
+        self._allocations: dict[int, Any] = {}
+        driver.init()
+        self._context = driver.Device(0).retain_primary_context()
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Make the primary context this thread's; what CUDA says is raised as errors of ours."""
+        self._context.push()
+        try:
+            yield
+        except self._driver.MemoryError as error:
+            raise DeviceMemoryError("CUDA: the device has no memory left; lower the batch") from error
+        except self._driver.Error as error:
+            raise CudaError(f"CUDA: {first_line(error)}; see the kernel's log (dmesg) if it comes again") from error
+        finally:
+            self._driver.Context.pop()
+
+    def allocate(self, size_bytes: int) -> int:
+        """Return the address of new device memory."""
+        allocation = self._driver.mem_alloc(size_bytes)
+        self._allocations[int(allocation)] = allocation
+        return int(allocation)
+
+    def free(self, address: int) -> None:
+        """Free what `allocate` gave."""
+        self._allocations.pop(address).free()
+
+    def allocate_pinned(self, size_bytes: int) -> np.ndarray:
+        """Return new page-locked host memory."""
+        memory: np.ndarray = self._driver.pagelocked_empty(size_bytes, np.uint8)
+        return memory
+
+    def free_pinned(self, memory: np.ndarray) -> None:
+        """Free what `allocate_pinned` gave."""
+        memory.base.free()  # type: ignore[union-attr]
+
+    def stream(self) -> Any:
+        """Return a new stream."""
+        return self._driver.Stream()
+
+    def event(self, *, blocking: bool) -> Event:
+        """Return a new event."""
+        flags = self._driver.event_flags
+        return self._driver.Event(flags.BLOCKING_SYNC if blocking else flags.DEFAULT)
+
+    def record(self, event: Event, stream: Stream) -> None:
+        """Put `event` behind what `stream` holds."""
+        event.record(stream)
+
+    def wait(self, event: Event) -> None:
+        """Wait until the device has passed `event`; other threads of Python run meanwhile."""
+        event.synchronize()
+
+    def elapsed_ms(self, start: Event, end: Event) -> float:
+        """Return the time between two events."""
+        return float(end.time_since(start))
+
+    def synchronize(self, stream: Any) -> None:
+        """Wait for all that `stream` holds."""
+        stream.synchronize()
+
+    def copy_in(self, address: int, values: np.ndarray, stream: Stream) -> None:
+        """Copy to the device."""
+        self._driver.memcpy_htod_async(address, values, stream)
+
+    def copy_out(self, values: np.ndarray, address: int, stream: Stream) -> None:
+        """Copy from the device."""
+        self._driver.memcpy_dtoh_async(values, address, stream)
+
+    def copy(self, target: int, source: int, size_bytes: int, stream: Stream) -> None:
+        """Copy within the device."""
+        self._driver.memcpy_dtod_async(target, source, size_bytes, stream)
+
+    def capture(self, stream: Stream, enqueue: Callable[[], None]) -> int:
+        """Return what `enqueue` puts into `stream` as one CUDA graph."""
+        return graphs.capture(stream.handle, enqueue)
+
+    def launch(self, graph: int, stream: Stream) -> None:
+        """Put a captured graph into `stream`."""
+        graphs.launch(graph, stream.handle)
+
+    def drop(self, graph: int) -> None:
+        """Free a captured graph."""
+        graphs.drop(graph)

@@ -1,0 +1,105 @@
+"""Seeded arrays that a graph takes: ids of its vocabulary, whole masks, positions in order, a cache that fits."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from internvl_edge.runtime.backends.session import TensorInfo
+from internvl_edge.runtime.bundle.manifest import ModelInfo, TensorSpec
+from internvl_edge.runtime.errors import InputError
+
+PROMPT_IDS = 5
+"""The ids of "English caption:" and its bos, rounded up: what a caption's first pass feeds."""
+WRITTEN_IDS = 15
+"""Half of a caption of 30 ids: the cache of a mean step."""
+_FIRST_WORD = 3
+"""Ids below are bos, eos, padding and unknown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """Lengths of the axes that have names."""
+
+    batch: int
+    length: int
+    past: int
+
+    def of(self, axis: str) -> int | None:
+        """Return the length of an axis, or None for a name that no graph of ours has."""
+        return {
+            "batch": self.batch,
+            "texts": self.batch,
+            "length": self.length,
+            "past": self.past,
+            "total": self.past + self.length,
+        }.get(axis)
+
+
+def sizes_of(graph: str, phase: str, model: ModelInfo, batch: int) -> Sizes:
+    """Return the lengths of one call of `graph`; `phase` is ``prompt`` or ``step`` of a decoder, otherwise empty."""
+    text = model.text
+    if text is None:  # no graph of such a model has another named axis than the batch
+        return Sizes(batch=batch, length=1, past=0)
+    queries = text.num_query_tokens
+    if phase == "prompt":
+        return Sizes(batch=batch, length=PROMPT_IDS, past=queries)
+    if phase == "step":
+        return Sizes(batch=batch, length=1, past=queries + PROMPT_IDS + WRITTEN_IDS)
+    length = min(text.max_text_length, text.max_positions - queries)
+    return Sizes(batch=batch, length=length, past=queries)
+
+
+def graph_inputs(
+    graph: str,
+    takes: Mapping[str, TensorInfo],
+    declared: Sequence[TensorSpec],
+    model: ModelInfo,
+    sizes: Sizes,
+    rng: np.random.Generator,
+) -> dict[str, np.ndarray]:
+    """Return what `graph` takes; `declared` is the manifest's signature, which names axes that a session does not.
+
+    Raises:
+        InputError: the graph has a fixed axis of another size, or an axis without a known meaning; all of them.
+    """
+    axes = {spec.name: spec.shape for spec in declared}
+    arrays, wrong = {}, []
+    for name, info in takes.items():
+        shape, findings = _shape(name, info, axes.get(name, info.shape), sizes)
+        wrong += findings
+        if not findings:
+            arrays[name] = _values(name, shape, model, sizes, rng).astype(info.dtype)
+    if wrong:
+        raise InputError(f"graph {graph}: {'; '.join(wrong)}; give the batch that it was exported or built for")
+    return arrays
+
+
+def _shape(
+    name: str, info: TensorInfo, declared: Sequence[int | str | None], sizes: Sizes
+) -> tuple[tuple[int, ...], list[str]]:
+    shape: list[int] = []
+    wrong: list[str] = []
+    for own, named in zip(info.shape, declared, strict=True):
+        wanted = sizes.of(named) if isinstance(named, str) else named
+        if wanted is None:
+            wrong.append(f"{name} has an axis {named!r} whose length is not known")
+        elif isinstance(own, int) and own != wanted:
+            wrong.append(f"{name} has a fixed axis of {own} instead of {wanted}")
+        else:
+            shape.append(wanted)
+    return tuple(shape), wrong
+
+
+def _values(name: str, shape: tuple[int, ...], model: ModelInfo, sizes: Sizes, rng: np.random.Generator) -> np.ndarray:
+    if name == "input_ids":
+        text = model.require_text()
+        ids = rng.integers(_FIRST_WORD, max(text.vocab_size, _FIRST_WORD + 1), shape)
+        if sizes.length > 1:
+            ids[:, 0] = text.bos_token_id
+        return ids
+    if name == "attention_mask":
+        return np.ones(shape, np.int64)
+    if name == "position_ids":
+        return np.broadcast_to(np.arange(sizes.past, sizes.past + shape[-1]), shape)
+    return rng.standard_normal(shape)

@@ -1,0 +1,104 @@
+"""The file of ``--export-layer-info``: a graph's layers in the words of TensorRT's engine inspector.
+
+Field names and strings are those that an engine of detailed profiling verbosity has in JSON, so that readers of such
+files (NVIDIA's Engine Explorer, TREx) find types, shapes and edges: a layer reads what others write, by name.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from internvl_edge.runtime.backends.layer_times.layers import LayerTensor, LayerTime
+
+_FORMATS = {
+    "Row major linear FP32": ("float", "f32"),
+    "Row major linear FP16 format": ("float16", "f16"),
+    "Row major linear BFloat16 format": ("bfloat16", "bf16"),
+    "Row major linear FP8 format": ("float8e4m3fn", "f8e4m3"),
+    "Row major Int8 format": ("int8", "i8"),
+    "Row major linear UInt8 format": ("uint8", "u8"),
+    "Row major linear Int32": ("int32", "i32"),
+    "Row major linear Int64 format": ("int64", "i64"),
+    "Row major linear BOOL": ("bool", "boolean"),
+    "Double": ("double", "f64"),
+    "Int16": ("int16", "i16"),
+    "UInt16": ("uint16", "u16"),
+    "UInt32": ("uint32", "u32"),
+    "UInt64": ("uint64", "u64"),
+}
+"""What the inspector calls a dense tensor -> its type as ONNX Runtime and OpenVINO call it."""
+_FORMAT_OF = {dtype: told for told, dtypes in _FORMATS.items() for dtype in dtypes}
+UNKNOWN_FORMAT = "Unknown format"
+"""The inspector's words for it; of tensors of texts, for one."""
+_WEIGHT_TYPES = {"float": "Float", "f32": "Float", "float16": "Half", "f16": "Half", "int8": "Int8", "i8": "Int8"}
+_KINDS = {
+    "MatrixMultiply": (
+        *("MatMul", "FusedMatMul", "Gemm", "FusedGemm", "MatMulInteger", "MatMulIntegerToFloat"),
+        *("DynamicQuantizeMatMul", "QLinearMatMul", "MatMulNBits", "FullyConnected"),
+    ),
+    "SoftMax": ("Softmax",),
+    "ElementWise": ("Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Where", "Eltwise", "Multiply", "Subgraph"),
+    "Reduce": ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "Reduce"),
+    "Shuffle": ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"),
+    "Slice": ("Slice", "StridedSlice", "Split"),
+    "Reformat": ("Cast", "Convert", "Reorder", "ReorderInput", "ReorderOutput"),
+    "Quantize": ("QuantizeLinear",),
+    "Dequantize": ("DequantizeLinear",),
+    "Concat": ("Concat", "Concatenation"),
+}
+"""TensorRT's kind of a layer -> operators of that kind."""
+_KIND_OF = {op: kind for kind, ops in _KINDS.items() for op in ops}
+_CONVOLUTIONS = ("Conv", "FusedConv", "Convolution")
+_SPATIAL_RANK = 4
+"""Of a convolution's weights ``[out, in, height, width]``."""
+
+
+def layer_info(layers: Sequence[LayerTime], bindings: Sequence[str], *, on_device: bool = False) -> Mapping[str, Any]:
+    """Return ``{"Layers": [...], "Bindings": [...]}`` for a backend without an inspector; `on_device`: of a GPU."""
+    location = "Device" if on_device else "Host"
+    return {"Layers": [_layer(layer, location) for layer in layers], "Bindings": list(bindings)}
+
+
+def _layer(layer: LayerTime, location: str) -> dict[str, Any]:
+    return {
+        "Name": layer.name,
+        "LayerType": layer.op,
+        "Inputs": [_tensor(tensor, location) for tensor in layer.inputs],
+        "Outputs": [_tensor(tensor, location) for tensor in layer.outputs],
+        **_parameters(layer),
+        "TacticName": layer.tactic or layer.op,
+        "StreamId": 0,
+        "Metadata": f"[ONNX Layer: {layer.name}]",
+    }
+
+
+def _tensor(tensor: LayerTensor, location: str) -> dict[str, Any]:
+    return {
+        "Name": tensor.name,
+        "Location": location,
+        "Dimensions": list(tensor.shape),
+        "Format/Datatype": _FORMAT_OF.get(tensor.dtype, UNKNOWN_FORMAT),
+    }
+
+
+def _parameters(layer: LayerTime) -> dict[str, Any]:
+    """Return the kind of a layer with its weights; a convolution's readers ask for its geometry as well."""
+    weights = next((tensor for tensor in layer.weights if len(tensor.shape) > 1), None)
+    told: dict[str, Any] = {"ParameterType": _KIND_OF.get(layer.op, layer.op)}
+    if weights is not None and weights.dtype in _WEIGHT_TYPES:
+        told["Weights"] = {"Type": _WEIGHT_TYPES[weights.dtype], "Count": weights.values}
+    if (
+        layer.op in _CONVOLUTIONS
+        and weights is not None
+        and len(weights.shape) == _SPATIAL_RANK
+        and layer.inputs
+        and layer.outputs
+    ):
+        _, in_maps, *kernel = weights.shape
+        told |= {
+            "ParameterType": "Convolution",
+            "Kernel": kernel,
+            "Groups": max(layer.inputs[0].shape[1] // in_maps, 1),
+            "OutMaps": layer.outputs[0].shape[1],  # its weights may be padded
+            "HasBias": int(any(len(tensor.shape) == 1 for tensor in layer.weights)),
+        }
+    return told

@@ -1,0 +1,151 @@
+"""Layer times from ONNX Runtime's profiler, with the tensors of the graph that it wrote for itself."""
+
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from internvl_edge.runtime.backends.layer_times.layers import LayerTensor, LayerTime
+from internvl_edge.runtime.backends.lowering.onnx_model import Node, OnnxModel, Tensor
+
+logger = logging.getLogger(__name__)
+
+_SUFFIX = "_kernel_time"
+_US_PER_MS = 1e3
+_DTYPES = {1: "float", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 16: "bfloat16"}
+"""TensorProto.DataType as the profiler calls it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileFiles:
+    """Where a session that is profiled writes."""
+
+    trace: Path
+    """Prefix of the trace's name."""
+    graph: Path | None
+    """The graph as it runs; None: it is not written."""
+
+
+def profiled_layers(
+    open_session: Callable[[ProfileFiles], Any], inputs: Mapping[str, np.ndarray], runs: int, graph_bytes: int | None
+) -> list[LayerTime]:
+    """Return the layers of an ``InferenceSession``, after one run that does not count and `runs` that do.
+
+    `open_session` opens it for the files that it is given. `graph_bytes` is what the graph takes on a disk with its
+    weights, which ONNX Runtime writes beside it; None where it cannot write it. Layers have no tensors then.
+    """
+    with tempfile.TemporaryDirectory(prefix="internvl-edge-") as folder:
+        graph = Path(folder) / "graph.onnx" if _has_room(Path(folder), graph_bytes) else None
+        session, graph = _opened(open_session, Path(folder) / "profile", graph)
+        for _ in range(runs + 1):
+            session.run(None, dict(inputs))
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        model = OnnxModel(graph.read_bytes(), Path(folder)) if graph is not None else None
+        return layers_of_trace(events, runs, model)
+
+
+def layers_of_trace(events: Sequence[Mapping[str, Any]], runs: int, model: OnnxModel | None = None) -> list[LayerTime]:
+    """Return the layers of the last `runs` runs in a trace, in the order in which they ran; `model` is what ran."""
+    kernels = [event for event in events if event.get("cat") == "Node" and str(event["name"]).endswith(_SUFFIX)]
+    times: dict[tuple[str, str], list[float]] = {}
+    seen: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for event in kernels:
+        key = str(event["name"]).removesuffix(_SUFFIX), str(event["args"].get("node_index", ""))
+        times.setdefault(key, []).append(float(event["dur"]) / _US_PER_MS)
+        seen.setdefault(key, event["args"])
+    nodes = _nodes_by_name(model)
+    constants = model.initializers if model is not None else {}
+    return [
+        _layer(key, seen[key], tuple(values[-runs:]), _next(nodes, *key), constants) for key, values in times.items()
+    ]
+
+
+def _opened(open_session: Callable[[ProfileFiles], Any], trace: Path, graph: Path | None) -> tuple[Any, Path | None]:
+    """Return a session and the graph that it wrote; without one where it cannot write it."""
+    try:
+        return open_session(ProfileFiles(trace=trace, graph=graph)), graph
+    except Exception as error:  # the library raises classes of its own, without a common base but this
+        if graph is None:
+            raise
+        logger.warning("layers: the graph cannot be written (%s); tensors of layers are not named", error)
+        return open_session(ProfileFiles(trace=trace, graph=None)), None
+
+
+def _has_room(folder: Path, graph_bytes: int | None) -> bool:
+    if graph_bytes is None:
+        return False
+    free = shutil.disk_usage(folder).free
+    if free < 2 * graph_bytes:
+        logger.warning(
+            "layers: %s has %.1f GiB, too little to write the graph of %.1f GiB to; tensors of layers are not named",
+            folder.parent,
+            free / 2**30,
+            graph_bytes / 2**30,
+        )
+    return free >= 2 * graph_bytes
+
+
+def _nodes_by_name(model: OnnxModel | None) -> dict[str, list[Node]]:
+    nodes: dict[str, list[Node]] = {}
+    for node in model.nodes if model is not None else ():
+        nodes.setdefault(node.name or node.op_type, []).append(node)
+    return nodes
+
+
+def _next(nodes: dict[str, list[Node]], name: str, index: str) -> Node | None:
+    """Take the first node of that name: nodes of one name ran in their order.
+
+    One without a name is told by its operator and index.
+    """
+    waiting = nodes.get(name) or nodes.get(name.removesuffix(f"_{index}"))
+    return waiting.pop(0) if waiting else None
+
+
+def _layer(
+    key: tuple[str, str],
+    told: Mapping[str, Any],
+    times_ms: tuple[float, ...],
+    node: Node | None,
+    constants: Mapping[str, Tensor],
+) -> LayerTime:
+    """Return one layer; of its tensors the profiler tells types and shapes, the graph names."""
+    name = " ".join(key)
+    inputs = _named(_told(told.get("input_type_shape", ())), node.inputs if node else (), constants, f"{name} input")
+    return LayerTime(
+        name=key[0],
+        op=str(told.get("op_name", "")),
+        times_ms=times_ms,
+        inputs=tuple(tensor for tensor in inputs if tensor.name not in constants),
+        weights=tuple(tensor for tensor in inputs if tensor.name in constants),
+        outputs=_named(_told(told.get("output_type_shape", ())), node.outputs if node else (), {}, f"{name} output"),
+    )
+
+
+def _told(entries: Sequence[Mapping[str, Sequence[int]]]) -> list[tuple[str, tuple[int, ...]]]:
+    """Return type and shape of what the profiler tells: all but constants that a kernel keeps in a form of its own."""
+    return [(dtype, tuple(shape)) for entry in entries for dtype, shape in entry.items()]
+
+
+def _named(
+    told: list[tuple[str, tuple[int, ...]]], names: Sequence[str], constants: Mapping[str, Tensor], otherwise: str
+) -> tuple[LayerTensor, ...]:
+    """Return the tensors of a node; where names and what is told do not fit, names that no other tensor has."""
+    given = [name for name in names if name]  # an input that is left out has no name, and is not told
+    untold = len(given) - len(told)
+    found, rest = [], list(told)
+    for name in given:
+        constant = constants.get(name)
+        if constant is not None and untold > 0 and (not rest or rest[0][1] != constant.shape):
+            untold -= 1
+            found.append(LayerTensor(name, _DTYPES.get(constant.dtype, ""), constant.shape))
+        elif rest:
+            found.append(LayerTensor(name, *rest.pop(0)))
+    if len(found) == len(given) and not rest:
+        return tuple(found)
+    return tuple(LayerTensor(f"{otherwise} {index}", *tensor) for index, tensor in enumerate(told))

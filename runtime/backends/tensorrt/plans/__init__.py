@@ -1,0 +1,1 @@
+"""TensorRT's library and its plans: found, read, checked, and the kernels that they carry."""

@@ -1,0 +1,263 @@
+"""`manifest.json`: what a bundle holds, for whom, and the digest of every file."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from internvl_edge.runtime.bundle.graph_roles import GraphUse
+from internvl_edge.runtime.errors import BundleError
+from internvl_edge.runtime.outputs.strict_json import json_text
+
+_Record = TypeVar("_Record")
+
+SCHEMA = 2
+"""Version of the manifest's layout that this code writes and reads."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """An input or output of a graph; dynamic axes have names."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReachInfo:
+    """How far a value reached, and how far it may."""
+
+    place: str
+    """Module path of the node that makes it."""
+    largest: float
+    limit: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphInfo:
+    """One graph: its file within the bundle, its inputs and outputs in order."""
+
+    file: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    use: GraphUse = field(default_factory=GraphUse)
+    closest: ReachInfo | None = None
+    """The 16-bit value that came closest to what its type holds when the graph was verified; None: it has none."""
+    islands: tuple[ReachInfo, ...] = ()
+    """Values that the type does not hold, or hardly, so that they are fp32 in the graph."""
+    fp32_nodes: tuple[str, ...] = ()
+    """Nodes that compute in fp32 for the sake of these."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileInfo:
+    """Size and digest of one file."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisionInfo:
+    """The tower: the pictures that it takes and the states that it gives."""
+
+    image_size: int
+    patch_size: int
+    hidden_size: int
+    tokens: int
+    """Patches and the class token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextInfo:
+    """QLLaMA: text encoder, query transformer and caption decoder."""
+
+    layers: int
+    heads: int
+    head_dim: int
+    vocab_size: int
+    max_positions: int
+    num_query_tokens: int
+    """Rows that the queries hold in front of a caption or of a matched text."""
+    max_text_length: int = 80
+    """Tokens of a text, bos and eos included."""
+    bos_token_id: int = 1
+    eos_token_id: int = 2
+    pad_token_id: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TilingInfo:
+    """How a chat model cuts a picture."""
+
+    fewest: int
+    """Tiles that a picture is cut into, the thumbnail not counted."""
+    most: int
+    thumbnail: bool
+    """Whether the whole picture is the last tile where it was cut."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What the runtime has to know of the model: one record for each part, None where the model has no such part."""
+
+    layout: str
+    """Layout of the checkpoint: internvl, internvit or internvl_chat."""
+    vision: VisionInfo
+    text: TextInfo | None = None
+    tiling: TilingInfo | None = None
+    embed_dim: int | None = None
+    """Size of the feature that pictures and texts share."""
+    logit_scale: float | None = None
+    """As stored: the logarithm of the factor."""
+
+    @property
+    def num_query_tokens(self) -> int:
+        """Rows that the queries hold in front of a text; 0 in a model without queries."""
+        return self.text.num_query_tokens if self.text is not None else 0
+
+    def require_text(self) -> TextInfo:
+        """Return the record of the part that reads and writes texts.
+
+        Raises:
+            BundleError: the model has none.
+        """
+        if self.text is None:
+            raise BundleError(f"{self.layout} has no text part; use a bundle of InternVL-14B for this")
+        return self.text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The whole manifest."""
+
+    schema: int
+    producer: Mapping[str, str]
+    """Package -> version that wrote the bundle."""
+    model: ModelInfo
+    precision: str
+    graphs: Mapping[str, GraphInfo]
+    files: Mapping[str, FileInfo]
+    """Path within the bundle -> size and digest; everything but the manifest itself."""
+    accepted_config: tuple[str, ...] = ()
+    """Fields of the checkpoint's files that the exporter does not know and its user accepted as having no effect."""
+
+    def graph_of(self, role: str) -> str | None:
+        """Return the name of the graph with a role of `graph_roles`, or None where the bundle has none."""
+        return next((name for name, graph in self.graphs.items() if graph.use.role == role), None)
+
+    def has_roles(self, *roles: str) -> bool:
+        """Return whether there is a graph with each of these roles."""
+        return all(self.graph_of(role) is not None for role in roles)
+
+    def save(self, path: Path) -> None:
+        """Write the manifest."""
+        path.write_text(json_text(asdict(self)) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "Manifest":
+        """Read the manifest.
+
+        Raises:
+            BundleError: it is absent, not JSON, of another schema, incomplete, or names files that it must not.
+        """
+        content = _read(path)
+        schema = content.get("schema")
+        if schema != SCHEMA or isinstance(schema, bool):
+            raise BundleError(
+                f"{path.parent}: bundle has schema {schema}, this runtime reads {SCHEMA};"
+                " upgrade internvl-edge or export again"
+            )
+        try:
+            manifest = cls(
+                schema=schema,
+                producer=dict(content["producer"]),
+                model=_model(content["model"]),
+                precision=str(content["precision"]),
+                graphs={name: _graph(entry) for name, entry in content["graphs"].items()},
+                files={name: _record(FileInfo, entry) for name, entry in content["files"].items()},
+                accepted_config=tuple(map(str, content.get("accepted_config", ()))),
+            )
+        except KeyError as error:
+            raise BundleError(f"{path}: has no {error}; export the bundle again") from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise BundleError(f"{path}: not a manifest ({error}); export the bundle again") from error
+        _check_files(manifest, path)
+        return manifest
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BundleError(
+            f"{path.parent}: no bundle, it has no {path.name}; give a folder that export wrote"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: not readable as JSON ({error}); export the bundle again") from error
+    if not isinstance(content, dict):
+        raise BundleError(f"{path}: holds no JSON object; export the bundle again")
+    return content
+
+
+def _graph(entry: Mapping[str, Any]) -> GraphInfo:
+    inputs, outputs = (tuple(_tensor(t) for t in entry[key]) for key in ("inputs", "outputs"))
+    closest = entry.get("closest")
+    return GraphInfo(
+        file=str(entry["file"]),
+        inputs=inputs,
+        outputs=outputs,
+        use=_use(entry["use"]),
+        closest=_record(ReachInfo, closest) if closest is not None else None,
+        islands=tuple(_record(ReachInfo, island) for island in entry.get("islands", ())),
+        fp32_nodes=tuple(map(str, entry.get("fp32_nodes", ()))),
+    )
+
+
+def _model(entry: Mapping[str, Any]) -> ModelInfo:
+    parts = {"vision": VisionInfo, "text": TextInfo, "tiling": TilingInfo}
+    found = {name: _record(kind, entry[name]) for name, kind in parts.items() if entry.get(name) is not None}
+    return _record(ModelInfo, {**entry, **found})
+
+
+def _use(entry: Mapping[str, Any]) -> GraphUse:
+    use = GraphUse(**{**entry, "phases": tuple(entry["phases"])})
+    texts = (use.role, use.rows, *use.phases, *([use.ids] if use.ids is not None else []))
+    if wrong := [value for value in texts if not isinstance(value, str)]:
+        raise TypeError(f"a graph's use holds {', '.join(map(repr, wrong))}")
+    return use
+
+
+def _tensor(entry: Mapping[str, Any]) -> TensorSpec:
+    return TensorSpec(name=entry["name"], dtype=entry["dtype"], shape=tuple(entry["shape"]))
+
+
+def _record(kind: Callable[..., _Record], entry: Mapping[str, Any]) -> _Record:
+    """Return a flat dataclass of `entry`; a value of a wrong type is a TypeError that names all of them."""
+    record = kind(**entry)
+    values = {field: getattr(record, field.name) for field in fields(record)}  # type: ignore[arg-type]
+    wrong = [f"{field.name} is {value!r}" for field, value in values.items() if not _is_a(value, field.type)]
+    if wrong:
+        raise TypeError(", ".join(wrong))
+    return record
+
+
+def _is_a(value: object, kind: Any) -> bool:
+    """Return whether `value` is of `kind`; JSON writes a whole float as an integer."""
+    return isinstance(value, kind) or (type(value) is int and isinstance(float(value), kind))
+
+
+def _check_files(manifest: Manifest, path: Path) -> None:
+    graph_files = [graph.file for graph in manifest.graphs.values()]
+    if outside := [name for name in (*manifest.files, *graph_files) if _escapes(name)]:
+        listed = ", ".join(sorted(set(outside)))
+        raise BundleError(f"{path}: names files outside the bundle ({listed}); do not trust this bundle")
+    if unlisted := [name for name in graph_files if name not in manifest.files]:
+        raise BundleError(f"{path}: has no digest of {', '.join(unlisted)}; export the bundle again")
+
+
+def _escapes(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts

@@ -1,0 +1,1 @@
+"""Features of many pictures or texts, batch by batch, into a file."""

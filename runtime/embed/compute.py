@@ -1,0 +1,180 @@
+"""The features of many inputs, batch by batch; and who computes them, this process or a cluster."""
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from internvl_edge.runtime.embed.batches import Batch, BatchOptions, batches
+from internvl_edge.runtime.embed.options import EmbedOptions
+from internvl_edge.runtime.embed.outputs import Kind
+from internvl_edge.runtime.embed.shards import Compute, Part
+from internvl_edge.runtime.errors import BackendError, InputError
+from internvl_edge.runtime.finite import require_finite
+from internvl_edge.runtime.inputs.files.names import is_unicode
+from internvl_edge.runtime.inputs.pictures.decode import check_header
+from internvl_edge.runtime.inputs.pictures.findings import NAMED, listed, reason
+from internvl_edge.runtime.inputs.pictures.source import SourcePicture
+from internvl_edge.runtime.inputs.read import UnusableText
+from internvl_edge.runtime.monitor import Monitor
+from internvl_edge.runtime.stages import UNMEASURED, Stages
+
+if TYPE_CHECKING:
+    from internvl_edge.runtime.model import InternVL
+
+
+class Engine(Protocol):
+    """Who computes."""
+
+    def backend(self, kind: Kind) -> str:
+        """Return what runs the graph of pictures or texts, and how: rows of two do not go into one file."""
+        ...
+
+    def pictures(self, pictures: Sequence[SourcePicture], options: EmbedOptions) -> Compute:
+        """Return what computes the features of pictures by their indices."""
+        ...
+
+    def texts(self, texts: Sequence[str | UnusableText], options: EmbedOptions) -> Compute:
+        """Return what computes the features of texts by their indices."""
+        ...
+
+
+def described(backend: str, bf16: bool) -> str:
+    """Return a backend with what it was allowed."""
+    return f"{backend} in bf16" if bf16 else backend
+
+
+class LocalEngine:
+    """This process."""
+
+    def __init__(self, model: "InternVL", stages: Stages = UNMEASURED) -> None:
+        self._model = model
+        self._stages = stages
+
+    def backend(self, kind: Kind) -> str:
+        """Return the library that the model chose."""
+        chosen = self._model.session("vision" if kind == "image" else "text").backend
+        return described(chosen, self._model.options.bf16)
+
+    def pictures(self, pictures: Sequence[SourcePicture], options: EmbedOptions) -> Compute:
+        """Return what decodes in threads while the graph runs."""
+        return PictureFeatures(self._model, pictures, options, self._stages)
+
+    def texts(self, texts: Sequence[str | UnusableText], options: EmbedOptions) -> Compute:
+        """Return what encodes batch by batch."""
+        return TextFeatures(self._model, texts, options, self._stages)
+
+
+class PictureFeatures:
+    """Decodes and scales in threads while the graph runs."""
+
+    def __init__(
+        self, model: "InternVL", pictures: Sequence[SourcePicture], options: EmbedOptions, stages: Stages
+    ) -> None:
+        self._model = model
+        self._pictures = pictures
+        self._options = options
+        self._stages = stages
+
+    def __call__(self, inputs: Sequence[int]) -> Generator[Part, None, None]:
+        """Yield the features of batches."""
+        todo = [self._pictures[index] for index in inputs]
+        settings = BatchOptions(
+            preprocessing=self._model.preprocessing,
+            geometry=self._model.preprocessing.geometry_of("squash"),
+            batch_size=self._options.batch_size,
+            workers=self._options.workers,
+        )
+        with closing(batches(todo, settings, self._stages)) as stream:
+            for batch in stream:
+                bad = tuple((todo[index].name, why) for index, why in batch.bad)
+                if bad and self._options.on_error == "fail":
+                    ahead = _bad_headers(todo[batch.start + batch.count :], NAMED - len(bad))
+                    raise InputError(unreadable([*bad, *ahead]))
+                yield Part(self._rows(batch), _names(todo, batch), bad)
+
+    def _rows(self, batch: Batch) -> np.ndarray:
+        if not len(batch.pixel_values):
+            return np.empty((0, 0))
+        mode = self._options.mode or self._model.default_mode
+        features = self._model.encode_image(batch.pixel_values, mode, Monitor(stages=self._stages))
+        return cast(features, "pictures", self._options)
+
+
+class TextFeatures:
+    """Encodes batch by batch, each text checked on its own."""
+
+    def __init__(
+        self, model: "InternVL", texts: Sequence[str | UnusableText], options: EmbedOptions, stages: Stages
+    ) -> None:
+        self._model = model
+        self._texts = texts
+        self._options = options
+        self._stages = stages
+
+    def __call__(self, inputs: Sequence[int]) -> Generator[Part, None, None]:
+        """Yield the features of batches."""
+        wrong = {index: found for index in inputs if (found := _text_fault(self._texts[index], index)) is not None}
+        if wrong and self._options.on_error == "fail":
+            raise InputError(unreadable(list(wrong.values())))
+        for start in range(0, len(inputs), self._options.batch_size):
+            batch = inputs[start : start + self._options.batch_size]
+            texts = [str(self._texts[index]) for index in batch if index not in wrong]
+            bad = tuple(wrong[index] for index in batch if index in wrong)
+            yield Part(self._rows(texts), tuple(texts), bad)
+
+    def _rows(self, texts: list[str]) -> np.ndarray:
+        if not texts:
+            return np.empty((0, 0))
+        return cast(self._model.encode_text(texts, Monitor(stages=self._stages)), "texts", self._options)
+
+
+def cast(features: np.ndarray, what: str, options: EmbedOptions) -> np.ndarray:
+    """Return features in the type that is written.
+
+    Raises:
+        BackendError: they are NaN or infinite, or overflow float16.
+    """
+    require_finite(features, what)
+    with np.errstate(over="ignore"):  # told below
+        rows = features.astype(options.dtype, copy=False)
+    if not np.isfinite(rows).all():
+        raise BackendError(
+            f"embed: features of {what} up to {np.abs(features).max():.4g}, too large for float16; write float32"
+        )
+    return rows
+
+
+def unreadable(findings: Sequence[tuple[str, str]]) -> str:
+    """Return a line that names inputs that cannot be read."""
+    return (
+        f"embed: unreadable: {listed(findings)}; repair them, or run again with --on-error skip:"
+        " what is finished is kept"
+    )
+
+
+def _text_fault(text: str | UnusableText, index: int) -> tuple[str, str] | None:
+    """Return name and reason of a text that cannot be encoded; None if it can."""
+    if isinstance(text, UnusableText):
+        return text.name, text.why
+    if not text.strip():
+        return f"text {index}", "empty"
+    return None if is_unicode(text) else (f"text {index}", "no valid Unicode")
+
+
+def _names(todo: Sequence[SourcePicture], batch: Batch) -> tuple[str, ...]:
+    bad = {index for index, _ in batch.bad}
+    return tuple(todo[index].name for index in range(batch.start, batch.start + batch.count) if index not in bad)
+
+
+def _bad_headers(pictures: Sequence[SourcePicture], most: int) -> Iterator[tuple[str, str]]:
+    """Yield name and reason of the first `most` pictures whose headers cannot be read."""
+    for picture in pictures:
+        if most <= 0:
+            return
+        try:
+            check_header(picture.content())
+        except Exception as error:  # as in the batches
+            most -= 1
+            yield picture.name, reason(error)

@@ -1,0 +1,1 @@
+"""Pictures: received, decoded to RGB, cut into tiles, scaled and normalised."""

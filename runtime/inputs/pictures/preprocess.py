@@ -1,0 +1,230 @@
+"""Pictures to pixel values, bit-equal to the reference's three paths (MODEL.md 4)."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.inputs.pictures.decode import (
+    Pictures,
+    check_pictures,
+    load_pictures,
+    name_in,
+    picture_count,
+    within_limit,
+)
+from internvl_edge.runtime.inputs.pictures.findings import listed
+from internvl_edge.runtime.monitor import Monitor
+from internvl_edge.runtime.stages import DECODE_IMAGE, PREPROCESS, UNMEASURED, Stages
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+    from PIL.Image import Resampling
+
+Geometry = Literal["squash", "crop", "clip"]
+GEOMETRIES: tuple[Geometry, ...] = ("squash", "crop", "clip")
+Filter = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
+FILTERS: tuple[Filter, ...] = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+"""Pillow's filters in the order of its numbers, which `resample` in a checkpoint's file may be."""
+Channels = tuple[float, float, float]
+
+MEAN: Channels = (0.485, 0.456, 0.406)
+STD: Channels = (0.229, 0.224, 0.225)
+_BYTE = 1 / 255
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocessing:
+    """What becomes of pictures before the first graph; the defaults are the reference's (MODEL.md 4)."""
+
+    image_size: int
+    """Side of the graph's pictures in pixels."""
+    mean: Channels = MEAN
+    std: Channels = STD
+    resample: Filter = "bicubic"
+    rescale_factor: float = _BYTE
+    """Of the bytes of a picture, before the mean is taken off."""
+    geometry: Geometry | None = None
+    """What the checkpoint's own file asks for, in place of each task's; None: each task has the reference's."""
+    short_side: int | None = None
+    """Pixels that ``crop`` and ``clip`` scale a picture's short side to before they cut; None: `image_size`."""
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            InputError: all that no picture can be brought to, in one line.
+        """
+        if wrong := list(self._findings()):
+            raise InputError(f"preprocessing: {'; '.join(wrong)}; correct the file that says so")
+
+    def _findings(self) -> Iterator[str]:
+        if self.image_size < 1:
+            yield f"image_size {self.image_size} is below 1"
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != 3 or not all(map(math.isfinite, values)):
+                yield f"{name} {list(values)} is not three numbers"
+        if not all(self.std):
+            yield f"std {list(self.std)} divides by 0"
+        if not (math.isfinite(self.rescale_factor) and self.rescale_factor > 0):
+            yield f"rescale_factor {self.rescale_factor} is not above 0"
+        if self.resample not in FILTERS:
+            yield f"resample {self.resample!r} is none of {', '.join(FILTERS)}"
+        if self.geometry is not None and self.geometry not in GEOMETRIES:
+            yield f"geometry {self.geometry!r} is none of {', '.join(GEOMETRIES)}"
+        if self.short_side is not None and self.short_side < self.image_size:
+            yield f"short_side {self.short_side} is below image_size {self.image_size}"
+
+    def geometry_of(self, task: Geometry) -> Geometry:
+        """Return how a task scales pictures whose own geometry is `task`."""
+        return self.geometry or task
+
+    def at_size(self, image_size: int) -> "Preprocessing":
+        """Return the settings for pictures of another side; the share that is cut off stays the same."""
+        short = None if self.short_side is None else round(self.short_side * image_size / self.image_size)
+        return replace(self, image_size=image_size, short_side=short)
+
+
+def preprocess(
+    images: Pictures, settings: Preprocessing, geometry: Geometry | None = None, stages: Stages = UNMEASURED
+) -> np.ndarray:
+    """Return fp32 ``[B, 3, S, S]`` of pictures.
+
+    `geometry`: ``squash`` ignores the aspect ratio (retrieval, captions); ``crop`` is torchvision's short side and
+    centre crop (zero-shot classification); ``clip`` is CLIPImageProcessor's (the model card), whose crop may lie a
+    pixel off; None is what the checkpoint asks for, or else ``squash``. What becomes of alpha, orientation and wide
+    modes: `decode`.
+
+    Raises:
+        InputError: pictures that cannot be read, or are too narrow to scale, all of them named; an unknown geometry.
+    """
+    geometry = settings.geometry_of("squash") if geometry is None else geometry
+    require_geometry(geometry)
+    with stages.stage(DECODE_IMAGE):
+        pictures = load_pictures(images)
+    with stages.stage(PREPROCESS):
+        values = np.empty((len(pictures), 3, settings.image_size, settings.image_size), np.float32)
+        findings = []
+        for index, (picture, row) in enumerate(zip(pictures, values, strict=True)):
+            try:
+                place(picture, settings, geometry, row)
+            except InputError as error:
+                findings.append((name_in(images, index), str(error)))
+    if findings:
+        raise InputError(f"pictures that cannot be scaled: {listed(findings)}")
+    return values
+
+
+def pixel_batches(
+    images: Pictures, settings: Preprocessing, geometry: Geometry, size: int, monitor: Monitor
+) -> Iterator[np.ndarray]:
+    """Yield `pixel_values` of at most `size` pictures, so that a long list of files never lies in memory as a whole.
+
+    Floats are taken as `pixel_values` that are ready. `geometry` is the task's, which a checkpoint may replace.
+
+    Raises:
+        InputError: as `preprocess`; floats that are NaN or infinite.
+    """
+    starts = range(0, picture_count(images), size)
+    ready = isinstance(images, np.ndarray) and images.dtype.kind == "f"
+    for batch in (images[start : start + size] for start in starts):
+        if ready:
+            pixels = require_finite_pixels(np.asarray(batch))
+        else:
+            pixels = preprocess(batch, settings, settings.geometry_of(geometry), monitor.stages)
+        yield pixels
+        monitor.advance(len(pixels))
+
+
+def require_readable(images: Pictures, batch_size: int) -> None:
+    """Check a list of more than one batch before any graph is opened; a shorter one is read at once.
+
+    Raises:
+        InputError: pictures that cannot be read, all of them named.
+    """
+    if not isinstance(images, np.ndarray) and picture_count(images) > batch_size:
+        check_pictures(images)
+
+
+def require_finite_pixels(pixels: np.ndarray) -> np.ndarray:
+    """Return `pixel_values` ``[B, ...]``.
+
+    Raises:
+        InputError: NaN or infinity among them.
+    """
+    if wrong := int((~np.isfinite(pixels)).reshape(len(pixels), -1).any(axis=1).sum()):
+        raise InputError(f"pixel_values: {wrong} of {len(pixels)} pictures hold NaN or inf; prepare them again")
+    return pixels
+
+
+def require_geometry(geometry: str) -> None:
+    """Check a geometry's name.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if geometry not in GEOMETRIES:
+        raise InputError(f"geometry {geometry!r}: unknown; choose from {', '.join(GEOMETRIES)}")
+
+
+def place(picture: "Picture", settings: Preprocessing, geometry: Geometry, values: np.ndarray) -> None:
+    """Write the pixel values of one RGB picture to `values`, fp32 ``[3, S, S]``.
+
+    Raises:
+        InputError: a picture so narrow that scaling its short side passes the limit of pixels.
+    """
+    size, resample = settings.image_size, resampling(settings.resample)
+    if geometry == "squash":
+        scaled = _resize(picture, size, size, resample)
+    else:
+        scaled = _centre(_short_side(picture, settings.short_side or size, resample), size, geometry)
+    _normalise(scaled, settings, values)
+
+
+def resampling(name: Filter) -> "Resampling":
+    """Return Pillow's filter of that name."""
+    from PIL import Image
+
+    return Image.Resampling[name.upper()]
+
+
+def _centre(picture: "Picture", size: int, geometry: Geometry) -> "Picture":
+    """torchvision (``crop``) rounds half a pixel of offset to even, CLIPImageProcessor (``clip``) rounds it down."""
+    beyond = (picture.width - size, picture.height - size)
+    left, top = (round(each / 2.0) if geometry == "crop" else each // 2 for each in beyond)
+    return picture.crop((left, top, left + size, top + size))
+
+
+def _short_side(picture: "Picture", size: int, resample: "Resampling") -> "Picture":
+    """Return `picture` with its short side at `size`; the long side is cut to an integer."""
+    width, height = picture.size
+    scaled = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
+    if not within_limit(*scaled):
+        raise InputError(
+            f"{width} x {height} pixels would be {scaled[0]} x {scaled[1]} with the short side at {size}, more than the"
+            " limit; crop it"
+        )
+    return _resize(picture, *scaled, resample)
+
+
+def _resize(picture: "Picture", width: int, height: int, resample: "Resampling") -> "Picture":
+    return picture if picture.size == (width, height) else picture.resize((width, height), resample)
+
+
+def _normalise(picture: "Picture", settings: Preprocessing, values: np.ndarray) -> None:
+    """Do torchvision's ToTensor and Normalize in place: divide by 255 in fp32, subtract, divide.
+
+    CLIPImageProcessor multiplies by 1/255 in fp64 and rounds to fp32: the same bits for all 256 values. Other factors
+    are multiplied as it does.
+    """
+    pixels = np.asarray(picture).transpose(2, 0, 1)
+    if settings.rescale_factor == _BYTE:
+        np.copyto(values, pixels)
+        values /= np.float32(255)
+    else:
+        np.copyto(values, pixels * np.float64(settings.rescale_factor), casting="same_kind")
+    values -= np.array(settings.mean, np.float32)[:, None, None]
+    values /= np.array(settings.std, np.float32)[:, None, None]

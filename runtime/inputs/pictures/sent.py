@@ -1,0 +1,141 @@
+"""Pictures that come where text may stand: data URLs, bare base64, and addresses, which nobody fetches."""
+
+import re
+
+from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.inputs.files.formats import is_picture_name
+from internvl_edge.runtime.inputs.files.sniff import HEAD_BYTES, described, picture_format
+from internvl_edge.runtime.inputs.pictures.data_url import DataUrl, data_url, decoded_base64
+
+_AROUND = " \t\r\n\f\v\0\xa0\ufeff\u200b\u2060"
+"""What copying leaves around a URL."""
+_SCHEMES = "https?|ftps?|sftp|s3[an]?|gc?s|azure|az|abfss?|wasbs?|adl|hdfs|dbfs|oss|cosn?|obs|swift|hf|ipfs|file"
+_ADDRESS = re.compile(rf"(?:(?:{_SCHEMES})://|file:/|blob:)\S+", re.IGNORECASE)
+_ANY_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_AMID = re.compile(
+    r"data:[^,:\s]{0,128};\s{0,8}base64\s{0,8},(?:[\w+/%-]|\s{1,8}[\w+/%-]{16})", re.IGNORECASE | re.ASCII
+)
+"""Behind a comma and a space a word may stand: "the data:image/png;base64, prefix"."""
+_LETTERS_AMID = re.compile(
+    r"(?:(?<![A-Za-z0-9+/_=-])|(?<=%2C))"
+    r"(?:iVBORw0KG|[/_]9j[/_]|R0lGOD|UklGR|SUkqA|TU0AK|AAAA[A-Za-z0-9+/_-]GZ0eX)[A-Za-z0-9+/_-]{32,512}",
+    re.ASCII,
+)
+"""Base64 as of a picture between other letters: in quotes, as ``b'...'``, in JSON, behind ``image/png;base64,``."""
+_WORDS_AMID = ("iVBORw0KG", "9j", "R0lGOD", "UklGR", "SUkqA", "TU0AK", "GZ0eX")
+"""Without any of them no letters amid a text are looked for, which takes longer."""
+_FIRST_LETTERS = re.compile(
+    r"iVBO|[/_]9j[/_]|[/_]0[/_][/_]|R0lG|UklG|Qk|SUk[qr]|TU0[AK]|AAAA|AAAB|UD[E-Z]|UE[YZ]|UG[YZ]|OEJQ|JVBE|PHN2"
+)
+"""Of the base64 of each format of pictures, so that other text is told apart at once."""
+_PLAIN_HEAD = re.compile(rb"P[1-6Ff]\s+(?:#[^\n]*\n\s*)*\d{1,9}\s+\d")
+"""Of a picture in PPM, whose two first letters may begin a text."""
+_UNREAD = ("HEIC", "Photoshop", "icon", "PDF", "SVG", "XL")
+"""Words for what is no text and no picture that is read either: whoever decodes it says so."""
+_HEAD_OF_BASE64 = re.compile(r"(?:[A-Za-z0-9+/_-]\s{0,8}){24,1024}", re.ASCII)
+_BEFORE = re.compile(
+    r"""(?:b?["'`<(]|\\")?\s{0,8}(?:(?:[a-z]{1,16}/[\w.+-]{1,64}\s{0,8};)?\s{0,8}base64\s{0,8}[,:])?\s{0,8}""",
+    re.IGNORECASE | re.ASCII,
+)
+"""What may stand before base64: a quote, as `str` of Python's bytes has it, or a data URL's head without `data:`."""
+_BEHIND = "\"'`>)\\" + _AROUND
+_GENERIC = ("", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded")
+_SHOWN = 60
+_NOTHING_FETCHED = "nothing is fetched here; send the picture itself, as a data URL"
+
+
+def sent_picture(text: str) -> bytes | None:
+    """Return the encoded picture that `text` stands for; None where it is text.
+
+    Raises:
+        InputError: it means a picture that is not in it; the message goes on behind the name of what was given.
+    """
+    bare = text.strip(_AROUND)
+    if (url := data_url(bare)) is not None:
+        return _picture_of(url)
+    if _is_address(bare):
+        raise InputError(f"is an address ({bare[:_SHOWN]}), and {_NOTHING_FETCHED}")
+    if (picture := _wrapped_base64(bare)) is not None:
+        return picture
+    if bare[:5].lower() == "data:" and (picture := _bare_base64(bare.partition(",")[2])) is not None:
+        return picture
+    if "base64" in bare.lower() and _AMID.search(bare):
+        raise InputError("has a data URL amid other text; send picture and text apart")
+    if any(word in bare for word in _WORDS_AMID) and any(map(_is_base64_head, _LETTERS_AMID.finditer(bare))):
+        raise InputError("has the base64 of a picture amid other text; send the picture alone, or the text")
+    return None
+
+
+def received_picture(content: bytes) -> bytes:
+    """Return the encoded picture of an input that takes pictures: as it is, or what its text stands for.
+
+    Raises:
+        InputError: it is text that means a picture which is not in it.
+    """
+    head = content[:HEAD_BYTES]
+    if picture_format(head) is not None or not head.isascii():
+        return content
+    try:
+        picture = sent_picture(content.decode("ascii"))
+    except UnicodeDecodeError:
+        return content
+    return content if picture is None else picture
+
+
+def _picture_of(url: DataUrl) -> bytes:
+    content = url.content
+    if not url.encoded and not _is_picture(content):  # some forget to say that it is base64
+        packed = decoded_base64(content)
+        content = packed if packed is not None and _is_picture(packed) else content
+    if not content:
+        raise InputError("is a data URL of no bytes; send the whole picture")
+    if not (url.media_type.startswith("image") or url.media_type in _GENERIC or _is_picture(content)):
+        raise InputError(f"is a data URL of {url.media_type[:_SHOWN]}, which is no picture; send a picture or a text")
+    return content
+
+
+def _is_address(text: str) -> bool:
+    """Whether the whole of a text is an address; spaces are taken where its name is that of a picture."""
+    if _ADDRESS.fullmatch(text):
+        return True
+    begins = _ANY_SCHEME.match(text)
+    return begins is not None and is_picture_name(re.split(r"[?#]", text)[0])
+
+
+def _wrapped_base64(text: str) -> bytes | None:
+    """Return the picture that a text is the base64 of, in quotes or behind ``image/png;base64,`` too."""
+    before = _BEFORE.match(text)
+    begin = before.end() if before else 0
+    if begin and _FIRST_LETTERS.match(text, begin) is None:
+        return None
+    return _bare_base64(text[begin:].rstrip(_BEHIND) if begin else text)
+
+
+def _bare_base64(text: str) -> bytes | None:
+    """Return the picture that a text is the base64 of; None for other text, which has no picture's first bytes."""
+    if _FIRST_LETTERS.match(text) is None or (begin := _HEAD_OF_BASE64.match(text)) is None:
+        return None
+    letters = re.sub(r"\s", "", begin.group())
+    head = decoded_base64(letters[: len(letters) // 4 * 4].encode())
+    if head is None or not (_is_picture(head) or _PLAIN_HEAD.match(head) or _is_unread(head)):
+        return None
+    whole = decoded_base64(text.encode("ascii", "replace"))
+    if whole is None:
+        raise InputError("begins as the base64 of a picture and is none; encode the bytes again")
+    return whole
+
+
+def _is_base64_head(found: re.Match[str]) -> bool:
+    """Whether letters amid a text are the first of a picture's base64."""
+    letters = found.group()
+    head = decoded_base64(letters[: len(letters) // 4 * 4].encode())
+    return head is not None and _is_picture(head)
+
+
+def _is_picture(content: bytes) -> bool:
+    head = content[:HEAD_BYTES]
+    return picture_format(head) not in (None, "PPM") or "HEIC" in (described(head) or "")
+
+
+def _is_unread(head: bytes) -> bool:
+    return any(word in (described(head) or "") for word in _UNREAD)

@@ -1,0 +1,1 @@
+"""Tables of pictures and texts: JSONL, CSV, Parquet, captions beside pictures, shards."""

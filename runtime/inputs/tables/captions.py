@@ -1,0 +1,114 @@
+"""What the fields of a row say of its picture: the file, the captions by language, the class."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from internvl_edge.runtime.inputs.files.names import is_unicode
+
+NO_LANGUAGE = ""
+"""Language of a caption whose row does not say one."""
+FILE_KEYS = ("file", "file_name", "filename", "image_path")
+"""Fields that name the picture: `file_name` is that of COCO and of image folders on the Hub, `filename` Flickr30K's."""
+CAPTION_KEYS = ("label", "caption", "text", "captions", "texts", "sentences")
+_RAW = "raw"
+"""Field of the text in the elements of Karpathy's `sentences`."""
+GROUP_KEY = "group"
+_URL = "://"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """What is known of a picture."""
+
+    texts: Mapping[str, tuple[str, ...]]
+    """Language -> captions, none of them empty."""
+    group: str | None
+    unused: tuple[str, ...] = ()
+    """Fields that should hold captions or a class and hold something else."""
+
+
+def file_of(fields: Mapping[str, Any]) -> tuple[str | None, str]:
+    """Return the name of a row's picture, or None and why there is none."""
+    key = next((key for key in FILE_KEYS if fields.get(key) is not None), None)
+    if key is None:
+        names = ", ".join(list(map(str, fields))[:6]) or "nothing"
+        return None, f"no `file`, it has {names}"
+    name = fields[key]
+    if not isinstance(name, str) or not name.strip():
+        return None, f"`{key}` is no name of a file"
+    if _URL in name:
+        return None, f"`{key}` is an address, which no command fetches"
+    try:
+        nameable = b"\0" not in name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        nameable = False
+    return (name, "") if nameable else (None, f"`{key}` is no name that a file can have")
+
+
+def labels_of(fields: Mapping[str, Any]) -> tuple[Labels, str]:
+    """Return what a row says of its picture, and what makes it unusable; nothing does in most.
+
+    The first of `CAPTION_KEYS` that holds a text counts: a text, a list of texts, or an object with either for each
+    language.
+    """
+    unused = []
+    texts: dict[str, tuple[str, ...]] = {}
+    for key in CAPTION_KEYS:
+        value = fields.get(key)
+        if value is None:
+            continue
+        found = _by_language(value)
+        if found is None:
+            unused.append(f"{key} is {_type(value)}")
+        elif found:
+            texts = found
+            break
+    group = fields.get(GROUP_KEY)
+    if isinstance(group, int) and not isinstance(group, bool):
+        group = str(group)
+    if group is not None and not isinstance(group, str):
+        unused.append(f"{GROUP_KEY} is {_type(group)}")
+        group = None
+    words = [text for captions in texts.values() for text in captions] + ([group] if group else [])
+    fault = "" if all(map(is_unicode, words)) else "holds text that is no UTF-8"
+    return Labels(texts=texts, group=group, unused=tuple(unused)), fault
+
+
+def texts_of(value: object) -> list[str] | None:
+    """Return the texts of a field that holds one or a list of them, None if it holds anything else."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list | tuple):
+        return None
+    texts = [part if isinstance(part, str) else part.get(_RAW) if isinstance(part, dict) else None for part in value]
+    return [str(text) for text in texts] if all(isinstance(text, str) for text in texts) else None
+
+
+def _by_language(value: object) -> dict[str, tuple[str, ...]] | None:
+    """Return captions by language, empty ones left out; None if the value holds something else."""
+    given = value if isinstance(value, dict) else {NO_LANGUAGE: value}
+    found = {}
+    for language, captions in given.items():
+        if captions is None:
+            continue
+        texts = texts_of(captions)
+        if texts is None:
+            return None
+        if kept := _filled(texts):
+            found[str(language)] = kept
+    return found
+
+
+def _filled(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(text for text in texts if text.strip())
+
+
+def _type(value: object) -> str:
+    kinds: Sequence[tuple[type | tuple[type, ...], str]] = (
+        (bool, "true or false"),
+        ((int, float), "a number"),
+        (Mapping, "an object without texts"),
+        (list, "a list without texts"),
+    )
+    return next((words for kind, words in kinds if isinstance(value, kind)), type(value).__name__)

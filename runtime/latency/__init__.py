@@ -1,0 +1,1 @@
+"""How long graphs and requests take: measured, summed up, and reported."""

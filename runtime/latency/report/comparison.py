@@ -1,0 +1,87 @@
+"""Faster, slower or equal: a bootstrap interval of the ratio of two medians."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from internvl_edge.runtime.latency.measure.steady import drift
+
+RESAMPLES = 2000
+EQUAL = 1.02
+"""Ratios from 1 / 1.02 to 1.02 are equal: two runs of one bundle on one machine differ by so much for reasons of their
+own, which resampling the calls of either run cannot see."""
+_BLOCKS = 20
+_SEED = 20231222
+_MOST_CALLS = 5000
+"""More calls are thinned evenly: the interval of a median over 5,000 is already far below `EQUAL`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """This run against an earlier one."""
+
+    answer: Literal["faster", "slower", "equal"]
+    ratio: float
+    """Of the medians, this over the earlier: below 1 is faster."""
+    low: float
+    high: float
+    margin: float
+    """Ratios from 1 / margin to margin tell nothing: `EQUAL`, or the drift of the run that drifts more."""
+    median_ms: float
+    baseline_ms: float
+
+
+def verdict(times_ms: Sequence[float], baseline_ms: Sequence[float], confidence: float = 0.95) -> Verdict:
+    """Compare two series of at least one call, each in its order.
+
+    Blocks of neighbouring calls are drawn, not single calls: latencies follow each other (clocks, other work), and a
+    bootstrap of single calls would be too sure. Blocks have n^(1/3) calls (Hall, Horowitz and Jing, 1995), or a
+    twentieth of the run where that is longer: other work on a machine comes and goes in seconds.
+    """
+    rng = np.random.default_rng(_SEED)
+    mine, theirs = _thinned(times_ms), _thinned(baseline_ms)
+    ratio = float(np.median(mine) / np.median(theirs))
+    ratios = _medians(mine, rng) / _medians(theirs, rng)
+    tail = (1 - confidence) / 2 * 100
+    low, high = (float(bound) for bound in np.percentile(ratios, (tail, 100 - tail)))
+    margin = max(EQUAL, _drift_factor(times_ms), _drift_factor(baseline_ms))
+    answer: Literal["faster", "slower", "equal"] = "equal"
+    if high < 1 / margin:
+        answer = "faster"
+    elif low > margin:
+        answer = "slower"
+    return Verdict(
+        answer=answer,
+        ratio=ratio,
+        low=low,
+        high=high,
+        margin=margin,
+        median_ms=float(np.median(mine)),
+        baseline_ms=float(np.median(theirs)),
+    )
+
+
+def _drift_factor(times: Sequence[float]) -> float:
+    """Return the drift as a factor of at least 1: calls that become twice as fast drift as much as the reverse."""
+    grown = 1 + drift(times)
+    return max(grown, 1 / grown)
+
+
+def _thinned(times: Sequence[float]) -> np.ndarray:
+    values = np.asarray(times, np.float64)
+    return values[:: -(-len(values) // _MOST_CALLS)]
+
+
+def _medians(times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return the median of each resample, drawn in blocks that wrap around the end."""
+    count = len(times)
+    block = max(round(count ** (1 / 3)), count // _BLOCKS, 1)
+    offsets = np.arange(block)
+    medians = np.empty(RESAMPLES)
+    for index in range(RESAMPLES):
+        starts = rng.integers(0, count, -(-count // block))
+        drawn = (starts[:, None] + offsets).ravel()[:count] % count
+        medians[index] = np.median(times[drawn])
+    return medians

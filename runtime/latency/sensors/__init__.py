@@ -1,0 +1,1 @@
+"""Clocks, temperatures, power and throttling of the board while it is measured."""

@@ -1,0 +1,71 @@
+"""Readings of a Jetson by its own program `tegrastats`, which prints a line each interval."""
+
+import re
+import shutil
+import subprocess
+import threading
+
+from internvl_edge.runtime.latency.sensors.board import INTERVAL_S, BoardSample, now_ns
+
+_WHOLE = ("VDD_IN", "POM_5V_IN")
+"""The rail in front of all others, where a module has one."""
+_BEHIND = ("VDDQ_VDD2_1V8AO",)
+"""Fed from a rail that is listed too (VIN_SYS_5V0 of AGX Orin): adding it would count it twice."""
+_FIRST_LINE_S = 2.0
+
+
+class TegrastatsSensor:
+    """The board, by the latest line.
+
+    Raises:
+        OSError: the program is not there or prints nothing.
+    """
+
+    name = "tegrastats"
+
+    def __init__(self) -> None:
+        program = shutil.which("tegrastats")
+        if program is None:
+            raise FileNotFoundError("tegrastats is not there")
+        command = [program, "--interval", str(round(INTERVAL_S * 1e3))]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self._latest: BoardSample | None = None
+        self._arrived = threading.Event()
+        self._reader = threading.Thread(target=self._follow, daemon=True)
+        self._reader.start()
+        if not self._arrived.wait(_FIRST_LINE_S):
+            self.close()
+            raise OSError("tegrastats prints nothing")
+
+    def read(self) -> BoardSample:
+        """Return the latest reading, with the time at which it came."""
+        return self._latest or BoardSample(time_ns=now_ns())
+
+    def close(self) -> None:
+        """End the program."""
+        self._process.terminate()
+        self._process.wait()
+
+    def _follow(self) -> None:
+        for line in self._process.stdout or ():
+            self._latest = parse_line(line, now_ns())
+            self._arrived.set()
+
+
+def parse_line(line: str, time_ns: int) -> BoardSample:
+    """Return the reading of one line of L4T 32 to 36: milliwatts with or without their unit, clocks with or without [].
+
+    Without a rail for the whole module its power is the sum of the rails that it lists: less than a meter shows.
+    """
+    rails = {name: int(value) for name, value in re.findall(r"\b([A-Z][A-Z0-9_]*) (\d+)(?:mW)?/\d+(?:mW)?(?!\w)", line)}
+    rails = {name: value for name, value in rails.items() if name not in ("RAM", "SWAP", "IRAM", *_BEHIND)}
+    whole = [rails[name] for name in _WHOLE if name in rails]
+    power_mw = whole[0] if whole else sum(rails.values()) if rails else None
+    heat = {name.lower(): float(value) for name, value in re.findall(r"(\w+)@(-?\d+(?:\.\d+)?)C\b", line)}
+    clock = re.search(r"GR3D_FREQ \d+%@\[?(\d+)", line)
+    return BoardSample(
+        time_ns=time_ns,
+        power_w=None if power_mw is None else power_mw / 1e3,
+        temperature_c=heat.get("tj", heat.get("gpu")),
+        clock_mhz=float(clock[1]) if clock else None,
+    )

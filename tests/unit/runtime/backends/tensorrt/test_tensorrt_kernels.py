@@ -1,0 +1,80 @@
+"""Kernels that TensorRT-RTX compiles on the device: for each shape once, kept for the next process."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from internvl_edge.runtime.backends.tensorrt.plans.library import load_library
+from internvl_edge.runtime.cache_folder import cache_folder
+from tests.unit.runtime.fake_plans import Site, site
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    return site(tmp_path, monkeypatch, "tensorrt_rtx")
+
+
+def run(here: Site, *batches: int) -> None:
+    session = here.open()
+    for batch in batches:
+        session.run({"pixel_values": np.zeros((batch, 3, 4))})
+    session.close()
+
+
+def test_a_kernel_is_compiled_once_for_a_shape(here: Site) -> None:
+    run(here, 1, 1, 2)
+    assert here.trt.compiled == 2
+    run(here, 2, 1, 3)  # as in another process: sessions share nothing but the file
+    assert here.trt.compiled == 3
+
+
+def test_the_file_names_version_device_and_plan(here: Site) -> None:
+    run(here, 1)
+    (file,) = cache_folder().iterdir()
+    assert file.name.startswith("1.7.1.116-sm89-")
+
+
+def test_a_damaged_file_is_written_again(here: Site) -> None:
+    run(here, 1)
+    (file,) = cache_folder().iterdir()
+    file.write_bytes(b"damaged")
+    run(here, 1)
+    assert here.trt.compiled == 2
+    run(here, 1)
+    assert here.trt.compiled == 2
+
+
+def test_a_folder_that_cannot_be_written_stops_nothing(here: Site, caplog: pytest.LogCaptureFixture) -> None:
+    cache_folder().write_text("a file where the folder would be")
+    caplog.set_level("INFO")
+    run(here, 1)
+    assert "graph vision: compiled kernels are not kept (" in caplog.text
+
+
+def test_a_growing_past_runs_with_general_kernels(here: Site) -> None:
+    session = here.open("decoder")
+    cache = session.open_cache({"present.0.key": np.zeros((1, 2, 4, 3), np.float16)}, rows=1, length=10)
+    for held in range(4, 9):
+        ones = np.ones((1, 1), np.int64)
+        cache.step({"input_ids": ones, "attention_mask": np.ones((1, held + 1), np.int64), "position_ids": ones})
+    assert here.trt.compiled == 0
+
+
+def test_the_standard_tensorrt_keeps_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(site(tmp_path, monkeypatch, "tensorrt"), 1)
+    assert not cache_folder().exists()
+
+
+def test_the_folder_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/there")
+    monkeypatch.delenv("INTERNVL_EDGE_CACHE", raising=False)
+    assert cache_folder() == Path("/there/internvl-edge")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "internvl-edge"
+    monkeypatch.setenv("INTERNVL_EDGE_CACHE", "/here")
+    assert cache_folder() == Path("/here")
+
+
+def test_a_library_is_loaded_once(here: Site) -> None:
+    assert load_library("tensorrt_rtx") is load_library("tensorrt_rtx")

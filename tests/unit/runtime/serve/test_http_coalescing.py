@@ -1,0 +1,79 @@
+"""What is written in one turn of the event loop leaves in one piece, and before a connection is closed."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from internvl_edge.runtime.serve.protocol.http.connection.coalescing import GatheringTransport
+
+
+class Wire(asyncio.Transport):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[Any] = []
+
+    def is_closing(self) -> bool:
+        return bool(self.told) and self.told[-1] in ("close", "abort")
+
+    def abort(self) -> None:
+        self.told.append("abort")
+
+    def writelines(self, pieces: Iterable[Any]) -> None:
+        self.told.append(list(pieces))
+
+    def close(self) -> None:
+        self.told.append("close")
+
+
+def test_one_turn_is_one_piece() -> None:
+    async def scene() -> None:
+        wire = Wire()
+        transport = GatheringTransport(wire, asyncio.get_running_loop())
+        transport.write(b"head")
+        transport.write(b"body")
+        assert wire.told == []
+        await asyncio.sleep(0)
+        transport.write(b"more")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert wire.told == [[b"head", b"body"], [b"more"]]
+
+    asyncio.run(scene())
+
+
+def test_a_whole_answer_does_not_wait_for_the_end_of_the_turn() -> None:
+    async def scene() -> None:
+        wire = Wire()
+        transport = GatheringTransport(wire, asyncio.get_running_loop())
+        transport.write_whole(b"answer")
+        assert wire.told == [[b"answer"]]
+        transport.write(b"head")
+        transport.write_whole(b"answer")  # behind what was written before
+        assert wire.told[1:] == [[b"head", b"answer"]]
+        await asyncio.sleep(0)
+        assert len(wire.told) == 2
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        ("close", [[b"answer"], "close"]),  # what was written is sent before
+        ("abort", ["abort"]),  # nothing is sent to a client that went within the turn
+    ],
+)
+def test_a_connection_may_end_within_the_turn(end: str, told: list[Any]) -> None:
+    async def scene() -> None:
+        wire = Wire()
+        transport = GatheringTransport(wire, asyncio.get_running_loop())
+        transport.write(b"answer")
+        getattr(transport, end)()
+        await asyncio.sleep(0)
+        assert wire.told == told
+
+    asyncio.run(scene())
