@@ -11,8 +11,6 @@ from internvl_edge.runtime.inputs.pictures.preprocess import Preprocessing
 Layout = Literal["internvl", "internvit", "internvl_chat"]
 """Layouts of checkpoints: which parts there are, and where `config.json` describes them."""
 
-ALL_QLLAMA_GRAPHS = ("query", "text", "decoder", "itm")
-
 P = TypeVar("P", bound="PartConfig")
 
 _REAL = ("eps", "rope_theta", "downsample")
@@ -106,8 +104,8 @@ class QllamaConfig(PartConfig):
     bos_token_id: int = 1
     eos_token_id: int = 2
     pad_token_id: int = 0
-    graphs: tuple[str, ...] = ALL_QLLAMA_GRAPHS
-    """Uses that the checkpoint has weights for: the plain-PyTorch InternVL-C file has `text` alone."""
+    text_alone: bool = False
+    """Only the text encoder's weights are stored, as in the plain-PyTorch file of InternVL-C: no queries, no heads."""
 
     def _findings(self) -> Iterator[str]:
         if self.hidden_size % self.num_heads:

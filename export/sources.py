@@ -17,7 +17,7 @@ def weight_sources(tensors: Mapping[str, LazyTensor | MergedTensor], config: Mod
     sources: dict[str, Source] = dict(tensors)
     for family in FAMILIES:
         if config.find(family.kind) is not None:
-            computed = family.computed(config, lambda name: tensors[name].torch())
+            computed = family.computed(config, tensors)
             sources |= {name: ComputedTensor(name=name, value=value) for name, value in computed.items()}
     return sources
 

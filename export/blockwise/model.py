@@ -48,7 +48,7 @@ class BlockwiseModel:
     def vocabulary(self) -> int | None:
         """Token ids that it knows; None if it takes no texts."""
         text = self.config.find(QllamaConfig)
-        return text.vocab_size if text is not None and text.graphs else None
+        return text.vocab_size if text is not None else None
 
     @property
     def values_per_picture(self) -> int:

@@ -77,8 +77,13 @@ class GraphRow:
         return self.fed_by if PAST in self.feeds else None
 
 
-def _uses_qllama(name: str) -> Callable[[ModelConfig], bool]:
-    return lambda config: (qllama := config.find(QllamaConfig)) is not None and name in qllama.graphs
+def _reads_texts(config: ModelConfig) -> bool:
+    return config.find(QllamaConfig) is not None
+
+
+def _has_queries(config: ModelConfig) -> bool:
+    qllama = config.find(QllamaConfig)
+    return qllama is not None and not qllama.text_alone
 
 
 def _queries(config: ModelConfig) -> int:
@@ -99,7 +104,7 @@ GRAPHS: tuple[GraphRow, ...] = (
     GraphRow(
         use=GraphUse(role=QUERY_ENCODER, rows="pictures"),
         module=query,
-        has_weights=_uses_qllama("query"),
+        has_weights=_has_queries,
         fed_by="vision",
         feeds=_STATES,
         fewest_rows=_queries,
@@ -109,14 +114,14 @@ GRAPHS: tuple[GraphRow, ...] = (
     GraphRow(
         use=GraphUse(role=TEXT_ENCODER, rows="texts", ids="texts"),
         module=text,
-        has_weights=_uses_qllama("text"),
+        has_weights=_reads_texts,
         stream=text.stream,
         judged="text_embeds",
     ),
     GraphRow(
         use=GraphUse(role=CAPTION_DECODER, rows="sequences", ids="prompts", phases=("prompt", "step")),
         module=decoder,
-        has_weights=_uses_qllama("decoder"),
+        has_weights=_has_queries,
         fed_by="query",
         feeds={PAST: PRESENT},
         fewest_rows=lambda config: _queries(config) + 1,
@@ -127,7 +132,7 @@ GRAPHS: tuple[GraphRow, ...] = (
     GraphRow(
         use=GraphUse(role=PAIR_MATCHER, rows="pictures", ids="pairs"),
         module=itm,
-        has_weights=_uses_qllama("itm"),
+        has_weights=_has_queries,
         fed_by="vision",
         feeds=_STATES,
         leading_queries=True,

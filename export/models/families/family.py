@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -18,6 +18,17 @@ TokenId = Callable[[str], int | None]
 Shapes = Mapping[str, tuple[int, ...]]
 """Official name of a tensor -> its shape."""
 Module = nn.Module | nn.Parameter
+
+
+class StoredTensor(Protocol):
+    """A tensor on disk."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape, known without reading it."""
+
+    def torch(self) -> Tensor:
+        """Return its values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +79,7 @@ class Family:
     """Return the part as a plain-PyTorch file stores it, None where it does not."""
     as_stored: Callable[[ModelConfig, Shapes], PartConfig | None] = lambda model, shapes: None
     """Return the part corrected by what shapes say, None where they change nothing."""
-    computed: Callable[[ModelConfig, Callable[[str], Tensor]], Mapping[str, Tensor]] = lambda model, load: {}
+    computed: Callable[[ModelConfig, Mapping[str, StoredTensor]], Mapping[str, Tensor]] = lambda model, stored: {}
     """Return the tensors that are computed from the config and from stored tensors, instead of stored as they are."""
     tied: Callable[[ModelConfig], tuple[str, str] | None] = lambda model: None
     """Return the name of a head that may be stored tied, and that of the table which then is the head too."""

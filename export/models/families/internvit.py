@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from internvl_edge.export.models.families.family import (
     Module,
     Shapes,
     StoredShapes,
+    StoredTensor,
     check_heads,
     layer_count,
 )
@@ -149,12 +150,12 @@ def _modules(model: ModelConfig) -> Mapping[str, Module]:
     return {"vision_model": InternVisionModel(model.vision)}
 
 
-def _computed(model: ModelConfig, load: Callable[[str], Tensor]) -> Mapping[str, Tensor]:
+def _computed(model: ModelConfig, stored: Mapping[str, StoredTensor]) -> Mapping[str, Tensor]:
     """Return the position table resized to the grid of the model's pictures, where it is stored for another."""
-    grid, table = model.vision.grid, load(POSITION_TABLE)
+    grid, table = model.vision.grid, stored[POSITION_TABLE]
     if table.shape[1] == model.vision.tokens:
         return {}
-    return {POSITION_TABLE: resize_position_table(table, (grid, grid))}
+    return {POSITION_TABLE: resize_position_table(table.torch(), (grid, grid))}
 
 
 def _sites(model: ModelConfig) -> Iterator[Site]:

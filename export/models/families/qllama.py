@@ -1,7 +1,7 @@
 """QLLaMA with its queries, heads and second pool: its fields in `config.json`, its tensors and its sites."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from internvl_edge.calib.sites import NormFold, RowFold, Site
 from internvl_edge.export.config import (
-    ALL_QLLAMA_GRAPHS,
     ModelConfig,
     PartConfig,
     PoolConfig,
@@ -34,6 +33,7 @@ from internvl_edge.export.models.families.family import (
     Module,
     Shapes,
     StoredShapes,
+    StoredTensor,
     check_heads,
     layer_count,
     tower_of,
@@ -174,7 +174,7 @@ def _from_shapes(stored: StoredShapes, parts: Sequence[PartConfig]) -> QllamaCon
         num_layers=layer_count(shapes, QLLAMA_BLOCK.format("")),
         intermediate_size=hidden,
         vocab_size=vocab,
-        graphs=ALL_QLLAMA_GRAPHS if _QUERIES in shapes else ("text",),
+        text_alone=_QUERIES not in shapes,
     )
     if (tower := tower_of(parts)) is not None:
         config = replace(config, vision_hidden_size=tower.hidden_size)
@@ -191,7 +191,7 @@ def _heads_of_frequencies(unused: Shapes, width: int) -> int | None:
 
 def _in_plain_file(model: ModelConfig, shapes: Shapes) -> QllamaConfig | None:
     qllama = model.find(QllamaConfig)
-    return replace(qllama, graphs=("text",)) if qllama is not None and _EMBEDDING in shapes else None
+    return replace(qllama, text_alone=True) if qllama is not None and _EMBEDDING in shapes else None
 
 
 def _as_stored(model: ModelConfig, shapes: Shapes) -> QllamaConfig:
@@ -204,7 +204,7 @@ def _as_stored(model: ModelConfig, shapes: Shapes) -> QllamaConfig:
     found = {int(match[1]) for name in shapes if (match := _CROSS_LAYER.match(name))}
     stored = sorted(layer for layer in found if layer < qllama.num_layers)
     if not stored:
-        said = qllama.cross_attention_layers if "query" in qllama.graphs else ()
+        said = () if qllama.text_alone else qllama.cross_attention_layers
         return replace(qllama, cross_attention_layers=said)
     step = min((after - before for before, after in pairwise(stored)), default=qllama.num_layers)
     layers = {*range(stored[0] % step, qllama.num_layers, step), *stored}
@@ -213,36 +213,33 @@ def _as_stored(model: ModelConfig, shapes: Shapes) -> QllamaConfig:
 
 def _tied(model: ModelConfig) -> tuple[str, str] | None:
     """Return the head and the table that it is where the file was saved tied (MODEL.md T1)."""
-    return (f"{HEAD}.weight", _EMBEDDING) if "decoder" in model.need(QllamaConfig).graphs else None
+    return (f"{HEAD}.weight", _EMBEDDING) if not model.need(QllamaConfig).text_alone else None
 
 
 def _modules(model: ModelConfig) -> Mapping[str, Module]:
     """Return QLLaMA and what its graphs need; the plain-PyTorch InternVL-C file has the text encoder alone."""
     text, pool = model.need(QllamaConfig), model.need(PoolConfig)
     modules: dict[str, Module] = {
-        "qllama": Qllama(text, with_head="decoder" in text.graphs),
+        "qllama": Qllama(text, with_head=not text.text_alone),
         "text_projection": nn.Parameter(torch.empty(text.hidden_size, pool.embed_dim)),
         "logit_scale": nn.Parameter(torch.empty(())),
     }
-    if "query" in text.graphs:
+    if not text.text_alone:
         modules["query_tokens"] = nn.Parameter(torch.empty(1, text.num_queries, text.hidden_size))
         modules["clip_projector2"] = AttentionPool(text.hidden_size, pool.embed_dim, pool.pool_heads)
-    if "itm" in text.graphs:
         modules["itm_head"] = nn.Linear(text.hidden_size, 2)
     return modules
 
 
-def _computed(model: ModelConfig, load: Callable[[str], Tensor]) -> Mapping[str, Tensor]:
+def _computed(model: ModelConfig, stored: Mapping[str, StoredTensor]) -> Mapping[str, Tensor]:
     return {f"qllama.model.rotary.{part}": rotary_table(model.need(QllamaConfig), part) for part in ("cos", "sin")}
 
 
 def _sites(model: ModelConfig) -> Iterator[Site]:
     text = model.need(QllamaConfig)
-    if not text.graphs:
-        return
     for index in range(text.num_layers):
         yield from _block_sites(text, index)
-    if "decoder" in text.graphs:
+    if not text.text_alone:
         yield _head(text)
 
 
@@ -263,7 +260,7 @@ def _block_sites(text: QllamaConfig, index: int) -> Iterator[Site]:
     selves = tuple(f"self_attn.{part}_proj" for part in "qkv")
     yield site("self_attn.qkv", selves, norm("input_layernorm"), width)
     yield site("self_attn.o_proj", ("self_attn.o_proj",), rows("self_attn.v_proj"), width)
-    if index in text.cross_attention_layers and {"query", "itm"} & set(text.graphs):
+    if index in text.cross_attention_layers and not text.text_alone:
         yield site("cross_attn.q_proj", ("cross_attn.q_proj",), norm("cross_attn.norm1"), width)
         keys = ("cross_attn.k_proj", "cross_attn.v_proj")
         yield site("cross_attn.kv", keys, norm("cross_attn.norm2"), text.vision_hidden_size)

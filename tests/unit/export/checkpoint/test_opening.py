@@ -111,7 +111,7 @@ class TestPlainPyTorch:
         torch.save({nest: plain} if nest else plain, tmp_path / "internvl_c.pth")
         shutil.copy(golden_a / "checkpoint" / "config.json", tmp_path)
         checkpoint = _accounted(tmp_path / "internvl_c.pth")
-        assert checkpoint.config.need(QllamaConfig).graphs == ("text",)
+        assert checkpoint.config.need(QllamaConfig).text_alone
         assert checkpoint.config.need(QllamaConfig).cross_attention_layers == ()
         assert len(checkpoint.tensors) == len(plain)
         _assert_equal(checkpoint.tensors, {name: weights[name] for name in checkpoint.tensors})

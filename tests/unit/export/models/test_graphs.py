@@ -108,7 +108,7 @@ def test_a_model_has_the_graphs_of_its_parts() -> None:
         "vision",
         "connector",
     )
-    text_alone = replace(QLLAMA, graphs=("text",))
+    text_alone = replace(QLLAMA, text_alone=True)
     assert available_graphs(replace(CONFIG, parts=(TOWER, POOL, text_alone))) == (
         "vision",
         "text",

@@ -126,7 +126,7 @@ def test_a_plain_file_has_the_tower_and_what_is_stored_of_the_others() -> None:
     assert QLLAMA_FAMILY.in_plain_file(config, {}) is None
     text = QLLAMA_FAMILY.in_plain_file(config, shapes)
     assert isinstance(text, QllamaConfig)
-    assert text.graphs == ("text",)
+    assert text.text_alone
     assert POOL.in_plain_file(config, {}) is None
     assert POOL.in_plain_file(config, shapes) == PoolConfig(embed_dim=768, pool_heads=16)
     assert CONNECTOR.in_plain_file(config_from_json(CHAT_FILE), {"mlp1.0.weight": (1,)}) is None
@@ -153,7 +153,7 @@ def test_plain_names_are_renamed_by_the_family_that_owns_them(plain: str, offici
 def test_a_tied_head_is_the_table_where_captions_are_wanted() -> None:
     config = config_from_json(OFFICIAL)
     assert QLLAMA_FAMILY.tied(config) == ("qllama.lm_head.weight", "qllama.model.embed_tokens.weight")
-    text = config.with_part(QllamaConfig(graphs=("text",)))
+    text = config.with_part(QllamaConfig(text_alone=True))
     assert QLLAMA_FAMILY.tied(text) is None
     assert INTERNVIT.tied(config) is None
 
