@@ -1,7 +1,7 @@
 """Decide how one site is quantized: smoothing, clip and scale, each by the error of the linears' own output."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -77,7 +77,13 @@ class Rules:
 
 
 def decide(site: Site, seen: Mapping[str, Statistics], weights: Sequence[Tensor], rules: Rules) -> Decision:
-    """Return how to quantize `site` given what each graph saw and its weights ``[out, C]`` in fp32."""
+    """Return how to quantize `site` given what each graph saw and its weights ``[out, C]`` in fp32.
+
+    A site whose columns do not fill the blocks of the format stays high.
+    """
+    unfit = _unfit(weights, rules)
+    if unfit:
+        rules = replace(rules, precision=replace(rules.precision, weights=None))
     judged = _judged(weights)
     columns = torch.stack([w.abs().amax(dim=0) for w in weights]).amax(dim=0)
     trial = _Trial(seen, judged, rules)
@@ -87,16 +93,17 @@ def decide(site: Site, seen: Mapping[str, Statistics], weights: Sequence[Tensor]
     smoothing = vectors[best]
     clips = {graph: trial.clip(graph, smoothing) for graph in seen}
     worst = min(clip.sqnr_db for clip in clips.values())
-    kept = worst < KEEP_HIGH_DB
+    poor = f"output SQNR {worst:.1f} dB, below {KEEP_HIGH_DB:g} dB" if worst < KEEP_HIGH_DB else ""
+    high = unfit or poor
     return Decision(
         site=site,
         alpha=None if best == "off" else float(best),
         smoothing=None if smoothing is None else smoothing.numpy(),
         smoothing_errors=errors,
         clips=clips,
-        quantized=not kept,
-        reason=f"output SQNR {worst:.1f} dB, below {KEEP_HIGH_DB:g} dB" if kept else "a linear of a block",
-        prescription=_prescription(kept, errors, best, clips),
+        quantized=not high,
+        reason=high or "a linear of a block",
+        prescription=_prescription(bool(high), errors, best, clips),
     )
 
 
@@ -185,6 +192,18 @@ class _Trial:
 
     def _scale(self, limit: float, form: Format) -> float:
         return float(scale_of(torch.tensor(limit), form, self._rules.dtype))
+
+
+def _unfit(weights: Sequence[Tensor], rules: Rules) -> str:
+    """Return why the weights cannot have scales of the format; empty if they can."""
+    if (form := rules.precision.weights) is None:
+        return ""
+    try:
+        for weight in weights:
+            form.granularity.scale_shape(weight.shape)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _judged(weights: Sequence[Tensor]) -> Tensor:

@@ -118,6 +118,13 @@ def test_weights_alone_leave_the_activation_whole(rows: np.ndarray, weight: torc
     assert neither.sqnr_db == 200
 
 
+def test_a_site_whose_columns_do_not_fill_the_blocks_stays_high(rows: np.ndarray, weight: torch.Tensor) -> None:
+    decision = decided(rows[:, :90], weight[:, :90], ONLY_WEIGHTS)
+    assert not decision.quantized
+    assert decision.reason == f"axis 1 of [{OUT}, 90] is no multiple of blocks of {BLOCK}"
+    assert decided(rows, weight, ONLY_WEIGHTS).quantized
+
+
 def test_the_store_holds_two_values_in_a_byte_and_the_graph_computes_with_them(
     rows: np.ndarray, weight: torch.Tensor, tmp_path: Path
 ) -> None:
