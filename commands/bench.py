@@ -67,7 +67,7 @@ def _count(name: str, default: int, most: int, words: str) -> Callable[[Command]
 @click.option(
     "--percentile", "percents", type=_Percents(), default="50,90,95,99", show_default=True, help="Of the latency."
 )
-@click.option("--threads", type=THREADS, help="Of a CPU backend.  [default: its own choice]")
+@click.option("--threads", type=THREADS, help="Of a CPU backend.  [default: one for a small graph, else all]")
 @BF16
 @click.option("--cuda-graph/--no-cuda-graph", default=True, show_default=True, help="Replay launches of a known shape.")
 @click.option("--spin/--no-spin", default=False, show_default=True, help="Wait for the device by polling.")

@@ -89,7 +89,7 @@ def triton(bundle: Path, output: Path, **settings: Any) -> None:
 @click.option("--gpus", type=SHARE, default=0.0, show_default=True, help="Of a replica; 0.5: two share one.")
 @click.option("--http", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Port on every node.")
 @BACKEND
-@click.option("--threads", type=THREADS, help="Of a CPU backend.  [default: its own choice]")
+@click.option("--threads", type=THREADS, help="Of a CPU backend.  [default: one for a small graph, else all]")
 @BF16
 @JOINED_ROWS
 @JOINING_DELAY

@@ -9,6 +9,7 @@ from internvl_edge.calib.ranges import MARKER, RangesInfo, merge_ranges, open_ra
 from internvl_edge.calib.thresholds import METHODS
 from internvl_edge.export.accounting import account
 from internvl_edge.export.blockwise.model import BlockwiseModel
+from internvl_edge.export.blockwise.threads import fitting_threads
 from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
 from internvl_edge.export.models.graphs import GRAPH_NAMES
 from internvl_edge.export.producer import code_digest, producer
@@ -84,7 +85,8 @@ def calibrate(options: CalibrateOptions, progress: Progress | None = None) -> Ca
         info = _merge(options)
     else:
         model = BlockwiseModel(options.checkpoint, checkpoint, config)
-        info = measure_ranges(model, checkpoint, options, progress or Silent())
+        with fitting_threads(checkpoint.tensors.values()):
+            info = measure_ranges(model, checkpoint, options, progress or Silent())
     return CalibrateReport(output=options.output, info=info, seconds=time.monotonic() - started)
 
 

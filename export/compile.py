@@ -19,6 +19,7 @@ from internvl_edge.calib.report import build_report
 from internvl_edge.calib.report_html import render_html
 from internvl_edge.calib.verdict import Verdict
 from internvl_edge.export.blockwise.quantized import quantized_sources
+from internvl_edge.export.blockwise.threads import fitting_threads
 from internvl_edge.export.build import BuildOptions, BuildReport, build
 from internvl_edge.export.canonical.forked import Forked
 from internvl_edge.export.checkpoint import Checkpoint
@@ -109,6 +110,7 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         folder.mkdir(parents=True, exist_ok=True)
         shared = shared_files(run.checkpoint.tensors.values(), run.dtype, run.weights, folder)
         clock = _Clock()
+        stack.enter_context(fitting_threads(run.checkpoint.tensors.values()))
         tracing = stack.enter_context(_tracing(run, staging))  # forks, before the sweep begins a thread
         sweep = stack.enter_context(_sweep(run, shared))
         _trace(run, staging, tracing)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from onnx.utils import Extractor
 
 from internvl_edge.calib.heap import trim_heap
 from internvl_edge.export.canonical.block_names import block_of
+from internvl_edge.runtime.backends.onnxruntime import SPINNING
+from internvl_edge.runtime.backends.threads import threads_for
 
 DEFAULT_LIMIT_BYTES = 400 << 20
 """Weights of one segment, as stored: one block of InternViT-6B (246 MB) or QLLaMA (486 MB with cross-attention)."""
@@ -84,9 +87,19 @@ def _run(proto: onnx.ModelProto, folder: Path, feeds: Mapping[str, np.ndarray]) 
     # In the order of the graph: else what measures a value runs last, and all values live until then.
     options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     options.log_severity_level = 3
+    options.intra_op_num_threads = threads_for(_weights(proto), max(map(_rows, feeds.values()), default=1))
+    options.add_session_config_entry(SPINNING, "0")
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+
+def _weights(proto: onnx.ModelProto) -> int:
+    return sum(prod(tensor.dims) for tensor in proto.graph.initializer)
+
+
+def _rows(values: np.ndarray) -> int:
+    return values.shape[0] if values.ndim else 1
 
 
 def _runs(graph: ir.Graph) -> list[list[ir.Node]]:

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from internvl_edge.export.config import ModelConfig
-from internvl_edge.export.models.graphs import graph_spec
+from internvl_edge.export.models.graphs import GraphSpec, graph_spec
 from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.export.numerics.reach import Reach, run_rounded
 from internvl_edge.export.streamed import Change, Fetch, run_streamed
@@ -46,11 +47,17 @@ def torch_outputs(
 
     `changed` quantizes the inputs of linears by their path, as a quantized graph does.
     """
-    with torch.device("meta"):
-        spec = graph_spec(name, config, InternVLModel(config).eval(), torch.float32, feature_layers)
+    spec = _without_weights(name, config, feature_layers)
     tensors = [torch.from_numpy(np.array(inputs[item.name])) for item in spec.inputs]
     outputs = run_streamed(spec.module, fetch, *tensors, changed=changed)
     return {output: tensor.numpy() for output, tensor in zip(spec.outputs, outputs, strict=True)}
+
+
+@lru_cache(maxsize=8)
+def _without_weights(name: str, config: ModelConfig, feature_layers: tuple[int, ...]) -> GraphSpec:
+    """Return graph `name` on the meta device, built once: sensitivity runs it for every linear."""
+    with torch.device("meta"):
+        return graph_spec(name, config, InternVLModel(config).eval(), torch.float32, feature_layers)
 
 
 def verify_graph(

@@ -82,7 +82,9 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options, which reach `command` as one `request`."""
 
     @BACKEND
-    @click.option("--threads", type=THREADS, help="Threads of a CPU backend.  [default: its own choice]")
+    @click.option(
+        "--threads", type=THREADS, help="Threads of a CPU backend.  [default: one for a small graph, else all]"
+    )
     @BF16
     @click.option(
         "--max-pixels",

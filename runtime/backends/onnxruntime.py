@@ -9,6 +9,7 @@ import numpy as np
 from internvl_edge.runtime.backends.lowering.cpu import lower
 from internvl_edge.runtime.backends.lowering.onnx_model import OnnxModel
 from internvl_edge.runtime.backends.session import SessionOptions, TensorInfo, require_arrays
+from internvl_edge.runtime.backends.threads import ALL_CORES, threads_for
 from internvl_edge.runtime.errors import BackendError, first_line
 from internvl_edge.runtime.stages import COMPUTE, UNMEASURED, Stages
 
@@ -34,6 +35,11 @@ _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(i
 """What can cross the border as NumPy arrays; bfloat16 cannot."""
 _NO_MEMORY = ("out of memory", "failed to allocate memory", "bad_alloc", "bad allocation")
 _WEIGHTS_BESIDE = "session.optimized_model_external_initializers_file_name"
+SPINNING = "session.intra_op.allow_spinning"
+"""Whether threads poll for the next operator, which keeps the cores from whatever else the machine runs.
+
+Only threads whose number a user has given do: who gives it has the cores to spare.
+"""
 _FATAL_ONLY = 4
 """Log level: every failure is raised, so that printing it as well would say it twice."""
 
@@ -49,10 +55,11 @@ class OnnxRuntimeSession:
 
     def __init__(self, graph_file: Path, options: SessionOptions, provider: Provider = "cpu") -> None:
         self._file, self._provider = graph_file, provider
-        self._threads = options.threads or 0  # 0: its own choice
         self._check_installed()
         try:
             self._lowered = lower(graph_file, options.bf16) if provider == "cpu" else None
+            own = threads_for(self._lowered.weights, options.rows) if self._lowered is not None else ALL_CORES
+            self._threads, self._spins = options.threads or own, options.threads is not None
             self._session = self._opened()
         except Exception as error:  # the library raises classes of its own, without a common base but this
             raise BackendError(_refusal(graph_file, error)) from error
@@ -106,6 +113,8 @@ class OnnxRuntimeSession:
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = _FATAL_ONLY
         settings.intra_op_num_threads = self._threads
+        if not self._spins:
+            settings.add_session_config_entry(SPINNING, "0")
         if profile is not None:
             settings.enable_profiling, settings.profile_file_prefix = True, str(profile.trace)
             if profile.graph is not None:

@@ -29,7 +29,7 @@ class SessionOptions:
     """What a user may set of a backend; each takes what it knows."""
 
     threads: int | None = None
-    """Of a CPU backend; None: its own choice."""
+    """Of a CPU backend; None: one for a small graph, else one for each core."""
     bf16: bool = False
     """A processor with units for bf16 may compute in it what the graph has in fp16 or fp32: faster, and less exact."""
     rows: int = 1

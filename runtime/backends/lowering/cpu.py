@@ -32,6 +32,8 @@ class LoweredGraph:
     """ONNX Runtime's session options that belong to it."""
     settings: Mapping[str, str]
     """What was done, in words."""
+    weights: int
+    """How many values its constants have."""
     arena: bool = True
     """Whether ONNX Runtime may keep the memory of one run for the next."""
 
@@ -46,7 +48,7 @@ def lower(graph_file: Path, bf16: bool = False) -> LoweredGraph:
     config = {_WEIGHTS_FOLDER: str(graph_file.parent), **_NO_OTHER_FUSIONS}
     settings: dict[str, str] = {}
     if any(node.has_graphs for node in model.nodes):  # bodies of loops and branches are not looked into
-        return LoweredGraph(model.encode(), config, settings)
+        return LoweredGraph(model.encode(), config, settings, _weights(model))
     if narrow := widen(model):
         settings["floats"] = f"fp32 for {' and '.join(NARROW[dtype] for dtype in sorted(narrow))}"
     if bf16 or BFLOAT16 in narrow:
@@ -60,4 +62,8 @@ def lower(graph_file: Path, bf16: bool = False) -> LoweredGraph:
     packing = choose_packing(model, None if wide else available_bytes())
     settings["weights"] = packing.reason
     config |= {**packing.config, **(_WIDE_SUMS if wide else {})}
-    return LoweredGraph(model.encode(), config, settings, packing.arena)
+    return LoweredGraph(model.encode(), config, settings, _weights(model), packing.arena)
+
+
+def _weights(model: OnnxModel) -> int:
+    return sum(tensor.size for tensor in model.initializers.values())
