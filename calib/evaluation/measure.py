@@ -8,6 +8,7 @@ import numpy as np
 from internvl_edge.calib.dataset import DataSet
 from internvl_edge.calib.evaluation.options import EvalOptions
 from internvl_edge.calib.evaluation.plan import Plan, parts_of, plan_of, shown
+from internvl_edge.runtime.bundle.graph_roles import IMAGE_ENCODER, QUERY_ENCODER
 from internvl_edge.runtime.errors import BundleError
 from internvl_edge.runtime.model import InternVL
 from internvl_edge.runtime.progress import Advance, Progress, Silent
@@ -67,13 +68,15 @@ def _through_vision(
     captions: dict[str, list[str]] = {language: [] for language in plan.caption_prompts}
     if not images and not captions:
         return {}, {}
+    (encoder,) = model.bundle.graphs_of(IMAGE_ENCODER)
     for start in range(0, len(plan.data.rows), batch_size):
         rows = plan.data.rows[start : start + batch_size]
         pixels = model.preprocess([plan.data.picture(row) for row in rows])
-        vision = model.run_graph("vision", {"pixel_values": pixels})
+        vision = model.run_graph(encoder, {"pixel_values": pixels})
         query: Mapping[str, np.ndarray] = {}
         if "g" in images or captions:
-            query = model.run_graph("query", {"vision_states": vision["vision_states"]})
+            (queries,) = model.bundle.graphs_of(QUERY_ENCODER)
+            query = model.run_graph(queries, {"vision_states": vision["vision_states"]})
         if "c" in images:
             images["c"].append(_checked(vision["image_embeds"], "image_embeds"))
         if "g" in images:

@@ -5,16 +5,18 @@ from dataclasses import dataclass, field
 
 from internvl_edge.calib.dataset import DataSet
 from internvl_edge.calib.evaluation.options import EvalOptions
+from internvl_edge.runtime.bundle.graph_roles import EXPORTED_AS, IMAGE_ENCODER, QUERY_ENCODER, TEXT_ENCODER
 from internvl_edge.runtime.bundle.modes import modes_of
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.model import InternVL
+from internvl_edge.runtime.tasks.captions import ROLES as CAPTION_ROLES
 
 _TOKENIZER = "tokenizer.model"
 _EMBEDDING = "image embedding"
 _NEEDS = {
-    "retrieval": ("vision", "text", _EMBEDDING, _TOKENIZER),
-    "zero_shot": ("vision", "text", _EMBEDDING, _TOKENIZER),
-    "captions": ("vision", "query", "decoder", _TOKENIZER),
+    "retrieval": (IMAGE_ENCODER, TEXT_ENCODER, _EMBEDDING, _TOKENIZER),
+    "zero_shot": (IMAGE_ENCODER, TEXT_ENCODER, _EMBEDDING, _TOKENIZER),
+    "captions": (*CAPTION_ROLES, _TOKENIZER),
 }
 
 
@@ -47,7 +49,7 @@ def plan_of(parts: set[str], data: DataSet, options: EvalOptions) -> Plan:
     for task in options.tasks:
         languages, reasons = wanted[task]
         lacking = _lacking(parts, _NEEDS[task])
-        if task == "retrieval" and languages and not _lacking(parts, ("text", _TOKENIZER)):
+        if task == "retrieval" and languages and not _lacking(parts, (TEXT_ENCODER, _TOKENIZER)):
             # texts can be compared to a baseline's though there are no pictures to retrieve
             plan.texts = {name: [text for row in chosen.rows for text in row.texts.get(name, ())] for name in languages}
         if lacking:
@@ -58,10 +60,10 @@ def plan_of(parts: set[str], data: DataSet, options: EvalOptions) -> Plan:
             plan.classifiers = languages
         elif task == "captions":
             plan.caption_prompts = {name: data.prompts.caption_prompts[name] for name in languages}
-    if not _lacking(parts, ("vision", _EMBEDDING)):
+    if not _lacking(parts, (IMAGE_ENCODER, _EMBEDDING)):
         plan.modes = list(modes_of(parts))
         if "g" not in plan.modes:
-            plan.skipped.append(("InternVL-G", "the bundle has no query graph"))
+            plan.skipped.append(("InternVL-G", f"the bundle has no {EXPORTED_AS[QUERY_ENCODER]} graph"))
     return plan
 
 
@@ -87,10 +89,10 @@ def chosen_rows(data: DataSet, options: EvalOptions) -> DataSet:
 
 
 def parts_of(model: InternVL) -> set[str]:
-    """Return what the model has: graphs, image embedding, tokenizer."""
+    """Return what the model has: roles of graphs, image embedding, tokenizer."""
     manifest = model.bundle.manifest
-    parts = set(manifest.graphs)
-    if "vision" in parts and model.info.embed_dim is not None:
+    parts = set(manifest.roles)
+    if IMAGE_ENCODER in parts and model.info.embed_dim is not None:
         parts.add(_EMBEDDING)
     return parts | ({_TOKENIZER} & set(manifest.files))
 
@@ -155,4 +157,5 @@ def _check_languages(data: DataSet, options: EvalOptions) -> None:
 
 def _lacking(parts: set[str], needed: Iterable[str]) -> list[str]:
     """Return the absent parts by the names that users know."""
-    return [name if name in (_EMBEDDING, _TOKENIZER) else f"{name} graph" for name in needed if name not in parts]
+    absent = [part for part in needed if part not in parts]
+    return [f"{EXPORTED_AS[part]} graph" if part in EXPORTED_AS else part for part in absent]

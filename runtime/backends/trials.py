@@ -32,10 +32,11 @@ def sample_inputs(bundle: Bundle, graph: str, session: Session, rows: int = 1) -
     """
     from internvl_edge.runtime.backends.graph_inputs import graph_inputs, sizes_of
 
-    model, declared = bundle.manifest.model, bundle.manifest.graphs[graph].inputs
+    model, info = bundle.manifest.model, bundle.manifest.graphs[graph]
     fixed = {size for info in session.inputs.values() for size in info.shape[:1] if isinstance(size, int)}
-    sizes = sizes_of(graph, "step" if graph == "decoder" else "", model, max(fixed, default=rows))
-    inputs = graph_inputs(graph, session.inputs, declared, model, sizes, np.random.default_rng(_SEED))
+    most_frequent = info.use.phases[-1] if info.use.phases else ""
+    sizes = sizes_of(graph, most_frequent, model, max(fixed, default=rows))
+    inputs = graph_inputs(graph, session.inputs, info.inputs, model, sizes, np.random.default_rng(_SEED))
     if "attention_mask" not in inputs and sizes.length > 1 and "input_ids" in inputs:
         inputs["input_ids"][:, -sizes.length // 2 :] = model.require_text().pad_token_id
     return inputs

@@ -5,6 +5,8 @@ from typing import Literal
 
 Rows = Literal["pictures", "texts", "sequences"]
 """What a row of a batch is; a sequence is one of several that may belong to a picture, as a beam of a search."""
+ROW_WORDS = {"pictures": "pictures", "texts": "texts", "sequences": "rows"}
+"""What rows are called where they are counted."""
 Ids = Literal["texts", "pairs", "prompts"]
 """What token ids are: whole texts of their own, texts that come with a picture each, or a part of what is written."""
 

@@ -148,9 +148,10 @@ class Manifest:
         """Return the name of the graph with a role of `graph_roles`, or None where the bundle has none."""
         return next((name for name, graph in self.graphs.items() if graph.use.role == role), None)
 
-    def has_roles(self, *roles: str) -> bool:
-        """Return whether there is a graph with each of these roles."""
-        return all(self.graph_of(role) is not None for role in roles)
+    @property
+    def roles(self) -> frozenset[str]:
+        """The roles that graphs have."""
+        return frozenset(graph.use.role for graph in self.graphs.values())
 
     def save(self, path: Path) -> None:
         """Write the manifest."""

@@ -4,22 +4,23 @@ from collections.abc import Collection, Mapping
 from typing import Literal
 
 from internvl_edge.runtime.bundle.bundle import Bundle
+from internvl_edge.runtime.bundle.graph_roles import EXPORTED_AS, IMAGE_ENCODER, QUERY_ENCODER
 from internvl_edge.runtime.errors import BundleError, InputError
 
 Mode = Literal["c", "g"]
 
-MODE_GRAPHS: Mapping[Mode, tuple[str, ...]] = {"c": ("vision",), "g": ("vision", "query")}
-"""Mode -> the graphs that its picture features go through; the later modes take more."""
+MODE_ROLES: Mapping[Mode, tuple[str, ...]] = {"c": (IMAGE_ENCODER,), "g": (IMAGE_ENCODER, QUERY_ENCODER)}
+"""Mode -> the roles of the graphs that its picture features go through; the later modes take more."""
 
 
-def modes_of(graphs: Collection[str]) -> tuple[Mode, ...]:
-    """Return the modes that these graphs suffice for."""
-    return tuple(mode for mode, needed in MODE_GRAPHS.items() if all(graph in graphs for graph in needed))
+def modes_of(roles: Collection[str]) -> tuple[Mode, ...]:
+    """Return the modes that graphs with these roles suffice for."""
+    return tuple(mode for mode, needed in MODE_ROLES.items() if all(role in roles for role in needed))
 
 
-def default_mode(graphs: Collection[str]) -> Mode:
+def default_mode(roles: Collection[str]) -> Mode:
     """Return the mode of who names none: InternVL-G where its graph is there, otherwise InternVL-C."""
-    return "g" if "g" in modes_of(graphs) else "c"
+    return "g" if "g" in modes_of(roles) else "c"
 
 
 def mode_of(bundle: Bundle, mode: Mode | None) -> Mode:
@@ -29,15 +30,16 @@ def mode_of(bundle: Bundle, mode: Mode | None) -> Mode:
         InputError: there is no such mode.
         BundleError: the bundle lacks a graph that the mode needs.
     """
-    graphs = bundle.manifest.graphs
+    graphs, roles = bundle.manifest.graphs, bundle.manifest.roles
     if mode is None:
-        mode = default_mode(graphs)
-    if mode not in MODE_GRAPHS:
+        mode = default_mode(roles)
+    if mode not in MODE_ROLES:
         raise InputError(f"mode {mode!r}: unknown; choose c (InternVL-C) or g (InternVL-G)")
-    if mode == "g" and "query" not in graphs and "vision" in graphs:
+    if mode == "g" and QUERY_ENCODER not in roles and IMAGE_ENCODER in roles:
+        query = EXPORTED_AS[QUERY_ENCODER]
         raise BundleError(
-            f"{bundle.path}: has no graph query (it has {', '.join(graphs)}), which mode g (InternVL-G) needs; "
-            f"take mode c, or export it with --graphs {','.join([*graphs, 'query'])}"
+            f"{bundle.path}: has no graph {query} (it has {', '.join(graphs)}), which mode g (InternVL-G) needs; "
+            f"take mode c, or export it with --graphs {','.join([*graphs, query])}"
         )
-    bundle.require(*MODE_GRAPHS[mode])
+    bundle.graphs_of(*MODE_ROLES[mode])
     return mode

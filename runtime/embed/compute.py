@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from internvl_edge.runtime.bundle.graph_roles import IMAGE_ENCODER, TEXT_ENCODER
 from internvl_edge.runtime.embed.batches import Batch, BatchOptions, batches
 from internvl_edge.runtime.embed.options import EmbedOptions
 from internvl_edge.runtime.embed.outputs import Kind
@@ -54,8 +55,8 @@ class LocalEngine:
 
     def backend(self, kind: Kind) -> str:
         """Return the library that the model chose."""
-        chosen = self._model.session("vision" if kind == "image" else "text").backend
-        return described(chosen, self._model.options.bf16)
+        (graph,) = self._model.bundle.graphs_of(IMAGE_ENCODER if kind == "image" else TEXT_ENCODER)
+        return described(self._model.session(graph).backend, self._model.options.bf16)
 
     def pictures(self, pictures: Sequence[SourcePicture], options: EmbedOptions) -> Compute:
         """Return what decodes in threads while the graph runs."""

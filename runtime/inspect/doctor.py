@@ -134,13 +134,13 @@ def _forecasts(bundle: Bundle) -> Iterator[GraphForecast]:
         "texts": _LARGEST_BATCH,
         "length": model_info.text.max_text_length if model_info.text else 1,
     }
-    for name in bundle.manifest.graphs:
+    for name, info in bundle.manifest.graphs.items():
         model = load_graph(bundle, name)
         weights = external_bytes(model)
         yield GraphForecast(
             name=name,
             plan_bytes=weights,
-            activation_bytes=peak_activation_bytes(name, model, axis_sizes(name, model_info.num_query_tokens, wanted)),
+            activation_bytes=peak_activation_bytes(name, model, axis_sizes(info, model_info.num_query_tokens, wanted)),
             build_host_bytes=host_peak_bytes(weights),
             build_seconds=plan_seconds(weights),
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 from internvl_edge.runtime.backends.lowering.onnx_model import Node, OnnxModel, Tensor
 from internvl_edge.runtime.bundle.bundle import Bundle
-from internvl_edge.runtime.bundle.manifest import ReachInfo, TensorSpec
+from internvl_edge.runtime.bundle.manifest import GraphInfo, ReachInfo, TensorSpec
 from internvl_edge.runtime.errors import BundleError
 from internvl_edge.runtime.inspect.shapes import Shapes, type_bytes
 
@@ -62,7 +62,7 @@ def inspect_bundle(path: Path, sizes: Mapping[str, int] | None = None) -> Bundle
     shared: dict[tuple[str, int], int] = {}
     for name, info in manifest.graphs.items():
         model = load_graph(bundle, name)
-        bound = axis_sizes(name, manifest.model.num_query_tokens, sizes)
+        bound = axis_sizes(info, manifest.model.num_query_tokens, sizes)
         stats = graph_stats(name, model, info.inputs, info.outputs, bound)
         graphs.append(replace(stats, closest=info.closest, islands=info.islands, fp32_nodes=len(info.fp32_nodes)))
         shared |= {place: _bytes(tensor) for place, tensor in _weights(model).items()}
@@ -151,17 +151,14 @@ def _reach_lines(graph: GraphStats) -> Iterator[str]:
         yield f"  {graph.fp32_nodes} nodes are fp32, since 16 bits would overflow: {listed}"
 
 
-def axis_sizes(graph: str, queries: int, wanted: Mapping[str, int] | None = None) -> dict[str, int]:
-    """Return the sizes of the axes of `graph`; the decoder is counted for one token behind queries and `length`."""
+def axis_sizes(info: GraphInfo, queries: int, wanted: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Return the sizes of a graph's axes; one with a cache is counted for one token behind queries and `length`."""
     sizes = {**DEFAULT_SIZES, **(wanted or {})}
-    if graph == "text":
-        return {"texts": sizes["texts"], "length": sizes["length"]}
-    if graph == "decoder":
+    if info.use.phases:
         past = queries + sizes["length"]
-        return {"batch": sizes["batch"], "length": 1, "past": past, "total": past + 1}
-    if graph == "itm":
-        return {"batch": sizes["batch"], "length": sizes["length"]}
-    return {"batch": sizes["batch"]}
+        sizes |= {"length": 1, "past": past, "total": past + 1}
+    axes = {size for spec in info.inputs for size in spec.shape}
+    return {axis: size for axis, size in sizes.items() if axis in axes}
 
 
 def external_bytes(model: OnnxModel) -> int:

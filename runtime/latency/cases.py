@@ -1,14 +1,16 @@
 """What can be measured of a bundle: each graph alone, and whole requests over several."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from internvl_edge.runtime.backends.graph_inputs import graph_inputs, sizes_of
+from internvl_edge.runtime.backends.graph_inputs import Sizes, graph_inputs, sizes_of
 from internvl_edge.runtime.backends.session import Session
-from internvl_edge.runtime.bundle.modes import MODE_GRAPHS
+from internvl_edge.runtime.bundle.graph_roles import ROW_WORDS, TEXT_ENCODER
+from internvl_edge.runtime.bundle.manifest import GraphInfo, ModelInfo
+from internvl_edge.runtime.bundle.modes import MODE_ROLES
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.latency.measure.measure import Case, Opened
 from internvl_edge.runtime.latency.measure.streams import Work
@@ -16,8 +18,8 @@ from internvl_edge.runtime.latency.samples import HEIGHT, WIDTH, texts, write_pi
 from internvl_edge.runtime.model import InternVL
 from internvl_edge.runtime.monitor import Monitor
 from internvl_edge.runtime.stages import Stages
+from internvl_edge.runtime.tasks.captions import ROLES as CAPTION_ROLES
 
-TASKS = ("image", "text", "caption")
 SEED = 20231222
 CAPTION_IDS = 16
 """Every caption is made to have as many, so that calls do equal work."""
@@ -25,7 +27,52 @@ _TRANSFERS = {"copies to and from the device": "in each call"}
 ON_PROCESSOR = ("onnxruntime", "openvino")
 """Backends on the processor, where nothing is copied."""
 """As in trtexec without --noDataTransfers: a session takes and gives arrays of the host."""
-_PHASES = {"decoder": ("prompt", "step")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """A kind of whole requests."""
+
+    roles: Callable[[InternVL], tuple[str, ...]]
+    """Gives the roles of the graphs that it goes through."""
+    takes: str
+    """What one call takes and gives, behind the number of rows."""
+    call: Callable[[InternVL, Sequence[Path], Sequence[str], Monitor], object]
+    """Makes a request of pictures, or of texts."""
+    rows: str = "pictures"
+    tokenizer: bool = True
+    """Whether it takes the bundle's tokenizer."""
+
+
+def _encode_image(model: InternVL, pictures: Sequence[Path], sentences: Sequence[str], monitor: Monitor) -> object:
+    return model.encode_image(pictures, model.default_mode, monitor)
+
+
+def _encode_text(model: InternVL, pictures: Sequence[Path], sentences: Sequence[str], monitor: Monitor) -> object:
+    return model.encode_text(sentences, monitor)
+
+
+def _caption(model: InternVL, pictures: Sequence[Path], sentences: Sequence[str], monitor: Monitor) -> object:
+    return model.caption(pictures, min_new_tokens=CAPTION_IDS, max_new_tokens=CAPTION_IDS, monitor=monitor)
+
+
+_REQUESTS = {
+    "image": _Request(
+        roles=lambda model: MODE_ROLES[model.default_mode],
+        takes=f"JPEG of {WIDTH} x {HEIGHT} to features",
+        call=_encode_image,
+        tokenizer=False,
+    ),
+    "text": _Request(
+        roles=lambda model: (TEXT_ENCODER,), takes="texts of 10 words to features", call=_encode_text, rows="texts"
+    ),
+    "caption": _Request(
+        roles=lambda model: CAPTION_ROLES,
+        takes=f"JPEG of {WIDTH} x {HEIGHT} to captions of {CAPTION_IDS} ids",
+        call=_caption,
+    ),
+}
+TASKS = tuple(_REQUESTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,13 +99,13 @@ def cases_of(model: InternVL, chosen: Chosen, folder: Path) -> list[Case]:
     model.bundle.require(*graphs)
     tasks = possible_tasks(model) if everything else tuple(chosen.tasks or ())
     for task in tasks:
-        model.bundle.require(*_graphs_of(model, task))
+        model.bundle.graphs_of(*_REQUESTS[task].roles(model))
     return [
         *(
             _graph_case(model, graph, phase, batch, chosen.streams)
             for batch in chosen.batches
             for graph in graphs
-            for phase in _PHASES.get(graph, ("",))
+            for phase in model.bundle.manifest.graphs[graph].use.phases or ("",)
         ),
         *(_task_case(model, task, batch, chosen.streams, folder) for batch in chosen.batches for task in tasks),
     ]
@@ -71,8 +118,8 @@ def possible_tasks(model: InternVL) -> tuple[str, ...]:
     return tuple(
         task
         for task in TASKS
-        if set(_graphs_of(model, task)) <= set(manifest.graphs)
-        and (task == "image" or tokenizer)
+        if manifest.roles.issuperset(_REQUESTS[task].roles(model))
+        and (tokenizer or not _REQUESTS[task].tokenizer)
         and (task != "image" or manifest.model.embed_dim is not None)
     )
 
@@ -101,16 +148,31 @@ def _graph_case(model: InternVL, graph: str, phase: str, batch: int, streams: in
 
         return Opened(works=[call] * streams, settings=_settings([session]))
 
-    info = model.info
-    sizes = sizes_of(graph, phase, info, batch)
-    shape = {
-        "vision": f"{batch} x 3 x {info.vision.image_size} x {info.vision.image_size}",
-        "query": f"{batch} x {info.vision.tokens} vision tokens",
-        "text": f"{batch} x {sizes.length} ids",
-        "itm": f"{batch} x ({info.vision.tokens} vision tokens, {sizes.length} ids)",
-        "decoder": f"{batch} x {sizes.length} ids on a cache of {sizes.past}",
-    }.get(graph, f"{batch} rows")
-    return Case(name=f"{graph} {phase}".strip(), graph=graph, phase=phase, batch=batch, shape=shape, open=open_graph)
+    info = model.bundle.manifest.graphs[graph]
+    return Case(
+        name=f"{graph} {phase}".strip(),
+        graph=graph,
+        phase=phase,
+        batch=batch,
+        shape=f"{batch} {_shape(info, model.info, sizes_of(graph, phase, model.info, batch))}",
+        rows=ROW_WORDS[info.use.rows],
+        open=open_graph,
+    )
+
+
+def _shape(info: GraphInfo, model: ModelInfo, sizes: Sizes) -> str:
+    """Return what a row of a graph's inputs is, in words."""
+    side = model.vision.image_size
+    words = {
+        "pixel_values": f"3 x {side} x {side}",
+        "vision_states": f"{model.vision.tokens} vision tokens",
+        "input_ids": f"{sizes.length} ids",
+    }
+    found = [words[spec.name] for spec in info.inputs if spec.name in words]
+    if not found:
+        return "rows"
+    row = found[0] if len(found) == 1 else f"({', '.join(found)})"
+    return f"x {row} on a cache of {sizes.past}" if info.use.phases else f"x {row}"
 
 
 def _close(model: InternVL, batch: int) -> None:
@@ -120,39 +182,35 @@ def _close(model: InternVL, batch: int) -> None:
 
 
 def _task_case(model: InternVL, task: str, batch: int, streams: int, folder: Path) -> Case:
+    request = _REQUESTS[task]
+
     def open_task() -> Opened:
         _close(model, batch)
-        sessions = [model.session(graph) for graph in _graphs_of(model, task)]
-        return Opened(works=list(_task_works(model, task, batch, streams, folder)), settings=_settings(sessions))
+        sessions = [model.session(graph) for graph in model.bundle.graphs_of(*request.roles(model))]
+        return Opened(works=list(_works(model, request, batch, streams, folder)), settings=_settings(sessions))
 
-    shape = {
-        "image": f"{batch} JPEG of {WIDTH} x {HEIGHT} to features",
-        "text": f"{batch} texts of 10 words to features",
-        "caption": f"{batch} JPEG of {WIDTH} x {HEIGHT} to captions of {CAPTION_IDS} ids",
-    }[task]
-    return Case(name=f"request {task}", graph="", phase="", batch=batch, shape=shape, open=open_task)
+    return Case(
+        name=f"request {task}",
+        graph="",
+        phase="",
+        batch=batch,
+        shape=f"{batch} {request.takes}",
+        rows=request.rows,
+        open=open_task,
+    )
 
 
-def _task_works(model: InternVL, task: str, batch: int, streams: int, folder: Path) -> Iterator[Work]:
+def _works(model: InternVL, request: _Request, batch: int, streams: int, folder: Path) -> Iterator[Work]:
     """Yield one request for each stream; they share the opened graphs and have stages of their own."""
     rng = np.random.default_rng(SEED)
     sentences = texts(batch, rng)
-    pictures = [] if task == "text" else write_pictures(folder, batch, rng)
-    for _ in range(streams):
-        yield _request(model, task, pictures, sentences)
+    pictures = write_pictures(folder, batch, rng) if request.rows == "pictures" else []
 
-
-def _request(model: InternVL, task: str, pictures: Sequence[Path], sentences: Sequence[str]) -> Work:
     def call(stages: Stages) -> None:
-        monitor = Monitor(stages=stages)
-        if task == "image":
-            model.encode_image(pictures, model.default_mode, monitor)
-        elif task == "text":
-            model.encode_text(sentences, monitor)
-        else:
-            model.caption(pictures, min_new_tokens=CAPTION_IDS, max_new_tokens=CAPTION_IDS, monitor=monitor)
+        request.call(model, pictures, sentences, Monitor(stages=stages))
 
-    return call
+    for _ in range(streams):
+        yield call
 
 
 def _settings(sessions: Sequence[Session]) -> dict[str, str]:
@@ -163,9 +221,3 @@ def _settings(sessions: Sequence[Session]) -> dict[str, str]:
             found.setdefault(name, []).append(value)
     copied = _TRANSFERS if any(session.backend not in ON_PROCESSOR for session in sessions) else {}
     return {name: " and ".join(dict.fromkeys(values)) for name, values in found.items()} | copied
-
-
-def _graphs_of(model: InternVL, task: str) -> tuple[str, ...]:
-    if task == "image":
-        return MODE_GRAPHS[model.default_mode]
-    return ("text",) if task == "text" else ("vision", "query", "decoder")

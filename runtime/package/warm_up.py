@@ -16,13 +16,12 @@ from internvl_edge.runtime.serve.signature import Signature
 
 _FOLDER = "warmup"
 """Of a model, where Triton looks for the files of its warm-up."""
-_PHASES = {"decoder": ("prompt", "step")}
 
 
 def write_warm_up(model: InternVL, signature: Signature, folder: Path, options: RepositoryOptions) -> dict[str, Any]:
     """Write samples of a graph into its model's `folder`, and return its `model_warmup`: one row, and a full batch."""
     entries = []
-    for phase in _PHASES.get(signature.name, ("",)):
+    for phase in model.bundle.manifest.graphs[signature.name].use.phases or ("",):
         name = phase or "sample"
         rows = {key: values[0] for key, values in _samples(model, signature.name, phase, options).items()}
         inputs = [
@@ -35,13 +34,14 @@ def write_warm_up(model: InternVL, signature: Signature, folder: Path, options: 
 
 def _samples(model: InternVL, graph: str, phase: str, options: RepositoryOptions) -> dict[str, np.ndarray]:
     """Return inputs of batch 1: the first picture and text of `options`, and seeded numbers for what else there is."""
-    specs = model.bundle.manifest.graphs[graph].inputs
+    info = model.bundle.manifest.graphs[graph]
+    specs = info.inputs
     takes = {spec.name: TensorInfo(spec.name, np.dtype(spec.dtype), spec.shape) for spec in specs}
     rng = np.random.default_rng(zlib.crc32(f"{graph} {phase}".encode()))
     samples = graph_inputs(graph, takes, specs, model.info, sizes_of(graph, phase, model.info, 1), rng)
     if "pixel_values" in samples and options.images:
         samples["pixel_values"] = model.preprocess(options.images[:1]).astype(samples["pixel_values"].dtype)
-    if graph in ("text", "itm") and options.texts:
+    if info.use.takes_texts and options.texts:
         samples["input_ids"] = model.tokenize(options.texts[:1])
     return samples
 

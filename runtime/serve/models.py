@@ -1,11 +1,12 @@
 """What a bundle is served as: each of its graphs, and the tasks that its graphs suffice for."""
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 import numpy as np
 
+from internvl_edge.runtime.bundle.graph_roles import IMAGE_ENCODER, TEXT_ENCODER
 from internvl_edge.runtime.bundle.manifest import GraphInfo, Manifest
 from internvl_edge.runtime.bundle.modes import default_mode, modes_of
 from internvl_edge.runtime.errors import BundleError
@@ -13,6 +14,7 @@ from internvl_edge.runtime.serve.options import MAX_NEW_TOKENS
 from internvl_edge.runtime.serve.requests import Parameter, Request
 from internvl_edge.runtime.serve.scheduling.ticket import Key
 from internvl_edge.runtime.serve.signature import DECLARED, Signature, Tensor
+from internvl_edge.runtime.tasks.captions import ROLES as CAPTION_ROLES
 
 ENCODE_IMAGE, ENCODE_TEXT, CLASSIFY, CAPTION = "encode_image", "encode_text", "classify", "caption"
 
@@ -20,6 +22,7 @@ MAX_BEAMS = 8
 """Each is a row of the decoder's cache."""
 
 _IMAGE = Tensor(name="image", datatype="BYTES", shape=(-1,))
+_TEXT = Tensor(name="text", datatype="BYTES", shape=(-1,))
 _TEXT_CLASSES = (32, 64, 128)
 """Bytes of texts that go together: rows of a batch are as long as its longest, and of more bytes most are cut."""
 _alone = count(1)
@@ -103,8 +106,9 @@ def served_models(
     if lacking := [name for name in chosen if name not in manifest.graphs]:
         have = ", ".join(manifest.graphs)
         raise BundleError(f"serve: the bundle has no graph {', '.join(lacking)}; choose from {have}")
-    models = {name: _graph(name, manifest.graphs[name]) for name in chosen}
-    return models | {task.signature.name: task for task in _tasks(manifest, set(chosen), max_new_tokens)}
+    served = replace(manifest, graphs={name: manifest.graphs[name] for name in chosen})
+    models = {name: _graph(name, info) for name, info in served.graphs.items()}
+    return models | {task.signature.name: task for task in _tasks(served, max_new_tokens)}
 
 
 def _graph(name: str, info: GraphInfo) -> Served:
@@ -119,18 +123,18 @@ def _graph(name: str, info: GraphInfo) -> Served:
     )
 
 
-def _tasks(manifest: Manifest, graphs: set[str], max_new_tokens: int) -> list[Served]:
-    model = manifest.model
-    pools = "vision" in graphs and any(spec.name == "image_embeds" for spec in manifest.graphs["vision"].outputs)
-    texts = "text" in graphs and "tokenizer.model" in manifest.files
+def _tasks(manifest: Manifest, max_new_tokens: int) -> list[Served]:
+    model, roles, encoder = manifest.model, manifest.roles, manifest.graph_of(IMAGE_ENCODER)
+    pools = encoder is not None and any(spec.name == "image_embeds" for spec in manifest.graphs[encoder].outputs)
+    texts = TEXT_ENCODER in roles and "tokenizer.model" in manifest.files
     tasks = []
     if pools:
-        tasks.append(_encode_image(model.embed_dim or -1, modes_of(graphs)))
+        tasks.append(_encode_image(model.embed_dim or -1, modes_of(roles)))
     if texts:
         tasks.append(_encode_text(model.embed_dim or -1))
     if pools and texts:
-        tasks.append(_classify(modes_of(graphs), default_mode(graphs)))
-    if {"vision", "query", "decoder"} <= graphs and "tokenizer.model" in manifest.files:
+        tasks.append(_classify(modes_of(roles), default_mode(roles)))
+    if roles.issuperset(CAPTION_ROLES) and "tokenizer.model" in manifest.files:
         tasks.append(_caption(max_new_tokens, model.text.max_positions if model.text else None))
     return tasks
 
@@ -158,12 +162,12 @@ def _encode_text(width: int) -> Served:
     return Served(
         signature=Signature(
             name=ENCODE_TEXT,
-            inputs=(Tensor(name="text", datatype="BYTES", shape=(-1,)),),
+            inputs=(_TEXT,),
             outputs=(Tensor(name="embedding", datatype="FP32", shape=(-1, width)),),
             parameters={},
             batched=True,
         ),
-        row_inputs=("text",),
+        row_inputs=(_TEXT.name,),
     )
 
 
@@ -193,7 +197,7 @@ def _caption(new_tokens: int, positions: int | None) -> Served:
         signature=Signature(
             name=CAPTION,
             inputs=(_IMAGE, Tensor(name="prompt", datatype="BYTES", shape=(1,), optional=True)),
-            outputs=(Tensor(name="text", datatype="BYTES", shape=(-1,)),),
+            outputs=(_TEXT,),
             parameters={
                 "num_beams": "beams of the search; 1 by default, and always where the answer streams",
                 "max_new_tokens": "tokens of a caption at most; 30 by default",
@@ -222,4 +226,4 @@ def _row_bucket(name: str, values: np.ndarray) -> Hashable:
     """Return what rows must share: the shape of a row; of texts, about the same length; of pictures, nothing."""
     if values.dtype != np.object_:
         return values.shape[1:]
-    return sum(max(map(len, values)) > limit for limit in _TEXT_CLASSES) if name == "text" else None
+    return sum(max(map(len, values)) > limit for limit in _TEXT_CLASSES) if name == _TEXT.name else None

@@ -7,6 +7,7 @@ import numpy as np
 
 from internvl_edge.runtime.backends.array_cache import open_cache
 from internvl_edge.runtime.backends.session import KeyValueCache
+from internvl_edge.runtime.bundle.graph_roles import CAPTION_DECODER, IMAGE_ENCODER, QUERY_ENCODER
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.inputs.pictures.decode import Pictures, picture_count
 from internvl_edge.runtime.inputs.pictures.preprocess import pixel_batches, require_readable
@@ -19,8 +20,8 @@ from internvl_edge.runtime.tasks.opened import OpenedGraphs
 from internvl_edge.runtime.tasks.texts import check_ids, encoded_prompt, id_batches
 
 DEFAULT_PROMPT = "English caption:"
-GRAPHS = ("vision", "query", "decoder")
-"""What a picture goes through, in this order."""
+ROLES = (IMAGE_ENCODER, QUERY_ENCODER, CAPTION_DECODER)
+"""Roles of the graphs that a picture goes through, in this order."""
 _NO_PICTURE = "no picture given; give at least one"
 
 
@@ -34,7 +35,7 @@ def caption(
     monitor: Monitor = UNMONITORED,
 ) -> list[str]:
     """Return one caption a picture."""
-    model.bundle.require(*GRAPHS)
+    model.bundle.graphs_of(*ROLES)
     ids = generate(
         model,
         images,
@@ -64,7 +65,7 @@ def stream(
     Raises:
         InputError: as `caption`, before anything runs.
     """
-    model.bundle.require(*GRAPHS)
+    model.bundle.graphs_of(*ROLES)
     config = _config(model, 1, min_new_tokens, max_new_tokens, None)
     if not (count := picture_count(images)):
         raise InputError(_NO_PICTURE)
@@ -90,7 +91,7 @@ def generate(
     Raises:
         InputError: prompts that do not match the pictures, or more positions than the model has.
     """
-    model.bundle.require(*GRAPHS)
+    model.bundle.graphs_of(*ROLES)
     config = _config(model, num_beams, min_new_tokens, max_new_tokens, eos_token_id)
     prompts = _prompts(model, np.atleast_2d(prompt_ids), picture_count(images), config)
     parts = [
@@ -120,7 +121,7 @@ def _batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield `pixel_values` and prompts of as many pictures as fit all graphs; the decoder has a row per beam."""
     require_readable(images, model.batch_size)
-    *once, decoder = GRAPHS
+    *once, decoder = model.bundle.graphs_of(*ROLES)
     size = min(model.rows(*once), model.rows(decoder, each=config.num_beams))
     pixels = pixel_batches(images, model.preprocessing, "squash", size, monitor)
     yield from zip(pixels, id_batches(prompts, size), strict=True)
@@ -139,8 +140,9 @@ def _streamed(
 
 
 def _query(model: OpenedGraphs, pixels: np.ndarray, monitor: Monitor) -> dict[str, np.ndarray]:
-    states = model.run("vision", {"pixel_values": pixels}, monitor)["vision_states"]
-    return model.run("query", {"vision_states": states}, monitor)
+    vision, query = model.bundle.graphs_of(IMAGE_ENCODER, QUERY_ENCODER)
+    states = model.run(vision, {"pixel_values": pixels}, monitor)["vision_states"]
+    return model.run(query, {"vision_states": states}, monitor)
 
 
 def _open_cache(
@@ -149,7 +151,8 @@ def _open_cache(
     """Return the decoder's cache, which begins with the queries' rows, with room for all that will be fed."""
     present = {name: values for name, values in query.items() if name.startswith("present.")}
     length = _held(model) + prompts.shape[1] + config.max_new_tokens - 1  # the last token is not fed again
-    return open_cache(model.session("decoder"), present, len(prompts) * config.num_beams, length)
+    (decoder,) = model.bundle.graphs_of(CAPTION_DECODER)
+    return open_cache(model.session(decoder), present, len(prompts) * config.num_beams, length)
 
 
 def _held(model: OpenedGraphs) -> int:

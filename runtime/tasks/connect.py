@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from internvl_edge.runtime.bundle.graph_roles import CONNECTOR, IMAGE_ENCODER
 from internvl_edge.runtime.bundle.manifest import TilingInfo
 from internvl_edge.runtime.finite import require_finite
 from internvl_edge.runtime.inputs.pictures.decode import Pictures, check_pictures, load_pictures
@@ -43,7 +44,7 @@ def connect(
         InputError: a picture that cannot be read, or limits that no grid can keep.
         BundleError: the bundle has no connector.
     """
-    model.bundle.require("vision", "connector")
+    model.bundle.graphs_of(IMAGE_ENCODER, CONNECTOR)
     options = options or TilingOptions()
     with monitor.stages.stage(DECODE_IMAGE):
         (picture,) = load_pictures([image])
@@ -107,7 +108,8 @@ def save_vit_embeds(
 
 def _embeds(model: OpenedGraphs, tiles: Pictures, monitor: Monitor) -> np.ndarray:
     pixels = model.preprocess(tiles, "squash", monitor)
-    states = model.run_graph("vision", {"pixel_values": pixels}, monitor=monitor)["vision_states"]
-    embeds = model.run_graph("connector", {"vision_states": states}, monitor=monitor)["vit_embeds"]
+    vision, connector = model.bundle.graphs_of(IMAGE_ENCODER, CONNECTOR)
+    states = model.run_graph(vision, {"pixel_values": pixels}, monitor=monitor)["vision_states"]
+    embeds = model.run_graph(connector, {"vision_states": states}, monitor=monitor)["vit_embeds"]
     require_finite(embeds.reshape(len(embeds), -1), "tiles")
     return embeds

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from internvl_edge.runtime.bundle.graph_roles import IMAGE_ENCODER, PAIR_MATCHER
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.finite import require_finite
 from internvl_edge.runtime.inputs.pictures.decode import Pictures, picture_count
@@ -18,13 +19,13 @@ def match(model: OpenedGraphs, images: Pictures, texts: Texts, monitor: Monitor 
     Raises:
         InputError: another number of texts than pictures.
     """
-    model.bundle.require("vision", "itm")
+    graphs = model.bundle.graphs_of(IMAGE_ENCODER, PAIR_MATCHER)
     ids = ids_of(model, texts, "", monitor, held=model.info.num_query_tokens)
     pictures = picture_count(images)
     if len(ids) != pictures:
         raise InputError(f"match: {pictures} pictures but {len(ids)} texts; give one text a picture")
     require_readable(images, model.batch_size)
-    size = model.rows("vision", "itm")
+    size = model.rows(*graphs)
     batches = pixel_batches(images, model.preprocessing, "squash", size, monitor)
     logits = [
         _logits(model, pixels, rows, monitor) for pixels, rows in zip(batches, id_batches(ids, size), strict=True)
@@ -33,5 +34,6 @@ def match(model: OpenedGraphs, images: Pictures, texts: Texts, monitor: Monitor 
 
 
 def _logits(model: OpenedGraphs, pixels: np.ndarray, ids: np.ndarray, monitor: Monitor) -> np.ndarray:
-    states = model.run("vision", {"pixel_values": pixels}, monitor)["vision_states"]
-    return model.run("itm", {"vision_states": states, "input_ids": ids}, monitor)["itm_logits"]
+    vision, matcher = model.bundle.graphs_of(IMAGE_ENCODER, PAIR_MATCHER)
+    states = model.run(vision, {"pixel_values": pixels}, monitor)["vision_states"]
+    return model.run(matcher, {"vision_states": states, "input_ids": ids}, monitor)["itm_logits"]

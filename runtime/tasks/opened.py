@@ -90,7 +90,7 @@ class OpenedGraphs:
     @property
     def default_mode(self) -> Mode:
         """Whose picture features are meant where no mode is named: InternVL-G's if the bundle has them, else -C's."""
-        return default_mode(self.bundle.manifest.graphs)
+        return default_mode(self.bundle.manifest.roles)
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from internvl_edge.runtime.bundle.modes import MODE_GRAPHS, Mode, mode_of
+from internvl_edge.runtime.bundle.graph_roles import TEXT_ENCODER
+from internvl_edge.runtime.bundle.modes import MODE_ROLES, Mode, mode_of
 from internvl_edge.runtime.bundle.tokenizer import TEXT_PREFIX
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.finite import require_finite
@@ -22,10 +23,10 @@ def encode_image(model: OpenedGraphs, images: Pictures, mode: Mode = "c", monito
 
 def encode_text(model: OpenedGraphs, texts: Texts, monitor: Monitor = UNMONITORED) -> np.ndarray:
     """Return raw features ``[T, D]``."""
-    model.bundle.require("text")
+    (graph,) = model.bundle.graphs_of(TEXT_ENCODER)
     ids = ids_of(model, texts, TEXT_PREFIX, monitor)
-    parts = id_batches(ids, model.rows("text"))
-    features = stacked([model.run("text", {"input_ids": part}, monitor)["text_embeds"] for part in parts])
+    parts = id_batches(ids, model.rows(graph))
+    features = stacked([model.run(graph, {"input_ids": part}, monitor)["text_embeds"] for part in parts])
     return require_finite(features, "texts")
 
 
@@ -49,10 +50,10 @@ def image_features(
         InputError: pictures that cannot be read, or none.
         BundleError: the bundle lacks what the mode needs.
     """
-    graphs = MODE_GRAPHS[mode_of(model.bundle, mode)]
+    graphs = model.bundle.graphs_of(*MODE_ROLES[mode_of(model.bundle, mode)])
     require_readable(images, model.batch_size)
     batches = pixel_batches(images, model.preprocessing, geometry, model.rows(*graphs), monitor)
-    return stacked([_batch_features(model, pixels, mode, monitor) for pixels in batches])
+    return stacked([_batch_features(model, pixels, graphs, monitor) for pixels in batches])
 
 
 def stacked(parts: list[np.ndarray]) -> np.ndarray:
@@ -66,12 +67,13 @@ def stacked(parts: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _batch_features(model: OpenedGraphs, pixels: np.ndarray, mode: Mode, monitor: Monitor) -> np.ndarray:
-    vision = model.run("vision", {"pixel_values": pixels}, monitor)
+def _batch_features(model: OpenedGraphs, pixels: np.ndarray, graphs: tuple[str, ...], monitor: Monitor) -> np.ndarray:
+    image_encoder, *query_encoder = graphs
+    vision = model.run(image_encoder, {"pixel_values": pixels}, monitor)
     pooled = model.required(vision.get("image_embeds"), "image embedding")
-    if mode == "c":
+    if not query_encoder:
         return require_finite(pooled, "pictures")
-    query = model.run("query", {"vision_states": vision["vision_states"]}, monitor)
+    query = model.run(query_encoder[0], {"vision_states": vision["vision_states"]}, monitor)
     with monitor.stages.stage(POSTPROCESS):
         features: np.ndarray = unit(pooled) + unit(query["query_embeds"])
         return require_finite(features, "pictures")

@@ -36,6 +36,8 @@ class Case:
     batch: int
     shape: str
     """What one call takes, in words."""
+    rows: str
+    """What the rows of a batch are called."""
     open: Callable[[], Opened]
 
 
@@ -63,6 +65,7 @@ class Measured:
     phase: str
     batch: int
     shape: str
+    rows: str
     streams: int
     settings: Mapping[str, str]
     open_ms: float
@@ -114,6 +117,7 @@ def measure(
         phase=case.phase,
         batch=case.batch,
         shape=case.shape,
+        rows=case.rows,
         streams=options.streams,
         settings=opened.settings,
         open_ms=open_ms,

@@ -97,8 +97,7 @@ def _case_lines(report: Report, case: Summary) -> Iterator[str]:
     yield from summary_lines(case)
     yield ""
     yield f"Host Latency: {distribution_text(case.host)}"
-    unit = "texts" if "text" in measured.name else "rows" if "decoder" in measured.name else "pictures"
-    yield f"Rate: {case.rows_per_s:.1f} {unit}/s over {case.host.count} calls"
+    yield f"Rate: {case.rows_per_s:.1f} {measured.rows}/s over {case.host.count} calls"
     yield f"Host percentiles, {CONFIDENCE:.0%} intervals (order statistics):"
     yield from aligned([("", "ms", "from", "to"), *(percentile_row(item) for item in case.host.percentiles)], words=1)
     if case.stages:

@@ -23,6 +23,7 @@ from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.bundle.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, ModelInfo, TextInfo, VisionInfo
 from internvl_edge.runtime.errors import BundleError, InputError
 from internvl_edge.runtime.model import InternVL
+from tests.unit.runtime.graph_uses import USES
 
 ALL = ("vision", "query", "text", "decoder")
 WORDS = ("red", "green", "blue", "rot", "bunt", "blau", "pure", "mixed", "English:")
@@ -70,7 +71,7 @@ class Fake(InternVL):
             producer={},
             model=model,
             precision="fp32",
-            graphs={name: GraphInfo(file=name, inputs=(), outputs=()) for name in graphs},
+            graphs={name: GraphInfo(file=name, inputs=(), outputs=(), use=USES[name]) for name in graphs},
             files={"tokenizer.model": FileInfo(bytes=0, sha256="")} if tokenizer else {},
         )
         super().__init__(

@@ -317,7 +317,7 @@ def test_a_device_sees_into_a_kit(bundle: Bundle, tmp_path: Path) -> None:
     assert [g.flops for g in inspect_bundle(kit.path).graphs] == [g.flops for g in inspect_bundle(bundle.path).graphs]
     for name in kit.manifest.graphs:
         model = load_graph(kit, name)
-        shapes = Shapes(name, model, axis_sizes(name, kit.manifest.model.num_query_tokens))
+        shapes = Shapes(name, model, axis_sizes(kit.manifest.graphs[name], kit.manifest.model.num_query_tokens))
         assert [value for node in model.nodes for value in node.outputs if value and shapes.find(value) is None] == []
 
 
@@ -330,13 +330,7 @@ for heavy in ("torch", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "safetens
     sys.modules[heavy] = None
 from pathlib import Path
 from internvl_edge.export.build import BuildOptions, build_plans
-from internvl_edge.export.build_report import build_text
-from internvl_edge.export.engine.blueprint import Blueprint
-from internvl_edge.runtime.targets.capability import capabilities
 from internvl_edge.export.engine.child import Built
-from internvl_edge.runtime.targets.flavour import Flavour
-from internvl_edge.runtime.targets.targets import find_target
-from internvl_edge.runtime.bundle import Bundle
 def builder(job):
     job.plan_file.write_bytes(b"plan")
     return Built(bytes=4, sha256=hashlib.sha256(b"plan").hexdigest(), version="10.3", seconds=1.0, peak_bytes=1)

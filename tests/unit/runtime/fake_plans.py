@@ -28,6 +28,7 @@ from internvl_edge.runtime.bundle.engines import (
 from internvl_edge.runtime.bundle.manifest import GraphInfo, Manifest, TensorSpec
 from tests.unit.runtime.fake_cuda import FakeCuda
 from tests.unit.runtime.fake_tensorrt import FakeTensorRT
+from tests.unit.runtime.graph_uses import USES
 from tests.unit.runtime.tiny_bundle import MODEL, write_bundle
 
 SM = 89
@@ -38,6 +39,7 @@ DEVICE = Device(name="NVIDIA Fake", sm=SM, memory_bytes=1 << 30, driver="12.6")
 _GRAPHS = {
     "vision": GraphInfo(
         file="onnx/fp32/vision.onnx",
+        use=USES["vision"],
         inputs=(TensorSpec(name="pixel_values", dtype="float32", shape=("batch", 3, 4)),),
         outputs=(
             TensorSpec(name="vision_states", dtype="float16", shape=("batch", 2, 3)),
@@ -46,11 +48,13 @@ _GRAPHS = {
     ),
     "text": GraphInfo(
         file="onnx/fp32/text.onnx",
+        use=USES["text"],
         inputs=(TensorSpec(name="input_ids", dtype="int64", shape=("texts", "length")),),
         outputs=(TensorSpec(name="text_embeds", dtype="float32", shape=("texts", 3)),),
     ),
     "decoder": GraphInfo(
         file="onnx/fp32/decoder.onnx",
+        use=USES["decoder"],
         inputs=(
             TensorSpec(name="input_ids", dtype="int64", shape=("batch", "length")),
             TensorSpec(name="attention_mask", dtype="int64", shape=("batch", "total")),

@@ -58,6 +58,7 @@ def measured(times_ms: Sequence[float], name: str = "vision", batch: int = 2, **
         "phase": "",
         "batch": batch,
         "shape": f"{batch} x 3 x 4 x 4",
+        "rows": "pictures",
         "streams": 1,
         "settings": {"backend": "fake", "CUDA graph": "on"},
         "open_ms": 50.0,

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from internvl_edge.runtime.bundle.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, ModelInfo, TextInfo, VisionInfo
+from tests.unit.runtime.graph_uses import USES
 
 MODEL = ModelInfo(
     layout="internvl",
@@ -34,7 +35,9 @@ def write_bundle(folder: Path, graphs: tuple[str, ...], model: ModelInfo, tokeni
         producer={"internvl-edge": "0"},
         model=model,
         precision="fp32",
-        graphs={graph: GraphInfo(file=f"onnx/fp32/{graph}.onnx", inputs=(), outputs=()) for graph in graphs},
+        graphs={
+            graph: GraphInfo(file=f"onnx/fp32/{graph}.onnx", inputs=(), outputs=(), use=USES[graph]) for graph in graphs
+        },
         files=files,
     ).save(folder / "manifest.json")
     return folder

@@ -7,6 +7,7 @@ import onnx
 
 from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.bundle.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, TensorSpec
+from tests.unit.runtime.graph_uses import USES
 from tests.unit.runtime.tiny_bundle import MODEL
 
 VISION = """
@@ -36,6 +37,7 @@ def write_toy_bundle(folder: Path) -> Bundle:
                 file=FILE,
                 inputs=(TensorSpec(name="pixel_values", dtype="float32", shape=("batch", 3, 4, 4)),),
                 outputs=(TensorSpec(name="image_embeds", dtype="float32", shape=("batch", 3)),),
+                use=USES["vision"],
             )
         },
         files={FILE: FileInfo(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())},

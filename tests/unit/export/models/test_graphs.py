@@ -11,6 +11,7 @@ from internvl_edge.export.models.graphs import GRAPH_NAMES, GRAPHS, GraphRow, av
 from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.export.sites import model_sites
 from internvl_edge.runtime.bundle.graph_roles import EXPORTED_AS
+from tests.unit.runtime.graph_uses import USES
 
 TOWER = VisionConfig(hidden_size=32, num_heads=2, num_layers=3, intermediate_size=64, image_size=56)
 QLLAMA = QllamaConfig(
@@ -48,6 +49,10 @@ def test_names_are_those_that_the_runtime_knows_in_one_order() -> None:
     assert GRAPH_NAMES == ("vision", "query", "text", "decoder", "itm", "connector")
     assert tuple(EXPORTED_AS.values()) == GRAPH_NAMES
     assert len({row.use.role for row in GRAPHS}) == len(GRAPHS)
+
+
+def test_the_runtime_is_tested_on_the_uses_that_export_writes() -> None:
+    assert {row.name: row.use for row in GRAPHS} == USES
 
 
 @pytest.mark.parametrize("row", GRAPHS, ids=lambda row: row.name)

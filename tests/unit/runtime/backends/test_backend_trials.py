@@ -10,8 +10,10 @@ import pytest
 from internvl_edge.runtime.backends.session import TensorInfo, require_arrays
 from internvl_edge.runtime.backends.trials import difference, quickest_ms, sample_inputs
 from internvl_edge.runtime.bundle.bundle import Bundle
+from internvl_edge.runtime.bundle.graph_roles import GraphUse
 from internvl_edge.runtime.bundle.manifest import GraphInfo, TensorSpec
 from internvl_edge.runtime.stages import UNMEASURED, Stages
+from tests.unit.runtime.graph_uses import USES
 from tests.unit.runtime.tiny_bundle import MODEL
 from tests.unit.runtime.toy_bundle import write_toy_bundle
 
@@ -54,9 +56,8 @@ class FakeSession:
 
 def with_graph(bundle: Bundle, graph: str, takes: Mapping[str, tuple[str, tuple[int | str, ...]]]) -> Bundle:
     inputs = tuple(TensorSpec(name=name, dtype=dtype, shape=shape) for name, (dtype, shape) in takes.items())
-    return replace(
-        bundle, manifest=replace(bundle.manifest, graphs={graph: GraphInfo(file="x.onnx", inputs=inputs, outputs=())})
-    )
+    info = GraphInfo(file="x.onnx", inputs=inputs, outputs=(), use=USES.get(graph, GraphUse()))
+    return replace(bundle, manifest=replace(bundle.manifest, graphs={graph: info}))
 
 
 @pytest.fixture

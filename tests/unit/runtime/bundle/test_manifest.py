@@ -105,8 +105,7 @@ def test_graphs_are_found_by_their_role_whatever_they_are_called(path: Path) -> 
     manifest = Manifest.load(path)
     assert manifest.graph_of(CAPTION_DECODER) == "writer"
     assert manifest.graph_of(TEXT_ENCODER) is None
-    assert manifest.has_roles(IMAGE_ENCODER, CAPTION_DECODER)
-    assert not manifest.has_roles(IMAGE_ENCODER, TEXT_ENCODER)
+    assert manifest.roles == {IMAGE_ENCODER, CAPTION_DECODER}
 
 
 def test_lacking_roles_are_told_by_the_names_that_export_gives(path: Path) -> None:

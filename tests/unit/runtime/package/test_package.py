@@ -27,6 +27,7 @@ from internvl_edge.runtime.package.repository import write_repository
 from internvl_edge.runtime.progress import Advance
 from internvl_edge.runtime.ray.application import serve_options
 from internvl_edge.runtime.serve.options import ServeOptions
+from tests.unit.runtime.graph_uses import USES
 
 GRAPHS = {
     "vision": (
@@ -89,7 +90,7 @@ def bundle(bundle_folder: Path) -> Path:
     written = ["weights.safetensors", *(f"{name}.onnx" for name in PLACES)]
     files = {**manifest.files, **{f"onnx/fp32/{name}": _info(folder / name) for name in written}}
     graphs = {
-        name: GraphInfo(file=manifest.graphs[name].file, inputs=inputs, outputs=outputs)
+        name: GraphInfo(file=manifest.graphs[name].file, inputs=inputs, outputs=outputs, use=USES[name])
         for name, (inputs, outputs) in GRAPHS.items()
     }
     replace(manifest, graphs=graphs, files=files).save(path)

@@ -16,6 +16,7 @@ from internvl_edge.runtime.bundle.manifest import (
     TextInfo,
     VisionInfo,
 )
+from tests.unit.runtime.graph_uses import USES
 
 _TYPES = {
     "int64": TensorProto.INT64,
@@ -31,11 +32,13 @@ MODEL = ModelInfo(
 )
 TEXT = GraphInfo(
     file="onnx/fp32/text.onnx",
+    use=USES["text"],
     inputs=(TensorSpec(name="input_ids", dtype="int64", shape=("texts", "length")),),
     outputs=(TensorSpec(name="text_embeds", dtype="float32", shape=("texts", 1)),),
 )
 VISION = GraphInfo(
     file="onnx/fp32/vision.onnx",
+    use=USES["vision"],
     inputs=(TensorSpec(name="pixel_values", dtype="float32", shape=("batch", 3, 4, 4)),),
     outputs=(TensorSpec(name="image_embeds", dtype="float32", shape=("batch", 3)),),
 )
@@ -87,6 +90,7 @@ def write_typed_bundle(folder: Path, dtype: str) -> Path:
     for name in NARROW:
         graphs[name] = GraphInfo(
             file=f"onnx/{place}/{name}.onnx",
+            use=USES[name],
             inputs=(TensorSpec(name="x", dtype=dtype, shape=("batch", 4)),),
             outputs=(
                 TensorSpec(name="states", dtype=dtype, shape=("batch", 4)),

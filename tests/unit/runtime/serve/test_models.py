@@ -15,15 +15,18 @@ from internvl_edge.runtime.serve.models import Served, served_models
 from internvl_edge.runtime.serve.options import ServeOptions
 from internvl_edge.runtime.serve.refusals import BadRequestError, TooLargeError
 from internvl_edge.runtime.serve.requests import Request
+from tests.unit.runtime.graph_uses import USES
 from tests.unit.runtime.serve.onnx_bundle import MODEL, TEXT, VISION
 
 QUERY = GraphInfo(
     file="q.onnx",
+    use=USES["query"],
     inputs=(TensorSpec(name="vision_states", dtype="float32", shape=("batch", 1, 3)),),
     outputs=(TensorSpec(name="query_embeds", dtype="float32", shape=("batch", 3)),),
 )
 DECODER = GraphInfo(
     file="d.onnx",
+    use=USES["decoder"],
     inputs=(
         TensorSpec(name="input_ids", dtype="int64", shape=("batch", "length")),
         TensorSpec(name="position_ids", dtype="int64", shape=("batch", "length")),

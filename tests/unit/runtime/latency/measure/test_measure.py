@@ -23,7 +23,7 @@ def work_of(session: SleepingSession) -> Work:
 
 def case_of(works: list[Work]) -> Case:
     opened = Opened(works=works, settings={"backend": "sleeping"})
-    return Case(name="graph", graph="graph", phase="", batch=1, shape="1", open=lambda: opened)
+    return Case(name="graph", graph="graph", phase="", batch=1, shape="1", rows="rows", open=lambda: opened)
 
 
 def test_calls_go_on_until_time_and_number_are_reached() -> None:
