@@ -1,6 +1,5 @@
 """The page of all plans of one target, which `build` puts into the bundle: each at the sizes that it was tuned for."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from internvl_edge.runtime.inspect.plan.schedule import PlanText, read_plan
 from internvl_edge.runtime.inspect.plan.symbols import inputs_of
 from internvl_edge.runtime.inspect.xray.page import Cover, render_page
 from internvl_edge.runtime.inspect.xray.report import PlanXray, blank_xray, see_through
+from internvl_edge.runtime.replace_file import replace_file
 from internvl_edge.runtime.targets.data_sheet import Target
 from internvl_edge.runtime.targets.targets import find_target
 
@@ -44,14 +44,10 @@ def write_plans_page(bundle: Path, folder: Path, record: EngineRecord, phases: P
         ),
         mark=mark,
     )
-    temporary = page.with_name(f".{page.name}.{os.getpid()}")  # another target may be built at the same time
     try:
-        page.parent.mkdir(exist_ok=True)
         html = render_page(xrays_of(folder, record, phases), cover)
-        temporary.write_text(html, encoding="utf-8", errors="backslashreplace")
-        temporary.replace(page)
+        replace_file(page, html.encode(errors="backslashreplace"))
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise ExportError(
             f"{page}: cannot be written ({error.strerror}); the plans are built, run the same build again for the page"
         ) from error

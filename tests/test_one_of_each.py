@@ -23,6 +23,7 @@ SOURCES = {path: path.read_text(encoding="utf-8") for room in ROOMS for path in 
         ("ids where there is no tokenizer", r"\.integers\(3, "),
         ("the pattern of a block's path", r"\\blayers\\\.\\d\+"),
         ("the opset of canonical graphs", r"^\w*OPSET = 23$"),
+        ("a temporary name beside a file", r"token_hex|NamedTemporaryFile|with_\w+\(f[^)]*getpid"),
         ("a constant of a graph", r"\.register_initializer\(made\)"),
         ("the softmax of an attention", r'op\("Softmax"'),
         ("a GPU that begins something", r"^FIRST_\w+_SM = "),

@@ -21,6 +21,7 @@ from internvl_edge.runtime.backends.tensorrt.plans.grid_sizes import told
 from internvl_edge.runtime.cache_folder import cache_folder
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.numbers.tensor_types import FLOAT8E4M3FN
+from internvl_edge.runtime.replace_file import replace_file
 from internvl_edge.runtime.targets.sms import SMS, sm_row
 
 logger = logging.getLogger(__name__)
@@ -255,9 +256,6 @@ def _read(path: Path) -> CompiledKernel | None:
 
 def _write(compiled: CompiledKernel, path: Path) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(json.dumps(asdict(compiled)), encoding="utf-8")
-        partial.replace(path)
+        replace_file(path, json.dumps(asdict(compiled)).encode())
     except OSError as error:
         logger.info("%s: not kept (%s)", path, error)

@@ -3,13 +3,13 @@
 import hashlib
 import json
 import logging
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from internvl_edge.runtime.cache_folder import cache_folder
+from internvl_edge.runtime.replace_file import replace_file
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +45,7 @@ def read_decision(key: str) -> Decision | None:
 def write_decision(key: str, decision: Decision) -> None:
     """Keep a decision; where the folder cannot be written, the next process measures again."""
     try:
-        path = _path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
-            json.dump(asdict(decision), file, ensure_ascii=False)
-        Path(file.name).replace(path)  # another process that writes the same name does no harm
+        replace_file(_path(key), json.dumps(asdict(decision), ensure_ascii=False).encode())
     except (OSError, RuntimeError) as error:
         logger.info("the choice of a backend is not kept (%s); set INTERNVL_EDGE_CACHE to a folder", error)
 

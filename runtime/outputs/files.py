@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import io
 import os
-import secrets
 import stat
 import sys
 from collections.abc import Iterable, Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.replace_file import temporary_beside
 
 STDOUT = Path("-")
 """The name that means the standard output."""
@@ -180,8 +180,7 @@ def _to_target(path: Path) -> Iterator[IO[bytes]]:
         return
     if mode is not None and not os.access(target, os.W_OK):
         raise PermissionError(0, "Permission denied")
-    # The name says nothing of the target's: that may already be as long as a name can be.
-    temporary = target.with_name(f".internvl-edge-{secrets.token_hex(8)}.tmp")
+    temporary = temporary_beside(target)
     try:
         with temporary.open("xb") as file:
             _take_permissions(file.fileno(), target)

@@ -1,13 +1,13 @@
 """Execution contexts that take their activation memory from us; on TensorRT-RTX with kernels kept between processes."""
 
 import logging
-import os
 from typing import Any
 
 from internvl_edge.runtime.backends.tensorrt.plans.failures import refusal
 from internvl_edge.runtime.backends.tensorrt.plans.library import Library
 from internvl_edge.runtime.backends.tensorrt.plans.plan import Plan
 from internvl_edge.runtime.cache_folder import cache_folder
+from internvl_edge.runtime.replace_file import replace_file
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +52,8 @@ class ContextMaker:
         content = memoryview(self._cache.serialize())
         if content.nbytes == self._kept_bytes:
             return
-        temporary = self._file.with_suffix(f".{os.getpid()}")
         try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(content)
-            temporary.replace(self._file)
+            replace_file(self._file, content)
         except OSError as error:
             logger.info("graph %s: compiled kernels are not kept (%s)", self._graph, error)
         self._kept_bytes = content.nbytes
