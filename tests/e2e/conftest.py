@@ -1,15 +1,19 @@
 """The command as a user runs it, and the demo as a user exports it."""
 
+import json
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from internvl_edge.runtime.backends import SessionOptions
+from tests.e2e import forked
 from tests.exports import Exports
+from tests.project import ROOT
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 ONE_THREAD = SessionOptions(threads=1)
@@ -17,16 +21,28 @@ ONE_THREAD = SessionOptions(threads=1)
 
 
 @pytest.fixture(scope="session")
-def run() -> Run:
-    """Run ``internvl-edge`` in its own process; nothing is a terminal."""
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Run ``internvl-edge`` in its own process; nothing is a terminal.
 
-    def call(*arguments: object, **settings: object) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "internvl_edge.cli", *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, **settings)  # type: ignore[call-overload]
-        done.stderr = without_stages(done.stderr)
-        return done  # type: ignore[no-any-return]
+    The processes are forked from one that has imported torch and ONNX, which takes seconds each time.
+    """
+    stdout, stderr = (tmp_path_factory.mktemp("run") / name for name in ("stdout", "stderr"))
+    forking = [sys.executable, "-m", forked.__name__]
+    with subprocess.Popen(forking, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
 
-    return call
+        def call(*arguments: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+            words = [str(argument) for argument in arguments]
+            asked = {"arguments": words, "environment": dict(os.environ), "folder": str(cwd or Path.cwd())}
+            for place in (stdout, stderr):
+                place.write_bytes(b"")
+            assert process.stdin is not None
+            assert process.stdout is not None
+            print(json.dumps(asked | {"stdout": str(stdout), "stderr": str(stderr)}), file=process.stdin, flush=True)
+            code = int(process.stdout.readline())
+            said = without_stages(stderr.read_text(encoding="utf-8"))
+            return subprocess.CompletedProcess(words, code, stdout.read_text(encoding="utf-8"), said)
+
+        yield call
 
 
 def without_stages(stderr: str) -> str:
