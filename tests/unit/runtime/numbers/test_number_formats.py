@@ -1,5 +1,8 @@
 """The table of precisions: what each names, and what follows from a row."""
 
+import ast
+from pathlib import Path
+
 import pytest
 
 from internvl_edge.runtime.numbers.formats import (
@@ -13,6 +16,11 @@ from internvl_edge.runtime.numbers.formats import (
     QUANTIZED,
     Granularity,
 )
+
+ROOT = Path(__file__).resolve().parents[4]
+ROOMS = ("commands", "export", "calib", "runtime")
+SHEETS = "runtime/targets/devices.py"
+"""Data sheets give operations per second for each type."""
 
 
 def test_names_and_what_is_quantized() -> None:
@@ -69,3 +77,23 @@ def test_shapes_of_scales_by_hand() -> None:
     assert [str(kind) for kind in (PER_TENSOR, PER_ROW, blocks)] == ["per tensor", "per channel", "per block of 32"]
     with pytest.raises(ValueError, match="axis 1 of \\[6, 90\\] is no multiple of blocks of 32"):
         blocks.scale_shape((6, 90))
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_file_branches_on_a_format_or_keeps_a_table_of_its_own(room: str) -> None:
+    files = [path for path in (ROOT / room).rglob("*.py") if path.relative_to(ROOT).as_posix() != SHEETS]
+    assert files
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Compare | ast.Dict | ast.MatchValue) and _decides_by_name(node)
+    ]
+    assert wrong == [], "ask the row"
+
+
+def _decides_by_name(node: ast.Compare | ast.Dict | ast.MatchValue) -> bool:
+    """Return whether a comparison is with a name of a format, or a dictionary has all of them as keys."""
+    parts = [part for part in node.keys if part is not None] if isinstance(node, ast.Dict) else [node]
+    held = {inner.value for part in parts for inner in ast.walk(part) if isinstance(inner, ast.Constant)}
+    return set(QUANTIZED) <= held if isinstance(node, ast.Dict) else bool(set(QUANTIZED) & held)
