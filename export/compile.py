@@ -5,29 +5,25 @@ import shutil
 import time
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx_ir as ir
 import torch
 
 from internvl_edge.calib.choose import Precision
-from internvl_edge.calib.qdq import quantize_graph
 from internvl_edge.calib.ranges import save_info
 from internvl_edge.calib.recipe import Recipe, save_recipe
 from internvl_edge.calib.report import build_report
 from internvl_edge.calib.report_html import render_html
 from internvl_edge.calib.verdict import Verdict
-from internvl_edge.export.blockwise.quantized import quantized_sources
 from internvl_edge.export.blockwise.threads import fitting_threads
 from internvl_edge.export.build import BuildOptions, BuildReport, build
 from internvl_edge.export.canonical.forked import Forked
 from internvl_edge.export.checkpoint import Checkpoint
 from internvl_edge.export.config import ModelConfig
-from internvl_edge.export.dialects.join_heads import JoinHeadsPass
 from internvl_edge.export.kit import KitReport
 from internvl_edge.export.model_info import model_info
-from internvl_edge.export.models.graphs import graph_row
 from internvl_edge.export.numerics.settle import Kept
 from internvl_edge.export.options import ExportOptions
 from internvl_edge.export.passes import canonicalize
@@ -37,32 +33,21 @@ from internvl_edge.export.rehearsal import Rehearsal
 from internvl_edge.export.run import ExportRun, open_run
 from internvl_edge.export.run_key import export_key
 from internvl_edge.export.staging import Staging, staged
+from internvl_edge.export.stored import TRACED, Stored, store_graphs
 from internvl_edge.export.sweep import Sweep
-from internvl_edge.export.tensor_specs import graph_info
 from internvl_edge.export.trace import trace_graph
 from internvl_edge.export.verified import Verified, verify_graphs
 from internvl_edge.export.verify import OutputError
-from internvl_edge.export.weight_store import (
-    WeightPlan,
-    attach_placeholders,
-    attach_weights,
-    placeholders,
-    plan_weights,
-    shared_files,
-    write_store,
-)
+from internvl_edge.export.weight_store import attach_placeholders, shared_files
 from internvl_edge.export.weights import Source, readable_in_place
 from internvl_edge.runtime.bundle.bundle import sha256_file
-from internvl_edge.runtime.bundle.manifest import SCHEMA, FileInfo, GraphInfo, Manifest
+from internvl_edge.runtime.bundle.manifest import SCHEMA, FileInfo, Manifest
 from internvl_edge.runtime.bundle.preprocessor_file import save_preprocessing
 from internvl_edge.runtime.errors import VerificationError
 from internvl_edge.runtime.outputs.strict_json import json_text
-from internvl_edge.runtime.progress import BYTES, Advance, Progress, Silent
+from internvl_edge.runtime.progress import Advance, Progress, Silent
 
 logger = logging.getLogger(__name__)
-
-_TRACED = "traced"
-"""Folder of the staging area for traced graphs; it does not ship."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,8 +101,9 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         _trace(run, staging, tracing)
         clock.stage("trace")
         precision = _precision(run, staging)
+        recipe = precision.recipe if precision is not None else None
         clock.stage("calibrate")
-        stored = _weights(run, staging, folder, precision, shared, sweep)
+        stored = store_graphs(run, staging, folder, recipe, shared, sweep)
         clock.stage("weights")
         verified = _verify(run, staging, folder, stored, precision)
         clock.stage("verify")
@@ -126,7 +112,6 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         _describe(run, staging, folder, stored, verified, clock)
     built = build(options.output, BuildOptions(target=options.target), run.progress) if options.target else None
     clock.stage("plans")
-    recipe = precision.recipe if precision is not None else None
     return ExportReport(
         output=options.output,
         precision=options.bundle_precision,
@@ -145,18 +130,6 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         kept_high=tuple(d.site.name for d in recipe.decisions if not d.quantized) if recipe is not None else (),
         kept_wide=verified.kept,
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Stored:
-    """The graphs as files, beside the store of their weights."""
-
-    sources: Mapping[str, Source]
-    """Where the values of the store come from: codes too, where something is quantized."""
-    graphs: Mapping[str, GraphInfo]
-    plan: WeightPlan
-    files: Mapping[str, FileInfo]
-    """Files of the store."""
 
 
 class _Clock:
@@ -181,7 +154,7 @@ def _sweep(run: ExportRun, shared: Collection[Path]) -> Sweep:
 
 def _tracing(run: ExportRun, staging: Staging) -> Forked:
     """Return what traces the graphs that no earlier run has traced."""
-    folder = staging.folder / _TRACED
+    folder = staging.folder / TRACED
     folder.mkdir(exist_ok=True)
 
     def trace(name: str, advance: Advance) -> None:
@@ -217,27 +190,7 @@ def _precision(run: ExportRun, staging: Staging) -> Precision | None:
     return chosen
 
 
-def _weights(
-    run: ExportRun,
-    staging: Staging,
-    folder: Path,
-    precision: Precision | None,
-    shared: Collection[Path],
-    sweep: Sweep,
-) -> _Stored:
-    """Write the graphs and the store of all weights that they use."""
-    recipe = precision.recipe if precision is not None else None
-    sources = quantized_sources(recipe, run.model.sources) if recipe is not None else run.model.sources
-    models = {name: _graph(staging, name, recipe) for name in run.graphs}
-    used = sorted({weight for model in models.values() for weight in placeholders(model)})
-    plan = plan_weights([sources[name] for name in used], run.dtype, shared)
-    graphs = {name: _place(staging, folder, model, plan) for name, model in models.items()}
-    del models
-    files = _store(run, staging, folder, plan, sweep)
-    return _Stored(sources=sources, graphs=graphs, plan=plan, files=files)
-
-
-def _verify(run: ExportRun, staging: Staging, folder: Path, stored: _Stored, precision: Precision | None) -> Verified:
+def _verify(run: ExportRun, staging: Staging, folder: Path, stored: Stored, precision: Precision | None) -> Verified:
     """Hold the written graphs against torch, and write how far each is from it."""
     recipe = precision.recipe if precision is not None else None
     verified = verify_graphs(run, staging, folder, _rehearsal(run, stored.sources, recipe), precision)
@@ -272,13 +225,13 @@ def _judge(run: ExportRun, staging: Staging, folder: Path, precision: Precision 
 
 
 def _describe(
-    run: ExportRun, staging: Staging, folder: Path, stored: _Stored, verified: Verified, clock: _Clock
+    run: ExportRun, staging: Staging, folder: Path, stored: Stored, verified: Verified, clock: _Clock
 ) -> None:
     """Ship what the runtime needs beside the graphs, drop what does not ship, and write the manifest."""
     graphs = {name: verified.described(name, graph, folder) for name, graph in stored.graphs.items()}
     _copy_companions(run.checkpoint, run.config, staging.folder)
     _write_json(staging.folder / "reports" / "export.json", {"seconds": clock.seconds})
-    shutil.rmtree(staging.folder / _TRACED)
+    shutil.rmtree(staging.folder / TRACED)
     shutil.rmtree(staging.folder / RANGES, ignore_errors=True)
     manifest = Manifest(
         schema=SCHEMA,
@@ -290,35 +243,6 @@ def _describe(
         accepted_config=run.checkpoint.accepted_fields,
     )
     manifest.save(staging.folder / "manifest.json")
-
-
-def _graph(staging: Staging, name: str, recipe: Recipe | None) -> ir.Model:
-    model = ir.load(staging.folder / _TRACED / f"{name}.onnx")
-    if recipe is None:
-        return model
-    if recipe.attention.get(name):
-        JoinHeadsPass()(model)  # Q/DQ between the linears and the heads would keep a dialect from it
-    return quantize_graph(model, recipe)
-
-
-def _place(staging: Staging, folder: Path, model: ir.Model, plan: WeightPlan) -> GraphInfo:
-    """Point a graph at the store and save it; return what the runtime has to know of it."""
-    attach_weights(model, plan)
-    path = folder / f"{model.graph.name}.onnx"
-    ir.save(model, path)
-    return graph_info(path.relative_to(staging.folder).as_posix(), model, graph_row(path.stem).use)
-
-
-def _store(run: ExportRun, staging: Staging, folder: Path, plan: WeightPlan, sweep: Sweep) -> dict[str, FileInfo]:
-    """Write and link the weights unless an earlier run has; return size and digest of each file in the bundle."""
-    done = staging.finished("weights")
-    if done is None:
-        label = "Linking weights" if plan.files and not plan.written else "Writing weights"
-        with run.progress.task(label, plan.bytes_to_read, BYTES) as advance:
-            written = write_store(plan, folder, sweep, advance, link=run.weights == "link")
-            done = {name: asdict(info) for name, info in written.items()}
-        staging.finish("weights", done)
-    return {(folder / name).relative_to(staging.folder).as_posix(): FileInfo(**info) for name, info in done.items()}
 
 
 def _rehearsal(run: ExportRun, sources: Mapping[str, Source], recipe: Recipe | None = None) -> Rehearsal:

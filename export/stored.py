@@ -1,0 +1,84 @@
+"""The stage of an export that writes its graphs, quantized where they are, and the store of the weights they share."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from internvl_edge.calib.qdq import quantize_graph
+from internvl_edge.calib.recipe import Recipe
+from internvl_edge.export.blockwise.quantized import quantized_sources
+from internvl_edge.export.dialects.join_heads import JoinHeadsPass
+from internvl_edge.export.models.graphs import graph_row
+from internvl_edge.export.run import ExportRun
+from internvl_edge.export.staging import Staging
+from internvl_edge.export.sweep import Sweep
+from internvl_edge.export.tensor_specs import graph_info
+from internvl_edge.export.weight_store import WeightPlan, attach_weights, placeholders, plan_weights, write_store
+from internvl_edge.export.weights import Source
+from internvl_edge.runtime.bundle.manifest import FileInfo, GraphInfo
+from internvl_edge.runtime.progress import BYTES
+
+TRACED = "traced"
+"""Folder of the staging area for traced graphs; it does not ship."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """The graphs as files, beside the store of their weights."""
+
+    sources: Mapping[str, Source]
+    """Where the values of the store come from: codes too, where something is quantized."""
+    graphs: Mapping[str, GraphInfo]
+    plan: WeightPlan
+    files: Mapping[str, FileInfo]
+    """Files of the store."""
+
+
+def store_graphs(
+    run: ExportRun,
+    staging: Staging,
+    folder: Path,
+    recipe: Recipe | None,
+    shared: Collection[Path],
+    sweep: Sweep,
+) -> Stored:
+    """Write the graphs and the store of all weights that they use."""
+    sources = quantized_sources(recipe, run.model.sources) if recipe is not None else run.model.sources
+    models = {name: _graph(staging, name, recipe) for name in run.graphs}
+    used = sorted({weight for model in models.values() for weight in placeholders(model)})
+    plan = plan_weights([sources[name] for name in used], run.dtype, shared)
+    graphs = {name: _place(staging, folder, model, plan) for name, model in models.items()}
+    del models
+    files = _store(run, staging, folder, plan, sweep)
+    return Stored(sources=sources, graphs=graphs, plan=plan, files=files)
+
+
+def _graph(staging: Staging, name: str, recipe: Recipe | None) -> ir.Model:
+    model = ir.load(staging.folder / TRACED / f"{name}.onnx")
+    if recipe is None:
+        return model
+    if recipe.attention.get(name):
+        JoinHeadsPass()(model)  # Q/DQ between the linears and the heads would keep a dialect from it
+    return quantize_graph(model, recipe)
+
+
+def _place(staging: Staging, folder: Path, model: ir.Model, plan: WeightPlan) -> GraphInfo:
+    """Point a graph at the store and save it; return what the runtime has to know of it."""
+    attach_weights(model, plan)
+    path = folder / f"{model.graph.name}.onnx"
+    ir.save(model, path)
+    return graph_info(path.relative_to(staging.folder).as_posix(), model, graph_row(path.stem).use)
+
+
+def _store(run: ExportRun, staging: Staging, folder: Path, plan: WeightPlan, sweep: Sweep) -> dict[str, FileInfo]:
+    """Write and link the weights unless an earlier run has; return size and digest of each file in the bundle."""
+    done = staging.finished("weights")
+    if done is None:
+        label = "Linking weights" if plan.files and not plan.written else "Writing weights"
+        with run.progress.task(label, plan.bytes_to_read, BYTES) as advance:
+            written = write_store(plan, folder, sweep, advance, link=run.weights == "link")
+            done = {name: asdict(info) for name, info in written.items()}
+        staging.finish("weights", done)
+    return {(folder / name).relative_to(staging.folder).as_posix(): FileInfo(**info) for name, info in done.items()}
