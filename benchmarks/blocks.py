@@ -21,10 +21,9 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor, FakeTensorMode
 from widen import narrow
 
-from internvl_edge.calib.decide import Clip, Decision, Rules
-from internvl_edge.calib.fp8_attention import AttentionRange
-from internvl_edge.calib.qdq import quantize_graph
-from internvl_edge.calib.recipe import LinearWeights, Recipe
+from internvl_edge.calib.qdq.insert import quantize_graph
+from internvl_edge.calib.recipes.decide import Clip, Decision, Rules
+from internvl_edge.calib.recipes.recipe import AttentionRange, LinearWeights, Recipe
 from internvl_edge.export.axes import name_axes
 from internvl_edge.export.checkpoint.config_json import config_from_json
 from internvl_edge.export.config import ModelConfig, QllamaConfig

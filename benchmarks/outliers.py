@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from internvl_edge.calib.dataset import open_data
+from internvl_edge.calib.data.dataset import open_data
 from internvl_edge.calib.sites import NormFold, RowFold, Site
 from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
 from internvl_edge.export.config import ModelConfig

@@ -173,7 +173,7 @@ def calibration_inputs(fp32: str, data: str, output: str) -> None:
     Captions take the languages in turn. A batch holds texts of one length, so that no padding is measured. The decoder
     is fed as generation feeds it, but with the true caption: the prompt, then a token at a time.
     """
-    from internvl_edge.calib.dataset import open_data
+    from internvl_edge.calib.data.dataset import open_data
     from internvl_edge.runtime import InternVL
 
     model = InternVL.open(fp32)
@@ -202,7 +202,7 @@ def calibration_inputs(fp32: str, data: str, output: str) -> None:
 
 def evaluation(bundle: str, data: str, limit: str, tasks: str, output: str) -> None:
     """Write the figures of a bundle as JSON."""
-    from internvl_edge.calib.dataset import open_data
+    from internvl_edge.calib.data.dataset import open_data
     from internvl_edge.calib.evaluation import EvalOptions, evaluate
     from internvl_edge.runtime import InternVL
 

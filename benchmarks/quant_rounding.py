@@ -13,12 +13,12 @@ import click
 import numpy as np
 import torch
 
-from internvl_edge.calib.dataset import open_data
-from internvl_edge.calib.decide import Rules
+from internvl_edge.calib.data.dataset import open_data
 from internvl_edge.calib.formats import fake, sqnr_db
 from internvl_edge.calib.quantize import fake_quantizers, make_recipe
-from internvl_edge.calib.ranges import open_ranges
-from internvl_edge.calib.recipe import Factors, LinearWeights, Recipe
+from internvl_edge.calib.ranges.stored import open_ranges
+from internvl_edge.calib.recipes.decide import Rules
+from internvl_edge.calib.recipes.recipe import Factors, LinearWeights, Recipe
 from internvl_edge.export.blockwise.model import BlockwiseModel
 from internvl_edge.export.blockwise.quantized import quantized_sources, with_cached_values
 from internvl_edge.export.calibrate import CalibrateOptions, calibrate

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from internvl_edge.calib.data.calibration import RANDOM
-from internvl_edge.calib.dataset import open_data
-from internvl_edge.calib.decide import Rules
-from internvl_edge.calib.fp8_attention import FEWEST_KEYS, AttentionRange
-from internvl_edge.calib.gate import Judge, Run, held_out
+from internvl_edge.calib.data.dataset import open_data
+from internvl_edge.calib.gate.accuracy import Judge, Run, held_out
+from internvl_edge.calib.gate.sensitivity import rank
+from internvl_edge.calib.gate.verdict import Damage
 from internvl_edge.calib.model import CalibrationModel
+from internvl_edge.calib.qdq.fp8_attention import FEWEST_KEYS
 from internvl_edge.calib.quantize import keep_high, make_recipe, matching
-from internvl_edge.calib.ranges import Ranges, check_fits
-from internvl_edge.calib.recipe import Recipe
-from internvl_edge.calib.sensitivity import rank
-from internvl_edge.calib.verdict import Damage
+from internvl_edge.calib.ranges.stored import Ranges, check_fits
+from internvl_edge.calib.recipes.decide import Rules
+from internvl_edge.calib.recipes.recipe import AttentionRange, Recipe
 from internvl_edge.runtime.bundle.graph_roles import EXPORTED_AS, IMAGE_ENCODER
 from internvl_edge.runtime.errors import CalibrationError, InputError
 from internvl_edge.runtime.numbers.formats import QUANTIZED

@@ -9,10 +9,10 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from internvl_edge.calib.collector import Collector
 from internvl_edge.calib.data.calibration import CalibrationData, load_data, model_inputs
 from internvl_edge.calib.model import BlockWalk, CalibrationModel
-from internvl_edge.calib.ranges import RangesInfo, save_block, save_info
+from internvl_edge.calib.ranges.collector import Collector
+from internvl_edge.calib.ranges.stored import RangesInfo, save_block, save_info
 from internvl_edge.runtime.backends.lowering.processor import multiplies_bf16
 from internvl_edge.runtime.progress import Progress
 

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from internvl_edge.calib.data.inputs import CalibrationInputs
-from internvl_edge.calib.recipe import Recipe
+from internvl_edge.calib.recipes.recipe import Recipe
 from internvl_edge.calib.sites import Site
 from internvl_edge.runtime.bundle.tokenizer import Tokenizer
 from internvl_edge.runtime.inputs.pictures.preprocess import Preprocessing

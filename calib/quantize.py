@@ -9,13 +9,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from internvl_edge.calib.decide import Decision, Rules, decide
 from internvl_edge.calib.formats import amax_of, encode, fake, scale_of, spread
-from internvl_edge.calib.fp8_attention import AttentionRange
 from internvl_edge.calib.heap import trim_heap
 from internvl_edge.calib.model import CalibrationModel
-from internvl_edge.calib.ranges import Ranges
-from internvl_edge.calib.recipe import Factors, LinearWeights, Recipe, folded, mean_correction
+from internvl_edge.calib.ranges.stored import Ranges
+from internvl_edge.calib.recipes.decide import Decision, Rules, decide
+from internvl_edge.calib.recipes.recipe import AttentionRange, Factors, LinearWeights, Recipe, folded, mean_correction
 from internvl_edge.calib.sites import Site
 from internvl_edge.runtime.errors import CalibrationError
 from internvl_edge.runtime.progress import Progress

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from internvl_edge.calib.measure import MeasureOptions, measure, open_measurement
-from internvl_edge.calib.ranges import MARKER, RangesInfo, merge_ranges, open_ranges, save_info
-from internvl_edge.calib.thresholds import METHODS
+from internvl_edge.calib.ranges.stored import MARKER, RangesInfo, merge_ranges, open_ranges, save_info
+from internvl_edge.calib.recipes.thresholds import METHODS
 from internvl_edge.export.accounting import account
 from internvl_edge.export.blockwise.model import BlockwiseModel
 from internvl_edge.export.blockwise.threads import fitting_threads

@@ -7,8 +7,8 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from internvl_edge.calib.data.dataset import DataSet, open_data
 from internvl_edge.calib.data.synthetic import STOCK_TEXTS, random_ids
-from internvl_edge.calib.dataset import DataSet, open_data
 from internvl_edge.export.differences import Difference, Divergence, difference, divergence
 from internvl_edge.export.graph_inputs import GraphInputs, counting_rows
 from internvl_edge.export.models.graphs import GRAPH_NAMES, graph_row

@@ -12,11 +12,11 @@ import onnx_ir as ir
 import torch
 
 from internvl_edge.calib.choose import Precision
-from internvl_edge.calib.ranges import save_info
-from internvl_edge.calib.recipe import Recipe, save_recipe
-from internvl_edge.calib.report import build_report
-from internvl_edge.calib.report_html import render_html
-from internvl_edge.calib.verdict import Verdict
+from internvl_edge.calib.gate.verdict import Verdict
+from internvl_edge.calib.ranges.stored import save_info
+from internvl_edge.calib.recipes.recipe import Recipe, save_recipe
+from internvl_edge.calib.report.content import build_report
+from internvl_edge.calib.report.page import render_html
 from internvl_edge.export.blockwise.threads import fitting_threads
 from internvl_edge.export.build import BuildOptions, BuildReport, build
 from internvl_edge.export.canonical.forked import Forked

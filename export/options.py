@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from internvl_edge.calib.thresholds import METHODS
+from internvl_edge.calib.recipes.thresholds import METHODS
 from internvl_edge.export.models.graphs import GRAPH_NAMES
 from internvl_edge.runtime.errors import ExportError
 from internvl_edge.runtime.numbers.formats import DTYPES, QUANTIZED

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from internvl_edge.calib.choose import Inputs, Precision, PrecisionOptions, choose_precision
-from internvl_edge.calib.gate import Judge
-from internvl_edge.calib.ranges import open_ranges
-from internvl_edge.calib.verdict import Verdict
+from internvl_edge.calib.gate.accuracy import Judge
+from internvl_edge.calib.gate.verdict import Verdict
+from internvl_edge.calib.ranges.stored import open_ranges
 from internvl_edge.export.calibrate import CalibrateOptions, measure_ranges
 from internvl_edge.export.run import ExportRun
 from internvl_edge.export.staging import Staging

@@ -2,7 +2,7 @@
 
 import onnx_ir as ir
 
-from internvl_edge.calib.node_writer import make_node
+from internvl_edge.calib.qdq.node_writer import make_node
 from internvl_edge.export.canonical.opset import IR_VERSION, OPSET
 from internvl_edge.runtime.errors import ExportError
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from internvl_edge.calib.data.synthetic import random_ids
 from internvl_edge.calib.quantize import fake_quantizers
-from internvl_edge.calib.recipe import Recipe
+from internvl_edge.calib.recipes.recipe import Recipe
 from internvl_edge.export.config import ModelConfig, QllamaConfig
 from internvl_edge.export.graph_inputs import inputs_of
 from internvl_edge.export.models.graphs import graph_row

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from internvl_edge.calib.data.calibration import RANDOM
-from internvl_edge.calib.dataset import open_data
-from internvl_edge.calib.ranges import MARKER, RangesInfo
+from internvl_edge.calib.data.dataset import open_data
+from internvl_edge.calib.ranges.stored import MARKER, RangesInfo
 from internvl_edge.export.checkpoint import Checkpoint
 from internvl_edge.export.config import ModelConfig
 from internvl_edge.export.options import ExportOptions

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from internvl_edge.calib.qdq import quantize_graph
-from internvl_edge.calib.recipe import Recipe
+from internvl_edge.calib.qdq.insert import quantize_graph
+from internvl_edge.calib.recipes.recipe import Recipe
 from internvl_edge.export.blockwise.quantized import quantized_sources
 from internvl_edge.export.dialects.join_heads import JoinHeadsPass
 from internvl_edge.export.models.graphs import graph_row

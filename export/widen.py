@@ -2,7 +2,7 @@
 
 import onnx_ir as ir
 
-from internvl_edge.calib.node_writer import make_node
+from internvl_edge.calib.qdq.node_writer import make_node
 
 _NARROW, _WIDE = ir.DataType.BFLOAT16, ir.DataType.FLOAT
 

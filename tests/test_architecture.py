@@ -16,6 +16,26 @@ ALLOWED = {
     "export": {"export", "calib", "runtime"},
     "commands": {"commands", "export", "calib", "runtime"},
 }
+ORDER = {
+    "calib": (
+        "evaluation",
+        "report",
+        "choose",
+        "gate",
+        "quantize",
+        "measure",
+        "model",
+        "qdq",
+        "recipes",
+        "ranges",
+        "data",
+        "metrics",
+        "sites",
+        "formats",
+        "heap",
+    ),
+}
+"""Room -> its folders, and the files at its top: each imports itself and what stands after it."""
 DATA = (".html", ".proto", ".binpb")
 HEAVY = ("torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx_bindings", "PIL", "sentencepiece", "rich")
 
@@ -40,6 +60,22 @@ def test_a_room_imports_only_to_its_right(room: str) -> None:
         for path in files
         for name in _imports(path)
         if name.startswith("internvl_edge.") and name.split(".")[1] not in ALLOWED[room]
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("room", sorted(ORDER))
+def test_imports_go_one_way_inside_a_room(room: str) -> None:
+    order = ORDER[room]
+    files = [path for path in sorted((ROOT / room).rglob("*.py")) if path != ROOT / room / "__init__.py"]
+    parts = {path: path.relative_to(ROOT / room).with_suffix("").parts[0] for path in files}
+    assert sorted(set(parts.values())) == sorted(order), "a folder or file has no place in the order, or one is gone"
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path, part in parts.items()
+        for name in _imports(path)
+        if f"{name}.".startswith(f"internvl_edge.{room}.")
+        and f"{name}.".split(".")[2] not in order[order.index(part) :]
     ]
     assert wrong == []
 

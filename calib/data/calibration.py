@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from internvl_edge.calib.data.dataset import DataSet, Prompts, digest_of, open_data
 from internvl_edge.calib.data.inputs import CalibrationInputs
 from internvl_edge.calib.data.synthetic import STOCK_TEXTS, random_ids, synthetic_pixels
-from internvl_edge.calib.dataset import DataSet, Prompts, digest_of, open_data
 from internvl_edge.runtime.bundle.tokenizer import TEXT_PREFIX, Tokenizer
 from internvl_edge.runtime.errors import CalibrationError, UnreadableError
 from internvl_edge.runtime.inputs.files.names import in_one_line

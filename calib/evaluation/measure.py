@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from internvl_edge.calib.dataset import DataSet
+from internvl_edge.calib.data.dataset import DataSet
 from internvl_edge.calib.evaluation.options import EvalOptions
 from internvl_edge.calib.evaluation.plan import Plan, parts_of, plan_of, shown
 from internvl_edge.runtime.bundle.graph_roles import IMAGE_ENCODER, QUERY_ENCODER

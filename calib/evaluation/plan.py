@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from internvl_edge.calib.dataset import DataSet
+from internvl_edge.calib.data.dataset import DataSet
 from internvl_edge.calib.evaluation.options import EvalOptions
 from internvl_edge.runtime.bundle.graph_roles import EXPORTED_AS, IMAGE_ENCODER, QUERY_ENCODER, TEXT_ENCODER
 from internvl_edge.runtime.bundle.modes import modes_of

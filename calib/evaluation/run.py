@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from internvl_edge.calib.dataset import DataSet, open_data
+from internvl_edge.calib.data.dataset import DataSet, open_data
 from internvl_edge.calib.evaluation.measure import measure
 from internvl_edge.calib.evaluation.options import EvalOptions
 from internvl_edge.calib.evaluation.plan import check_labels

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from internvl_edge.calib.dataset import DataSet
+from internvl_edge.calib.data.dataset import DataSet
 from internvl_edge.calib.evaluation.measure import Features
 from internvl_edge.calib.evaluation.options import EvalOptions
 from internvl_edge.calib.evaluation.plan import chosen_rows

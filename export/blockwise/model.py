@@ -8,7 +8,7 @@ import torch
 
 from internvl_edge.calib.data.inputs import CalibrationInputs
 from internvl_edge.calib.quantize import fake_quantizers
-from internvl_edge.calib.recipe import Recipe
+from internvl_edge.calib.recipes.recipe import Recipe
 from internvl_edge.calib.sites import Site
 from internvl_edge.export.blockwise.quantized import quantized_sources, with_cached_values
 from internvl_edge.export.checkpoint import Checkpoint

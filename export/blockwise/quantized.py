@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from internvl_edge.calib.recipe import Factors, Recipe
+from internvl_edge.calib.recipes.recipe import Factors, Recipe
 from internvl_edge.export.weights import AdjustedTensor, ComputedTensor, QuantizedTensor, Source
 
 _CACHED_VALUE = "past_key_values.{}.value"

@@ -4,7 +4,7 @@ import math
 
 import onnx_ir as ir
 
-from internvl_edge.calib.attention_pattern import (
+from internvl_edge.calib.qdq.attention_pattern import (
     SPLIT_HEADS,
     TRANSPOSED,
     Attention,
@@ -12,7 +12,7 @@ from internvl_edge.calib.attention_pattern import (
     split_heads,
     write_products,
 )
-from internvl_edge.calib.node_writer import NodeWriter
+from internvl_edge.calib.qdq.node_writer import NodeWriter
 
 _KEYS_AT_ONCE = (0, 2, 3, 1)
 

@@ -4,7 +4,7 @@ import math
 
 import onnx_ir as ir
 
-from internvl_edge.calib.node_writer import NodeWriter
+from internvl_edge.calib.qdq.node_writer import NodeWriter
 
 
 class DecomposeGeluPass(ir.passes.InPlacePass):

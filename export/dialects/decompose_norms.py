@@ -2,7 +2,7 @@
 
 import onnx_ir as ir
 
-from internvl_edge.calib.node_writer import NodeWriter
+from internvl_edge.calib.qdq.node_writer import NodeWriter
 
 
 class DecomposeNormsPass(ir.passes.InPlacePass):

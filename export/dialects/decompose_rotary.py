@@ -2,7 +2,7 @@
 
 import onnx_ir as ir
 
-from internvl_edge.calib.node_writer import NodeWriter
+from internvl_edge.calib.qdq.node_writer import NodeWriter
 
 _Angles = dict[tuple[ir.Value, ir.Value, int], ir.Value]
 """(table, positions, axis of the heads) -> that table at these positions, broadcast over heads."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from internvl_edge.calib.node_writer import NodeWriter
+from internvl_edge.calib.qdq.node_writer import NodeWriter
 from internvl_edge.export.dialects.decompose_norms import is_rms_norm, root_mean_square
 
 _SWAP = (0, 2, 1, 3)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from internvl_edge.calib.node_writer import NodeWriter
+from internvl_edge.calib.qdq.node_writer import NodeWriter
 from internvl_edge.export.dialects.join_heads import HeadsMatch, match_heads
 from internvl_edge.export.plugins.choice import Call, Choice, weigh
 from internvl_edge.export.plugins.families import FAMILIES

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import onnx_ir as ir
 
-from internvl_edge.calib.collector import RESIDUAL
-from internvl_edge.calib.decide import Decision
-from internvl_edge.calib.observer import Statistics
-from internvl_edge.calib.ranges import Ranges
-from internvl_edge.calib.recipe import Recipe
+from internvl_edge.calib.ranges.collector import RESIDUAL
+from internvl_edge.calib.ranges.observer import Statistics
+from internvl_edge.calib.ranges.stored import Ranges
+from internvl_edge.calib.recipes.decide import Decision
+from internvl_edge.calib.recipes.recipe import Recipe
 from internvl_edge.export.block_outputs import residual_streams
 from internvl_edge.export.numerics.reach import Reach
 from internvl_edge.export.numerics.values import LARGEST, typed

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
-from internvl_edge.calib.node_writer import initializer, make_node
+from internvl_edge.calib.qdq.node_writer import initializer, make_node
 from internvl_edge.export.numerics.values import constants, is_narrow, masks, moved_inputs, only_moves, typed
 from internvl_edge.runtime.numbers.tensor_types import BFLOAT16, FLOAT16
 

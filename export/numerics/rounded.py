@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from internvl_edge.calib.node_writer import initializer, make_node
+from internvl_edge.calib.qdq.node_writer import initializer, make_node
 from internvl_edge.export.dialects.decompose_attention import DecomposeAttentionPass
 from internvl_edge.export.numerics.values import (
     LARGEST,

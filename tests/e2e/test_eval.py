@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from internvl_edge.calib.dataset import DataSet, open_data
+from internvl_edge.calib.data.dataset import DataSet, open_data
 from internvl_edge.calib.evaluation import (
     EvalOptions,
     EvalReport,

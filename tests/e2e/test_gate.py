@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from internvl_edge.calib.verdict import Measure, Verdict
+from internvl_edge.calib.gate.verdict import Measure, Verdict
 from internvl_edge.export import compile as stages
 from internvl_edge.export.calibrate import CalibrateOptions, calibrate
 from internvl_edge.export.compile import export_bundle

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from outliers import plant_massive, scale_folds
 
-from internvl_edge.calib.dataset import DataSet, open_data
+from internvl_edge.calib.data.dataset import DataSet, open_data
 from internvl_edge.calib.evaluation import EvalOptions, EvalReport, evaluate
 from internvl_edge.runtime import InternVL
 from tests.e2e.conftest import ONE_THREAD

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from internvl_edge.calib.dataset import open_data
+from internvl_edge.calib.data.dataset import open_data
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.targets.sms import RTX_SMS

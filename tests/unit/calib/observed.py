@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from internvl_edge.calib.observer import Observer, Statistics
+from internvl_edge.calib.ranges.observer import Observer, Statistics
 from internvl_edge.calib.sites import NormFold, RowFold, Site
 
 

@@ -9,14 +9,14 @@ import torch
 from PIL import Image
 
 from internvl_edge.calib.choose import Precision, PrecisionOptions, choose_precision
-from internvl_edge.calib.collector import Collector
 from internvl_edge.calib.data.inputs import CalibrationInputs
 from internvl_edge.calib.formats import encode, spread
 from internvl_edge.calib.measure import MeasureOptions, measure, open_measurement
 from internvl_edge.calib.model import BlockWalk, CalibrationModel, Listener
 from internvl_edge.calib.quantize import fake_quantizers
-from internvl_edge.calib.ranges import Ranges, open_ranges
-from internvl_edge.calib.recipe import Factors, Recipe
+from internvl_edge.calib.ranges.collector import Collector
+from internvl_edge.calib.ranges.stored import Ranges, open_ranges
+from internvl_edge.calib.recipes.recipe import Factors, Recipe
 from internvl_edge.calib.sites import NormFold, Site
 from internvl_edge.runtime.errors import CalibrationError
 from internvl_edge.runtime.inputs.pictures.preprocess import Preprocessing, preprocess

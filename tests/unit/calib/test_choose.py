@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 
 from internvl_edge.calib import choose
 from internvl_edge.calib.choose import PrecisionOptions, choose_precision, fewest_high, with_enough_keys
-from internvl_edge.calib.decide import Decision, Rules
-from internvl_edge.calib.fp8_attention import AttentionRange
-from internvl_edge.calib.ranges import open_ranges
-from internvl_edge.calib.recipe import Recipe
+from internvl_edge.calib.gate.verdict import Damage, Measure, Verdict
+from internvl_edge.calib.ranges.stored import open_ranges
+from internvl_edge.calib.recipes.decide import Decision, Rules
+from internvl_edge.calib.recipes.recipe import AttentionRange, Recipe
 from internvl_edge.calib.sites import Site
-from internvl_edge.calib.verdict import Damage, Measure, Verdict
 from internvl_edge.export.blockwise.model import BlockwiseModel
 from internvl_edge.export.calibrate import CalibrateOptions, calibrate
 from internvl_edge.export.checkpoint import open_checkpoint

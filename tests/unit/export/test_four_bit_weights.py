@@ -15,12 +15,12 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from internvl_edge.calib.decide import Decision, Rules, decide
 from internvl_edge.calib.formats import amax_of, encode, fake, scale_of, spread
-from internvl_edge.calib.observer import Observer, Statistics
-from internvl_edge.calib.qdq import quantize_graph
+from internvl_edge.calib.qdq.insert import quantize_graph
 from internvl_edge.calib.quantize import fake_quantizers
-from internvl_edge.calib.recipe import LinearWeights, Recipe, save_recipe
+from internvl_edge.calib.ranges.observer import Observer, Statistics
+from internvl_edge.calib.recipes.decide import Decision, Rules, decide
+from internvl_edge.calib.recipes.recipe import LinearWeights, Recipe, save_recipe
 from internvl_edge.calib.sites import Site
 from internvl_edge.export.blockwise.quantized import quantized_sources
 from internvl_edge.export.sweep import Sweep

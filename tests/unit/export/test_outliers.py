@@ -7,7 +7,7 @@ import pytest
 import torch
 from outliers import plant_massive, scale_folds
 
-from internvl_edge.calib.dataset import open_data
+from internvl_edge.calib.data.dataset import open_data
 from internvl_edge.export.checkpoint import open_checkpoint
 from internvl_edge.export.sources import fetch_from, weight_sources
 from internvl_edge.export.verify import torch_outputs

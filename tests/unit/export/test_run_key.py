@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import internvl_edge
-from internvl_edge.calib.ranges import RangesInfo
+from internvl_edge.calib.ranges.stored import RangesInfo
 from internvl_edge.export import producer as producing
 from internvl_edge.export.checkpoint import open_checkpoint
 from internvl_edge.export.options import ExportOptions
@@ -238,7 +238,7 @@ class TestCode:
         assert code_digest() == found
 
     @pytest.mark.parametrize(
-        "file", ["calib/decide.py", "export/compile.py", "export/models/qllama.py", "runtime/stages.py"]
+        "file", ["calib/recipes/decide.py", "export/compile.py", "export/models/qllama.py", "runtime/stages.py"]
     )
     def test_the_code_of_every_room_counts(self, copy: Path, file: str) -> None:
         before = code_digest()

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from internvl_edge.calib.dataset import open_data
+from internvl_edge.calib.data.dataset import open_data
 from internvl_edge.runtime.errors import InputError, UnreadableError
 from internvl_edge.runtime.inputs.pictures.source import content_of
 from internvl_edge.runtime.inputs.read import read_records

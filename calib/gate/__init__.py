@@ -1,0 +1,1 @@
+"""What quantization costs: on a task, and site by site."""

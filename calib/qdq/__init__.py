@@ -1,0 +1,1 @@
+"""A recipe written into a graph as QuantizeLinear and DequantizeLinear."""

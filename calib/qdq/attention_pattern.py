@@ -1,0 +1,100 @@
+"""Attention written out as MatMul, Softmax, MatMul: what all of its rewritings share."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from internvl_edge.calib.qdq.node_writer import NodeWriter
+
+SPLIT_HEADS = (0, 2, 1, 3)
+"""The order of axes that brings heads in front of rows, and back."""
+TRANSPOSED = (0, 1, 3, 2)
+_KNOWN = {"scale", "q_num_heads", "kv_num_heads"}
+"""Attributes that the pattern expresses; any other (``is_causal``, ``softcap``) makes another function."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """An attention that is plain: q, k, v, a mask perhaps, one output, as many key as query heads."""
+
+    q: ir.Value
+    k: ir.Value
+    v: ir.Value
+    mask: ir.Value | None
+    heads: int | None
+    """How many are packed in one axis; None where they lie apart already."""
+    width: int
+    """Of one head."""
+    factor: float
+    """What scores are multiplied by."""
+
+    @property
+    def qkv(self) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Return what is attended with, over and to."""
+        return self.q, self.k, self.v
+
+
+def plain_attention(node: ir.Node) -> Attention | None:
+    """Return what `node` attends over; None if it is no attention, or one that the pattern does not express."""
+    if node.op_type != "Attention" or not set(node.attributes) <= _KNOWN or len(node.outputs) != 1:
+        return None
+    if len(node.inputs) < 3 or any(value is not None for value in node.inputs[4:]):
+        return None
+    q, k, v = node.inputs[:3]
+    if q is None or k is None or v is None or any(value.shape is None or value.dtype is None for value in (q, k, v)):
+        return None
+    shapes = [list(value.shape or ()) for value in (q, k, v)]
+    width = shapes[0][-1]
+    if not isinstance(width, int) or any(shape[-1] != width for shape in shapes):
+        return None
+    heads: int | None = None
+    if len(shapes[0]) == 3:
+        heads = node.attributes.get_int("q_num_heads", 0)
+        if not 0 < heads == node.attributes.get_int("kv_num_heads", 0):
+            return None
+        width //= heads
+    elif not isinstance(shapes[0][1], int) or any(shape[1] != shapes[0][1] for shape in shapes):
+        return None
+    factor = node.attributes.get_float("scale", 1 / math.sqrt(width))
+    mask = node.inputs[3] if len(node.inputs) > 3 else None
+    return Attention(q=q, k=k, v=v, mask=mask, heads=heads, width=width, factor=factor)
+
+
+def split_heads(
+    write: NodeWriter, x: ir.Value, heads: int | None, width: int, name: str, perm: tuple[int, ...] = SPLIT_HEADS
+) -> ir.Value:
+    """Return packed `x` ``[B, N, H*D]`` per head, its axes in the order of `perm`; per head it is already done."""
+    if heads is None:
+        return x
+    split = write.op("Reshape", [x, write.ints(0, 0, heads, width)], f"{name}_split")
+    return write.op("Transpose", [split], f"{name}_heads", perm=perm)
+
+
+def write_products(
+    write: NodeWriter,
+    found: Attention,
+    queries: ir.Value,
+    keys: ir.Value,
+    values: Callable[[], ir.Value],
+    *,
+    on_scores: bool = False,
+    weights: Callable[[ir.Value], ir.Value] = lambda x: x,
+) -> None:
+    """Write the products of `queries` ``[B, H, N, D]``, `keys` ``[B, H, D, M]`` and `values` ``[B, H, M, D]``.
+
+    The result stands for the attention. `values` are written behind the softmax; `on_scores` multiplies by the factor
+    there; `weights` may do something to the probabilities.
+    """
+    scores = write.op("MatMul", [queries, keys], "scores")
+    if on_scores:
+        scores = write.op("Mul", [scores, write.number(found.factor, found.q.dtype)], "scaled")
+    if found.mask is not None:
+        scores = write.op("Add", [scores, found.mask], "masked")
+    probabilities = weights(write.op("Softmax", [scores], "probabilities", axis=-1))
+    attended = write.op("MatMul", [probabilities, values()], "attended")
+    if found.heads is not None:
+        merged = write.op("Transpose", [attended], "merged", perm=SPLIT_HEADS)
+        attended = write.op("Reshape", [merged, write.ints(0, 0, found.heads * found.width)], "packed")
+    write.replace(attended)

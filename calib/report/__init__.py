@@ -1,0 +1,1 @@
+"""The quantization report, as data and as a page."""
