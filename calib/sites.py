@@ -1,7 +1,6 @@
 """Places where a graph is quantized: one activation tensor, the linears that read it, and where smoothing folds."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +22,6 @@ class RowFold:
 
 
 Fold = NormFold | RowFold
-Tower = Literal["vision", "qllama"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +31,8 @@ class Site:
     name: str
     linears: tuple[str, ...]
     """Module paths; the weight is ``<path>.weight`` ``[out, C]``."""
-    tower: Tower
+    tower: str
+    """The part of the model that it lies in, as reports call it."""
     block: int
     kind: str
     channels: int

@@ -38,7 +38,7 @@ def with_cached_values(recipe: Recipe, inputs: Mapping[str, np.ndarray]) -> dict
     found = dict(inputs)
     for decision in recipe.decisions:
         name = _CACHED_VALUE.format(decision.site.block)
-        is_output = decision.site.tower == "qllama" and decision.site.name.endswith(".self_attn.o_proj")
+        is_output = decision.site.kind == "self_attn.o_proj"
         if is_output and decision.quantized and decision.smoothing is not None and name in found:
             heads, width = found[name].shape[1], found[name].shape[3]
             found[name] = found[name] / decision.smoothing.reshape(heads, 1, width)
