@@ -12,5 +12,6 @@ def model_sites(config: ModelConfig) -> list[Site]:
 
 def block_of(site: Site) -> str:
     """Return the path of the block that holds `site`; a head is its own."""
-    blocks = [family.block.format(site.block) for family in FAMILIES if family.block is not None]
-    return next((block for block in blocks if site.name.startswith(f"{block}.")), site.name)
+    family = next(family for family in FAMILIES if family.owns(site.name))
+    block = family.block.format(site.block) if family.block is not None else ""
+    return block if site.name.startswith(f"{block}.") else site.name

@@ -69,8 +69,11 @@ class Family:
     kind: type[PartConfig]
     tensors: tuple[str, ...]
     """First components of the official names of its tensors: each tensor of a model belongs to one family."""
-    read: Callable[[ConfigSource, Sequence[PartConfig]], PartConfig]
-    """Return the part that a `config.json` describes, given the parts that were read before: the tower is the first."""
+    read: Callable[[ConfigSource, Sequence[PartConfig]], PartConfig | None]
+    """Return the part that a `config.json` describes, given the parts that were read before: the tower is the first.
+
+    None where the file describes a part of another family, as another language model.
+    """
     from_shapes: Callable[[StoredShapes, Sequence[PartConfig]], PartConfig | None]
     """Return the part that shapes tell of, given the parts found before; None where it is not stored."""
     modules: Callable[[ModelConfig], Mapping[str, Module]]
