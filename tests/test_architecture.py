@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import structure
 
 from internvl_edge.commands.output.missing import MODULES
 from tests.project import PYPROJECT, ROOT
@@ -33,6 +34,31 @@ ORDER = {
         "sites",
         "formats",
         "heap",
+    ),
+    "runtime": (
+        "package",
+        "ray",
+        "serve",
+        "embed",
+        "latency",
+        "inspect",
+        "targets",
+        "model",
+        "tasks",
+        "backends",
+        "bundle",
+        "outputs",
+        "inputs",
+        "numbers",
+        "monitor",
+        "finite",
+        "byte_sizes",
+        "cache_folder",
+        "file_copy",
+        "replace_file",
+        "progress",
+        "stages",
+        "errors",
     ),
 }
 """Room -> its folders, and the files at its top: each imports itself and what stands after it."""
@@ -78,6 +104,12 @@ def test_imports_go_one_way_inside_a_room(room: str) -> None:
         and f"{name}.".split(".")[2] not in order[order.index(part) :]
     ]
     assert wrong == []
+
+
+@pytest.mark.parametrize("room", sorted(ORDER))
+def test_a_folder_holds_at_most_a_dozen_files(room: str) -> None:
+    found = structure.crowded(structure.sources())
+    assert {folder: count for folder, count in found.items() if folder.split("/")[0] == room} == {}
 
 
 def test_the_runtime_names_nothing_that_only_an_exporting_machine_has() -> None:

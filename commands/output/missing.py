@@ -5,7 +5,7 @@ A device has the base alone, and a library that runs graphs; commands that need 
 
 from importlib.util import find_spec
 
-from internvl_edge.runtime.targets.tensorrt_module import TENSORRT_MODULES
+from internvl_edge.runtime.backends.tensorrt_module import TENSORRT_MODULES
 
 MODULES = {
     "export": ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "huggingface_hub", "jinja2", "markupsafe"),

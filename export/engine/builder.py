@@ -16,11 +16,11 @@ from internvl_edge.runtime.backends.cuda import Device, find_device
 from internvl_edge.runtime.backends.lowering.onnx_model import OnnxModel
 from internvl_edge.runtime.backends.tensorrt.plans.attention_plugin import NAMESPACE, KernelDriver
 from internvl_edge.runtime.backends.tensorrt.plans.attention_plugin import VERSION as PYTHON_VERSION
+from internvl_edge.runtime.backends.tensorrt_module import message_line
 from internvl_edge.runtime.bundle.engines import Profile
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.targets.data_sheet import Target
 from internvl_edge.runtime.targets.flavour import Flavour, load_flavour
-from internvl_edge.runtime.targets.tensorrt_module import message_line
 
 logger = logging.getLogger(__name__)
 

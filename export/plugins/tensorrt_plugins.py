@@ -19,8 +19,8 @@ from internvl_edge.runtime.backends.cuda import Device, find_device
 from internvl_edge.runtime.backends.tensorrt.plans.attention_plugin import NAMESPACE as NAMESPACE
 from internvl_edge.runtime.backends.tensorrt.plans.attention_plugin import absent_creators, misread_fields
 from internvl_edge.runtime.backends.tensorrt.plans.grid_sizes import evaluate, from_told
+from internvl_edge.runtime.backends.tensorrt_module import tensorrt_version
 from internvl_edge.runtime.errors import EngineError
-from internvl_edge.runtime.targets.tensorrt_module import tensorrt_version
 
 VERSION = "1"
 """`tensorrt.plugin` gives every plugin this version."""

@@ -24,8 +24,8 @@ from internvl_edge.runtime.backends.tensorrt.plans.attention_plugin import (
     plugin_maker,
     register_creators,
 )
+from internvl_edge.runtime.backends.tensorrt_module import tensorrt_version
 from internvl_edge.runtime.errors import BackendError, EngineError
-from internvl_edge.runtime.targets.tensorrt_module import tensorrt_version
 
 _VARIANT_FIELD = "variant"
 

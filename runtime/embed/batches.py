@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from internvl_edge.runtime.errors import InputError
-from internvl_edge.runtime.inputs.pictures.decode import Readable, decode
+from internvl_edge.runtime.inputs.pictures.decode import decode
 from internvl_edge.runtime.inputs.pictures.findings import reason
+from internvl_edge.runtime.inputs.pictures.given import Readable
 from internvl_edge.runtime.inputs.pictures.preprocess import Geometry, Preprocessing, place, require_geometry
 from internvl_edge.runtime.stages import DECODE_IMAGE, PREPROCESS, UNMEASURED, Stages
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from internvl_edge.runtime.backends.cuda import Device, find_device
+from internvl_edge.runtime.backends.tensorrt_module import TENSORRT_MODULES, import_tensorrt, tensorrt_version
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.targets.capability import Capabilities, capabilities, missing_calls
 from internvl_edge.runtime.targets.data_sheet import Target
-from internvl_edge.runtime.targets.tensorrt_module import TENSORRT_MODULES, import_tensorrt, tensorrt_version
 
 logger = logging.getLogger(__name__)
 

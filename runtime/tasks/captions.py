@@ -9,7 +9,7 @@ from internvl_edge.runtime.backends.array_cache import open_cache
 from internvl_edge.runtime.backends.session import KeyValueCache
 from internvl_edge.runtime.bundle.graph_roles import CAPTION_DECODER, IMAGE_ENCODER, QUERY_ENCODER
 from internvl_edge.runtime.errors import InputError
-from internvl_edge.runtime.inputs.pictures.decode import Pictures, picture_count
+from internvl_edge.runtime.inputs.pictures.given import Pictures, picture_count
 from internvl_edge.runtime.inputs.pictures.preprocess import pixel_batches, require_readable
 from internvl_edge.runtime.monitor import UNMONITORED, Monitor
 from internvl_edge.runtime.stages import POSTPROCESS

@@ -10,7 +10,8 @@ import numpy as np
 from internvl_edge.runtime.bundle.graph_roles import CONNECTOR, IMAGE_ENCODER
 from internvl_edge.runtime.bundle.manifest import TilingInfo
 from internvl_edge.runtime.finite import require_finite
-from internvl_edge.runtime.inputs.pictures.decode import Pictures, check_pictures, load_pictures
+from internvl_edge.runtime.inputs.pictures.decode import check_pictures, load_pictures
+from internvl_edge.runtime.inputs.pictures.given import Pictures
 from internvl_edge.runtime.inputs.pictures.tiling import tile_image
 from internvl_edge.runtime.monitor import UNMONITORED, Monitor
 from internvl_edge.runtime.outputs.files import require_writable, written

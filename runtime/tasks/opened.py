@@ -18,7 +18,7 @@ from internvl_edge.runtime.bundle.preprocessor_file import load_preprocessing
 from internvl_edge.runtime.bundle.tokenizer import Tokenizer
 from internvl_edge.runtime.errors import BundleError, InputError
 from internvl_edge.runtime.finite import FiniteOutputs
-from internvl_edge.runtime.inputs.pictures.decode import Pictures
+from internvl_edge.runtime.inputs.pictures.given import Pictures
 from internvl_edge.runtime.inputs.pictures.preprocess import Geometry, preprocess
 from internvl_edge.runtime.monitor import UNMONITORED, Monitor
 

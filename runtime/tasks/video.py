@@ -11,8 +11,9 @@ from internvl_edge.runtime.errors import BackendError, InputError, UnreadableErr
 from internvl_edge.runtime.inputs.files.formats import is_picture_name
 from internvl_edge.runtime.inputs.files.names import is_folder, is_there, printable
 from internvl_edge.runtime.inputs.files.sniff import head_of, picture_format, regular_file
-from internvl_edge.runtime.inputs.pictures.decode import Pictures, decode, opened, within_limit
+from internvl_edge.runtime.inputs.pictures.decode import decode, opened, within_limit
 from internvl_edge.runtime.inputs.pictures.findings import reason
+from internvl_edge.runtime.inputs.pictures.given import Pictures
 from internvl_edge.runtime.monitor import UNMONITORED, Monitor
 from internvl_edge.runtime.tasks.features import similarity_logits
 from internvl_edge.runtime.tasks.opened import OpenedGraphs

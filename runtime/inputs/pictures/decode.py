@@ -8,19 +8,19 @@ import importlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from internvl_edge.runtime.errors import EdgeError, InputError, TooManyPixelsError, UnreadableError
 from internvl_edge.runtime.inputs.files.formats import PICTURE_FORMATS
-from internvl_edge.runtime.inputs.files.names import in_one_line
 from internvl_edge.runtime.inputs.files.sniff import HEAD_BYTES, head_of, picture_format, regular_file, why_no_picture
 from internvl_edge.runtime.inputs.pictures.findings import listed, reason
+from internvl_edge.runtime.inputs.pictures.given import Pictures, Readable, name_in, picture_count
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -29,26 +29,9 @@ _T = TypeVar("_T")
 
 logger = logging.getLogger(__name__)
 
-Pictures = Sequence[object] | np.ndarray
-"""Paths, a file's bytes, PIL pictures, `Readable` ones or uint8 arrays ``[H, W, C]`` or ``[H, W]``; or one array
-``[B, H, W, C]``."""
 
 _SIXTEEN_BITS = ("PNG", "PPM", "JPEG2000")
 """Formats whose grey pictures of more than 8 bits have 16, also where Pillow holds them in 32 (mode I)."""
-
-
-@runtime_checkable
-class Readable(Protocol):
-    """A picture that is read when its turn comes."""
-
-    @property
-    def name(self) -> str:
-        """Return what it is called in findings."""
-        ...
-
-    def content(self) -> object:
-        """Return a path, or the bytes of a file."""
-        ...
 
 
 def load_pictures(images: Pictures) -> "list[Picture]":
@@ -58,21 +41,6 @@ def load_pictures(images: Pictures) -> "list[Picture]":
         InputError: those that cannot be read, all of them named; one picture where several are expected.
     """
     return read_each(images, decode)
-
-
-def picture_count(images: Pictures) -> int:
-    """Return how many pictures there are.
-
-    Raises:
-        InputError: one picture where a list is expected.
-    """
-    if isinstance(images, np.ndarray):
-        if images.ndim != 4:
-            raise InputError(f"pictures: an array of shape {list(images.shape)}; give a list, or [B, H, W, C]")
-    elif isinstance(images, str | bytes) or not isinstance(images, Sequence):
-        shown = f"{len(images)} bytes" if isinstance(images, bytes) else in_one_line(str(images))
-        raise InputError(f"pictures: {shown} is a {type(images).__name__}; give a list")
-    return len(images)
 
 
 def check_pictures(images: Pictures) -> None:
@@ -181,16 +149,6 @@ def opened(image: str | Path | bytes) -> "Picture":
         picture.close()
         raise
     return picture
-
-
-def name_in(images: Pictures, index: int) -> str:
-    """Return what a picture of a list is called in findings: its own name, else its place and type."""
-    image = images[index]
-    if isinstance(image, str | Path):
-        return in_one_line(image)
-    if isinstance(image, Readable):
-        return in_one_line(image.name)
-    return type(image).__name__ if len(images) == 1 else f"picture {index}, {type(image).__name__}"
 
 
 def _fault(image: str | Path | bytes, error: Exception) -> str:

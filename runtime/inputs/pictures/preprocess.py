@@ -8,15 +8,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from internvl_edge.runtime.errors import InputError
-from internvl_edge.runtime.inputs.pictures.decode import (
-    Pictures,
-    check_pictures,
-    load_pictures,
-    name_in,
-    picture_count,
-    within_limit,
-)
+from internvl_edge.runtime.inputs.pictures.decode import check_pictures, load_pictures, within_limit
 from internvl_edge.runtime.inputs.pictures.findings import listed
+from internvl_edge.runtime.inputs.pictures.given import Pictures, name_in, picture_count
 from internvl_edge.runtime.monitor import Monitor
 from internvl_edge.runtime.stages import DECODE_IMAGE, PREPROCESS, UNMEASURED, Stages
 

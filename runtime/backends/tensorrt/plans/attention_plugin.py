@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from internvl_edge.runtime.backends.tensorrt.plans.grid_sizes import Number, evaluate, from_told
+from internvl_edge.runtime.backends.tensorrt_module import tensorrt_version
 from internvl_edge.runtime.errors import BackendError, InputError
-from internvl_edge.runtime.targets.tensorrt_module import tensorrt_version
 
 NAMESPACE = "internvl"
 VERSION = "3"

@@ -3,8 +3,8 @@
 import re
 
 from internvl_edge.runtime.backends.tensorrt.plans.library import Library
+from internvl_edge.runtime.backends.tensorrt_module import message_line
 from internvl_edge.runtime.errors import BackendError
-from internvl_edge.runtime.targets.tensorrt_module import message_line
 
 _NO_MEMORY = re.compile(r"out ?of ?memory", re.IGNORECASE)
 

@@ -7,8 +7,8 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
+from internvl_edge.runtime.backends.tensorrt_module import import_tensorrt, tensorrt_version
 from internvl_edge.runtime.errors import BackendError
-from internvl_edge.runtime.targets.tensorrt_module import import_tensorrt, tensorrt_version
 
 logger = logging.getLogger(__name__)
 

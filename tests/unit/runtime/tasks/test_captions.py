@@ -1,7 +1,9 @@
 """Captions at once and streamed: what runs how often, and what is filled and cut."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import pytest
@@ -98,3 +100,34 @@ def test_positions_are_used_up_to_the_last(model: InternVL, pixels: np.ndarray) 
         model.encode_text(np.ones((1, 41), np.int64))
     with pytest.raises(InputError, match="41 positions"):
         model.match(pixels[:1], np.ones((1, 39), np.int64))
+
+
+WAY = ("captions.py", "preprocess.py", "decode.py", "opened.py")
+
+
+def test_a_picture_passes_few_files_and_none_twice(
+    model: InternVL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What hands a picture of `run caption` on, to the graph and back: six files, none of which is entered again.
+
+    commands/run/caption.py, runtime/tasks/captions.py, from there runtime/inputs/pictures/preprocess.py and decode.py,
+    then runtime/tasks/opened.py and the backend's session, such as runtime/backends/onnxruntime.py. The methods of
+    `InternVL` are the functions of the tasks, so that runtime/model.py is not passed.
+    """
+    Image.new("RGB", (5, 5)).save(tmp_path / "a.png")
+    model.caption([tmp_path / "a.png"], "cat", max_new_tokens=2)  # opens the graphs
+    calls: set[tuple[str, str]] = set()
+
+    def record(frame: FrameType, event: str, argument: object) -> None:
+        if event == "call" and frame.f_back is not None:
+            calls.add((Path(frame.f_back.f_code.co_filename).name, Path(frame.f_code.co_filename).name))
+
+    sys.setprofile(record)
+    try:
+        model.caption([tmp_path / "a.png"], "cat", max_new_tokens=2)
+    finally:
+        sys.setprofile(None)
+    handed = {(here, there) for here, there in calls if here in WAY and there in WAY and here != there}
+    assert handed == {("captions.py", "preprocess.py"), ("preprocess.py", "decode.py"), ("captions.py", "opened.py")}
+    assert ("opened.py", "fake_graphs.py") in calls
+    assert not any("model.py" in call for call in calls)

@@ -5,7 +5,7 @@ from types import ModuleType
 
 import pytest
 
-from internvl_edge.runtime.targets.tensorrt_module import import_tensorrt, message_line, tensorrt_version
+from internvl_edge.runtime.backends.tensorrt_module import import_tensorrt, message_line, tensorrt_version
 
 
 def test_the_last_module_of_a_flavour_is_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
