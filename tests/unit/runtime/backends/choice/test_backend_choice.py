@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from internvl_edge.runtime.backends import candidates as candidates_module
-from internvl_edge.runtime.backends import choice, trials
-from internvl_edge.runtime.backends.candidates import Candidate, find_candidates
-from internvl_edge.runtime.backends.choice import ChosenSession, open_fastest
-from internvl_edge.runtime.backends.decisions import Decision, decision_key, read_decision, write_decision
+from internvl_edge.runtime.backends.choice import candidates as candidates_module
+from internvl_edge.runtime.backends.choice import choice, trials
+from internvl_edge.runtime.backends.choice.candidates import Candidate, find_candidates
+from internvl_edge.runtime.backends.choice.choice import ChosenSession, open_fastest
+from internvl_edge.runtime.backends.choice.decisions import Decision, decision_key, read_decision, write_decision
+from internvl_edge.runtime.backends.choice.trials import LONGEST_MS
 from internvl_edge.runtime.backends.layer_times.layers import LayerTimes
 from internvl_edge.runtime.backends.session import CacheSession, RowLimit, Session, SessionOptions, TensorInfo
-from internvl_edge.runtime.backends.trials import LONGEST_MS
 from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.bundle.manifest import FileInfo
 from internvl_edge.runtime.errors import BackendError, InputError

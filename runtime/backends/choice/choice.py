@@ -9,17 +9,17 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from internvl_edge.runtime.backends import open_session
-from internvl_edge.runtime.backends.candidates import Candidate, find_candidates
-from internvl_edge.runtime.backends.decisions import Decision, decision_key, read_decision, write_decision
-from internvl_edge.runtime.backends.lowering.memory import available_bytes
-from internvl_edge.runtime.backends.session import Session, SessionOptions
-from internvl_edge.runtime.backends.trials import (
+from internvl_edge.runtime.backends.choice.candidates import Candidate, find_candidates
+from internvl_edge.runtime.backends.choice.decisions import Decision, decision_key, read_decision, write_decision
+from internvl_edge.runtime.backends.choice.trials import (
     affordable_inputs,
     difference,
     fitting_inputs,
     quickest_ms,
     row_count,
 )
+from internvl_edge.runtime.backends.lowering.memory import available_bytes
+from internvl_edge.runtime.backends.session import Session, SessionOptions
 from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.bundle.engines import weight_digests
 from internvl_edge.runtime.errors import BackendError, EdgeError
@@ -240,7 +240,7 @@ def _facts(place: Place, candidates: Sequence[Candidate]) -> dict[str, object]:
 
 @cache
 def _machine() -> Mapping[str, str]:
-    from internvl_edge.runtime.backends.conditions import host_conditions
+    from internvl_edge.runtime.backends.choice.conditions import host_conditions
 
     return host_conditions()
 
