@@ -213,7 +213,7 @@ def http_server(service: Service, options: ServerOptions) -> "Server":
 
     from internvl_edge.runtime.serve.protocol.http.admission import Door
     from internvl_edge.runtime.serve.protocol.http.app import Application
-    from internvl_edge.runtime.serve.protocol.http.connection.timeouts import patient_protocol
+    from internvl_edge.runtime.serve.protocol.http.connection.timeouts import timed_protocol
     from internvl_edge.runtime.serve.protocol.http.cors import CrossOrigin, require_origins
 
     class QuietServer(uvicorn.Server):
@@ -225,7 +225,7 @@ def http_server(service: Service, options: ServerOptions) -> "Server":
     cross_origin = CrossOrigin(options.cors_origins)
     config = uvicorn.Config(
         Application(service, cross_origin),
-        http=patient_protocol(service.options, Door(service, cross_origin)),
+        http=timed_protocol(service.options, Door(service, cross_origin)),
         ws="none",
         lifespan="off",
         log_config=None,

@@ -10,7 +10,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from internvl_edge.runtime.serve.protocol.http.connection import timeouts as patience
+from internvl_edge.runtime.serve.protocol.http.connection import timeouts
 from tests.project import ROOT
 
 METHODS = (
@@ -41,7 +41,7 @@ ATTRIBUTES = (
     "transport",
     "url",
 )
-SOURCE = Path(inspect.getfile(patience))
+SOURCE = Path(inspect.getfile(timeouts))
 
 
 def protocol() -> HttpToolsProtocol:
@@ -83,7 +83,7 @@ def test_the_lists_are_whole() -> None:
 def test_no_private_name_of_a_library_is_used_in_serving() -> None:
     """Private names are those of this package's own classes: they are reached by `self` or in their own module."""
     found = []
-    for file in Path(inspect.getfile(patience)).parents[3].rglob("*.py"):
+    for file in Path(inspect.getfile(timeouts)).parents[3].rglob("*.py"):
         tree = ast.parse(file.read_text())
         own = {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
         for node in ast.walk(tree):
