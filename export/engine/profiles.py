@@ -12,13 +12,6 @@ Range = tuple[int, int, int]
 MOST_ROWS = 4096
 """Pictures, texts or tokens of one call: a plan reserves memory for its largest shape."""
 
-_PROMPT: Range = (1, 5, 16)
-"""Tokens of a caption's prompt: ``English caption:`` has 5."""
-_NEW_TOKENS = 64
-"""How far one plan can generate behind the prompt."""
-_USUAL_STEP = 16
-"""Rows behind the queries where the step's profile is tuned: the middle of a usual caption."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranges:
@@ -63,11 +56,11 @@ def profiles_for(name: str, inputs: Sequence[TensorSpec], manifest: Manifest, ra
         asked = ":".join(map(str, ranges.text_length))
         raise EngineError(f"--text-length {asked}: {name} takes {longest} tokens at most; lower it")
     axes: list[dict[str, Range]] = [{"batch": ranges.batch, "texts": ranges.batch, "length": ranges.text_length}]
-    if use.phases:
-        queries = model.num_query_tokens
-        longest = queries + _PROMPT[2] + _NEW_TOKENS
-        prompt = {"batch": ranges.batch, "length": _PROMPT, "past": (queries, queries, queries)}
-        step = {"batch": ranges.batch, "length": (1, 1, 1), "past": (queries + 1, queries + _USUAL_STEP, longest)}
+    if use.prompt_tokens is not None:
+        queries, (usual, most) = model.num_query_tokens, use.new_tokens
+        longest = queries + use.prompt_tokens[2] + most
+        prompt = {"batch": ranges.batch, "length": use.prompt_tokens, "past": (queries, queries, queries)}
+        step = {"batch": ranges.batch, "length": (1, 1, 1), "past": (queries + 1, queries + usual, longest)}
         axes = [prompt, step]
     return [_profile(name, inputs, ranges_of) for ranges_of in axes]
 

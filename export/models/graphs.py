@@ -119,7 +119,13 @@ GRAPHS: tuple[GraphRow, ...] = (
         judged="text_embeds",
     ),
     GraphRow(
-        use=GraphUse(role=CAPTION_DECODER, rows="sequences", ids="prompts", phases=("prompt", "step")),
+        use=GraphUse(
+            role=CAPTION_DECODER,
+            rows="sequences",
+            ids="prompts",
+            prompt_tokens=(1, 5, 16),  # `English caption:` has 5
+            new_tokens=(16, 64),  # 16 behind the queries are the middle of a usual caption
+        ),
         module=decoder,
         has_weights=_has_queries,
         fed_by="query",

@@ -40,8 +40,15 @@ class GraphUse:
     rows: Rows = "sequences"
     ids: Ids | None = None
     """What `input_ids` are, where it takes them."""
-    phases: tuple[str, ...] = ()
-    """The kinds of call that it is tuned for, the most frequent last; empty: there is one kind."""
+    prompt_tokens: tuple[int, int, int] | None = None
+    """Fewest, usual and most tokens of its first call, where it goes on with a cache; None: it has none."""
+    new_tokens: tuple[int, int] = (0, 0)
+    """Rows behind its first cache where a step is tuned, and how many may follow the longest prompt."""
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """The kinds of call that it is tuned for, the most frequent last; empty: there is one kind."""
+        return ("prompt", "step") if self.prompt_tokens is not None else ()
 
     @property
     def takes_texts(self) -> bool:

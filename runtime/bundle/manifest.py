@@ -224,10 +224,14 @@ def _model(entry: Mapping[str, Any]) -> ModelInfo:
 
 
 def _use(entry: Mapping[str, Any]) -> GraphUse:
-    use = GraphUse(**{**entry, "phases": tuple(entry["phases"])})
-    texts = (use.role, use.rows, *use.phases, *([use.ids] if use.ids is not None else []))
-    if wrong := [value for value in texts if not isinstance(value, str)]:
-        raise TypeError(f"a graph's use holds {', '.join(map(repr, wrong))}")
+    prompt = entry["prompt_tokens"]
+    prompt = tuple(prompt) if prompt is not None else None
+    use = GraphUse(**{**entry, "prompt_tokens": prompt, "new_tokens": tuple(entry["new_tokens"])})
+    texts = (use.role, use.rows, *([use.ids] if use.ids is not None else []))
+    counts = (*(use.prompt_tokens or (0, 0, 0)), *use.new_tokens)
+    wrong = [value for value in texts if not isinstance(value, str)]
+    if wrong or len(counts) != 5 or not all(isinstance(count, int) for count in counts):
+        raise TypeError(f"a graph's use holds {', '.join(map(repr, (*texts, *counts)))}")
     return use
 
 
