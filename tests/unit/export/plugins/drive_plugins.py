@@ -130,6 +130,7 @@ def drive_families() -> None:
     from internvl_edge.export.plugins import tensorrt_plugins
     from internvl_edge.export.plugins.compile import parameter_types
     from internvl_edge.export.plugins.families import FAMILIES
+    from internvl_edge.export.plugins.launches import KERNEL_TYPES
 
     trt, registry = prepared()
     tensorrt_plugins._check_fields = lambda trt: None
@@ -142,7 +143,7 @@ def drive_families() -> None:
         plugin = replace(family.plugin(), launch=lambda types, attributes, sm, launches=launches: launches)
         tensorrt_plugins.register_plugins(trt, [plugin], sm=89)
         shapes = {name: _shape(name, family.name, attributes) for name in family.inputs}
-        given = {name: (tensorrt_plugins._DATA_TYPES[types[name]], shapes[name]) for name in family.inputs}
+        given = {name: (KERNEL_TYPES[types[name]].tensorrt, shapes[name]) for name in family.inputs}
         built = drive(trt, registry, family.name, tensorrt_plugins.variant_text(attributes), given)
         (tactic,) = built["tactics"]
         found[family.name] = {
