@@ -23,7 +23,7 @@ class Exports:
     def report(self, checkpoint: Path, **settings: Any) -> tuple[Path, ExportReport]:
         """Return the bundle that `export` makes of a checkpoint with these options, and the report it gave."""
         options = ExportOptions(checkpoint=str(checkpoint), output=Path("bundle"), **settings)
-        folder, report = self._once(options, lambda folder: export_bundle(replace(options, output=folder / "bundle")))
+        folder, report = self.once(options, lambda folder: export_bundle(replace(options, output=folder / "bundle")))
         return folder / "bundle", report
 
     def bundle(self, checkpoint: Path, **settings: Any) -> Path:
@@ -33,10 +33,10 @@ class Exports:
     def ranges(self, checkpoint: Path, **settings: Any) -> Path:
         """Return the ranges that `calibrate` writes for a checkpoint with these options."""
         options = CalibrateOptions(checkpoint=str(checkpoint), output=Path("ranges"), **settings)
-        folder, _ = self._once(options, lambda folder: calibrate(replace(options, output=folder / "ranges")))
+        folder, _ = self.once(options, lambda folder: calibrate(replace(options, output=folder / "ranges")))
         return folder / "ranges"
 
-    def _once(self, options: object, make: Callable[[Path], Any]) -> tuple[Path, Any]:
+    def once(self, options: object, make: Callable[[Path], Any]) -> tuple[Path, Any]:
         """Return the folder of a result and what `make` returned, which another worker may have called."""
         folder = self._folder / hashlib.sha256(repr(options).encode()).hexdigest()[:16]
         returned = folder / "returned.pickle"

@@ -14,7 +14,8 @@ from tests.tolerances import HANG_S
 
 
 def _export(checkpoint: Path, output: Path) -> list[str]:
-    return [sys.executable, "-m", "internvl_edge.cli", "export", str(checkpoint), "-o", str(output), "--dtype", "fp32"]
+    command = [sys.executable, "-m", "internvl_edge.cli", "export", str(checkpoint), "-o", str(output)]
+    return [*command, "--dtype", "fp32", "--graphs", "vision,query,text"]
 
 
 def test_kill_and_resume(run: Run, golden_a: Path, tmp_path: Path) -> None:
