@@ -15,8 +15,8 @@ from internvl_edge.export.plugins.compile import CompiledKernel, compile_kernel
 from internvl_edge.export.plugins.families import FAMILIES
 from internvl_edge.export.plugins.family import Family, first_sm
 from internvl_edge.export.plugins.launches import Constant, Launch
-from internvl_edge.export.plugins.occupancy import occupancy
-from internvl_edge.export.plugins.tiles_model import predicted_us
+from internvl_edge.export.plugins.tiling.occupancy import occupancy
+from internvl_edge.export.plugins.tiling.tiles_model import predicted_us
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.targets.sms import sm_row
 

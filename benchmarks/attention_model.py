@@ -15,7 +15,7 @@ from pathlib import Path
 from internvl_edge.export.plugins.compile import compile_kernel
 from internvl_edge.export.plugins.families import FAMILIES
 from internvl_edge.export.plugins.family import Family
-from internvl_edge.export.plugins.tiles_model import predicted_us
+from internvl_edge.export.plugins.tiling.tiles_model import predicted_us
 
 MEASURED = Path(__file__).resolve().parent / "measured" / "attention_h100.csv"
 _SM = 90

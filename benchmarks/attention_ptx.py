@@ -47,8 +47,8 @@ def main() -> None:
 def _compiled(sm: int, every: list[str]) -> Iterator[dict[str, Any]]:
     from internvl_edge.export.plugins.compile import compile_kernel
     from internvl_edge.export.plugins.families import FAMILIES
-    from internvl_edge.export.plugins.occupancy import fits
-    from internvl_edge.export.plugins.tiles_model import predicted_us
+    from internvl_edge.export.plugins.tiling.occupancy import fits
+    from internvl_edge.export.plugins.tiling.tiles_model import predicted_us
 
     for family in FAMILIES:
         for types, attributes in family.variants:

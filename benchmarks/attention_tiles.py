@@ -2,7 +2,7 @@
 
 Every choice of a family is compiled once for each kind of tensor core and ranked for each SM by `tiles_model`; the best
 are compiled for that SM itself: without spills, within shared memory, on tensor cores. Nothing runs on a GPU. Writes
-`export/plugins/tiles_table.py`; rows of families that were not searched stay.
+`export/plugins/tiling/tiles_table.py`; rows of families that were not searched stay.
 """
 
 import argparse
@@ -19,9 +19,9 @@ from internvl_edge.export.plugins.compile import CompiledKernel, compile_kernel
 from internvl_edge.export.plugins.families import FAMILIES
 from internvl_edge.export.plugins.family import Family, first_sm
 from internvl_edge.export.plugins.launches import Constant, Launch
-from internvl_edge.export.plugins.occupancy import fits
-from internvl_edge.export.plugins.tiles import Tiles
-from internvl_edge.export.plugins.tiles_model import predicted_us
+from internvl_edge.export.plugins.tiling.occupancy import fits
+from internvl_edge.export.plugins.tiling.tiles import Tiles
+from internvl_edge.export.plugins.tiling.tiles_model import predicted_us
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.targets.sms import FIRST_TENSOR_CORE_SM, SMS
 

@@ -24,17 +24,17 @@ from widen import narrow
 from internvl_edge.calib.qdq.insert import quantize_graph
 from internvl_edge.calib.recipes.decide import Clip, Decision, Rules
 from internvl_edge.calib.recipes.recipe import AttentionRange, LinearWeights, Recipe
-from internvl_edge.export.axes import name_axes
-from internvl_edge.export.checkpoint.config_json import config_from_json
-from internvl_edge.export.config import ModelConfig, QllamaConfig
+from internvl_edge.export.canonical.axes import name_axes
+from internvl_edge.export.canonical.passes import canonicalize
+from internvl_edge.export.canonical.passes.name_nodes import NameNodesPass
+from internvl_edge.export.checkpoint.config.config_json import config_from_json
 from internvl_edge.export.dialects.cut_blocks import BLOCKS, Range
 from internvl_edge.export.dialects.join_heads import JoinHeadsPass
+from internvl_edge.export.models.config import ModelConfig, QllamaConfig
 from internvl_edge.export.models.graph_modules.specs import GraphInput
 from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.export.models.qllama import Context, RotaryTable
-from internvl_edge.export.passes import canonicalize
-from internvl_edge.export.passes.name_nodes import NameNodesPass
-from internvl_edge.export.sites import model_sites
+from internvl_edge.export.models.sites import model_sites
 from internvl_edge.runtime.numbers.formats import QUANTIZED
 
 DTYPE = torch.float16

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from internvl_edge.export.blockwise.sources import weight_sources
 from internvl_edge.export.checkpoint import open_checkpoint
+from internvl_edge.export.checkpoint.store.weights import ComputedTensor
 from internvl_edge.export.models.graphs import graph_spec
 from internvl_edge.export.models.internvl import InternVLModel
-from internvl_edge.export.sources import weight_sources
-from internvl_edge.export.weights import ComputedTensor
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.backends import SessionOptions
 from internvl_edge.runtime.backends.array_cache import open_cache

@@ -131,7 +131,7 @@ def _read(model: InternVL, pictures: list[SourcePicture]) -> None:
 
 def _random_bundle(folder: Path, layers: int) -> Path:
     from internvl_edge.export.compile import export_bundle
-    from internvl_edge.export.options import ExportOptions
+    from internvl_edge.export.run.options import ExportOptions
 
     tower = {**PRESETS["internvit-300m"], "image_size": 224}
     small = {"hidden_size": 256, "num_attention_heads": 4, "num_hidden_layers": 1, "intermediate_size": 512}

@@ -5,11 +5,11 @@ from pathlib import Path
 import click
 import numpy as np
 
+from internvl_edge.export.blockwise.sources import weight_sources
+from internvl_edge.export.check.verification_inputs import Rehearsal
 from internvl_edge.export.checkpoint import open_checkpoint
 from internvl_edge.export.numerics.reach import HEADROOM, Reach
-from internvl_edge.export.rehearsal import Rehearsal
-from internvl_edge.export.samples import load_samples
-from internvl_edge.export.sources import weight_sources
+from internvl_edge.export.run.samples import load_samples
 from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.bundle.tokenizer import Tokenizer
 

@@ -24,8 +24,8 @@ from widen import full_widths, widen
 
 from internvl_edge.export.dialects import Dialect
 from internvl_edge.export.dialects.cut_blocks import Shapes, axes_profile
-from internvl_edge.export.dialects.forms import Form, block_cost, leanest, search_forms
 from internvl_edge.export.engine.builder import build_plan
+from internvl_edge.export.plans.forms import Form, block_cost, leanest, search_forms
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.inspect.plan.launches import launches_of
 from internvl_edge.runtime.inspect.plan.schedule import read_plan

@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 
 from internvl_edge.calib.data.dataset import open_data
 from internvl_edge.calib.sites import NormFold, RowFold, Site
+from internvl_edge.export.blockwise.sources import fetch_from, weight_sources
+from internvl_edge.export.blockwise.streamed import Change
+from internvl_edge.export.blockwise.torch_outputs import torch_outputs
 from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
-from internvl_edge.export.config import ModelConfig
+from internvl_edge.export.models.config import ModelConfig
 from internvl_edge.export.models.families.internvit import VISION_BLOCK
-from internvl_edge.export.sites import model_sites
-from internvl_edge.export.sources import fetch_from, weight_sources
-from internvl_edge.export.streamed import Change
-from internvl_edge.export.verify import torch_outputs
+from internvl_edge.export.models.sites import model_sites
 from internvl_edge.runtime.bundle.tokenizer import Tokenizer
 from internvl_edge.runtime.inputs.pictures.preprocess import preprocess
 

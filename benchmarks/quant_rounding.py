@@ -21,14 +21,14 @@ from internvl_edge.calib.recipes.decide import Rules
 from internvl_edge.calib.recipes.recipe import Factors, LinearWeights, Recipe
 from internvl_edge.export.blockwise.model import BlockwiseModel
 from internvl_edge.export.blockwise.quantized import quantized_sources, with_cached_values
+from internvl_edge.export.blockwise.sources import fetch_from
+from internvl_edge.export.blockwise.streamed import Change
+from internvl_edge.export.blockwise.torch_outputs import torch_outputs
 from internvl_edge.export.calibrate import CalibrateOptions, calibrate
+from internvl_edge.export.check.graph_inputs import GraphInputs
 from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
-from internvl_edge.export.graph_inputs import GraphInputs
+from internvl_edge.export.checkpoint.store.weights import ComputedTensor, Source, whole
 from internvl_edge.export.models.graphs import graph_row
-from internvl_edge.export.sources import fetch_from
-from internvl_edge.export.streamed import Change
-from internvl_edge.export.verify import torch_outputs
-from internvl_edge.export.weights import ComputedTensor, Source, whole
 from internvl_edge.runtime.bundle.tokenizer import Tokenizer
 from internvl_edge.runtime.inputs.pictures.preprocess import preprocess
 from internvl_edge.runtime.numbers.formats import QUANTIZED, Format

@@ -17,7 +17,7 @@ from random_checkpoint import write_checkpoint
 
 from internvl_edge.calib.measure import compute_type
 from internvl_edge.export.checkpoint import open_checkpoint
-from internvl_edge.export.config import ModelConfig, QllamaConfig
+from internvl_edge.export.models.config import ModelConfig, QllamaConfig
 
 PICTURES = 32
 TEXT_LENGTH = 16

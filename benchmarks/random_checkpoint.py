@@ -11,7 +11,7 @@ from typing import Any
 import click
 import torch
 
-from internvl_edge.export.checkpoint.config_json import config_from_json
+from internvl_edge.export.checkpoint.config.config_json import config_from_json
 from internvl_edge.export.models.internvl import InternVLModel
 
 STAGGER_BYTES = 4096

@@ -24,11 +24,11 @@ from export_scale import machine
 from random_checkpoint import write_checkpoint
 from torch import nn
 
+from internvl_edge.export.blockwise.sources import weight_sources
 from internvl_edge.export.checkpoint import open_checkpoint
+from internvl_edge.export.checkpoint.store.weights import ComputedTensor
 from internvl_edge.export.models.graphs import graph_spec
 from internvl_edge.export.models.internvl import InternVLModel
-from internvl_edge.export.sources import weight_sources
-from internvl_edge.export.weights import ComputedTensor
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.backends import SessionOptions
 

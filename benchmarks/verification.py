@@ -9,9 +9,9 @@ import click
 import numpy as np
 import onnx_ir as ir
 
+from internvl_edge.export.blockwise.segments import cut, run_segments
+from internvl_edge.export.blockwise.widen import widen_bfloat16
 from internvl_edge.export.numerics.reach import run_rounded
-from internvl_edge.export.segments import cut, run_segments
-from internvl_edge.export.widen import widen_bfloat16
 from internvl_edge.runtime.bundle.bundle import Bundle
 
 WAYS = ("as it is", "rounded")

@@ -16,8 +16,8 @@ from export_scale import machine
 from random_checkpoint import write_checkpoint
 
 from internvl_edge.export.checkpoint import open_checkpoint
-from internvl_edge.export.sweep import Sweep
-from internvl_edge.export.weight_store import plan_weights, shared_files, write_store
+from internvl_edge.export.checkpoint.store.source_scan import Sweep
+from internvl_edge.export.checkpoint.store.weight_store import plan_weights, shared_files, write_store
 
 
 def copied(checkpoint: Path, folder: Path) -> float:

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from internvl_edge.export.config import ModelConfig, QllamaConfig
+from internvl_edge.export.models.config import ModelConfig, QllamaConfig
 
 VISION_HEADS, TEXT_HEADS = 5, 7
 VISION_INTERMEDIATE, TEXT_INTERMEDIATE = 1000, 1100

@@ -38,8 +38,8 @@ def build_command(bundle: Path, trtexec: bool, **settings: Any) -> None:
     internvl-edge build bundle --target agx-orin-64gb -o orin-kit     then, on the Orin:  internvl-edge build orin-kit
     """
     from internvl_edge.commands.output.progress import shown_progress
-    from internvl_edge.export.build import build, build_options
-    from internvl_edge.export.build_report import build_text, trtexec_text
+    from internvl_edge.export.plans.build import build, build_options
+    from internvl_edge.export.plans.build_report import build_text, trtexec_text
 
     options = build_options(**settings)
     with shown_progress() as progress:

@@ -48,9 +48,9 @@ def compare(bundle: Path, reference: Path, as_json: bool, **settings: Any) -> No
     internvl-edge compare bundle-int8 examples/emoji/checkpoint --data examples/emoji/data/test.jsonl --graphs vision
     """
     from internvl_edge.commands.output.progress import shown_progress
-    from internvl_edge.export.compare import CompareOptions
-    from internvl_edge.export.compare import compare as against
-    from internvl_edge.export.compare_report import comparison_json, comparison_text
+    from internvl_edge.export.check.compare import CompareOptions
+    from internvl_edge.export.check.compare import compare as against
+    from internvl_edge.export.check.compare_report import comparison_json, comparison_text
 
     with shown_progress() as progress:
         found = against(bundle, reference, CompareOptions(**settings), progress)

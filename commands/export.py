@@ -126,8 +126,8 @@ def export(**options: Any) -> None:
     """
     from internvl_edge.commands.output.progress import shown_progress
     from internvl_edge.export.compile import export_bundle
-    from internvl_edge.export.options import ExportOptions
     from internvl_edge.export.report import report_text
+    from internvl_edge.export.run.options import ExportOptions
 
     with shown_progress() as progress:
         report = export_bundle(ExportOptions(**options), progress)

@@ -7,16 +7,16 @@ from pathlib import Path
 from internvl_edge.calib.measure import MeasureOptions, measure, open_measurement
 from internvl_edge.calib.ranges.stored import MARKER, RangesInfo, merge_ranges, open_ranges, save_info
 from internvl_edge.calib.recipes.thresholds import METHODS
-from internvl_edge.export.accounting import account
 from internvl_edge.export.blockwise.model import BlockwiseModel
+from internvl_edge.export.blockwise.sources import stored_shapes
 from internvl_edge.export.blockwise.threads import fitting_threads
 from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
+from internvl_edge.export.checkpoint.required_tensors import account
 from internvl_edge.export.models.graphs import GRAPH_NAMES
-from internvl_edge.export.producer import code_digest, producer
-from internvl_edge.export.resolution import at_image_size
-from internvl_edge.export.run_key import calibrate_key, program_parts, ranges_parts
-from internvl_edge.export.sources import stored_shapes
-from internvl_edge.export.staging import staged
+from internvl_edge.export.models.resolution import at_image_size
+from internvl_edge.export.run.producer import code_digest, producer
+from internvl_edge.export.run.run_key import calibrate_key, program_parts, ranges_parts
+from internvl_edge.export.run.staging import staged
 from internvl_edge.runtime.errors import CalibrationError
 from internvl_edge.runtime.progress import Progress, Silent
 

@@ -18,28 +18,28 @@ from internvl_edge.calib.recipes.recipe import Recipe, save_recipe
 from internvl_edge.calib.report.content import build_report
 from internvl_edge.calib.report.page import render_html
 from internvl_edge.export.blockwise.threads import fitting_threads
-from internvl_edge.export.build import BuildOptions, BuildReport, build
 from internvl_edge.export.canonical.forked import Forked
+from internvl_edge.export.canonical.passes import canonicalize
+from internvl_edge.export.canonical.trace import trace_graph
+from internvl_edge.export.check.verification_inputs import Rehearsal
+from internvl_edge.export.check.verified import Verified, verify_graphs
+from internvl_edge.export.check.verify import OutputError
 from internvl_edge.export.checkpoint import Checkpoint
-from internvl_edge.export.config import ModelConfig
-from internvl_edge.export.kit import KitReport
-from internvl_edge.export.model_info import model_info
+from internvl_edge.export.checkpoint.store.source_scan import Sweep
+from internvl_edge.export.checkpoint.store.weight_store import attach_placeholders, shared_files
+from internvl_edge.export.checkpoint.store.weights import Source, readable_in_place
+from internvl_edge.export.models.config import ModelConfig
+from internvl_edge.export.models.model_info import model_info
 from internvl_edge.export.numerics.settle import Kept
-from internvl_edge.export.options import ExportOptions
-from internvl_edge.export.passes import canonicalize
-from internvl_edge.export.producer import producer
+from internvl_edge.export.plans.build import BuildOptions, BuildReport, build
+from internvl_edge.export.plans.kit import KitReport
 from internvl_edge.export.quantization import RANGES, gate, quantize_run
-from internvl_edge.export.rehearsal import Rehearsal
-from internvl_edge.export.run import ExportRun, open_run
-from internvl_edge.export.run_key import export_key
-from internvl_edge.export.staging import Staging, staged
+from internvl_edge.export.run.options import ExportOptions
+from internvl_edge.export.run.producer import producer
+from internvl_edge.export.run.run import ExportRun, open_run
+from internvl_edge.export.run.run_key import export_key
+from internvl_edge.export.run.staging import Staging, staged
 from internvl_edge.export.stored import TRACED, Stored, store_graphs
-from internvl_edge.export.sweep import Sweep
-from internvl_edge.export.trace import trace_graph
-from internvl_edge.export.verified import Verified, verify_graphs
-from internvl_edge.export.verify import OutputError
-from internvl_edge.export.weight_store import attach_placeholders, shared_files
-from internvl_edge.export.weights import Source, readable_in_place
 from internvl_edge.runtime.bundle.bundle import sha256_file
 from internvl_edge.runtime.bundle.manifest import SCHEMA, FileInfo, Manifest
 from internvl_edge.runtime.bundle.preprocessor_file import save_preprocessing

@@ -10,9 +10,9 @@ from internvl_edge.calib.gate.accuracy import Judge
 from internvl_edge.calib.gate.verdict import Verdict
 from internvl_edge.calib.ranges.stored import open_ranges
 from internvl_edge.export.calibrate import CalibrateOptions, measure_ranges
-from internvl_edge.export.run import ExportRun
-from internvl_edge.export.staging import Staging
-from internvl_edge.export.verify import onnx_outputs
+from internvl_edge.export.check.verify import onnx_outputs
+from internvl_edge.export.run.run import ExportRun
+from internvl_edge.export.run.staging import Staging
 from internvl_edge.runtime.progress import Progress
 
 RANGES = "ranges"

@@ -1,9 +1,9 @@
 """The summaries of an export and a calibration in words."""
 
-from internvl_edge.export.build_report import build_text
 from internvl_edge.export.calibrate import CalibrateReport
 from internvl_edge.export.compile import ExportReport
 from internvl_edge.export.numerics.settle import overflow_lines
+from internvl_edge.export.plans.build_report import build_text
 from internvl_edge.runtime.numbers.formats import QUANTIZED
 
 _HARD_LINKS = (

@@ -9,14 +9,20 @@ import onnx_ir as ir
 from internvl_edge.calib.qdq.insert import quantize_graph
 from internvl_edge.calib.recipes.recipe import Recipe
 from internvl_edge.export.blockwise.quantized import quantized_sources
+from internvl_edge.export.canonical.tensor_specs import graph_info
+from internvl_edge.export.checkpoint.store.source_scan import Sweep
+from internvl_edge.export.checkpoint.store.weight_store import (
+    WeightPlan,
+    attach_weights,
+    placeholders,
+    plan_weights,
+    write_store,
+)
+from internvl_edge.export.checkpoint.store.weights import Source
 from internvl_edge.export.dialects.join_heads import JoinHeadsPass
 from internvl_edge.export.models.graphs import graph_row
-from internvl_edge.export.run import ExportRun
-from internvl_edge.export.staging import Staging
-from internvl_edge.export.sweep import Sweep
-from internvl_edge.export.tensor_specs import graph_info
-from internvl_edge.export.weight_store import WeightPlan, attach_weights, placeholders, plan_weights, write_store
-from internvl_edge.export.weights import Source
+from internvl_edge.export.run.run import ExportRun
+from internvl_edge.export.run.staging import Staging
 from internvl_edge.runtime.bundle.manifest import FileInfo, GraphInfo
 from internvl_edge.runtime.progress import BYTES
 

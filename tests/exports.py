@@ -11,7 +11,7 @@ from typing import Any
 
 from internvl_edge.export.calibrate import CalibrateOptions, calibrate
 from internvl_edge.export.compile import ExportReport, export_bundle
-from internvl_edge.export.options import ExportOptions
+from internvl_edge.export.run.options import ExportOptions
 
 
 class Exports:

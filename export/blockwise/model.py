@@ -10,16 +10,16 @@ from internvl_edge.calib.data.inputs import CalibrationInputs
 from internvl_edge.calib.quantize import fake_quantizers
 from internvl_edge.calib.recipes.recipe import Recipe
 from internvl_edge.calib.sites import Site
+from internvl_edge.export.blockwise.forward import Walk
 from internvl_edge.export.blockwise.quantized import quantized_sources, with_cached_values
+from internvl_edge.export.blockwise.sources import fetch_from, weight_sources
+from internvl_edge.export.blockwise.torch_outputs import torch_outputs
 from internvl_edge.export.checkpoint import Checkpoint
 from internvl_edge.export.checkpoint.fingerprint import fingerprint
-from internvl_edge.export.config import ModelConfig, QllamaConfig
+from internvl_edge.export.checkpoint.store.weights import whole
+from internvl_edge.export.models.config import ModelConfig, QllamaConfig
 from internvl_edge.export.models.graphs import available_graphs, graph_row
-from internvl_edge.export.sites import block_of, model_sites
-from internvl_edge.export.sources import fetch_from, weight_sources
-from internvl_edge.export.verify import torch_outputs
-from internvl_edge.export.walk import Walk
-from internvl_edge.export.weights import whole
+from internvl_edge.export.models.sites import block_of, model_sites
 from internvl_edge.runtime.bundle.tokenizer import Tokenizer
 from internvl_edge.runtime.inputs.pictures.preprocess import Preprocessing
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from internvl_edge.export.checkpoint.adapter_config import ADAPTER_CONFIG, ROOTS, AdapterConfig
+from internvl_edge.export.checkpoint.config.adapter_config import ADAPTER_CONFIG, ROOTS, AdapterConfig
 from internvl_edge.export.checkpoint.files.tensors import LazyTensor, MergedTensor
 from internvl_edge.export.checkpoint.names import Naming, is_unused, unwrapped
 from internvl_edge.export.models.families.fields import listed

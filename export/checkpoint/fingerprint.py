@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from internvl_edge.export.checkpoint.files.tensors import LazyTensor
 from internvl_edge.export.checkpoint.shapes import StoredTensor
-from internvl_edge.export.config import ModelConfig
+from internvl_edge.export.models.config import ModelConfig
 from internvl_edge.runtime.inputs.pictures.preprocess import Preprocessing
 
 _FINGERPRINT_BYTES = 4096

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from internvl_edge.export.checkpoint.adapter_config import ADAPTER_CONFIG, AdapterConfig, read_adapter_config
 from internvl_edge.export.checkpoint.adapters import (
     Strength,
     adapted_modules,
@@ -13,8 +12,10 @@ from internvl_edge.export.checkpoint.adapters import (
     placed,
     split_adapters,
 )
-from internvl_edge.export.checkpoint.companions import read_companions
-from internvl_edge.export.checkpoint.config_json import ConfigFile, read_config
+from internvl_edge.export.checkpoint.config.adapter_config import ADAPTER_CONFIG, AdapterConfig, read_adapter_config
+from internvl_edge.export.checkpoint.config.companions import read_companions
+from internvl_edge.export.checkpoint.config.config_json import ConfigFile, read_config
+from internvl_edge.export.checkpoint.config.preprocessor import read_preprocessing
 from internvl_edge.export.checkpoint.files.hub import from_hub
 from internvl_edge.export.checkpoint.files.json_file import read_json
 from internvl_edge.export.checkpoint.files.safetensors_file import read_safetensors
@@ -22,7 +23,6 @@ from internvl_edge.export.checkpoint.files.tensors import LazyTensor
 from internvl_edge.export.checkpoint.files.torch_file import read_torch_file
 from internvl_edge.export.checkpoint.files.weight_files import read_weights
 from internvl_edge.export.checkpoint.names import Naming, is_unused, naming_of, official_names
-from internvl_edge.export.checkpoint.preprocessor import read_preprocessing
 from internvl_edge.export.checkpoint.shapes import (
     StoredTensor,
     as_plain_file,
@@ -30,7 +30,7 @@ from internvl_edge.export.checkpoint.shapes import (
     config_from_shapes,
     with_tied_head,
 )
-from internvl_edge.export.config import ConnectorConfig, ModelConfig, QllamaConfig
+from internvl_edge.export.models.config import ConnectorConfig, ModelConfig, QllamaConfig
 from internvl_edge.export.models.families.fields import FieldReader
 from internvl_edge.runtime.bundle.tokenizer import Tokenizer
 from internvl_edge.runtime.errors import CheckpointError

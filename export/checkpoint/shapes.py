@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from internvl_edge.export.checkpoint.files.tensors import LazyTensor, MergedTensor
-from internvl_edge.export.config import Layout, ModelConfig, PartConfig, QllamaConfig
+from internvl_edge.export.models.config import Layout, ModelConfig, PartConfig, QllamaConfig
 from internvl_edge.export.models.families import FAMILIES
 from internvl_edge.export.models.families.family import Shapes, StoredShapes
 from internvl_edge.export.models.families.fields import listed

@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor, nn
 
-from internvl_edge.export.config import ConnectorConfig
+from internvl_edge.export.models.config import ConnectorConfig
 
 CONNECTOR_NORM_EPS = 1e-5
 """mlp1's LayerNorm keeps torch's default eps, unlike the towers' 1e-6."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from internvl_edge.export.config import ConnectorConfig, ModelConfig, QllamaConfig
+from internvl_edge.export.models.config import ConnectorConfig, ModelConfig, QllamaConfig
 from internvl_edge.export.models.graph_modules import connector, decoder, itm, query, text, vision
 from internvl_edge.export.models.graph_modules.specs import (
     PAST,

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from internvl_edge.export.config import VisionConfig
+from internvl_edge.export.models.config import VisionConfig
 from internvl_edge.export.models.layers import RMSNorm, attend
 
 

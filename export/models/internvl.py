@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from internvl_edge.export.config import ModelConfig
+from internvl_edge.export.models.config import ModelConfig
 from internvl_edge.export.models.families import FAMILIES
 from internvl_edge.export.models.internvit import InternVisionModel
 from internvl_edge.export.models.pool import AttentionPool

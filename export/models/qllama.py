@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from internvl_edge.export.config import QllamaConfig
+from internvl_edge.export.models.config import QllamaConfig
 from internvl_edge.export.models.layers import RMSNorm, attend, merge_heads, split_heads
 
 Cache = tuple[Tensor, Tensor]

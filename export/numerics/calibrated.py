@@ -10,7 +10,7 @@ from internvl_edge.calib.ranges.observer import Statistics
 from internvl_edge.calib.ranges.stored import Ranges
 from internvl_edge.calib.recipes.decide import Decision
 from internvl_edge.calib.recipes.recipe import Recipe
-from internvl_edge.export.block_outputs import residual_streams
+from internvl_edge.export.blockwise.block_outputs import residual_streams
 from internvl_edge.export.numerics.reach import Reach
 from internvl_edge.export.numerics.values import LARGEST, typed
 

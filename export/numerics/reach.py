@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from internvl_edge.export.blockwise.segments import cut, run_segments
 from internvl_edge.export.models.layers import MASKED
 from internvl_edge.export.numerics.rounded import REACH, Measured, rounded
 from internvl_edge.export.numerics.values import LARGEST
-from internvl_edge.export.segments import cut, run_segments
 
 HEADROOM = 4.0
 """How many times further than measured a value must be able to reach.

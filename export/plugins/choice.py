@@ -12,7 +12,7 @@ from internvl_edge.export.plugins.families import FAMILIES
 from internvl_edge.export.plugins.family import CODED as CODED_NAME
 from internvl_edge.export.plugins.launches import Constant
 from internvl_edge.export.plugins.pattern_costs import CODED, WIDE, PatternCost
-from internvl_edge.export.plugins.tiles_model import LAUNCH_US, best_case_us, memory_us, predicted_us
+from internvl_edge.export.plugins.tiling.tiles_model import LAUNCH_US, best_case_us, memory_us, predicted_us
 
 _BY_NAME = {family.name: family for family in FAMILIES}
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from internvl_edge.export.plugins.family import CODED, Family, Output
 from internvl_edge.export.plugins.launches import Axis, Constant
 from internvl_edge.export.plugins.tensorrt_plugins import Plugin
-from internvl_edge.export.plugins.tiles import Tiles
+from internvl_edge.export.plugins.tiling.tiles import Tiles
 from internvl_edge.export.plugins.work import (
     CODE_TYPES,
     WIDE_TYPES,

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from internvl_edge.export.plugins.launches import KERNEL_TYPES, Axis, Constant, Launch, Tensor
 from internvl_edge.export.plugins.tensorrt_plugins import Plugin
-from internvl_edge.export.plugins.tiles import Tiles, searched_tiles
-from internvl_edge.export.plugins.tiles_model import Work
+from internvl_edge.export.plugins.tiling.tiles import Tiles, searched_tiles
+from internvl_edge.export.plugins.tiling.tiles_model import Work
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.targets.sms import FIRST_SMS, FIRST_TENSOR_CORE_SM
 

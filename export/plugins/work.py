@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from internvl_edge.export.plugins.launches import KERNEL_TYPES, TYPE_BYTES, Launch
-from internvl_edge.export.plugins.tiles_model import Work
+from internvl_edge.export.plugins.tiling.tiles_model import Work
 from internvl_edge.runtime.numbers import formats
 from internvl_edge.runtime.numbers.tensor_types import BFLOAT16, FLOAT16
 

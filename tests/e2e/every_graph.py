@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from internvl_edge.export.dialects import dialect_for
-from internvl_edge.export.draw import draw_graph
 from internvl_edge.export.engine.builder import build_plan
 from internvl_edge.export.engine.profiles import Ranges, profiles_for
+from internvl_edge.export.plans.lower_graph import draw_graph
 from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.targets.targets import find_target
 

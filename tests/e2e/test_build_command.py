@@ -11,8 +11,8 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
-from internvl_edge.export.draw import block_bytes
-from internvl_edge.export.staging import staged
+from internvl_edge.export.plans.lower_graph import block_bytes
+from internvl_edge.export.run.staging import staged
 from internvl_edge.runtime.targets.estimate import host_peak_bytes
 from internvl_edge.runtime.targets.sms import RTX_SMS
 from tests.e2e.conftest import Run

@@ -13,9 +13,9 @@ from pathlib import Path
 import onnx
 import pytest
 
-from internvl_edge.export.build import BuildOptions, build
 from internvl_edge.export.compile import export_bundle
-from internvl_edge.export.options import ExportOptions
+from internvl_edge.export.plans.build import BuildOptions, build
+from internvl_edge.export.run.options import ExportOptions
 from internvl_edge.runtime.bundle.bundle import Bundle
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import pytest
 
-from internvl_edge.export.compare import CompareOptions, Comparison, compare
-from internvl_edge.export.compare_report import comparison_json, comparison_text
+from internvl_edge.export.check.compare import CompareOptions, Comparison, compare
+from internvl_edge.export.check.compare_report import comparison_json, comparison_text
 from internvl_edge.runtime.bundle.bundle import sha256_file
 from internvl_edge.runtime.bundle.manifest import FileInfo, Manifest
 from internvl_edge.runtime.errors import EdgeError, InputError

@@ -13,7 +13,7 @@ from internvl_edge.calib.gate.verdict import Measure, Verdict
 from internvl_edge.export import compile as stages
 from internvl_edge.export.calibrate import CalibrateOptions, calibrate
 from internvl_edge.export.compile import export_bundle
-from internvl_edge.export.options import ExportOptions
+from internvl_edge.export.run.options import ExportOptions
 from internvl_edge.runtime.errors import VerificationError
 from tests.e2e.conftest import Run
 

@@ -11,11 +11,11 @@ import pytest
 
 from internvl_edge.calib.data.synthetic import synthetic_pixels
 from internvl_edge.export import compile as compile_module
+from internvl_edge.export.blockwise.segments import cut, run_segments
 from internvl_edge.export.compile import export_bundle
 from internvl_edge.export.dialects import FEWEST_LAUNCHES, PORTABLE, Dialect, lower
-from internvl_edge.export.options import ExportOptions
 from internvl_edge.export.report import report_text
-from internvl_edge.export.segments import cut, run_segments
+from internvl_edge.export.run.options import ExportOptions
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.errors import VerificationError

@@ -16,7 +16,7 @@ from PIL import Image
 
 from internvl_edge.export.calibrate import CalibrateOptions, calibrate
 from internvl_edge.export.compile import export_bundle
-from internvl_edge.export.options import ExportOptions
+from internvl_edge.export.run.options import ExportOptions
 from internvl_edge.runtime.progress import Silent
 from tests.unit.export.checkpoint.checkpoint_folders import (
     CHAT_CONFIG,
@@ -111,7 +111,7 @@ def test_the_bundle_follows_the_file_as_it_is_now(
     with pytest.raises(_Killed):
         export_bundle(options, _Killing())
     CHANGES[name](checkpoint)
-    with caplog.at_level(logging.WARNING, "internvl_edge.export.staging"):
+    with caplog.at_level(logging.WARNING, "internvl_edge.export.run.staging"):
         export_bundle(options)
     told = [record.getMessage() for record in caplog.records if "starting anew" in record.getMessage()]
     assert len(told) == 1

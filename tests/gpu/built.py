@@ -5,7 +5,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from internvl_edge.export.build import BuildOptions, BuildReport, build_plans
+from internvl_edge.export.plans.build import BuildOptions, BuildReport, build_plans
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.bundle.engines import EngineRecord, require_engines

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from internvl_edge.export.build import BuildOptions
 from internvl_edge.export.compile import export_bundle
-from internvl_edge.export.options import ExportOptions
+from internvl_edge.export.plans.build import BuildOptions
+from internvl_edge.export.run.options import ExportOptions
 from internvl_edge.runtime.backends.cuda import Device, find_device
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.inspect.doctor import diagnose

@@ -6,7 +6,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from internvl_edge.export.build import BuildOptions
+from internvl_edge.export.plans.build import BuildOptions
 from internvl_edge.runtime.backends.cuda import Cuda, Device
 from internvl_edge.runtime.backends.cuda.ctypes_driver import CtypesDriver
 from internvl_edge.runtime.backends.cuda.open import import_pycuda

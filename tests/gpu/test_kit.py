@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from internvl_edge.export.build import BuildOptions, BuildReport, build, build_plans
 from internvl_edge.export.engine.blueprint import Blueprint
 from internvl_edge.export.engine.profiles import Ranges
-from internvl_edge.export.kit import make_kit
+from internvl_edge.export.plans.build import BuildOptions, BuildReport, build, build_plans
+from internvl_edge.export.plans.kit import make_kit
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.targets.data_sheet import Target

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from internvl_edge.export.build import BuildOptions
+from internvl_edge.export.plans.build import BuildOptions
 from internvl_edge.runtime.targets.estimate import Limits
 from internvl_edge.runtime.tasks.generation.search import GenerationConfig, generate
 from tests.decoder_steps import Cache, cached

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from internvl_edge.export.build import BuildOptions
+from internvl_edge.export.plans.build import BuildOptions
 from internvl_edge.runtime.backends.cuda import Device
 from internvl_edge.runtime.targets.flavour import Flavour
 from tests.gpu.agree import Record

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from internvl_edge.export.build import BuildOptions
+from internvl_edge.export.plans.build import BuildOptions
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.backends import SessionOptions
 from internvl_edge.runtime.backends.array_cache import ArrayCache

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from internvl_edge.export.checkpoint.preprocessor import read_preprocessing
+from internvl_edge.export.checkpoint.config.preprocessor import read_preprocessing
 from internvl_edge.export.models.families.fields import FieldReader
 from internvl_edge.runtime.inputs.pictures.preprocess import preprocess
 

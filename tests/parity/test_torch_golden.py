@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from internvl_edge.export.config import ConnectorConfig, QllamaConfig
+from internvl_edge.export.models.config import ConnectorConfig, QllamaConfig
 from internvl_edge.export.models.connector import patch_grid, pixel_shuffle
 from internvl_edge.export.models.graphs import graph_spec
 from internvl_edge.export.models.internvit import resize_position_table

@@ -19,7 +19,7 @@ from pyarrow import parquet
 from internvl_edge.calib.data.calibration import load_data
 from internvl_edge.calib.data.dataset import open_data
 from internvl_edge.calib.data.synthetic import STOCK_TEXTS
-from internvl_edge.export.samples import load_samples
+from internvl_edge.export.run.samples import load_samples
 from internvl_edge.runtime.inputs.pictures.decode import decode, load_pictures
 from internvl_edge.runtime.inputs.pictures.preprocess import Preprocessing, preprocess
 from internvl_edge.runtime.inputs.read import find_pictures, find_texts

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from internvl_edge.export.config import ConnectorConfig, ModelConfig, PartConfig
+from internvl_edge.export.models.config import ConnectorConfig, ModelConfig, PartConfig
 from internvl_edge.export.models.connector import connector_mlp
 from internvl_edge.export.models.families.common_fields import CONFIG_FILE
 from internvl_edge.export.models.families.family import ConfigSource, Family, Module, part_of

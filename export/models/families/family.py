@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from internvl_edge.calib.sites import Site
-from internvl_edge.export.config import Layout, ModelConfig, PartConfig, VisionConfig
+from internvl_edge.export.models.config import Layout, ModelConfig, PartConfig, VisionConfig
 from internvl_edge.export.models.families.common_fields import CONFIG_FILE
 from internvl_edge.export.models.families.fields import FieldReader
 from internvl_edge.runtime.errors import CheckpointError

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from internvl_edge.calib.sites import NormFold, RowFold, Site
-from internvl_edge.export.config import ModelConfig, PartConfig, VisionConfig
+from internvl_edge.export.models.config import ModelConfig, PartConfig, VisionConfig
 from internvl_edge.export.models.families.common_fields import (
     CONFIG_FILE,
     LIBRARY,

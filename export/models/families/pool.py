@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from internvl_edge.export.config import ModelConfig, PartConfig, PoolConfig
+from internvl_edge.export.models.config import ModelConfig, PartConfig, PoolConfig
 from internvl_edge.export.models.families.family import ConfigSource, Family, Module, Shapes, StoredShapes
 from internvl_edge.export.models.pool import AttentionPool
 from internvl_edge.runtime.errors import CheckpointError

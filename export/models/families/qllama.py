@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from internvl_edge.calib.sites import NormFold, RowFold, Site
-from internvl_edge.export.config import (
+from internvl_edge.export.models.config import (
     ModelConfig,
     PartConfig,
     PoolConfig,

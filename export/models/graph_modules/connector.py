@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from internvl_edge.export.config import ConnectorConfig
+from internvl_edge.export.models.config import ConnectorConfig
 from internvl_edge.export.models.connector import patch_grid, pixel_shuffle
 from internvl_edge.export.models.graph_modules.specs import GraphInput, GraphOptions, vision_states
 from internvl_edge.export.models.internvl import InternVLModel

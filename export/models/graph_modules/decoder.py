@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from internvl_edge.export.config import QllamaConfig
+from internvl_edge.export.models.config import QllamaConfig
 from internvl_edge.export.models.families.qllama import qllama_blocks
 from internvl_edge.export.models.graph_modules.specs import (
     PAST,

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from internvl_edge.export.config import ModelConfig, QllamaConfig
+from internvl_edge.export.models.config import ModelConfig, QllamaConfig
 from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.export.models.qllama import Context
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from internvl_edge.export.config import ConnectorConfig, PoolConfig
+from internvl_edge.export.models.config import ConnectorConfig, PoolConfig
 from internvl_edge.export.models.connector import patch_grid
 from internvl_edge.export.models.families.internvit import VISION_BLOCK
 from internvl_edge.export.models.graph_modules.specs import GraphInput, GraphOptions, pixel_values

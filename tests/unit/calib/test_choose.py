@@ -20,7 +20,7 @@ from internvl_edge.calib.sites import Site
 from internvl_edge.export.blockwise.model import BlockwiseModel
 from internvl_edge.export.calibrate import CalibrateOptions, calibrate
 from internvl_edge.export.checkpoint import open_checkpoint
-from internvl_edge.export.checkpoint.config_json import config_from_json
+from internvl_edge.export.checkpoint.config.config_json import config_from_json
 from internvl_edge.runtime.errors import CalibrationError
 from internvl_edge.runtime.numbers.formats import QUANTIZED
 from internvl_edge.runtime.progress import Silent

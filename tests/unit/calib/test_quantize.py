@@ -7,7 +7,7 @@ import pytest
 from internvl_edge.calib.quantize import matching
 from internvl_edge.calib.sites import Site
 from internvl_edge.export.checkpoint import open_checkpoint
-from internvl_edge.export.sites import model_sites
+from internvl_edge.export.models.sites import model_sites
 from internvl_edge.runtime.errors import CalibrationError
 
 

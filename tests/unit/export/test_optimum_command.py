@@ -12,7 +12,7 @@ from optimum.commands.export.base import ExportCommand
 
 from internvl_edge.export import compile as compiler
 from internvl_edge.export import report
-from internvl_edge.export.options import ExportOptions
+from internvl_edge.export.run.options import ExportOptions
 from internvl_edge.runtime.bundle.bundle import Bundle
 
 

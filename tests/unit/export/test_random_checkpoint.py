@@ -6,8 +6,8 @@ import pytest
 import torch
 from random_checkpoint import write_checkpoint
 
-from internvl_edge.export.accounting import account, non_finite
 from internvl_edge.export.checkpoint import open_checkpoint
+from internvl_edge.export.checkpoint.required_tensors import account, non_finite
 from internvl_edge.export.models.internvl import InternVLModel
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from internvl_edge.export.accounting import account
+from internvl_edge.export.blockwise.sources import stored_shapes
 from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
-from internvl_edge.export.sources import stored_shapes
+from internvl_edge.export.checkpoint.required_tensors import account
 from internvl_edge.runtime.errors import CheckpointError
 
 Tensors = dict[str, torch.Tensor]

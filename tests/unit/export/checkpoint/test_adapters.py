@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from internvl_edge.export.accounting import account
+from internvl_edge.export.blockwise.sources import stored_shapes
 from internvl_edge.export.checkpoint import open_checkpoint
-from internvl_edge.export.checkpoint.adapter_config import AdapterConfig, read_adapter_config
+from internvl_edge.export.checkpoint.config.adapter_config import AdapterConfig, read_adapter_config
 from internvl_edge.export.checkpoint.files.tensors import MergedTensor
+from internvl_edge.export.checkpoint.required_tensors import account
 from internvl_edge.export.models.families.fields import FieldReader
-from internvl_edge.export.sources import stored_shapes
 from internvl_edge.runtime.errors import CheckpointError
 from tests.unit.export.checkpoint.checkpoint_folders import (
     CHAT_CONFIG,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from internvl_edge.export.checkpoint import open_checkpoint, opening
-from internvl_edge.export.config import QllamaConfig
+from internvl_edge.export.models.config import QllamaConfig
 from internvl_edge.runtime.errors import CheckpointError
 
 

@@ -12,14 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from internvl_edge.export.accounting import account
 from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
 from internvl_edge.export.checkpoint.files.tensors import LazyTensor, MergedTensor
-from internvl_edge.export.config import ModelConfig, PoolConfig, QllamaConfig
+from internvl_edge.export.checkpoint.required_tensors import account
+from internvl_edge.export.checkpoint.store.source_scan import Sweep
+from internvl_edge.export.checkpoint.store.weight_store import plan_weights, shared_files, write_store
+from internvl_edge.export.models.config import ModelConfig, PoolConfig, QllamaConfig
 from internvl_edge.export.models.internvl import InternVLModel
-from internvl_edge.export.resolution import at_image_size
-from internvl_edge.export.sweep import Sweep
-from internvl_edge.export.weight_store import plan_weights, shared_files, write_store
+from internvl_edge.export.models.resolution import at_image_size
 from internvl_edge.runtime.errors import CheckpointError, ExportError
 from internvl_edge.runtime.inputs.pictures.preprocess import Preprocessing
 from tests.unit.export.checkpoint.checkpoint_folders import (

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from internvl_edge.export.engine.child import BuilderMemoryError
-from internvl_edge.export.engine.ladder import Means, climb
+from internvl_edge.export.engine.retry_ladder import Means, climb
 
 
 class Attempt:

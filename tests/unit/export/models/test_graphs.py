@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from internvl_edge.export.config import ConnectorConfig, ModelConfig, PoolConfig, QllamaConfig, VisionConfig
+from internvl_edge.export.models.config import ConnectorConfig, ModelConfig, PoolConfig, QllamaConfig, VisionConfig
 from internvl_edge.export.models.graph_modules.specs import PAST, GraphOptions
 from internvl_edge.export.models.graphs import GRAPH_NAMES, GRAPHS, GraphRow, available_graphs, graph_row, graph_spec
 from internvl_edge.export.models.internvl import InternVLModel
-from internvl_edge.export.sites import model_sites
+from internvl_edge.export.models.sites import model_sites
 from internvl_edge.runtime.bundle.graph_roles import EXPORTED_AS
 from tests.unit.runtime.graph_uses import USES
 

@@ -12,7 +12,7 @@ from internvl_edge.export.plugins.compile import CompiledKernel
 from internvl_edge.export.plugins.families import FAMILIES
 from internvl_edge.export.plugins.launches import Launch
 from internvl_edge.export.plugins.pattern_costs import CODED, WIDE
-from internvl_edge.export.plugins.tiles_model import LAUNCH_US, Work, best_case_us, memory_us
+from internvl_edge.export.plugins.tiling.tiles_model import LAUNCH_US, Work, best_case_us, memory_us
 
 WEIGHED = """
 from internvl_edge.export.plugins.choice import Call, weigh

@@ -8,7 +8,7 @@ import pytest
 
 from internvl_edge.export.plugins.families import FAMILIES
 from internvl_edge.export.plugins.family import Family, first_sm
-from internvl_edge.export.plugins.tiles import searched_tiles
+from internvl_edge.export.plugins.tiling.tiles import searched_tiles
 from internvl_edge.runtime.errors import EngineError
 from tests.project import ROOT
 

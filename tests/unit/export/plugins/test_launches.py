@@ -6,7 +6,7 @@ import pytest
 
 from internvl_edge.export.plugins.families import FAMILIES
 from internvl_edge.export.plugins.launches import Launch, Tensor
-from internvl_edge.export.plugins.tiles import Tiles, tiles_of
+from internvl_edge.export.plugins.tiling.tiles import Tiles, tiles_of
 from internvl_edge.runtime.errors import EngineError, InputError
 
 pytest.importorskip("triton", reason="the extra `plugins` is not installed")

@@ -8,9 +8,9 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from internvl_edge.export.config import ModelConfig, PoolConfig, QllamaConfig, VisionConfig
-from internvl_edge.export.passes import canonicalize
-from internvl_edge.export.trace import trace_graph
+from internvl_edge.export.canonical.passes import canonicalize
+from internvl_edge.export.canonical.trace import trace_graph
+from internvl_edge.export.models.config import ModelConfig, PoolConfig, QllamaConfig, VisionConfig
 from internvl_edge.runtime.backends.lowering.onnx_model import OnnxModel
 from internvl_edge.runtime.bundle.manifest import (
     SCHEMA,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from internvl_edge.export.staging import staged
+from internvl_edge.export.run.staging import staged
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.outputs.folders import folder_at
 from internvl_edge.runtime.package.folders import new_folder

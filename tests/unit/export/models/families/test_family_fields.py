@@ -6,8 +6,16 @@ from typing import Any
 
 import pytest
 
-from internvl_edge.export.checkpoint.config_json import config_from_json
-from internvl_edge.export.config import ConnectorConfig, ModelConfig, PartConfig, PoolConfig, QllamaConfig, VisionConfig
+from internvl_edge.export.blockwise.sources import stored_shapes
+from internvl_edge.export.checkpoint.config.config_json import config_from_json
+from internvl_edge.export.models.config import (
+    ConnectorConfig,
+    ModelConfig,
+    PartConfig,
+    PoolConfig,
+    QllamaConfig,
+    VisionConfig,
+)
 from internvl_edge.export.models.families import FAMILIES
 from internvl_edge.export.models.families.connector import CONNECTOR
 from internvl_edge.export.models.families.family import ConfigSource, StoredShapes, check_heads, layer_count, part_of
@@ -15,7 +23,6 @@ from internvl_edge.export.models.families.fields import FieldReader
 from internvl_edge.export.models.families.internvit import INTERNVIT
 from internvl_edge.export.models.families.pool import POOL
 from internvl_edge.export.models.families.qllama import QLLAMA_FAMILY, qllama_blocks
-from internvl_edge.export.sources import stored_shapes
 from internvl_edge.runtime.errors import CheckpointError
 
 TOWER = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 96}

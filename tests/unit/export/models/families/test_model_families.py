@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from internvl_edge.export.blockwise.sources import stored_shapes
 from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
 from internvl_edge.export.models.families import FAMILIES
 from internvl_edge.export.models.families.family import Family
 from internvl_edge.export.models.internvl import InternVLModel
-from internvl_edge.export.sites import block_of, model_sites
-from internvl_edge.export.sources import stored_shapes
+from internvl_edge.export.models.sites import block_of, model_sites
 
 FOLDERS = (
     "case_a_internvl14b/checkpoint",

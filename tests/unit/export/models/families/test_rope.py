@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from internvl_edge.export.checkpoint.config_json import config_from_json
-from internvl_edge.export.config import QllamaConfig
+from internvl_edge.export.checkpoint.config.config_json import config_from_json
+from internvl_edge.export.models.config import QllamaConfig
 from internvl_edge.export.models.qllama import rotary_table
 from internvl_edge.runtime.errors import CheckpointError
 

@@ -1,0 +1,44 @@
+"""Where the values of each initializer come from: the checkpoint's tensors, and the few that are computed."""
+
+from collections.abc import Mapping
+
+import torch
+
+from internvl_edge.export.blockwise.streamed import Fetch
+from internvl_edge.export.checkpoint.files.tensors import LazyTensor, MergedTensor
+from internvl_edge.export.checkpoint.store.weights import ComputedTensor, QuantizedTensor, Source, stored_chunks
+from internvl_edge.export.models.config import ModelConfig
+from internvl_edge.export.models.families import FAMILIES
+from internvl_edge.export.models.internvl import InternVLModel
+
+
+def weight_sources(tensors: Mapping[str, LazyTensor | MergedTensor], config: ModelConfig) -> dict[str, Source]:
+    """Return the source of every parameter and buffer of the model by its official name."""
+    sources: dict[str, Source] = dict(tensors)
+    for family in FAMILIES:
+        if config.find(family.kind) is not None:
+            computed = family.computed(config, tensors)
+            sources |= {name: ComputedTensor(name=name, value=value) for name, value in computed.items()}
+    return sources
+
+
+def stored_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor that a checkpoint of `config` stores."""
+    with torch.device("meta"):
+        return {name: tuple(value.shape) for name, value in InternVLModel(config).state_dict().items()}
+
+
+def fetch_from(sources: Mapping[str, Source]) -> Fetch:
+    """Return a function that fills a tensor with the values of a source, chunk by chunk."""
+
+    def fetch(name: str, out: torch.Tensor) -> None:
+        source = sources[name]
+        if isinstance(source, QuantizedTensor):
+            out.copy_(source.dequantized())
+            return
+        flat, start = out.view(-1), 0
+        for values in stored_chunks(source):
+            flat[start : start + values.numel()] = values
+            start += values.numel()
+
+    return fetch

@@ -1,0 +1,180 @@
+"""The two sides of a comparison: a bundle on ONNX Runtime, or a checkpoint in torch."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from safetensors import safe_open
+
+from internvl_edge.export.blockwise.block_outputs import Hear, OnnxBlocks, run_torch_blocks, torch_blocks
+from internvl_edge.export.blockwise.sources import fetch_from, stored_shapes, weight_sources
+from internvl_edge.export.checkpoint import open_checkpoint
+from internvl_edge.export.checkpoint.required_tensors import account
+from internvl_edge.export.models.families.qllama import QLLAMA_BLOCK
+from internvl_edge.export.models.graphs import available_graphs
+from internvl_edge.export.models.model_info import model_info
+from internvl_edge.export.models.resolution import at_image_size
+from internvl_edge.runtime.bundle.bundle import Bundle
+from internvl_edge.runtime.bundle.manifest import ModelInfo
+from internvl_edge.runtime.bundle.preprocessor_file import load_preprocessing
+from internvl_edge.runtime.inputs.pictures.preprocess import Preprocessing
+
+_VECTORS = "calibration/vectors.safetensors"
+_SMOOTHING = QLLAMA_BLOCK + ".self_attn.o_proj.smoothing"
+
+
+class Side(Protocol):
+    """What runs graphs and tells what leaves their blocks."""
+
+    @property
+    def path(self) -> Path:
+        """Where it was opened."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """What it computes in."""
+        ...
+
+    @property
+    def model(self) -> ModelInfo:
+        """Sizes."""
+        ...
+
+    @property
+    def pictures(self) -> Preprocessing:
+        """What becomes of pictures."""
+        ...
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """Graphs that it can run."""
+        ...
+
+    @property
+    def tokenizer_file(self) -> Path | None:
+        """Its tokenizer, if it has one."""
+        ...
+
+    @property
+    def cache_factors(self) -> Mapping[str, np.ndarray]:
+        """Cache -> what its channels are divided by against the checkpoint's, ``[H, 1, D]``; by default nothing."""
+        ...
+
+    def blocks(self, graph: str) -> tuple[str, ...]:
+        """Return the paths of the blocks of `graph` in order."""
+        ...
+
+    def run(self, graph: str, inputs: Mapping[str, np.ndarray], hear: Hear) -> None:
+        """Run `graph`, block after block."""
+        ...
+
+
+class BundleSide:
+    """A bundle, its digests checked.
+
+    Raises:
+        BundleError: no bundle, or not as it was written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._bundle = Bundle.open(path)
+        self._opened: dict[str, OnnxBlocks] = {}
+        self.path = path
+        self.precision = self._bundle.manifest.precision
+        self.model = self._bundle.manifest.model
+        self.pictures = load_preprocessing(self._bundle)
+        self.graphs = tuple(self._bundle.manifest.graphs)
+        tokenizer = path / "tokenizer.model"
+        self.tokenizer_file = tokenizer if tokenizer.exists() else None
+
+    @property
+    def accepted_config(self) -> tuple[str, ...]:
+        """Unknown fields of its checkpoint's files that its exporter's user accepted."""
+        return self._bundle.manifest.accepted_config
+
+    @property
+    def feature_layers(self) -> tuple[int, ...]:
+        """Blocks whose patch maps are outputs of a graph."""
+        names = [output.name for graph in self._bundle.manifest.graphs.values() for output in graph.outputs]
+        return tuple(int(name.removeprefix("feature_")) for name in names if name.startswith("feature_"))
+
+    @cached_property
+    def cache_factors(self) -> Mapping[str, np.ndarray]:
+        """What smoothing took out of the cached values to put it into ``o_proj``: exact powers of two."""
+        file, model = self.path / _VECTORS, self.model
+        if not file.exists() or model.text is None:
+            return {}
+        names = {f"{layer}.value": _SMOOTHING.format(layer) for layer in range(model.text.layers)}
+        with safe_open(file, framework="numpy") as vectors:
+            stored = set(vectors.keys())
+            return {
+                cache: vectors.get_tensor(name).reshape(model.text.heads, 1, -1)
+                for cache, name in names.items()
+                if name in stored
+            }
+
+    def blocks(self, graph: str) -> tuple[str, ...]:
+        """Return the paths of the blocks of `graph` in order."""
+        return self._open(graph).blocks
+
+    def run(self, graph: str, inputs: Mapping[str, np.ndarray], hear: Hear) -> None:
+        """Run `graph` on ONNX Runtime."""
+        self._open(graph).run(inputs, hear)
+
+    def _open(self, graph: str) -> OnnxBlocks:
+        if graph not in self._opened:
+            self._opened[graph] = OnnxBlocks(self._bundle.graph_file(graph))
+        return self._opened[graph]
+
+
+class CheckpointSide:
+    """A checkpoint in torch, fp32, for pictures and feature maps as a bundle has them.
+
+    Raises:
+        EdgeError: no checkpoint, one that does not add up, or one that cannot take pictures of this size.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        image_size: int,
+        feature_layers: tuple[int, ...],
+        accept: Sequence[str],
+        state_dict: str | None,
+    ) -> None:
+        checkpoint = open_checkpoint(path, accept=accept, state_dict=state_dict)
+        account(checkpoint.tensors, stored_shapes(checkpoint.config))
+        self._config = at_image_size(checkpoint.config, image_size)
+        self._fetch = fetch_from(weight_sources(checkpoint.tensors, self._config))
+        self._layers = feature_layers
+        self.path = path
+        self.precision = "fp32 in torch"
+        self.cache_factors: Mapping[str, np.ndarray] = {}
+        self.model = model_info(self._config)
+        self.pictures = self._config.pictures
+        self.graphs = available_graphs(self._config)
+        self.tokenizer_file = checkpoint.tokenizer_file
+
+    def blocks(self, graph: str) -> tuple[str, ...]:
+        """Return the paths of the blocks of `graph` in order."""
+        return torch_blocks(graph, self._config, self._layers)
+
+    def run(self, graph: str, inputs: Mapping[str, np.ndarray], hear: Hear) -> None:
+        """Run `graph` in torch."""
+        run_torch_blocks(graph, self._config, inputs, self._fetch, self._layers, hear)
+
+
+def open_reference(
+    path: Path, other: BundleSide, accept: Sequence[str] = (), state_dict: str | None = None
+) -> BundleSide | CheckpointSide:
+    """Open what `other` is held against: a bundle where there is a manifest, else a checkpoint.
+
+    Unknown fields of a checkpoint are accepted that `accept` names or that the user of `other`'s export accepted.
+    """
+    if (path / "manifest.json").exists():
+        return BundleSide(path)
+    accepted = (*other.accepted_config, *accept)
+    return CheckpointSide(path, other.model.vision.image_size, other.feature_layers, accepted, state_dict)

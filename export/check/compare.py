@@ -1,0 +1,323 @@
+"""Hold a bundle against another or against a checkpoint, block by block: `internvl-edge compare`, top to bottom."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from internvl_edge.calib.data.dataset import DataSet, open_data
+from internvl_edge.calib.data.synthetic import STOCK_TEXTS, random_ids
+from internvl_edge.export.check.block_runners import BundleSide, Side, open_reference
+from internvl_edge.export.check.differences import Difference, Divergence, difference, divergence
+from internvl_edge.export.check.graph_inputs import GraphInputs, counting_rows
+from internvl_edge.export.models.graphs import GRAPH_NAMES, graph_row
+from internvl_edge.runtime.bundle.tokenizer import TEXT_PREFIX, Tokenizer
+from internvl_edge.runtime.errors import BundleError, InputError
+from internvl_edge.runtime.inputs.pictures.preprocess import preprocess
+from internvl_edge.runtime.progress import Advance, Progress, Silent
+from internvl_edge.runtime.tasks.captions import DEFAULT_PROMPT
+
+_NOT_SIZES = (
+    *("family", "logit_scale", "max_text_length", "bos_token_id", "eos_token_id", "pad_token_id"),
+    *("fewest_tiles", "most_tiles", "thumbnail"),
+)
+_RANDOM_LENGTH = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompareOptions:
+    """One comparison; defaults live here alone."""
+
+    data: Path
+    """A folder of pictures, or a JSONL with captions."""
+    samples: int = 4
+    graphs: tuple[str, ...] | None = None
+    """None: those of the bundle, which the reference must have too."""
+    threshold_db: float = 20.0
+    """SQNR below which a block diverges: noise of a tenth of the signal's amplitude."""
+    accept_config: tuple[str, ...] = ()
+    """Unknown fields of a reference checkpoint's files that have no effect on the model."""
+    state_dict: str | None = None
+    """Which set of weights of a reference checkpoint is meant, as ``model_ema``."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked before anything is open.
+
+        Raises:
+            InputError: all that is wrong, in one line.
+        """
+        wrong = []
+        if self.samples < 1:
+            wrong.append(f"--sample-count {self.samples}: nothing to compare on; give at least 1")
+        if unknown := [name for name in self.graphs or () if name not in GRAPH_NAMES]:
+            wrong.append(f"--graphs {','.join(unknown)}: unknown; choose from {', '.join(GRAPH_NAMES)}")
+        if not np.isfinite(self.threshold_db):
+            wrong.append(f"--threshold-db {self.threshold_db}: no level; give decibels, as 20")
+        if wrong:
+            raise InputError("; ".join(wrong))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphComparison:
+    """One graph, on the reference's inputs."""
+
+    graph: str
+    fed_by: str | None
+    """The graph whose outputs, the reference's, it was given."""
+    blocks: tuple[Difference, ...]
+    """The residual stream that leaves each block, padding rows left out."""
+    outputs: tuple[Difference, ...]
+    caches: tuple[Difference, ...]
+    """For information: keys and values of every layer, smoothing taken back."""
+    divergence: Divergence | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """A bundle against its reference."""
+
+    a: str
+    b: str
+    """The reference."""
+    precision_a: str
+    precision_b: str
+    data: str
+    pictures: int
+    texts: str
+    """Where the ids came from."""
+    threshold_db: float
+    graphs: tuple[GraphComparison, ...]
+
+    @property
+    def first_divergence(self) -> Divergence | None:
+        """The first graph's that is below the threshold; if none is, the largest drop of any."""
+        found = [graph.divergence for graph in self.graphs if graph.divergence is not None]
+        below = next((item for item in found if item.below), None)
+        return below or max(found, key=lambda item: item.drop_db, default=None)
+
+
+def compare(a: Path, b: Path, options: CompareOptions, progress: Progress | None = None) -> Comparison:
+    """Return how far bundle `a` is from `b`, a bundle or a checkpoint, after every block of every graph.
+
+    A graph that takes another's outputs gets those of `b`, on both sides: each graph is judged alone. What leaves the
+    blocks of `b` lies in a temporary folder meanwhile, so that memory holds one block of one side.
+
+    Raises:
+        EdgeError: a side cannot be opened, they do not match, or the data are not right, in one line.
+    """
+    side = BundleSide(a)
+    reference = open_reference(b, side, options.accept_config, options.state_dict)
+    _check_sizes(side, reference)
+    names = _graphs(side, reference, options)
+    _check_blocks(side, reference, names)
+    data = open_data(options.data).spread(options.samples)
+    inputs, texts = _samples(data, side, reference)
+    with TemporaryDirectory(prefix="internvl-compare-") as folder:
+        recorded = _Recorded(reference, inputs, Path(folder))
+        compared = tuple(_compare_graph(name, side, recorded, options, progress or Silent()) for name in names)
+    return Comparison(
+        a=str(a),
+        b=str(b),
+        precision_a=side.precision,
+        precision_b=reference.precision,
+        data=str(options.data),
+        pictures=len(data.rows),
+        texts=texts,
+        threshold_db=options.threshold_db,
+        graphs=compared,
+    )
+
+
+def _graphs(side: Side, reference: Side, options: CompareOptions) -> tuple[str, ...]:
+    """Return the graphs to compare, in the order in which they feed each other."""
+    both = [name for name in GRAPH_NAMES if name in side.graphs and name in reference.graphs]
+    wanted = tuple(both) if options.graphs is None else tuple(name for name in GRAPH_NAMES if name in options.graphs)
+    # A checkpoint has every graph that can be made of it, a bundle those that were asked for.
+    extra = reference.graphs if options.graphs is None and isinstance(reference, BundleSide) else ()
+    needed = {*(side.graphs if options.graphs is None else wanted), *extra}
+    lacking = [
+        f"{one.path} has no {', '.join(absent)}, which {other.path} has"
+        for one, other in ((side, reference), (reference, side))
+        if (absent := [name for name in GRAPH_NAMES if name in needed and name not in one.graphs])
+    ]
+    if lacking:
+        remedy = f"choose with --graphs {','.join(both)}" if both else "give two of one checkpoint"
+        raise BundleError(f"{'; '.join(lacking)}; {remedy}")
+    feeders = _feeders(_closed(wanted))
+    if absent := [name for name in GRAPH_NAMES if name in feeders and name not in reference.graphs]:
+        raise BundleError(
+            f"{reference.path}: has no {', '.join(absent)}, whose outputs {', '.join(wanted)} of {side.path} take; "
+            "give a bundle with it, or the checkpoint"
+        )
+    return wanted
+
+
+def _closed(names: Sequence[str]) -> set[str]:
+    """Return `names` and every graph on the way to them."""
+    found = set(names)
+    while more := _feeders(found) - found:
+        found |= more
+    return found
+
+
+def _feeders(names: set[str]) -> set[str]:
+    return {feeder for name in names if (feeder := graph_row(name).fed_by) is not None}
+
+
+def _check_sizes(side: Side, reference: Side) -> None:
+    """Refuse two sides that are not the same model at the same picture size; parts that only one has are not compared.
+
+    Raises:
+        BundleError: every size that differs.
+    """
+    one, other = asdict(side.model), asdict(reference.model)
+    pairs = {key: (one[key], other[key]) for key in one if key not in _NOT_SIZES}
+    mine, theirs = asdict(side.pictures), asdict(reference.pictures)
+    prepared = {f"preparing pictures, {key}": (mine[key], theirs[key]) for key in mine if mine[key] != theirs[key]}
+    _require_equal(side, reference, {key: pair for key, pair in pairs.items() if None not in pair} | prepared)
+
+
+def _check_blocks(side: Side, reference: Side, names: Sequence[str]) -> None:
+    """Refuse towers of different depth.
+
+    Raises:
+        BundleError: every graph whose blocks differ.
+    """
+    counts = {f"blocks of {name}": (len(side.blocks(name)), len(reference.blocks(name))) for name in names}
+    _require_equal(side, reference, counts)
+
+
+def _require_equal(side: Side, reference: Side, pairs: Mapping[str, tuple[object, object]]) -> None:
+    wrong = [f"{what}: {mine} and {theirs}" for what, (mine, theirs) in pairs.items() if mine != theirs]
+    if wrong:
+        raise BundleError(
+            f"{side.path} and {reference.path} do not match ({', '.join(wrong)}); "
+            "compare two of one checkpoint, at one picture size"
+        )
+
+
+def _samples(data: DataSet, side: Side, reference: Side) -> tuple[GraphInputs, str]:
+    """Return pictures and ids, and where the ids came from."""
+    pixels = preprocess([data.picture(row) for row in data.rows], side.pictures)
+    if side.model.text is None:
+        return GraphInputs(pixel_values=pixels), "no texts"
+    captions = [[text for _, text in row.captions()] for row in data.rows]
+    texts = [own[i % len(own)] if own else STOCK_TEXTS[i % len(STOCK_TEXTS)] for i, own in enumerate(captions)]
+    file = reference.tokenizer_file or side.tokenizer_file
+    if file is None:
+        ids = random_ids(len(pixels), _RANDOM_LENGTH, side.model.text.vocab_size)
+        return GraphInputs(pixel_values=pixels, text_ids=ids, match_ids=ids, prompt_ids=ids), "random ids"
+    tokenizer = Tokenizer(file)
+    inputs = GraphInputs(
+        pixel_values=pixels,
+        text_ids=tokenizer.encode_texts(texts, prefix=TEXT_PREFIX),
+        match_ids=tokenizer.encode_texts(texts, prefix=""),
+        prompt_ids=_prompted(tokenizer, texts),
+    )
+    return inputs, "captions of the data" if any(captions) else "stock texts"
+
+
+def _prompted(tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
+    """Return the prompt and as much of each caption as all have, ``[B, n]``: the last row of each is a real one."""
+    prompt = tokenizer.encode_prompt(DEFAULT_PROMPT)[0]
+    captions = [tokenizer.encode_texts([text], prefix="")[0, 1:-1] for text in texts]
+    shortest = min(map(len, captions))
+    return np.stack([np.concatenate([prompt, ids[:shortest]]) for ids in captions])
+
+
+class _Recorded:
+    """What leaves blocks and graphs of the reference, on disk; a graph is run when it is first asked for."""
+
+    def __init__(self, side: Side, inputs: GraphInputs, folder: Path) -> None:
+        self.side = side
+        self._inputs = inputs
+        self._folder = folder
+
+    def run(self, graph: str, advance: Advance) -> None:
+        """Run `graph` unless it has been."""
+        place = self._folder / graph
+        if place.exists():
+            return
+        inputs = self.inputs(graph)
+        place.mkdir()
+        blocks = set(self.side.blocks(graph))
+
+        def hear(name: str, value: np.ndarray) -> None:
+            np.save(place / f"{name}.npy", value)
+            advance(name in blocks)
+
+        self.side.run(graph, inputs, hear)
+
+    def inputs(self, graph: str) -> dict[str, np.ndarray]:
+        """Return the inputs of `graph`, in the reference's own units."""
+        fed: dict[str, np.ndarray] = {}
+        if (feeder := graph_row(graph).fed_by) is not None:
+            self.run(feeder, lambda _: None)
+            fed = dict(self._outputs(feeder))
+        return self._inputs.of(graph, fed)
+
+    def value(self, graph: str, name: str) -> np.ndarray:
+        """Return what left a block, or an output, as a map of the file."""
+        mapped: np.ndarray = np.load(self._folder / graph / f"{name}.npy", mmap_mode="r")
+        return mapped
+
+    def forget_blocks(self, graph: str) -> None:
+        """Drop what left the blocks of `graph`; its outputs may be asked for again."""
+        for name in self.side.blocks(graph):
+            (self._folder / graph / f"{name}.npy").unlink()
+
+    def _outputs(self, graph: str) -> Iterator[tuple[str, np.ndarray]]:
+        blocks = set(self.side.blocks(graph))
+        for file in sorted((self._folder / graph).iterdir()):
+            if file.stem not in blocks:
+                yield file.stem, self.value(graph, file.stem)
+
+
+def _compare_graph(
+    graph: str, side: BundleSide, recorded: _Recorded, options: CompareOptions, progress: Progress
+) -> GraphComparison:
+    reference = recorded.side
+    order = side.blocks(graph)
+    found: dict[str, Difference] = {}
+    with progress.task(f"Comparing {graph}", 2 * len(order), "blocks") as advance:
+        recorded.run(graph, advance)
+        inputs = recorded.inputs(graph)
+        rows = counting_rows(graph, inputs, side.model.num_query_tokens)
+
+        def hear(name: str, value: np.ndarray) -> None:
+            theirs = recorded.value(graph, name)
+            if name.startswith("present."):
+                value, theirs = _plain(name, value, side), _plain(name, theirs, reference)
+            found[name] = difference(name, value, theirs, rows if name in order else None)
+            advance(name in order)
+
+        side.run(graph, {name: _as_held(name, value, reference, side) for name, value in inputs.items()}, hear)
+    recorded.forget_blocks(graph)
+    blocks = tuple(found[name] for name in order)
+    rest = [item for name, item in found.items() if name not in order]
+    outputs = tuple(item for item in rest if not item.name.startswith("present."))
+    return GraphComparison(
+        graph=graph,
+        fed_by=graph_row(graph).fed_by,
+        blocks=blocks,
+        outputs=outputs,
+        caches=tuple(item for item in rest if item.name.startswith("present.")),
+        divergence=divergence(graph, blocks, outputs, options.threshold_db),
+    )
+
+
+def _as_held(name: str, value: np.ndarray, reference: Side, side: Side) -> np.ndarray:
+    """Return an input in the units of `side`: a cache of values carries what smoothing made of it."""
+    key = name.removeprefix("past_key_values.")
+    factor = side.cache_factors.get(key)
+    plain = _plain(name, value, reference)
+    return plain if factor is None else plain / factor
+
+
+def _plain(name: str, value: np.ndarray, side: Side) -> np.ndarray:
+    """Return a tensor of `side` as the checkpoint's own weights give it."""
+    factors: Mapping[str, np.ndarray] = side.cache_factors
+    key = name.removeprefix("past_key_values.").removeprefix("present.")
+    return value * factors[key] if key in factors else value

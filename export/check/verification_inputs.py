@@ -1,0 +1,88 @@
+"""Verification inputs for each graph: pictures and texts for the first, torch's outputs of those for the rest."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from internvl_edge.calib.data.synthetic import random_ids
+from internvl_edge.calib.quantize import fake_quantizers
+from internvl_edge.calib.recipes.recipe import Recipe
+from internvl_edge.export.blockwise.sources import fetch_from
+from internvl_edge.export.blockwise.streamed import Change
+from internvl_edge.export.blockwise.torch_outputs import torch_outputs
+from internvl_edge.export.check.graph_inputs import inputs_of
+from internvl_edge.export.check.verify import OutputError, verify_graph
+from internvl_edge.export.checkpoint.store.weights import Source
+from internvl_edge.export.models.config import ModelConfig, QllamaConfig
+from internvl_edge.export.models.graphs import graph_row
+from internvl_edge.export.numerics.reach import Reach
+from internvl_edge.export.run.samples import Samples
+from internvl_edge.runtime.bundle.graph_roles import Ids
+from internvl_edge.runtime.bundle.tokenizer import TEXT_PREFIX, Tokenizer
+
+PROMPT = "English caption:"
+
+
+class Rehearsal:
+    """Verifies the graphs of one export, running torch for a graph's inputs only when they are needed.
+
+    Quantized graphs are held against torch with the same codes and scales.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        sources: Mapping[str, Source],
+        samples: Samples,
+        tokenizer: Tokenizer | None,
+        feature_layers: tuple[int, ...],
+        recipe: Recipe | None = None,
+    ) -> None:
+        self._config = config
+        self._fetch = fetch_from(sources)
+        self._samples = samples
+        self._tokenizer = tokenizer
+        self._layers = feature_layers
+        self._recipe = recipe
+        self._outputs: dict[str, dict[str, np.ndarray]] = {}
+
+    def verify(
+        self, name: str, onnx_file: Path, precision: str, atol: float | None
+    ) -> tuple[list[OutputError], list[Reach]]:
+        """Return the error of every output of graph `name`, and how far its values reach."""
+        expected = self._expected(name)
+        return verify_graph(name, onnx_file, self.inputs(name), expected, precision=precision, atol=atol)
+
+    def _expected(self, name: str) -> dict[str, np.ndarray]:
+        if name not in self._outputs:
+            self._outputs[name] = torch_outputs(
+                name, self._config, self.inputs(name), self._fetch, self._layers, self._changed(name)
+            )
+        return self._outputs[name]
+
+    def _changed(self, name: str) -> dict[str, Change] | None:
+        return fake_quantizers(self._recipe, name) if self._recipe is not None else None
+
+    def inputs(self, name: str) -> dict[str, np.ndarray]:
+        """Return the inputs that graph `name` is tried on."""
+        row = graph_row(name)
+        fed = self._expected(row.fed_by) if row.fed_by is not None else {}
+        ids = self._ids(row.use.ids) if row.use.ids is not None else None
+        return inputs_of(name, self._samples.pixel_values, ids, fed)
+
+    def _ids(self, kind: Ids) -> np.ndarray:
+        """Return ids of one kind; a prompt ``[1, n]`` stands for all pictures."""
+        if self._tokenizer is None:
+            return self._random_ids(1, 5) if kind == "prompts" else self._random_ids(len(self._samples.texts), 12)
+        if kind == "prompts":
+            return self._tokenizer.encode_prompt(PROMPT)
+        prefix = TEXT_PREFIX if kind == "texts" else ""
+        return self._tokenizer.encode_texts(list(self._samples.texts), prefix=prefix)
+
+    def _random_ids(self, rows: int, length: int) -> np.ndarray:
+        """Return ids without a tokenizer to give them: seeded, bos first, rows of falling length padded with 0."""
+        ids = random_ids(rows, length, self._config.need(QllamaConfig).vocab_size)
+        for row in range(rows):
+            ids[row, max(2, length - 3 * row) :] = 0
+        return ids

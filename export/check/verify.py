@@ -1,0 +1,92 @@
+"""Hold every graph, run on ONNX Runtime, against the torch module in fp32 on the same weights and inputs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from internvl_edge.export.numerics.reach import Reach, run_rounded
+from internvl_edge.runtime.errors import VerificationError
+from internvl_edge.runtime.numbers.formats import PRECISIONS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputError:
+    """How far one output of a graph is from torch's."""
+
+    graph: str
+    output: str
+    max_abs_diff: float
+    cosine: float
+    """Of the flattened outputs."""
+    atol: float
+    """What `max_abs_diff` may be."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the output may ship; NaN may not."""
+        return self.max_abs_diff <= self.atol
+
+
+def verify_graph(
+    name: str,
+    onnx_file: Path,
+    inputs: Mapping[str, np.ndarray],
+    expected: Mapping[str, np.ndarray],
+    *,
+    precision: str,
+    atol: float | None = None,
+) -> tuple[list[OutputError], list[Reach]]:
+    """Return the error of every output on `inputs` (fp32 or int64), and how far every 16-bit value reaches.
+
+    The graph gets the inputs in its own types, and rounds every intermediate to its type, as a plan does.
+    """
+    found, reached = run_rounded(onnx_file, inputs)
+    errors = [_compare(name, output, found[output], values, precision, atol) for output, values in expected.items()]
+    return errors, reached
+
+
+def onnx_outputs(onnx_file: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return what the graph computes with every intermediate rounded to its type.
+
+    Raises:
+        VerificationError: a 16-bit value overflows on these inputs; all of them are named.
+    """
+    found, reached = run_rounded(onnx_file, inputs)
+    if over := [reach for reach in reached if reach.overflows]:
+        listed = ", ".join(f"{reach.place} reaches {reach.largest:.3g} of {reach.limit:.5g}" for reach in over[:8])
+        raise VerificationError(
+            f"{onnx_file.name}: overflows on these inputs: {listed}; verify on more of them with --samples and "
+            "--sample-count, so that islands in fp32 are made for it, or try --dtype bf16"
+        )
+    return found
+
+
+def require_ok(errors: list[OutputError]) -> None:
+    """Raise if any output is out of tolerance, naming all of them.
+
+    Raises:
+        VerificationError: with the largest differences and what was allowed.
+    """
+    bad = [error for error in errors if not error.ok]
+    if bad:
+        listed = "; ".join(f"{e.graph}.{e.output} differs by {e.max_abs_diff:.3g} (allowed {e.atol:.3g})" for e in bad)
+        raise VerificationError(f"exported graphs: {listed}; try --dtype fp32 or bf16, or allow it with --atol")
+
+
+def _compare(
+    graph: str, output: str, found: np.ndarray, expected: np.ndarray, precision: str, atol: float | None
+) -> OutputError:
+    a, b = found.astype(np.float64).ravel(), expected.astype(np.float64).ravel()
+    difference = float(np.abs(a - b).max(initial=0.0))
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    relative = PRECISIONS[precision].relative_tolerance
+    allowed = atol if atol is not None else relative * max(1.0, float(np.abs(b).max(initial=0.0)))
+    return OutputError(
+        graph=graph,
+        output=output,
+        max_abs_diff=difference,
+        cosine=float(a @ b) / norms if norms else 1.0,
+        atol=allowed,
+    )

@@ -1,0 +1,105 @@
+"""`config.json` to the model's description: every part read by its family, all findings gathered in one reader."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from internvl_edge.export.checkpoint.config.config_tables import CHAT, INTERNVL
+from internvl_edge.export.models.config import Layout, ModelConfig, PartConfig, positive_int
+from internvl_edge.export.models.families.common_fields import CONFIG_FILE
+from internvl_edge.export.models.families.connector import CONNECTOR
+from internvl_edge.export.models.families.family import ConfigSource, Family, TokenId
+from internvl_edge.export.models.families.fields import FieldReader, FieldTable
+from internvl_edge.export.models.families.internvit import INTERNVIT, VISION
+from internvl_edge.export.models.families.pool import POOL
+from internvl_edge.export.models.families.qllama import QLLAMA_FAMILY
+from internvl_edge.runtime.errors import CheckpointError
+
+T = TypeVar("T")
+
+LAYOUTS: Mapping[Layout, tuple[FieldTable, tuple[Family, ...]]] = {
+    "internvl": (INTERNVL, (INTERNVIT, QLLAMA_FAMILY, POOL)),
+    "internvl_chat": (CHAT, (INTERNVIT, CONNECTOR)),
+    "internvit": (VISION, (INTERNVIT,)),
+}
+"""Layout of a `config.json` -> the table of its top level, and the families that it describes, the tower first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigFile:
+    """What a `config.json` says."""
+
+    model: ModelConfig
+    backbone_lora: int = 0
+    """Rank of the adapters that the tower's weights still carry, by the reference's own field."""
+    qllama_lora: int = 0
+
+
+def read_config(content: Mapping[str, Any], reader: FieldReader, token_id: TokenId = lambda text: None) -> ConfigFile:
+    """Return what a Hugging Face `config.json` describes.
+
+    Raises:
+        CheckpointError: what this compiler does not know how to build, all of it in one line, with what the reader has.
+    """
+    layout = _layout(content)
+    table, families = LAYOUTS[layout]
+    source = ConfigSource(layout=layout, top=reader.read(table, content), reader=reader, token_id=token_id)
+    parts: list[PartConfig] = []
+    for family in families:
+        if (part := _read(family, source, parts)) is not None:
+            parts.append(part)
+    ranks = {name: _rank(source.top, name, reader) for name in ("backbone_lora", "qllama_lora")}
+    if CONFIG_FILE in reader.findings:
+        reader.fail()
+    model = _collect(reader, lambda: ModelConfig(layout=layout, parts=tuple(parts)))
+    if model is None:
+        reader.fail()
+    return ConfigFile(model=model, **ranks)
+
+
+def config_from_json(content: Mapping[str, Any]) -> ModelConfig:
+    """Return the model that a Hugging Face `config.json` describes, unknown fields refused.
+
+    Raises:
+        CheckpointError: what this compiler does not know how to build, all of it in one line.
+    """
+    reader = FieldReader()
+    config = read_config(content, reader).model
+    reader.finish()
+    return config
+
+
+def _layout(content: Mapping[str, Any]) -> Layout:
+    kind = content.get("model_type")
+    if kind == "internvl" and "text_config" in content:
+        raise CheckpointError(f"{CONFIG_FILE}: is transformers' own port of InternVL; give the original checkpoint")
+    if kind == "intern_vit_6b":
+        return "internvit"
+    if kind == "internvl_chat" or "llm_config" in content:
+        return "internvl_chat"
+    if kind == "internvl" or "qllama_config" in content:
+        return "internvl"
+    raise CheckpointError(
+        f"{CONFIG_FILE}: model_type {kind!r} is unknown; give an InternVL-14B, InternViT or InternVL-Chat checkpoint"
+    )
+
+
+def _read(family: Family, source: ConfigSource, parts: Sequence[PartConfig]) -> PartConfig | None:
+    return _collect(source.reader, lambda: family.read(source, parts))
+
+
+def _rank(top: Mapping[str, Any], name: str, reader: FieldReader) -> int:
+    rank = top.get(name, 0)
+    if rank and not positive_int(rank):
+        reader.find(CONFIG_FILE, f"use_{name} is {rank!r}, which is no rank")
+        return 0
+    return int(rank)
+
+
+def _collect(reader: FieldReader, build: Callable[[], T]) -> T | None:
+    """Return what `build` builds, or keep what is wrong with it."""
+    try:
+        return build()
+    except CheckpointError as error:
+        reader.find(CONFIG_FILE, str(error))
+        return None

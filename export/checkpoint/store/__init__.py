@@ -1,0 +1,1 @@
+"""Weights on their way from the checkpoint's files to the bundle's store."""

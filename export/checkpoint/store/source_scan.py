@@ -1,0 +1,68 @@
+"""Read the checkpoint's files once, in the background: digests for the manifest, NaN and infinity in any tensor."""
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from types import TracebackType
+
+from internvl_edge.export.checkpoint.files.tensors import LazyTensor
+from internvl_edge.export.checkpoint.required_tensors import non_finite
+from internvl_edge.runtime.bundle.bundle import sha256_file
+
+CHUNK_BYTES = 8 << 20
+"""Large enough that a disk streams, small enough that two chunks are no memory at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweptFile:
+    """What one pass over a file found."""
+
+    bytes: int
+    sha256: str
+    bad: Mapping[str, int]
+    """Tensor -> how many of its values are not finite."""
+
+
+class Sweep:
+    """Sweeps files while graphs are traced: tracing is one thread of Python, hashing and checking are native code.
+
+    Leaving the block stops what is still running.
+    """
+
+    def __init__(self, tensors: Iterable[LazyTensor]) -> None:
+        self._by_file: dict[Path, list[LazyTensor]] = {}
+        for tensor in tensors:
+            self._by_file.setdefault(tensor.file, []).append(tensor)
+        self._stop = Event()
+        self._pool = ThreadPoolExecutor(1)  # tracing keeps the other core
+        self._digests: dict[Path, Future[str]] = {}
+        self._checks: dict[Path, Future[dict[str, int]]] = {}
+
+    def __enter__(self) -> "Sweep":
+        """Start with all files, in order."""
+        for file, tensors in self._by_file.items():
+            self._digests[file] = self._pool.submit(sha256_file, file)
+            self._checks[file] = self._pool.submit(self._check, tensors)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop at the next tensor and drop what has not begun."""
+        self._stop.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def result(self, file: Path) -> SweptFile:
+        """Return what was found in `file`, waiting for it if need be."""
+        return SweptFile(file.stat().st_size, self._digests[file].result(), self._checks[file].result())
+
+    def _check(self, tensors: Iterable[LazyTensor]) -> dict[str, int]:
+        bad: dict[str, int] = {}
+        for tensor in tensors:
+            if self._stop.is_set():
+                break
+            if count := sum(non_finite(values) for values in tensor.chunks(CHUNK_BYTES)):
+                bad[tensor.name] = count
+        return bad

@@ -1,0 +1,264 @@
+"""The weight store: where every initializer of a bundle lies, and the one streamed pass that puts it there.
+
+All graphs of a bundle refer to the same bytes. A file of the checkpoint that holds tensors in the wanted type is shared
+where that costs no room: it stands beside the graphs, read in place by offset, as a copy that has its blocks in common
+with the checkpoint's (``--weights auto``, on file systems that can) or as a hard link (``--weights link``). Everything
+else is written once to ``weights.safetensors``: converted, merged, interpolated or computed tensors, or all of them.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import struct
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from internvl_edge.export.checkpoint.files.tensors import TORCH_DTYPES, LazyTensor
+from internvl_edge.export.checkpoint.required_tensors import non_finite
+from internvl_edge.export.checkpoint.store.source_scan import Sweep
+from internvl_edge.export.checkpoint.store.weights import QuantizedTensor, Source, readable_in_place, stored_chunks
+from internvl_edge.runtime.bundle.manifest import FileInfo
+from internvl_edge.runtime.errors import CheckpointError, ExportError
+from internvl_edge.runtime.file_copy import copy_file, share_blocks
+from internvl_edge.runtime.numbers.tensor_types import TENSOR_TYPES, TensorType
+
+STORE_NAME = "weights.safetensors"
+_WRITE_BYTES = 128 << 10
+"""Of one call: Linux (6.18, ext4) takes two to three times as long for each byte of calls of 512 KiB and more."""
+Progress = Callable[[int], object]
+"""Called with the number of bytes that have just been dealt with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where one initializer lies: a file beside the graphs, and the bytes in it."""
+
+    location: str
+    offset: int
+    nbytes: int
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightPlan:
+    """The store before it is written."""
+
+    dtype: str
+    placements: Mapping[str, Placement]
+    files: Mapping[str, Path]
+    """File name beside the graphs -> the checkpoint's file that is shared under it."""
+    shared: tuple[LazyTensor, ...]
+    written: tuple[Source, ...]
+    """In the order of their offsets in `STORE_NAME`."""
+
+    @property
+    def bytes_to_read(self) -> int:
+        """Bytes that `write_store` deals with, for a progress bar."""
+        placed = sum(self.placements[source.name].nbytes for source in self.written)
+        return placed + sum(path.stat().st_size for path in self.files.values())
+
+
+def shared_files(tensors: Iterable[Source], dtype: str, way: str, folder: Path) -> frozenset[Path]:
+    """Return the checkpoint's files that will be shared the way that `--weights` asks for; it is tried in `folder`.
+
+    ``auto`` shares no file of which less than half is used: the rest would travel to every device with the bundle.
+
+    Raises:
+        ExportError: hard links are asked for, and a file has none there.
+    """
+    if way == "copy":
+        return frozenset()
+    trial = folder / ".trial"
+    used: dict[Path, int] = {}
+    for tensor in tensors:
+        if readable_in_place(tensor, dtype):
+            used[tensor.file] = used.get(tensor.file, 0) + tensor.nbytes
+    if way == "link":
+        for file in used:
+            _hard_link(file, trial)
+        shared = frozenset(used)
+    else:
+        large = [file for file, count in used.items() if 2 * count >= file.stat().st_size]
+        shared = frozenset(file for file in large if share_blocks(file, trial))
+    trial.unlink(missing_ok=True)
+    return shared
+
+
+def plan_weights(sources: Sequence[Source], dtype: str, shared: Collection[Path]) -> WeightPlan:
+    """Decide for every tensor whether it is read in place from one of the `shared` files or written; reads nothing."""
+    in_place = tuple(s for s in sources if readable_in_place(s, dtype) and s.file in shared)
+    names = {tensor.name for tensor in in_place}
+    written = tuple(s for s in sources if s.name not in names)
+    beside = _names_beside(in_place)
+    placements = {
+        t.name: Placement(location=beside[t.file], offset=t.offset, nbytes=t.nbytes, shape=t.shape, dtype=dtype)
+        for t in in_place
+    }
+    placements |= _store_layout(written, dtype)
+    return WeightPlan(
+        dtype=dtype,
+        placements=placements,
+        files={name: path for path, name in beside.items()},
+        shared=in_place,
+        written=written,
+    )
+
+
+def attach_weights(model: ir.Model, plan: WeightPlan) -> None:
+    """Point every initializer of `model` that is a weight at its bytes in the store."""
+    for name, value in model.graph.initializers.items():
+        if (place := plan.placements.get(name)) is not None:
+            value.const_value = ir.ExternalTensor(
+                place.location,
+                place.offset,
+                place.nbytes,
+                ir.DataType(TENSOR_TYPES[place.dtype].onnx),
+                shape=ir.Shape(place.shape),
+                name=name,
+            )
+
+
+def attach_placeholders(model: ir.Model) -> None:
+    """Give every initializer without a value a place that is not yet known."""
+    for name, value in model.graph.initializers.items():
+        if value.const_value is None:
+            assert value.dtype is not None
+            assert value.shape is not None
+            value.const_value = ir.ExternalTensor("unplaced", 0, 0, value.dtype, shape=value.shape, name=name)
+
+
+def placeholders(model: ir.Model) -> list[str]:
+    """Return the names of the initializers whose place is not yet known: the weights."""
+    return [
+        name for name, value in model.graph.initializers.items() if isinstance(value.const_value, ir.ExternalTensor)
+    ]
+
+
+def write_store(
+    plan: WeightPlan, folder: Path, sweep: Sweep, progress: Progress, *, link: bool = False
+) -> dict[str, FileInfo]:
+    """Put every file of the store into `folder`, checked for NaN and infinity; return size and digest of each.
+
+    `link` makes the shared files hard links; else they share their blocks with the checkpoint's.
+
+    Raises:
+        CheckpointError: tensors hold non-finite values, all of them named.
+        ExportError: a file cannot be linked there, or the store does not fit.
+    """
+    bad: dict[str, int] = {}
+    files: dict[str, FileInfo] = {}
+    _require_room(sum(plan.placements[source.name].nbytes for source in plan.written), folder)
+    for name, source in plan.files.items():
+        if link:
+            _hard_link(source, folder / name)
+        else:
+            copy_file(source, folder / name)
+        swept = sweep.result(source)
+        bad |= swept.bad
+        files[name] = FileInfo(bytes=swept.bytes, sha256=swept.sha256)
+        progress(swept.bytes)
+    if plan.written:
+        files[STORE_NAME] = _write_file(plan, folder / STORE_NAME, bad, progress)
+    if bad:
+        raise CheckpointError(_non_finite_message(bad, plan.dtype))
+    return files
+
+
+def _type(source: Source, dtype: str) -> TensorType:
+    return TENSOR_TYPES[source.dtype if isinstance(source, QuantizedTensor) else dtype]
+
+
+def _names_beside(tensors: Iterable[LazyTensor]) -> dict[Path, str]:
+    """Return a name beside the graphs for each file: its own, apart from the store's."""
+    files = sorted({tensor.file for tensor in tensors})
+    return {file: f"checkpoint-{file.name}" for file in files}
+
+
+def _store_layout(sources: Sequence[Source], dtype: str) -> dict[str, Placement]:
+    types = [_type(source, dtype) for source in sources]
+    sizes = [kind.nbytes(s.shape) for s, kind in zip(sources, types, strict=True)]
+    header = _header(sources, sizes, dtype)
+    offsets = np.cumsum([len(header), *sizes])
+    return {
+        s.name: Placement(location=STORE_NAME, offset=int(offset), nbytes=size, shape=s.shape, dtype=kind.name)
+        for s, kind, size, offset in zip(sources, types, sizes, offsets, strict=False)
+    }
+
+
+def _header(sources: Sequence[Source], sizes: Sequence[int], dtype: str) -> bytes:
+    """Return the safetensors header: its length in 8 bytes, then JSON padded with spaces to a multiple of 64."""
+    ends = np.cumsum(sizes, dtype=np.int64)
+    entries = {
+        source.name: {
+            "dtype": _type(source, dtype).safetensors,
+            "shape": list(_type(source, dtype).stored_shape(source.shape)),
+            "data_offsets": [int(end) - size, int(end)],
+        }
+        for source, size, end in zip(sources, sizes, ends, strict=True)
+    }
+    text = json.dumps({"__metadata__": {"format": "pt"}, **entries}, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + 8) % 64)
+    return struct.pack("<Q", len(text)) + text
+
+
+def _hard_link(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except OSError as error:
+        raise ExportError(
+            f"--weights link: {source} has no hard link in {target.parent} ({error.strerror}); "
+            "take --weights auto, or an --output on the checkpoint's file system"
+        ) from error
+
+
+def _require_room(wanted: int, folder: Path) -> None:
+    """Say before anything is written that the disk is too small.
+
+    Raises:
+        ExportError: it is.
+    """
+    free = shutil.disk_usage(folder).free
+    if wanted > free:
+        raise ExportError(
+            f"{folder}: the weights take {wanted / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
+            "free space or choose another --output"
+        )
+
+
+def _write_file(plan: WeightPlan, path: Path, bad: dict[str, int], progress: Progress) -> FileInfo:
+    sizes = [plan.placements[source.name].nbytes for source in plan.written]
+    header = _header(plan.written, sizes, plan.dtype)
+    digest = hashlib.sha256(header)
+    with path.open("wb") as file, ThreadPoolExecutor(1) as pool:
+        file.write(header)
+        for source in plan.written:
+            for stored in stored_chunks(source):
+                kind = TENSOR_TYPES[plan.placements[source.name].dtype]
+                values = stored.to(TORCH_DTYPES[kind.torch or kind.stored])
+                data = values.view(torch.uint8).numpy().data
+                hashed = pool.submit(digest.update, data)
+                if values.itemsize > 1 and (count := non_finite(values)):
+                    bad[source.name] = bad.get(source.name, 0) + count
+                for start in range(0, len(data), _WRITE_BYTES):
+                    file.write(data[start : start + _WRITE_BYTES])
+                hashed.result()
+                progress(len(data))
+    return FileInfo(bytes=path.stat().st_size, sha256=digest.hexdigest())
+
+
+def _non_finite_message(bad: Mapping[str, int], dtype: str) -> str:
+    shown = ", ".join(f"{name} ({count})" for name, count in list(bad.items())[:8])
+    more = f" and {len(bad) - 8} more" if len(bad) > 8 else ""
+    return (
+        f"weights as {dtype}: NaN or infinite values in {shown}{more}; "
+        "repair the checkpoint, or try --dtype bf16 if they only overflow fp16"
+    )

@@ -1,0 +1,109 @@
+"""Where the values of a weight come from: a file, or a computation on what files hold; nothing is held in between."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeGuard
+
+import torch
+from torch import Tensor
+
+from internvl_edge.calib.formats import encode, spread
+from internvl_edge.export.checkpoint.files.tensors import LazyTensor, MergedTensor
+from internvl_edge.export.checkpoint.store.source_scan import CHUNK_BYTES
+from internvl_edge.runtime.numbers.formats import Format
+from internvl_edge.runtime.numbers.packing import packed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComputedTensor:
+    """A small tensor that no file holds: a rotary table, an interpolated position table."""
+
+    name: str
+    value: torch.Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Axes of the tensor."""
+        return tuple(self.value.shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdjustedTensor:
+    """A tensor that something folds into: its values are changed, its type and shape are not."""
+
+    name: str
+    base: "Source"
+    adjust: Callable[[torch.Tensor], torch.Tensor]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Axes of the tensor."""
+        return self.base.shape
+
+    def torch(self) -> torch.Tensor:
+        """Return the changed values in fp32."""
+        return self.adjust(whole(self.base))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizedTensor:
+    """A weight ``[out, C]`` as codes with scales of rows, or of blocks in them; rows of zeros pad it to `scale`'s."""
+
+    name: str
+    base: "Source"
+    adjust: Callable[[torch.Tensor], torch.Tensor]
+    scale: torch.Tensor
+    form: Format
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Axes of the tensor, padding included."""
+        return (len(self.scale), *self.base.shape[1:])
+
+    @property
+    def dtype(self) -> str:
+        """Type of the codes."""
+        return self.form.type.name
+
+    def dequantized(self) -> torch.Tensor:
+        """Return what the codes stand for in fp32, without padding."""
+        return (self.torch().float() * self._wide_scale())[: self.base.shape[0]]
+
+    def torch(self) -> torch.Tensor:
+        """Return the codes, each as a value of its own."""
+        values = self.adjust(whole(self.base))
+        values = torch.nn.functional.pad(values, (0, 0, 0, len(self.scale) - len(values)))
+        return encode(values, self._wide_scale(), self.form)
+
+    def packed(self) -> Tensor:
+        """Return the codes as files hold them: several in a byte where they have fewer than 8 bits."""
+        codes = self.torch()
+        return codes if self.form.type.per_byte == 1 else torch.from_numpy(packed(codes.numpy(), self.form.type))
+
+    def _wide_scale(self) -> Tensor:
+        return spread(self.scale, self.form.granularity, len(self.shape))
+
+
+Source = LazyTensor | MergedTensor | ComputedTensor | AdjustedTensor | QuantizedTensor
+
+
+def stored_chunks(source: Source) -> Iterator[torch.Tensor]:
+    """Yield the values of `source` as files hold its type, flat tensors; each is valid until the next is asked for."""
+    if isinstance(source, LazyTensor | MergedTensor):
+        yield from source.chunks(CHUNK_BYTES)
+    elif isinstance(source, QuantizedTensor):
+        yield source.packed().flatten()
+    else:
+        yield (source.value if isinstance(source, ComputedTensor) else source.torch()).flatten()
+
+
+def whole(source: Source) -> torch.Tensor:
+    """Return the values that a graph computes with, in fp32."""
+    if isinstance(source, ComputedTensor):
+        return source.value.float()
+    return source.dequantized() if isinstance(source, QuantizedTensor) else source.torch().float()
+
+
+def readable_in_place(source: Source, dtype: str) -> TypeGuard[LazyTensor]:
+    """Return whether a graph of `dtype` can read the bytes of `source` where they lie."""
+    return isinstance(source, LazyTensor) and source.strides is None and source.dtype == dtype

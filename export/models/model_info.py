@@ -1,0 +1,44 @@
+"""What the runtime has to know of a model, from its checkpoint."""
+
+from internvl_edge.export.models.config import ConnectorConfig, ModelConfig, PoolConfig, QllamaConfig, VisionConfig
+from internvl_edge.runtime.bundle.manifest import ModelInfo, TextInfo, TilingInfo, VisionInfo
+
+
+def model_info(config: ModelConfig, logit_scale: float | None = None) -> ModelInfo:
+    """Return the manifest's description of `config`."""
+    qllama, connector, pool = config.find(QllamaConfig), config.find(ConnectorConfig), config.find(PoolConfig)
+    return ModelInfo(
+        layout=config.layout,
+        vision=_vision(config.vision),
+        text=_text(qllama) if qllama is not None else None,
+        tiling=_tiling(connector) if connector is not None else None,
+        embed_dim=pool.embed_dim if pool is not None else None,
+        logit_scale=logit_scale,
+    )
+
+
+def _vision(config: VisionConfig) -> VisionInfo:
+    return VisionInfo(
+        image_size=config.image_size,
+        patch_size=config.patch_size,
+        hidden_size=config.hidden_size,
+        tokens=config.tokens,
+    )
+
+
+def _text(config: QllamaConfig) -> TextInfo:
+    return TextInfo(
+        layers=config.num_layers,
+        heads=config.num_heads,
+        head_dim=config.head_dim,
+        vocab_size=config.vocab_size,
+        max_positions=config.max_positions,
+        num_query_tokens=config.num_queries,
+        bos_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+    )
+
+
+def _tiling(config: ConnectorConfig) -> TilingInfo:
+    return TilingInfo(fewest=config.fewest_tiles, most=config.most_tiles, thumbnail=config.thumbnail)

@@ -1,0 +1,53 @@
+"""Picture size and feature maps of an export: what may be asked for, given the model."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from internvl_edge.export.models.config import ConnectorConfig, ModelConfig
+from internvl_edge.runtime.errors import ExportError
+
+MOST_PIXELS = 8192
+"""Side of a picture: 586 x 586 positions of a tower."""
+
+
+def at_image_size(config: ModelConfig, image_size: int | None) -> ModelConfig:
+    """Return `config` for pictures of `image_size` pixels a side; None keeps the checkpoint's own.
+
+    Raises:
+        ExportError: the size is no multiple of the patch, or gives an odd grid that the connector cannot shuffle; or
+            the checkpoint's files name two sizes and none is asked for.
+    """
+    if image_size is None and config.pictures.image_size != config.vision.image_size:
+        own, files = config.vision.image_size, config.pictures.image_size
+        raise ExportError(
+            f"picture size: the position table has {own} px, the checkpoint's files name {files} px; choose with"
+            f" --image-size {own} or --image-size {files}"
+        )
+    if image_size is None or image_size == config.vision.image_size == config.pictures.image_size:
+        return config
+    patch = config.vision.patch_size
+    if image_size > MOST_PIXELS:
+        raise ExportError(f"--image-size {image_size}: more than {MOST_PIXELS}, a table that no tower has; lower it")
+    if image_size <= 0 or image_size % patch:
+        near = max(patch, round(image_size / patch) * patch)
+        raise ExportError(f"--image-size {image_size}: no multiple of the patch size {patch}; try {near}")
+    connector = config.find(ConnectorConfig)
+    if connector is not None and (image_size // patch) % connector.factor:
+        raise ExportError(
+            f"--image-size {image_size}: the connector needs an even patch grid; try {image_size + patch}"
+        )
+    pictures = config.pictures.at_size(image_size)
+    return replace(config, preprocessing=pictures).with_part(replace(config.vision, image_size=image_size))
+
+
+def checked_feature_layers(layers: Sequence[int], config: ModelConfig) -> tuple[int, ...]:
+    """Return `layers` as block indexes counted from 0; negative ones count from the end.
+
+    Raises:
+        ExportError: blocks that the tower does not have, all of them named.
+    """
+    count = config.vision.num_layers
+    outside = [layer for layer in layers if not -count <= layer < count]
+    if outside:
+        raise ExportError(f"--feature-layers {outside}: the tower has blocks 0 to {count - 1}; choose among them")
+    return tuple(layer % count for layer in layers)

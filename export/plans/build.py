@@ -1,0 +1,403 @@
+"""Bundle to plans: `internvl-edge build`, top to bottom. What cannot be built here becomes a kit for the device."""
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from internvl_edge.export.engine.blueprint import BLUEPRINT_FILE, Blueprint, GraphParts, Part
+from internvl_edge.export.engine.child import BuilderMemoryError, Built, Job, build_apart
+from internvl_edge.export.engine.profiles import Ranges, parse_range, profiles_for
+from internvl_edge.export.engine.retry_ladder import Means, climb
+from internvl_edge.export.plans.kit import KitReport, make_kit
+from internvl_edge.export.plans.plans_page import write_plans_page
+from internvl_edge.export.run.producer import code_digest
+from internvl_edge.export.run.staging import Staging, key_of, staged
+from internvl_edge.runtime.backends.cuda import Device, find_device
+from internvl_edge.runtime.bundle.bundle import Bundle
+from internvl_edge.runtime.bundle.engines import (
+    ENGINE_FILE,
+    EngineRecord,
+    GraphEngines,
+    PlanRecord,
+    plan_findings,
+    plan_of,
+    require_engines,
+    scales_digest,
+    weight_digests,
+)
+from internvl_edge.runtime.errors import BundleError, EngineError, ExportError
+from internvl_edge.runtime.file_copy import keep_file
+from internvl_edge.runtime.numbers.formats import PRECISIONS
+from internvl_edge.runtime.progress import Progress, Silent
+from internvl_edge.runtime.targets.data_sheet import Target
+from internvl_edge.runtime.targets.estimate import Limits, part_bytes, require_room
+from internvl_edge.runtime.targets.flavour import Flavour, flavour_for, launches_plugins
+from internvl_edge.runtime.targets.targets import find_target, require_precision
+
+ATTENTIONS = ("auto", "op", "pattern", "plugin")
+
+Builder = Callable[[Job], Built]
+_DETAILED = "layers in detail"
+"""Stands in the key of each plan: those built before plans told their layers in detail are built again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOptions:
+    """One build; defaults live here alone."""
+
+    target: str | None = None
+    """None: the target of a kit."""
+    graphs: tuple[str, ...] | None = None
+    """None: every graph of the bundle."""
+    ranges: Ranges = field(default_factory=Ranges)
+    limits: Limits = field(default_factory=Limits)
+    attention: str = "auto"
+    """How attention is written; ``auto`` takes what the library at hand does best."""
+    search_forms: bool = False
+    """Build a few blocks of each graph in every form, and take the leanest; else the form that is known to be lean."""
+    output: Path | None = None
+    """Folder of a kit; None: beside the bundle, named after it and the target."""
+
+    def __post_init__(self) -> None:
+        """Refuse an attention that no dialect has."""
+        if self.attention not in ATTENTIONS:
+            raise EngineError(f"--attention {self.attention}: unknown; choose from {', '.join(ATTENTIONS)}")
+
+
+def build_options(
+    *,
+    batch: str,
+    text_length: str,
+    max_host_mem: int | None,
+    **settings: Any,
+) -> BuildOptions:
+    """Return the options that the command line says in words.
+
+    Raises:
+        EngineError: a range is none.
+    """
+    ranges = Ranges(batch=parse_range("--batch", batch), text_length=parse_range("--text-length", text_length))
+    return BuildOptions(ranges=ranges, limits=Limits(host_bytes=max_host_mem), **settings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildReport:
+    """What was built, and where it lies."""
+
+    target: Target
+    folder: Path
+    """Of the plans."""
+    record: EngineRecord
+    reused: tuple[str, ...]
+    """Graphs whose plans were there already."""
+    page: Path | str
+    """What the plans tell, as HTML; or why there is none, in words."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Site:
+    """Where a build takes place: the bundle, the target, and what builds."""
+
+    bundle: Bundle
+    target: Target
+    flavour: Flavour
+    flags: Mapping[str, Any]
+    options: BuildOptions
+
+
+def build(path: Path, options: BuildOptions, progress: Progress | None = None) -> BuildReport | KitReport:
+    """Build the plans of the bundle in folder `path`, or make a kit where nothing here builds for the target.
+
+    Raises:
+        EdgeError: the bundle, an option, a graph or the library is not right, in one line.
+    """
+    progress = progress or Silent()
+    with progress.task("Opening", 1, "bundle") as advance:
+        bundle = Bundle.open(path)
+        advance(1)
+    kit = Blueprint.load(path) if (path / BLUEPRINT_FILE).exists() else None
+    target = _target(path, options, kit)
+    require_precision(target, bundle.manifest.precision)
+    bundle.require(*(options.graphs or ()))
+    flavour = flavour_for(target)
+    if flavour is not None or kit is None:
+        _require_room(bundle, options, kit)
+    if flavour is not None:
+        return build_plans(bundle, target, flavour, options, kit, progress)
+    if kit is not None:
+        found = find_device()
+        here = f"sm_{found.sm} ({found.name})" if isinstance(found, Device) else found
+        raise EngineError(
+            f"{path}: a kit for {target.name} (sm_{target.sm}), here is {here}; copy it to the device and run "
+            "`internvl-edge build` there, with its TensorRT installed"
+        )
+    return make_kit(bundle, target, options.ranges, options.limits, options.attention, options.output, options.graphs)
+
+
+def build_plans(
+    bundle: Bundle,
+    target: Target,
+    flavour: Flavour,
+    options: BuildOptions,
+    kit: Blueprint | None = None,
+    progress: Progress | None = None,
+    builder: Builder = build_apart,
+) -> BuildReport:
+    """Build the plans of `bundle` into ``engines/<target>``, which appears whole; plans that are current are kept.
+
+    Raises:
+        EngineError: the library refuses a graph, or memory runs out on every step down.
+    """
+    started = time.monotonic()
+    if options.search_forms and flavour.name != "tensorrt_rtx":
+        raise EngineError(f"--search-forms: plans of {flavour.name} do not tell their launches; leave it out")
+    folder = bundle.path / "engines" / target.name
+    flags = kit.flags if kit is not None else _flags(flavour, target, options, bundle.manifest.precision)
+    site = _Site(bundle=bundle, target=target, flavour=flavour, flags=flags, options=options)
+    names = options.graphs or tuple(kit.graphs if kit is not None else bundle.manifest.graphs)
+    keys = {name: _key(site, name) for name in names}
+    with staged(folder, _run_key(keys), "plans", ENGINE_FILE) as staging:
+        held = _current(folder, keys)
+        engines = _others(site, folder, names)
+        for other in engines.values():
+            _keep(other, folder, staging.folder)
+        with (progress or Silent()).task(f"Building plans for {target.name}", len(names), "graphs") as advance:
+            for name in names:
+                if name in held:
+                    engines[name] = _keep(held[name], folder, staging.folder)
+                else:
+                    engines[name] = _build_graph(site, name, keys[name], kit, staging, builder)
+                advance(1)
+        record = _record(site, engines)
+        record.save(staging.folder)
+    return BuildReport(
+        target=target,
+        folder=folder,
+        record=record,
+        reused=tuple(held),
+        page=_page(bundle, folder, record),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _require_room(bundle: Bundle, options: BuildOptions, kit: Blueprint | None) -> None:
+    """Check that the smallest parts of the graphs can be built within the limits; those of a kit are cut already."""
+    if options.limits.host_bytes is None:
+        return
+    names = options.graphs or tuple(kit.graphs if kit is not None else bundle.manifest.graphs)
+    if kit is not None:
+        smallest = {name: max(part.weight_bytes for part in kit.graphs[name].parts) for name in names}
+        require_room(options.limits, smallest, "a part of the kit", "or make the kit with this limit")
+    else:
+        smallest = {name: _sizes(bundle, name)[1] for name in names}
+        require_room(options.limits, smallest, "a block", "or build fewer --graphs")
+
+
+def _target(path: Path, options: BuildOptions, kit: Blueprint | None) -> Target:
+    if kit is None and options.target is None:
+        raise EngineError(f"{path}: no target given; add --target (see `internvl-edge targets`)")
+    if kit is not None and options.target not in (None, kit.target):
+        raise EngineError(
+            f"--target {options.target}: {path} is a kit for {kit.target}; make another from the bundle, "
+            "or leave the option out"
+        )
+    return find_target(kit.target if kit is not None else str(options.target))
+
+
+def _flags(flavour: Flavour, target: Target, options: BuildOptions, precision: str | None) -> dict[str, Any]:
+    from internvl_edge.export.dialects import dialect_for
+    from internvl_edge.export.plans.lower_graph import code_of_dialects
+
+    row = PRECISIONS.get(precision or "")
+    dialect = dialect_for(
+        attention=flavour.capabilities.attention,
+        wanted=options.attention,
+        quantized=row is not None and row.activations is not None,  # products are of codes
+        plugins=flavour.capabilities.plugins_aot,
+        plugins_v3=launches_plugins(flavour),
+        sm=target.sm,
+        batch=options.ranges.batch[1],
+    )
+    return {**asdict(dialect), "code": code_of_dialects()}
+
+
+def _run_key(keys: Mapping[str, str]) -> dict[str, object]:
+    """Return what a build depends on: each graph with its weights and settings, and the program."""
+    return {**{f"graph {name}": key for name, key in keys.items()}, "the program's code": code_digest()}
+
+
+def _key(site: _Site, name: str) -> str:
+    """Return the digest of all that the plans of graph `name` depend on."""
+    manifest, options = site.bundle.manifest, site.options
+    return key_of(
+        manifest.files[manifest.graphs[name].file].sha256,
+        sorted(weight_digests(site.bundle).items()),
+        scales_digest(site.bundle),
+        sorted(site.flags.items()),
+        (site.flavour.name, site.flavour.version, site.target.sm),
+        _DETAILED,
+        (options.ranges, options.limits, options.search_forms),
+    )
+
+
+def _current(folder: Path, keys: Mapping[str, str]) -> dict[str, GraphEngines]:
+    """Return the plans in `folder` that a build would write again."""
+    try:
+        record = EngineRecord.load(folder)
+    except BundleError:
+        return {}  # none are there, or nothing that can be trusted: all are built
+    return {
+        name: engines
+        for name, engines in record.graphs.items()
+        if keys.get(name) == engines.key and not any(f for plan in engines.plans for f in plan_findings(plan, folder))
+    }
+
+
+def _others(site: _Site, folder: Path, names: Sequence[str]) -> dict[str, GraphEngines]:
+    """Return the plans in `folder` of graphs that are not asked for, where they still belong to this bundle."""
+    try:
+        record = EngineRecord.load(folder)
+        require_engines(site.bundle, folder, flavour=site.flavour.name, version=site.flavour.version, sm=site.target.sm)
+    except BundleError:
+        return {}
+    return {name: engines for name, engines in record.graphs.items() if name not in names}
+
+
+def _keep(engines: GraphEngines, folder: Path, staging: Path) -> GraphEngines:
+    for plan in engines.plans:
+        keep_file(folder / plan.file, staging / plan.file)
+    return engines
+
+
+def _build_graph(
+    site: _Site, name: str, key: str, kit: Blueprint | None, staging: Staging, builder: Builder
+) -> GraphEngines:
+    """Build all parts of one graph, giving up means while memory runs out."""
+    work = staging.folder / "work"
+    form = _form(site, name, kit, staging, work)
+
+    def attempt(means: Means, site: _Site = site) -> GraphEngines:
+        root = site.bundle.path if kit is not None else work
+        graph = kit.graphs[name] if kit is not None else _drawn(site, name, form, means, work)
+        ranges = _at_most(site.options.ranges, means.largest_batch)
+        plans = [_build_part(site, name, part, root, ranges, means, staging, builder) for part in graph.parts]
+        profiles = profiles_for(name, site.bundle.manifest.graphs[name].inputs, site.bundle.manifest, ranges)
+        return GraphEngines(
+            graph_sha256=graph.graph_sha256, key=key, profiles=tuple(profiles), plans=tuple(plans), form=form
+        )
+
+    means = Means(largest_batch=site.options.ranges.batch[2], part_bytes=part_bytes(site.options.limits))
+    sizes = (0, 0) if kit is not None else _sizes(site.bundle, name)
+    fell_back = ""
+    try:
+        engines, gave_up = climb(attempt, means, *sizes)
+    except BuilderMemoryError:
+        raise
+    except EngineError as error:
+        if site.flags.get("attention") != "best" or kit is not None:
+            raise
+        fell_back = str(error)
+        plain = replace(site, flags={**site.flags, "attention": "pattern"})
+        engines, gave_up = climb(partial(attempt, site=plain), means, *sizes)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return replace(engines, gave_up=tuple(gave_up), fell_back=fell_back)
+
+
+def _form(site: _Site, name: str, kit: Blueprint | None, staging: Staging, work: Path) -> dict[str, Any] | None:
+    """Return the record of the form that a search chose for a graph; None where none was asked for or can be."""
+    if not site.options.search_forms or kit is not None:
+        return None
+    done = staging.finished(f"form {name}")
+    if done is None:
+        from internvl_edge.export.plans.search import best_form
+
+        found = best_form(site.bundle, name, site.target, site.options.ranges, work)
+        done = {"form": found.record() if found is not None else None}
+        staging.finish(f"form {name}", done)
+    form: dict[str, Any] | None = done["form"]
+    return form
+
+
+def _sizes(bundle: Bundle, name: str) -> tuple[int, int]:
+    """Return the bytes of weights of a graph, and of its largest block."""
+    import onnx_ir as ir
+
+    from internvl_edge.export.plans.lower_graph import block_bytes, weight_bytes
+
+    model = ir.load(bundle.graph_file(name))
+    return weight_bytes(model), block_bytes(model)
+
+
+def _drawn(site: _Site, name: str, form: Mapping[str, Any] | None, means: Means, work: Path) -> GraphParts:
+    from internvl_edge.export.dialects import Dialect
+    from internvl_edge.export.plans.lower_graph import draw_graph
+
+    written = form["dialect"] if form is not None else {k: v for k, v in site.flags.items() if k != "code"}
+    return draw_graph(site.bundle, name, Dialect(**written), means.part_bytes, work)
+
+
+def _build_part(
+    site: _Site,
+    name: str,
+    part: Part,
+    root: Path,
+    ranges: Ranges,
+    means: Means,
+    staging: Staging,
+    builder: Builder,
+) -> PlanRecord:
+    """Build one plan unless a killed run has; what it took is recorded with it."""
+    stage = f"plan {part.name} {key_of(part.outputs, ranges, means)}"
+    done = staging.finished(stage)
+    file = f"{part.name}.plan"
+    if done is None:
+        built = builder(
+            Job(
+                onnx_file=root / part.file,
+                plan_file=staging.folder / file,
+                flavour=site.flavour.name,
+                target=site.target.name,
+                profiles=profiles_for(name, part.inputs, site.bundle.manifest, ranges),
+                workspace_bytes=means.workspace_bytes,
+            )
+        )
+        done = {key: value for key, value in asdict(built).items() if key != "version"}
+        staging.finish(stage, done)
+    return plan_of({"file": file, "inputs": [i.name for i in part.inputs], "outputs": part.outputs, **done})
+
+
+def _page(bundle: Bundle, folder: Path, record: EngineRecord) -> Path | str:
+    """Write the page of the plans and return where it lies, or why there is none: that takes no plan with it."""
+    if record.flavour != "tensorrt_rtx":
+        return f"plans of {record.flavour} do not tell their launches"
+    phases = {name: graph.use.phases for name, graph in bundle.manifest.graphs.items()}
+    try:
+        return write_plans_page(bundle.path, folder, record, phases)
+    except ExportError as error:
+        return str(error)
+
+
+def _at_most(ranges: Ranges, batch: int) -> Ranges:
+    low, usual, high = (min(value, batch) for value in ranges.batch)
+    return replace(ranges, batch=(low, usual, high))
+
+
+def _record(site: _Site, engines: Mapping[str, GraphEngines]) -> EngineRecord:
+    device = find_device()
+    return EngineRecord(
+        target=site.target.name,
+        sm=site.target.sm,
+        flavour=site.flavour.name,
+        version=site.flavour.version,
+        driver=device.driver if isinstance(device, Device) else None,
+        flags=site.flags,
+        weights=weight_digests(site.bundle),
+        scales_sha256=scales_digest(site.bundle),
+        graphs=engines,
+    )

@@ -1,0 +1,83 @@
+"""One export as all of its stages see it: what was asked for, the checkpoint that it is of, and what is tried on it."""
+
+from dataclasses import dataclass
+
+from internvl_edge.export.blockwise.model import BlockwiseModel
+from internvl_edge.export.blockwise.sources import stored_shapes
+from internvl_edge.export.canonical.quantized_kernels import require_quantized_kernels
+from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
+from internvl_edge.export.checkpoint.required_tensors import account
+from internvl_edge.export.models.config import ModelConfig
+from internvl_edge.export.models.graphs import available_graphs
+from internvl_edge.export.models.resolution import at_image_size, checked_feature_layers
+from internvl_edge.export.run.options import ExportOptions
+from internvl_edge.export.run.samples import Samples, load_samples
+from internvl_edge.runtime.errors import ExportError
+from internvl_edge.runtime.numbers.formats import DTYPES
+from internvl_edge.runtime.progress import Progress
+from internvl_edge.runtime.targets.targets import find_target, require_precision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportRun:
+    """One export, all of it checked; what its stages make stands in their own results."""
+
+    options: ExportOptions
+    checkpoint: Checkpoint
+    feature_layers: tuple[int, ...]
+    """Blocks whose patch maps `vision` also puts out."""
+    graphs: tuple[str, ...]
+    model: BlockwiseModel
+    """The checkpoint in torch, at the picture size of this export."""
+    samples: Samples
+    """Pictures and texts that graphs are verified on."""
+    progress: Progress
+
+    @property
+    def config(self) -> ModelConfig:
+        """What the model is like, at the picture size of this export."""
+        return self.model.config
+
+    @property
+    def dtype(self) -> str:
+        """Type of what is not quantized, as torch names it."""
+        return DTYPES[self.options.dtype]
+
+    @property
+    def weights(self) -> str:
+        """How weights get into the bundle: beside codes, the checkpoint's file would be dead weight."""
+        return self.options.weights if self.options.precision is None else "copy"
+
+
+def open_run(options: ExportOptions, progress: Progress) -> ExportRun:
+    """Open the checkpoint and the samples of an export, and check them against its options.
+
+    Raises:
+        EdgeError: the checkpoint, an option or a sample is not right, in one line.
+    """
+    if options.target is not None:
+        require_precision(find_target(options.target), options.bundle_precision)
+    if options.precision is not None:
+        require_quantized_kernels()
+    checkpoint = open_checkpoint(options.checkpoint, options.revision, options.accept_config, options.state_dict)
+    account(checkpoint.tensors, stored_shapes(checkpoint.config))
+    config = at_image_size(checkpoint.config, options.image_size)
+    return ExportRun(
+        options=options,
+        checkpoint=checkpoint,
+        feature_layers=checked_feature_layers(options.feature_layers, config),
+        graphs=_wanted_graphs(options, config),
+        model=BlockwiseModel(options.checkpoint, checkpoint, config),
+        samples=load_samples(options.samples, config.pictures, options.sample_count, checkpoint.folder),
+        progress=progress,
+    )
+
+
+def _wanted_graphs(options: ExportOptions, config: ModelConfig) -> tuple[str, ...]:
+    available = available_graphs(config)
+    absent = [name for name in options.graphs or () if name not in available]
+    if absent:
+        raise ExportError(
+            f"--graphs {','.join(absent)}: {options.checkpoint} has no weights for it; it has {', '.join(available)}"
+        )
+    return tuple(name for name in available if options.graphs is None or name in options.graphs)

@@ -1,0 +1,98 @@
+"""What a result depends on, part by part, so that an interrupted run is taken up by the same run alone.
+
+A run's key is a table: what a part is called -> a value with a stable `repr`. A part that changed can then be named.
+"""
+
+import hashlib
+import os
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import numpy as np
+
+from internvl_edge.calib.data.calibration import RANDOM
+from internvl_edge.calib.data.dataset import open_data
+from internvl_edge.calib.ranges.stored import MARKER, RangesInfo
+from internvl_edge.export.checkpoint import Checkpoint
+from internvl_edge.export.models.config import ModelConfig
+from internvl_edge.export.run.options import ExportOptions
+from internvl_edge.export.run.producer import code_digest, producer
+from internvl_edge.export.run.samples import Samples
+from internvl_edge.runtime.bundle.bundle import sha256_file
+
+_SMALL_BYTES = 1 << 20
+"""A table of data is compared by content up to this size; its rows are compared always."""
+_IN_PROGRAM = ("code", "producer")
+"""Fields of a description of ranges that the program's parts of a key say."""
+
+
+def export_key(
+    checkpoint: Checkpoint, config: ModelConfig, options: ExportOptions, samples: Samples
+) -> dict[str, object]:
+    """Return what a bundle depends on: the program, all options, and the content of every file that is read."""
+    data = Path(options.data) if options.data not in (None, RANDOM) else None
+    pixels = hashlib.sha256(np.ascontiguousarray(samples.pixel_values).tobytes()).hexdigest()
+    return {
+        **program_parts(),
+        **option_parts(options, "output"),
+        **checkpoint_parts(checkpoint),
+        **data_parts("--data", data),
+        **ranges_parts(options.ranges),
+        "the model": config,
+        "the samples": (samples.pixel_values.shape, pixels, samples.texts),
+    }
+
+
+def calibrate_key(checkpoint: Checkpoint, config: ModelConfig, info: RangesInfo) -> dict[str, object]:
+    """Return what ranges depend on: the program, the checkpoint's files, and what the ranges are of."""
+    described = {f"the {name}": value for name, value in asdict(info).items() if name not in _IN_PROGRAM}
+    return {**program_parts(), **checkpoint_parts(checkpoint), "the model": config, **described}
+
+
+def program_parts() -> dict[str, object]:
+    """Return the parts of a key that are the program itself: its code, and the version of every library."""
+    return {"the program's code": code_digest(), **{f"{name}'s version": found for name, found in producer().items()}}
+
+
+def option_parts(options: ExportOptions, *without: str) -> dict[str, object]:
+    """Return the parts of a key that are options, by their names on the command line."""
+    return {
+        f"--{field.name.replace('_', '-')}": getattr(options, field.name)
+        for field in fields(options)
+        if field.name not in without
+    }
+
+
+def checkpoint_parts(checkpoint: Checkpoint) -> dict[str, object]:
+    """Return the parts of a key that are a checkpoint's files: weights by identity, all others by content."""
+    weights = {part for tensor in checkpoint.tensors.values() for part in tensor.files}
+    texts = {path.name: sha256_file(path) for path in checkpoint.text_files}
+    return {**texts, **{os.path.relpath(path, checkpoint.folder): identity(path) for path in sorted(weights)}}
+
+
+def data_parts(option: str, source: Path | None) -> dict[str, object]:
+    """Return the part of a key that is a folder, table or archive of pictures with their labels.
+
+    Raises:
+        InputError: nothing is there, or rows without a picture.
+    """
+    if source is None:
+        return {}
+    data = open_data(source)
+    rows = [(row.file, row.picture.stamp(), row.captions(), row.group) for row in data.rows]
+    own = sha256_file(source) if source.is_file() and source.stat().st_size < _SMALL_BYTES else identity(source)
+    return {f"the content of {option}": (own if source.is_file() else "a folder", rows, data.prompts)}
+
+
+def ranges_parts(folder: Path | None) -> dict[str, object]:
+    """Return the part of a key that is a folder of ranges: its description by content, its blocks by identity."""
+    if folder is None or not (folder / MARKER).exists():
+        return {}
+    blocks = [(path.name, identity(path)) for path in sorted(folder.glob("*.safetensors"))]
+    return {"the content of --ranges": (sha256_file(folder / MARKER), blocks)}
+
+
+def identity(path: Path) -> tuple[str, int, int, int]:
+    """Return what tells a large file from another one, and from itself after a change, without reading it."""
+    found = path.stat()
+    return os.path.realpath(path), found.st_size, found.st_mtime_ns, found.st_ino
