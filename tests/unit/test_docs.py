@@ -38,6 +38,10 @@ GUIDES = {
 _FENCE = re.compile(r"^\s*(?:[-*>]\s+|\d+\.\s+)?(`{3,}|~{3,})(.*)$")
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)(?:\s+\"[^\"]*\")?\)")
 _HEADING = re.compile(r"^#{1,6}\s+(.*?)\s*#*$")
+_UNWRAPPED = re.compile(r"\s*\||#{1,6} |\[[^\]]+\]: |!\[")
+"""Rows of a table, headings, targets of links and pictures each stand on one line, however long it is."""
+LONGEST = 150
+"""Characters of a line of prose, so that a page is read in an editor and a change is seen in a diff."""
 
 
 def commands(command: click.Command, *path: str) -> Iterator[tuple[str, click.Command]]:
@@ -113,6 +117,14 @@ def test_links_lead_somewhere(page: Path) -> None:
             wrong.append(f"{target}: no such file in the repository")
         elif anchor and file.suffix == ".md" and anchor not in anchors(file):
             wrong.append(f"{target}: {file.name} has no such heading")
+    assert wrong == [], "\n".join(wrong)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_lines_of_prose_are_short(page: Path) -> None:
+    if page.name == "CHANGELOG.md":
+        pytest.skip("an entry of the changelog may be one line")
+    wrong = [line for line in prose(page)[0].splitlines() if len(line) > LONGEST and not _UNWRAPPED.match(line)]
     assert wrong == [], "\n".join(wrong)
 
 
