@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -13,6 +15,7 @@ from tests.project import ROOT
 PAGES = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",
+    ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "examples").rglob("*.md")),
 ]
@@ -42,6 +45,37 @@ _UNWRAPPED = re.compile(r"\s*\||#{1,6} |\[[^\]]+\]: |!\[")
 """Rows of a table, headings, targets of links and pictures each stand on one line, however long it is."""
 LONGEST = 150
 """Characters of a line of prose, so that a page is read in an editor and a change is seen in a diff."""
+
+
+NOW = [page for page in PAGES if page.name != "CHANGELOG.md" and page.parent.name != "reports"]
+"""Pages that speak of the program as it is: what the changelog and old reports name may be gone."""
+PROPOSED = {
+    "export/plugins/kernels/NAME.py",
+    "export/models/segmentation.py",
+    "export/models/families/segmentation.py",
+    "export/models/graph_modules/segment.py",
+    "export/models/graph_modules/llm.py",
+    "runtime/tasks/segmentation.py",
+    "runtime/tasks/chat.py",
+    "commands/run/segment.py",
+    "commands/run/chat.py",
+}
+"""Files that architecture.md says somebody would write."""
+OF_OTHERS = {
+    *("--upgrade", "--no-index", "--find-links", "--python-version", "--only-binary", "--system-site-packages"),  # pip
+    *("--durations", "--dist", "--no-loadscope-reorder"),  # pytest
+    *("--exportTimes", "--exportProfile", "--exportLayerInfo", "--stronglyTyped"),  # trtexec
+    *("--runtime", "--data-binary", "--string-data", "--model-repository"),  # docker, curl, perf_analyzer, tritonserver
+    "--help",
+}
+"""Options of other programs that the guides show."""
+GONE = {"decisions.md": {"--max-device-mem"}}
+"""Page -> options of which it says why they are no more."""
+_CODE = re.compile(r"(?<![\w./-])((?:[\w*]+/)*[\w*]+\.py)\b")
+_FOLDER = re.compile(r"`((?:commands|export|calib|runtime|tests|benchmarks|docs|examples|scripts)(?:/[\w*-]+)*/?)`")
+_MODULE = re.compile(r"(?<![\w/.])internvl_edge((?:\.\w+)+)")
+_IMPORT = re.compile(r"^from (internvl_edge[\w.]*) import (.+)$", re.MULTILINE)
+_OPTION = re.compile(r"(?<![\w-])--[a-zA-Z][\w-]*")
 
 
 def commands(command: click.Command, *path: str) -> Iterator[tuple[str, click.Command]]:
@@ -150,10 +184,83 @@ def test_every_option_is_named_in_the_guide_of_its_command() -> None:
         guides = guides_of(command)
         text = "\n".join((ROOT / "docs" / guide).read_text(encoding="utf-8") for guide in guides)
         for option in options(found):
-            names = "|".join(re.escape(name) for name in (*option.opts, *option.secondary_opts))
+            names = "|".join(re.escape(name) for name in names_of(option))
             if not re.search(rf"(?<![\w-])({names})(?![\w-])", text):
                 wrong.append(f"{command} {name_of(option)}: name it in docs/{' or docs/'.join(guides)}")
     assert wrong == [], "\n".join(wrong)
+
+
+@pytest.mark.parametrize("page", NOW, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_and_folders_that_are_named_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    wrong = [name for name in _CODE.findall(text) if name not in PROPOSED and not _found(name)]
+    wrong += [name for name in _FOLDER.findall(text) if not any(ROOT.glob(name.rstrip("/")))]
+    assert wrong == []
+
+
+def test_files_that_are_proposed_do_not_exist_yet() -> None:
+    assert [name for name in sorted(PROPOSED) if (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", NOW, ids=lambda page: str(page.relative_to(ROOT)))
+def test_modules_and_names_in_them_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    wrong = [f"internvl_edge{path}" for path in _MODULE.findall(text) if not _importable(path.split(".")[1:])]
+    for module, names in _IMPORT.findall(text):
+        wrong += [f"{module}: {name}" for name in names.split(", ") if not _importable([*module.split(".")[1:], name])]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("page", NOW, ids=lambda page: str(page.relative_to(ROOT)))
+def test_options_that_are_named_exist(page: Path) -> None:
+    known = {name for _, command in commands(main) for each in options(command) for name in names_of(each)}
+    known |= scripts_options() | OF_OTHERS | GONE.get(page.name, set()) | {"--version"}
+    assert sorted(set(_OPTION.findall(page.read_text(encoding="utf-8"))) - known) == []
+
+
+@pytest.mark.parametrize("page", NOW, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_command_line_has_only_options_of_its_command(page: Path) -> None:
+    wrong = [
+        f"{name}: {option}"
+        for line in re.findall(r"internvl-edge ([^`\n#|]+)", page.read_text(encoding="utf-8"))
+        for name, command in commands(main)
+        if f"{line} ".startswith(f"{name} ")
+        for option in _OPTION.findall(line)
+        if option not in {"--help", *(each for known in options(command) for each in names_of(known))}
+    ]
+    assert wrong == []
+
+
+def names_of(option: click.Option) -> tuple[str, ...]:
+    return (*option.opts, *option.secondary_opts)
+
+
+def scripts_options() -> set[str]:
+    """Return the options of the scripts, of pytest as the tests extend it, and of the plugin of optimum."""
+    files = [*ROOT.glob("benchmarks/*.py"), *ROOT.glob("tests/**/conftest.py"), *ROOT.glob("optimum_register/*.py")]
+    return {name for file in files for name in re.findall(r"[\"'](--[a-z][\w-]*)", file.read_text(encoding="utf-8"))}
+
+
+def _found(name: str) -> bool:
+    """Return whether a file is there; one without a folder may be in any."""
+    return any(ROOT.glob(name)) or ("/" not in name and name in _everything())
+
+
+@cache
+def _everything() -> frozenset[str]:
+    return frozenset(path.name for path in ROOT.rglob("*.*") if ".venv" not in path.parts)
+
+
+def _importable(parts: list[str]) -> bool:
+    """Return whether a path of modules and names leads somewhere; only what the path names is imported."""
+    for count in range(len(parts), -1, -1):
+        file = ROOT.joinpath(*parts[:count])
+        if file.with_suffix(".py").is_file() or (file / "__init__.py").is_file():
+            found: object = import_module(".".join(("internvl_edge", *parts[:count])))
+            for name in parts[count:]:
+                found = getattr(found, name, None)
+            return found is not None
+    return False
 
 
 def test_the_check_finds_what_is_wrong(tmp_path: Path) -> None:
@@ -162,3 +269,14 @@ def test_the_check_finds_what_is_wrong(tmp_path: Path) -> None:
     assert [line.split(":")[0] for line in prose(page)[1]] == ["line 4", "line 8"]
     page.write_text("# A `b`: c\n## A b c\n### [x](y)!\n", encoding="utf-8")
     assert anchors(page) == {"a-b-c", "a-b-c-1", "x"}
+
+
+def test_the_check_of_names_finds_what_is_gone() -> None:
+    assert _importable(["runtime", "InternVL"])
+    assert _importable(["calib", "sites", "Site"])
+    assert not _importable(["runtime", "nothing"])
+    assert not _importable(["nowhere", "at", "all"])
+    assert _found("runtime/model.py")
+    assert _found("sites.py")
+    assert not _found("runtime/nothing.py")
+    assert not _found("nothing.py")

@@ -2,7 +2,7 @@
 
 ONNX Runtime's `Attention` writes all scores of a head to memory and reads them again: at 1,025 tokens 4 MB a head, more
 than a core's cache. Its other kernel keeps a block at a time. The same sums in another order: equal to about 1e-6. With
-wide heads, or few rows, it is the slower of the two (`docs/cpu.md`).
+wide heads, or few rows, it is the slower of the two (`docs/tables/cpu.md`).
 """
 
 from internvl_edge.runtime.backends.lowering.onnx_model import MICROSOFT, Node, OnnxModel
