@@ -108,7 +108,7 @@ def bench(
     """
     from internvl_edge.commands.output.progress import shown_progress
     from internvl_edge.runtime.backends import SessionOptions
-    from internvl_edge.runtime.backends.choice.conditions import host_conditions
+    from internvl_edge.runtime.backends.selection.conditions import host_conditions
     from internvl_edge.runtime.latency.bench import BenchOptions, run_cases
     from internvl_edge.runtime.latency.cases import Chosen, cases_of
     from internvl_edge.runtime.latency.interrupt import STOPPED, finish_on_interrupt

@@ -1,4 +1,4 @@
-"""Every error that a user can mend, each said in one line: thing, finding, remedy.
+"""Every error that a user can mend, each message in one line: thing, finding, remedy.
 
 EdgeError
 ├── CheckpointError    a checkpoint that cannot be read or does not account for every weight
@@ -58,9 +58,9 @@ class TooManyPixelsError(UnreadableError):
     """A picture with more pixels than the limit."""
 
 
-def one_line(said: object) -> str:
+def one_line(message: object) -> str:
     """Return all that an exception, or a message of a library, says on one line."""
-    return " ".join(str(said).split())
+    return " ".join(str(message).split())
 
 
 def first_line(error: BaseException) -> str:

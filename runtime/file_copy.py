@@ -46,7 +46,7 @@ def share_blocks(source: Path, target: Path) -> bool:
     return shared
 
 
-def keep_file(source: Path, target: Path) -> None:
+def hard_link_or_copy(source: Path, target: Path) -> None:
     """Make `target` hold what `source` does, as another name of it where there are such: `source` is about to go."""
     target.unlink(missing_ok=True)
     try:
@@ -55,7 +55,7 @@ def keep_file(source: Path, target: Path) -> None:
         copy_file(source, target)
 
 
-def refer_to(source: Path, target: Path) -> None:
+def symlink_to(source: Path, target: Path) -> None:
     """Make `target` a symbolic link to `source`: for folders of work in progress, which go before their source does."""
     target.unlink(missing_ok=True)
     target.symlink_to(source.resolve())

@@ -20,13 +20,18 @@ class FiniteOutputs:
     """
 
     def __init__(self) -> None:
-        self._told: set[tuple[str, str]] = set()
+        self._reported: set[tuple[str, str]] = set()
 
     def watch(self, graph: str, outputs: Mapping[str, np.ndarray]) -> None:
         """Warn of the first output of its name that holds NaN or infinity."""
         for name, values in outputs.items():
-            if "." not in name and values.dtype.kind == "f" and not _finite(values) and (graph, name) not in self._told:
-                self._told.add((graph, name))
+            if (
+                "." not in name
+                and values.dtype.kind == "f"
+                and not _finite(values)
+                and (graph, name) not in self._reported
+            ):
+                self._reported.add((graph, name))
                 wrong = int((~np.isfinite(values)).sum())
                 logger.warning(
                     "graph %s: %d of %d values of %s are NaN or inf; %s", graph, wrong, values.size, name, REMEDY

@@ -30,7 +30,7 @@ from internvl_edge.runtime.bundle.engines import (
     weight_digests,
 )
 from internvl_edge.runtime.errors import BundleError, EngineError, ExportError
-from internvl_edge.runtime.file_copy import keep_file
+from internvl_edge.runtime.file_copy import hard_link_or_copy
 from internvl_edge.runtime.numbers.formats import PRECISIONS
 from internvl_edge.runtime.progress import Progress, Silent
 from internvl_edge.runtime.targets.data_sheet import Target
@@ -270,7 +270,7 @@ def _others(site: _Site, folder: Path, names: Sequence[str]) -> dict[str, GraphE
 
 def _keep(engines: GraphEngines, folder: Path, staging: Path) -> GraphEngines:
     for plan in engines.plans:
-        keep_file(folder / plan.file, staging / plan.file)
+        hard_link_or_copy(folder / plan.file, staging / plan.file)
     return engines
 
 

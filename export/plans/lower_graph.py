@@ -13,7 +13,7 @@ from internvl_edge.export.canonical.tensor_specs import tensor_spec
 from internvl_edge.export.dialects import Dialect, lower
 from internvl_edge.export.engine.blueprint import GraphParts, Part
 from internvl_edge.runtime.bundle.bundle import Bundle
-from internvl_edge.runtime.file_copy import refer_to
+from internvl_edge.runtime.file_copy import symlink_to
 
 PlaceFile = Callable[[Path, Path], None]
 """Makes the second path hold what the first does."""
@@ -26,7 +26,7 @@ def draw_graph(
     part_bytes: int | None,
     root: Path,
     folder: str = "",
-    place_file: PlaceFile = refer_to,
+    place_file: PlaceFile = symlink_to,
 ) -> GraphParts:
     """Write graph `name` of `bundle` in `dialect` to ``root/folder``, in parts of at most `part_bytes` of weights.
 
@@ -86,7 +86,7 @@ def _extracted(model: ir.Model, segments: list[Segment]) -> list[ir.Model]:
     return [ir.from_proto(extractor.extract_model(list(s.inputs), list(s.outputs))) for s in segments]
 
 
-def place_weights(bundle: Bundle, source: Path, place: Path, place_file: PlaceFile = refer_to) -> None:
+def place_weights(bundle: Bundle, source: Path, place: Path, place_file: PlaceFile = symlink_to) -> None:
     """Put every weight file of the graphs' folder `source` into `place`."""
     folder = source.relative_to(bundle.path)
     for name in bundle.manifest.files:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from internvl_edge.export.plugins.launches import Launch
-from internvl_edge.runtime.backends.tensorrt.plans.grid_sizes import told
+from internvl_edge.runtime.backends.tensorrt.plans.grid_sizes import formula_json
 from internvl_edge.runtime.cache_folder import cache_folder
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.numbers.tensor_types import FLOAT8E4M3FN
@@ -62,7 +62,7 @@ class CompiledKernel:
     """``mma``, ``wgmma``, ``tcgen05``, or empty."""
     triton: str
     grid: tuple[Any, Any, Any]
-    """Blocks along x, y and z: formulas of the launch's sizes, as `sizes.told` writes them."""
+    """Blocks along x, y and z: formulas of the launch's sizes, as `grid_sizes.formula_json` writes them."""
 
     @property
     def threads(self) -> int:
@@ -181,7 +181,7 @@ def _compile(launch: Launch, sm: int, compiled_sm: int) -> CompiledKernel:
         tensor_memory_columns=int(getattr(metadata, "tmem_size", 0) or 0),
         tensor_cores=next((name for name, pattern in _TENSOR_CORES.items() if re.search(pattern, ptx)), ""),
         triton=str(triton.__version__),
-        grid=(told(grid[0]), told(grid[1]), told(grid[2])),
+        grid=(formula_json(grid[0]), formula_json(grid[1]), formula_json(grid[2])),
         **_ptxas(ptx, compiled_sm, launch.plugin),
     )
 

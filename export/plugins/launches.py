@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, TypeAlias
 
-from internvl_edge.runtime.backends.tensorrt.plans.grid_sizes import Number, named
+from internvl_edge.runtime.backends.tensorrt.plans.grid_sizes import Number, symbol
 from internvl_edge.runtime.errors import EngineError, InputError
 from internvl_edge.runtime.numbers import tensor_types as types
 from internvl_edge.runtime.numbers.tensor_types import TensorType
@@ -133,7 +133,7 @@ class Launch:
             EngineError: the grid branches on a size.
         """
         try:
-            return self.grid({name: named(name) for name in self.sizes})
+            return self.grid({name: symbol(name) for name in self.sizes})
         except TypeError as error:
             raise EngineError(f"{self.kernel}: {error}") from error
 
@@ -160,7 +160,7 @@ class Launch:
     def digest(self) -> str:
         """Return a name for all of it that fits into a file's name; the kernel's source has no part in it."""
         tensors = [[tensor.name, tensor.type] for tensor in self.tensors]
-        told = [
+        identity = [
             self.plugin,
             self.kernel,
             tensors,
@@ -169,7 +169,7 @@ class Launch:
             self.warps,
             self.stages,
         ]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:20]
+        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:20]
 
     def _module(self) -> tuple[ModuleType, str]:
         path, _, name = self.kernel.rpartition(".")

@@ -18,7 +18,7 @@ from internvl_edge.export.plugins.launches import KERNEL_TYPES, Constant, Launch
 from internvl_edge.runtime.backends.cuda import Device, find_device
 from internvl_edge.runtime.backends.tensorrt.plans.attention_plugin import NAMESPACE as NAMESPACE
 from internvl_edge.runtime.backends.tensorrt.plans.attention_plugin import absent_creators, misread_fields
-from internvl_edge.runtime.backends.tensorrt.plans.grid_sizes import evaluate, from_told
+from internvl_edge.runtime.backends.tensorrt.plans.grid_sizes import evaluate, formula_from_json
 from internvl_edge.runtime.backends.tensorrt_module import tensorrt_version
 from internvl_edge.runtime.errors import EngineError
 
@@ -176,7 +176,7 @@ class _Callbacks:
             kernel = self._kernel(launch)
             sizes = launch.size_values({name: list(desc.shape_expr) for name, desc in inputs.items()})
             params = self.trtp.KernelLaunchParams()
-            x, y, z = (evaluate(from_told(axis), sizes, self._constant) for axis in kernel.grid)
+            x, y, z = (evaluate(formula_from_json(axis), sizes, self._constant) for axis in kernel.grid)
             params.grid_x, params.grid_y, params.grid_z = x, y, z
             params.block_x = kernel.threads
             params.shared_mem = kernel.shared_bytes

@@ -47,7 +47,7 @@ def _require_threads(options: SessionOptions | None) -> None:
 
 
 def _open_auto(bundle: Bundle, graph: str, options: SessionOptions) -> Session:
-    from internvl_edge.runtime.backends.choice.choice import open_fastest
+    from internvl_edge.runtime.backends.selection.fastest import open_fastest
 
     return open_fastest(bundle, graph, options)
 

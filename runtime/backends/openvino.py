@@ -136,7 +136,7 @@ class OpenVinoSession:
     def _read(self) -> Any:
         """Return the graph of the file, with the border that `inputs` and `outputs` tell; weights are mapped."""
         model = self._core.read_model(self._file)
-        _widen_border(model, ("bf16", "f16") if self._device == "CPU" else ("bf16",))
+        _widen_inputs_and_outputs(model, ("bf16", "f16") if self._device == "CPU" else ("bf16",))
         return model
 
     def _compile(self, model: Any, profile: bool = False) -> Any:
@@ -186,7 +186,7 @@ def _set_inputs(request: Any, arrays: Mapping[str, np.ndarray]) -> None:
         request.set_tensor(name, Tensor(array, shared_memory=True))
 
 
-def _widen_border(model: Any, narrow: Sequence[str]) -> None:
+def _widen_inputs_and_outputs(model: Any, narrow: Sequence[str]) -> None:
     """Make inputs and outputs of the `narrow` types float32."""
     from openvino import Type
     from openvino.preprocess import PrePostProcessor

@@ -9,10 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.inputs.pictures.arguments import Readable
 from internvl_edge.runtime.inputs.pictures.decode import decode
 from internvl_edge.runtime.inputs.pictures.findings import reason
-from internvl_edge.runtime.inputs.pictures.given import Readable
-from internvl_edge.runtime.inputs.pictures.preprocess import Geometry, Preprocessing, place, require_geometry
+from internvl_edge.runtime.inputs.pictures.preprocess import (
+    Geometry,
+    Preprocessing,
+    require_geometry,
+    write_pixel_values,
+)
 from internvl_edge.runtime.stages import DECODE_IMAGE, PREPROCESS, UNMEASURED, Stages
 
 
@@ -132,7 +137,7 @@ def _fill(
             with stages.stage(DECODE_IMAGE):
                 picture = decode(pictures[start + row].content())
             with stages.stage(PREPROCESS):
-                place(picture, options.preprocessing, options.geometry, pixels[row])
+                write_pixel_values(picture, options.preprocessing, options.geometry, pixels[row])
         except Exception as error:  # Pillow's decoders raise whatever the parser of their format does
             bad.append((start + row, reason(error)))
     return bad

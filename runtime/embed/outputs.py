@@ -10,7 +10,7 @@ import numpy as np
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.inputs.files.names import printable
 from internvl_edge.runtime.inputs.tables.arrow import pyarrow_parquet
-from internvl_edge.runtime.outputs.files import require_writable, written
+from internvl_edge.runtime.outputs.files import output_file, require_writable
 from internvl_edge.runtime.outputs.strict_json import json_line
 
 Kind = Literal["image", "text"]
@@ -78,7 +78,7 @@ def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    with written(path) as file:
+    with output_file(path) as file:
         for row in rows:
             file.write(json_line(row).encode())
 
@@ -90,7 +90,7 @@ def _write_npz(output: Path, features: Features) -> None:
         arrays |= {f"{kind}s": np.array(features.names), f"{kind}_embeds": np.concatenate(list(features.arrays()))}
     if features.text_embeds is not None:
         arrays |= {"texts": np.array(list(features.texts)), "text_embeds": features.text_embeds}
-    with written(output) as file:
+    with output_file(output) as file:
         np.savez(file, **arrays)
 
 
@@ -102,7 +102,7 @@ def _write_npy(output: Path, features: Features) -> None:
         "fortran_order": False,
         "shape": (len(features.names), features.dim),
     }
-    with written(output) as file:  # not mapped: a full disk would be a SIGBUS
+    with output_file(output) as file:  # not mapped: a full disk would be a SIGBUS
         np.lib.format.write_array_header_1_0(file, header)
         for part in features.arrays():
             file.write(part.tobytes())
@@ -113,7 +113,7 @@ def _write_parquet(output: Path, features: Features) -> None:
     arrow, parquet = pyarrow_parquet()
     values = arrow.list_(arrow.from_numpy_dtype(np.dtype(features.dtype)), features.dim)
     schema = arrow.schema([(features.kind, arrow.string()), (f"{features.kind}_embeds", values)])
-    with written(output) as file, parquet.ParquetWriter(file, schema) as writer:
+    with output_file(output) as file, parquet.ParquetWriter(file, schema) as writer:
         start = 0
         for rows in _joined(features.arrays()):
             names = [printable(name) for name in features.names[start : start + len(rows)]]

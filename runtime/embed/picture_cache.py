@@ -11,8 +11,8 @@ import numpy as np
 
 from internvl_edge.runtime.bundle.bundle import sha256_file
 from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.inputs.pictures.arguments import Pictures, Readable, picture_count
 from internvl_edge.runtime.inputs.pictures.decode import check_pictures, decode, read_each
-from internvl_edge.runtime.inputs.pictures.given import Pictures, Readable, picture_count
 
 if TYPE_CHECKING:
     from internvl_edge.runtime.bundle.modes import Mode

@@ -80,7 +80,7 @@ def read_records(source: Path, on_error: OnError = "fail") -> list[Record]:
         faults: list[tuple[int, str]] = []
         records = list(reader(source, left_out, faults))
         if faults and on_error == "fail":
-            raise InputError(f"{in_one_line(source)}: {_told(kind, faults)}; repair or remove them: {_REMEDY}")
+            raise InputError(f"{in_one_line(source)}: {_faults_text(kind, faults)}; repair or remove them: {_REMEDY}")
     text = left_out.text()
     if not records:
         more = f" ({text})" if text else ""
@@ -126,7 +126,7 @@ def find_texts(sources: Sequence[Path], column: str, on_error: OnError = "fail")
             else:
                 found += values
         if not found or (faults and on_error == "fail"):
-            finding = _told(kind_of(source), faults) if faults else f"no text in {column}"
+            finding = _faults_text(kind_of(source), faults) if faults else f"no text in {column}"
             raise InputError(
                 f"{in_one_line(source)}: {finding}; give the name of a field that holds a text or a list of texts"
             )
@@ -248,7 +248,7 @@ def _unusable(source: Path, number: int, why: str) -> Record:
     return Record(file=name, picture=UnusablePicture(name, why))
 
 
-def _told(kind: Kind, faults: Sequence[tuple[int, str]]) -> str:
+def _faults_text(kind: Kind, faults: Sequence[tuple[int, str]]) -> str:
     """Return the numbers of faulty rows by reason; of many reasons and numbers the first."""
     rows = "line" if kind in _BY_LINES else "row"
     reasons: dict[str, list[int]] = {}

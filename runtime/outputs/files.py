@@ -24,7 +24,7 @@ _LINKS = 40
 
 
 @contextmanager
-def written(path: Path) -> Iterator[IO[bytes]]:
+def output_file(path: Path) -> Iterator[IO[bytes]]:
     """Give a binary file to write to; what is written stands at `path` when the block ends well.
 
     A regular file, or none, is replaced by a rename: a failed or interrupted block leaves what stood there. The new
@@ -60,7 +60,7 @@ def write_text(path: Path, text: str) -> Path:
     Raises:
         InputError: the file cannot be written.
     """
-    with written(path) as file:
+    with output_file(path) as file:
         file.write(text.encode("utf-8", "surrogateescape"))
     return path
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from internvl_edge.runtime.bundle.declared import BFLOAT16
+from internvl_edge.runtime.bundle.declared_types import BFLOAT16
 from internvl_edge.runtime.errors import BundleError
 from internvl_edge.runtime.model import InternVL
 from internvl_edge.runtime.package.folders import new_folder

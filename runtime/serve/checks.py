@@ -9,7 +9,7 @@ import numpy as np
 from internvl_edge.runtime.bundle.manifest import ModelInfo
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.inputs.files.sniff import HEAD_BYTES, picture_format
-from internvl_edge.runtime.inputs.pictures.sent import received_picture, sent_picture
+from internvl_edge.runtime.inputs.pictures.picture_text import encoded_picture, picture_in_text
 from internvl_edge.runtime.serve.models import Served
 from internvl_edge.runtime.serve.options import ServeOptions
 from internvl_edge.runtime.serve.refusals import BadRequestError, TooLargeError
@@ -133,7 +133,7 @@ def _with_pictures(request: Request) -> Request:
     pictures, findings = np.empty_like(values), []
     for index, value in enumerate(values.flat):
         try:
-            pictures.flat[index] = received_picture(value)
+            pictures.flat[index] = encoded_picture(value)
         except InputError as error:
             findings.append(f"image {index} {error}")
     _refuse(request, findings)
@@ -143,7 +143,7 @@ def _with_pictures(request: Request) -> Request:
 def _picture_in(text: str) -> str | None:
     """Return what is wrong with a text that stands for a picture."""
     try:
-        picture = sent_picture(text)
+        picture = picture_in_text(text)
     except InputError as error:
         return str(error)
     return None if picture is None else "is a picture and no text; send it to a model that takes pictures"

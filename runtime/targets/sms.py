@@ -39,7 +39,7 @@ class Sm:
     """Shared memory that the system takes for each block."""
     shared_unit: int = 128
     """The shared memory of a block is rounded up to it, in bytes."""
-    lanes: int = 128
+    fp32_units: int = 128
     """fp32 operations per clock and multiprocessor."""
 
     ptx_version: int
@@ -52,7 +52,7 @@ class Sm:
     """The SM that gets nearly the same code, compiled in its place when tiles are ranked."""
     mma_share: float = 1.0
     """The share of the tensor peak that the old instruction ``mma.sync`` reaches: below 1 where a newer one exists."""
-    board: str
+    device: str
     """The device of `devices` that stands for it in predictions."""
 
 
@@ -69,11 +69,11 @@ SMS = (
         block_shared_kib=64,
         reserved_bytes=0,
         shared_unit=256,
-        lanes=64,
+        fp32_units=64,
         ptx_version=80,
         tensor_core_code=False,
         tiles_like=86,
-        board="t4",
+        device="t4",
     ),
     Sm(
         sm=80,
@@ -84,10 +84,10 @@ SMS = (
         blocks=32,
         shared_kib=164,
         block_shared_kib=163,
-        lanes=64,
+        fp32_units=64,
         ptx_version=80,
         tiles_like=86,
-        board="a100",
+        device="a100",
     ),
     Sm(
         sm=86,
@@ -100,7 +100,7 @@ SMS = (
         block_shared_kib=99,
         ptx_version=80,
         tiles_like=86,
-        board="a10",
+        device="a10",
     ),
     Sm(
         sm=87,
@@ -113,7 +113,7 @@ SMS = (
         block_shared_kib=163,
         ptx_version=80,
         tiles_like=86,
-        board="agx-orin-64gb",
+        device="agx-orin-64gb",
     ),
     Sm(
         sm=89,
@@ -126,7 +126,7 @@ SMS = (
         ptx_version=80,
         fp8_ptx_version=84,  # the PTX manual: ``mma`` with ``.e4m3`` since 8.4 (CUDA 12.4)
         tiles_like=86,
-        board="l4",
+        device="l4",
     ),
     Sm(
         sm=90,
@@ -139,7 +139,7 @@ SMS = (
         ptx_version=80,
         tiles_like=90,
         mma_share=0.6,
-        board="h100",
+        device="h100",
     ),
     Sm(
         sm=100,
@@ -152,7 +152,7 @@ SMS = (
         ptx_version=86,
         tiles_like=100,
         mma_share=0.25,
-        board="b200",
+        device="b200",
     ),
     Sm(
         sm=103,
@@ -165,7 +165,7 @@ SMS = (
         ptx_version=88,
         tiles_like=100,
         mma_share=0.25,
-        board="b200",
+        device="b200",
     ),
     Sm(
         sm=110,
@@ -178,7 +178,7 @@ SMS = (
         ptx_version=90,
         tiles_like=100,
         mma_share=0.25,
-        board="agx-thor",
+        device="agx-thor",
     ),
     Sm(
         sm=120,
@@ -190,7 +190,7 @@ SMS = (
         block_shared_kib=99,
         ptx_version=87,
         tiles_like=120,
-        board="rtx-5090",
+        device="rtx-5090",
     ),
     Sm(
         sm=121,
@@ -202,7 +202,7 @@ SMS = (
         block_shared_kib=99,
         ptx_version=88,
         tiles_like=120,
-        board="dgx-spark",
+        device="dgx-spark",
     ),
 )
 """In ascending order: a newer one can what an older one can."""

@@ -9,11 +9,11 @@ from internvl_edge.runtime.backends.array_cache import open_cache
 from internvl_edge.runtime.backends.session import KeyValueCache
 from internvl_edge.runtime.bundle.graph_roles import CAPTION_DECODER, IMAGE_ENCODER, QUERY_ENCODER
 from internvl_edge.runtime.errors import InputError
-from internvl_edge.runtime.inputs.pictures.given import Pictures, picture_count
+from internvl_edge.runtime.inputs.pictures.arguments import Pictures, picture_count
 from internvl_edge.runtime.inputs.pictures.preprocess import pixel_batches, require_readable
 from internvl_edge.runtime.monitor import UNMONITORED, Monitor
 from internvl_edge.runtime.stages import POSTPROCESS
-from internvl_edge.runtime.tasks.generation.growing_text import CaptionPiece, growing_captions
+from internvl_edge.runtime.tasks.generation.detokenizer import CaptionPiece, streamed_captions
 from internvl_edge.runtime.tasks.generation.search import GenerationConfig, greedy_tokens
 from internvl_edge.runtime.tasks.generation.search import generate as search
 from internvl_edge.runtime.tasks.opened import OpenedGraphs
@@ -135,7 +135,7 @@ def _streamed(
         rows = range(first, first + len(prompt))
         with closing(_open_cache(model, _query(model, pixels, monitor), prompt, config)) as cache:
             columns = greedy_tokens(cache, _held(model), prompt, config, monitor.stages)
-            yield from growing_captions(columns, model.tokenizer, rows, config.eos_token_id)
+            yield from streamed_captions(columns, model.tokenizer, rows, config.eos_token_id)
         first += len(prompt)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from internvl_edge.runtime.bundle.modes import Mode, mode_of
 from internvl_edge.runtime.errors import InputError
-from internvl_edge.runtime.inputs.pictures.given import Pictures
+from internvl_edge.runtime.inputs.pictures.arguments import Pictures
 from internvl_edge.runtime.monitor import UNMONITORED, Monitor
 from internvl_edge.runtime.stages import POSTPROCESS
 from internvl_edge.runtime.tasks.features import class_probabilities, zero_shot_classifier

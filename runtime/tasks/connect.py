@@ -10,11 +10,11 @@ import numpy as np
 from internvl_edge.runtime.bundle.graph_roles import CONNECTOR, IMAGE_ENCODER
 from internvl_edge.runtime.bundle.manifest import TilingInfo
 from internvl_edge.runtime.finite import require_finite
+from internvl_edge.runtime.inputs.pictures.arguments import Pictures
 from internvl_edge.runtime.inputs.pictures.decode import check_pictures, load_pictures
-from internvl_edge.runtime.inputs.pictures.given import Pictures
 from internvl_edge.runtime.inputs.pictures.tiling import tile_image
 from internvl_edge.runtime.monitor import UNMONITORED, Monitor
-from internvl_edge.runtime.outputs.files import require_writable, written
+from internvl_edge.runtime.outputs.files import output_file, require_writable
 from internvl_edge.runtime.stages import DECODE_IMAGE, PREPROCESS
 from internvl_edge.runtime.tasks.opened import OpenedGraphs
 
@@ -101,7 +101,7 @@ def save_vit_embeds(
         "tiles": np.array([len(part) for part in embeds]),
         "vit_embeds": np.concatenate(embeds),
     }
-    with written(output) as file:
+    with output_file(output) as file:
         np.savez(file, **arrays)
     shape, dtype = list(arrays["vit_embeds"].shape), arrays["vit_embeds"].dtype
     return f"{output}: {len(images)} pictures, {shape[0]} tiles, vit_embeds {shape} {dtype}"

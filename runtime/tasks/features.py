@@ -14,12 +14,12 @@ CLASSIFICATION_SCALE = 100.0
 def unit(features: np.ndarray) -> np.ndarray:
     """Return `features` ``[..., D]`` with L2 norm 1 on the last axis."""
     values = np.asarray(features, np.float32)
-    with np.errstate(invalid="ignore"):  # inf / inf: NaN, which `directed` tells
+    with np.errstate(invalid="ignore"):  # inf / inf: NaN, which `require_direction` tells
         normed: np.ndarray = values / np.linalg.norm(values, axis=-1, keepdims=True)
     return normed
 
 
-def directed(features: np.ndarray, what: str) -> np.ndarray:
+def require_direction(features: np.ndarray, what: str) -> np.ndarray:
     """Return `features` ``[N, D]`` of `what`, of which every row has a direction: NaN would rank anywhere.
 
     Raises:
@@ -32,19 +32,19 @@ def directed(features: np.ndarray, what: str) -> np.ndarray:
 
 def similarity_logits(images: np.ndarray, texts: np.ndarray, logit_scale: float) -> np.ndarray:
     """Return ``[B, T]`` of raw features ``[B, D]`` and ``[T, D]``; `logit_scale` as stored, a logarithm."""
-    pictures, captions = unit(directed(images, "pictures")), unit(directed(texts, "texts"))
+    pictures, captions = unit(require_direction(images, "pictures")), unit(require_direction(texts, "texts"))
     logits: np.ndarray = np.exp(np.float32(logit_scale)) * (pictures @ captions.T)
     return logits
 
 
 def zero_shot_classifier(template_features: Sequence[np.ndarray]) -> np.ndarray:
     """Return ``[D, classes]`` of raw text features ``[templates, D]`` per class: normalised, averaged, normalised."""
-    return np.stack([unit(unit(directed(each, "texts")).mean(axis=0)) for each in template_features], axis=1)
+    return np.stack([unit(unit(require_direction(each, "texts")).mean(axis=0)) for each in template_features], axis=1)
 
 
 def class_probabilities(features: np.ndarray, classifier: np.ndarray) -> np.ndarray:
     """Return probabilities ``[B, classes]`` of raw picture features ``[B, D]`` by a classifier ``[D, classes]``."""
-    return softmax(CLASSIFICATION_SCALE * (unit(directed(features, "pictures")) @ classifier))
+    return softmax(CLASSIFICATION_SCALE * (unit(require_direction(features, "pictures")) @ classifier))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ import numpy as np
 from internvl_edge.runtime.bundle.graph_roles import IMAGE_ENCODER, PAIR_MATCHER
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.finite import require_finite
-from internvl_edge.runtime.inputs.pictures.given import Pictures, picture_count
+from internvl_edge.runtime.inputs.pictures.arguments import Pictures, picture_count
 from internvl_edge.runtime.inputs.pictures.preprocess import pixel_batches, require_readable
 from internvl_edge.runtime.monitor import UNMONITORED, Monitor
 from internvl_edge.runtime.tasks.opened import OpenedGraphs

@@ -11,14 +11,14 @@ import numpy as np
 from internvl_edge.runtime.backends import Session, SessionOptions, open_session, require_backend
 from internvl_edge.runtime.backends.session import Opener, RowLimit
 from internvl_edge.runtime.bundle.bundle import Bundle
-from internvl_edge.runtime.bundle.declared import arrays_as_declared
+from internvl_edge.runtime.bundle.declared_types import arrays_as_declared
 from internvl_edge.runtime.bundle.manifest import ModelInfo
 from internvl_edge.runtime.bundle.modes import Mode, default_mode
 from internvl_edge.runtime.bundle.preprocessor_file import load_preprocessing
 from internvl_edge.runtime.bundle.tokenizer import Tokenizer
 from internvl_edge.runtime.errors import BundleError, InputError
 from internvl_edge.runtime.finite import FiniteOutputs
-from internvl_edge.runtime.inputs.pictures.given import Pictures
+from internvl_edge.runtime.inputs.pictures.arguments import Pictures
 from internvl_edge.runtime.inputs.pictures.preprocess import Geometry, preprocess
 from internvl_edge.runtime.monitor import UNMONITORED, Monitor
 

@@ -7,7 +7,7 @@ from internvl_edge.runtime.bundle.modes import MODE_ROLES, Mode, mode_of
 from internvl_edge.runtime.bundle.tokenizer import TEXT_PREFIX
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.finite import require_finite
-from internvl_edge.runtime.inputs.pictures.given import Pictures
+from internvl_edge.runtime.inputs.pictures.arguments import Pictures
 from internvl_edge.runtime.inputs.pictures.preprocess import Geometry, pixel_batches, require_readable
 from internvl_edge.runtime.monitor import UNMONITORED, Monitor
 from internvl_edge.runtime.stages import POSTPROCESS

@@ -34,7 +34,7 @@ def ids_of(model: OpenedGraphs, texts: Texts, prefix: str, monitor: Monitor, hel
     """
     if isinstance(texts, np.ndarray) and (texts.ndim != 1 or texts.dtype.kind not in "OU"):
         check_ids(model.info, texts, held)
-        return require_read_ids(texts)
+        return require_nonpadding_ids(texts)
     return encoded(model, text_list(texts, "texts"), prefix, monitor)
 
 
@@ -93,7 +93,7 @@ def text_list(texts: object, what: str) -> list[str]:
     return found
 
 
-def require_read_ids(ids: np.ndarray) -> np.ndarray:
+def require_nonpadding_ids(ids: np.ndarray) -> np.ndarray:
     """Return ids ``[T, L]`` of texts, each of which has something to read: 0 is padding.
 
     Raises:

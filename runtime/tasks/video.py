@@ -11,9 +11,9 @@ from internvl_edge.runtime.errors import BackendError, InputError, UnreadableErr
 from internvl_edge.runtime.inputs.files.formats import is_picture_name
 from internvl_edge.runtime.inputs.files.names import is_folder, is_there, printable
 from internvl_edge.runtime.inputs.files.sniff import head_of, picture_format, regular_file
-from internvl_edge.runtime.inputs.pictures.decode import decode, opened, within_limit
+from internvl_edge.runtime.inputs.pictures.arguments import Pictures
+from internvl_edge.runtime.inputs.pictures.decode import decode, open_picture, within_limit
 from internvl_edge.runtime.inputs.pictures.findings import reason
-from internvl_edge.runtime.inputs.pictures.given import Pictures
 from internvl_edge.runtime.monitor import UNMONITORED, Monitor
 from internvl_edge.runtime.tasks.features import similarity_logits
 from internvl_edge.runtime.tasks.opened import OpenedGraphs
@@ -93,7 +93,7 @@ def sample_video(source: Path, frames: int = DEFAULT_FRAMES) -> "list[Picture]":
     if not is_there(source):
         raise InputError(f"{source}: no such file; give a video, an animation or a folder of frames")
     try:
-        picture = opened(source)
+        picture = open_picture(source)
     except UnreadableError as error:
         if _is_picture(source):
             raise InputError(f"{printable(source)}: {error}; give a video that is whole") from error

@@ -10,7 +10,7 @@ import torch
 
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.backends import SessionOptions, open_session
-from internvl_edge.runtime.backends.choice.trials import difference, sample_inputs
+from internvl_edge.runtime.backends.selection.trials import difference, sample_inputs
 from internvl_edge.runtime.numbers.formats import PRECISIONS
 
 pytest.importorskip("openvino", reason="needs openvino: pip install 'internvl-edge[openvino]'")

@@ -79,7 +79,7 @@ def best_case_us(work: Work, sm: int) -> float:
     parts = (
         turns * work.step_flops / (peak * 1e6 * _REACHED),
         turns * work.step_exponentials / (_EXPONENTIALS_PER_CLOCK * clocks),
-        turns * work.step_arithmetic / (sm_row(sm).lanes * clocks),
+        turns * work.step_arithmetic / (sm_row(sm).fp32_units * clocks),
         memory_us(work.unique_bytes, sm),
     )
     return max(parts)
@@ -99,7 +99,7 @@ def predicted_us(kernel: CompiledKernel, work: Work, stages: int) -> float:
 
 
 def _sheet(sm: int) -> DataSheet:
-    sheet = find_target(sm_row(sm).board).sheet
+    sheet = find_target(sm_row(sm).device).sheet
     assert sheet is not None
     return sheet
 
@@ -114,7 +114,7 @@ def _turn_clocks(kernel: CompiledKernel, work: Work, sheet: DataSheet, resident:
     parts = (
         work.step_flops / flops_per_clock,
         work.step_exponentials / _EXPONENTIALS_PER_CLOCK,
-        (work.step_arithmetic * _INSTRUCTIONS + kernel.spill_bytes / 4 * kernel.threads) / row.lanes,
+        (work.step_arithmetic * _INSTRUCTIONS + kernel.spill_bytes / 4 * kernel.threads) / row.fp32_units,
         work.step_bytes / _CACHE_BYTES_PER_CLOCK,
     )
     longest = max(parts)

@@ -26,7 +26,7 @@ _FORMATS = {
     "UInt64": ("uint64", "u64"),
 }
 """What the inspector calls a dense tensor -> its type as ONNX Runtime and OpenVINO call it."""
-_FORMAT_OF = {dtype: told for told, dtypes in _FORMATS.items() for dtype in dtypes}
+_FORMAT_OF = {dtype: name for name, dtypes in _FORMATS.items() for dtype in dtypes}
 UNKNOWN_FORMAT = "Unknown format"
 """The inspector's words for it; of tensors of texts, for one."""
 _WEIGHT_TYPES = {"float": "Float", "f32": "Float", "float16": "Half", "f16": "Half", "int8": "Int8", "i8": "Int8"}
@@ -83,9 +83,9 @@ def _tensor(tensor: LayerTensor, location: str) -> dict[str, Any]:
 def _parameters(layer: LayerTime) -> dict[str, Any]:
     """Return the kind of a layer with its weights; a convolution's readers ask for its geometry as well."""
     weights = next((tensor for tensor in layer.weights if len(tensor.shape) > 1), None)
-    told: dict[str, Any] = {"ParameterType": _KIND_OF.get(layer.op, layer.op)}
+    fields: dict[str, Any] = {"ParameterType": _KIND_OF.get(layer.op, layer.op)}
     if weights is not None and weights.dtype in _WEIGHT_TYPES:
-        told["Weights"] = {"Type": _WEIGHT_TYPES[weights.dtype], "Count": weights.values}
+        fields["Weights"] = {"Type": _WEIGHT_TYPES[weights.dtype], "Count": weights.values}
     if (
         layer.op in _CONVOLUTIONS
         and weights is not None
@@ -94,11 +94,11 @@ def _parameters(layer: LayerTime) -> dict[str, Any]:
         and layer.outputs
     ):
         _, in_maps, *kernel = weights.shape
-        told |= {
+        fields |= {
             "ParameterType": "Convolution",
             "Kernel": kernel,
             "Groups": max(layer.inputs[0].shape[1] // in_maps, 1),
             "OutMaps": layer.outputs[0].shape[1],  # its weights may be padded
             "HasBias": int(any(len(tensor.shape) == 1 for tensor in layer.weights)),
         }
-    return told
+    return fields

@@ -101,7 +101,7 @@ def _nodes_by_name(model: OnnxModel | None) -> dict[str, list[Node]]:
 def _next(nodes: dict[str, list[Node]], name: str, index: str) -> Node | None:
     """Take the first node of that name: nodes of one name ran in their order.
 
-    One without a name is told by its operator and index.
+    One without a name is reported by its operator and index.
     """
     waiting = nodes.get(name) or nodes.get(name.removesuffix(f"_{index}"))
     return waiting.pop(0) if waiting else None
@@ -109,43 +109,47 @@ def _next(nodes: dict[str, list[Node]], name: str, index: str) -> Node | None:
 
 def _layer(
     key: tuple[str, str],
-    told: Mapping[str, Any],
+    reported: Mapping[str, Any],
     times_ms: tuple[float, ...],
     node: Node | None,
     constants: Mapping[str, Tensor],
 ) -> LayerTime:
     """Return one layer; of its tensors the profiler tells types and shapes, the graph names."""
     name = " ".join(key)
-    inputs = _named(_told(told.get("input_type_shape", ())), node.inputs if node else (), constants, f"{name} input")
+    inputs = _named(
+        _reported(reported.get("input_type_shape", ())), node.inputs if node else (), constants, f"{name} input"
+    )
     return LayerTime(
         name=key[0],
-        op=str(told.get("op_name", "")),
+        op=str(reported.get("op_name", "")),
         times_ms=times_ms,
         inputs=tuple(tensor for tensor in inputs if tensor.name not in constants),
         weights=tuple(tensor for tensor in inputs if tensor.name in constants),
-        outputs=_named(_told(told.get("output_type_shape", ())), node.outputs if node else (), {}, f"{name} output"),
+        outputs=_named(
+            _reported(reported.get("output_type_shape", ())), node.outputs if node else (), {}, f"{name} output"
+        ),
     )
 
 
-def _told(entries: Sequence[Mapping[str, Sequence[int]]]) -> list[tuple[str, tuple[int, ...]]]:
+def _reported(entries: Sequence[Mapping[str, Sequence[int]]]) -> list[tuple[str, tuple[int, ...]]]:
     """Return type and shape of what the profiler tells: all but constants that a kernel keeps in a form of its own."""
     return [(dtype, tuple(shape)) for entry in entries for dtype, shape in entry.items()]
 
 
 def _named(
-    told: list[tuple[str, tuple[int, ...]]], names: Sequence[str], constants: Mapping[str, Tensor], otherwise: str
+    reported: list[tuple[str, tuple[int, ...]]], names: Sequence[str], constants: Mapping[str, Tensor], otherwise: str
 ) -> tuple[LayerTensor, ...]:
-    """Return the tensors of a node; where names and what is told do not fit, names that no other tensor has."""
-    given = [name for name in names if name]  # an input that is left out has no name, and is not told
-    untold = len(given) - len(told)
-    found, rest = [], list(told)
+    """Return the tensors of a node; where names and what is reported do not fit, names that no other tensor has."""
+    given = [name for name in names if name]  # an input that is left out has no name, and is not reported
+    missing = len(given) - len(reported)
+    found, rest = [], list(reported)
     for name in given:
         constant = constants.get(name)
-        if constant is not None and untold > 0 and (not rest or rest[0][1] != constant.shape):
-            untold -= 1
+        if constant is not None and missing > 0 and (not rest or rest[0][1] != constant.shape):
+            missing -= 1
             found.append(LayerTensor(name, _DTYPES.get(constant.dtype, ""), constant.shape))
         elif rest:
             found.append(LayerTensor(name, *rest.pop(0)))
     if len(found) == len(given) and not rest:
         return tuple(found)
-    return tuple(LayerTensor(f"{otherwise} {index}", *tensor) for index, tensor in enumerate(told))
+    return tuple(LayerTensor(f"{otherwise} {index}", *tensor) for index, tensor in enumerate(reported))

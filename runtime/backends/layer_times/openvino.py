@@ -79,10 +79,10 @@ class _Tensors:
         place = _place(port)
         if place not in self._known:
             node = port.get_node()
-            told = node.get_name() in self._executed or node.get_type_name() == _BORDER or _is_constant(port)
-            handed = () if told else [self._origins(each.get_source_output()) for each in node.inputs()]
+            is_origin = node.get_name() in self._executed or node.get_type_name() == _BORDER or _is_constant(port)
+            handed = () if is_origin else [self._origins(each.get_source_output()) for each in node.inputs()]
             found = {_place(origin): origin for origins in handed for origin in origins}
-            self._known[place] = [port] if told else list(found.values())
+            self._known[place] = [port] if is_origin else list(found.values())
         return self._known[place]
 
     def _tensor(self, port: Any) -> LayerTensor:

@@ -12,12 +12,12 @@ from typing import Any
 
 from internvl_edge.runtime.backends.layer_times.layers import LayerTime
 
-_UNTOLD = "layer"
+_UNKNOWN_KIND = "layer"
 """The kind of a layer whose plan was built without details."""
 _PROFILE = re.compile(r"\s*\[profile +(\d+)\]")
 
 
-class LayerClock:
+class LayerTimer:
     """Collects what contexts with its `profiler` report: each layer's time, run after run."""
 
     def __init__(self, trt: ModuleType) -> None:
@@ -28,7 +28,7 @@ class LayerClock:
         """Return the layers in order, with the times of the last `runs` runs; `info` tells their kinds."""
         kinds = {layer["Name"]: layer["LayerType"] for layer in info["Layers"] if isinstance(layer, dict)}
         return [
-            LayerTime(name=(shown := _plain(name)), op=kinds.get(shown, _UNTOLD), times_ms=tuple(times[-runs:]))
+            LayerTime(name=(shown := _plain(name)), op=kinds.get(shown, _UNKNOWN_KIND), times_ms=tuple(times[-runs:]))
             for name, times in self.times.items()
         ]
 
@@ -45,8 +45,8 @@ def inspected(trt: ModuleType, engines: Sequence[Any], contexts: Sequence[Any], 
         inspector.execution_context = context
         content = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON) or "{}")
         for part, entries in found.items():
-            told = _of_profile(content.get(part, ()), profile)
-            entries += [entry for entry in told if entry not in entries]
+            selected = _of_profile(content.get(part, ()), profile)
+            entries += [entry for entry in selected if entry not in entries]
     return found
 
 

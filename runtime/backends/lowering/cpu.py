@@ -8,7 +8,7 @@ from internvl_edge.runtime.backends.lowering.flash_attention import flash_attent
 from internvl_edge.runtime.backends.lowering.integer_linears import fuse_linears, shift_activations
 from internvl_edge.runtime.backends.lowering.memory import available_bytes
 from internvl_edge.runtime.backends.lowering.onnx_model import BFLOAT16, OnnxModel
-from internvl_edge.runtime.backends.lowering.packing import choose_packing
+from internvl_edge.runtime.backends.lowering.prepacking import choose_prepacking
 from internvl_edge.runtime.backends.lowering.processor import sums_of_bytes_saturate
 from internvl_edge.runtime.backends.lowering.widen import NARROW, widen
 
@@ -59,7 +59,7 @@ def lower(graph_file: Path, bf16: bool = False) -> LoweredGraph:
     if attentions := flash_attention(model):
         settings["attentions in blocks"] = str(attentions)
     wide = products > 0 and sums_of_bytes_saturate()
-    packing = choose_packing(model, None if wide else available_bytes())
+    packing = choose_prepacking(model, None if wide else available_bytes())
     settings["weights"] = packing.reason
     config |= {**packing.config, **(_WIDE_SUMS if wide else {})}
     return LoweredGraph(model.encode(), config, settings, _weights(model), packing.arena)

@@ -261,7 +261,7 @@ class OnnxModel:
             opset.put(_OPSET_VERSION, 1)
             self._model.put(_MODEL_OPSETS, *opsets, opset)
 
-    def retype_border(self, types: Container[int], to: int) -> set[int]:
+    def retype_inputs_and_outputs(self, types: Container[int], to: int) -> set[int]:
         """Give inputs and outputs of these element types the type `to`; return those that were found."""
         found = set()
         for number in (_GRAPH_INPUTS, _GRAPH_OUTPUTS):

@@ -19,7 +19,7 @@ _TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype", "softmax_precision")
 def widen(model: OnnxModel) -> frozenset[int]:
     """Rewrite the model, inputs and outputs included; return the types that were there."""
     narrow = [tensor for tensor in model.initializers.values() if tensor.dtype in NARROW]
-    found = {tensor.dtype for tensor in narrow} | model.retype_border(set(NARROW), FLOAT)
+    found = {tensor.dtype for tensor in narrow} | model.retype_inputs_and_outputs(set(NARROW), FLOAT)
     for node in model.nodes:
         found |= _widen_attributes(node, model)
     for tensor in narrow:

@@ -12,7 +12,7 @@ from internvl_edge.runtime.replace_file import replace_file
 logger = logging.getLogger(__name__)
 
 
-class ContextMaker:
+class ContextFactory:
     """Makes the contexts of one plan.
 
     TensorRT-RTX compiles kernels on the device. For a graph whose shapes come again they are compiled for each shape

@@ -28,7 +28,7 @@ class Execution:
         self._given: tuple[int, Mapping[str, Shape]] | None = None
         self.shapes: Mapping[str, Shape] = {}
         """Of all tensors, once those of the inputs are set."""
-        self._placed: dict[str, int] = {}
+        self._bound: dict[str, int] = {}
         self._scratch = 0
         self._captured: Any = None
 
@@ -50,25 +50,25 @@ class Execution:
         """
         if self._given != (profile, inputs):
             self._given = None
-            self._forget_places()
+            self._unbind()
             shapes = dict(inputs)
             for plan, context in self._steps:
                 shapes |= self._shape_one(plan, context, profile, shapes, stream)
             self._given, self.shapes = (profile, dict(inputs)), shapes
 
-    def place(self, addresses: Mapping[str, int], scratch: DeviceBuffer) -> None:
+    def bind(self, addresses: Mapping[str, int], scratch: DeviceBuffer) -> None:
         """Say where each tensor lies, and where activations may."""
-        if self._placed == addresses and self._scratch == scratch.address:
+        if self._bound == addresses and self._scratch == scratch.address:
             return
-        before = self._placed
-        self._forget_places()  # a refusal on the way leaves nothing to build on
+        before = self._bound
+        self._unbind()  # a refusal on the way leaves nothing to build on
         for plan, context in self._steps:
             if plan.scratch_bytes:
                 context.set_device_memory(scratch.address, scratch.size_bytes)
             for name in (*plan.record.inputs, *plan.record.outputs):
                 if before.get(name) != addresses[name]:
                     self._require(context.set_tensor_address(name, addresses[name]), f"does not place {name}")
-        self._placed, self._scratch = dict(addresses), scratch.address
+        self._bound, self._scratch = dict(addresses), scratch.address
 
     def launch(self, stream: Stream) -> None:
         """Put one run into `stream`.
@@ -120,9 +120,9 @@ class Execution:
         if not done:
             raise refusal(self._graph, what, self._library, _REMEDY)
 
-    def _forget_places(self) -> None:
+    def _unbind(self) -> None:
         self._drop()
-        self._placed, self._scratch = {}, 0
+        self._bound, self._scratch = {}, 0
 
     def _drop(self) -> None:
         if self._captured is not None:

@@ -91,14 +91,14 @@ class SharedLanes:
         self._lock = threading.Lock()
         self._users: dict[tuple[Cuda, int, bool], tuple[Lanes, int]] = {}
 
-    def join(self, cuda: Cuda, count: int, *, spin: bool) -> Lanes:
+    def acquire(self, cuda: Cuda, count: int, *, spin: bool) -> Lanes:
         """Return the lanes of this setting, and count one more user."""
         with self._lock:
             lanes, users = self._users.get((cuda, count, spin)) or (Lanes(cuda, count, spin=spin), 0)
             self._users[cuda, count, spin] = lanes, users + 1
             return lanes
 
-    def leave(self, lanes: Lanes) -> None:
+    def release(self, lanes: Lanes) -> None:
         """Count one user less; the last one frees the scratch memory."""
         with self._lock:
             _, users = self._users.pop(lanes.setting)

@@ -154,7 +154,7 @@ class Program:
                     buffer = self._buffers.setdefault(name, DeviceBuffer(self._cuda))
                     addresses[name] = buffer.reserve(plan.tensor_bytes(name, execution.shapes[name]))
         self._lane.scratch.reserve(self._graph.scratch_bytes)
-        execution.place(addresses, self._lane.scratch)
+        execution.bind(addresses, self._lane.scratch)
 
     def _timed_run(
         self, execution: Execution, inputs: Mapping[str, np.ndarray], wanted: Sequence[str], stages: Stages
@@ -169,15 +169,15 @@ class Program:
         with stages.stage(ENQUEUE, graph):
             execution.launch(lane.stream)
         lane.mark(2)
-        landed = {name: self._landing(execution, name) for name in wanted}
-        for name, values in landed.items():
+        results = {name: self._host_array(execution, name) for name in wanted}
+        for name, values in results.items():
             self._cuda.copy_out(values, self._buffers[name].address, lane.stream)
         lane.mark(3)
         lane.wait()
         for stage, spent in zip((HOST_TO_DEVICE, COMPUTE, DEVICE_TO_HOST), lane.spans_ms(), strict=True):
             stages.device(stage, graph, spent)
         with stages.stage(DEVICE_TO_HOST, graph):
-            return {name: values.copy() for name, values in landed.items()}
+            return {name: values.copy() for name, values in results.items()}
 
     def _staged(self, name: str, value: np.ndarray) -> np.ndarray:
         """Return `value` in memory that the device can read by itself, in the graph's type."""
@@ -185,7 +185,7 @@ class Program:
         np.copyto(staged, value, casting="unsafe")
         return staged
 
-    def _landing(self, execution: Execution, name: str) -> np.ndarray:
+    def _host_array(self, execution: Execution, name: str) -> np.ndarray:
         return self._pinned(name).array(execution.shapes[name], self._graph.outputs[name].dtype)
 
     def _pinned(self, name: str) -> PinnedBuffer:

@@ -14,7 +14,7 @@ import numpy as np
 from internvl_edge.runtime.backends.cuda import Cuda, Device, DeviceMemoryError
 from internvl_edge.runtime.backends.session import SessionOptions, TensorInfo, require_arrays
 from internvl_edge.runtime.backends.tensorrt.cache import TensorRTCache
-from internvl_edge.runtime.backends.tensorrt.contexts import ContextMaker
+from internvl_edge.runtime.backends.tensorrt.contexts import ContextFactory
 from internvl_edge.runtime.backends.tensorrt.execution import Execution
 from internvl_edge.runtime.backends.tensorrt.lanes import SHARED, Lane
 from internvl_edge.runtime.backends.tensorrt.plans.failures import out_of_memory
@@ -73,7 +73,7 @@ class TensorRTSession:
             self._plans = [load_plan(machine.library, folder, record, graph) for record in engines.plans]
             shared = self._on_device()
         self._settings = _settings(machine, len(self._plans), options)
-        self._lanes = SHARED.join(machine.cuda, options.streams, spin=options.spin)
+        self._lanes = SHARED.acquire(machine.cuda, options.streams, spin=options.spin)
         with self._lanes.all() as lanes:
             self._programs = [Program(shared, machine.cuda, lane) for lane in lanes]
 
@@ -136,9 +136,9 @@ class TensorRTSession:
 
     def layer_times(self, inputs: Mapping[str, np.ndarray], runs: int) -> "list[LayerTime]":
         """Return the layers as they run one by one: without CUDA graphs, in contexts of their own."""
-        from internvl_edge.runtime.backends.layer_times.tensorrt import LayerClock
+        from internvl_edge.runtime.backends.layer_times.tensorrt import LayerTimer
 
-        clock = LayerClock(self._machine.library.trt)
+        clock = LayerTimer(self._machine.library.trt)
         profile = self._profile({name: value.shape for name, value in inputs.items()})
         with self._program() as program:
             program.run_profiled(inputs, profile, clock.profiler, runs + 1, UNMEASURED)
@@ -169,7 +169,7 @@ class TensorRTSession:
                     program.close()
                 self._programs.clear()
                 self._plans.clear()
-            SHARED.leave(self._lanes)
+            SHARED.release(self._lanes)
 
     @contextmanager
     def _program(self) -> Iterator[Program]:
@@ -186,14 +186,16 @@ class TensorRTSession:
         """Return what the lanes share of the graph."""
         library, cuda, sm = self._machine.library, self._machine.cuda, self._machine.device.sm
         growing = any(name.startswith(_PAST) for name in self.inputs)
-        makers = [ContextMaker(library, plan, self._graph, sm, growing=growing) for plan in self._plans]
+        factories = [ContextFactory(library, plan, self._graph, sm, growing=growing) for plan in self._plans]
         return GraphOnDevice(
             name=self._graph,
             plans=self._plans,
             inputs=self.inputs,
             outputs=self.outputs,
-            new_execution=lambda: Execution(library, cuda, self._graph, self._plans, [each.new() for each in makers]),
-            keep_kernels=partial(_keep_kernels, makers),
+            new_execution=lambda: Execution(
+                library, cuda, self._graph, self._plans, [each.new() for each in factories]
+            ),
+            keep_kernels=partial(_keep_kernels, factories),
             replay=self._replay,
         )
 
@@ -209,9 +211,9 @@ def _settings(machine: Machine, plans: int, options: SessionOptions) -> Mapping[
     }
 
 
-def _keep_kernels(makers: Sequence[ContextMaker]) -> None:
-    for maker in makers:
-        maker.keep_kernels()
+def _keep_kernels(factories: Sequence[ContextFactory]) -> None:
+    for factory in factories:
+        factory.keep_kernels()
 
 
 @contextmanager

@@ -19,8 +19,8 @@ import numpy as np
 from internvl_edge.runtime.errors import EdgeError, InputError, TooManyPixelsError, UnreadableError
 from internvl_edge.runtime.inputs.files.formats import PICTURE_FORMATS
 from internvl_edge.runtime.inputs.files.sniff import HEAD_BYTES, head_of, picture_format, regular_file, why_no_picture
+from internvl_edge.runtime.inputs.pictures.arguments import Pictures, Readable, name_in, picture_count
 from internvl_edge.runtime.inputs.pictures.findings import listed, reason
-from internvl_edge.runtime.inputs.pictures.given import Pictures, Readable, name_in, picture_count
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -101,15 +101,15 @@ def decode(image: object) -> "Picture":
             raise UnreadableError(f"array of {image.dtype} {list(image.shape)} instead of uint8 [H, W, C]")
         if not image.size:
             raise UnreadableError(f"array of shape {list(image.shape)}, which has no pixels")
-        with _failures_told("an array"):
+        with _failures_as("an array"):
             return to_rgb(module.fromarray(image))
     if isinstance(image, str | Path | bytes):
-        with opened(image) as picture, _failures_told(f"{_article(picture.format)} that is broken or cut off"):
+        with open_picture(image) as picture, _failures_as(f"{_article(picture.format)} that is broken or cut off"):
             return to_rgb(picture)
     if isinstance(image, Readable):
         return decode(image.content())
     if isinstance(image, module.Image):
-        with _failures_told("broken or cut off"):
+        with _failures_as("broken or cut off"):
             return to_rgb(image)
     raise UnreadableError(f"{type(image).__name__} is no picture")
 
@@ -123,10 +123,10 @@ def check_header(image: object) -> None:
     if isinstance(image, Readable):
         image = image.content()
     if isinstance(image, str | Path | bytes):
-        opened(image).close()
+        open_picture(image).close()
 
 
-def opened(image: str | Path | bytes) -> "Picture":
+def open_picture(image: str | Path | bytes) -> "Picture":
     """Return a picture of which the header alone is read; its pixels are decoded when they are asked for.
 
     Raises:
@@ -193,7 +193,7 @@ def _beyond_limit() -> str:
 
 
 @contextmanager
-def _failures_told(words: str) -> Iterator[None]:
+def _failures_as(words: str) -> Iterator[None]:
     """Turn whatever a decoder raises into `words`."""
     try:
         yield

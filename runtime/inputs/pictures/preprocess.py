@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.inputs.pictures.arguments import Pictures, name_in, picture_count
 from internvl_edge.runtime.inputs.pictures.decode import check_pictures, load_pictures, within_limit
 from internvl_edge.runtime.inputs.pictures.findings import listed
-from internvl_edge.runtime.inputs.pictures.given import Pictures, name_in, picture_count
 from internvl_edge.runtime.monitor import Monitor
 from internvl_edge.runtime.stages import DECODE_IMAGE, PREPROCESS, UNMEASURED, Stages
 
@@ -104,7 +104,7 @@ def preprocess(
         findings = []
         for index, (picture, row) in enumerate(zip(pictures, values, strict=True)):
             try:
-                place(picture, settings, geometry, row)
+                write_pixel_values(picture, settings, geometry, row)
             except InputError as error:
                 findings.append((name_in(images, index), str(error)))
     if findings:
@@ -164,7 +164,7 @@ def require_geometry(geometry: str) -> None:
         raise InputError(f"geometry {geometry!r}: unknown; choose from {', '.join(GEOMETRIES)}")
 
 
-def place(picture: "Picture", settings: Preprocessing, geometry: Geometry, values: np.ndarray) -> None:
+def write_pixel_values(picture: "Picture", settings: Preprocessing, geometry: Geometry, values: np.ndarray) -> None:
     """Write the pixel values of one RGB picture to `values`, fp32 ``[3, S, S]``.
 
     Raises:

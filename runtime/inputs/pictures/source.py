@@ -7,8 +7,8 @@ from typing import Protocol
 from internvl_edge.runtime.errors import UnreadableError
 from internvl_edge.runtime.inputs.files.archives import Archive
 from internvl_edge.runtime.inputs.files.sniff import regular_file
+from internvl_edge.runtime.inputs.pictures.arguments import Readable
 from internvl_edge.runtime.inputs.pictures.findings import reason
-from internvl_edge.runtime.inputs.pictures.given import Readable
 
 
 class SourcePicture(Readable, Protocol):

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from internvl_edge.runtime.bundle.declared import arrays_from_bits, arrays_with_bits
+from internvl_edge.runtime.bundle.declared_types import arrays_from_bits, arrays_with_bits
 from internvl_edge.runtime.errors import BackendError, BundleError, EdgeError, InputError, TooManyPixelsError
 from internvl_edge.runtime.inputs.pictures.decode import decode, limit_pixels
 from internvl_edge.runtime.inputs.pictures.findings import reason
-from internvl_edge.runtime.inputs.pictures.preprocess import Geometry, place
+from internvl_edge.runtime.inputs.pictures.preprocess import Geometry, write_pixel_values
 from internvl_edge.runtime.model import InternVL
 from internvl_edge.runtime.monitor import Monitor
 from internvl_edge.runtime.serve.models import CAPTION, CLASSIFY, ENCODE_IMAGE, ENCODE_TEXT
@@ -173,7 +173,7 @@ class Answers:
             except TooManyPixelsError as error:
                 raise TooLargeError(f"more than {self._options.max_pixels} pixels") from error
         with stages.stage(PREPROCESS):
-            place(picture, settings, settings.geometry_of(_GEOMETRY[task]), values)
+            write_pixel_values(picture, settings, settings.geometry_of(_GEOMETRY[task]), values)
         return values
 
 

@@ -163,7 +163,7 @@ class _Hypotheses:
             del self._beams[min(range(self._num_beams), key=lambda index: self._beams[index][0])]
             self._beams.append((score, ids))
 
-    def settle(self, best_running: float, length: int) -> None:
+    def update_done(self, best_running: float, length: int) -> None:
         """Stop when no running beam can still beat the worst finished one at the present length."""
         full = len(self._beams) == self._num_beams
         self.done = full and self._worst() >= best_running / length
@@ -234,7 +234,7 @@ def _advance(
             kept += 1
             if kept == beams:
                 break
-        hypotheses.settle(float(totals[picture, candidates[picture, 0]]), written.shape[1] + 1)
+        hypotheses.update_done(float(totals[picture, candidates[picture, 0]]), written.shape[1] + 1)
     return parents.ravel(), tokens.ravel(), running
 
 

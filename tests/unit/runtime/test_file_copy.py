@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from internvl_edge.runtime import file_copy
-from internvl_edge.runtime.file_copy import append_range, copy_file, keep_file, refer_to, share_blocks
+from internvl_edge.runtime.file_copy import append_range, copy_file, hard_link_or_copy, share_blocks, symlink_to
 
 
 @pytest.fixture
@@ -117,10 +117,10 @@ def test_a_range_is_appended(source: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_kept_is_another_name_or_a_copy(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    keep_file(source, tmp_path / "kept")
+    hard_link_or_copy(source, tmp_path / "kept")
     assert (tmp_path / "kept").samefile(source)
     monkeypatch.setattr(os, "link", _refusing(errno.EPERM))
-    keep_file(source, tmp_path / "kept")
+    hard_link_or_copy(source, tmp_path / "kept")
     assert (tmp_path / "kept").read_bytes() == source.read_bytes()
     assert not (tmp_path / "kept").samefile(source)
 
@@ -128,6 +128,6 @@ def test_what_is_kept_is_another_name_or_a_copy(source: Path, tmp_path: Path, mo
 def test_work_in_progress_refers_to_its_source(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "work").mkdir()
-    refer_to(Path("source"), tmp_path / "work" / "link")
+    symlink_to(Path("source"), tmp_path / "work" / "link")
     assert (tmp_path / "work" / "link").read_bytes() == source.read_bytes()
     assert source.stat().st_nlink == 1

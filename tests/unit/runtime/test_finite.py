@@ -7,7 +7,7 @@ import pytest
 
 from internvl_edge.runtime.errors import BackendError
 from internvl_edge.runtime.finite import FiniteOutputs, require_finite
-from internvl_edge.runtime.tasks.features import directed, similarity_logits, zero_shot_classifier
+from internvl_edge.runtime.tasks.features import require_direction, similarity_logits, zero_shot_classifier
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -53,4 +53,4 @@ def test_rows_that_would_rank_anywhere_are_refused() -> None:
     with pytest.raises(BackendError, match="texts: 2 of 3 have NaN"):
         zero_shot_classifier([good, bad])
     with pytest.raises(BackendError, match="pictures: 1 of 2 have features of zeros alone"):
-        directed(np.array([[0, 0], [0, 1]]), "pictures")
+        require_direction(np.array([[0, 0], [0, 1]]), "pictures")

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from internvl_edge.runtime.backends.tensorrt.plans.grid_sizes import Number, evaluate, from_told
+from internvl_edge.runtime.backends.tensorrt.plans.grid_sizes import Number, evaluate, formula_from_json
 from internvl_edge.runtime.backends.tensorrt_module import tensorrt_version
 from internvl_edge.runtime.errors import BackendError, InputError
 
@@ -60,7 +60,7 @@ class StoredKernel:
     threads: int
     shared_bytes: int
     grid: tuple[Any, Any, Any]
-    """Formulas of the sizes, as `sizes.told` writes them."""
+    """Formulas of the sizes, as `grid_sizes.formula_json` writes them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +137,7 @@ class KernelLauncher:
         kernel, sizes = self.record.kernels[index], self.sizes(shapes)
         if index not in self._loaded:
             function = self._driver.load(kernel.ptx.encode(), kernel.entry, kernel.shared_bytes)
-            self._loaded[index] = function, [from_told(axis) for axis in kernel.grid]
+            self._loaded[index] = function, [formula_from_json(axis) for axis in kernel.grid]
         function, grid = self._loaded[index]
         x, y, z = (evaluate(axis, sizes) for axis in grid)
         arguments = [("u64", pointer) for pointer in inputs]

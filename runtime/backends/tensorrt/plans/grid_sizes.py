@@ -73,10 +73,10 @@ class Size:
     __lt__ = __le__ = __gt__ = __ge__ = __eq__
     __hash__ = object.__hash__
 
-    def told(self) -> list[Any]:
+    def to_json(self) -> list[Any]:
         """Return the formula as JSON takes it."""
-        right = [] if self.right is None else [self.right.told()]
-        return [self.operation, self.left.told() if isinstance(self.left, Size) else self.left, *right]
+        right = [] if self.right is None else [self.right.to_json()]
+        return [self.operation, self.left.to_json() if isinstance(self.left, Size) else self.left, *right]
 
     def evaluate(self, names: Mapping[str, Any], constant: Callable[[int], Any] = int) -> Any:
         """Return the value for what `names` holds: integers, or objects with the same operators.
@@ -97,18 +97,22 @@ class Size:
         return left * right if self.operation == "*" else left // right
 
 
-def told(value: Number) -> Any:
+def formula_json(value: Number) -> Any:
     """Return `value` as JSON takes it."""
-    return value.told() if isinstance(value, Size) else value
+    return value.to_json() if isinstance(value, Size) else value
 
 
-def from_told(value: Any) -> Number:
-    """Return what `told` was given."""
+def formula_from_json(value: Any) -> Number:
+    """Return the number or formula that `formula_json` was given."""
     if isinstance(value, int):
         return value
     operation, left, *right = value
     plain = operation in ("name", "constant")
-    return Size(operation, left if plain else _size(from_told(left)), _size(from_told(right[0])) if right else None)
+    return Size(
+        operation,
+        left if plain else _size(formula_from_json(left)),
+        _size(formula_from_json(right[0])) if right else None,
+    )
 
 
 def evaluate(value: Number, names: Mapping[str, Any], constant: Callable[[int], Any] = int) -> Any:
@@ -116,7 +120,7 @@ def evaluate(value: Number, names: Mapping[str, Any], constant: Callable[[int], 
     return value.evaluate(names, constant) if isinstance(value, Size) else constant(value)
 
 
-def named(name: str) -> Size:
+def symbol(name: str) -> Size:
     """Return the size called `name`."""
     return Size("name", name)
 

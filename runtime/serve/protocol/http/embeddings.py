@@ -9,7 +9,7 @@ import numpy as np
 
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.finite import REMEDY
-from internvl_edge.runtime.inputs.pictures.sent import sent_picture
+from internvl_edge.runtime.inputs.pictures.picture_text import picture_in_text
 from internvl_edge.runtime.serve.models import ENCODE_IMAGE, ENCODE_TEXT
 from internvl_edge.runtime.serve.protocol.checks import quoted
 from internvl_edge.runtime.serve.protocol.raw import object_array
@@ -152,7 +152,7 @@ def _items(given: Any) -> Sequence[str]:
 
 def _picture(place: int, text: str) -> bytes | None:
     try:
-        return sent_picture(text)
+        return picture_in_text(text)
     except InputError as error:
         raise BadRequestError(f"input {place} {error}") from error
 

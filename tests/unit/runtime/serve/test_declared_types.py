@@ -15,7 +15,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from internvl_edge.runtime.bundle.declared import bfloat16_from_bits, rounded_to_bfloat16
+from internvl_edge.runtime.bundle.declared_types import bfloat16_from_bits, rounded_to_bfloat16
 from internvl_edge.runtime.errors import BundleError
 from internvl_edge.runtime.model import InternVL
 from internvl_edge.runtime.package.options import RepositoryOptions

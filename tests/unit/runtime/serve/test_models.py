@@ -190,7 +190,7 @@ def test_limits_are_told() -> None:
 
 
 def test_more_than_may_be_is_refused_before_each_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "sent_picture", lambda text: pytest.fail("a text was looked at"))
+    monkeypatch.setattr(checks, "picture_in_text", lambda text: pytest.fail("a text was looked at"))
     with pytest.raises(TooLargeError, match="9 rows"):
         check(request("encode_text", text=strings(*[b"https://x/a.png"] * 9)))
     with pytest.raises(TooLargeError, match="9 labels"):

@@ -44,7 +44,7 @@ def test_a_row_is_complete_and_agrees_with_itself(row: Sm) -> None:
     assert row.warps >= row.blocks
     assert row.tiles_like in BY_NUMBER
     assert 0 < row.mma_share <= 1
-    board = BY_NAME[row.board]
+    board = BY_NAME[row.device]
     assert board.sheet is not None
     assert board.sm == row.sm or (row.sm, board.sm) == (103, 100)  # no device of 103 is listed; the B200 stands for it
 
@@ -54,7 +54,7 @@ def test_a_device_has_a_row_for_its_sm_and_a_sheet_that_agrees_with_it(target: T
     row, sheet = BY_NUMBER[target.sm], target.sheet
     assert isinstance(sheet, DataSheet)
     # Two operations for a multiply-add. Sheets of datacenter parts state fp32 at a higher clock than the tensor peak.
-    fp32 = 2 * row.lanes * sheet.multiprocessors * sheet.clock_ghz / 1e3
+    fp32 = 2 * row.fp32_units * sheet.multiprocessors * sheet.clock_ghz / 1e3
     assert fp32 == pytest.approx(sheet.tflops["fp32"], rel=0.13)
 
 

@@ -9,7 +9,7 @@ import pytest
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.errors import BackendError, InputError
 from internvl_edge.runtime.tasks.opened import require_elements
-from internvl_edge.runtime.tasks.texts import require_read_ids, text_list
+from internvl_edge.runtime.tasks.texts import require_nonpadding_ids, text_list
 from tests.unit.runtime.toy_bundle import write_toy_bundle
 
 ROW = np.zeros((1, 3, 4, 4), np.float32)
@@ -83,7 +83,7 @@ def test_texts_in_any_order_of_arrays(make: Callable[[list[str]], object]) -> No
 def test_ids_of_padding_alone() -> None:
     ids = np.array([[1, 5, 0], [0, 0, 0], [2, 0, 0]])
     with pytest.raises(InputError, match=r"ids: no text at positions 1 \(padding alone\); leave these rows out"):
-        require_read_ids(ids)
-    np.testing.assert_array_equal(require_read_ids(ids[[0, 2]]), ids[[0, 2]])
+        require_nonpadding_ids(ids)
+    np.testing.assert_array_equal(require_nonpadding_ids(ids[[0, 2]]), ids[[0, 2]])
     with pytest.raises(InputError, match="no text at positions 0"):
-        require_read_ids(np.zeros((2, 0), np.int64))
+        require_nonpadding_ids(np.zeros((2, 0), np.int64))

@@ -9,7 +9,7 @@ from internvl_edge.runtime.backends import SessionOptions
 from internvl_edge.runtime.backends.lowering import cpu
 from internvl_edge.runtime.backends.lowering.memory import available_bytes
 from internvl_edge.runtime.backends.lowering.onnx_model import OnnxModel
-from internvl_edge.runtime.backends.lowering.packing import choose_packing, packed_bytes
+from internvl_edge.runtime.backends.lowering.prepacking import choose_prepacking, packed_bytes
 from internvl_edge.runtime.backends.lowering.processor import multiplies_bf16, sums_of_bytes_saturate
 from internvl_edge.runtime.backends.onnxruntime import OnnxRuntimeSession
 from tests.unit.runtime.lowered_graphs import write_graph
@@ -26,11 +26,11 @@ def test_weights_are_packed_while_a_quarter_stays_free(path: Path) -> None:
     model = OnnxModel(path.read_bytes(), path.parent)
     needed = packed_bytes(model)
     assert needed == 64 * 64 * 4
-    assert choose_packing(model, needed * 2).reason == "packed"
-    assert choose_packing(model, None).reason == "packed"
-    mapped = choose_packing(model, needed)
+    assert choose_prepacking(model, needed * 2).reason == "packed"
+    assert choose_prepacking(model, None).reason == "packed"
+    mapped = choose_prepacking(model, needed)
     assert mapped.reason.startswith("mapped, which is slower: packed they take 0.0 GiB")
-    assert choose_packing(model, None).arena
+    assert choose_prepacking(model, None).arena
     assert not mapped.arena  # it would keep every weight that a run transposes
 
 

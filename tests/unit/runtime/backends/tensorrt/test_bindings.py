@@ -8,7 +8,7 @@ from enum import Enum
 
 import pytest
 
-from internvl_edge.runtime.backends.layer_times.tensorrt import LayerClock
+from internvl_edge.runtime.backends.layer_times.tensorrt import LayerTimer
 from internvl_edge.runtime.backends.tensorrt.plans.failures import refusal
 from internvl_edge.runtime.backends.tensorrt.plans.library import Library, load_library
 from internvl_edge.runtime.errors import BackendError
@@ -81,7 +81,7 @@ def test_the_true_runtime_refuses_a_foreign_plan_in_our_words(rtx: Library, capl
 
 
 def test_the_true_profiler_calls_ours(rtx: Library) -> None:
-    clock = LayerClock(rtx.trt)
+    clock = LayerTimer(rtx.trt)
     assert isinstance(clock.profiler, rtx.trt.IProfiler)
     clock.profiler.report_layer_time("vision.encoder/mlp", 0.5)
     (layer,) = clock.layers(1, {"Layers": ["vision.encoder/mlp"]})  # a plan without details tells names alone

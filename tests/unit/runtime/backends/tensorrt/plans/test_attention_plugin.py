@@ -14,17 +14,19 @@ from internvl_edge.runtime.backends.tensorrt.plans.attention_plugin import (
     StoredKernel,
     provide_plugins,
 )
-from internvl_edge.runtime.backends.tensorrt.plans.grid_sizes import named, told
+from internvl_edge.runtime.backends.tensorrt.plans.grid_sizes import formula_json, symbol
 from internvl_edge.runtime.errors import BackendError, InputError
 
-TILES = told(-(-named("N") // 64))
+TILES = formula_json(-(-symbol("N") // 64))
 RECORD = KernelRecord(
     plugin="vit_attention_plain",
     outputs=1,
     sizes={"B": ((0, 0),), "N": ((0, 1),), "BN": ((0, 0), (0, 1))},
     integers=("N", "BN"),
     kernels=tuple(
-        StoredKernel(entry=f"attend_{tile}", ptx="ptx", threads=128, shared_bytes=1 << 10, grid=(TILES, told(16), 1))
+        StoredKernel(
+            entry=f"attend_{tile}", ptx="ptx", threads=128, shared_bytes=1 << 10, grid=(TILES, formula_json(16), 1)
+        )
         for tile in (64, 32)
     ),
 )

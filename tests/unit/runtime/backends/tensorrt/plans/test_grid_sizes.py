@@ -4,9 +4,15 @@ import json
 
 import pytest
 
-from internvl_edge.runtime.backends.tensorrt.plans.grid_sizes import Size, evaluate, from_told, named, told
+from internvl_edge.runtime.backends.tensorrt.plans.grid_sizes import (
+    Size,
+    evaluate,
+    formula_from_json,
+    formula_json,
+    symbol,
+)
 
-N, B = named("N"), named("B")
+N, B = symbol("N"), symbol("B")
 
 
 @pytest.mark.parametrize(
@@ -27,11 +33,11 @@ N, B = named("N"), named("B")
 )
 def test_a_formula_is_what_python_computes(formula: Size, expected: int) -> None:
     assert formula.evaluate({"N": 257, "B": 2}) == expected
-    assert evaluate(from_told(json.loads(json.dumps(told(formula)))), {"N": 257, "B": 2}) == expected
+    assert evaluate(formula_from_json(json.loads(json.dumps(formula_json(formula)))), {"N": 257, "B": 2}) == expected
 
 
 def test_rounding_up_divides_nothing_negative() -> None:
-    assert (-(-N // 64)).told() == ((N + 64 - 1) // 64).told()
+    assert (-(-N // 64)).to_json() == ((N + 64 - 1) // 64).to_json()
 
 
 @pytest.mark.parametrize("question", [lambda: max(N, 1), lambda: N == 1, lambda: 1 if N else 2])
@@ -41,6 +47,6 @@ def test_a_question_about_a_size_is_refused(question: object) -> None:
 
 
 def test_a_number_stays_a_number() -> None:
-    assert told(3) == 3
-    assert from_told(3) == 3
+    assert formula_json(3) == 3
+    assert formula_from_json(3) == 3
     assert evaluate(3, {}) == 3

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from internvl_edge.runtime.backends.choice.conditions import cpu_clock, host_conditions, power_mode
+from internvl_edge.runtime.backends.selection.conditions import cpu_clock, host_conditions, power_mode
 
 
 @pytest.mark.parametrize(

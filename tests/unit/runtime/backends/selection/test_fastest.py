@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from internvl_edge.runtime.backends.choice import candidates as candidates_module
-from internvl_edge.runtime.backends.choice import choice, trials
-from internvl_edge.runtime.backends.choice.candidates import Candidate, find_candidates
-from internvl_edge.runtime.backends.choice.choice import ChosenSession, open_fastest
-from internvl_edge.runtime.backends.choice.decisions import Decision, decision_key, read_decision, write_decision
-from internvl_edge.runtime.backends.choice.trials import LONGEST_MS
 from internvl_edge.runtime.backends.layer_times.layers import LayerTimes
+from internvl_edge.runtime.backends.selection import candidates as candidates_module
+from internvl_edge.runtime.backends.selection import fastest as choice
+from internvl_edge.runtime.backends.selection import trials
+from internvl_edge.runtime.backends.selection.candidates import Candidate, find_candidates
+from internvl_edge.runtime.backends.selection.decisions import Decision, decision_key, read_decision, write_decision
+from internvl_edge.runtime.backends.selection.fastest import SelectedSession, open_fastest
+from internvl_edge.runtime.backends.selection.trials import LONGEST_MS
 from internvl_edge.runtime.backends.session import CacheSession, RowLimit, Session, SessionOptions, TensorInfo
 from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.bundle.manifest import FileInfo
@@ -336,7 +337,7 @@ def test_keys_do_not_depend_on_the_order_of_facts() -> None:
 
 def test_a_chosen_session_has_what_the_session_has(machine: Machine) -> None:
     plain = FakeSession(machine, "openvino")
-    assert not isinstance(ChosenSession(plain, "fast"), CacheSession)
+    assert not isinstance(SelectedSession(plain, "fast"), CacheSession)
 
     class Caching(FakeSession):
         def open_cache(self, present: Mapping[str, np.ndarray], rows: int, length: int) -> Any:
@@ -346,7 +347,7 @@ def test_a_chosen_session_has_what_the_session_has(machine: Machine) -> None:
             return []
 
     machine.libraries["openvino"].max_rows = 8
-    chosen = ChosenSession(Caching(machine, "openvino"), "fast")
+    chosen = SelectedSession(Caching(machine, "openvino"), "fast")
     assert isinstance(chosen, CacheSession)
     assert isinstance(chosen, LayerTimes)
     assert chosen.open_cache({}, 3, 1) == 3

@@ -259,12 +259,12 @@ def test_equal_scores_are_kept_as_the_reference_keeps_them() -> None:
 
 def test_a_full_set_ends_once_no_running_beam_can_win() -> None:
     kept = _Hypotheses(1)
-    kept.settle(best_running=-9.0, length=1)
+    kept.update_done(best_running=-9.0, length=1)
     assert not kept.done  # not full
     kept.add(np.array([3, EOS]), -2.0)  # score -1
-    kept.settle(best_running=-2.9, length=3)
+    kept.update_done(best_running=-2.9, length=3)
     assert not kept.done
-    kept.settle(best_running=-3.0, length=3)
+    kept.update_done(best_running=-3.0, length=3)
     assert kept.done
 
 

@@ -44,7 +44,7 @@ _SHOWN = 60
 _NOTHING_FETCHED = "nothing is fetched here; send the picture itself, as a data URL"
 
 
-def sent_picture(text: str) -> bytes | None:
+def picture_in_text(text: str) -> bytes | None:
     """Return the encoded picture that `text` stands for; None where it is text.
 
     Raises:
@@ -66,7 +66,7 @@ def sent_picture(text: str) -> bytes | None:
     return None
 
 
-def received_picture(content: bytes) -> bytes:
+def encoded_picture(content: bytes) -> bytes:
     """Return the encoded picture of an input that takes pictures: as it is, or what its text stands for.
 
     Raises:
@@ -76,7 +76,7 @@ def received_picture(content: bytes) -> bytes:
     if picture_format(head) is not None or not head.isascii():
         return content
     try:
-        picture = sent_picture(content.decode("ascii"))
+        picture = picture_in_text(content.decode("ascii"))
     except UnicodeDecodeError:
         return content
     return content if picture is None else picture

@@ -12,7 +12,7 @@ from PIL import Image
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.inputs.files.formats import PICTURE_FORMATS
 from internvl_edge.runtime.inputs.pictures.data_url import data_url, decoded_base64
-from internvl_edge.runtime.inputs.pictures.sent import received_picture, sent_picture
+from internvl_edge.runtime.inputs.pictures.picture_text import encoded_picture, picture_in_text
 
 
 def encoded(kind: str) -> bytes:
@@ -73,7 +73,7 @@ LINES = "\r\n".join(B64[start : start + 76] for start in range(0, len(B64), 76))
     ],
 )
 def test_a_picture_is_found_however_it_is_written(text: str) -> None:
-    assert sent_picture(text) == PNG
+    assert picture_in_text(text) == PNG
 
 
 @pytest.mark.parametrize("kind", [kind for kind in PICTURE_FORMATS if kind != "DIB"])
@@ -82,7 +82,7 @@ def test_amid_other_text_no_picture_is_taken_for_text(kind: str) -> None:
     for text in (f'{{"b64_json": "{content}"}}', f"my image/png;base64,{content}", f"a cat {content}"):
         if kind not in ("BMP", "PPM", "JPEG2000"):  # whose base64 has few letters of its own
             with pytest.raises(InputError, match="has the base64 of a picture amid other text"):
-                sent_picture(text)
+                picture_in_text(text)
 
 
 @pytest.mark.parametrize(
@@ -95,14 +95,14 @@ def test_amid_other_text_no_picture_is_taken_for_text(kind: str) -> None:
     ],
 )
 def test_bare_base64_of_what_is_not_read_is_no_text(content: bytes) -> None:
-    assert sent_picture(base64.b64encode(content).decode()) == content
+    assert picture_in_text(base64.b64encode(content).decode()) == content
 
 
 @pytest.mark.parametrize("kind", [kind for kind in PICTURE_FORMATS if kind != "DIB"])
 def test_bare_base64_of_every_format_is_a_picture(kind: str) -> None:
     content = encoded(kind)
-    assert sent_picture(base64.b64encode(content).decode()) == content
-    assert sent_picture(base64.urlsafe_b64encode(content).decode()) == content
+    assert picture_in_text(base64.b64encode(content).decode()) == content
+    assert picture_in_text(base64.urlsafe_b64encode(content).decode()) == content
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_bare_base64_of_every_format_is_a_picture(kind: str) -> None:
 )
 def test_what_means_a_picture_and_has_none_is_refused(text: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        sent_picture(text)
+        picture_in_text(text)
 
 
 @pytest.mark.parametrize(
@@ -175,21 +175,21 @@ def test_what_means_a_picture_and_has_none_is_refused(text: str, words: str) -> 
     ],
 )
 def test_text_stays_text(text: str) -> None:
-    assert sent_picture(text) is None
+    assert picture_in_text(text) is None
 
 
 def test_a_drawing_in_a_data_url_is_no_text() -> None:
-    assert sent_picture("data:image/svg+xml;utf8,<svg xmlns='x'/>") == b"<svg xmlns='x'/>"
+    assert picture_in_text("data:image/svg+xml;utf8,<svg xmlns='x'/>") == b"<svg xmlns='x'/>"
 
 
 def test_what_takes_pictures_takes_their_bytes_and_their_text() -> None:
-    assert received_picture(PNG) is PNG
-    assert received_picture(f"data:image/png;base64,{B64}".encode()) == PNG
-    assert received_picture(B64.encode()) == PNG
+    assert encoded_picture(PNG) is PNG
+    assert encoded_picture(f"data:image/png;base64,{B64}".encode()) == PNG
+    assert encoded_picture(B64.encode()) == PNG
     for content in (b"", b"junk", b"\xff\xfe", b"P3 1 1 255 0 0 0", "data:image/png,ü".encode()):
-        assert received_picture(content) == content  # the decoder says what is wrong with it
+        assert encoded_picture(content) == content  # the decoder says what is wrong with it
     with pytest.raises(InputError, match="is an address"):
-        received_picture(b"https://example.com/a.png")
+        encoded_picture(b"https://example.com/a.png")
 
 
 def test_other_data_urls_are_read_too() -> None:
@@ -228,6 +228,6 @@ def test_other_data_urls_are_read_too() -> None:
 def test_no_text_takes_long_to_judge(text: str) -> None:
     began = time.process_time()
     with contextlib.suppress(InputError):
-        sent_picture(text)
-        received_picture(text.encode())
+        picture_in_text(text)
+        encoded_picture(text.encode())
     assert time.process_time() - began < 2

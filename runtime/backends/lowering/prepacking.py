@@ -10,11 +10,11 @@ _KEPT_FREE = 0.25
 _GIB = 1 << 30
 _FLOAT_BYTES = 4
 _MAPPED = {"session.disable_prepacking": "1", "optimization.disable_specified_optimizers": "ConstantFolding"}
-"""Packing and folding copy a weight; without them every run reads the file's pages, and transposes what it needs."""
+"""Prepacking and folding copy a weight; without them every run reads the file's pages, and transposes what it needs."""
 
 
 @dataclass(frozen=True, slots=True)
-class Packing:
+class Prepacking:
     """A decision, and how to carry it out."""
 
     config: Mapping[str, str]
@@ -24,12 +24,12 @@ class Packing:
     """Whether ONNX Runtime may keep the memory of one run for the next: with mapped weights that is a copy of them."""
 
 
-def choose_packing(model: OnnxModel, available: int | None) -> Packing:
+def choose_prepacking(model: OnnxModel, available: int | None) -> Prepacking:
     """Pack where the memory suffices; `available` is None where nobody knows."""
     needed = packed_bytes(model)
     if available is None or needed <= available * (1 - _KEPT_FREE):
-        return Packing({}, "packed")
-    return Packing(
+        return Prepacking({}, "packed")
+    return Prepacking(
         _MAPPED,
         f"mapped, which is slower: packed they take {needed / _GIB:.1f} GiB, {available / _GIB:.1f} GiB are available",
         arena=False,

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from internvl_edge.runtime.bundle.tokenizer import Tokenizer
-from internvl_edge.runtime.tasks.generation.growing_text import CaptionPiece, GrowingText, growing_captions
+from internvl_edge.runtime.tasks.generation.detokenizer import CaptionPiece, IncrementalDetokenizer, streamed_captions
 
 EOS = 2
 SENTENCES = [
@@ -33,7 +33,7 @@ def tokenizer(emoji: Path) -> Tokenizer:
 
 
 def pieces_of(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
-    text = GrowingText(tokenizer)
+    text = IncrementalDetokenizer(tokenizer)
     return [*(text.append(token) for token in ids), text.finish()]
 
 
@@ -70,7 +70,7 @@ def test_a_character_of_bytes_waits_for_its_last(tokenizer: Tokenizer) -> None:
 def test_a_row_ends_at_its_eos_and_the_others_go_on(tokenizer: Tokenizer) -> None:
     one, two = (tokenizer.encode_prompt(text)[0, 1:].tolist() for text in ("cat", "a red kite above the sea"))
     columns = list(np.array([[*one, EOS, *[0] * (len(two) - len(one))], [*two, EOS]]).T)
-    pieces = list(growing_captions(columns, tokenizer, rows=range(7, 9), eos_token_id=EOS))
+    pieces = list(streamed_captions(columns, tokenizer, rows=range(7, 9), eos_token_id=EOS))
     assert "".join(piece.text for piece in pieces if piece.picture == 7) == "cat"
     assert "".join(piece.text for piece in pieces if piece.picture == 8) == "a red kite above the sea"
     assert all(piece.text for piece in pieces)
@@ -85,6 +85,6 @@ def test_no_step_is_asked_for_before_its_piece_is(tokenizer: Tokenizer) -> None:
             steps.append(token)
             yield np.array([token])
 
-    pieces = growing_captions(columns(), tokenizer, rows=[0], eos_token_id=EOS)
+    pieces = streamed_captions(columns(), tokenizer, rows=[0], eos_token_id=EOS)
     assert isinstance(next(pieces), CaptionPiece)
     assert len(steps) < len(ids)

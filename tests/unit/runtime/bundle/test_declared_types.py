@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from internvl_edge.runtime.bundle.declared import (
+from internvl_edge.runtime.bundle.declared_types import (
     arrays_as_declared,
     as_declared,
     bfloat16_bits,

@@ -19,7 +19,7 @@ class CaptionPiece(NamedTuple):
     text: str
 
 
-class GrowingText:
+class IncrementalDetokenizer:
     """The text of tokens that come one by one, given out as soon as it is sure.
 
     A character of several byte tokens waits for its last byte, a space for the word behind it: a caption ends without
@@ -46,11 +46,11 @@ class GrowingText:
         return sure[given:]
 
 
-def growing_captions(
+def streamed_captions(
     columns: Iterable[np.ndarray], tokenizer: Tokenizer, rows: Sequence[int], eos_token_id: int
 ) -> Iterator[CaptionPiece]:
     """Yield pieces of the captions of pictures `rows` from the tokens ``[len(rows)]`` of each step."""
-    writing = {index: GrowingText(tokenizer) for index in range(len(rows))}
+    writing = {index: IncrementalDetokenizer(tokenizer) for index in range(len(rows))}
     for tokens in columns:
         for index, text in list(writing.items()):
             token = int(tokens[index])

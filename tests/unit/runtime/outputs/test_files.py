@@ -18,11 +18,11 @@ from internvl_edge.runtime.embed.outputs import Features, write_features
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.outputs.files import (
     is_stream,
+    output_file,
     require_apart,
     require_writable,
     takes_stdout,
     write_text,
-    written,
 )
 from tests.tolerances import HANG_S
 
@@ -52,7 +52,7 @@ class Pipe:
 
 def test_a_file_is_replaced_when_whole(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("old")
-    with written(tmp_path / "f") as file:
+    with output_file(tmp_path / "f") as file:
         file.write(b"new")
         file.flush()
         assert (tmp_path / "f").read_text() == "old"
@@ -78,11 +78,11 @@ def test_a_pipe_stays_a_pipe(reader: Pipe) -> None:
 def test_arrays_and_tables_go_through_a_pipe(tmp_path: Path) -> None:
     values = np.arange(6.0).reshape(2, 3)
     archive, frame = Pipe(tmp_path / "a.npz"), Pipe(tmp_path / "a.parquet")
-    with written(archive.path) as file:
+    with output_file(archive.path) as file:
         np.savez(file, values=values)
     with np.load(io.BytesIO(archive.content())) as read:
         np.testing.assert_array_equal(read["values"], values)
-    with written(frame.path) as file:
+    with output_file(frame.path) as file:
         parquet.write_table(table({"x": array([1, 2])}), file)
     assert parquet.read_table(io.BytesIO(frame.content()))["x"].to_pylist() == [1, 2]
 
@@ -252,8 +252,8 @@ def test_other_descriptors(tmp_path: Path) -> None:
 def test_a_zip_after_other_text(tmp_path: Path) -> None:
     """What np.savez writes holds positions: they count from the zip's own start."""
     code = (
-        "import numpy as np; from pathlib import Path; from internvl_edge.runtime.outputs.files import written\n"
-        "with written(Path('-')) as file: np.savez(file, x=np.arange(3))"
+        "import numpy as np; from pathlib import Path; from internvl_edge.runtime.outputs.files import output_file\n"
+        "with output_file(Path('-')) as file: np.savez(file, x=np.arange(3))"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
     assert zipfile.ZipFile(io.BytesIO(said)).namelist() == ["x.npy"]
@@ -270,6 +270,6 @@ def test_what_counts_as_a_stream(tmp_path: Path, reader: Pipe) -> None:
 
 
 def _write_half(path: Path, error: type[BaseException] | BaseException) -> None:
-    with written(path) as file:
+    with output_file(path) as file:
         file.write(b"half")
         raise error

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from internvl_edge.runtime.backends.choice.trials import difference, quickest_ms, sample_inputs
+from internvl_edge.runtime.backends.selection.trials import difference, quickest_ms, sample_inputs
 from internvl_edge.runtime.backends.session import TensorInfo, require_arrays
 from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.bundle.graph_roles import GraphUse
