@@ -144,7 +144,7 @@ TESTED_THROUGH: dict[str, str] = {
     "runtime/bundle/modes.py": "to be tested",
     "runtime/inputs/files/sniff.py": "to be tested",
     "runtime/inputs/pictures/findings.py": "to be tested",
-    "runtime/inputs/pictures/given.py": "to be tested",
+    "runtime/inputs/pictures/arguments.py": "to be tested",
     "runtime/inputs/tables/captions.py": "to be tested",
     "runtime/inputs/tables/shards.py": "to be tested",
     "runtime/inspect/plan/flops.py": "to be tested",
