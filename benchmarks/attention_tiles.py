@@ -29,7 +29,7 @@ KEPT = 2
 """Choices per row: TensorRT times them where it builds."""
 Variant = tuple[Family, Mapping[str, str], Mapping[str, Constant]]
 """A family with the types and attributes of one launch."""
-_TABLE_FILE = Path(__file__).resolve().parent.parent / "export" / "plugins" / "tiles_table.py"
+_TABLE_FILE = Path(__file__).resolve().parent.parent / "export" / "plugins" / "tiling" / "tiles_table.py"
 
 
 def main() -> None:

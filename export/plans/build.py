@@ -211,7 +211,6 @@ def _target(path: Path, options: BuildOptions, kit: Blueprint | None) -> Target:
 
 def _flags(flavour: Flavour, target: Target, options: BuildOptions, precision: str | None) -> dict[str, Any]:
     from internvl_edge.export.dialects import dialect_for
-    from internvl_edge.export.plans.lower_graph import code_of_dialects
 
     row = PRECISIONS.get(precision or "")
     dialect = dialect_for(
@@ -223,7 +222,7 @@ def _flags(flavour: Flavour, target: Target, options: BuildOptions, precision: s
         sm=target.sm,
         batch=options.ranges.batch[1],
     )
-    return {**asdict(dialect), "code": code_of_dialects()}
+    return {**asdict(dialect), "code": code_digest()}
 
 
 def _run_key(keys: Mapping[str, str]) -> dict[str, object]:

@@ -51,11 +51,11 @@ def make_kit(
         EngineError: a range that a graph does not take.
     """
     from internvl_edge.export.dialects import dialect_for
-    from internvl_edge.export.plans.lower_graph import code_of_dialects, draw_graph
+    from internvl_edge.export.plans.lower_graph import draw_graph
 
     dialect = dialect_for(attention=attention == "op", wanted=attention)
     folder = output or bundle.path.with_name(f"{bundle.path.name}-{target.name}")
-    flags = {**asdict(dialect), "code": code_of_dialects()}
+    flags = {**asdict(dialect), "code": code_digest()}
     key = {
         "the bundle": sha256_file(bundle.path / "manifest.json"),
         "the target": (target, ranges, limits, sorted(flags.items()), only),

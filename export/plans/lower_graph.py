@@ -1,6 +1,5 @@
 """Draw the blueprint of a build: each graph in its target's dialect, cut where needed, weights beside it."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,14 +69,6 @@ def weight_bytes(model: ir.Model) -> int:
 def block_bytes(model: ir.Model) -> int:
     """Return the weights of the largest stretch of `model` that cannot be cut: a block, or what stands before them."""
     return max(segment.weight_bytes for segment in cut(model.graph, 1))
-
-
-def code_of_dialects() -> str:
-    """Return a digest of the code that draws, kernels included, since what it writes depends on it."""
-    root = Path(__file__).parent
-    rooms = [root / "dialects", root / "plugins", root / "plugins" / "kernels"]
-    files = [Path(__file__), root / "segments.py", *(file for room in rooms for file in sorted(room.glob("*.py")))]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _extracted(model: ir.Model, segments: list[Segment]) -> list[ir.Model]:

@@ -1,7 +1,6 @@
 """The table of precisions: what each names, and what follows from a row."""
 
 import ast
-from pathlib import Path
 
 import pytest
 
@@ -16,8 +15,8 @@ from internvl_edge.runtime.numbers.formats import (
     QUANTIZED,
     Granularity,
 )
+from tests.project import ROOT
 
-ROOT = Path(__file__).resolve().parents[4]
 ROOMS = ("commands", "export", "calib", "runtime")
 SHEETS = "runtime/targets/devices.py"
 """Data sheets give operations per second for each type."""
