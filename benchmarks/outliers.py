@@ -173,7 +173,7 @@ def _norm_outputs(source: Path, config: ModelConfig, sites: Sequence[Site]) -> d
 def _samples(checkpoint: Checkpoint) -> dict[str, dict[str, np.ndarray]]:
     """Return pictures and captions of the calibration set."""
     assert checkpoint.tokenizer_file is not None
-    data = open_data(EXAMPLE / "data" / "calibration.jsonl").spread(64)
+    data = open_data(EXAMPLE / "data" / "calibration.jsonl").subsample(64)
     pixels = preprocess([data.picture(row) for row in data.rows], checkpoint.config.pictures)
     texts = [text for row in data.rows for _, text in row.captions()]
     ids = Tokenizer(checkpoint.tokenizer_file).encode_texts(texts)

@@ -177,7 +177,7 @@ def calibration_inputs(fp32: str, data: str, output: str) -> None:
     from internvl_edge.runtime import InternVL
 
     model = InternVL.open(fp32)
-    content = open_data(Path(data)).spread(SAMPLES)
+    content = open_data(Path(data)).subsample(SAMPLES)
     prompts, languages = content.prompts.caption_prompts, content.languages
     batches: dict[str, list[Mapping[str, np.ndarray]]] = {name: [] for name in GRAPHS}
     for index, language in enumerate(languages):
@@ -207,7 +207,7 @@ def evaluation(bundle: str, data: str, limit: str, tasks: str, output: str) -> N
     from internvl_edge.runtime import InternVL
 
     model = InternVL.open(bundle)
-    options = EvalOptions(limit=int(limit) or None, tasks=tuple(tasks.split(",")))
+    options = EvalOptions(sample_count=int(limit) or None, tasks=tuple(tasks.split(",")))
     report = evaluate(model, open_data(Path(data)), options)
     means = [report.mean_recall_at_1, report.mean_zero_shot, report.mean_exact_match]
     found = {"means": [mean for mean in means if mean is not None], "products": _products(Path(bundle))}

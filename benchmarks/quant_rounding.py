@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from internvl_edge.calib.data.dataset import open_data
-from internvl_edge.calib.formats import fake, sqnr_db
+from internvl_edge.calib.formats import fake_quantize, sqnr_db
 from internvl_edge.calib.quantize import fake_quantizers, make_recipe
 from internvl_edge.calib.ranges.stored import open_ranges
 from internvl_edge.calib.recipes.decide import Rules
@@ -60,7 +60,7 @@ class Model:
 
     def inputs(self, file: Path, count: int) -> Inputs:
         """Return what the graphs are fed on `count` pictures and their captions; each by the fp32 graph before it."""
-        data = open_data(file).spread(count)
+        data = open_data(file).subsample(count)
         pixels = preprocess([data.picture(row) for row in data.rows], self.config.pictures)
         captions = [row.texts[data.languages[i % len(data.languages)]][0] for i, row in enumerate(data.rows)]
         ids = self._tokenizer.encode_texts(captions)
@@ -101,7 +101,7 @@ def gptq(weight: torch.Tensor, hessian: torch.Tensor, scale: torch.Tensor, form:
     damped += DAMPING * damped.diagonal().mean() * torch.eye(len(damped), dtype=torch.float64)
     inverse = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
     for column in range(weight.shape[1]):
-        rounded = fake(weight[:, column].float(), scale, form).double()
+        rounded = fake_quantize(weight[:, column].float(), scale, form).double()
         error = (weight[:, column] - rounded) / inverse[column, column]
         weight[:, column] = rounded
         weight[:, column + 1 :] -= error[:, None] * inverse[column, column + 1 :]

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from export_scale import Row, machine, measured
 from random_checkpoint import write_checkpoint
 
-from internvl_edge.calib.measure import compute_type
+from internvl_edge.calib.measure_ranges import compute_type
 from internvl_edge.export.checkpoint import open_checkpoint
 from internvl_edge.export.models.config import ModelConfig, QllamaConfig
 

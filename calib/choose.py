@@ -9,12 +9,11 @@ import numpy as np
 
 from internvl_edge.calib.data.calibration import RANDOM
 from internvl_edge.calib.data.dataset import open_data
-from internvl_edge.calib.gate.accuracy import Judge, Run, held_out
-from internvl_edge.calib.gate.sensitivity import rank
-from internvl_edge.calib.gate.verdict import Damage
+from internvl_edge.calib.gate.accuracy import AccuracyGate, RunGraph, held_out
+from internvl_edge.calib.gate.sensitivity import Damage, rank
 from internvl_edge.calib.model import CalibrationModel
 from internvl_edge.calib.qdq.fp8_attention import FEWEST_KEYS
-from internvl_edge.calib.quantize import keep_high, make_recipe, matching
+from internvl_edge.calib.quantize import keep_high, make_recipe, matching_sites
 from internvl_edge.calib.ranges.stored import Ranges, check_fits
 from internvl_edge.calib.recipes.decide import Rules
 from internvl_edge.calib.recipes.recipe import AttentionRange, Recipe
@@ -60,7 +59,7 @@ class Precision:
     recipe: Recipe
     ranges: Ranges
     damages: Sequence[Damage]
-    judge: Judge | None
+    gate: AccuracyGate | None
     notes: list[str] = field(default_factory=list)
 
 
@@ -72,7 +71,7 @@ def choose_precision(
     Raises:
         CalibrationError: ranges of something else, or that lack a graph; patterns that match nothing.
     """
-    high = matching(options.keep_high, [site for sites in model.blocks.values() for site in sites])
+    high = matching_sites(options.keep_high, [site for sites in model.blocks.values() for site in sites])
     check_fits(ranges, model.fingerprint, model.pictures.image_size, model.name)
     quantized = [name for name in options.graphs if model.is_quantized(name)]
     if absent := sorted(set(quantized) - set(ranges.info.graphs)):
@@ -80,18 +79,18 @@ def choose_precision(
     recipe = make_recipe(model, ranges, _rules(options, ranges), high, progress)
     notes: list[str] = []
     recipe = replace(recipe, attention=with_enough_keys(recipe.attention, model, notes))
-    judge = _judge(model, ranges, options, notes)
-    missed = judge is not None and not judge.verdict(run_with(model, recipe), progress).drop <= options.max_drop
+    gate = _accuracy_gate(model, ranges, options, notes)
+    missed = gate is not None and not gate.measure(run_with(model, recipe), progress).drop <= options.max_drop
     damages: Sequence[Damage] = ()
     if options.gate_samples == 0:
         notes.append("sensitivity: not measured, since there is no gate (--gate-samples 0)")
     elif missed or _values(model) < _SMALL_VALUES:
-        damages = rank(recipe, model, ranges, _judged_inputs(quantized, inputs, progress), progress)
+        damages = rank(recipe, model, ranges, _sensitivity_inputs(quantized, inputs, progress), progress)
     else:
         notes.append("sensitivity: not measured, since the gate was passed and the model is large")
-    if missed and judge is not None:
-        recipe = fewest_high(recipe, damages, options, judge, model, ranges)
-    return Precision(recipe=recipe, ranges=ranges, damages=damages, judge=judge, notes=notes)
+    if missed and gate is not None:
+        recipe = fewest_high(recipe, damages, options, gate, model, ranges)
+    return Precision(recipe=recipe, ranges=ranges, damages=damages, gate=gate, notes=notes)
 
 
 def with_enough_keys(
@@ -112,7 +111,7 @@ def fewest_high(
     recipe: Recipe,
     damages: Sequence[Damage],
     options: PrecisionOptions,
-    judge: Judge,
+    gate: AccuracyGate,
     model: CalibrationModel,
     ranges: Ranges,
 ) -> Recipe:
@@ -124,7 +123,7 @@ def fewest_high(
         return keep_high(recipe, worst, model, ranges)
 
     def passes(count: int) -> bool:
-        return judge.verdict(run_with(model, kept(count))).drop <= options.max_drop
+        return gate.measure(run_with(model, kept(count))).drop <= options.max_drop
 
     failing, count = 0, min(1, limit)
     while count < limit and not passes(count):
@@ -135,7 +134,7 @@ def fewest_high(
     return kept(count)
 
 
-def run_with(model: CalibrationModel, recipe: Recipe | None) -> Run:
+def run_with(model: CalibrationModel, recipe: Recipe | None) -> RunGraph:
     """Return what runs a graph of `model` as `recipe` says."""
     return partial(model.run, recipe=recipe)
 
@@ -150,7 +149,9 @@ def _rules(options: PrecisionOptions, ranges: Ranges) -> Rules:
     )
 
 
-def _judged_inputs(graphs: Sequence[str], inputs: Inputs, progress: Progress) -> dict[str, Mapping[str, np.ndarray]]:
+def _sensitivity_inputs(
+    graphs: Sequence[str], inputs: Inputs, progress: Progress
+) -> dict[str, Mapping[str, np.ndarray]]:
     found = {}
     with progress.task("Computing inputs", len(graphs), "graphs") as advance:
         for name in graphs:
@@ -159,7 +160,9 @@ def _judged_inputs(graphs: Sequence[str], inputs: Inputs, progress: Progress) ->
     return found
 
 
-def _judge(model: CalibrationModel, ranges: Ranges, options: PrecisionOptions, notes: list[str]) -> Judge | None:
+def _accuracy_gate(
+    model: CalibrationModel, ranges: Ranges, options: PrecisionOptions, notes: list[str]
+) -> AccuracyGate | None:
     """Return who tells the drop, or None with a note where there is nothing to tell it on."""
     source = options.data or str(ranges.info.data[0]["source"])
     if options.gate_samples == 0 or EXPORTED_AS[IMAGE_ENCODER] not in options.graphs or source == RANDOM:
@@ -171,7 +174,7 @@ def _judge(model: CalibrationModel, ranges: Ranges, options: PrecisionOptions, n
         notes.append(f"accuracy: not measured ({error})")
         return None
     calibrated = sum(int(part["pictures"]) for part in ranges.info.data)
-    return Judge(held_out(data, calibrated, options.gate_samples), model, options.graphs, run_with(model, None))
+    return AccuracyGate(held_out(data, calibrated, options.gate_samples), model, options.graphs, run_with(model, None))
 
 
 def _values(model: CalibrationModel) -> int:

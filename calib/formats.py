@@ -7,7 +7,7 @@ from torch import Tensor
 
 from internvl_edge.runtime.numbers.formats import Format, Granularity
 
-TINIEST = {"float32": 1.2e-38, "float16": 6.2e-5, "bfloat16": 1.2e-38}
+SMALLEST_NORMAL = {"float32": 1.2e-38, "float16": 6.2e-5, "bfloat16": 1.2e-38}
 """Smallest normal number of each type a scale may be stored in: a subnormal scale loses the digits it is there for."""
 
 
@@ -22,7 +22,7 @@ def encode(x: Tensor, scale: Tensor, form: Format) -> Tensor:
     return scaled.clamp_(-form.largest, form.largest).to(_code_dtype(form))
 
 
-def fake(x: Tensor, scale: Tensor, form: Format) -> Tensor:
+def fake_quantize(x: Tensor, scale: Tensor, form: Format) -> Tensor:
     """Return `x` as QuantizeLinear and DequantizeLinear give it back, in fp32; integers saturate at their lowest."""
     scaled = x / scale
     if form.mantissa_bits is None:
@@ -46,7 +46,7 @@ def amax_of(x: Tensor, granularity: Granularity) -> Tensor:
     return x.abs().reshape(blocks).amax(dim=granularity.axis + 1)
 
 
-def spread(scale: Tensor, granularity: Granularity, ndim: int) -> Tensor:
+def broadcast_scale(scale: Tensor, granularity: Granularity, ndim: int) -> Tensor:
     """Return a scale so that it broadcasts against its tensor, of `ndim` axes."""
     if granularity.axis is None:
         return scale
@@ -57,7 +57,7 @@ def spread(scale: Tensor, granularity: Granularity, ndim: int) -> Tensor:
 
 def scale_of(amax: Tensor, form: Format, dtype: str) -> Tensor:
     """Return the scale that maps `amax` to the largest code, as a graph of type `dtype` can store it, in fp32."""
-    scale = (amax.float() / form.largest).clamp(min=TINIEST[dtype])
+    scale = (amax.float() / form.largest).clamp(min=SMALLEST_NORMAL[dtype])
     return scale.to(getattr(torch, dtype)).float()
 
 
@@ -70,10 +70,10 @@ def sqnr_db(reference: Tensor, found: Tensor) -> float:
     noise = float((reference.double() - found.double()).square().sum())
     if noise == 0:
         return 200.0
-    return decibel(signal, noise) if math.isfinite(noise) else -200.0
+    return ratio_db(signal, noise) if math.isfinite(noise) else -200.0
 
 
-def decibel(signal: float, noise: float) -> float:
+def ratio_db(signal: float, noise: float) -> float:
     """Return ``10 log10(signal / noise)`` between -200 and 200."""
     ratio = torch.tensor(max(signal, 1e-300) / max(noise, 1e-300), dtype=torch.float64)
     return float((10 * ratio.log10()).clamp(-200, 200))

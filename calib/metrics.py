@@ -19,7 +19,7 @@ def recall(scores: np.ndarray, right: np.ndarray | None = None) -> dict[str, flo
     return {f"R@{k}": 100.0 * float((ranks < k).mean()) for k in RECALL_AT}
 
 
-def clear_first(scores: np.ndarray, right: np.ndarray | None = None) -> float:
+def strict_recall_at_1(scores: np.ndarray, right: np.ndarray | None = None) -> float:
     """Return R@1 of ``[Q, C]`` as `recall` does, but ties count as misses: features all alike are no match."""
     own = np.eye(len(scores), dtype=bool) if right is None else right
     others = np.where(own, -np.inf, scores)
@@ -37,7 +37,7 @@ def exact_match(found: Sequence[str], expected: Sequence[str | Sequence[str]]) -
     return 100.0 * float(np.mean([text.strip() in _stripped(others) for text, others in pairs]))
 
 
-def owned(counts: Sequence[int]) -> np.ndarray:
+def caption_owners(counts: Sequence[int]) -> np.ndarray:
     """Return which of all captions are those of each picture, ``[pictures, captions]``, of how many each has."""
     owners = np.repeat(np.arange(len(counts)), counts)
     found: np.ndarray = owners == np.arange(len(counts))[:, None]

@@ -13,7 +13,7 @@ from internvl_edge.runtime.bundle.tokenizer import Tokenizer
 from internvl_edge.runtime.inputs.pictures.preprocess import Preprocessing
 
 
-class Listener(Protocol):
+class BlockObserver(Protocol):
     """Hears what passes through a block."""
 
     def enter(self, graph: str, samples: int, valid: Tensor | None) -> None:
@@ -29,7 +29,7 @@ class Listener(Protocol):
         """The chunk leaves block `path` as `x` ``[B, n, C]``."""
 
 
-class BlockWalk(Protocol):
+class BlockwiseForward(Protocol):
     """All samples on their way through the blocks; it can be stopped between two blocks, and gone on with."""
 
     @property
@@ -52,11 +52,11 @@ class BlockWalk(Protocol):
         """The residual streams at this position."""
         ...
 
-    def take_up(self, position: int, states: dict[str, Tensor]) -> None:
+    def resume(self, position: int, states: dict[str, Tensor]) -> None:
         """Go to a place where an earlier walk on the same inputs has been."""
         ...
 
-    def step(self, listener: Listener) -> str:
+    def step(self, observer: BlockObserver) -> str:
         """Take all samples through the next block; return its path."""
         ...
 
@@ -117,7 +117,7 @@ class CalibrationModel(Protocol):
         """Return whether `graph` has linears that may be quantized: only then anything of it is measured."""
         ...
 
-    def judged_output(self, graph: str) -> str | None:
+    def sensitivity_output(self, graph: str) -> str | None:
         """Return the output by which the damage of `graph` is told; None if it is told by no output of its own."""
         ...
 
@@ -125,7 +125,7 @@ class CalibrationModel(Protocol):
         """Return the fewest rows that an attention of `graph` sees in a call."""
         ...
 
-    def walk(self, inputs: CalibrationInputs, graphs: Sequence[str], compute: str) -> BlockWalk:
+    def blockwise_forward(self, inputs: CalibrationInputs, graphs: Sequence[str], compute: str) -> BlockwiseForward:
         """Return the samples in front of the first block; `compute` is the type of matrix products, as torch names it.
 
         Samples pass the graphs of `graphs` only.

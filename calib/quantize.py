@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from internvl_edge.calib.formats import amax_of, encode, fake, scale_of, spread
+from internvl_edge.calib.formats import amax_of, broadcast_scale, encode, fake_quantize, scale_of
 from internvl_edge.calib.heap import trim_heap
 from internvl_edge.calib.model import CalibrationModel
 from internvl_edge.calib.ranges.stored import Ranges
@@ -76,12 +76,12 @@ def fake_quantizers(recipe: Recipe, graph: str) -> dict[str, Callable[[Tensor], 
     if (form := recipe.activations) is None:
         return found
     for site, clip in recipe.quantized(graph):
-        change = partial(fake, scale=torch.tensor(clip.scale), form=form)
+        change = partial(fake_quantize, scale=torch.tensor(clip.scale), form=form)
         found |= dict.fromkeys(site.linears, change)
     return found
 
 
-def matching(patterns: Sequence[str], sites: Sequence[Site]) -> dict[str, str]:
+def matching_sites(patterns: Sequence[str], sites: Sequence[Site]) -> dict[str, str]:
     """Return the sites that `patterns` (globs on names of linears, with or without their tower's path) keep high.
 
     Raises:
@@ -123,13 +123,13 @@ def _attention(
     model: CalibrationModel, decisions: Sequence[Decision], ranges: Ranges
 ) -> dict[str, dict[str, AttentionRange]]:
     """Return the ranges of every attention in front of a quantized projection; v as its smoothing leaves it."""
-    home = _homes(model)
+    block_of = _block_of_sites(model)
     found: dict[str, dict[str, AttentionRange]] = {}
     for decision in decisions:
         path, _, linear = decision.site.name.rpartition(".")
         if linear not in _PROJECTIONS or not decision.quantized:
             continue
-        statistics = ranges.block(home[decision.site.name])
+        statistics = ranges.block(block_of[decision.site.name])
         for graph in decision.clips:
             q, k, v = (statistics[graph, f"{path}.{part}"].amax for part in "qkv")
             values = v if decision.smoothing is None else v / decision.smoothing
@@ -138,7 +138,7 @@ def _attention(
     return found
 
 
-def _homes(model: CalibrationModel) -> dict[str, str]:
+def _block_of_sites(model: CalibrationModel) -> dict[str, str]:
     """Return the block of every site, by the site's name."""
     return {site.name: path for path, sites in model.blocks.items() for site in sites}
 
@@ -164,9 +164,9 @@ def _weights_of(
     if f"{path}.bias" not in model.shapes:
         return LinearWeights(scale=scale)
     graph = next(iter(decision.clips))
-    mean = ranges.block(_homes(model)[decision.site.name])[graph, decision.site.name].mean
+    mean = ranges.block(_block_of_sites(model)[decision.site.name])[graph, decision.site.name].mean
     mean = mean if decision.smoothing is None else mean / decision.smoothing
-    wide = spread(scale, form.granularity, weight.ndim)
+    wide = broadcast_scale(scale, form.granularity, weight.ndim)
     return LinearWeights(
         scale=scale, correction=mean_correction(weight, encode(weight, wide, form).float() * wide, mean)
     )

@@ -9,7 +9,7 @@ import click
 
 from internvl_edge.commands.options.numbers import MOST_ROWS, SECONDS, THREADS, Counts
 from internvl_edge.commands.options.parameters import BACKEND, BF16, BUNDLE, Names
-from internvl_edge.commands.options.request import open_shown
+from internvl_edge.commands.options.request import open_with_progress
 from internvl_edge.commands.output.printing import show
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -125,7 +125,7 @@ def bench(
     to_stderr = takes_stdout(chosen_files)
     earlier = read_baseline(baseline) if baseline else None
     settings = SessionOptions(threads=threads, bf16=bf16, cuda_graph=cuda_graph, spin=spin, streams=streams)
-    model = open_shown(bundle, backend=backend, batch_size=max(batches), options=settings)
+    model = open_with_progress(bundle, backend=backend, batch_size=max(batches), options=settings)
     options = BenchOptions(
         measure=MeasureOptions(seconds=duration, calls=iterations, streams=streams),
         percents=percents,
@@ -138,7 +138,7 @@ def bench(
     with (
         tempfile.TemporaryDirectory(prefix="internvl-edge-") as folder,
         finish_on_interrupt() as stop,
-        shown_progress(still=True) as progress,
+        shown_progress(redraw_on_advance=True) as progress,
     ):
         cases = cases_of(model, chosen, Path(folder))
         show(f"{report.bundle} ({report.precision}), {len(cases)} cases", to_stderr=to_stderr)

@@ -14,9 +14,7 @@ from internvl_edge.commands.output.printing import show, show_json
 @click.option("--data", type=GivenPath(), required=True, help="Table or archive of pictures with captions.")
 @MAX_PIXELS
 @click.option("--baseline", type=GivenPath(), help="Bundle to compare with.")
-@click.option(
-    "--sample-count", "limit", type=click.IntRange(1, 2**31), help="Pictures to take, evenly spread. Default: all."
-)
+@click.option("--sample-count", type=click.IntRange(1, 2**31), help="Pictures to take, evenly spread. Default: all.")
 @click.option("--languages", type=Names(), help="Languages to measure, as en,zh. Default: all of the data.")
 @click.option("--tasks", type=Names(), help="Of retrieval,zero_shot,captions. Default: all.")
 @click.option("--backend", default="onnxruntime", show_default=True, help="Library that runs the graphs, or auto.")

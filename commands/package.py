@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from internvl_edge.commands.options.joining import DEADLINE, JOINED_ROWS, JOINING_DELAY
+from internvl_edge.commands.options.batching import DEADLINE, MAX_BATCH, MAX_DELAY_MS
 from internvl_edge.commands.options.numbers import (
     BATCH,
     MILLISECONDS,
@@ -91,8 +91,8 @@ def triton(bundle: Path, output: Path, **settings: Any) -> None:
 @BACKEND
 @click.option("--threads", type=THREADS, help="Of a CPU backend.  [default: one for a small graph, else all]")
 @BF16
-@JOINED_ROWS
-@JOINING_DELAY
+@MAX_BATCH
+@MAX_DELAY_MS
 @click.option(
     "--queue",
     type=QUEUE,

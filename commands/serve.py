@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from internvl_edge.commands.options.joining import DEADLINE, JOINED_ROWS, JOINING_DELAY
+from internvl_edge.commands.options.batching import DEADLINE, MAX_BATCH, MAX_DELAY_MS
 from internvl_edge.commands.options.numbers import (
     LENGTH,
     PROCESSES,
@@ -34,8 +34,8 @@ _CACHE = ByteSize(unit="MiB", least=_MIB, zero=True)
 @click.option("--workers", type=PROCESSES, default=1, show_default=True, help="Processes that hold the model.")
 @click.option("--threads", type=THREADS, help="Of a CPU backend in each worker.  [default: its part of the cores]")
 @BF16
-@JOINED_ROWS
-@JOINING_DELAY
+@MAX_BATCH
+@MAX_DELAY_MS
 @click.option("--queue", type=QUEUE, default=256, show_default=True, help="Requests that may wait; others get 429.")
 @DEADLINE
 @click.option(

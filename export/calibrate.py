@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from internvl_edge.calib.measure import MeasureOptions, measure, open_measurement
+from internvl_edge.calib.measure_ranges import RangeOptions, run_measurement, start_measurement
 from internvl_edge.calib.ranges.stored import MARKER, RangesInfo, merge_ranges, open_ranges, save_info
 from internvl_edge.calib.recipes.thresholds import METHODS
 from internvl_edge.export.blockwise.model import BlockwiseModel
@@ -99,7 +99,7 @@ def measure_ranges(
         EdgeError: the data or a value on the way is not right, in one line.
     """
     assert options.data is not None
-    measured = MeasureOptions(
+    measured = RangeOptions(
         data=options.data,
         samples=options.samples,
         method=options.method,
@@ -108,10 +108,10 @@ def measure_ranges(
         producer=producer(),
         code=code_digest(),
     )
-    measurement = open_measurement(model, measured)
+    measurement = start_measurement(model, measured)
     key = calibrate_key(checkpoint, model.config, measurement.info)
     with staged(options.output, key, "ranges", MARKER) as staging:
-        measure(measurement, staging.folder, progress)
+        run_measurement(measurement, staging.folder, progress)
     return measurement.info
 
 

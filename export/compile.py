@@ -12,7 +12,7 @@ import onnx_ir as ir
 import torch
 
 from internvl_edge.calib.choose import Precision
-from internvl_edge.calib.gate.verdict import Verdict
+from internvl_edge.calib.gate.result import GateResult
 from internvl_edge.calib.ranges.stored import save_info
 from internvl_edge.calib.recipes.recipe import Recipe, save_recipe
 from internvl_edge.calib.report.content import build_report
@@ -71,7 +71,7 @@ class ExportReport:
     ignored: tuple[str, ...]
     absent_files: tuple[str, ...] = ()
     """Shards of the checkpoint that are not there and that no graph needs."""
-    verdict: Verdict | None = None
+    gate_result: GateResult | None = None
     """What quantization cost, where it was measured."""
     kept_high: tuple[str, ...] = ()
     """Sites that are not quantized."""
@@ -107,7 +107,7 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         clock.stage("weights")
         verified = _verify(run, staging, folder, stored, precision)
         clock.stage("verify")
-        verdict = _judge(run, staging, folder, precision)
+        result = _judge(run, staging, folder, precision)
         clock.stage("judge")
         _describe(run, staging, folder, stored, verified, clock)
     built = build(options.output, BuildOptions(target=options.target), run.progress) if options.target else None
@@ -126,7 +126,7 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         built=built,
         ignored=run.checkpoint.ignored,
         absent_files=run.checkpoint.absent_files,
-        verdict=verdict,
+        gate_result=result,
         kept_high=tuple(d.site.name for d in recipe.decisions if not d.quantized) if recipe is not None else (),
         kept_wide=verified.kept,
     )
@@ -198,7 +198,7 @@ def _verify(run: ExportRun, staging: Staging, folder: Path, stored: Stored, prec
     return verified
 
 
-def _judge(run: ExportRun, staging: Staging, folder: Path, precision: Precision | None) -> Verdict | None:
+def _judge(run: ExportRun, staging: Staging, folder: Path, precision: Precision | None) -> GateResult | None:
     """Measure what the written graphs lose, and write the report.
 
     Raises:
@@ -207,21 +207,21 @@ def _judge(run: ExportRun, staging: Staging, folder: Path, precision: Precision 
     if precision is None:
         return None
     options = run.options
-    verdict = gate(precision.judge, folder, run.progress) if precision.judge is not None else None
+    result = gate(precision.gate, folder, run.progress) if precision.gate is not None else None
     report = build_report(
-        precision.recipe, precision.ranges, precision.damages, verdict, options.max_drop, precision.notes
+        precision.recipe, precision.ranges, precision.damages, result, options.max_drop, precision.notes
     )
-    missed = verdict is not None and not verdict.drop <= options.max_drop  # NaN is a miss
+    missed = result is not None and not result.drop <= options.max_drop  # NaN is a miss
     place = options.output.with_name(f"{options.output.name}.rejected") if missed else staging.folder / "reports"
     _write_json(place / "quantization.json", report)
     (place / "quantization.html").write_text(render_html(report), encoding="utf-8", errors="backslashreplace")
-    if verdict is not None and missed:
+    if result is not None and missed:
         raise VerificationError(
-            f"{options.output}: {options.precision} loses {verdict.drop:.2f} points on {verdict.pictures} pictures, "
+            f"{options.output}: {options.precision} loses {result.drop:.2f} points on {result.pictures} pictures, "
             f"--max-drop is {options.max_drop:g}; see {place / 'quantization.html'}, keep more layers high "
             "(--budget-layers, --keep-high) or allow it"
         )
-    return verdict
+    return result
 
 
 def _describe(

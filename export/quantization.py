@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from internvl_edge.calib.choose import Inputs, Precision, PrecisionOptions, choose_precision
-from internvl_edge.calib.gate.accuracy import Judge
-from internvl_edge.calib.gate.verdict import Verdict
+from internvl_edge.calib.gate.accuracy import AccuracyGate
+from internvl_edge.calib.gate.result import GateResult
 from internvl_edge.calib.ranges.stored import open_ranges
 from internvl_edge.export.calibrate import CalibrateOptions, measure_ranges
 from internvl_edge.export.check.verify import onnx_outputs
@@ -43,13 +43,13 @@ def quantize_run(run: ExportRun, staging: Staging, inputs: Inputs) -> Precision:
     return choose_precision(run.model, ranges, wanted, inputs, run.progress)
 
 
-def gate(judge: Judge, folder: Path, progress: Progress) -> Verdict:
+def gate(accuracy_gate: AccuracyGate, folder: Path, progress: Progress) -> GateResult:
     """Return what the written graphs in `folder` lose."""
 
     def run(graph: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return onnx_outputs(folder / f"{graph}.onnx", inputs)
 
-    return judge.verdict(run, progress)
+    return accuracy_gate.measure(run, progress)
 
 
 def _measured(run: ExportRun, staging: Staging) -> Path:

@@ -43,11 +43,11 @@ def report_text(report: ExportReport) -> str:
             f"  {graph:<10} {worst.max_abs_diff:.2e} in {worst.output} (allowed {worst.atol:.2e}), cosine {cosine:.7f}"
         )
     lines += overflow_lines(report.kept_wide)
-    if report.verdict is not None:
-        verdict = report.verdict
+    if report.gate_result is not None:
+        result = report.gate_result
         lines.append(
-            f"accuracy: {verdict.drop:+.2f} points lost in the mean of {len(verdict.measures)} figures on "
-            f"{verdict.pictures} pictures of {verdict.source}; see reports/quantization.html"
+            f"accuracy: {result.drop:+.2f} points lost in the mean of {len(result.metrics)} figures on "
+            f"{result.pictures} pictures of {result.source}; see reports/quantization.html"
         )
     if report.kept_high:
         lines.append(f"kept high: {len(report.kept_high)} sites, as {report.kept_high[0]}")

@@ -50,7 +50,7 @@ def load_data(source: str, settings: Preprocessing, count: int) -> CalibrationDa
     """
     if source == RANDOM:
         return _random(settings.image_size, count)
-    data = open_data(Path(source)).spread(count)
+    data = open_data(Path(source)).subsample(count)
     pictures, contents, rows, unreadable = _read(data)
     if len(unreadable) > UNREADABLE_SHARE * len(data.rows):
         raise CalibrationError(

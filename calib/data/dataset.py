@@ -72,7 +72,7 @@ class DataSet:
             name = f"{in_one_line(self.source)}: {in_one_line(row.file)}"
             raise InputError(f"{name}: {error}; repair or remove it") from error
 
-    def spread(self, count: int) -> "DataSet":
+    def subsample(self, count: int) -> "DataSet":
         """Return `count` rows spread evenly over the set, all of them if there are fewer."""
         if count >= len(self.rows):
             return self

@@ -1,8 +1,8 @@
 """What a bundle is worth on labelled pictures: recall, zero-shot accuracy, captions, nearness to another bundle."""
 
-from internvl_edge.calib.evaluation.measure import Features, measure
+from internvl_edge.calib.evaluation.eval_report import EvalReport, Evaluation
+from internvl_edge.calib.evaluation.features import Features, measure
 from internvl_edge.calib.evaluation.options import EvalOptions
-from internvl_edge.calib.evaluation.report import EvalReport, Evaluation
 from internvl_edge.calib.evaluation.run import evaluate, evaluate_bundle
 from internvl_edge.calib.evaluation.score import cosines, score
 from internvl_edge.calib.evaluation.text import evaluation_text

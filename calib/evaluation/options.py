@@ -16,7 +16,7 @@ class EvalOptions:
     """
 
     tasks: tuple[str, ...] = TASKS
-    limit: int | None = None
+    sample_count: int | None = None
     """Pictures, spread evenly over the set; fewer candidates make retrieval easier."""
     languages: tuple[str, ...] | None = None
     """Default: all that the data knows."""
@@ -31,8 +31,8 @@ class EvalOptions:
         unknown = [task for task in self.tasks if task not in TASKS]
         if unknown or not self.tasks:
             wrong.append(f"tasks: {', '.join(unknown) or 'none'}; choose from {', '.join(TASKS)}")
-        if self.limit is not None and self.limit < 1:
-            wrong.append(f"limit: {self.limit} pictures; give 1 or more, or none for all")
+        if self.sample_count is not None and self.sample_count < 1:
+            wrong.append(f"sample_count: {self.sample_count} pictures; give 1 or more, or none for all")
         if self.languages is not None and not self.languages:
             wrong.append("languages: none; name some, or leave them out for all")
         if self.batch_size < 1:

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from internvl_edge.calib.data.dataset import DataSet, open_data
-from internvl_edge.calib.evaluation.measure import measure
+from internvl_edge.calib.evaluation.eval_report import EvalReport, Evaluation
+from internvl_edge.calib.evaluation.features import measure
 from internvl_edge.calib.evaluation.options import EvalOptions
-from internvl_edge.calib.evaluation.plan import check_labels
-from internvl_edge.calib.evaluation.report import EvalReport, Evaluation
 from internvl_edge.calib.evaluation.score import cosines, score
+from internvl_edge.calib.evaluation.selection import check_labels
 from internvl_edge.runtime.backends import SessionOptions
 from internvl_edge.runtime.model import InternVL
 from internvl_edge.runtime.progress import Progress, Silent

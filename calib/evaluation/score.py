@@ -3,11 +3,11 @@
 import numpy as np
 
 from internvl_edge.calib.data.dataset import DataSet
-from internvl_edge.calib.evaluation.measure import Features
+from internvl_edge.calib.evaluation.eval_report import EvalReport
+from internvl_edge.calib.evaluation.features import Features
 from internvl_edge.calib.evaluation.options import EvalOptions
-from internvl_edge.calib.evaluation.plan import chosen_rows
-from internvl_edge.calib.evaluation.report import EvalReport
-from internvl_edge.calib.metrics import accuracy, exact_match, owned, recall
+from internvl_edge.calib.evaluation.selection import chosen_rows
+from internvl_edge.calib.metrics import accuracy, caption_owners, exact_match, recall
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.tasks.features import unit
 
@@ -28,7 +28,7 @@ def score(features: Features, data: DataSet, options: EvalOptions) -> EvalReport
         for language in (*features.texts, *features.captions)
     }
     owners = {
-        language: owned([len(rows[index].texts[language]) for index in indices])
+        language: caption_owners([len(rows[index].texts[language]) for index in indices])
         for language, indices in captioned.items()
     }
     places = {group: index for index, group in enumerate(data.prompts.classes)}

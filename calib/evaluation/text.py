@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from internvl_edge.calib.evaluation.report import Cosines, EvalReport, mean
+from internvl_edge.calib.evaluation.eval_report import Cosines, EvalReport, mean
 
 
 def evaluation_text(report: EvalReport, baseline: EvalReport | None = None, cosines: Cosines | None = None) -> str:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from internvl_edge.calib.data.dataset import DataSet
-from internvl_edge.calib.gate.verdict import Measure, Verdict
-from internvl_edge.calib.metrics import clear_first, owned
+from internvl_edge.calib.gate.result import AccuracyMetric, GateResult
+from internvl_edge.calib.metrics import caption_owners, strict_recall_at_1
 from internvl_edge.calib.model import CalibrationModel
 from internvl_edge.runtime.bundle.graph_roles import EXPORTED_AS, IMAGE_ENCODER, QUERY_ENCODER, TEXT_ENCODER
 from internvl_edge.runtime.inputs.pictures.preprocess import preprocess
@@ -14,7 +14,7 @@ from internvl_edge.runtime.inputs.read import Record
 from internvl_edge.runtime.progress import Advance, Progress, Silent
 from internvl_edge.runtime.tasks.features import unit
 
-Run = Callable[[str, Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+RunGraph = Callable[[str, Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 """Runs a graph by name on named inputs."""
 
 _VISION, _QUERY, _TEXT = (EXPORTED_AS[role] for role in (IMAGE_ENCODER, QUERY_ENCODER, TEXT_ENCODER))
@@ -22,7 +22,7 @@ _WIDEST_VALUES = 128 << 20
 """Values of the widest activation of one batch of pictures: 512 MiB in fp32."""
 
 
-class Judge:
+class AccuracyGate:
     """Compares models on the same pictures and captions; the reference runs once."""
 
     def __init__(
@@ -30,7 +30,7 @@ class Judge:
         data: DataSet,
         model: CalibrationModel,
         graphs: Sequence[str],
-        reference: Run,
+        reference: RunGraph,
     ) -> None:
         tokenizer = model.tokenizer
         self._data = data
@@ -43,12 +43,13 @@ class Judge:
             texts = [text for language in self._languages for row in data.rows for text in row.texts[language]]
             self._ids = tokenizer.encode_texts(texts)
         self._right = {
-            _text_name(language): owned([len(row.texts[language]) for row in data.rows]) for language in self._languages
+            _text_name(language): caption_owners([len(row.texts[language]) for row in data.rows])
+            for language in self._languages
         }
         self._reference = reference
         self._expected: dict[str, np.ndarray] | None = None
 
-    def verdict(self, run: Run, progress: Progress | None = None) -> Verdict:
+    def measure(self, run: RunGraph, progress: Progress | None = None) -> GateResult:
         """Return what is lost when `run` computes the graphs instead of the reference."""
         runs = 2 if self._expected is None else 1
         with (progress or Silent()).task("Judging", runs * len(self._data.rows), "pictures") as advance:
@@ -57,16 +58,16 @@ class Judge:
             found = self._features(run, advance)
         texts = [name for name in found if name in self._right]
         pictures = [name for name in found if name not in self._right]
-        measures = []
+        metrics = []
         for picture in pictures:
             for text in texts:
                 before, after = (features[picture] @ features[text].T for features in (self._expected, found))
-                measures += _recalls(f"{picture}, {text}", before, after, self._right[text])
+                metrics += _recalls(f"{picture}, {text}", before, after, self._right[text])
         if not texts:
-            measures = [_cosine(name, self._expected[name], found[name]) for name in pictures]
-        return Verdict(measures=tuple(measures), pictures=len(self._data.rows), source=str(self._data.source))
+            metrics = [_cosine(name, self._expected[name], found[name]) for name in pictures]
+        return GateResult(metrics=tuple(metrics), pictures=len(self._data.rows), source=str(self._data.source))
 
-    def _features(self, run: Run, advance: Advance) -> dict[str, np.ndarray]:
+    def _features(self, run: RunGraph, advance: Advance) -> dict[str, np.ndarray]:
         parts: dict[str, list[np.ndarray]] = {}
         for rows in self._batches():
             pixels = preprocess([self._data.picture(row) for row in rows], self._model.pictures)
@@ -80,7 +81,7 @@ class Judge:
             found |= dict(zip(self._right, np.split(embeds, ends[:-1]), strict=True))
         return found
 
-    def _pictures(self, run: Run, pixels: np.ndarray) -> dict[str, np.ndarray]:
+    def _pictures(self, run: RunGraph, pixels: np.ndarray) -> dict[str, np.ndarray]:
         vision = run(_VISION, {"pixel_values": pixels})
         if "image_embeds" not in vision:
             return {"vision states": unit(vision["vision_states"].astype(np.float32).mean(axis=1))}
@@ -103,25 +104,27 @@ class Judge:
 
 def held_out(data: DataSet, calibrated: int, count: int) -> DataSet:
     """Return `count` rows that calibration on `calibrated` rows does not see, or of all rows if those are too few."""
-    used = {row.file for row in data.spread(calibrated).rows}
+    used = {row.file for row in data.subsample(calibrated).rows}
     rest = tuple(row for row in data.rows if row.file not in used)
-    return DataSet(data.source, rest if len(rest) >= count else data.rows, data.prompts).spread(count)
+    return DataSet(data.source, rest if len(rest) >= count else data.rows, data.prompts).subsample(count)
 
 
 def _text_name(language: str) -> str:
     return f"text {language}".strip()
 
 
-def _recalls(what: str, before: np.ndarray, after: np.ndarray, right: np.ndarray) -> list[Measure]:
+def _recalls(what: str, before: np.ndarray, after: np.ndarray, right: np.ndarray) -> list[AccuracyMetric]:
     """Return R@1 of scores ``[pictures, captions]`` in both directions; `right` says whose captions they are."""
     directions = {"to text": (before, after, right), "to image": (before.T, after.T, right.T)}
     return [
-        Measure(metric=f"R@1 {what}, {name}", reference=clear_first(a, own), quantized=clear_first(b, own))
+        AccuracyMetric(
+            name=f"R@1 {what}, {name}", reference=strict_recall_at_1(a, own), quantized=strict_recall_at_1(b, own)
+        )
         for name, (a, b, own) in directions.items()
     ]
 
 
-def _cosine(name: str, expected: np.ndarray, found: np.ndarray) -> Measure:
-    return Measure(
-        metric=f"cosine of {name}", reference=100.0, quantized=100.0 * float((expected * found).sum(axis=1).mean())
+def _cosine(name: str, expected: np.ndarray, found: np.ndarray) -> AccuracyMetric:
+    return AccuracyMetric(
+        name=f"cosine of {name}", reference=100.0, quantized=100.0 * float((expected * found).sum(axis=1).mean())
     )

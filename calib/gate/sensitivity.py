@@ -1,18 +1,27 @@
 """How much each site costs alone: the tower's output when only that site is quantized, against the output in fp32."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from internvl_edge.calib.formats import sqnr_db
-from internvl_edge.calib.gate.verdict import Damage
 from internvl_edge.calib.model import CalibrationModel
 from internvl_edge.calib.quantize import with_weights
 from internvl_edge.calib.ranges.stored import Ranges
 from internvl_edge.calib.recipes.recipe import Recipe
 from internvl_edge.runtime.progress import Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Damage:
+    """What one site costs alone, in the graph where it costs most."""
+
+    site: str
+    graph: str
+    sqnr_db: float
+    """Of the graph's output, against fp32."""
 
 
 def rank(
@@ -24,7 +33,7 @@ def rank(
 ) -> list[Damage]:
     """Return the damage of every quantized site, the largest first; `inputs` holds those of each graph to judge by."""
     reference: dict[str, torch.Tensor] = {}
-    judged = [graph for graph in model.graphs if graph in inputs and model.judged_output(graph) is not None]
+    judged = [graph for graph in model.graphs if graph in inputs and model.sensitivity_output(graph) is not None]
     with progress.task("Running the reference", len(judged), "graphs") as advance:
         for graph in judged:
             reference[graph] = _output(graph, model, inputs[graph], None)
@@ -53,4 +62,4 @@ def _only(recipe: Recipe, name: str) -> Recipe:
 def _output(
     graph: str, model: CalibrationModel, inputs: Mapping[str, np.ndarray], recipe: Recipe | None
 ) -> torch.Tensor:
-    return torch.from_numpy(model.run(graph, inputs, recipe)[str(model.judged_output(graph))])
+    return torch.from_numpy(model.run(graph, inputs, recipe)[str(model.sensitivity_output(graph))])

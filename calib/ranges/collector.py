@@ -35,7 +35,7 @@ class Collector:
 
     def __post_init__(self) -> None:
         """Index the sites by the linear that is heard for them."""
-        self._heard = {site.linears[0]: site for site in self.sites}
+        self._site_by_linear = {site.linears[0]: site for site in self.sites}
 
     def enter(self, graph: str, samples: int, valid: Tensor | None) -> None:
         """Note whose samples come."""
@@ -43,7 +43,7 @@ class Collector:
 
     def linear(self, path: str, x: Tensor) -> None:
         """Observe the input of a site."""
-        if path in self._heard:
+        if path in self._site_by_linear:
             self._observe(path, self._rows(x), KEPT_ROWS)
 
     def attention(self, path: str, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> None:

@@ -75,7 +75,7 @@ class Observer:
                 "or leave out the picture that causes it"
             )
         self.amax = amax if self.amax is None else torch.maximum(self.amax, amax)
-        self._draw(tokens)
+        self._extend_curve(tokens)
         self.token_amax.append(tokens.numpy())
         counted = rows[:: max(1, rows.numel() // COUNTED_VALUES)]
         self.magnitudes.add(counted)
@@ -105,7 +105,7 @@ class Observer:
             token_median=float(np.median(tokens)),
         )
 
-    def _draw(self, tokens: Tensor) -> None:
+    def _extend_curve(self, tokens: Tensor) -> None:
         """Go on with the curve: rows come in the order of their samples."""
         reached = self.curve[-1] if self.curve else 0.0
         for stretch in tokens.tensor_split(min(CURVE_POINTS, tokens.numel())):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from internvl_edge.calib.formats import amax_of, decibel, fake, scale_of, spread
+from internvl_edge.calib.formats import amax_of, broadcast_scale, fake_quantize, ratio_db, scale_of
 from internvl_edge.calib.ranges.magnitudes import Magnitudes
 from internvl_edge.calib.ranges.observer import Statistics
 from internvl_edge.calib.recipes.thresholds import candidates, default_choice
@@ -16,7 +16,7 @@ from internvl_edge.runtime.numbers.formats import Format, Precision
 
 ALPHAS = (0.25, 0.5, 0.65, 0.8, 1.0)
 """How much of a channel's range smoothing moves from activation to weight: 1 all of it (SmoothQuant's alpha)."""
-JUDGED_ROWS = 512
+SAMPLED_WEIGHT_ROWS = 512
 """Output rows on which an error is measured, evenly spaced over all linears of the site."""
 OUTLIER_RATIO = 100.0
 """Largest channel over the median channel from which on activations are called massive (Sun et al. 2024)."""
@@ -84,9 +84,9 @@ def decide(site: Site, seen: Mapping[str, Statistics], weights: Sequence[Tensor]
     unfit = _unfit(weights, rules)
     if unfit:
         rules = replace(rules, precision=replace(rules.precision, weights=None))
-    judged = _judged(weights)
+    sampled = _sampled_rows(weights)
     columns = torch.stack([w.abs().amax(dim=0) for w in weights]).amax(dim=0)
-    trial = _Trial(seen, judged, rules)
+    trial = _CandidateErrors(seen, sampled, rules)
     vectors = _vectors(site, seen, columns, rules)
     errors = {name: trial.error(vector) for name, vector in vectors.items()}
     best = min(errors, key=lambda name: errors[name])
@@ -113,14 +113,14 @@ def outlier_ratio(seen: Statistics) -> float:
     return seen.largest / median if median > 0 else 0.0
 
 
-class _Trial:
-    """Tries quantizations on the kept rows: error of ``x w^T`` over the judged rows of the weights."""
+class _CandidateErrors:
+    """Tries quantizations on the kept rows: error of ``x w^T`` over the sampled rows of the weights."""
 
-    def __init__(self, seen: Mapping[str, Statistics], judged: Tensor, rules: Rules) -> None:
+    def __init__(self, seen: Mapping[str, Statistics], sampled: Tensor, rules: Rules) -> None:
         self._seen = seen
         self._rows = {graph: torch.from_numpy(found.rows) for graph, found in seen.items()}
-        self._outputs = {graph: rows @ judged.T for graph, rows in self._rows.items()}
-        self._judged = judged
+        self._outputs = {graph: rows @ sampled.T for graph, rows in self._rows.items()}
+        self._sampled = sampled
         self._rules = rules
 
     def error(self, smoothing: Tensor | None) -> float:
@@ -133,7 +133,7 @@ class _Trial:
         """Return the activation quantizer of `graph`: the candidate with the smallest error, or the method's own."""
         form, method = self._rules.precision.activations, self._rules.method
         if form is None:
-            return self._whole(graph, smoothing)
+            return self._unclipped(graph, smoothing)
         magnitudes = self._magnitudes(graph, smoothing)
         limits = candidates(magnitudes, self._range(graph, smoothing), form, method)
         weights = self._weights(smoothing)
@@ -145,11 +145,11 @@ class _Trial:
             scale=self._scale(limits[name], form),
             method=name,
             clipped_share=magnitudes.share_above(limits[name]),
-            sqnr_db=decibel(1.0, errors[name]),
+            sqnr_db=ratio_db(1.0, errors[name]),
             errors=errors,
         )
 
-    def _whole(self, graph: str, smoothing: Tensor | None) -> Clip:
+    def _unclipped(self, graph: str, smoothing: Tensor | None) -> Clip:
         """Return what stands for an activation quantizer where only weights are quantized: nothing is clipped."""
         limit = self._range(graph, smoothing)
         error = self._error(graph, limit, smoothing, self._weights(smoothing))
@@ -158,7 +158,7 @@ class _Trial:
             scale=None,
             method="max",
             clipped_share=0.0,
-            sqnr_db=decibel(1.0, error),
+            sqnr_db=ratio_db(1.0, error),
             errors={"max": error},
         )
 
@@ -166,17 +166,17 @@ class _Trial:
         rows, outputs = self._rows[graph], self._outputs[graph]
         x = rows if smoothing is None else rows / smoothing
         form = self._rules.precision.activations
-        found = (x if form is None else fake(x, torch.tensor(self._scale(limit, form)), form)) @ weights.T
+        found = (x if form is None else fake_quantize(x, torch.tensor(self._scale(limit, form)), form)) @ weights.T
         energy = float(outputs.square().sum())
         return float((found - outputs).square().sum()) / max(energy, 1e-30)
 
     def _weights(self, smoothing: Tensor | None) -> Tensor:
-        weights = self._judged if smoothing is None else self._judged * smoothing
+        weights = self._sampled if smoothing is None else self._sampled * smoothing
         form = self._rules.precision.weights
         if form is None:
             return weights
         scale = scale_of(amax_of(weights, form.granularity), form, self._rules.dtype)
-        return fake(weights, spread(scale, form.granularity, weights.ndim), form)
+        return fake_quantize(weights, broadcast_scale(scale, form.granularity, weights.ndim), form)
 
     def _range(self, graph: str, smoothing: Tensor | None) -> float:
         amax = torch.from_numpy(self._seen[graph].amax)
@@ -206,9 +206,9 @@ def _unfit(weights: Sequence[Tensor], rules: Rules) -> str:
     return ""
 
 
-def _judged(weights: Sequence[Tensor]) -> Tensor:
+def _sampled_rows(weights: Sequence[Tensor]) -> Tensor:
     whole = sum(len(w) for w in weights)
-    step = max(1, whole // JUDGED_ROWS)
+    step = max(1, whole // SAMPLED_WEIGHT_ROWS)
     return torch.cat([w[::step] for w in weights])
 
 
@@ -236,8 +236,8 @@ def smoothing_vector(amax: Tensor, columns: Tensor, alpha: float) -> Tensor:
 def _prescription(kept: bool, errors: Mapping[str, float], best: str, clips: Mapping[str, Clip]) -> str:
     if kept:
         return "keep high"
-    if best != "off" and decibel(errors.get("off", errors[best]), errors[best]) >= WORTH_DB:
+    if best != "off" and ratio_db(errors.get("off", errors[best]), errors[best]) >= WORTH_DB:
         return "smooth"
-    if any(decibel(clip.errors["max"], clip.errors[clip.method]) >= WORTH_DB for clip in clips.values()):
+    if any(ratio_db(clip.errors["max"], clip.errors[clip.method]) >= WORTH_DB for clip in clips.values()):
         return "clip"
     return "none"

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from internvl_edge.calib.gate.verdict import Damage, Verdict
+from internvl_edge.calib.gate.result import GateResult
+from internvl_edge.calib.gate.sensitivity import Damage
 from internvl_edge.calib.ranges.collector import ATTENTION_TENSORS, RESIDUAL, Key
 from internvl_edge.calib.ranges.observer import Statistics
 from internvl_edge.calib.ranges.stored import Ranges
@@ -31,7 +32,7 @@ def build_report(
     recipe: Recipe,
     ranges: Ranges,
     damages: Sequence[Damage],
-    verdict: Verdict | None,
+    result: GateResult | None,
     max_drop: float,
     notes: Sequence[str],
 ) -> dict[str, Any]:
@@ -68,8 +69,8 @@ def build_report(
             {"site": d.site, "graph": d.graph, "sqnr_db": d.sqnr_db, "kept_high": not by_site[d.site].quantized}
             for d in damages
         ],
-        "accuracy": _accuracy(verdict),
-        "gate": _gate(verdict, max_drop),
+        "accuracy": _accuracy(result),
+        "gate": _gate(result, max_drop),
         "placement_rules": [{"rule": rule, "reason": reason} for rule, reason in PLACEMENT_RULES],
         "notes": list(notes),
     }
@@ -151,23 +152,21 @@ def _data(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _accuracy(verdict: Verdict | None) -> list[dict[str, Any]]:
-    if verdict is None:
+def _accuracy(result: GateResult | None) -> list[dict[str, Any]]:
+    if result is None:
         return []
-    rows = [
-        {"metric": m.metric, "fp32": m.reference, "quantized": m.quantized, "drop": m.drop} for m in verdict.measures
-    ]
-    reference = float(np.mean([m.reference for m in verdict.measures]))
-    mean = {"metric": "mean", "fp32": reference, "quantized": reference - verdict.drop, "drop": verdict.drop}
+    rows = [{"metric": m.name, "fp32": m.reference, "quantized": m.quantized, "drop": m.drop} for m in result.metrics]
+    reference = float(np.mean([m.reference for m in result.metrics]))
+    mean = {"metric": "mean", "fp32": reference, "quantized": reference - result.drop, "drop": result.drop}
     return [mean, *rows]
 
 
-def _gate(verdict: Verdict | None, max_drop: float) -> dict[str, Any] | None:
-    if verdict is None:
+def _gate(result: GateResult | None, max_drop: float) -> dict[str, Any] | None:
+    if result is None:
         return None
     return {
         "max_drop": max_drop,
-        "drop": verdict.drop,
-        "metric": f"mean of {len(verdict.measures)} figures on {verdict.pictures} pictures of {verdict.source}",
-        "passed": verdict.drop <= max_drop,
+        "drop": result.drop,
+        "metric": f"mean of {len(result.metrics)} figures on {result.pictures} pictures of {result.source}",
+        "passed": result.drop <= max_drop,
     }

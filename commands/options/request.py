@@ -42,7 +42,7 @@ class Request:
         if self.max_pixels is not None:
             limit_pixels(self.max_pixels or None)
         options = SessionOptions(threads=self.threads, bf16=self.bf16, rows=batch_size or 1)
-        model = open_shown(bundle, backend=self.backend, batch_size=batch_size or BATCH_SIZE, options=options)
+        model = open_with_progress(bundle, backend=self.backend, batch_size=batch_size or BATCH_SIZE, options=options)
         stages = Stages() if self.latency else UNMEASURED
         start = time.perf_counter()
         try:
@@ -55,26 +55,26 @@ class Request:
             model.close()
 
 
-def open_shown(bundle: Path, **settings: Any) -> "InternVL":
+def open_with_progress(bundle: Path, **settings: Any) -> "InternVL":
     """Open `bundle`, whose files are checked first, and show on stderr that this goes on while it takes long."""
     from internvl_edge.commands.output.progress import shown_progress
     from internvl_edge.runtime import InternVL
 
-    with shown_progress(passing=True) as progress, progress.task("Opening", 1, "bundle") as advance:
+    with shown_progress(transient=True) as progress, progress.task("Opening", 1, "bundle") as advance:
         model = InternVL.open(bundle, **settings)
         advance(1)
     return model
 
 
 @contextmanager
-def shown_work(stages: Stages, label: str, total: int, unit: str = "pictures") -> Iterator[Monitor]:
+def work_progress(stages: Stages, label: str, total: int, unit: str = "pictures") -> Iterator[Monitor]:
     """Show on stderr how many of `total` pictures are done while the block takes long; prints nothing else.
 
     Yields what the block passes with its call; times are kept in `stages`.
     """
     from internvl_edge.commands.output.progress import shown_progress
 
-    with shown_progress(passing=True) as progress, progress.task(label, total, unit) as advance:
+    with shown_progress(transient=True) as progress, progress.task(label, total, unit) as advance:
         yield Monitor(stages=stages, advance=advance)
 
 

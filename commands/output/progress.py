@@ -22,13 +22,13 @@ _LATER_LINE_SECONDS = 60.0
 _FIRST_MINUTE = 60.0
 
 
-def shown_progress(*, still: bool = False, passing: bool = False) -> "Bars | Lines":
+def shown_progress(*, redraw_on_advance: bool = False, transient: bool = False) -> "Bars | Lines":
     """Return bars where stderr is a terminal, else lines.
 
     Bars that are `still` are drawn when something advances and not meanwhile: drawing takes time from what is being
-    measured. `passing` ones leave the terminal when they are done.
+    measured. `transient` ones leave the terminal when they are done.
     """
-    return Bars(still=still, passing=passing) if sys.stderr.isatty() else Lines()
+    return Bars(redraw_on_advance=redraw_on_advance, transient=transient) if sys.stderr.isatty() else Lines()
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class Stage:
     unit: str
     began: float
     done: float = 0.0
-    told: float = field(default=0.0)
+    reported: float = field(default=0.0)
     """When a line was last written of it."""
 
     def state(self, now: float) -> str:
@@ -114,7 +114,7 @@ class Lines:
     def task(self, label: str, total: float, unit: str) -> Iterator[Advance]:
         """Open a stage of `total` units; the block gets a function that advances it."""
         stage = Stage(label, total, unit, self._clock())
-        stage.told = stage.began
+        stage.reported = stage.began
         logger.info("%s: %s to do", label, amount(total, unit))
         with self._lock:
             self._running.append(stage)
@@ -130,16 +130,16 @@ class Lines:
             with self._lock:
                 self._running.remove(stage)
 
-    def tell(self) -> None:
+    def report_due(self) -> None:
         """Write what is due: after the quiet time a line of every stage that is over, then of running ones."""
         now = self._clock()
         if now - self._began < QUIET_SECONDS:
             return
         with self._lock:
             held, self._held = self._held, []
-            due = [stage for stage in self._running if now - stage.told >= _pause(now - stage.began)]
+            due = [stage for stage in self._running if now - stage.reported >= _pause(now - stage.began)]
             for stage in due:
-                stage.told = now
+                stage.reported = now
             lines = [*held, *(self._line(stage.state(now), now) for stage in due)]
         for line in lines:
             self._write(line)
@@ -151,14 +151,14 @@ class Lines:
             return
         with self._lock:
             self._held.append(self._line(stage.end(now), now))
-        self.tell()
+        self.report_due()
 
     def _line(self, text: str, now: float) -> str:
         return f"[{duration(now - self._began)}] {text}"
 
     def _watch(self) -> None:
         while not self._stop.wait(1.0):
-            self.tell()
+            self.report_due()
 
 
 def _pause(seconds: float) -> float:
@@ -172,8 +172,8 @@ def _write(line: str) -> None:
 class Bars:
     """One bar per task, kept on screen when done; they move on stderr while any task runs."""
 
-    def __init__(self, *, still: bool = False, passing: bool = False) -> None:
-        self._still, self._passing = still, passing
+    def __init__(self, *, redraw_on_advance: bool = False, transient: bool = False) -> None:
+        self._redraw_on_advance, self._transient = redraw_on_advance, transient
         self._bars: Any = None
         self._open = 0
 
@@ -193,7 +193,7 @@ class Bars:
         """Open a bar of `total` units; the block gets a function that advances it."""
         stage = Stage(label, total, unit, time.monotonic())
         if self._open == 0:
-            self._bars = _new_bars(self._still, self._passing)
+            self._bars = _new_bars(self._redraw_on_advance, self._transient)
             self._bars.start()
         self._open += 1
         logger.info("%s: %s to do", label, amount(total, unit))
@@ -201,7 +201,9 @@ class Bars:
 
         def advance(more: float) -> None:
             stage.done += more
-            self._bars.update(bar, completed=stage.done, done=amount(stage.done, unit, total), refresh=self._still)
+            self._bars.update(
+                bar, completed=stage.done, done=amount(stage.done, unit, total), refresh=self._redraw_on_advance
+            )
 
         try:
             yield advance
@@ -212,7 +214,7 @@ class Bars:
                 self._bars.stop()
 
 
-def _new_bars(still: bool, passing: bool) -> Any:
+def _new_bars(redraw_on_advance: bool, transient: bool) -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -226,5 +228,9 @@ def _new_bars(still: bool, passing: bool) -> Any:
         TimeRemainingColumn(),
     )
     return Progress(
-        *columns, console=Console(stderr=True), redirect_stdout=False, auto_refresh=not still, transient=passing
+        *columns,
+        console=Console(stderr=True),
+        redirect_stdout=False,
+        auto_refresh=not redraw_on_advance,
+        transient=transient,
     )

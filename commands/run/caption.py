@@ -8,7 +8,7 @@ import click
 
 from internvl_edge.commands.options.numbers import LENGTH
 from internvl_edge.commands.options.parameters import BUNDLE, IMAGES, JSON
-from internvl_edge.commands.options.request import Request, request_options, shown_work
+from internvl_edge.commands.options.request import Request, request_options, work_progress
 from internvl_edge.commands.output.printing import show, show_json
 from internvl_edge.runtime.monitor import Monitor
 from internvl_edge.runtime.tasks.generation.search import MOST_BEAMS
@@ -43,6 +43,6 @@ def caption(
             for piece in streamed_lines(pictures, pieces):
                 show(piece, newline=False)
             return
-        with shown_work(stages, "Captioning", len(pictures)) as monitor:
+        with work_progress(stages, "Captioning", len(pictures)) as monitor:
             captions = model.caption(pictures, **settings, monitor=monitor)
     show_json(caption_rows(pictures, captions)) if as_json else show(lines_text(pictures, captions))

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from internvl_edge.commands.options.parameters import BUNDLE, IMAGES, JSON
-from internvl_edge.commands.options.request import Request, request_options, shown_work
+from internvl_edge.commands.options.request import Request, request_options, work_progress
 from internvl_edge.commands.run.ranking import show_ranking
 
 
@@ -31,6 +31,6 @@ def classify(
     require_unlike("--label", labels)
     pictures = find_pictures(images)
     with request.open(bundle) as (model, stages):
-        with shown_work(stages, "Classifying", len(pictures)) as monitor:
+        with work_progress(stages, "Classifying", len(pictures)) as monitor:
             scores = model.classify(pictures, labels, templates=templates or None, monitor=monitor)
         show_ranking(pictures, labels, scores, as_json)

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from internvl_edge.commands.options.parameters import BUNDLE, IMAGES, GivenPath
-from internvl_edge.commands.options.request import Request, request_options, shown_work
+from internvl_edge.commands.options.request import Request, request_options, work_progress
 from internvl_edge.commands.output.printing import show
 from internvl_edge.runtime.inputs.pictures.tiling import MOST_TILES
 
@@ -34,6 +34,6 @@ def connect(bundle: Path, images: tuple[Path, ...], output: Path, request: Reque
     require_apart([output], images)
     pictures = find_pictures(images)
     with request.open(bundle) as (model, stages):
-        with shown_work(stages, "Connecting", len(pictures)) as monitor:
+        with work_progress(stages, "Connecting", len(pictures)) as monitor:
             written = save_vit_embeds(model, pictures, TilingOptions(**tiling), output, monitor)
         show(written, to_stderr=takes_stdout([output]))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from internvl_edge.commands.options.parameters import BUNDLE, IMAGES, JSON
-from internvl_edge.commands.options.request import Request, request_options, shown_work
+from internvl_edge.commands.options.request import Request, request_options, work_progress
 from internvl_edge.commands.run.ranking import MODE, show_ranking
 
 if TYPE_CHECKING:
@@ -30,6 +30,6 @@ def retrieve(
     require_unlike("--text", texts)
     pictures = find_pictures(images)
     with request.open(bundle) as (model, stages):
-        with shown_work(stages, "Ranking", len(pictures)) as monitor:
+        with work_progress(stages, "Ranking", len(pictures)) as monitor:
             scores = model.similarity(pictures, texts, mode=mode, monitor=monitor)
         show_ranking(pictures, texts, scores, as_json)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from internvl_edge.commands.options.parameters import BUNDLE, JSON, GivenPath
-from internvl_edge.commands.options.request import Request, request_options, shown_work
+from internvl_edge.commands.options.request import Request, request_options, work_progress
 from internvl_edge.commands.run.ranking import MODE, show_ranking
 
 if TYPE_CHECKING:
@@ -42,6 +42,6 @@ def video(
 
     require_unlike("--text", texts)
     with request.open(bundle) as (model, stages):
-        with shown_work(stages, "Ranking", len(videos) * frames, "frames") as monitor:
+        with work_progress(stages, "Ranking", len(videos) * frames, "frames") as monitor:
             scores = rank_texts(model, videos, texts, frames, mode, monitor)
         show_ranking(videos, texts, scores, as_json)

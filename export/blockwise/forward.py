@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from internvl_edge.calib.data.inputs import CalibrationInputs
 from internvl_edge.calib.heap import trim_heap
-from internvl_edge.calib.model import Listener
+from internvl_edge.calib.model import BlockObserver
 from internvl_edge.export.blockwise.streamed import Fetch, Loader
 from internvl_edge.export.models.config import ModelConfig, QllamaConfig
 from internvl_edge.export.models.families.internvit import VISION_BLOCK
@@ -54,7 +54,7 @@ class Walk:
         self.states: dict[str, Tensor] = {}
         self._started = False
 
-    def take_up(self, position: int, states: dict[str, Tensor]) -> None:
+    def resume(self, position: int, states: dict[str, Tensor]) -> None:
         """Go to a place where an earlier walk on the same inputs has been."""
         self.position, self.states = position, states
 
@@ -66,7 +66,7 @@ class Walk:
         return {row.name: texts if row.use.rows == "texts" else pictures for row in GRAPHS if row.quantized}
 
     @torch.no_grad()
-    def step(self, listener: Listener) -> str:
+    def step(self, observer: BlockObserver) -> str:
         """Take all samples through the next block; return its path."""
         path = self.blocks[self.position]
         if self.position == 0:
@@ -76,32 +76,32 @@ class Walk:
             self._start_streams()
             self._started = True
         if path == HEAD:
-            self._head(listener)
+            self._head(observer)
         else:
-            self._block(path, listener)
+            self._block(path, observer)
         self.position += 1
         trim_heap()
         return path
 
-    def _block(self, path: str, listener: Listener) -> None:
+    def _block(self, path: str, observer: BlockObserver) -> None:
         layer = self._model.get_submodule(path)
         self._loader.load(path, layer)
         try:
-            with _heard(layer, path, listener), self._arithmetic():
+            with _heard(layer, path, observer), self._arithmetic():
                 if path.startswith("vision_model"):
-                    self._vision(path, layer, listener)
+                    self._vision(path, layer, observer)
                 else:
                     for chunk in self._text_chunks():
-                        chunk.advance(path, layer, listener)
+                        chunk.advance(path, layer, observer)
         finally:
             self._loader.unload(layer)
 
-    def _vision(self, path: str, layer: nn.Module, listener: Listener) -> None:
+    def _vision(self, path: str, layer: nn.Module, observer: BlockObserver) -> None:
         states = self.states["vision"]
         for rows in _chunks(states, self._config.vision.intermediate_size):
-            listener.enter("vision", rows.stop - rows.start, None)
+            observer.enter("vision", rows.stop - rows.start, None)
             states[rows] = layer(states[rows])
-            listener.leave(path, states[rows])
+            observer.leave(path, states[rows])
 
     def _embedded_pictures(self) -> Tensor:
         embeddings = self._model.vision_model.embeddings
@@ -136,15 +136,15 @@ class Walk:
             for rows in _chunks(self.states[name], width):
                 yield _Chunk(self._model, self.states, rows, name, {name: stream, **followers})
 
-    def _head(self, listener: Listener) -> None:
+    def _head(self, observer: BlockObserver) -> None:
         norm = self._model.qllama.model.norm
         loader = Loader(self._fetch)
         loader.load("qllama.model.norm", norm)
         name = next(name for name in self._streams if graph_row(name).has_head)
         stream, states = self._streams[name], self.states[name]
         for rows in _chunks(states, states.shape[2]):
-            listener.enter(name, rows.stop - rows.start, stream.valid(rows))
-            listener.linear(HEAD, norm(states[rows]))
+            observer.enter(name, rows.stop - rows.start, stream.valid(rows))
+            observer.linear(HEAD, norm(states[rows]))
         loader.unload(norm)
 
     @contextmanager
@@ -167,22 +167,22 @@ class _Chunk:
     streams: Mapping[str, Stream]
     """Its own, and those of the followers."""
 
-    def advance(self, path: str, layer: nn.Module, listener: Listener) -> None:
-        cache = self._through(self.name, None, path, layer, listener)
+    def advance(self, path: str, layer: nn.Module, observer: BlockObserver) -> None:
+        cache = self._through(self.name, None, path, layer, observer)
         for name in self.streams:
             if name != self.name:
-                self._through(name, cache, path, layer, listener)
+                self._through(name, cache, path, layer, observer)
 
-    def _through(self, name: str, past: Cache | None, path: str, layer: nn.Module, listener: Listener) -> Cache:
+    def _through(self, name: str, past: Cache | None, path: str, layer: nn.Module, observer: BlockObserver) -> Cache:
         stream, vision = self.streams[name], None
         if "vision_states" in graph_row(name).feeds:
             vision = self.states["vision"][self.rows]
         held = past[0].shape[2] if past is not None else 0
         context = stream.context(self.rows, vision, held)
-        listener.enter(name, self.rows.stop - self.rows.start, stream.valid(self.rows))
+        observer.enter(name, self.rows.stop - self.rows.start, stream.valid(self.rows))
         x, cache = layer(self.states[name][self.rows], context, self.model.qllama.model.rotary, past)
         self.states[name][self.rows] = x
-        listener.leave(path, self.states[name][self.rows])
+        observer.leave(path, self.states[name][self.rows])
         result: Cache = cache
         return result
 
@@ -223,30 +223,30 @@ def _chunks(states: Tensor, width: int) -> Iterator[slice]:
 
 
 @contextmanager
-def _heard(layer: nn.Module, path: str, listener: Listener) -> Iterator[None]:
-    """Tell `listener` of every linear and every attention in `layer`."""
+def _heard(layer: nn.Module, path: str, observer: BlockObserver) -> Iterator[None]:
+    """Tell `observer` of every linear and every attention in `layer`."""
     with ExitStack() as stack:
-        ear = _AttentionEar(listener)
+        ear = _AttentionEar(observer)
         for name, part in layer.named_modules():
             full = f"{path}.{name}" if name else path
             if isinstance(part, nn.Linear):
-                stack.callback(part.register_forward_pre_hook(_tell(listener, full)).remove)
+                stack.callback(part.register_forward_pre_hook(_tell(observer, full)).remove)
             elif name and name.rpartition(".")[2] in ("attn", "self_attn", "cross_attn"):
                 stack.callback(part.register_forward_pre_hook(ear.entered(full)).remove)
         stack.enter_context(ear)
         yield
 
 
-def _tell(listener: Listener, path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    return lambda _, inputs: listener.linear(path, inputs[0])
+def _tell(observer: BlockObserver, path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    return lambda _, inputs: observer.linear(path, inputs[0])
 
 
 class _AttentionEar(TorchFunctionMode):
     """Sees each call of scaled_dot_product_attention, and knows which module it is in."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, observer: BlockObserver) -> None:
         super().__init__()
-        self._listener = listener
+        self._observer = observer
         self._path = ""
 
     def entered(self, path: str) -> Callable[[nn.Module, object], None]:
@@ -260,5 +260,5 @@ class _AttentionEar(TorchFunctionMode):
     ) -> Any:
         if function is F.scaled_dot_product_attention:
             q, k, v = arguments[:3]
-            self._listener.attention(self._path, q, k, v, arguments[3] if len(arguments) > 3 else None)
+            self._observer.attention(self._path, q, k, v, arguments[3] if len(arguments) > 3 else None)
         return function(*arguments, **(keywords or {}))

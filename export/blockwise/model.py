@@ -82,7 +82,7 @@ class BlockwiseModel:
         """Return whether `graph` has linears that may be quantized."""
         return graph_row(graph).quantized
 
-    def judged_output(self, graph: str) -> str | None:
+    def sensitivity_output(self, graph: str) -> str | None:
         """Return the output by which the damage of `graph` is told."""
         return graph_row(graph).judged
 
@@ -92,7 +92,7 @@ class BlockwiseModel:
             return self.config.vision.tokens
         return graph_row(graph).fewest_rows(self.config)
 
-    def walk(self, inputs: CalibrationInputs, graphs: Sequence[str], compute: str) -> Walk:
+    def blockwise_forward(self, inputs: CalibrationInputs, graphs: Sequence[str], compute: str) -> Walk:
         """Return the samples in front of the first block; matrices are multiplied in type `compute` of torch."""
         return Walk(self.config, fetch_from(self.sources), inputs, tuple(graphs), getattr(torch, compute))
 

@@ -112,7 +112,7 @@ def compare(a: Path, b: Path, options: CompareOptions, progress: Progress | None
     _check_sizes(side, reference)
     names = _graphs(side, reference, options)
     _check_blocks(side, reference, names)
-    data = open_data(options.data).spread(options.samples)
+    data = open_data(options.data).subsample(options.samples)
     inputs, texts = _samples(data, side, reference)
     with TemporaryDirectory(prefix="internvl-compare-") as folder:
         recorded = _Recorded(reference, inputs, Path(folder))

@@ -41,7 +41,7 @@ def report(demo_bundle: Path, data: DataSet) -> EvalReport:
 
 @pytest.fixture(scope="module")
 def evaluation(demo_bundle: Path, emoji: Path) -> Evaluation:
-    options = EvalOptions(limit=40, languages=("en",))
+    options = EvalOptions(sample_count=40, languages=("en",))
     return evaluate_bundle(demo_bundle, emoji / "data" / "test.jsonl", options, baseline=demo_bundle)
 
 
@@ -93,6 +93,6 @@ class TestBaseline:
         assert content["baseline"] == content["bundle"]
 
     def test_pictures_without_labels_are_compared_alone(self, demo_bundle: Path, pictures: Path) -> None:
-        evaluation = evaluate_bundle(demo_bundle, pictures, EvalOptions(limit=2), baseline=demo_bundle)
+        evaluation = evaluate_bundle(demo_bundle, pictures, EvalOptions(sample_count=2), baseline=demo_bundle)
         assert sorted(evaluation.cosines or ()) == ["images.c", "images.g"]
         assert evaluation.report.mean_recall_at_1 is None

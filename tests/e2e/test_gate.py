@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from internvl_edge.calib.gate.verdict import Measure, Verdict
+from internvl_edge.calib.gate.result import AccuracyMetric, GateResult
 from internvl_edge.export import compile as stages
 from internvl_edge.export.calibrate import CalibrateOptions, calibrate
 from internvl_edge.export.compile import export_bundle
@@ -73,13 +73,13 @@ def test_through_the_command(run: Run, checkpoint: Path, folder: Path, ranges: P
     assert ranking[0]["site"] in page
 
 
-def losing(points: float) -> Callable[[object, Path], Verdict]:
+def losing(points: float) -> Callable[[object, Path], GateResult]:
     """Return a gate that finds `points` lost, whatever the graphs are."""
 
-    def gate(judge: object, onnx: Path, progress: object) -> Verdict:
+    def gate(accuracy_gate: object, onnx: Path, progress: object) -> GateResult:
         assert sorted(path.name for path in onnx.glob("*.onnx")) == ["vision.onnx"], "judged before it was written"
-        measure = Measure(metric="R@1", reference=90.0, quantized=90.0 - points)
-        return Verdict(measures=(measure,), pictures=4, source="pictures")
+        metric = AccuracyMetric(name="R@1", reference=90.0, quantized=90.0 - points)
+        return GateResult(metrics=(metric,), pictures=4, source="pictures")
 
     return gate
 

@@ -186,7 +186,7 @@ def test_without_a_gate_no_site_is_ranked(exported: Exported) -> None:
 def test_the_bundle_is_of_use(exported: Exported, emoji: Path) -> None:
     model = InternVL.open(exported.bundle, "onnxruntime")
     data = open_data(emoji / "data" / "test.jsonl")
-    rows = data.spread(2).rows
+    rows = data.subsample(2).rows
     pictures = [data.picture(row) for row in rows]
     images, grouped = (model.encode_image(pictures, mode=mode) for mode in ("c", "g"))
     texts = model.encode_text([row.texts["en"][0] for row in rows])

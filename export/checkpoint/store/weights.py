@@ -7,7 +7,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor
 
-from internvl_edge.calib.formats import encode, spread
+from internvl_edge.calib.formats import broadcast_scale, encode
 from internvl_edge.export.checkpoint.files.tensors import LazyTensor, MergedTensor
 from internvl_edge.export.checkpoint.store.source_scan import CHUNK_BYTES
 from internvl_edge.runtime.numbers.formats import Format
@@ -81,7 +81,7 @@ class QuantizedTensor:
         return codes if self.form.type.per_byte == 1 else torch.from_numpy(packed(codes.numpy(), self.form.type))
 
     def _wide_scale(self) -> Tensor:
-        return spread(self.scale, self.form.granularity, len(self.shape))
+        return broadcast_scale(self.scale, self.form.granularity, len(self.shape))
 
 
 Source = LazyTensor | MergedTensor | ComputedTensor | AdjustedTensor | QuantizedTensor

@@ -10,9 +10,9 @@ from PIL import Image
 
 from internvl_edge.calib.choose import Precision, PrecisionOptions, choose_precision
 from internvl_edge.calib.data.inputs import CalibrationInputs
-from internvl_edge.calib.formats import encode, spread
-from internvl_edge.calib.measure import MeasureOptions, measure, open_measurement
-from internvl_edge.calib.model import BlockWalk, CalibrationModel, Listener
+from internvl_edge.calib.formats import broadcast_scale, encode
+from internvl_edge.calib.measure_ranges import RangeOptions, run_measurement, start_measurement
+from internvl_edge.calib.model import BlockObserver, BlockwiseForward, CalibrationModel
 from internvl_edge.calib.quantize import fake_quantizers
 from internvl_edge.calib.ranges.collector import Collector
 from internvl_edge.calib.ranges.stored import Ranges, open_ranges
@@ -61,14 +61,14 @@ class ArrayModel:
     def is_quantized(self, graph: str) -> bool:
         return graph == "vision"
 
-    def judged_output(self, graph: str) -> str | None:
+    def sensitivity_output(self, graph: str) -> str | None:
         return "vision_states"
 
     def fewest_rows(self, graph: str, attention: str) -> int:
         return TOKENS
 
-    def walk(self, inputs: CalibrationInputs, graphs: Sequence[str], compute: str) -> BlockWalk:
-        return ArrayWalk(self, inputs.pixel_values)
+    def blockwise_forward(self, inputs: CalibrationInputs, graphs: Sequence[str], compute: str) -> BlockwiseForward:
+        return ArrayForward(self, inputs.pixel_values)
 
     def run(self, graph: str, inputs: Mapping[str, np.ndarray], recipe: Recipe | None) -> dict[str, np.ndarray]:
         x = _tokens(inputs["pixel_values"])
@@ -94,12 +94,12 @@ class ArrayModel:
         value = recipe.factors.get(name, Factors()).apply(self.weight(name))
         if path in recipe.linears and recipe.weights is not None:
             form = recipe.weights
-            scale = spread(recipe.linears[path].scale, form.granularity, value.ndim)
+            scale = broadcast_scale(recipe.linears[path].scale, form.granularity, value.ndim)
             value = encode(value, scale, form).float() * scale
         return value.numpy()
 
 
-class ArrayWalk:
+class ArrayForward:
     """All pictures on their way through an `ArrayModel`."""
 
     def __init__(self, model: ArrayModel, pixels: np.ndarray) -> None:
@@ -109,22 +109,22 @@ class ArrayWalk:
         self.position = 0
         self.states = {"vision": torch.from_numpy(_tokens(pixels))}
 
-    def take_up(self, position: int, states: dict[str, torch.Tensor]) -> None:
+    def resume(self, position: int, states: dict[str, torch.Tensor]) -> None:
         self.position, self.states = position, states
 
-    def step(self, listener: Listener) -> str:
+    def step(self, observer: BlockObserver) -> str:
         path, x = self.blocks[self.position], self.states["vision"].numpy()
 
         def linear(name: str, x: np.ndarray) -> np.ndarray:
-            listener.linear(name, torch.from_numpy(x))
+            observer.linear(name, torch.from_numpy(x))
             found: np.ndarray = x @ self._model.values[f"{name}.weight"].T
             return found
 
-        listener.enter("vision", len(x), None)
+        observer.enter("vision", len(x), None)
         self.states["vision"] = torch.from_numpy(
             x + self._model._block(path, x, linear, self._model.values[f"{path}.gain"])
         )
-        listener.leave(path, self.states["vision"])
+        observer.leave(path, self.states["vision"])
         self.position += 1
         return path
 
@@ -141,7 +141,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ranges(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Ranges:
     folder = tmp_path_factory.mktemp("ranges")
-    measure(open_measurement(ArrayModel(), asked(pictures)), folder, Silent())
+    run_measurement(start_measurement(ArrayModel(), asked(pictures)), folder, Silent())
     return open_ranges(folder)
 
 
@@ -160,11 +160,11 @@ def test_ranges_are_those_of_the_arrays(ranges: Ranges, pictures: Path) -> None:
 
 
 def test_a_stopped_measurement_goes_on_where_it_was(ranges: Ranges, pictures: Path, tmp_path: Path) -> None:
-    first = open_measurement(ArrayModel(), asked(pictures))
-    first.walk.step(Collector(first.model.blocks["blocks.0"], first.walk.samples))
-    second = open_measurement(ArrayModel(), asked(pictures))
-    second.walk.take_up(first.walk.position, dict(first.walk.states))
-    measure(second, tmp_path, Silent())
+    first = start_measurement(ArrayModel(), asked(pictures))
+    first.forward.step(Collector(first.model.blocks["blocks.0"], first.forward.samples))
+    second = start_measurement(ArrayModel(), asked(pictures))
+    second.forward.resume(first.forward.position, dict(first.forward.states))
+    run_measurement(second, tmp_path, Silent())
     expected = ranges.block("blocks.1")["vision", "blocks.1.fc2"].amax
     np.testing.assert_array_equal(open_ranges(tmp_path).block("blocks.1")["vision", "blocks.1.fc2"].amax, expected)
 
@@ -186,10 +186,10 @@ def test_every_linear_is_quantized_and_little_is_lost(chosen: Precision, ranges:
 
 
 def test_the_gate_and_the_ranking_run_the_model(chosen: Precision) -> None:
-    assert chosen.judge is not None
-    verdict = chosen.judge.verdict(lambda graph, inputs: ArrayModel().run(graph, inputs, chosen.recipe))
-    assert [measure.metric for measure in verdict.measures] == ["cosine of vision states"]
-    assert 0 < verdict.drop < 0.5
+    assert chosen.gate is not None
+    result = chosen.gate.measure(lambda graph, inputs: ArrayModel().run(graph, inputs, chosen.recipe))
+    assert [metric.name for metric in result.metrics] == ["cosine of vision states"]
+    assert 0 < result.drop < 0.5
     assert sorted(damage.site for damage in chosen.damages) == sorted(chosen.recipe.linears)
     levels = [damage.sqnr_db for damage in chosen.damages]
     assert levels == sorted(levels)
@@ -203,8 +203,8 @@ def test_ranges_of_another_model_are_refused(ranges: Ranges) -> None:
         choose_precision(other, ranges, wanted(), lambda graph: {}, Silent())
 
 
-def asked(pictures: Path) -> MeasureOptions:
-    return MeasureOptions(
+def asked(pictures: Path) -> RangeOptions:
+    return RangeOptions(
         data=str(pictures), samples=20, method="max", graphs=None, compute="fp32", producer={}, code="c"
     )
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from internvl_edge.calib import choose
 from internvl_edge.calib.choose import PrecisionOptions, choose_precision, fewest_high, with_enough_keys
-from internvl_edge.calib.gate.verdict import Damage, Measure, Verdict
+from internvl_edge.calib.gate.result import AccuracyMetric, GateResult
+from internvl_edge.calib.gate.sensitivity import Damage
 from internvl_edge.calib.ranges.stored import open_ranges
 from internvl_edge.calib.recipes.decide import Decision, Rules
 from internvl_edge.calib.recipes.recipe import AttentionRange, Recipe
@@ -27,18 +28,18 @@ from internvl_edge.runtime.progress import Silent
 
 
 @dataclass
-class CountingJudge:
+class CountingGate:
     """Finds half a drop too much until `needed` sites are high; remembers what it was asked."""
 
     needed: int
     asked: list[int] = field(default_factory=list)
 
-    def verdict(self, recipe: Recipe) -> Verdict:
+    def measure(self, recipe: Recipe) -> GateResult:
         high = sum(not decision.quantized for decision in recipe.decisions)
         self.asked.append(high)
         lost = 0.4 if high >= self.needed else 0.6
-        measure = Measure(metric="R@1", reference=80.0, quantized=80.0 - lost)
-        return Verdict(measures=(measure,), pictures=64, source="data.jsonl")
+        metric = AccuracyMetric(name="R@1", reference=80.0, quantized=80.0 - lost)
+        return GateResult(metrics=(metric,), pictures=64, source="data.jsonl")
 
 
 def quantized(count: int) -> Recipe:
@@ -92,15 +93,15 @@ def asked(budget: int | None) -> PrecisionOptions:
     )
 
 
-def planned(count: int, needed: int, budget: int | None = None) -> tuple[list[Decision], CountingJudge]:
-    """Return the decisions that are high in the plan, and the judge it was made with."""
-    judge: Any = CountingJudge(needed)
+def planned(count: int, needed: int, budget: int | None = None) -> tuple[list[Decision], CountingGate]:
+    """Return the decisions that are high in the plan, and the gate it was made with."""
+    gate: Any = CountingGate(needed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(choose, "keep_high", marked_high)
         patch.setattr(choose, "run_with", lambda model, recipe: recipe)
         nothing: Any = None
-        found = fewest_high(quantized(count), damages(count), asked(budget), judge, nothing, nothing)
-    return [decision for decision in found.decisions if not decision.quantized], judge
+        found = fewest_high(quantized(count), damages(count), asked(budget), gate, nothing, nothing)
+    return [decision for decision in found.decisions if not decision.quantized], gate
 
 
 def worst(count: int, kept: int) -> list[str]:
@@ -114,10 +115,10 @@ def names(high: Sequence[Decision]) -> list[str]:
 @given(count=st.integers(1, 70), data=st.data())
 def test_the_fewest_that_pass_are_kept_and_they_are_the_worst(count: int, data: st.DataObject) -> None:
     needed = data.draw(st.integers(1, count))
-    high, judge = planned(count, needed)
+    high, gate = planned(count, needed)
     assert names(high) == worst(count, needed)
-    assert len(judge.asked) <= 2 * count.bit_length(), "a trial runs the whole model"
-    assert len(judge.asked) == len(set(judge.asked)), "a trial was run twice"
+    assert len(gate.asked) <= 2 * count.bit_length(), "a trial runs the whole model"
+    assert len(gate.asked) == len(set(gate.asked)), "a trial was run twice"
 
 
 def test_the_reason_says_what_the_site_costs_alone() -> None:
@@ -131,9 +132,9 @@ def test_the_reason_says_what_the_site_costs_alone() -> None:
 @given(count=st.integers(1, 40), data=st.data())
 def test_a_budget_is_never_exceeded(count: int, data: st.DataObject) -> None:
     needed, budget = data.draw(st.integers(1, count)), data.draw(st.integers(0, count + 5))
-    high, judge = planned(count, needed, budget)
+    high, gate = planned(count, needed, budget)
     assert names(high) == worst(count, min(needed, budget))
-    assert max(judge.asked, default=0) <= budget
+    assert max(gate.asked, default=0) <= budget
 
 
 @pytest.mark.parametrize(("budget", "kept"), [(None, 9), (0, 0), (1, 1), (6, 6), (9, 9), (100, 9)])
@@ -143,12 +144,12 @@ def test_the_whole_budget_is_spent_where_nothing_passes(budget: int | None, kept
 
 
 def test_without_a_ranking_nothing_can_be_kept() -> None:
-    judge: Any = CountingJudge(1)
+    gate: Any = CountingGate(1)
     nothing: Any = None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(choose, "keep_high", marked_high)
-        assert fewest_high(quantized(3), [], asked(None), judge, nothing, nothing) == quantized(3)
-    assert judge.asked == []
+        assert fewest_high(quantized(3), [], asked(None), gate, nothing, nothing) == quantized(3)
+    assert gate.asked == []
 
 
 def test_ranges_must_cover_the_graphs(emoji: Path, tmp_path: Path) -> None:

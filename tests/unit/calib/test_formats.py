@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from onnx import TensorProto, helper
 
-from internvl_edge.calib.formats import TINIEST, encode, fake, scale_of, sqnr_db
+from internvl_edge.calib.formats import SMALLEST_NORMAL, encode, fake_quantize, scale_of, sqnr_db
 from internvl_edge.runtime.numbers.formats import FP8, INT8, QUANTIZED, Format
 
 CODES = {"int8": TensorProto.INT8, "fp8": TensorProto.FLOAT8E4M3FN}
@@ -73,24 +73,24 @@ SCALES = st.floats(2.0**-20, 2.0**10, width=32).map(np.float32)
 @settings(max_examples=80)
 @given(x=VALUES, scale=SCALES)
 def test_fake_is_what_the_nodes_give_back(form: Format, x: np.ndarray, scale: np.float32) -> None:
-    found = fake(torch.from_numpy(x.copy()), torch.tensor(scale), form).numpy()
+    found = fake_quantize(torch.from_numpy(x.copy()), torch.tensor(scale), form).numpy()
     np.testing.assert_array_equal(found, onnx_fake(form, x, np.array(scale)))
 
 
 @both
 def test_ties_go_to_the_even_code(form: Format) -> None:
     halves = np.arange(-300, 301, dtype=np.float32) / 2
-    found = fake(torch.from_numpy(halves), torch.tensor(1.0), form).numpy()
+    found = fake_quantize(torch.from_numpy(halves), torch.tensor(1.0), form).numpy()
     np.testing.assert_array_equal(found, onnx_fake(form, halves, np.array(1, np.float32)))
     wanted = {"int8": [0, 2, 2, -2], "fp8": [0.5, 1.5, 2.5, -1.5]}[form.name]
-    np.testing.assert_array_equal(fake(torch.tensor([0.5, 1.5, 2.5, -1.5]), torch.tensor(1.0), form), wanted)
+    np.testing.assert_array_equal(fake_quantize(torch.tensor([0.5, 1.5, 2.5, -1.5]), torch.tensor(1.0), form), wanted)
 
 
 @both
 def test_what_exceeds_the_range_saturates(form: Format) -> None:
     x = np.array([1e30, -1e30, np.inf, -np.inf, 500, -500], np.float32)
     scale = np.array(0.5, np.float32)
-    found = fake(torch.from_numpy(x), torch.tensor(0.5), form).numpy()
+    found = fake_quantize(torch.from_numpy(x), torch.tensor(0.5), form).numpy()
     np.testing.assert_array_equal(found, onnx_fake(form, x, scale))
     low = {"int8": -128, "fp8": -448}[form.name]
     np.testing.assert_array_equal(found[:2], [form.largest * 0.5, low * 0.5])
@@ -105,37 +105,37 @@ def test_codes_per_channel_are_those_of_the_node(form: Format, rng: np.random.Ge
     np.testing.assert_array_equal(codes.view(torch.uint8).numpy(), onnx_codes(form, weight, scale.numpy()))
     wide = codes.float() * scale[:, None]
     np.testing.assert_array_equal(wide.numpy(), onnx_fake(form, weight, scale.numpy()))
-    np.testing.assert_array_equal(wide.numpy(), fake(torch.from_numpy(weight), scale[:, None], form).numpy())
+    np.testing.assert_array_equal(wide.numpy(), fake_quantize(torch.from_numpy(weight), scale[:, None], form).numpy())
     assert (codes.float().abs().amax(dim=1)[scale > 1e-30] == form.largest).all(), "every row uses its largest code"
 
 
 def test_int8_weights_leave_the_lowest_code_unused() -> None:
     x = torch.tensor([-1000.0, -127.6, 1000.0])
     np.testing.assert_array_equal(encode(x, torch.tensor(1.0), INT8), [-127, -127, 127])
-    np.testing.assert_array_equal(fake(x, torch.tensor(1.0), INT8), [-128, -128, 127])
+    np.testing.assert_array_equal(fake_quantize(x, torch.tensor(1.0), INT8), [-128, -128, 127])
 
 
 def test_neither_changes_its_input() -> None:
     for form in (INT8, FP8):
         x = torch.tensor([0.3, 900.0])
         encode(x, torch.tensor(1.0), form)
-        fake(x, torch.tensor(1.0), form)
+        fake_quantize(x, torch.tensor(1.0), form)
         np.testing.assert_array_equal(x, np.array([0.3, 900.0], np.float32))
 
 
 @both
 @settings(max_examples=80)
-@given(amax=st.floats(0, 60000, width=32), dtype=st.sampled_from(list(TINIEST)))
+@given(amax=st.floats(0, 60000, width=32), dtype=st.sampled_from(list(SMALLEST_NORMAL)))
 def test_a_scale_maps_the_largest_value_to_the_largest_code(form: Format, amax: float, dtype: str) -> None:
     scale = scale_of(torch.tensor(amax), form, dtype)
     stored = getattr(torch, dtype)
     assert scale.dtype == torch.float32
     assert scale == scale.to(stored).float(), "the graph stores another number"
     assert scale >= torch.finfo(stored).smallest_normal, "subnormal"
-    if amax / form.largest > 2 * TINIEST[dtype]:
+    if amax / form.largest > 2 * SMALLEST_NORMAL[dtype]:
         assert float(scale) * form.largest == pytest.approx(amax, rel=EPS[dtype])
         assert float(encode(torch.tensor(-amax), scale, form).float()) == -form.largest
-    assert float(fake(torch.tensor(0.0), scale, form)) == 0.0
+    assert float(fake_quantize(torch.tensor(0.0), scale, form)) == 0.0
 
 
 @both
@@ -143,7 +143,7 @@ def test_rounding_moves_a_value_by_half_a_step_at_most(form: Format, rng: np.ran
     """Half a step is half a scale of INT8, and of FP8 a sixteenth of the value or half the smallest number."""
     x = torch.from_numpy(rng.uniform(-1, 1, 5000).astype(np.float32))
     scale = scale_of(torch.tensor(1.0), form, "float32")
-    error = (fake(x, scale, form) - x).abs()
+    error = (fake_quantize(x, scale, form) - x).abs()
     bound = scale / 2 if form.name == "int8" else torch.maximum(x.abs() / 16, scale * 2.0**-10)
     assert (error <= bound * (1 + 1e-5)).all()
     assert (error / bound).max() > 0.9, "the format is finer than it says"
@@ -163,4 +163,4 @@ def test_sqnr_by_hand() -> None:
 def test_fp8_keeps_small_values_that_int8_loses() -> None:
     x = torch.tensor([1e-3, 1.0])
     for form, kept in ((INT8, 0.0), (FP8, 1e-3)):
-        assert float(fake(x, scale_of(x.max(), form, "float32"), form)[0]) == pytest.approx(kept, rel=1 / 16)
+        assert float(fake_quantize(x, scale_of(x.max(), form, "float32"), form)[0]) == pytest.approx(kept, rel=1 / 16)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from internvl_edge.calib.metrics import accuracy, clear_first, exact_match, owned, recall
+from internvl_edge.calib.metrics import accuracy, caption_owners, exact_match, recall, strict_recall_at_1
 
 
 def test_recall_counts_strictly_higher_candidates() -> None:
@@ -24,14 +24,14 @@ def test_exact_match_ignores_white_space_around() -> None:
 
 
 def test_of_several_right_candidates_the_best_ranked_counts() -> None:
-    right = owned([2, 1, 0])
+    right = caption_owners([2, 1, 0])
     np.testing.assert_array_equal(right, [[1, 1, 0], [0, 0, 1], [0, 0, 0]])
     scores = np.array([[0.1, 0.9, 0.5], [0.2, 0.6, 0.4]])
     assert recall(scores, right[:2])["R@1"] == 50.0
     assert recall(scores.T, right[:2].T)["R@1"] == pytest.approx(100 / 3)  # picture 1 is nearer to caption 0
-    assert clear_first(scores, right[:2]) == 50.0
+    assert strict_recall_at_1(scores, right[:2]) == 50.0
     scores[0, 2] = 0.9  # a tie with another picture's caption
     assert recall(scores, right[:2])["R@1"] == 50.0
-    assert clear_first(scores, right[:2]) == 0.0
+    assert strict_recall_at_1(scores, right[:2]) == 0.0
     scores[0, 0] = np.nan
     assert recall(scores, right[:2])["R@1"] == 0.0

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from internvl_edge.calib.quantize import matching
+from internvl_edge.calib.quantize import matching_sites
 from internvl_edge.calib.sites import Site
 from internvl_edge.export.checkpoint import open_checkpoint
 from internvl_edge.export.models.sites import model_sites
@@ -21,17 +21,17 @@ def sites(emoji: Path) -> list[Site]:
     [("vision_model.encoder.layers.0.mlp.fc1", 1), ("*.mlp.fc2", 6), ("qllama.lm_head", 1), ("mlp.fc1", 6)],
 )
 def test_names_globs_and_tails(sites: list[Site], pattern: str, count: int) -> None:
-    assert len(matching([pattern], sites)) == count
+    assert len(matching_sites([pattern], sites)) == count
 
 
 def test_a_linear_keeps_the_site_that_it_shares(sites: list[Site]) -> None:
-    found = matching(["qllama.model.layers.2.self_attn.v_proj"], sites)
+    found = matching_sites(["qllama.model.layers.2.self_attn.v_proj"], sites)
     assert list(found) == ["qllama.model.layers.2.self_attn.q_proj"]
 
 
 def test_unknown_patterns_are_all_named_with_near_names(sites: list[Site]) -> None:
     with pytest.raises(CalibrationError) as caught:
-        matching(["vision_model.encoder.layers.0.mlp.fc3", "zzz"], sites)
+        matching_sites(["vision_model.encoder.layers.0.mlp.fc3", "zzz"], sites)
     message = str(caught.value)
     assert "vision_model.encoder.layers.0.mlp.fc1" in message
     assert "zzz" in message

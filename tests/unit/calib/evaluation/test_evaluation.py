@@ -9,16 +9,8 @@ import pytest
 from PIL import Image
 
 from internvl_edge.calib.data.dataset import DataSet, open_data
-from internvl_edge.calib.evaluation import (
-    EvalOptions,
-    EvalReport,
-    Features,
-    cosines,
-    evaluate,
-    evaluation_text,
-    measure,
-    score,
-)
+from internvl_edge.calib.evaluation import EvalOptions, EvalReport, cosines, evaluate, evaluation_text, score
+from internvl_edge.calib.evaluation.features import Features, measure
 from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.bundle.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, ModelInfo, TextInfo, VisionInfo
 from internvl_edge.runtime.errors import BundleError, InputError
@@ -188,7 +180,7 @@ class TestFigures:
         assert report.captions == {"en": 100.0}, "one of its captions is what is written"
 
     def test_a_limit_and_languages(self, data: DataSet) -> None:
-        report = evaluate(Fake(), data, EvalOptions(limit=2, languages=("en",), tasks=("retrieval", "captions")))
+        report = evaluate(Fake(), data, EvalOptions(sample_count=2, languages=("en",), tasks=("retrieval", "captions")))
         assert report.pictures == 2  # red and blue
         assert list(report.retrieval["c"]) == ["en"]
         assert report.captions == {"en": 100.0}
@@ -284,7 +276,7 @@ class TestWrong:
         assert "de has the template 'ein Bild' without {}" in str(caught.value)
 
     def test_features_of_other_rows(self, data: DataSet) -> None:
-        features = measure(Fake(), data, EvalOptions(limit=2))
+        features = measure(Fake(), data, EvalOptions(sample_count=2))
         with pytest.raises(InputError, match="features of 2 pictures but 4 rows"):
             score(features, data, EvalOptions())
 
@@ -294,8 +286,8 @@ class TestWrong:
 
     def test_options_all_at_once(self) -> None:
         with pytest.raises(InputError) as caught:
-            EvalOptions(tasks=("retrieve",), limit=0, languages=(), batch_size=0)
-        for word in ("retrieve;", "limit: 0", "languages: none", "batch_size: 0"):
+            EvalOptions(tasks=("retrieve",), sample_count=0, languages=(), batch_size=0)
+        for word in ("retrieve;", "sample_count: 0", "languages: none", "batch_size: 0"):
             assert word in str(caught.value)
 
 

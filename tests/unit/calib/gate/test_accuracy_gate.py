@@ -1,4 +1,4 @@
-"""The gate's judge: nothing lost on equal outputs, much on shuffled ones, and no pass for features that broke."""
+"""The gate's gate: nothing lost on equal outputs, much on shuffled ones, and no pass for features that broke."""
 
 import json
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from internvl_edge.calib.data.dataset import DataSet, open_data
-from internvl_edge.calib.gate.accuracy import Judge, Run, held_out
-from internvl_edge.calib.metrics import clear_first, recall
+from internvl_edge.calib.gate.accuracy import AccuracyGate, RunGraph, held_out
+from internvl_edge.calib.metrics import recall, strict_recall_at_1
 from internvl_edge.export.blockwise.model import BlockwiseModel
 from internvl_edge.export.checkpoint import open_checkpoint
 
@@ -19,7 +19,7 @@ WIDTH = 64
 
 @pytest.fixture(scope="module")
 def data(emoji: Path) -> DataSet:
-    return open_data(emoji / "data" / "test.jsonl").spread(12)
+    return open_data(emoji / "data" / "test.jsonl").subsample(12)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def outputs(data: DataSet) -> dict[str, np.ndarray]:
     return {"image_embeds": images, "text_embeds": np.tile(images, (len(data.languages), 1))}
 
 
-def running(outputs: Mapping[str, np.ndarray]) -> Run:
+def running(outputs: Mapping[str, np.ndarray]) -> RunGraph:
     def run(graph: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if graph == "text":
             return {"text_embeds": outputs["text_embeds"]}
@@ -39,30 +39,30 @@ def running(outputs: Mapping[str, np.ndarray]) -> Run:
 
 
 @pytest.fixture(scope="module")
-def judge(emoji: Path, data: DataSet, outputs: dict[str, np.ndarray]) -> Judge:
+def gate(emoji: Path, data: DataSet, outputs: dict[str, np.ndarray]) -> AccuracyGate:
     checkpoint = open_checkpoint(emoji / "checkpoint")
     model = BlockwiseModel("demo", checkpoint, checkpoint.config)
-    return Judge(data, model, ("vision", "text"), running(outputs))
+    return AccuracyGate(data, model, ("vision", "text"), running(outputs))
 
 
-def test_the_same_outputs_lose_nothing(judge: Judge, outputs: dict[str, np.ndarray]) -> None:
-    assert judge.verdict(running(outputs)).drop == 0
+def test_the_same_outputs_lose_nothing(gate: AccuracyGate, outputs: dict[str, np.ndarray]) -> None:
+    assert gate.measure(running(outputs)).drop == 0
 
 
-def test_shuffled_pictures_lose_nearly_all(judge: Judge, outputs: dict[str, np.ndarray]) -> None:
+def test_shuffled_pictures_lose_nearly_all(gate: AccuracyGate, outputs: dict[str, np.ndarray]) -> None:
     shuffled = {**outputs, "image_embeds": np.roll(outputs["image_embeds"], 1, axis=0)}
-    assert judge.verdict(running(shuffled)).drop == 100
+    assert gate.measure(running(shuffled)).drop == 100
 
 
 @pytest.mark.parametrize("value", [np.nan, 1.0])
-def test_broken_features_do_not_pass(judge: Judge, outputs: dict[str, np.ndarray], value: float) -> None:
+def test_broken_features_do_not_pass(gate: AccuracyGate, outputs: dict[str, np.ndarray], value: float) -> None:
     broken = {name: np.full_like(values, value) for name, values in outputs.items()}
-    assert not judge.verdict(running(broken)).drop <= 50
+    assert not gate.measure(running(broken)).drop <= 50
 
 
 def test_held_out_rows_are_not_those_calibrated_on(emoji: Path) -> None:
     data = open_data(emoji / "data" / "calibration.jsonl")
-    used = {row.file for row in data.spread(64).rows}
+    used = {row.file for row in data.subsample(64).rows}
     assert used.isdisjoint(row.file for row in held_out(data, 64, 32).rows)
     assert len(held_out(data, len(data.rows), 32).rows) == 32, "of all rows where no others are left"
 
@@ -71,8 +71,8 @@ def test_nan_is_a_miss_and_ties_are_no_clear_first() -> None:
     scores = np.array([[1.0, np.nan], [0.2, 0.9]])
     assert recall(scores)["R@1"] == 50
     assert recall(np.ones((2, 2)))["R@1"] == 100
-    assert clear_first(np.ones((2, 2))) == 0
-    assert clear_first(scores) == 50
+    assert strict_recall_at_1(np.ones((2, 2))) == 0
+    assert strict_recall_at_1(scores) == 50
 
 
 def test_every_caption_is_judged(emoji: Path, tmp_path: Path) -> None:
@@ -86,10 +86,10 @@ def test_every_caption_is_judged(emoji: Path, tmp_path: Path) -> None:
     images = np.eye(3, WIDTH, dtype=np.float32)
     outputs = {"image_embeds": images, "text_embeds": np.repeat(images, 2, axis=0)}
     data = open_data(tmp_path / "t.jsonl")
-    judge = Judge(data, model, ("vision", "text"), running(outputs))
-    same = judge.verdict(running(outputs))
-    assert [(measure.reference, measure.quantized) for measure in same.measures] == [(100.0, 100.0)] * 2
+    gate = AccuracyGate(data, model, ("vision", "text"), running(outputs))
+    same = gate.measure(running(outputs))
+    assert [(metric.reference, metric.quantized) for metric in same.metrics] == [(100.0, 100.0)] * 2
     texts = outputs["text_embeds"].copy()
     texts[1::2] = np.roll(texts[1::2], 2, axis=0)  # of each picture the second points at another
-    worse = judge.verdict(running({**outputs, "text_embeds": texts}))
-    assert [measure.quantized for measure in worse.measures] == [0.0, 50.0], "a tie is no clear first"
+    worse = gate.measure(running({**outputs, "text_embeds": texts}))
+    assert [metric.quantized for metric in worse.metrics] == [0.0, 50.0], "a tie is no clear first"

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from internvl_edge.calib.formats import fake
+from internvl_edge.calib.formats import fake_quantize
 from internvl_edge.calib.recipes.decide import KEEP_HIGH_DB, Decision, Rules, decide, outlier_ratio, smoothing_vector
 from internvl_edge.calib.sites import NormFold, RowFold
 from internvl_edge.runtime.numbers.formats import INT8, QUANTIZED, Format
@@ -72,7 +72,8 @@ def output_sqnr_db(rows: np.ndarray, weight: torch.Tensor, decision: Decision, f
         x, w = x / vector, w * vector
     scale = w.abs().amax(dim=1, keepdim=True) / form.largest
     found = (
-        fake(x, torch.tensor(decision.clips["vision"].scale).double(), form).double() @ fake(w, scale, form).double().T
+        fake_quantize(x, torch.tensor(decision.clips["vision"].scale).double(), form).double()
+        @ fake_quantize(w, scale, form).double().T
     )
     return float(10 * torch.log10(wanted.square().sum() / (found - wanted).square().sum()))
 

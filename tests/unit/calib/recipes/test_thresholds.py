@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from internvl_edge.calib.formats import fake
+from internvl_edge.calib.formats import fake_quantize
 from internvl_edge.calib.ranges.magnitudes import Magnitudes
 from internvl_edge.calib.recipes.thresholds import (
     METHODS,
@@ -32,7 +32,7 @@ def counted(x: np.ndarray) -> Magnitudes:
 def squared_error(x: np.ndarray, threshold: float, form: Format) -> float:
     """Return what the format itself makes of the tensor as it was counted, in bf16."""
     values = torch.from_numpy(x).bfloat16().double()
-    return float((fake(values, torch.tensor(threshold / form.largest).double(), form) - values).square().sum())
+    return float((fake_quantize(values, torch.tensor(threshold / form.largest).double(), form) - values).square().sum())
 
 
 def divergence(x: np.ndarray, threshold: float) -> float:

@@ -86,7 +86,7 @@ def test_a_long_command_tells_of_every_stage(told: tuple[Lines, Clock, list[str]
     with progress.task("Writing", 4e9, BYTES) as advance:
         advance(1e9)
         clock.now += 10
-        progress.tell()
+        progress.report_due()
     assert lines == [
         "[00:04] Tracing: 2 graphs in 00:04",
         "[00:14] Writing: 1.0 of 4.0 GB (25%), 00:30 left",
@@ -99,7 +99,7 @@ def test_lines_of_one_stage_become_rarer(told: tuple[Lines, Clock, list[str]]) -
     with progress.task("Tracing", 2, "graphs"):
         for _ in range(300):
             clock.now += 1
-            progress.tell()
+            progress.report_due()
     minutes = [f"0{minute}:00" for minute in range(1, 6)]
     assert [line[1:6] for line in lines] == [*(f"00:{second}" for second in range(10, 60, 10)), *minutes, "05:00"]
 

@@ -133,7 +133,7 @@ def test_a_walk_goes_on_where_another_was_stopped(pixels: np.ndarray) -> None:
     first, second = (Walk(CONFIG, Weights(), inputs, ("vision", "text"), torch.float32) for _ in range(2))
     for _ in range(TOWER.num_layers + 1):
         first.step(Heard())
-    second.take_up(first.position, {name: value.clone() for name, value in first.states.items()})
+    second.resume(first.position, {name: value.clone() for name, value in first.states.items()})
     while second.position < len(second.blocks):
         second.step(Heard())
     assert second.states.keys() == whole.states.keys()

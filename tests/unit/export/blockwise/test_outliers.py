@@ -23,7 +23,7 @@ def original(emoji: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def inputs(emoji: Path) -> dict[str, dict[str, np.ndarray]]:
-    data = open_data(emoji / "data" / "test.jsonl").spread(8)
+    data = open_data(emoji / "data" / "test.jsonl").subsample(8)
     texts = [text for row in data.rows for _, text in row.captions()]
     return {
         "vision": {"pixel_values": preprocess([data.picture(row) for row in data.rows], Preprocessing(image_size=70))},

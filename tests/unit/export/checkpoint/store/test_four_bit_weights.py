@@ -15,7 +15,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from internvl_edge.calib.formats import amax_of, encode, fake, scale_of, spread
+from internvl_edge.calib.formats import amax_of, broadcast_scale, encode, fake_quantize, scale_of
 from internvl_edge.calib.qdq.insert import quantize_graph
 from internvl_edge.calib.quantize import fake_quantizers
 from internvl_edge.calib.ranges.observer import Observer, Statistics
@@ -83,27 +83,27 @@ def _seen(rows: np.ndarray) -> Statistics:
 
 def test_quantized_packed_and_read_again_it_is_what_the_nodes_would_give(weight: torch.Tensor) -> None:
     scale = scale_of(amax_of(weight, WEIGHTS.granularity), WEIGHTS, "float32")
-    codes = encode(weight, spread(scale, WEIGHTS.granularity, 2), WEIGHTS)
+    codes = encode(weight, broadcast_scale(scale, WEIGHTS.granularity, 2), WEIGHTS)
     wanted, scales = by_hand(weight.numpy())
     np.testing.assert_array_equal(scale, scales)
     np.testing.assert_array_equal(codes, wanted)
     stored = packed(codes.numpy(), INT4)
     assert stored.nbytes == OUT * WIDTH // 2
     read = read_as(stored, scales)
-    np.testing.assert_array_equal(read, fake(weight, spread(scale, WEIGHTS.granularity, 2), WEIGHTS))
+    np.testing.assert_array_equal(read, fake_quantize(weight, broadcast_scale(scale, WEIGHTS.granularity, 2), WEIGHTS))
     assert (np.abs(read - weight.numpy()) <= np.repeat(scales, BLOCK, axis=1) / 2 * (1 + 1e-5)).all()
 
 
 def test_codes_in_use_are_symmetric_and_a_node_saturates_at_the_lowest() -> None:
     x = torch.tensor([-100.0, -7.6, 100.0])
     np.testing.assert_array_equal(encode(x, torch.tensor(1.0), WEIGHTS), [-7, -7, 7])
-    np.testing.assert_array_equal(fake(x, torch.tensor(1.0), WEIGHTS), [-8, -8, 7])
+    np.testing.assert_array_equal(fake_quantize(x, torch.tensor(1.0), WEIGHTS), [-8, -8, 7])
 
 
 def test_a_loud_block_leaves_the_others_of_its_row_alone(weight: torch.Tensor) -> None:
     def error(granularity: Granularity) -> float:
-        scale = spread(scale_of(amax_of(weight, granularity), WEIGHTS, "float32"), granularity, 2)
-        return float((fake(weight, scale, WEIGHTS) - weight)[2, :BLOCK].abs().max())
+        scale = broadcast_scale(scale_of(amax_of(weight, granularity), WEIGHTS, "float32"), granularity, 2)
+        return float((fake_quantize(weight, scale, WEIGHTS) - weight)[2, :BLOCK].abs().max())
 
     assert error(WEIGHTS.granularity) < 0.3 < error(PER_ROW)
 

@@ -3,7 +3,7 @@
 import click
 import pytest
 
-from internvl_edge.commands.options.joining import DEADLINE, JOINED_ROWS, JOINING_DELAY
+from internvl_edge.commands.options.batching import DEADLINE, MAX_BATCH, MAX_DELAY_MS
 from internvl_edge.commands.package import ray
 from internvl_edge.commands.serve import serve
 from internvl_edge.runtime.serve.options import ServeOptions
@@ -12,8 +12,8 @@ from tests.unit.commands.conftest import Invoke
 
 def test_each_adds_the_option_of_one_field(invoke: Invoke) -> None:
     @click.command()
-    @JOINED_ROWS
-    @JOINING_DELAY
+    @MAX_BATCH
+    @MAX_DELAY_MS
     @DEADLINE
     def command(**fields: float) -> None:
         click.echo(sorted(fields.items()))

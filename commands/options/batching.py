@@ -4,10 +4,8 @@ import click
 
 from internvl_edge.commands.options.numbers import BATCH, DEADLINE_MS, MILLISECONDS
 
-JOINED_ROWS = click.option(
-    "--max-batch", type=BATCH, default=16, show_default=True, help="Rows that are joined at most."
-)
-JOINING_DELAY = click.option(
+MAX_BATCH = click.option("--max-batch", type=BATCH, default=16, show_default=True, help="Rows that are joined at most.")
+MAX_DELAY_MS = click.option(
     "--max-delay-ms",
     type=MILLISECONDS,
     default=2.0,

@@ -6,10 +6,10 @@ import numpy as np
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measure:
+class AccuracyMetric:
     """One figure of the model before and after, in percent."""
 
-    metric: str
+    name: str
     reference: float
     quantized: float
 
@@ -20,25 +20,14 @@ class Measure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class GateResult:
     """What the gate saw."""
 
-    measures: tuple[Measure, ...]
+    metrics: tuple[AccuracyMetric, ...]
     pictures: int
     source: str
 
     @property
     def drop(self) -> float:
-        """Points that the mean of all measures lost."""
-        return float(np.mean([measure.drop for measure in self.measures]))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Damage:
-    """What one site costs alone, in the graph where it costs most."""
-
-    site: str
-    graph: str
-    sqnr_db: float
-    """Of the graph's output, against fp32."""
-    kept_high: bool = False
+        """Points that the mean of all metrics lost."""
+        return float(np.mean([metric.drop for metric in self.metrics]))

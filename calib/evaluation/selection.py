@@ -21,7 +21,7 @@ _NEEDS = {
 
 
 @dataclass
-class Plan:
+class Selection:
     """What both the bundle and the data allow."""
 
     data: DataSet
@@ -32,14 +32,14 @@ class Plan:
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
 
-def plan_of(parts: set[str], data: DataSet, options: EvalOptions) -> Plan:
+def select(parts: set[str], data: DataSet, options: EvalOptions) -> Selection:
     """Return what can be measured of a model with these parts.
 
     Raises:
         InputError: languages or prompts that do not fit the data.
     """
     chosen = chosen_rows(data, options)
-    plan = Plan(chosen)
+    selection = Selection(chosen)
     _check_languages(data, options)
     wanted = {
         "retrieval": _retrievable(chosen, options),
@@ -51,20 +51,22 @@ def plan_of(parts: set[str], data: DataSet, options: EvalOptions) -> Plan:
         lacking = _lacking(parts, _NEEDS[task])
         if task == "retrieval" and languages and not _lacking(parts, (TEXT_ENCODER, _TOKENIZER)):
             # texts can be compared to a baseline's though there are no pictures to retrieve
-            plan.texts = {name: [text for row in chosen.rows for text in row.texts.get(name, ())] for name in languages}
+            selection.texts = {
+                name: [text for row in chosen.rows for text in row.texts.get(name, ())] for name in languages
+            }
         if lacking:
-            plan.skipped.append((task, f"the bundle has no {', no '.join(lacking)}"))
+            selection.skipped.append((task, f"the bundle has no {', no '.join(lacking)}"))
             continue
-        plan.skipped += reasons
+        selection.skipped += reasons
         if task == "zero_shot":
-            plan.classifiers = languages
+            selection.classifiers = languages
         elif task == "captions":
-            plan.caption_prompts = {name: data.prompts.caption_prompts[name] for name in languages}
+            selection.caption_prompts = {name: data.prompts.caption_prompts[name] for name in languages}
     if not _lacking(parts, (IMAGE_ENCODER, _EMBEDDING)):
-        plan.modes = list(modes_of(parts))
-        if "g" not in plan.modes:
-            plan.skipped.append(("InternVL-G", f"the bundle has no {EXPORTED_AS[QUERY_ENCODER]} graph"))
-    return plan
+        selection.modes = list(modes_of(parts))
+        if "g" not in selection.modes:
+            selection.skipped.append(("InternVL-G", f"the bundle has no {EXPORTED_AS[QUERY_ENCODER]} graph"))
+    return selection
 
 
 def check_labels(data: DataSet, options: EvalOptions) -> None:
@@ -85,7 +87,7 @@ def check_labels(data: DataSet, options: EvalOptions) -> None:
 
 def chosen_rows(data: DataSet, options: EvalOptions) -> DataSet:
     """Return the rows that the options leave."""
-    return data if options.limit is None else data.spread(options.limit)
+    return data if options.sample_count is None else data.subsample(options.sample_count)
 
 
 def parts_of(model: InternVL) -> set[str]:
@@ -97,7 +99,7 @@ def parts_of(model: InternVL) -> set[str]:
     return parts | ({_TOKENIZER} & set(manifest.files))
 
 
-def shown(language: str) -> str:
+def language_name(language: str) -> str:
     """Return a language as messages name it."""
     return language or "captions without a language"
 
@@ -116,16 +118,16 @@ def _classifiable(data: DataSet, options: EvalOptions) -> tuple[list[str], list[
         return [], [("zero_shot", "no picture has a group that prompts.json knows")]
     named = [name for name in prompts.class_names if options.languages is None or name in options.languages]
     languages = [name for name in named if prompts.templates.get(name)]
-    reasons = [("zero_shot", f"no template in {shown(name)}") for name in named if name not in languages]
+    reasons = [("zero_shot", f"no template in {language_name(name)}") for name in named if name not in languages]
     if not named:
         reasons.append(("zero_shot", "no class names in prompts.json"))
     wrong = [
-        f"{shown(name)} has {len(prompts.class_names[name])} class names for {len(prompts.classes)} classes"
+        f"{language_name(name)} has {len(prompts.class_names[name])} class names for {len(prompts.classes)} classes"
         for name in languages
         if len(prompts.class_names[name]) != len(prompts.classes)
     ]
     wrong += [
-        f"{shown(name)} has the template {template!r} without {{}}"
+        f"{language_name(name)} has the template {template!r} without {{}}"
         for name in languages
         for template in prompts.templates[name]
         if "{}" not in template
@@ -143,7 +145,7 @@ def _captionable(data: DataSet, options: EvalOptions) -> tuple[list[str], list[t
     if not captioned:
         return [], [("captions", "no picture has a caption")]
     languages = [name for name in captioned if name in data.prompts.caption_prompts]
-    unprompted = [shown(name) for name in captioned if name not in languages]
+    unprompted = [language_name(name) for name in captioned if name not in languages]
     reason = f"no caption prompt in {', '.join(unprompted)}; prompts.json has none"
     return languages, [("captions", reason)] if unprompted else []
 
@@ -151,7 +153,7 @@ def _captionable(data: DataSet, options: EvalOptions) -> tuple[list[str], list[t
 def _check_languages(data: DataSet, options: EvalOptions) -> None:
     known = dict.fromkeys((*data.languages, *data.prompts.class_names))
     if unknown := [name for name in options.languages or () if name not in known]:
-        listed = ", ".join(map(shown, known)) or "none"
+        listed = ", ".join(map(language_name, known)) or "none"
         raise InputError(f"{data.source}: has nothing in {', '.join(unknown)}; choose from {listed}")
 
 

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from internvl_edge.calib.data.calibration import CalibrationData, load_data, model_inputs
-from internvl_edge.calib.model import BlockWalk, CalibrationModel
+from internvl_edge.calib.model import BlockwiseForward, CalibrationModel
 from internvl_edge.calib.ranges.collector import Collector
 from internvl_edge.calib.ranges.stored import RangesInfo, save_block, save_info
 from internvl_edge.runtime.backends.lowering.processor import multiplies_bf16
@@ -22,7 +22,7 @@ _SAVED_EVERY_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MeasureOptions:
+class RangeOptions:
     """What is measured on, and how."""
 
     data: str
@@ -40,15 +40,15 @@ class MeasureOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measurement:
+class RangeMeasurement:
     """The samples in front of the first block, and what will have been measured when they are through."""
 
     model: CalibrationModel
-    walk: BlockWalk
+    forward: BlockwiseForward
     info: RangesInfo
 
 
-def open_measurement(model: CalibrationModel, options: MeasureOptions) -> Measurement:
+def start_measurement(model: CalibrationModel, options: RangeOptions) -> RangeMeasurement:
     """Read the samples, and bring them to the inputs of `model`.
 
     Raises:
@@ -58,7 +58,7 @@ def open_measurement(model: CalibrationModel, options: MeasureOptions) -> Measur
     inputs = model_inputs(data, model.tokenizer, model.vocabulary)
     graphs = tuple(name for name in model.graphs if options.graphs is None or name in options.graphs)
     compute = compute_type(options.compute)
-    walk = model.walk(inputs, graphs, compute)
+    forward = model.blockwise_forward(inputs, graphs, compute)
     info = RangesInfo(
         checkpoint=model.name,
         fingerprint=model.fingerprint,
@@ -69,29 +69,29 @@ def open_measurement(model: CalibrationModel, options: MeasureOptions) -> Measur
         producer=options.producer,
         code=options.code,
         graphs=graphs,
-        blocks=tuple(walk.blocks),
+        blocks=tuple(forward.blocks),
     )
-    return Measurement(model=model, walk=walk, info=info)
+    return RangeMeasurement(model=model, forward=forward, info=info)
 
 
-def measure(measurement: Measurement, folder: Path, progress: Progress) -> None:
+def run_measurement(measurement: RangeMeasurement, folder: Path, progress: Progress) -> None:
     """Take the samples through all blocks; write each block's statistics to `folder`, and last what they are of.
 
     From time to time the place and the streams are saved there: another run of the same measurement goes on from them.
     """
-    walk, blocks = measurement.walk, measurement.model.blocks
-    _take_up(walk, folder)
+    forward, blocks = measurement.forward, measurement.model.blocks
+    _resume(forward, folder)
     saved = time.monotonic()
-    with progress.task("Measuring ranges", len(walk.blocks), "blocks") as advance:
-        advance(walk.position)
-        while walk.position < len(walk.blocks):
-            path = walk.blocks[walk.position]
-            collector = Collector(blocks.get(path, ()), walk.samples)
-            walk.step(collector)
+    with progress.task("Measuring ranges", len(forward.blocks), "blocks") as advance:
+        advance(forward.position)
+        while forward.position < len(forward.blocks):
+            path = forward.blocks[forward.position]
+            collector = Collector(blocks.get(path, ()), forward.samples)
+            forward.step(collector)
             save_block(folder, path, collector.statistics())
             advance(1)
-            if time.monotonic() - saved > _SAVED_EVERY_SECONDS and walk.position < len(walk.blocks):
-                _save_place(walk, folder)
+            if time.monotonic() - saved > _SAVED_EVERY_SECONDS and forward.position < len(forward.blocks):
+                _save_state(forward, folder)
                 saved = time.monotonic()
     (folder / _STATE).unlink(missing_ok=True)
     save_info(folder, measurement.info)
@@ -103,19 +103,19 @@ def compute_type(compute: str) -> str:
     return "float32" if wide else "bfloat16"
 
 
-def _save_place(walk: BlockWalk, folder: Path) -> None:
+def _save_state(forward: BlockwiseForward, folder: Path) -> None:
     temporary = folder / f"{_STATE}.tmp"
-    save_file(dict(walk.states), temporary, {"position": str(walk.position)})
+    save_file(dict(forward.states), temporary, {"position": str(forward.position)})
     temporary.replace(folder / _STATE)
 
 
-def _take_up(walk: BlockWalk, folder: Path) -> None:
+def _resume(forward: BlockwiseForward, folder: Path) -> None:
     """Go on where an earlier run saved its place: what it measured up to there lies beside."""
     file = folder / _STATE
     if file.exists():
         with safe_open(file, "pt") as saved:
             names = list(saved.keys())
-            walk.take_up(int(saved.metadata()["position"]), {name: saved.get_tensor(name) for name in names})
+            forward.resume(int(saved.metadata()["position"]), {name: saved.get_tensor(name) for name in names})
 
 
 def _identity(data: CalibrationData) -> dict[str, object]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from internvl_edge.calib.data.dataset import DataSet
 from internvl_edge.calib.evaluation.options import EvalOptions
-from internvl_edge.calib.evaluation.plan import Plan, parts_of, plan_of, shown
+from internvl_edge.calib.evaluation.selection import Selection, language_name, parts_of, select
 from internvl_edge.runtime.bundle.graph_roles import IMAGE_ENCODER, QUERY_ENCODER
 from internvl_edge.runtime.errors import BundleError
 from internvl_edge.runtime.model import InternVL
@@ -42,36 +42,38 @@ def measure(model: InternVL, data: DataSet, options: EvalOptions, progress: Prog
         BundleError: features that are no numbers.
     """
     progress = progress or Silent()
-    plan = plan_of(parts_of(model), data, options)
+    selection = select(parts_of(model), data, options)
     names, templates = data.prompts.class_names, data.prompts.templates
-    prompted = {language: len(names[language]) * len(templates[language]) for language in plan.classifiers}
+    prompted = {language: len(names[language]) * len(templates[language]) for language in selection.classifiers}
     texts, classifiers = {}, {}
-    count = sum(map(len, plan.texts.values())) + sum(prompted.values())
+    count = sum(map(len, selection.texts.values())) + sum(prompted.values())
     with progress.task("Encoding texts", count, "texts") as advance:
-        for language, captions in plan.texts.items():
-            texts[language] = _checked(model.encode_text(captions), f"text_embeds in {shown(language)}")
+        for language, captions in selection.texts.items():
+            texts[language] = _checked(model.encode_text(captions), f"text_embeds in {language_name(language)}")
             advance(len(captions))
         for language, count in prompted.items():
             columns = model.classifier(names[language], templates[language]).T
-            classifiers[language] = _checked(columns, f"classifier in {shown(language)}").T
+            classifiers[language] = _checked(columns, f"classifier in {language_name(language)}").T
             advance(count)
-    with progress.task("Encoding pictures", len(plan.data.rows), "pictures") as advance:
-        images, written = _through_vision(model, plan, options.batch_size, advance)
-    return Features(images=images, texts=texts, classifiers=classifiers, captions=written, skipped=tuple(plan.skipped))
+    with progress.task("Encoding pictures", len(selection.data.rows), "pictures") as advance:
+        images, written = _through_vision(model, selection, options.batch_size, advance)
+    return Features(
+        images=images, texts=texts, classifiers=classifiers, captions=written, skipped=tuple(selection.skipped)
+    )
 
 
 def _through_vision(
-    model: InternVL, plan: Plan, batch_size: int, advance: Advance
+    model: InternVL, selection: Selection, batch_size: int, advance: Advance
 ) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
     """Return picture features by mode and captions by language, of one pass over the pictures."""
-    images: dict[str, list[np.ndarray]] = {mode: [] for mode in plan.modes}
-    captions: dict[str, list[str]] = {language: [] for language in plan.caption_prompts}
+    images: dict[str, list[np.ndarray]] = {mode: [] for mode in selection.modes}
+    captions: dict[str, list[str]] = {language: [] for language in selection.caption_prompts}
     if not images and not captions:
         return {}, {}
     (encoder,) = model.bundle.graphs_of(IMAGE_ENCODER)
-    for start in range(0, len(plan.data.rows), batch_size):
-        rows = plan.data.rows[start : start + batch_size]
-        pixels = model.preprocess([plan.data.picture(row) for row in rows])
+    for start in range(0, len(selection.data.rows), batch_size):
+        rows = selection.data.rows[start : start + batch_size]
+        pixels = model.preprocess([selection.data.picture(row) for row in rows])
         vision = model.run_graph(encoder, {"pixel_values": pixels})
         query: Mapping[str, np.ndarray] = {}
         if "g" in images or captions:
@@ -81,7 +83,7 @@ def _through_vision(
             images["c"].append(_checked(vision["image_embeds"], "image_embeds"))
         if "g" in images:
             images["g"].append(unit(images["c"][-1]) + unit(_checked(query["query_embeds"], "query_embeds")))
-        for language, prompt in plan.caption_prompts.items():
+        for language, prompt in selection.caption_prompts.items():
             captions[language] += _captions(model, query, prompt)
         advance(len(rows))
     return {mode: np.concatenate(parts) for mode, parts in images.items()}, captions
