@@ -1,12 +1,12 @@
 """How the source is laid out, in numbers: `python benchmarks/structure.py`.
 
-It reads the source with Python's own parser and runs none of it. Folders of a room are taken as one unit each, files
-at a room's top too; an import counts wherever it stands in a file, those for type checking left out.
+It reads the source with Python's own parser and runs none of it. Inside a folder, its sub-folders are taken as one unit
+each, and so are the files at its top; an import counts wherever it stands in a file, those for type checking left out.
 """
 
 import ast
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,17 +66,22 @@ def naming_graphs(files: list[Source]) -> list[str]:
     return [str(file.path) for file in files if any(_names_graph(node) for node in ast.walk(file.tree))]
 
 
-def arrows(files: list[Source]) -> dict[tuple[str, str], set[Path]]:
-    """Return every import between two units, with the files that make it."""
+def arrows(files: list[Source], depth: int = 2) -> dict[tuple[str, str], set[Path]]:
+    """Return every import between two units, with the files that make it.
+
+    A unit is a path of at most `depth` parts: with 2, a folder or file of a room; with 3, one of such a folder. A
+    package's own `__init__.py` is part of its folder, so at a greater depth it is no unit.
+    """
     known = {_module(file.path) for file in files}
     found: dict[tuple[str, str], set[Path]] = defaultdict(set)
     for file in files:
-        here = _unit(file.path.with_suffix("").parts)
+        here = _unit(_module(file.path).split("."), depth)
         for name in _imported(file.tree):
             parts = name.split(".")[1:]
             while parts and ".".join(parts) not in known:
                 parts.pop()
-            if parts and (there := _unit(tuple(parts))) != here:
+            there = _unit(parts, depth)
+            if parts and not _is_inside(here, there) and not _is_inside(there, here):
                 found[here, there].add(file.path)
     return dict(found)
 
@@ -101,6 +106,12 @@ def circles(found: dict[tuple[str, str], set[Path]]) -> list[list[str]]:
     return sorted(map(list, groups))
 
 
+def nested_circles(files: list[Source]) -> list[list[str]]:
+    """Return the circles between the units of every folder, at every depth."""
+    deepest = max(len(file.path.parts) for file in files)
+    return [group for depth in range(2, deepest + 1) for group in circles(arrows(files, depth))]
+
+
 def _reached(start: str, after: dict[str, set[str]]) -> set[str]:
     seen: set[str] = set()
     waiting = list(after[start])
@@ -112,9 +123,13 @@ def _reached(start: str, after: dict[str, set[str]]) -> set[str]:
     return seen
 
 
-def _unit(parts: tuple[str, ...]) -> str:
-    """Return what a module counts as: the folder below its room, or itself where it stands at the room's top."""
-    return "/".join(parts[:2])
+def _unit(parts: Sequence[str], depth: int) -> str:
+    """Return the unit of a module: the folder or file that its first `depth` parts name."""
+    return "/".join(parts[:depth])
+
+
+def _is_inside(unit: str, folder: str) -> bool:
+    return f"{unit}/".startswith(f"{folder}/")
 
 
 def _module(path: Path) -> str:
@@ -164,7 +179,7 @@ def main(everything: bool) -> None:
         "files that compare with a graph's name": naming_graphs(files),
         f"functions above {LINES_AT_MOST} lines": [f"{name} ({lines})" for name, lines in long_functions(files)],
         "imports from a room to one on its left": [f"{here} -> {there}" for here, there in upward(found)],
-        "circles of folders": [" ".join(group) for group in circles(found)],
+        "circles of folders": [" ".join(group) for group in nested_circles(files)],
     }
     click.echo(f"| {len(files)} files | number | which |\n| --- | --- | --- |")
     for title, entries in rows.items():

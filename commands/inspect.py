@@ -71,10 +71,10 @@ def _inspect_engine(
     as_json: bool,
 ) -> None:
     from internvl_edge.runtime.inspect.xray.diff import diff_text
-    from internvl_edge.runtime.inspect.xray.page import render_page
-    from internvl_edge.runtime.inspect.xray.report import xray, xray_json
     from internvl_edge.runtime.inspect.xray.target_of import target_of
     from internvl_edge.runtime.inspect.xray.text import xray_text
+    from internvl_edge.runtime.inspect.xray.xray_page import render_page
+    from internvl_edge.runtime.inspect.xray.xray_report import xray, xray_json
     from internvl_edge.runtime.outputs.files import require_apart, require_writable, takes_stdout, write_text
 
     files = [html] if html is not None else []

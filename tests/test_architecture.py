@@ -239,6 +239,11 @@ def test_imports_go_one_way_inside_a_room(room: str) -> None:
     assert wrong == []
 
 
+def test_no_folder_imports_itself_through_another() -> None:
+    """Between the sub-folders and files of every folder, at any depth, imports go one way."""
+    assert structure.nested_circles(structure.sources()) == []
+
+
 @pytest.mark.parametrize("room", sorted(ORDER))
 def test_a_folder_holds_at_most_a_dozen_files(room: str) -> None:
     found = structure.crowded(structure.sources())

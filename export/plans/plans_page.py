@@ -9,8 +9,8 @@ from internvl_edge.runtime.bundle.engines import EngineRecord, GraphEngines, Pla
 from internvl_edge.runtime.errors import EngineError, ExportError
 from internvl_edge.runtime.inspect.plan.schedule import PlanText, read_plan
 from internvl_edge.runtime.inspect.plan.symbols import inputs_of
-from internvl_edge.runtime.inspect.xray.page import Cover, render_page
-from internvl_edge.runtime.inspect.xray.report import PlanXray, blank_xray, see_through
+from internvl_edge.runtime.inspect.xray.xray_page import Cover, render_page
+from internvl_edge.runtime.inspect.xray.xray_report import PlanXray, blank_xray, see_through
 from internvl_edge.runtime.replace_file import replace_file
 from internvl_edge.runtime.targets.data_sheet import Target
 from internvl_edge.runtime.targets.targets import find_target

@@ -10,7 +10,7 @@ from internvl_edge.runtime.backends.layer_times.layers import LayerInfo, LayerTi
 from internvl_edge.runtime.latency.cases import ON_PROCESSOR, layer_inputs
 from internvl_edge.runtime.latency.measure.measure import Case, MeasureOptions, measure
 from internvl_edge.runtime.latency.measure.summary import Summary, summarize
-from internvl_edge.runtime.latency.sensors.board import Sensor, Watch
+from internvl_edge.runtime.latency.sensors.device_state import DeviceMonitor, Sensor
 from internvl_edge.runtime.latency.sensors.nvidia_smi import NvidiaSmiSensor
 from internvl_edge.runtime.latency.sensors.nvml import NvmlSensor
 from internvl_edge.runtime.latency.sensors.tegrastats import TegrastatsSensor
@@ -39,7 +39,7 @@ def run_cases(
 ) -> Iterator[Summary]:
     """Yield the summary of each case as soon as it is measured; `stop` ends with what there is."""
     progress = progress or Silent()
-    watch = Watch(find_sensor())
+    watch = DeviceMonitor(find_sensor())
     source = watch.sensor.name if watch.sensor is not None else ""
     try:
         for index, case in enumerate(cases, 1):

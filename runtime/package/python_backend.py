@@ -12,13 +12,13 @@ from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.bundle.manifest import Manifest
 from internvl_edge.runtime.model import InternVL
 from internvl_edge.runtime.package.server_graph import ServerGraph
-from internvl_edge.runtime.serve.checks import fitting_request
 from internvl_edge.runtime.serve.models import served_models
 from internvl_edge.runtime.serve.options import ServeOptions
 from internvl_edge.runtime.serve.refusals import FailedError, RefusalError
 from internvl_edge.runtime.serve.requests import Request
-from internvl_edge.runtime.serve.workers.answers import Answers
+from internvl_edge.runtime.serve.validation import validated_request
 from internvl_edge.runtime.serve.workers.messages import Arrays, Job
+from internvl_edge.runtime.serve.workers.model_runner import ModelRunner
 
 
 class TritonPythonModel:
@@ -43,7 +43,7 @@ class TritonPythonModel:
         self._served = served_models(model.bundle.manifest)[self._name]
         self._options = ServeOptions(max_batch=batch)
         self._info = model.info
-        self._answers = Answers(model, self._options)
+        self._answers = ModelRunner(model, self._options)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer requests, which go through a graph together: Triton joins none whose shapes differ."""
@@ -68,7 +68,7 @@ class TritonPythonModel:
             parameters=json.loads(request.parameters() or "{}"),
         )
         try:
-            return fitting_request(asked, self._served, self._info, self._options)
+            return validated_request(asked, self._served, self._info, self._options)
         except RefusalError as refusal:
             return refusal
 

@@ -52,7 +52,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
+class ServedModel:
     """One model with what the engine has to know of it."""
 
     signature: Signature
@@ -96,7 +96,7 @@ class Served:
 
 def served_models(
     manifest: Manifest, graphs: tuple[str, ...] | None = None, max_new_tokens: int = MAX_NEW_TOKENS
-) -> dict[str, Served]:
+) -> dict[str, ServedModel]:
     """Return what is served of a bundle by name; of `graphs` alone where given. `max_new_tokens` bounds captions.
 
     Raises:
@@ -111,19 +111,19 @@ def served_models(
     return models | {task.signature.name: task for task in _tasks(served, max_new_tokens)}
 
 
-def _graph(name: str, info: GraphInfo) -> Served:
+def _graph(name: str, info: GraphInfo) -> ServedModel:
     inputs = tuple(_tensor(spec.name, spec.dtype, spec.shape) for spec in info.inputs)
     outputs = tuple(_tensor(spec.name, spec.dtype, spec.shape) for spec in info.outputs)
     first = {spec.shape[0] if spec.shape else None for spec in (*info.inputs, *info.outputs)}
     batched = len(first) == 1 and isinstance(next(iter(first)), str)
-    return Served(
+    return ServedModel(
         signature=Signature(name=name, inputs=inputs, outputs=outputs, parameters={}, batched=batched),
         row_inputs=tuple(tensor.name for tensor in inputs) if batched else (),
         axes={spec.name: spec.shape for spec in info.inputs},
     )
 
 
-def _tasks(manifest: Manifest, max_new_tokens: int) -> list[Served]:
+def _tasks(manifest: Manifest, max_new_tokens: int) -> list[ServedModel]:
     model, roles, encoder = manifest.model, manifest.roles, manifest.graph_of(IMAGE_ENCODER)
     pools = encoder is not None and any(spec.name == "image_embeds" for spec in manifest.graphs[encoder].outputs)
     texts = TEXT_ENCODER in roles and "tokenizer.model" in manifest.files
@@ -139,8 +139,8 @@ def _tasks(manifest: Manifest, max_new_tokens: int) -> list[Served]:
     return tasks
 
 
-def _encode_image(width: int, modes: tuple[str, ...]) -> Served:
-    return Served(
+def _encode_image(width: int, modes: tuple[str, ...]) -> ServedModel:
+    return ServedModel(
         signature=Signature(
             name=ENCODE_IMAGE,
             inputs=(_IMAGE,),
@@ -158,8 +158,8 @@ def _modes_text(modes: tuple[str, ...]) -> str:
     return " or ".join(f"{mode} (InternVL-{mode.upper()})" for mode in modes)
 
 
-def _encode_text(width: int) -> Served:
-    return Served(
+def _encode_text(width: int) -> ServedModel:
+    return ServedModel(
         signature=Signature(
             name=ENCODE_TEXT,
             inputs=(_TEXT,),
@@ -171,8 +171,8 @@ def _encode_text(width: int) -> Served:
     )
 
 
-def _classify(modes: tuple[str, ...], default: str) -> Served:
-    return Served(
+def _classify(modes: tuple[str, ...], default: str) -> ServedModel:
+    return ServedModel(
         signature=Signature(
             name=CLASSIFY,
             inputs=(
@@ -190,10 +190,10 @@ def _classify(modes: tuple[str, ...], default: str) -> Served:
     )
 
 
-def _caption(new_tokens: int, positions: int | None) -> Served:
+def _caption(new_tokens: int, positions: int | None) -> ServedModel:
     most = min(new_tokens, positions or new_tokens)
     remedy = "; serve with a larger --max-new-tokens for more" if most != positions else ""
-    return Served(
+    return ServedModel(
         signature=Signature(
             name=CAPTION,
             inputs=(_IMAGE, Tensor(name="prompt", datatype="BYTES", shape=(1,), optional=True)),

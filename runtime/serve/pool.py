@@ -15,8 +15,7 @@ import numpy as np
 from internvl_edge.runtime.bundle.bundle import Bundle, sha256_file
 from internvl_edge.runtime.embed.picture_cache import PictureCache, picture_key
 from internvl_edge.runtime.errors import BackendError
-from internvl_edge.runtime.serve.checks import fitting_request
-from internvl_edge.runtime.serve.models import ENCODE_IMAGE, Served, served_models
+from internvl_edge.runtime.serve.models import ENCODE_IMAGE, ServedModel, served_models
 from internvl_edge.runtime.serve.observer import NullObserver, Observer
 from internvl_edge.runtime.serve.options import ServeOptions
 from internvl_edge.runtime.serve.refusals import (
@@ -31,6 +30,7 @@ from internvl_edge.runtime.serve.requests import Request, Response
 from internvl_edge.runtime.serve.scheduling.scheduler import Scheduler
 from internvl_edge.runtime.serve.scheduling.ticket import Batch, Slice, Ticket
 from internvl_edge.runtime.serve.signature import Signature
+from internvl_edge.runtime.serve.validation import validated_request
 from internvl_edge.runtime.serve.work import StreamedWork, Work
 from internvl_edge.runtime.serve.workers.messages import Done, Job, Piece, Setup
 from internvl_edge.runtime.serve.workers.process import Launch, process_launcher
@@ -64,13 +64,13 @@ class WorkerEngine:
         self._launcher = launcher
         self._scheduler = Scheduler(self.options)
         self._cache = PictureCache(self.options.cache_bytes)
-        self._served: dict[str, Served] = {}
+        self._served: dict[str, ServedModel] = {}
         self._signatures: dict[str, Signature] = {}
         self._workers: list[Worker] = []
         self._open: set[Work] = set()
         self._numbers = count(1)
         self._draining = False
-        self._pumping: asyncio.Handle | None = None
+        self._dispatching: asyncio.Handle | None = None
         self._wake: asyncio.TimerHandle | None = None
 
     @property
@@ -163,7 +163,7 @@ class WorkerEngine:
             if request.parameters.get("num_beams", 1) != 1:
                 raise BadRequestError(f"{request.model}: beams are known at the end only; stream with num_beams 1")
             work = StreamedWork(request, served)
-            self._take_up(work)
+            self._enqueue(work)
             final = False
             while not final:
                 part = await work.next()
@@ -176,7 +176,7 @@ class WorkerEngine:
             raise
         finally:
             if work is not None:
-                self._put_away(work)
+                self._release(work)
                 work = None  # an error that it failed with has this frame: only the garbage collector would end that
 
     def worker_up(self, worker: Worker) -> None:
@@ -184,7 +184,7 @@ class WorkerEngine:
         self._observer.worker(worker.name, True)
         if all(each.up for each in self._workers) and not self._started.done():
             self._started.set_result(None)
-        self._pump_soon()
+        self._dispatch_soon()
 
     def worker_down(self, worker: Worker, held: list[Batch]) -> None:
         """Take back what a lost worker held: each request once more, alone, so that only the guilty fall twice."""
@@ -195,9 +195,9 @@ class WorkerEngine:
             self._scheduler.lost(batch)
             for part in batch.slices:
                 self._retry(part)
-        self._pump_soon()
+        self._dispatch_soon()
 
-    def worker_said(self, worker: Worker, message: Any) -> None:
+    def worker_message(self, worker: Worker, message: Any) -> None:
         """Take a message about a job."""
         if isinstance(message, Piece):
             part = worker.jobs[message.id].slices[message.part]
@@ -205,15 +205,15 @@ class WorkerEngine:
         elif isinstance(message, Done):
             self._finished(worker, message)
 
-    def _checked(self, request: Request) -> tuple[Request, Served]:
+    def _checked(self, request: Request) -> tuple[Request, ServedModel]:
         if self._draining or not any(worker.up or worker.failures < _DOWN for worker in self._workers):
             raise UnavailableError("the server takes no requests now; try again later", _RETRY_S)
         served = self._served.get(request.model)
         if served is None:
             raise UnknownModelError(f"there is no model {request.model[:80]!r}; see the list of models")
-        return fitting_request(request, served, self._info, self.options), served
+        return validated_request(request, served, self._info, self.options), served
 
-    async def _encoded(self, request: Request, served: Served) -> Response:
+    async def _encoded(self, request: Request, served: ServedModel) -> Response:
         """Answer with rows that were computed before, where there are any."""
         pictures = list(request.inputs["image"])
         mode = str(served.parameters(request)["mode"])
@@ -237,16 +237,16 @@ class WorkerEngine:
 
         return keys() if sum(map(len, pictures)) <= _HASHED_AT_ONCE else await asyncio.to_thread(keys)
 
-    async def _computed(self, request: Request, served: Served) -> Response:
+    async def _computed(self, request: Request, served: ServedModel) -> Response:
         work = Work(request, served)
         try:
-            self._take_up(work)
+            self._enqueue(work)
             return await work.answer
         finally:
-            self._put_away(work)
+            self._release(work)
             del work  # whose answer may be the error that passes here, which has this frame: see `stream`
 
-    def _take_up(self, work: Work) -> None:
+    def _enqueue(self, work: Work) -> None:
         """Queue a request.
 
         Raises:
@@ -271,9 +271,9 @@ class WorkerEngine:
         self._observer.queued(self._scheduler.depth)
         if request.deadline is not None:
             work.late = asyncio.get_running_loop().call_later(request.deadline - now, _expire, work)
-        self._pump_soon()
+        self._dispatch_soon()
 
-    def _put_away(self, work: Work) -> None:
+    def _release(self, work: Work) -> None:
         """Forget a request: what waits of it is withdrawn, what a worker holds for nobody else is cancelled."""
         work.close()
         if work.late is not None:
@@ -290,17 +290,17 @@ class WorkerEngine:
                 if work in works and all(each.closed for each in works):
                     worker.cancel(number)
 
-    def _pump_soon(self) -> None:
+    def _dispatch_soon(self) -> None:
         """Let batches leave when all requests that came in this turn of the loop are queued."""
-        if self._pumping is None:
-            self._pumping = asyncio.get_running_loop().call_soon(self._pump)
+        if self._dispatching is None:
+            self._dispatching = asyncio.get_running_loop().call_soon(self._dispatch)
 
-    def _pump(self) -> None:
+    def _dispatch(self) -> None:
         """Give each worker what may leave; come again when something that is held back may."""
-        self._pumping = None
+        self._dispatching = None
         now = time.monotonic()
         up = [worker for worker in self._workers if worker.up]
-        while any(self._feed(worker, now) for worker in sorted(up, key=lambda each: len(each.jobs))):
+        while any(self._dispatch_to(worker, now) for worker in sorted(up, key=lambda each: len(each.jobs))):
             pass  # one batch at a time, to whoever has least to do
         if self._wake is not None:
             self._wake.cancel()
@@ -308,9 +308,9 @@ class WorkerEngine:
         idle = [worker.load.idle_since for worker in up if not worker.load.batches]
         wake = self._scheduler.wake_at(min(idle)) if idle else None
         if wake is not None and wake > now:
-            self._wake = asyncio.get_running_loop().call_later(wake - now, self._pump_soon)
+            self._wake = asyncio.get_running_loop().call_later(wake - now, self._dispatch_soon)
 
-    def _feed(self, worker: Worker, now: float) -> bool:
+    def _dispatch_to(self, worker: Worker, now: float) -> bool:
         """Give a worker one batch, if there is one for it."""
         batch = self._scheduler.take(now, worker.load)
         if batch is None:
@@ -348,7 +348,7 @@ class WorkerEngine:
         traces = tuple(_work(part).request.trace for part in batch.slices)
         for stage, seconds in done.stages.items():
             self._observer.stage(batch.key.model, stage, seconds, traces)
-        self._pump_soon()
+        self._dispatch_soon()
 
     def _retry(self, part: Slice) -> None:
         work, ticket = _work(part), part.ticket
@@ -375,7 +375,7 @@ class WorkerEngine:
         return [work.answer for work in self._open if not work.answer.done()]
 
     async def _stop(self) -> None:
-        for handle in (self._wake, self._pumping):
+        for handle in (self._wake, self._dispatching):
             if handle is not None:
                 handle.cancel()
         await asyncio.gather(*(worker.stop() for worker in self._workers))

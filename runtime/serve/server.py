@@ -109,7 +109,7 @@ async def serve(
             await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 starting.result()
-                _calm_collector()
+                _tune_garbage_collector()
                 announce(f"Ready: {', '.join(engine.signatures)}")
                 await stopping
                 announce("Stopping: accepted requests finish")
@@ -211,7 +211,7 @@ def http_server(service: Service, options: ServerOptions) -> "Server":
     """
     import uvicorn
 
-    from internvl_edge.runtime.serve.protocol.http.admission import Door
+    from internvl_edge.runtime.serve.protocol.http.admission import AdmissionControl
     from internvl_edge.runtime.serve.protocol.http.app import Application
     from internvl_edge.runtime.serve.protocol.http.connection.timeouts import timed_protocol
     from internvl_edge.runtime.serve.protocol.http.cors import CrossOrigin, require_origins
@@ -225,7 +225,7 @@ def http_server(service: Service, options: ServerOptions) -> "Server":
     cross_origin = CrossOrigin(options.cors_origins)
     config = uvicorn.Config(
         Application(service, cross_origin),
-        http=timed_protocol(service.options, Door(service, cross_origin)),
+        http=timed_protocol(service.options, AdmissionControl(service, cross_origin)),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -264,7 +264,7 @@ def _bound(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _calm_collector() -> None:
+def _tune_garbage_collector() -> None:
     """Let the garbage collector look rarely, and not at what is there now, which stays.
 
     Requests leave nothing for it, so it need not come for each burst of them: its pauses were the longest turns of the

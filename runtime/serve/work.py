@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from internvl_edge.runtime.serve.models import Served
+from internvl_edge.runtime.serve.models import ServedModel
 from internvl_edge.runtime.serve.refusals import FailedError, RefusalError
 from internvl_edge.runtime.serve.requests import Request, Response
 from internvl_edge.runtime.serve.scheduling.ticket import Slice, Ticket
@@ -16,7 +16,7 @@ Arrays = Mapping[str, np.ndarray]
 class Work:
     """A request whose rows may go apart."""
 
-    def __init__(self, request: Request, served: Served) -> None:
+    def __init__(self, request: Request, served: ServedModel) -> None:
         self.request = request
         self.served = served
         self.rows = served.rows(request)
@@ -72,7 +72,7 @@ class Work:
 class StreamedWork(Work):
     """A request whose rows are written piece by piece; what a row begun anew repeats is not given twice."""
 
-    def __init__(self, request: Request, served: Served) -> None:
+    def __init__(self, request: Request, served: ServedModel) -> None:
         super().__init__(request, served)
         self.begun = False
         """A piece of it came: it is no longer late."""

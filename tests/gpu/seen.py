@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from internvl_edge.runtime.inspect.xray.report import xray
+from internvl_edge.runtime.inspect.xray.xray_report import xray
 from internvl_edge.runtime.targets.data_sheet import Target
 from tests.gpu.agree import Record
 

@@ -9,7 +9,7 @@ import pytest
 from internvl_edge.calib.data.synthetic import synthetic_pixels
 from internvl_edge.export.plans.build import BuildOptions
 from internvl_edge.runtime.inspect.doctor import diagnose
-from internvl_edge.runtime.inspect.xray.report import xray
+from internvl_edge.runtime.inspect.xray.xray_report import xray
 from internvl_edge.runtime.targets.targets import find_target
 from tests.gpu.agree import Record
 from tests.gpu.built import Built

@@ -6,7 +6,7 @@ import pytest
 
 from internvl_edge.runtime.backends.cuda import Device
 from internvl_edge.runtime.latency.bench import find_sensor
-from internvl_edge.runtime.latency.sensors.board import Watch, energy_j, now_ns
+from internvl_edge.runtime.latency.sensors.device_state import DeviceMonitor, energy_j, now_ns
 from tests.gpu.agree import Record
 from tests.gpu.marks import GPU
 
@@ -20,7 +20,7 @@ def test_the_board_tells_power_heat_and_clock_while_it_works(device: Device, rec
     sensor = find_sensor()
     if sensor is None:
         pytest.skip("No source of readings: neither tegrastats, nor NVML's package nvidia-ml-py, nor nvidia-smi.")
-    watch = Watch(sensor)
+    watch = DeviceMonitor(sensor)
     weights = torch.randn(4096, 4096, device="cuda", dtype=torch.float16)
     start = now_ns()
     with watch.during() as samples:

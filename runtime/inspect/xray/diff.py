@@ -4,7 +4,6 @@ import re
 from collections import Counter
 from collections.abc import Callable
 
-from internvl_edge.runtime.inspect.xray.report import Kernel, PlanXray, Sums
 from internvl_edge.runtime.inspect.xray.text import (
     attention_answer,
     duration,
@@ -13,6 +12,7 @@ from internvl_edge.runtime.inspect.xray.text import (
     work,
     works_for,
 )
+from internvl_edge.runtime.inspect.xray.xray_report import Kernel, PlanXray, Sums
 
 _SHOWN = 24
 """Kernels listed that come or go; the JSON has all."""

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from internvl_edge.runtime.inspect.xray.markup import Markup, filled, joined
-from internvl_edge.runtime.inspect.xray.report import Kernel
 from internvl_edge.runtime.inspect.xray.text import duration, size, work, works_for
+from internvl_edge.runtime.inspect.xray.xray_report import Kernel
 
 WIDTH = 1180
 _ROW = 46

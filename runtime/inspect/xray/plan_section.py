@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 from internvl_edge.runtime.inspect.plan.launches import CATEGORIES
 from internvl_edge.runtime.inspect.xray.markup import Markup, filled, joined
 from internvl_edge.runtime.inspect.xray.picture import block_picture, time_picture
-from internvl_edge.runtime.inspect.xray.report import Kernel, PlanXray, Sums
 from internvl_edge.runtime.inspect.xray.text import (
     attention_answer,
     duration,
@@ -15,6 +14,7 @@ from internvl_edge.runtime.inspect.xray.text import (
     size,
     work,
 )
+from internvl_edge.runtime.inspect.xray.xray_report import Kernel, PlanXray, Sums
 
 _BARS = """<p class="soft">A bar is what a kernel moves: weights in the full colour, activations read in a lighter \
 one, what it writes in the lightest. ≤: it slices

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from internvl_edge.runtime.inspect.xray.report import Kernel, PlanXray, Sums
+from internvl_edge.runtime.inspect.xray.xray_report import Kernel, PlanXray, Sums
 
 _SHAPES = 4
 """Inputs that are named; a decoder has two for each layer."""

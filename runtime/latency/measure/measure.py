@@ -8,9 +8,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from internvl_edge.runtime.latency.measure.calls import Call, call_of
-from internvl_edge.runtime.latency.measure.steady import WINDOW_CALLS, WINDOW_SECONDS, WarmUp, is_steady, spread_of
+from internvl_edge.runtime.latency.measure.steady_state import (
+    WINDOW_CALLS,
+    WINDOW_SECONDS,
+    WarmUp,
+    is_steady,
+    spread_of,
+)
 from internvl_edge.runtime.latency.measure.streams import Work, run_streams, timed_call
-from internvl_edge.runtime.latency.sensors.board import BoardSample, Watch
+from internvl_edge.runtime.latency.sensors.device_state import DeviceMonitor, DeviceSample
 from internvl_edge.runtime.progress import Advance
 
 
@@ -76,7 +82,7 @@ class Measured:
     """Of the first measured call, on the clock of the spans."""
     end_ns: int
     """Of the last one."""
-    samples: Sequence[BoardSample] = field(default=())
+    samples: Sequence[DeviceSample] = field(default=())
     stopped: bool = False
     """The user ended it early."""
 
@@ -90,7 +96,7 @@ def measure(
     case: Case,
     options: MeasureOptions,
     stop: threading.Event,
-    watch: Watch,
+    watch: DeviceMonitor,
     advance: Advance = lambda seconds: None,
 ) -> Measured | None:
     """Measure `case`; None where `stop` came before the first measured call.

@@ -11,8 +11,8 @@ from internvl_edge.runtime.latency.measure.calls import Call
 from internvl_edge.runtime.latency.measure.measure import Measured
 from internvl_edge.runtime.latency.measure.percentiles import Distribution, calls_needed, distribution
 from internvl_edge.runtime.latency.measure.stage_times import StageTime, stage_times
-from internvl_edge.runtime.latency.measure.steady import RULE, TOLERANCE, drift
-from internvl_edge.runtime.latency.sensors.board import BoardSample, energy_j
+from internvl_edge.runtime.latency.measure.steady_state import RULE, TOLERANCE, drift
+from internvl_edge.runtime.latency.sensors.device_state import DeviceSample, energy_j
 
 UNSTABLE_PERCENT = 5.0
 """Coefficient of variation above which a mean says little. trtexec warns from 1 % of a device's own clock on, which a
@@ -202,7 +202,7 @@ def _board_notes(measured: Measured, board: BoardSummary | None) -> Iterator[str
         yield f"throttled: the clock fell by {drop:.0%} while measuring"
 
 
-def clock_drop(samples: Sequence[BoardSample]) -> float:
+def clock_drop(samples: Sequence[DeviceSample]) -> float:
     """Return how much the median clock of the last quarter lies below that of the first; 0 if by no more than 5 %."""
     clocks = [sample.clock_mhz for sample in samples if sample.clock_mhz is not None]
     quarter = len(clocks) // 4

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from internvl_edge.runtime.latency.measure.steady import drift
+from internvl_edge.runtime.latency.measure.steady_state import drift
 
 RESAMPLES = 2000
 EQUAL = 1.02

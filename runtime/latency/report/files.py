@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from internvl_edge.runtime.latency.measure.summary import Summary
+from internvl_edge.runtime.latency.report.latency_page import page_html
 from internvl_edge.runtime.latency.report.latency_report import Report, report_json
-from internvl_edge.runtime.latency.report.page import page_html
 from internvl_edge.runtime.latency.report.trace import trace_json
 from internvl_edge.runtime.latency.report.trtexec import profile_json, times_json
 from internvl_edge.runtime.outputs.files import is_stream, write_text

@@ -9,7 +9,7 @@ from typing import Any
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.latency.measure.percentiles import CONFIDENCE, Distribution, Percentile
 from internvl_edge.runtime.latency.measure.stage_times import aligned
-from internvl_edge.runtime.latency.measure.steady import RULE
+from internvl_edge.runtime.latency.measure.steady_state import RULE
 from internvl_edge.runtime.latency.measure.summary import BoardSummary, Summary
 from internvl_edge.runtime.latency.report.comparison import Verdict, verdict
 from internvl_edge.runtime.latency.report.trtexec import distribution_text, summary_lines

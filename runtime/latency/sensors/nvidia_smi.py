@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 
-from internvl_edge.runtime.latency.sensors.board import BoardSample, now_ns, reasons
+from internvl_edge.runtime.latency.sensors.device_state import DeviceSample, now_ns, reasons
 
 FIELDS = "power.draw,temperature.gpu,clocks.sm,clocks_throttle_reasons.active"
 _TIMEOUT_S = 5
@@ -25,12 +25,12 @@ class NvidiaSmiSensor:
         self._command = [program, "--id=0", f"--query-gpu={FIELDS}", "--format=csv,noheader,nounits"]
         self._ask()
 
-    def read(self) -> BoardSample:
+    def read(self) -> DeviceSample:
         """Return the reading of now; one that fails is empty."""
         try:
             return parse_line(self._ask(), now_ns())
         except OSError:
-            return BoardSample(time_ns=now_ns())
+            return DeviceSample(time_ns=now_ns())
 
     def close(self) -> None:
         """Nothing is held."""
@@ -43,11 +43,11 @@ class NvidiaSmiSensor:
         return done.stdout
 
 
-def parse_line(text: str, time_ns: int) -> BoardSample:
+def parse_line(text: str, time_ns: int) -> DeviceSample:
     """Return the reading of one line of `FIELDS`; ``[N/A]`` and other words are None."""
     cells = [cell.strip() for cell in text.strip().split("\n")[0].split(",")]
     power, temperature, clock, mask = (*cells, "", "", "", "")[:4]
-    return BoardSample(
+    return DeviceSample(
         time_ns=time_ns,
         power_w=_number(power),
         temperature_c=_number(temperature),

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-from internvl_edge.runtime.latency.sensors.board import BoardSample, now_ns, reasons
+from internvl_edge.runtime.latency.sensors.device_state import DeviceSample, now_ns, reasons
 
 
 class NvmlSensor:
@@ -25,12 +25,12 @@ class NvmlSensor:
         except pynvml.NVMLError as error:
             raise OSError(str(error)) from error
 
-    def read(self) -> BoardSample:
+    def read(self) -> DeviceSample:
         """Return the reading of now; what this GPU does not support is None."""
         nvml, gpu = self._nvml, self._gpu
         power_mw = self._asked(nvml.nvmlDeviceGetPowerUsage, gpu)
         mask = self._asked(nvml.nvmlDeviceGetCurrentClocksThrottleReasons, gpu)
-        return BoardSample(
+        return DeviceSample(
             time_ns=now_ns(),
             power_w=None if power_mw is None else power_mw / 1e3,
             temperature_c=self._asked(nvml.nvmlDeviceGetTemperature, gpu, nvml.NVML_TEMPERATURE_GPU),

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import threading
 
-from internvl_edge.runtime.latency.sensors.board import INTERVAL_S, BoardSample, now_ns
+from internvl_edge.runtime.latency.sensors.device_state import INTERVAL_S, DeviceSample, now_ns
 
 _WHOLE = ("VDD_IN", "POM_5V_IN")
 """The rail in front of all others, where a module has one."""
@@ -29,7 +29,7 @@ class TegrastatsSensor:
             raise FileNotFoundError("tegrastats is not there")
         command = [program, "--interval", str(round(INTERVAL_S * 1e3))]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        self._latest: BoardSample | None = None
+        self._latest: DeviceSample | None = None
         self._arrived = threading.Event()
         self._reader = threading.Thread(target=self._follow, daemon=True)
         self._reader.start()
@@ -37,9 +37,9 @@ class TegrastatsSensor:
             self.close()
             raise OSError("tegrastats prints nothing")
 
-    def read(self) -> BoardSample:
+    def read(self) -> DeviceSample:
         """Return the latest reading, with the time at which it came."""
-        return self._latest or BoardSample(time_ns=now_ns())
+        return self._latest or DeviceSample(time_ns=now_ns())
 
     def close(self) -> None:
         """End the program."""
@@ -52,7 +52,7 @@ class TegrastatsSensor:
             self._arrived.set()
 
 
-def parse_line(line: str, time_ns: int) -> BoardSample:
+def parse_line(line: str, time_ns: int) -> DeviceSample:
     """Return the reading of one line of L4T 32 to 36: milliwatts with or without their unit, clocks with or without [].
 
     Without a rail for the whole module its power is the sum of the rails that it lists: less than a meter shows.
@@ -63,7 +63,7 @@ def parse_line(line: str, time_ns: int) -> BoardSample:
     power_mw = whole[0] if whole else sum(rails.values()) if rails else None
     heat = {name.lower(): float(value) for name, value in re.findall(r"(\w+)@(-?\d+(?:\.\d+)?)C\b", line)}
     clock = re.search(r"GR3D_FREQ \d+%@\[?(\d+)", line)
-    return BoardSample(
+    return DeviceSample(
         time_ns=time_ns,
         power_w=None if power_mw is None else power_mw / 1e3,
         temperature_c=heat.get("tj", heat.get("gpu")),

@@ -33,7 +33,7 @@ def provider_from_environment() -> "TracerProvider | None":
     Raises:
         BackendError: the SDK or an exporter is not installed, or a variable has a value that is not known.
     """
-    if _told("OTEL_SDK_DISABLED").lower() == "true":
+    if _variable("OTEL_SDK_DISABLED").lower() == "true":
         return None
     try:
         from opentelemetry.sdk.trace import TracerProvider
@@ -59,12 +59,14 @@ def _resource() -> "Resource":
 
 def _exporter_names() -> list[str]:
     """Return the names of the exporters that are wanted."""
-    names = [name.strip() for name in (_told("OTEL_TRACES_EXPORTER") or "otlp").split(",")]
+    names = [name.strip() for name in (_variable("OTEL_TRACES_EXPORTER") or "otlp").split(",")]
     return [_otlp() if name == "otlp" else name for name in names if name not in ("", "none")]
 
 
 def _otlp() -> str:
-    protocol = _told("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or _told("OTEL_EXPORTER_OTLP_PROTOCOL") or "http/protobuf"
+    protocol = (
+        _variable("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or _variable("OTEL_EXPORTER_OTLP_PROTOCOL") or "http/protobuf"
+    )
     if protocol not in _PROTOCOLS:
         raise BackendError(
             f"OpenTelemetry: OTEL_EXPORTER_OTLP_PROTOCOL is {protocol}; choose from {', '.join(_PROTOCOLS)}"
@@ -83,6 +85,6 @@ def _exporter(name: str) -> Any:
         raise BackendError(f"OpenTelemetry: exporter {name} cannot be set up ({error}); see its variables") from error
 
 
-def _told(variable: str) -> str:
+def _variable(variable: str) -> str:
     """Return a variable's value; an empty one counts as not set."""
     return os.environ.get(variable, "").strip()

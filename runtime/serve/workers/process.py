@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from internvl_edge.runtime.serve.workers.frames import FrameReader, frame
 from internvl_edge.runtime.serve.workers.messages import Setup
 
-_CHILD = "internvl_edge.runtime.serve.workers.child"
+_CHILD = "internvl_edge.runtime.serve.workers.worker_main"
 _BUFFER_BYTES = 4 << 20
 """Of the socket, each way: a batch of pictures is handed over in few calls."""
 _END_S = 2.0

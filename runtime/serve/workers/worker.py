@@ -31,7 +31,7 @@ class Owner(Protocol):
         """Note that it takes none, and take back what it held."""
         ...
 
-    def worker_said(self, worker: "Worker", message: Any) -> None:
+    def worker_message(self, worker: "Worker", message: Any) -> None:
         """Take a message about a job."""
         ...
 
@@ -170,4 +170,4 @@ class Worker:
         elif isinstance(message, OpenFailed):
             self.failure = message.reason
         else:
-            self._owner.worker_said(self, message)
+            self._owner.worker_message(self, message)

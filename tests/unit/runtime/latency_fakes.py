@@ -8,7 +8,7 @@ import numpy as np
 from internvl_edge.runtime.backends.session import TensorInfo
 from internvl_edge.runtime.latency.measure.calls import Call, call_of
 from internvl_edge.runtime.latency.measure.measure import Measured
-from internvl_edge.runtime.latency.measure.steady import WarmUp
+from internvl_edge.runtime.latency.measure.steady_state import WarmUp
 from internvl_edge.runtime.stages import COMPUTE, DEVICE_TO_HOST, ENQUEUE, HOST_TO_DEVICE, UNMEASURED, Span, Stages
 
 MS = 1_000_000

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from internvl_edge.runtime.serve.protocol.binary_tensors import array_from_raw, object_array, raw_from_array
 from internvl_edge.runtime.serve.protocol.checks import VERSION, output_names, quoted, tensor_shape
 from internvl_edge.runtime.serve.protocol.grpc.messages import message
-from internvl_edge.runtime.serve.protocol.raw import array_from_raw, object_array, raw_from_array
 from internvl_edge.runtime.serve.refusals import BadRequestError
 from internvl_edge.runtime.serve.requests import Response
 from internvl_edge.runtime.serve.signature import DATATYPES, Signature

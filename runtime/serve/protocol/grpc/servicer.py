@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from grpc.aio import ServicerContext
 
-Answerer = Callable[["Servicer", Any, Exchange, "float | None"], Awaitable[Any]]
+Handler = Callable[["Servicer", Any, Exchange, "float | None"], Awaitable[Any]]
 _AT_ONCE = 32
 """Requests of one stream that are worked on together; the others wait in the connection."""
 
@@ -39,8 +39,8 @@ class Servicer:
             exchange.status = "OK"
             try:
                 self._authorise(name, exchange, context)
-                asked, answerer = UNARY[name]
-                return await answerer(self, _parsed(asked, request), exchange, context.time_remaining())
+                asked, handler = UNARY[name]
+                return await handler(self, _parsed(asked, request), exchange, context.time_remaining())
             except asyncio.CancelledError:
                 exchange.status = "CANCELLED"
                 raise
@@ -104,7 +104,7 @@ class Servicer:
         return self.service.exchange("grpc", name, _address(context.peer()), _metadata(context).get("traceparent"))
 
     def _authorise(self, name: str, exchange: Exchange, context: "ServicerContext[Any, Any]") -> None:
-        if name in OPEN:
+        if name in PUBLIC:
             return
         metadata = _metadata(context)
         exchange.client = self.service.credentials.client(
@@ -174,7 +174,7 @@ async def _managed(name: str, servicer: Servicer, asked: Any, exchange: Exchange
     return MANAGED[name](asked)
 
 
-UNARY: dict[str, tuple[str, Answerer]] = {
+UNARY: dict[str, tuple[str, Handler]] = {
     "ServerLive": ("ServerLiveRequest", Servicer._live),
     "ServerReady": ("ServerReadyRequest", Servicer._ready),
     "ModelReady": ("ModelReadyRequest", Servicer._model_ready),
@@ -188,7 +188,7 @@ UNARY: dict[str, tuple[str, Answerer]] = {
 }
 """Name of a call -> its request and what answers it."""
 STREAM = "ModelStreamInfer"
-OPEN = ("ServerLive", "ServerReady")
+PUBLIC = ("ServerLive", "ServerReady")
 """Calls that need no key: those who restart servers have none."""
 
 

@@ -6,20 +6,20 @@ from starlette.routing import Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
 from internvl_edge.runtime.serve.observe.exchange import Exchange
-from internvl_edge.runtime.serve.protocol.http.admission import Turn
-from internvl_edge.runtime.serve.protocol.http.answers import error_answer, refusal_answer
+from internvl_edge.runtime.serve.protocol.http.admission import DeferredStart
 from internvl_edge.runtime.serve.protocol.http.body import Body, Buffers
 from internvl_edge.runtime.serve.protocol.http.call import Call
 from internvl_edge.runtime.serve.protocol.http.cors import CrossOrigin, Line
-from internvl_edge.runtime.serve.protocol.http.document.operations import OPEN
-from internvl_edge.runtime.serve.protocol.http.paths import PATHS, Answerer
-from internvl_edge.runtime.serve.protocol.http.presence import ClientGoneError
+from internvl_edge.runtime.serve.protocol.http.disconnect import ClientDisconnectedError
+from internvl_edge.runtime.serve.protocol.http.document.operations import PUBLIC
+from internvl_edge.runtime.serve.protocol.http.handlers import ROUTES, Handler
+from internvl_edge.runtime.serve.protocol.http.responses import error_response, refusal_response
 from internvl_edge.runtime.serve.protocol.service import Service, refusal_of
 
 GONE = "499"
 """Status of an exchange whose client hung up, as nginx has it."""
-TURN = "internvl_edge.turn"
-"""In a scope's state: the `Turn` that the request waits for before it begins."""
+DEFERRED_START = "internvl_edge.deferred"
+"""In a scope's state: the `DeferredStart` that the request waits for before it begins."""
 _CALL = "internvl_edge.call"
 _SENTENCES = {404: "there is nothing at this path", 405: "the path does not take this method"}
 
@@ -31,7 +31,7 @@ class Application:
         self._service = service
         self._cross_origin = cross_origin or CrossOrigin()
         self._buffers = Buffers(service.options.buffered_bytes)
-        routes = [Route(path, _Endpoint(answerer), methods=[method]) for method, path, answerer in PATHS]
+        routes = [Route(path, _Endpoint(handler), methods=[method]) for method, path, handler in ROUTES]
         self._router = Router(routes, redirect_slashes=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,8 +41,8 @@ class Application:
         http = Request(scope, receive)
         address = scope["client"][0] if scope.get("client") else ""
         method = f"{scope['method']} {scope['path']}"
-        turn: Turn | None = scope.get("state", {}).pop(TURN, None)
-        held_s = 0.0 if turn is None else await turn.wait()
+        deferred: DeferredStart | None = scope.get("state", {}).pop(DEFERRED_START, None)
+        held_s = 0.0 if deferred is None else await deferred.wait()
         with self._service.exchange("http", method, address, http.headers.get("traceparent"), held_s) as exchange:
             body = Body(http, self._service.options.body_bytes, self._buffers)
             scope[_CALL] = Call(http=http, service=self._service, exchange=exchange, body=body)
@@ -50,7 +50,7 @@ class Application:
             try:
                 lines = self._cross_origin.lines(http.headers.get("origin"))
                 await self._answer(scope, receive, _Watched(send, exchange, lines))
-            except ClientGoneError:
+            except ClientDisconnectedError:
                 exchange.status = GONE
             finally:
                 body.release()
@@ -64,20 +64,20 @@ class Application:
                 return
             self._authorise(call)
             await self._router(scope, receive, send)
-        except ClientGoneError:
+        except ClientDisconnectedError:
             raise
         except HTTPException as error:
             sentence = _SENTENCES.get(error.status_code, "the request is not understood")
-            await error_answer(sentence, error.status_code, scope["path"], error.headers)(scope, receive, send)
+            await error_response(sentence, error.status_code, scope["path"], error.headers)(scope, receive, send)
         except Exception as error:
             # No name for the refusal: as a part of this frame, which it has, only the garbage collector would end it.
-            answer = refusal_answer(refusal_of(error, call.exchange), scope["path"])
+            answer = refusal_response(refusal_of(error, call.exchange), scope["path"])
             if send.started:
                 raise
             await answer(scope, receive, send)
 
     def _authorise(self, call: Call) -> None:
-        if call.http.scope["path"] in OPEN:
+        if call.http.scope["path"] in PUBLIC:
             return
         headers = call.http.headers
         call.exchange.client = self._service.credentials.client(
@@ -106,9 +106,9 @@ class _Watched:
 class _Endpoint:
     """An ASGI application of one path; Starlette wraps functions in more than is used here."""
 
-    def __init__(self, answerer: Answerer) -> None:
-        self._answerer = answerer
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = await self._answerer(scope[_CALL])
+        answer = await self._handler(scope[_CALL])
         await answer(scope, receive, send)

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import Request
 
 from internvl_edge.runtime.serve.protocol.checks import quoted
-from internvl_edge.runtime.serve.protocol.http.presence import ClientGoneError
+from internvl_edge.runtime.serve.protocol.http.disconnect import ClientDisconnectedError
 from internvl_edge.runtime.serve.refusals import BadRequestError, OverloadedError, TooLargeError
 
 _WINDOWS = {"gzip": 31, "deflate": zlib.MAX_WBITS}
@@ -50,7 +50,7 @@ class Body:
             TooLargeError: it is beyond the limit.
             OverloadedError: other bodies fill the memory.
             BadRequestError: it is compressed in a way that is not known, or broken.
-            ClientGoneError: nobody waits for the answer.
+            ClientDisconnectedError: nobody waits for the answer.
         """
         coding = self._request.headers.get("content-encoding", "identity").strip().lower()
         if coding not in ("identity", *_WINDOWS):
@@ -74,7 +74,7 @@ class Body:
         while more:
             message = await self._request.receive()
             if message["type"] == "http.disconnect":
-                raise ClientGoneError
+                raise ClientDisconnectedError
             parts.append(message.get("body", b""))
             more = message.get("more_body", False)
             self._hold(len(parts[-1]))

@@ -9,8 +9,8 @@ from starlette.requests import Request as HttpRequest
 from internvl_edge.runtime.serve.observe.exchange import Exchange
 from internvl_edge.runtime.serve.protocol.checks import batches_of, deadline_of
 from internvl_edge.runtime.serve.protocol.http.body import Body, json_object
+from internvl_edge.runtime.serve.protocol.http.disconnect import cancel_on_disconnect
 from internvl_edge.runtime.serve.protocol.http.infer import Asked
-from internvl_edge.runtime.serve.protocol.http.presence import unless_gone
 from internvl_edge.runtime.serve.protocol.service import Service
 from internvl_edge.runtime.serve.requests import Request, Response
 from internvl_edge.runtime.serve.signature import Signature
@@ -62,9 +62,9 @@ class Call:
 
         Raises:
             RefusalError: there is none.
-            ClientGoneError: nobody waits for it.
+            ClientDisconnectedError: nobody waits for it.
         """
-        return await unless_gone(self.http.receive, self.service.infer(self.exchange, request))
+        return await cancel_on_disconnect(self.http.receive, self.service.infer(self.exchange, request))
 
     async def infer_rows(self, model: str, inputs: dict[str, np.ndarray], parameters: dict[str, str]) -> np.ndarray:
         """Return the first output of a model by its name."""

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.serve.protocol.checks import quoted
-from internvl_edge.runtime.serve.protocol.http.answers import error_answer
+from internvl_edge.runtime.serve.protocol.http.responses import error_response
 
 Line = tuple[bytes, bytes]
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s?#,*]+", re.IGNORECASE)
@@ -63,7 +63,7 @@ class CrossOrigin:
             return None
         if not self._allows(origin):
             sentence = f"pages of {quoted(origin)} may not ask here; serve with --cors-origin to let them"
-            return error_answer(sentence, 403, "")
+            return error_response(sentence, 403, "")
         told = {"access-control-allow-methods": _METHODS, "access-control-max-age": str(_REMEMBERED_S)}
         wanted = headers.get("access-control-request-headers", "")
         if _HEADER_NAMES.fullmatch(wanted):

@@ -11,8 +11,8 @@ from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.finite import REMEDY
 from internvl_edge.runtime.inputs.pictures.picture_text import picture_in_text
 from internvl_edge.runtime.serve.models import ENCODE_IMAGE, ENCODE_TEXT
+from internvl_edge.runtime.serve.protocol.binary_tensors import object_array
 from internvl_edge.runtime.serve.protocol.checks import quoted
-from internvl_edge.runtime.serve.protocol.raw import object_array
 from internvl_edge.runtime.serve.refusals import BadRequestError, FailedError, TooLargeError, UnknownModelError
 from internvl_edge.runtime.serve.signature import Signature
 
@@ -34,7 +34,7 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class EmbeddingsRequest:
     """Texts and pictures to embed."""
 
     model: str
@@ -61,7 +61,7 @@ def model_names(signatures: Mapping[str, Signature]) -> tuple[str, ...]:
     return tuple(f"{_PREFIX}{mode}" for mode in modes)
 
 
-def wanted(content: dict[str, Any], models: Sequence[str], width: int) -> Wanted:
+def wanted(content: dict[str, Any], models: Sequence[str], width: int) -> EmbeddingsRequest:
     """Return what a body asks for, of the `models` that are served; embeddings have `width` numbers, -1 where unknown.
 
     Raises:
@@ -86,10 +86,10 @@ def wanted(content: dict[str, Any], models: Sequence[str], width: int) -> Wanted
             texts[place] = _encoded(place, text)
         else:
             pictures[place] = picture
-    return Wanted(model=str(model), texts=texts, pictures=pictures, base64=form == "base64")
+    return EmbeddingsRequest(model=str(model), texts=texts, pictures=pictures, base64=form == "base64")
 
 
-def require_graphs(request: Wanted, signatures: Mapping[str, Signature]) -> None:
+def require_graphs(request: EmbeddingsRequest, signatures: Mapping[str, Signature]) -> None:
     """Check that the kinds of items that are asked for can be embedded by what is served.
 
     Raises:
@@ -101,7 +101,7 @@ def require_graphs(request: Wanted, signatures: Mapping[str, Signature]) -> None
             raise BadRequestError(f"input {listed}: {kind} are not embedded here; this server has no graph for them")
 
 
-def answer(request: Wanted, rows: Mapping[int, np.ndarray], tokens: int) -> dict[str, Any]:
+def answer(request: EmbeddingsRequest, rows: Mapping[int, np.ndarray], tokens: int) -> dict[str, Any]:
     """Return the embeddings, of unit length as these clients expect.
 
     Raises:

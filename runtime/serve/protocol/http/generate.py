@@ -9,10 +9,10 @@ import numpy as np
 from starlette.types import Receive, Scope, Send
 
 from internvl_edge.runtime.serve.protocol.checks import VERSION, model_parameters, quoted, request_id
-from internvl_edge.runtime.serve.protocol.http.answers import json_bytes
+from internvl_edge.runtime.serve.protocol.http.disconnect import cancel_on_disconnect
 from internvl_edge.runtime.serve.protocol.http.infer import Asked
-from internvl_edge.runtime.serve.protocol.http.presence import unless_gone
-from internvl_edge.runtime.serve.protocol.textual import array_from_list, flattened
+from internvl_edge.runtime.serve.protocol.http.responses import json_bytes
+from internvl_edge.runtime.serve.protocol.json_tensors import array_from_list, flattened
 from internvl_edge.runtime.serve.refusals import BadRequestError, RefusalError
 from internvl_edge.runtime.serve.requests import Response
 from internvl_edge.runtime.serve.signature import Signature, Tensor
@@ -71,7 +71,7 @@ class EventStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the parts as they come; where there is not even one, raise why."""
-        await unless_gone(receive, self._send(send))
+        await cancel_on_disconnect(receive, self._send(send))
 
     async def _send(self, send: Send) -> None:
         async with aclosing(cast("AsyncGenerator[Response, None]", self._parts)) as parts:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from starlette.responses import Response as HttpResponse
 
+from internvl_edge.runtime.serve.protocol.binary_tensors import array_from_raw, object_array, raw_from_array
 from internvl_edge.runtime.serve.protocol.checks import (
     VERSION,
     model_parameters,
@@ -15,15 +16,14 @@ from internvl_edge.runtime.serve.protocol.checks import (
     request_id,
     tensor_shape,
 )
-from internvl_edge.runtime.serve.protocol.http.answers import json_bytes
 from internvl_edge.runtime.serve.protocol.http.body import json_object
-from internvl_edge.runtime.serve.protocol.raw import array_from_raw, object_array, raw_from_array
-from internvl_edge.runtime.serve.protocol.textual import array_from_list, flattened
+from internvl_edge.runtime.serve.protocol.http.document.operations import HEADER_LENGTH
+from internvl_edge.runtime.serve.protocol.http.responses import json_bytes
+from internvl_edge.runtime.serve.protocol.json_tensors import array_from_list, flattened
 from internvl_edge.runtime.serve.refusals import BadRequestError
 from internvl_edge.runtime.serve.requests import Parameter, Response
 from internvl_edge.runtime.serve.signature import Signature
 
-HEADER_LENGTH = "inference-header-content-length"
 _SIZE = "binary_data_size"
 
 

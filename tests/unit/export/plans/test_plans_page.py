@@ -9,7 +9,7 @@ import pytest
 from internvl_edge.export.plans.plans_page import write_plans_page, xrays_of
 from internvl_edge.runtime.bundle.engines import EngineRecord, GraphEngines, PlanRecord, Profile
 from internvl_edge.runtime.errors import ExportError
-from internvl_edge.runtime.inspect.xray.page import render_page
+from internvl_edge.runtime.inspect.xray.xray_page import render_page
 from tests.unit.runtime.inspect.xray.excerpt import ENGINE, FUSION, plan_bytes
 from tests.unit.runtime.inspect.xray.test_outputs import Page
 

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from internvl_edge.runtime.bundle.manifest import ModelInfo, VisionInfo
-from internvl_edge.runtime.serve.checks import fitting_request
-from internvl_edge.runtime.serve.models import Choice, Served
+from internvl_edge.runtime.serve.models import Choice, ServedModel
 from internvl_edge.runtime.serve.options import ServeOptions
 from internvl_edge.runtime.serve.protocol.service import Service
 from internvl_edge.runtime.serve.refusals import OverloadedError
 from internvl_edge.runtime.serve.requests import Request, Response
 from internvl_edge.runtime.serve.server import Listeners, ServerOptions
 from internvl_edge.runtime.serve.signature import DATATYPES, Signature, Tensor
+from internvl_edge.runtime.serve.validation import validated_request
 from tests.tolerances import HANG_S
 
 WORDS = ("a", " red", " kite")
@@ -47,7 +47,7 @@ class FakeEngine:
         return True
 
     async def infer(self, request: Request) -> Response:
-        request = fitting_request(request, self.models[request.model], _INFO, ServeOptions())
+        request = validated_request(request, self.models[request.model], _INFO, ServeOptions())
         self.seen.append(request)
         if request.model == "full":
             raise OverloadedError("the queue is full", 1.5)
@@ -61,7 +61,7 @@ class FakeEngine:
         if request.model != "caption":
             yield await self.infer(request)
             return
-        request = fitting_request(request, self.models[request.model], _INFO, ServeOptions())
+        request = validated_request(request, self.models[request.model], _INFO, ServeOptions())
         self.seen.append(request)
         rows = len(request.inputs["image"])
         try:
@@ -121,9 +121,9 @@ def served(service: Service, **options: Any) -> Iterator[Places]:
         assert not thread.is_alive()
 
 
-def _models() -> Iterator[Served]:
+def _models() -> Iterator[ServedModel]:
     every = {f"{name.lower()}_in": name for name in DATATYPES}
-    yield Served(
+    yield ServedModel(
         signature=Signature(
             name="echo",
             inputs=tuple(Tensor(name=n, datatype=t, shape=(-1,), optional=True) for n, t in every.items()),
@@ -134,7 +134,7 @@ def _models() -> Iterator[Served]:
         choices={"scale": Choice(default=1, allowed=range(1, 9))},
     )
     for name in ("sum", "slow", "full", "crowded", "broken"):
-        yield Served(
+        yield ServedModel(
             signature=Signature(
                 name=name,
                 inputs=(
@@ -150,7 +150,7 @@ def _models() -> Iterator[Served]:
     image = Tensor(name="image", datatype="BYTES", shape=(-1,))
     for name, tensor in (("encode_text", Tensor(name="text", datatype="BYTES", shape=(-1,))), ("encode_image", image)):
         mode = {"mode": Choice(default="c", allowed=("c", "g"))} if tensor is image else {}
-        yield Served(
+        yield ServedModel(
             signature=Signature(
                 name=name,
                 inputs=(tensor,),
@@ -162,7 +162,7 @@ def _models() -> Iterator[Served]:
             row_inputs=(tensor.name,),
             choices=mode,
         )
-    yield Served(
+    yield ServedModel(
         signature=Signature(
             name="caption",
             inputs=(image, Tensor(name="prompt", datatype="BYTES", shape=(1,), optional=True)),

@@ -9,12 +9,12 @@ import pytest
 
 from internvl_edge.runtime.bundle.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, TensorSpec
 from internvl_edge.runtime.errors import BundleError, InputError
-from internvl_edge.runtime.serve import checks
-from internvl_edge.runtime.serve.checks import fitting_request
-from internvl_edge.runtime.serve.models import Served, served_models
+from internvl_edge.runtime.serve import validation as checks
+from internvl_edge.runtime.serve.models import ServedModel, served_models
 from internvl_edge.runtime.serve.options import ServeOptions
 from internvl_edge.runtime.serve.refusals import BadRequestError, TooLargeError
 from internvl_edge.runtime.serve.requests import Request
+from internvl_edge.runtime.serve.validation import validated_request
 from tests.unit.runtime.graph_uses import USES
 from tests.unit.runtime.serve.onnx_bundle import MODEL, TEXT, VISION
 
@@ -70,7 +70,7 @@ def classes(*labels: bytes) -> Request:
 
 
 def check(asked: Request) -> None:
-    fitting_request(asked, MODELS[asked.model], MODEL, OPTIONS)
+    validated_request(asked, MODELS[asked.model], MODEL, OPTIONS)
 
 
 def test_graphs_and_tasks_are_served() -> None:
@@ -99,10 +99,10 @@ def test_mode_g_needs_the_query_graph() -> None:
     asked = Request(model="encode_image", inputs={"image": strings(b"x")}, parameters={"mode": "g"})
     check(asked)
     with pytest.raises(BadRequestError, match="mode is 'g' instead of c"):
-        fitting_request(asked, served_models(MANIFEST, ("vision",))["encode_image"], MODEL, OPTIONS)
+        validated_request(asked, served_models(MANIFEST, ("vision",))["encode_image"], MODEL, OPTIONS)
 
 
-def key(served: Served, **more: Any) -> object:
+def key(served: ServedModel, **more: Any) -> object:
     return served.key(Request(model=served.signature.name, **more))
 
 
@@ -205,7 +205,7 @@ def test_captions_are_bounded_by_the_option_and_the_model() -> None:
     few = served_models(MANIFEST, None, 7)["caption"]
     assert (few.choices["max_new_tokens"].words, few.choices["max_new_tokens"].default) == ("1 to 7", 7)
     with pytest.raises(BadRequestError, match="is 8 instead of 1 to 7; serve with a larger --max-new-tokens for more"):
-        fitting_request(caption(max_new_tokens=8), few, MODEL, OPTIONS)
+        validated_request(caption(max_new_tokens=8), few, MODEL, OPTIONS)
 
 
 def test_labels_that_only_look_alike_are_two() -> None:
@@ -215,7 +215,7 @@ def test_labels_that_only_look_alike_are_two() -> None:
 def test_labels_of_many_marks_take_no_long_time_to_compare() -> None:
     labels = [(f"{index}a" + (chr(0x301) + chr(0x327)) * 16_000).encode() for index in range(8)]
     began = time.process_time()
-    fitting_request(classes(*labels), MODELS["classify"], MODEL, ServeOptions())
+    validated_request(classes(*labels), MODELS["classify"], MODEL, ServeOptions())
     assert time.process_time() - began < 2
     with pytest.raises(BadRequestError, match="labels 1 is the same as labels 0"):
         check(classes(labels[0], labels[0]))

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 
-class GatheringTransport(asyncio.Transport):
+class CoalescingTransport(asyncio.Transport):
     """Sends what is written in one turn of the event loop at its end."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:

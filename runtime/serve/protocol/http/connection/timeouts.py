@@ -1,4 +1,4 @@
-"""Slow clients are cut, since uvicorn waits forever for heads, bodies and readers; and requests pass the door.
+"""Slow clients are cut, since uvicorn waits forever for heads, bodies and readers; and requests pass the admission.
 
 What is used of uvicorn's protocol has no underscore before its name, and a test names all of it. uvicorn documents none
 of these names, so that pyproject.toml bounds its version to those that were tried.
@@ -8,25 +8,25 @@ import asyncio
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from internvl_edge.runtime.serve.protocol.http.admission import Door, NoEntryError, Turn
-from internvl_edge.runtime.serve.protocol.http.answers import json_bytes
-from internvl_edge.runtime.serve.protocol.http.app import TURN
-from internvl_edge.runtime.serve.protocol.http.connection.coalescing import GatheringTransport
+from internvl_edge.runtime.serve.protocol.http.admission import AdmissionControl, DeferredStart, RejectedError
+from internvl_edge.runtime.serve.protocol.http.app import DEFERRED_START
+from internvl_edge.runtime.serve.protocol.http.connection.coalescing import CoalescingTransport
+from internvl_edge.runtime.serve.protocol.http.responses import json_bytes
 from internvl_edge.runtime.serve.protocol.options import ProtocolOptions
 
 _HEAD_BYTES = 64 << 10
 
 
-def timed_protocol(options: ProtocolOptions, door: Door) -> "type[asyncio.Protocol]":
-    """Return uvicorn's HTTP protocol with the time limits of `options`; requests are admitted by `door`."""
-    return type("TimedConnection", (TimedProtocol,), {"_options": options, "_door": door})
+def timed_protocol(options: ProtocolOptions, admission: AdmissionControl) -> "type[asyncio.Protocol]":
+    """Return uvicorn's HTTP protocol with the time limits of `options` and with `admission` before each request."""
+    return type("TimedConnection", (TimedProtocol,), {"_options": options, "_admission": admission})
 
 
 class TimedProtocol(HttpToolsProtocol):
     """Holds each connection to the time that a head, a body and the taking of an answer may last."""
 
     _options: ProtocolOptions
-    _door: Door
+    _admission: AdmissionControl
     _timer: asyncio.TimerHandle | None = None
     _phase = ""
     _head_bytes = 0
@@ -43,8 +43,8 @@ class TimedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first head."""
-        self._gathering = GatheringTransport(transport, self.loop)
-        super().connection_made(self._gathering)
+        self._coalescing = CoalescingTransport(transport, self.loop)
+        super().connection_made(self._coalescing)
         self._enter("head")
 
     def data_received(self, data: bytes) -> None:
@@ -53,7 +53,7 @@ class TimedProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._refusals > 1 or (self._refusals and self.flow.write_paused):
             self._holds = True
-            self.flow.pause_reading()  # others have their turn
+            self.flow.pause_reading()  # other connections are served meanwhile
             self.loop.call_soon(self._read_on)
         self._look()
         grows = before == self._phase == "head" and self._heads <= 1
@@ -77,14 +77,14 @@ class TimedProtocol(HttpToolsProtocol):
         if self.cycle is None or self.cycle.response_complete:  # answers keep the order of requests
             method, path = self.parser.get_method(), self.url.decode("ascii", "replace")
             try:
-                visitor = self._door.admit(method, path, self.client[0] if self.client else "", self.headers)
-            except NoEntryError as refusal:
+                admitted = self._admission.admit(method, path, self.client[0] if self.client else "", self.headers)
+            except RejectedError as refusal:
                 self._refuse(refusal.answer)
                 return
-            if visitor is not None:
-                turn = Turn()
-                self.scope["state"][TURN] = turn
-                self._door.begin(visitor, turn.begin)
+            if admitted is not None:
+                deferred = DeferredStart()
+                self.scope["state"][DEFERRED_START] = deferred
+                self._admission.begin(admitted, deferred.begin)
         super().on_headers_complete()
 
     def _refuse(self, answer: bytes) -> None:
@@ -95,7 +95,7 @@ class TimedProtocol(HttpToolsProtocol):
         self._closes = self.expect_100_continue or not keeps
         headers = [*self.server_state.default_headers, *([(b"connection", b"close")] if self._closes else [])]
         lines = b"".join(b"%b: %b\r\n" % header for header in headers)
-        self._gathering.write_whole(b"HTTP/1.1 429 Too Many Requests\r\n" + lines + answer)
+        self._coalescing.write_whole(b"HTTP/1.1 429 Too Many Requests\r\n" + lines + answer)
         if self.expect_100_continue:
             self.transport.close()
 

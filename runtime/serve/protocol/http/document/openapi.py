@@ -6,16 +6,16 @@ from typing import Any
 
 from internvl_edge.runtime.serve.protocol.http.document.operations import (
     BYTES,
+    HEADER_LENGTH,
     JSON,
-    OPEN,
     OPENAI,
     OPENAI_PATHS,
     OPERATIONS,
+    PUBLIC,
     Operation,
 )
 from internvl_edge.runtime.serve.protocol.http.document.schemas import SCHEMAS, reference
 from internvl_edge.runtime.serve.protocol.http.embeddings import model_names
-from internvl_edge.runtime.serve.protocol.http.infer import HEADER_LENGTH
 from internvl_edge.runtime.serve.signature import Signature
 
 _REFUSALS: Mapping[str, str] = {
@@ -85,7 +85,7 @@ def _operation(method: str, path: str, operation: Operation, signatures: Mapping
         "parameters": [_parameter(name, operation, signatures) for name in re.findall(r"{(\w+)}", path)],
         "responses": {"200": {"description": "The answer.", "content": {operation.media: given}}, **refused},
     }
-    if path in OPEN:
+    if path in PUBLIC:
         described["security"] = []
     if operation.takes:
         body: dict[str, Any] = {"schema": reference(operation.takes)}

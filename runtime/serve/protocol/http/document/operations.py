@@ -21,7 +21,7 @@ class Operation:
     """One method of one path."""
 
     answer: str
-    """Name of what answers it, in `paths.ANSWERS`."""
+    """Name of what answers it, in `paths.HANDLERS`."""
     tag: str
     summary: str
     takes: str = ""
@@ -36,8 +36,10 @@ class Operation:
     """Whether it needs no key: those who restart servers have none."""
 
 
+HEADER_LENGTH = "inference-header-content-length"
+"""Header with the number of bytes of JSON in front of binary tensors, as the protocol's binary extension names it."""
 MODELS = "/v2/models/"
-"""Begins the paths of one model."""
+"""Prefix of the paths of one model."""
 OPENAI_PATHS = "/v1/"
 """Begins the paths whose errors have OpenAI's form."""
 _TENSOR = {"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a red kite"]}
@@ -154,7 +156,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     **_settings("/v2/logging", "log", "logs"),
 }
 """(method, path) -> what it does."""
-OPEN = frozenset(path for (_, path), operation in OPERATIONS.items() if operation.open)
+PUBLIC = frozenset(path for (_, path), operation in OPERATIONS.items() if operation.open)
 """Paths that need no key."""
-ASKING = tuple(path for method, path in _MODEL if method == "POST")
+INFERENCE_SUFFIXES = tuple(path for method, path in _MODEL if method == "POST")
 """Ends the paths that ask a model for an answer."""

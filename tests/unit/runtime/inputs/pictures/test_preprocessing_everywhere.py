@@ -20,8 +20,8 @@ from internvl_edge.runtime.inputs.read import find_pictures
 from internvl_edge.runtime.package.tasks import _NEEDED
 from internvl_edge.runtime.serve.models import ENCODE_IMAGE
 from internvl_edge.runtime.serve.options import ServeOptions
-from internvl_edge.runtime.serve.workers.answers import Answers
 from internvl_edge.runtime.serve.workers.messages import Job
+from internvl_edge.runtime.serve.workers.model_runner import Answers
 from internvl_edge.runtime.tasks.video import encode_video
 from tests.unit.runtime.toy_bundle import write_toy_bundle
 

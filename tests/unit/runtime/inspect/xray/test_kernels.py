@@ -17,7 +17,7 @@ from internvl_edge.runtime.inspect.plan.launches import (
 from internvl_edge.runtime.inspect.plan.roofline import predict
 from internvl_edge.runtime.inspect.plan.schedule import Schedule, Step, parse_program
 from internvl_edge.runtime.inspect.plan.traffic import Traffic
-from internvl_edge.runtime.inspect.xray.report import Kernel, PlanXray, xray
+from internvl_edge.runtime.inspect.xray.xray_report import Kernel, PlanXray, xray
 from internvl_edge.runtime.targets.data_sheet import Target
 from tests.unit.runtime.inspect.xray.excerpt import BLOCK, ENGINE, FUSION, ROUND, write_plan
 

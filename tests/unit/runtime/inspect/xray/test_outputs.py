@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.inspect.xray.diff import diff_text
-from internvl_edge.runtime.inspect.xray.page import render_page
-from internvl_edge.runtime.inspect.xray.report import PlanXray, xray, xray_json
 from internvl_edge.runtime.inspect.xray.text import duration, size, work, xray_text
+from internvl_edge.runtime.inspect.xray.xray_page import render_page
+from internvl_edge.runtime.inspect.xray.xray_report import PlanXray, xray, xray_json
 from internvl_edge.runtime.outputs.strict_json import json_text
 from internvl_edge.runtime.targets.data_sheet import Target
 from tests.unit.runtime.inspect.xray.excerpt import BLOCK, ENGINE, FUSION, ROUND, plan_bytes, write_plan

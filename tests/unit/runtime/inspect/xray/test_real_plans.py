@@ -8,9 +8,9 @@ import pytest
 
 from internvl_edge.export.engine.builder import build_plan
 from internvl_edge.runtime.inspect.xray.diff import diff_text
-from internvl_edge.runtime.inspect.xray.page import render_page
-from internvl_edge.runtime.inspect.xray.report import PlanXray, xray
 from internvl_edge.runtime.inspect.xray.text import xray_text
+from internvl_edge.runtime.inspect.xray.xray_page import render_page
+from internvl_edge.runtime.inspect.xray.xray_report import PlanXray, xray
 from internvl_edge.runtime.targets.data_sheet import DataSheet, Target
 from tests.unit.runtime.inspect.xray.excerpt import ROUND
 from tests.unit.runtime.inspect.xray.small_towers import (

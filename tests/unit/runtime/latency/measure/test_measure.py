@@ -8,7 +8,7 @@ import pytest
 
 from internvl_edge.runtime.latency.measure.measure import Case, MeasureOptions, Opened, measure
 from internvl_edge.runtime.latency.measure.streams import Work, run_streams, timed_call
-from internvl_edge.runtime.latency.sensors.board import BoardSample, Watch
+from internvl_edge.runtime.latency.sensors.device_state import DeviceMonitor, DeviceSample
 from internvl_edge.runtime.stages import COMPUTE, Stages
 from tests.tolerances import HANG_S, SPAN_MICROSECONDS
 from tests.unit.runtime.latency_fakes import SleepingSession
@@ -56,7 +56,7 @@ def test_an_error_in_a_stream_ends_all_and_is_raised() -> None:
 def test_a_measurement_keeps_cold_warm_and_settings_apart() -> None:
     session = SleepingSession(0.003)
     options, told = MeasureOptions(seconds=0.3, calls=10), []
-    found = measure(case_of([work_of(session)]), options, threading.Event(), Watch(None), told.append)
+    found = measure(case_of([work_of(session)]), options, threading.Event(), DeviceMonitor(None), told.append)
     assert found is not None
     assert sum(told) == options.longest_seconds
     assert found.first_ms >= 3
@@ -81,13 +81,13 @@ def test_a_stop_keeps_what_was_measured() -> None:
     class Sensor:
         name = "noting"
 
-        def read(self) -> BoardSample:
+        def read(self) -> DeviceSample:
             watch.busy = True
-            return BoardSample(time_ns=time.perf_counter_ns())
+            return DeviceSample(time_ns=time.perf_counter_ns())
 
         def close(self) -> None: ...
 
-    class Noting(Watch):
+    class Noting(DeviceMonitor):
         busy = False
 
     watch = Noting(Sensor())
@@ -102,7 +102,7 @@ def test_a_stop_before_the_first_measured_call_gives_nothing() -> None:
     stop = threading.Event()
     stop.set()
     work = work_of(SleepingSession())
-    assert measure(case_of([work]), MeasureOptions(seconds=0.1), stop, Watch(None)) is None
+    assert measure(case_of([work]), MeasureOptions(seconds=0.1), stop, DeviceMonitor(None)) is None
 
 
 def test_the_measurement_itself_costs_microseconds() -> None:

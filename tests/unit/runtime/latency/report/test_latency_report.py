@@ -11,13 +11,13 @@ import pytest
 
 from internvl_edge.runtime.backends.layer_times.layers import LayerTime
 from internvl_edge.runtime.errors import InputError
-from internvl_edge.runtime.latency.measure.steady import WarmUp
+from internvl_edge.runtime.latency.measure.steady_state import WarmUp
 from internvl_edge.runtime.latency.measure.summary import Summary, summarize
 from internvl_edge.runtime.latency.report.files import case_path, write_files
+from internvl_edge.runtime.latency.report.latency_page import page_html
 from internvl_edge.runtime.latency.report.latency_report import Report, case_text, read_baseline, report_json
-from internvl_edge.runtime.latency.report.page import page_html
 from internvl_edge.runtime.latency.report.trace import trace_json
-from internvl_edge.runtime.latency.sensors.board import BoardSample
+from internvl_edge.runtime.latency.sensors.device_state import DeviceSample
 from tests.unit.runtime.latency_fakes import MS, measured
 
 PERCENTS = (50.0, 99.0)
@@ -45,7 +45,7 @@ def test_settings_stand_beside_the_numbers(rng: np.random.Generator) -> None:
 def test_notes_say_what_to_distrust(rng: np.random.Generator) -> None:
     rising = list(np.linspace(4.0, 6.0, 60))
     rising[10] = 60.0
-    samples = [BoardSample(time_ns=index, clock_mhz=1900.0 - 50 * index) for index in range(12)]
+    samples = [DeviceSample(time_ns=index, clock_mhz=1900.0 - 50 * index) for index in range(12)]
     late = WarmUp(calls=9, seconds=2.0, steady=False, spread=0.3)
     case = summarize(measured(rising, warm_up=late, stopped=True, samples=samples), PERCENTS, source="NVML")
     notes = "\n".join(case.notes)
@@ -59,7 +59,7 @@ def test_notes_say_what_to_distrust(rng: np.random.Generator) -> None:
 
 
 def test_energy_is_of_a_row() -> None:
-    samples = [BoardSample(time_ns=0, power_w=30.0), BoardSample(time_ns=500 * MS, power_w=30.0)]
+    samples = [DeviceSample(time_ns=0, power_w=30.0), DeviceSample(time_ns=500 * MS, power_w=30.0)]
     case = summarize(measured([5.0] * 50, samples=samples), PERCENTS, source="NVML")
     assert case.board is not None
     assert case.board.power_w == pytest.approx(30.0)

@@ -15,7 +15,7 @@ from internvl_edge.runtime.serve import server
 from internvl_edge.runtime.serve.observe.exchange import Exchange
 from internvl_edge.runtime.serve.observe.record import Record
 from internvl_edge.runtime.serve.protocol.credentials import Credentials
-from internvl_edge.runtime.serve.protocol.http.admission import Door, NoEntryError, Visitor
+from internvl_edge.runtime.serve.protocol.http.admission import AdmissionControl, Admitted, RejectedError
 from internvl_edge.runtime.serve.protocol.options import ProtocolOptions
 from internvl_edge.runtime.serve.protocol.service import Service
 from internvl_edge.runtime.serve.refusals import OverloadedError
@@ -120,10 +120,10 @@ def test_a_trace_goes_on() -> None:
         def ended(self, exchange: Exchange) -> None:
             seen.append(exchange)
 
-    door = Door(Service(FakeEngine(), record=Watched()))
+    admission = AdmissionControl(Service(FakeEngine(), record=Watched()))
     trace = f"00-{'a' * 32}-{'b' * 16}-01".encode()
-    with pytest.raises(NoEntryError):
-        door.admit(b"POST", CROWDED, "10.0.0.1", [(b"host", b"x"), (b"traceparent", trace)])
+    with pytest.raises(RejectedError):
+        admission.admit(b"POST", CROWDED, "10.0.0.1", [(b"host", b"x"), (b"traceparent", trace)])
     assert seen[0].trace.trace_id == "a" * 32
     assert (seen[0].method, seen[0].client, seen[0].status) == (f"POST {CROWDED}", "10.0.0.1", "429")
 
@@ -175,11 +175,11 @@ class Narrow(FakeEngine):
         return True
 
 
-class Visitors:
-    """Come to a door one after the other, and begin in their turns."""
+class Clients:
+    """Come to a admission one after the other, and begin in their turns."""
 
     def __init__(self, room: int) -> None:
-        self.door = Door(Service(Narrow(room)))
+        self.admission = AdmissionControl(Service(Narrow(room)))
         self.begun: list[int] = []
 
     def come(self, *numbers: int, model: str = "sum") -> list[bool]:
@@ -187,74 +187,74 @@ class Visitors:
         found = []
         for number in numbers:
             try:
-                visitor = self.door.admit(b"POST", f"/v2/models/{model}/infer", f"10.0.0.{number % 3}", ())
-            except NoEntryError:
+                admitted = self.admission.admit(b"POST", f"/v2/models/{model}/infer", f"10.0.0.{number % 3}", ())
+            except RejectedError:
                 found.append(False)
             else:
                 found.append(True)
-                assert visitor is not None
-                self.door.begin(visitor, partial(self.begun.append, number))
+                assert admitted is not None
+                self.admission.begin(admitted, partial(self.begun.append, number))
         return found
 
 
 def test_a_turn_of_the_loop_lets_in_as_many_as_there_is_room_for() -> None:
     async def scene() -> None:
-        visitors = Visitors(room=3)
-        assert visitors.come(*range(5)) == [True, True, True, False, False]
+        clients = Clients(room=3)
+        assert clients.come(*range(5)) == [True, True, True, False, False]
         await asyncio.sleep(0)  # those who came in are queued, and counted there
-        assert visitors.come(*range(4)) == [True, True, True, False]
+        assert clients.come(*range(4)) == [True, True, True, False]
 
     asyncio.run(scene())
 
 
 def test_those_who_come_at_once_begin_in_their_order_some_in_each_turn() -> None:
     async def scene() -> None:
-        visitors = Visitors(room=20)
-        assert sum(visitors.come(*range(25))) == 20
-        assert visitors.begun == list(range(8))
+        clients = Clients(room=20)
+        assert sum(clients.come(*range(25))) == 20
+        assert clients.begun == list(range(8))
         await asyncio.sleep(0)
-        assert visitors.begun == list(range(16))
-        assert sum(visitors.come(*range(100, 110))) == 8  # as many as are queued by now
+        assert clients.begun == list(range(16))
+        assert sum(clients.come(*range(100, 110))) == 8  # as many as are queued by now
         await asyncio.sleep(0)
-        assert visitors.begun == [*range(20), *range(100, 104)]
+        assert clients.begun == [*range(20), *range(100, 104)]
         for _ in range(3):
             await asyncio.sleep(0)
-        assert visitors.begun == [*range(20), *range(100, 108)]
-        assert all(visitors.come(*range(20)))  # nobody is counted any more
+        assert clients.begun == [*range(20), *range(100, 108)]
+        assert all(clients.come(*range(20)))  # nobody is counted any more
 
     asyncio.run(scene())
 
 
 def test_who_is_admitted_and_does_not_come_holds_no_room() -> None:
     async def scene() -> None:
-        visitors = Visitors(room=1)
+        clients = Clients(room=1)
         for _ in range(3):
-            visitor = visitors.door.admit(b"POST", "/v2/models/sum/infer", "10.0.0.1", ())
-            assert visitor == Visitor("10.0.0.1", queued=True)
+            admitted = clients.admission.admit(b"POST", "/v2/models/sum/infer", "10.0.0.1", ())
+            assert admitted == Admitted("10.0.0.1", queued=True)
 
     asyncio.run(scene())
 
 
 def test_who_may_need_no_room_takes_none() -> None:
     async def scene() -> None:
-        visitors = Visitors(room=2)
-        assert all(visitors.come(*range(20), model="encode_image"))
-        assert visitors.come(20, 21, 22) == [True, True, False]
+        clients = Clients(room=2)
+        assert all(clients.come(*range(20), model="encode_image"))
+        assert clients.come(20, 21, 22) == [True, True, False]
         for _ in range(3):
             await asyncio.sleep(0)
-        assert visitors.begun == list(range(22))
+        assert clients.begun == list(range(22))
 
     asyncio.run(scene())
 
 
 def test_of_two_keys_the_first_counts_as_everywhere() -> None:
-    door = Door(Service(FakeEngine(), credentials=Credentials(["one", "two"])))
-    visitors = [
-        door.admit(b"POST", "/v2/models/sum/infer", "10.0.0.1", [(b"x-api-key", key) for key in keys])
+    admission = AdmissionControl(Service(FakeEngine(), credentials=Credentials(["one", "two"])))
+    clients = [
+        admission.admit(b"POST", "/v2/models/sum/infer", "10.0.0.1", [(b"x-api-key", key) for key in keys])
         for keys in ((b"one",), (b"one", b"two"), (b"two", b"one"), (b"wrong", b"one"))
     ]
-    assert visitors[0] == visitors[1] != visitors[2]
-    assert visitors[3] is None
+    assert clients[0] == clients[1] != clients[2]
+    assert clients[3] is None
 
 
 def test_who_asks_faster_than_it_takes_refusals_is_read_no_more(places: Places, service: Service) -> None:
@@ -296,10 +296,10 @@ def test_a_request_behind_a_refusal_is_no_idle_connection(monkeypatch: pytest.Mo
 
 
 def test_the_wait_at_the_door_counts_against_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    def late(door: Door, visitor: Visitor, start: Callable[[], None]) -> None:
+    def late(admission: AdmissionControl, admitted: Admitted, start: Callable[[], None]) -> None:
         asyncio.get_running_loop().call_later(0.3, start)
 
-    monkeypatch.setattr(Door, "begin", late)
+    monkeypatch.setattr(AdmissionControl, "begin", late)
     engine = FakeEngine()
     service = Service(engine, options=ProtocolOptions(deadline_s=60))
     with served(service) as places, socket.create_connection(("127.0.0.1", places.http), HANG_S) as client:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from internvl_edge.runtime.serve.protocol.http.admission import Door, NoEntryError
+from internvl_edge.runtime.serve.protocol.http.admission import AdmissionControl, RejectedError
 from internvl_edge.runtime.serve.protocol.http.app import Application
 from internvl_edge.runtime.serve.protocol.service import Service
 from tests.unit.runtime.serve.fake_engine import FakeEngine
@@ -57,13 +57,13 @@ def test_nothing_is_left_for_the_garbage_collector(model: str, status: int) -> N
 
 
 def test_a_refusal_at_the_door_leaves_nothing_either() -> None:
-    door = Door(Service(FakeEngine()))
+    admission = AdmissionControl(Service(FakeEngine()))
     gc.disable()
     try:
         for _ in range(2):
             gc.collect()
-            with suppress(NoEntryError):
-                door.admit(b"POST", "/v2/models/crowded/infer", "10.0.0.1", ())
+            with suppress(RejectedError):
+                admission.admit(b"POST", "/v2/models/crowded/infer", "10.0.0.1", ())
         assert gc.collect() == 0
     finally:
         gc.enable()

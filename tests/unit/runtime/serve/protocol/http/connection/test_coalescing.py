@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from internvl_edge.runtime.serve.protocol.http.connection.coalescing import GatheringTransport
+from internvl_edge.runtime.serve.protocol.http.connection.coalescing import CoalescingTransport
 
 
 class Wire(asyncio.Transport):
@@ -32,7 +32,7 @@ class Wire(asyncio.Transport):
 def test_one_turn_is_one_piece() -> None:
     async def scene() -> None:
         wire = Wire()
-        transport = GatheringTransport(wire, asyncio.get_running_loop())
+        transport = CoalescingTransport(wire, asyncio.get_running_loop())
         transport.write(b"head")
         transport.write(b"body")
         assert wire.told == []
@@ -48,7 +48,7 @@ def test_one_turn_is_one_piece() -> None:
 def test_a_whole_answer_does_not_wait_for_the_end_of_the_turn() -> None:
     async def scene() -> None:
         wire = Wire()
-        transport = GatheringTransport(wire, asyncio.get_running_loop())
+        transport = CoalescingTransport(wire, asyncio.get_running_loop())
         transport.write_whole(b"answer")
         assert wire.told == [[b"answer"]]
         transport.write(b"head")
@@ -70,7 +70,7 @@ def test_a_whole_answer_does_not_wait_for_the_end_of_the_turn() -> None:
 def test_a_connection_may_end_within_the_turn(end: str, told: list[Any]) -> None:
     async def scene() -> None:
         wire = Wire()
-        transport = GatheringTransport(wire, asyncio.get_running_loop())
+        transport = CoalescingTransport(wire, asyncio.get_running_loop())
         transport.write(b"answer")
         getattr(transport, end)()
         await asyncio.sleep(0)

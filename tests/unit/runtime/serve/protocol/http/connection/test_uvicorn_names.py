@@ -77,7 +77,7 @@ def test_the_lists_are_whole() -> None:
     }
     public = {name for name in used | functions if not name.startswith("_")}
     assert public <= {*METHODS, *ATTRIBUTES}
-    assert {name for name in used if name.startswith("_")} <= {*own, *_class_names(made), "_gathering"}
+    assert {name for name in used if name.startswith("_")} <= {*own, *_class_names(made), "_coalescing"}
 
 
 def test_no_private_name_of_a_library_is_used_in_serving() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from internvl_edge.runtime.serve.protocol.credentials import Credentials
 from internvl_edge.runtime.serve.protocol.http.document.operations import OPERATIONS
-from internvl_edge.runtime.serve.protocol.http.paths import ANSWERS, PATHS
+from internvl_edge.runtime.serve.protocol.http.handlers import HANDLERS, ROUTES
 from internvl_edge.runtime.serve.protocol.service import Service
 from tests.tolerances import HANG_S
 from tests.unit.runtime.serve.fake_engine import FakeEngine, Places, served
@@ -38,9 +38,9 @@ def ask(places: Places, method: str, path: str, body: Any = None, headers: "dict
 
 
 def test_every_path_that_is_answered_is_described_and_no_other(document: Any) -> None:
-    answered = {(method, path) for method, path, _ in PATHS}
+    answered = {(method, path) for method, path, _ in ROUTES}
     assert set(OPERATIONS) == answered
-    assert {operation.answer for operation in OPERATIONS.values()} == set(ANSWERS)
+    assert {operation.answer for operation in OPERATIONS.values()} == set(HANDLERS)
     described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
     assert described == answered
 

@@ -12,22 +12,22 @@ from PIL import Image
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.serve.options import ServeOptions
 from internvl_edge.runtime.serve.refusals import BadRequestError, RefusalError, TooLargeError
-from internvl_edge.runtime.serve.workers.answers import Answers
 from internvl_edge.runtime.serve.workers.messages import Job
+from internvl_edge.runtime.serve.workers.model_runner import ModelRunner
 from tests.unit.runtime.serve.onnx_bundle import write_onnx_bundle
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answers]:
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelRunner]:
     before = Image.MAX_IMAGE_PIXELS
     folder = write_onnx_bundle(tmp_path_factory.mktemp("served") / "bundle")
-    made = Answers(InternVL.open(folder, backend="onnxruntime"), ServeOptions(max_pixels=10_000))
+    made = ModelRunner(InternVL.open(folder, backend="onnxruntime"), ServeOptions(max_pixels=10_000))
     yield made
     made.close()
     Image.MAX_IMAGE_PIXELS = before
 
 
-def refusal(answers: Answers, content: bytes) -> RefusalError:
+def refusal(runner: ModelRunner, content: bytes) -> RefusalError:
     job = Job(
         id=0,
         model="encode_image",
@@ -36,7 +36,7 @@ def refusal(answers: Answers, content: bytes) -> RefusalError:
         parameters={"mode": "c"},
         outputs=None,
     )
-    (result,) = answers.answer(answers.prepare(job))
+    (result,) = runner.answer(runner.prepare(job))
     assert isinstance(result, RefusalError)
     return result
 
@@ -61,22 +61,22 @@ def encoded(kind: str, size: tuple[int, int] = (64, 64)) -> bytes:
         (b"", "not a picture: an empty file"),
     ],
 )
-def test_a_refusal_says_what_the_picture_is(answers: Answers, content: bytes, words: str) -> None:
-    found = refusal(answers, content)
+def test_a_refusal_says_what_the_picture_is(runner: ModelRunner, content: bytes, words: str) -> None:
+    found = refusal(runner, content)
     assert isinstance(found, BadRequestError)
     assert str(found) == f"encode_image: image cannot be read ({words})" or words in str(found)
     assert not any(word in str(found) for word in ("0x", "<", "/", "Error"))
 
 
-def test_no_program_is_started(answers: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_program_is_started(runner: ModelRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch '{tmp_path}/started'\necho 10.0\n")
     (tmp_path / "gs").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    refusal(answers, encoded("eps"))
+    refusal(runner, encoded("eps"))
     assert not (tmp_path / "started").exists()
 
 
-def test_too_many_pixels_are_another_refusal(answers: Answers) -> None:
-    found = refusal(answers, encoded("png", (101, 100)))
+def test_too_many_pixels_are_another_refusal(runner: ModelRunner) -> None:
+    found = refusal(runner, encoded("png", (101, 100)))
     assert isinstance(found, TooLargeError)
     assert str(found) == "encode_image: image has more than 10000 pixels"

@@ -1,4 +1,4 @@
-"""A worker's process: it opens a model, then answers jobs from its socket until that closes.
+"""A worker's process: it opens a model, then runner jobs from its socket until that closes.
 
 One thread reads, so that pictures of the next job are decoded meanwhile; the main thread computes: one batch, then one
 step of every stream, in turn.
@@ -21,9 +21,9 @@ from typing import Any
 from internvl_edge.runtime.errors import EdgeError
 from internvl_edge.runtime.model import InternVL
 from internvl_edge.runtime.serve.refusals import RefusalError
-from internvl_edge.runtime.serve.workers.answers import Answers, Prepared
 from internvl_edge.runtime.serve.workers.frames import FrameReader, frame
 from internvl_edge.runtime.serve.workers.messages import Arrays, Cancel, Done, Job, Opened, OpenFailed, Piece, Setup
+from internvl_edge.runtime.serve.workers.model_runner import ModelRunner, Prepared
 
 logger = logging.getLogger(__name__)
 
@@ -38,20 +38,20 @@ def main() -> None:
     if setup is None:
         return
     try:
-        answers = Answers(_opened(setup), setup.options)
+        runner = ModelRunner(_opened(setup), setup.options)
     except EdgeError as error:
         _send(connection, OpenFailed(str(error)))
         return
     gc.freeze()  # the model stays: collections need not look at it between jobs
     _send(connection, Opened())
-    todo = _Todo()
-    threading.Thread(target=_read, args=(messages, answers, todo), daemon=True).start()
+    jobs = _JobQueue()
+    threading.Thread(target=_read, args=(messages, runner, jobs), daemon=True).start()
     with suppress(ConnectionError):  # the server is gone
-        _serve(connection, answers, todo)
+        _serve(connection, runner, jobs)
 
 
 def _opened(setup: Setup) -> InternVL:
-    """Open every graph now: a worker that is up answers at once."""
+    """Open every graph now: a worker that is up runner at once."""
     model = InternVL.open(
         setup.bundle,
         setup.options.backend,
@@ -66,7 +66,7 @@ def _opened(setup: Setup) -> InternVL:
     return model
 
 
-class _Todo:
+class _JobQueue:
     """Jobs that were read and not begun, and those among all open ones that nobody wants any more."""
 
     def __init__(self) -> None:
@@ -117,33 +117,33 @@ class _Stream:
     seconds: float = 0.0
 
 
-def _read(messages: Iterator[Any], answers: Answers, todo: _Todo) -> None:
+def _read(messages: Iterator[Any], runner: ModelRunner, jobs: _JobQueue) -> None:
     for message in messages:
         if isinstance(message, Job):
-            todo.add(answers.prepare(message))
+            jobs.add(runner.prepare(message))
         elif isinstance(message, Cancel):
-            todo.cancel(message.id)
-    todo.close()
+            jobs.cancel(message.id)
+    jobs.close()
 
 
-def _serve(connection: socket.socket, answers: Answers, todo: _Todo) -> None:
+def _serve(connection: socket.socket, runner: ModelRunner, jobs: _JobQueue) -> None:
     streams: list[_Stream] = []
-    while (prepared := todo.next(wait=not streams)) is not None or streams:
-        if prepared is not None and todo.is_cancelled(prepared.job.id):
-            _finish(connection, todo, prepared, (), 0.0)
+    while (prepared := jobs.next(wait=not streams)) is not None or streams:
+        if prepared is not None and jobs.is_cancelled(prepared.job.id):
+            _finish(connection, jobs, prepared, (), 0.0)
         elif prepared is not None and prepared.job.stream:
-            streams.append(_Stream(prepared, answers.stream(prepared)))
+            streams.append(_Stream(prepared, runner.stream(prepared)))
         elif prepared is not None:
             start = time.perf_counter()
-            results = answers.answer(prepared)
-            _finish(connection, todo, prepared, results, time.perf_counter() - start)
-        streams = [stream for stream in streams if _goes_on(connection, todo, stream)]
+            results = runner.answer(prepared)
+            _finish(connection, jobs, prepared, results, time.perf_counter() - start)
+        streams = [stream for stream in streams if _goes_on(connection, jobs, stream)]
 
 
-def _goes_on(connection: socket.socket, todo: _Todo, stream: _Stream) -> bool:
+def _goes_on(connection: socket.socket, jobs: _JobQueue, stream: _Stream) -> bool:
     """Take one step of a stream; return whether there are more."""
-    if todo.is_cancelled(stream.prepared.job.id):
-        _finish(connection, todo, stream.prepared, (), stream.seconds)
+    if jobs.is_cancelled(stream.prepared.job.id):
+        _finish(connection, jobs, stream.prepared, (), stream.seconds)
         return False
     start = time.perf_counter()
     step = next(stream.steps)
@@ -151,13 +151,13 @@ def _goes_on(connection: socket.socket, todo: _Todo, stream: _Stream) -> bool:
     if isinstance(step, Piece):
         _send(connection, step)
         return True
-    _finish(connection, todo, stream.prepared, step, stream.seconds)
+    _finish(connection, jobs, stream.prepared, step, stream.seconds)
     return False
 
 
 def _finish(
     connection: socket.socket,
-    todo: _Todo,
+    jobs: _JobQueue,
     prepared: Prepared,
     results: tuple[Arrays | RefusalError, ...],
     seconds: float,
@@ -165,7 +165,7 @@ def _finish(
     stages: dict[str, float] = {}
     for span in prepared.stages.spans:
         stages[span.stage] = stages.get(span.stage, 0.0) + (span.end_ns - span.start_ns) / 1e9
-    todo.forget(prepared.job.id)
+    jobs.forget(prepared.job.id)
     _send(connection, Done(prepared.job.id, results, stages, seconds))
 
 

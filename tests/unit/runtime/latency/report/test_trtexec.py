@@ -6,8 +6,8 @@ import re
 from internvl_edge.runtime.backends.layer_times.layers import LayerTime
 from internvl_edge.runtime.latency.measure.calls import call_of
 from internvl_edge.runtime.latency.measure.summary import Summary, summarize
+from internvl_edge.runtime.latency.report.latency_page import page_html
 from internvl_edge.runtime.latency.report.latency_report import Report, case_text
-from internvl_edge.runtime.latency.report.page import page_html
 from internvl_edge.runtime.latency.report.trtexec import profile_json, summary_lines, times_json
 from internvl_edge.runtime.stages import COMPUTE, Span
 from tests.unit.runtime.latency_fakes import measured

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from internvl_edge.runtime.bundle.declared_types import bfloat16_bits, bfloat16_from_bits, rounded_to_bfloat16
+from internvl_edge.runtime.serve.protocol.binary_tensors import object_array
 from internvl_edge.runtime.serve.protocol.checks import quoted
-from internvl_edge.runtime.serve.protocol.raw import object_array
 from internvl_edge.runtime.serve.refusals import BadRequestError
 from internvl_edge.runtime.serve.signature import DATATYPES
 

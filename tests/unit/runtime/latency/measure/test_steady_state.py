@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from internvl_edge.runtime.latency.measure.steady import TOLERANCE, drift, is_steady, spread_of
+from internvl_edge.runtime.latency.measure.steady_state import TOLERANCE, drift, is_steady, spread_of
 
 
 @pytest.mark.parametrize(

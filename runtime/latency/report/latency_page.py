@@ -7,7 +7,7 @@ from string import Template
 
 from internvl_edge.runtime.backends.layer_times.layers import LayerTime, ModuleTime, module_times
 from internvl_edge.runtime.latency.measure.percentiles import CONFIDENCE, Distribution, Percentile
-from internvl_edge.runtime.latency.measure.steady import RULE
+from internvl_edge.runtime.latency.measure.steady_state import RULE
 from internvl_edge.runtime.latency.measure.summary import Summary
 from internvl_edge.runtime.latency.report.comparison import Verdict
 from internvl_edge.runtime.latency.report.latency_report import (

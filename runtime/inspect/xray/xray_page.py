@@ -9,8 +9,8 @@ from string import Template
 from internvl_edge.runtime.inspect.plan.launches import CATEGORIES
 from internvl_edge.runtime.inspect.xray.markup import Markup, filled, joined
 from internvl_edge.runtime.inspect.xray.plan_section import fused_word, plan_section
-from internvl_edge.runtime.inspect.xray.report import PlanXray
 from internvl_edge.runtime.inspect.xray.text import duration, pictured, size
+from internvl_edge.runtime.inspect.xray.xray_report import PlanXray
 
 _TEMPLATE = "templates/engine.html"
 _COLUMNS = ("plan", "launches", "a block", "attention fused", "FLOPs in 8 bits", "read and written", "predicted")

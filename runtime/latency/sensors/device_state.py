@@ -13,7 +13,7 @@ INTERVAL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BoardSample:
+class DeviceSample:
     """One reading; None where the board does not tell."""
 
     time_ns: int
@@ -32,7 +32,7 @@ class Sensor(Protocol):
         """Return which library or program answers."""
         ...
 
-    def read(self) -> BoardSample:
+    def read(self) -> DeviceSample:
         """Return the reading of now; it may wait for one up to a second."""
         ...
 
@@ -41,7 +41,7 @@ class Sensor(Protocol):
         ...
 
 
-class Watch:
+class DeviceMonitor:
     """Reads a sensor from a thread of its own while something is measured; without a sensor it sees nothing."""
 
     def __init__(self, sensor: Sensor | None, interval_s: float = INTERVAL_S) -> None:
@@ -49,9 +49,9 @@ class Watch:
         self._interval_s = interval_s
 
     @contextmanager
-    def during(self) -> Iterator[Sequence[BoardSample]]:
+    def during(self) -> Iterator[Sequence[DeviceSample]]:
         """Collect readings into the list that is given, one at least, until the block ends."""
-        samples: list[BoardSample] = []
+        samples: list[DeviceSample] = []
         if self.sensor is None:
             yield samples
             return
@@ -64,7 +64,7 @@ class Watch:
             over.set()
             thread.join()
 
-    def _collect(self, sensor: Sensor, samples: list[BoardSample], over: threading.Event) -> None:
+    def _collect(self, sensor: Sensor, samples: list[DeviceSample], over: threading.Event) -> None:
         while True:
             samples.append(sensor.read())
             if over.wait(self._interval_s):
@@ -77,7 +77,7 @@ class Watch:
             self.sensor.close()
 
 
-def energy_j(samples: Sequence[BoardSample], start_ns: int, end_ns: int) -> float | None:
+def energy_j(samples: Sequence[DeviceSample], start_ns: int, end_ns: int) -> float | None:
     """Return the energy between two times by the trapezoid rule; readings at the edges are held.
 
     None where fewer than two readings carry a power.

@@ -11,61 +11,61 @@ from starlette.types import ASGIApp
 
 from internvl_edge.runtime.serve.models import ENCODE_IMAGE, ENCODE_TEXT
 from internvl_edge.runtime.serve.observe import metrics
-from internvl_edge.runtime.serve.observe.page import page_html
+from internvl_edge.runtime.serve.observe.status_page import page_html
 from internvl_edge.runtime.serve.protocol import describe
 from internvl_edge.runtime.serve.protocol.http import embeddings, generate, infer
-from internvl_edge.runtime.serve.protocol.http.answers import json_answer
 from internvl_edge.runtime.serve.protocol.http.call import Call
+from internvl_edge.runtime.serve.protocol.http.document.docs_page import docs_html
 from internvl_edge.runtime.serve.protocol.http.document.openapi import openapi
-from internvl_edge.runtime.serve.protocol.http.document.operations import OPERATIONS
-from internvl_edge.runtime.serve.protocol.http.document.page import docs_html
+from internvl_edge.runtime.serve.protocol.http.document.operations import HEADER_LENGTH, OPERATIONS
 from internvl_edge.runtime.serve.protocol.http.generate import EventStream
-from internvl_edge.runtime.serve.protocol.http.management import MANAGING_ANSWERS
+from internvl_edge.runtime.serve.protocol.http.management import MANAGEMENT_HANDLERS
+from internvl_edge.runtime.serve.protocol.http.responses import json_response
 from internvl_edge.runtime.serve.protocol.service import refusal_of
 from internvl_edge.runtime.serve.refusals import BadRequestError, UnavailableError
 from internvl_edge.runtime.serve.requests import Response as Answer
 from internvl_edge.runtime.serve.signature import Signature
 
-Answerer = Callable[[Call], Awaitable[ASGIApp]]
+Handler = Callable[[Call], Awaitable[ASGIApp]]
 _RETRY_S = 1.0
 _COUNTED_AT_ONCE = 16 << 10
 """Letters whose tokens are counted on the event loop, which takes less than a millisecond or two; more in a thread."""
 
 
 async def _live(call: Call) -> ASGIApp:
-    return json_answer({"live": True})
+    return json_response({"live": True})
 
 
 async def _ready(call: Call) -> ASGIApp:
     _require_ready(call)
-    return json_answer({"ready": True})
+    return json_response({"ready": True})
 
 
 async def _server(call: Call) -> ASGIApp:
-    return json_answer(describe.server_metadata())
+    return json_response(describe.server_metadata())
 
 
 async def _model(call: Call) -> ASGIApp:
-    return json_answer(describe.model_metadata(call.model()))
+    return json_response(describe.model_metadata(call.model()))
 
 
 async def _model_ready(call: Call) -> ASGIApp:
     name = call.model().name
     _require_ready(call)
-    return json_answer({"name": name, "ready": True})
+    return json_response({"name": name, "ready": True})
 
 
 async def _config(call: Call) -> ASGIApp:
-    return json_answer(describe.model_config(call.model(), call.service.options.max_batch))
+    return json_response(describe.model_config(call.model(), call.service.options.max_batch))
 
 
 async def _stats(call: Call) -> ASGIApp:
-    return json_answer({"model_stats": [describe.model_statistics(call.service.record, call.model())]})
+    return json_response({"model_stats": [describe.model_statistics(call.service.record, call.model())]})
 
 
 async def _all_stats(call: Call) -> ASGIApp:
     models = call.service.engine.signatures.values()
-    return json_answer({"model_stats": [describe.model_statistics(call.service.record, model) for model in models]})
+    return json_response({"model_stats": [describe.model_statistics(call.service.record, model) for model in models]})
 
 
 async def _index(call: Call) -> ASGIApp:
@@ -73,12 +73,12 @@ async def _index(call: Call) -> ASGIApp:
     if not isinstance(only_ready, bool):
         raise BadRequestError("ready: is true or false")
     names = list(call.service.engine.signatures)
-    return json_answer(describe.repository_index(names, call.service.ready, only_ready))
+    return json_response(describe.repository_index(names, call.service.ready, only_ready))
 
 
 async def _infer(call: Call) -> ASGIApp:
     signature = _asked(call)
-    length = call.http.headers.get(infer.HEADER_LENGTH)
+    length = call.http.headers.get(HEADER_LENGTH)
     asked = infer.asked(signature, await call.body.read(), length, call.service.options.json_bytes)
     return infer.answer(signature, asked, await call.infer(call.request(signature, asked)))
 
@@ -86,7 +86,7 @@ async def _infer(call: Call) -> ASGIApp:
 async def _generate(call: Call) -> ASGIApp:
     signature = _asked(call)
     asked = generate.asked(signature, await call.json())
-    return json_answer(generate.answer(signature, asked, await call.infer(call.request(signature, asked))))
+    return json_response(generate.answer(signature, asked, await call.infer(call.request(signature, asked))))
 
 
 async def _generate_stream(call: Call) -> ASGIApp:
@@ -111,16 +111,16 @@ async def _embeddings(call: Call) -> ASGIApp:
         tokens = call.service.count_tokens(texts)
     else:
         tokens = await asyncio.to_thread(call.service.count_tokens, texts)
-    return json_answer(embeddings.answer(wanted, rows, tokens))
+    return json_response(embeddings.answer(wanted, rows, tokens))
 
 
 async def _models(call: Call) -> ASGIApp:
     models = _models_served(call)
-    return json_answer({"object": "list", "data": [embeddings.model_entry(name, models) for name in models]})
+    return json_response({"object": "list", "data": [embeddings.model_entry(name, models) for name in models]})
 
 
 async def _model_entry(call: Call) -> ASGIApp:
-    return json_answer(embeddings.model_entry(call.http.path_params["model"], _models_served(call)))
+    return json_response(embeddings.model_entry(call.http.path_params["model"], _models_served(call)))
 
 
 def _models_served(call: Call) -> tuple[str, ...]:
@@ -142,7 +142,7 @@ async def _page(call: Call) -> ASGIApp:
 async def _openapi(call: Call) -> ASGIApp:
     service = call.service
     document = openapi(service.engine.signatures, describe.server_version(), service.credentials.wanted)
-    return json_answer(document)
+    return json_response(document)
 
 
 async def _docs(call: Call) -> ASGIApp:
@@ -173,7 +173,7 @@ def _require_ready(call: Call) -> None:
         raise UnavailableError("the server is not ready", _RETRY_S)
 
 
-ANSWERS: Mapping[str, Answerer] = {
+HANDLERS: Mapping[str, Handler] = {
     "page": _page,
     "docs": _docs,
     "openapi": _openapi,
@@ -193,11 +193,11 @@ ANSWERS: Mapping[str, Answerer] = {
     "embeddings": _embeddings,
     "models": _models,
     "model_entry": _model_entry,
-    **MANAGING_ANSWERS,
+    **MANAGEMENT_HANDLERS,
 }
 """What answers each operation, by its name in the table of routes."""
-PATHS: tuple[tuple[str, str, Answerer], ...] = tuple(
-    (method, path, ANSWERS[operation.answer])
+ROUTES: tuple[tuple[str, str, Handler], ...] = tuple(
+    (method, path, HANDLERS[operation.answer])
     for (method, path), operation in sorted(OPERATIONS.items(), key=lambda row: "{" in row[0][1])
 )
 """(method, path, what answers it): whole paths before those with a model's name, so that ``stats`` is none."""

@@ -10,7 +10,7 @@ from internvl_edge.runtime.bundle.manifest import ModelInfo
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.inputs.files.sniff import HEAD_BYTES, picture_format
 from internvl_edge.runtime.inputs.pictures.picture_text import encoded_picture, picture_in_text
-from internvl_edge.runtime.serve.models import Served
+from internvl_edge.runtime.serve.models import ServedModel
 from internvl_edge.runtime.serve.options import ServeOptions
 from internvl_edge.runtime.serve.refusals import BadRequestError, TooLargeError
 from internvl_edge.runtime.serve.requests import Request
@@ -25,7 +25,7 @@ _LONGEST_NORMALIZED = 256
 """Characters of a label: what Unicode's normal form takes of marks behind one another grows with their square."""
 
 
-def fitting_request(request: Request, served: Served, model: ModelInfo, options: ServeOptions) -> Request:
+def validated_request(request: Request, served: ServedModel, model: ModelInfo, options: ServeOptions) -> Request:
     """Check a request, and return it with its pictures as bytes, however they were sent.
 
     Raises:
@@ -48,7 +48,7 @@ def _refuse(request: Request, findings: list[str]) -> None:
         raise BadRequestError(f"{request.model}: {'; '.join(findings[:_NAMED])}{more}")
 
 
-def _names(request: Request, served: Served) -> Iterator[str]:
+def _names(request: Request, served: ServedModel) -> Iterator[str]:
     signature = served.signature
     takes, gives = ([tensor.name for tensor in tensors] for tensors in (signature.inputs, signature.outputs))
     for tensor in signature.inputs:
@@ -58,7 +58,7 @@ def _names(request: Request, served: Served) -> Iterator[str]:
     yield from (f"there is no output {_shown(name)}" for name in request.outputs or () if name not in gives)
 
 
-def _tensors(request: Request, served: Served) -> Iterator[str]:
+def _tensors(request: Request, served: ServedModel) -> Iterator[str]:
     sizes: dict[str, tuple[int, str]] = {}
     for tensor in served.signature.inputs:
         if tensor.name in request.inputs:
@@ -91,12 +91,12 @@ def _unequal(
                 yield f"axis {axis} is {found} in {name} but {size} in {first}"
 
 
-def _rows(request: Request, served: Served) -> Iterator[str]:
+def _rows(request: Request, served: ServedModel) -> Iterator[str]:
     if len({len(request.inputs[name]) for name in served.row_inputs}) > 1:
         yield f"{', '.join(served.row_inputs)} differ in axis 0"
 
 
-def _texts(request: Request, served: Served) -> Iterator[str]:
+def _texts(request: Request, served: ServedModel) -> Iterator[str]:
     for tensor in served.signature.inputs:
         if tensor.datatype == "BYTES" and tensor.name != "image" and tensor.name in request.inputs:
             wrong: Callable[[str], bool] = _FINDINGS.get(tensor.name, _is_empty)
@@ -113,7 +113,7 @@ def _texts(request: Request, served: Served) -> Iterator[str]:
                     yield f"{tensor.name} {index} is empty" if _is_empty(text) else f"{tensor.name} {index} lacks {{}}"
 
 
-def _labels(request: Request, served: Served) -> Iterator[str]:
+def _labels(request: Request, served: ServedModel) -> Iterator[str]:
     """Yield labels that stand twice, each of which would be given a part of one label's probability."""
     first: dict[str, int] = {}
     for index, value in enumerate(request.inputs.get("labels", ())):
@@ -160,7 +160,7 @@ _FINDINGS: dict[str, Callable[[str], bool]] = {
 """What is wrong with a text of an input; of others, that it is empty."""
 
 
-def _require_counts(request: Request, served: Served, options: ServeOptions) -> None:
+def _require_counts(request: Request, served: ServedModel, options: ServeOptions) -> None:
     """Refuse more than may be, before each is looked at."""
     rows = served.rows(request)
     if served.row_inputs and rows > options.max_rows:
@@ -191,7 +191,7 @@ def _ids(request: Request, model: ModelInfo) -> Iterator[str]:
             yield f"{name} has {values.shape[-1]} positions, the model has {places}"
 
 
-def _parameters(request: Request, served: Served) -> Iterator[str]:
+def _parameters(request: Request, served: ServedModel) -> Iterator[str]:
     for name, choice in served.choices.items():
         if name in request.parameters and not choice.takes(request.parameters[name]):
             yield f"{name} is {_shown(request.parameters[name])} instead of {choice.words}{choice.remedy}"

@@ -10,15 +10,15 @@ from starlette.types import Receive
 T = TypeVar("T")
 
 
-class ClientGoneError(Exception):
+class ClientDisconnectedError(Exception):
     """Nobody waits for the answer any more."""
 
 
-async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+async def cancel_on_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """Return what `work` gives; cancel it as soon as the client, whose body was read to its end, is gone.
 
     Raises:
-        ClientGoneError: the client is gone.
+        ClientDisconnectedError: the client is gone.
     """
     asking = asyncio.current_task()
     assert asking is not None
@@ -29,7 +29,7 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         return await work
     except asyncio.CancelledError:
         if gone.done():
-            raise ClientGoneError from None
+            raise ClientDisconnectedError from None
         raise
     finally:
         gone.remove_done_callback(give_up)

@@ -18,24 +18,26 @@ def json_bytes(content: Any) -> bytes:
     return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def json_answer(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return `content` as a response."""
     return Response(json_bytes(content), status, headers, media_type="application/json")
 
 
-def refusal_answer(refusal: RefusalError, path: str) -> Response:
+def refusal_response(refusal: RefusalError, path: str) -> Response:
     """Return a refusal in the words of the protocol to which `path` belongs."""
     headers = {}
     if refusal.retry_after_s is not None:
         headers["Retry-After"] = str(max(ceil(refusal.retry_after_s), 1))
     if refusal.http == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return error_answer(str(refusal), refusal.http, path, headers)
+    return error_response(str(refusal), refusal.http, path, headers)
 
 
-def error_answer(message: str, status: int, path: str, headers: Mapping[str, str] | None = None) -> Response:
+def error_response(message: str, status: int, path: str, headers: Mapping[str, str] | None = None) -> Response:
     """Return one sentence with a code."""
     if path.startswith(OPENAI_PATHS):
         kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-        return json_answer({"error": {"message": message, "type": kind, "param": None, "code": None}}, status, headers)
-    return json_answer({"error": message}, status, headers)
+        return json_response(
+            {"error": {"message": message, "type": kind, "param": None, "code": None}}, status, headers
+        )
+    return json_response({"error": message}, status, headers)

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.serve.protocol.binary_tensors import array_from_raw, raw_from_array
 from internvl_edge.runtime.serve.protocol.checks import batches_of, deadline_of, quoted
 from internvl_edge.runtime.serve.protocol.credentials import Credentials, read_keys
 from internvl_edge.runtime.serve.protocol.http import embeddings
 from internvl_edge.runtime.serve.protocol.http.body import Buffers
-from internvl_edge.runtime.serve.protocol.http.embeddings import Wanted
+from internvl_edge.runtime.serve.protocol.http.embeddings import EmbeddingsRequest
 from internvl_edge.runtime.serve.protocol.http.generate import answer
 from internvl_edge.runtime.serve.protocol.http.infer import Asked
-from internvl_edge.runtime.serve.protocol.raw import array_from_raw, raw_from_array
-from internvl_edge.runtime.serve.protocol.textual import flattened
+from internvl_edge.runtime.serve.protocol.json_tensors import flattened
 from internvl_edge.runtime.serve.refusals import BadRequestError, FailedError, OverloadedError, UnauthorizedError
 from internvl_edge.runtime.serve.requests import Response
 from internvl_edge.runtime.serve.server import ServerOptions
@@ -157,7 +157,7 @@ def test_an_output_of_a_fields_name_is_not_lost_in_generate(name: str) -> None:
 @pytest.mark.parametrize("packed", [False, True])
 def test_embeddings_that_are_no_numbers_are_an_error(packed: bool) -> None:
     rows = {0: np.ones(2, np.float32), 1: np.array([1, np.nan], np.float32), 2: np.array([np.inf, 1], np.float32)}
-    request = Wanted(model="internvl-c", texts={}, pictures={}, base64=packed)
+    request = EmbeddingsRequest(model="internvl-c", texts={}, pictures={}, base64=packed)
     with pytest.raises(FailedError, match="NaN or infinity for input 1, 2; export with"):
         embeddings.answer(request, rows, 0)
     assert len(embeddings.answer(request, {0: rows[0]}, 0)["data"]) == 1

@@ -12,8 +12,8 @@ from internvl_edge.runtime.serve.observe.access_log import AccessLog
 from internvl_edge.runtime.serve.observe.exchange import Exchange
 from internvl_edge.runtime.serve.observe.histogram import Histogram
 from internvl_edge.runtime.serve.observe.metrics import exposition
-from internvl_edge.runtime.serve.observe.page import page_html
 from internvl_edge.runtime.serve.observe.record import Record
+from internvl_edge.runtime.serve.observe.status_page import page_html
 from internvl_edge.runtime.serve.observe.trace_context import continued, parsed_header
 from internvl_edge.runtime.serve.protocol.describe import model_statistics
 from internvl_edge.runtime.serve.protocol.service import Service

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from internvl_edge.runtime.latency.bench import find_sensor
 from internvl_edge.runtime.latency.measure.summary import clock_drop
 from internvl_edge.runtime.latency.sensors import nvidia_smi, tegrastats
-from internvl_edge.runtime.latency.sensors.board import BoardSample, Watch, energy_j
+from internvl_edge.runtime.latency.sensors.device_state import DeviceMonitor, DeviceSample, energy_j
 from internvl_edge.runtime.latency.sensors.nvml import NvmlSensor
 
 ORIN_AGX = (
@@ -39,7 +39,7 @@ NANO = "RAM 900/3956MB (lfb 1x4MB) CPU [9%@102,off] GR3D_FREQ 99%@921 GPU@41C PO
 )
 def test_tegrastats(line: str, watt: float | None, celsius: float | None, megahertz: float | None) -> None:
     found = tegrastats.parse_line(line, 5)
-    assert found == BoardSample(time_ns=5, power_w=watt, temperature_c=celsius, clock_mhz=megahertz)
+    assert found == DeviceSample(time_ns=5, power_w=watt, temperature_c=celsius, clock_mhz=megahertz)
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ def test_without_a_board_there_is_no_sensor(monkeypatch: pytest.MonkeyPatch) -> 
     assert find_sensor() is None
 
 
-def line_of(base: float, slope: float, times: list[int]) -> list[BoardSample]:
-    return [BoardSample(time_ns=time, power_w=base + slope * time) for time in times]
+def line_of(base: float, slope: float, times: list[int]) -> list[DeviceSample]:
+    return [DeviceSample(time_ns=time, power_w=base + slope * time) for time in times]
 
 
 @given(
@@ -128,7 +128,7 @@ def test_readings_at_the_edges_are_held() -> None:
 def test_one_reading_or_none_gives_no_energy() -> None:
     assert energy_j([], 0, 10) is None
     assert energy_j(line_of(10.0, 0.0, [5]), 0, 10) is None
-    assert energy_j([BoardSample(time_ns=1), BoardSample(time_ns=2)], 0, 10) is None
+    assert energy_j([DeviceSample(time_ns=1), DeviceSample(time_ns=2)], 0, 10) is None
 
 
 def test_a_watch_reads_first_and_last() -> None:
@@ -137,15 +137,15 @@ def test_a_watch_reads_first_and_last() -> None:
         reads = 0
         closed = False
 
-        def read(self) -> BoardSample:
+        def read(self) -> DeviceSample:
             self.reads += 1
-            return BoardSample(time_ns=self.reads)
+            return DeviceSample(time_ns=self.reads)
 
         def close(self) -> None:
             self.closed = True
 
     sensor = Sensor()
-    watch = Watch(sensor, interval_s=60)
+    watch = DeviceMonitor(sensor, interval_s=60)
     with watch.during() as samples:
         pass
     watch.close()
@@ -154,8 +154,8 @@ def test_a_watch_reads_first_and_last() -> None:
 
 
 def test_a_falling_clock_is_told() -> None:
-    def at(clocks: list[float]) -> list[BoardSample]:
-        return [BoardSample(time_ns=index, clock_mhz=clock) for index, clock in enumerate(clocks)]
+    def at(clocks: list[float]) -> list[DeviceSample]:
+        return [DeviceSample(time_ns=index, clock_mhz=clock) for index, clock in enumerate(clocks)]
 
     assert clock_drop(at([1900.0] * 8 + [1520.0] * 8)) == pytest.approx(0.2)
     assert clock_drop(at([1900.0] * 8 + [1890.0] * 8)) == 0.0

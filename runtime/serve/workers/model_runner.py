@@ -50,8 +50,8 @@ class Prepared:
         return Monitor(stages=self.stages)
 
 
-class Answers:
-    """Answers jobs with one model; `prepare` in any thread, the rest in one."""
+class ModelRunner:
+    """ModelRunner jobs with one model; `prepare` in any thread, the rest in one."""
 
     def __init__(self, model: InternVL, options: ServeOptions) -> None:
         self._model = model
@@ -178,10 +178,10 @@ class Answers:
 
 
 _TASKS = {
-    ENCODE_IMAGE: Answers._encode_image,
-    ENCODE_TEXT: Answers._encode_text,
-    CLASSIFY: Answers._classify,
-    CAPTION: Answers._caption,
+    ENCODE_IMAGE: ModelRunner._encode_image,
+    ENCODE_TEXT: ModelRunner._encode_text,
+    CLASSIFY: ModelRunner._classify,
+    CAPTION: ModelRunner._caption,
 }
 
 
