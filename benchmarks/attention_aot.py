@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from attention_tiles import serves
 
-from internvl_edge.export.plugins.compile import CompiledKernel, compile_kernel
+from internvl_edge.export.plugins.compile_kernel import CompiledKernel, compile_kernel
 from internvl_edge.export.plugins.families import FAMILIES
 from internvl_edge.export.plugins.family import Family, first_sm
 from internvl_edge.export.plugins.launches import Constant, Launch

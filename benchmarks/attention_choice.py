@@ -7,12 +7,12 @@ launch, move and take on the device that stands for an SM. All times are predict
 import argparse
 from collections.abc import Iterator, Mapping
 
-from internvl_edge.export.plugins.choice import Call, weigh
 from internvl_edge.export.plugins.families import FAMILIES
 from internvl_edge.export.plugins.family import CODED as CODED_NAME
 from internvl_edge.export.plugins.family import Family
 from internvl_edge.export.plugins.launches import Constant
 from internvl_edge.export.plugins.pattern_costs import CODED, WIDE
+from internvl_edge.export.plugins.plugin_or_pattern import Call, weigh
 
 SMS = (80, 87, 89, 90, 100, 110, 120)
 BATCHES = (1, 8)
@@ -28,7 +28,7 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- |")
     for name, calls in _attentions():
         for sm in options.sm or SMS:
-            if any(FAMILY[call.plugin].refusal(call.types, call.told, sm) for call in calls):
+            if any(FAMILY[call.plugin].refusal(call.types, call.attributes, sm) for call in calls):
                 continue
             found = weigh(calls, sm)
             costs = " | ".join(

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from internvl_edge.export.plugins.compile import compile_kernel
+from internvl_edge.export.plugins.compile_kernel import compile_kernel
 from internvl_edge.export.plugins.families import FAMILIES
 from internvl_edge.export.plugins.family import Family
 from internvl_edge.export.plugins.tiling.tiles_model import predicted_us
@@ -56,7 +56,7 @@ def _times(family: Family, measured: Mapping[tuple[str, ...], float]) -> Iterato
             launch = family.launch(types, attributes, tiles)
             kinds = "/".join(dict.fromkeys(tensor.type for tensor in launch.inputs))
             for sizes in family.typical:
-                key = (family.name, kinds, _told(attributes), _told(sizes), tiles.told())
+                key = (family.name, kinds, _told(attributes), _told(sizes), tiles.text())
                 if key in measured:
                     kernel = compile_kernel(launch, _SM)
                     predicted = predicted_us(kernel, family.work(launch, sizes), launch.stages)

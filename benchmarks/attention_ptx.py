@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def _compiled(sm: int, every: list[str]) -> Iterator[dict[str, Any]]:
-    from internvl_edge.export.plugins.compile import compile_kernel
+    from internvl_edge.export.plugins.compile_kernel import compile_kernel
     from internvl_edge.export.plugins.families import FAMILIES
     from internvl_edge.export.plugins.tiling.occupancy import fits
     from internvl_edge.export.plugins.tiling.tiles_model import predicted_us

@@ -15,7 +15,7 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
-from internvl_edge.export.plugins.compile import CompiledKernel, compile_kernel
+from internvl_edge.export.plugins.compile_kernel import CompiledKernel, compile_kernel
 from internvl_edge.export.plugins.families import FAMILIES
 from internvl_edge.export.plugins.family import Family, first_sm
 from internvl_edge.export.plugins.launches import Constant, Launch
@@ -88,7 +88,7 @@ def _best(variants: Sequence[Variant], compiled: Mapping[Tiles, CompiledKernel],
         alike = [one.launch(kinds, told, tiles, sm) for one, kinds, told in variants if sm >= first_sm(kinds, told)]
         if all(_serves(launch, family, sm) for launch in alike):
             kept += 1
-            yield tiles.told()
+            yield tiles.text()
 
 
 def _serves(launch: Launch, family: Family, sm: int) -> bool:

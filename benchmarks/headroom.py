@@ -6,9 +6,9 @@ import click
 import numpy as np
 
 from internvl_edge.export.blockwise.sources import weight_sources
-from internvl_edge.export.check.verification_inputs import Rehearsal
+from internvl_edge.export.check.verification_inputs import VerificationInputs
 from internvl_edge.export.checkpoint import open_checkpoint
-from internvl_edge.export.numerics.reach import HEADROOM, Reach
+from internvl_edge.export.numerics.reach import HEADROOM, Reach, run_rounded
 from internvl_edge.export.run.samples import load_samples
 from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.bundle.tokenizer import Tokenizer
@@ -28,8 +28,9 @@ def main(checkpoint: Path, bundle: Path, data: Path, few: int, many: int) -> Non
 
     def reached(graph: str, count: int) -> dict[str, Reach]:
         samples = load_samples(data, opened.config.pictures, count)
-        rehearsal = Rehearsal(opened.config, weight_sources(opened.tensors, opened.config), samples, tokenizer, ())
-        _, found = rehearsal.verify(graph, bundle / manifest.graphs[graph].file, manifest.precision, None)
+        sources = weight_sources(opened.tensors, opened.config)
+        inputs = VerificationInputs(opened.config, sources, samples, tokenizer, ()).inputs(graph)
+        _, found = run_rounded(bundle / manifest.graphs[graph].file, inputs)
         return {f"{reach.value} {reach.inside}": reach for reach in found}
 
     click.echo(f"{many} samples against {few}; HEADROOM is {HEADROOM:g}\n")

@@ -25,7 +25,7 @@ from widen import full_widths, widen
 from internvl_edge.export.dialects import Dialect
 from internvl_edge.export.dialects.cut_blocks import Shapes, axes_profile
 from internvl_edge.export.engine.builder import build_plan
-from internvl_edge.export.plans.forms import Form, block_cost, leanest, search_forms
+from internvl_edge.export.plans.forms import Form, block_cost, cheapest_form, search_forms
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.inspect.plan.launches import launches_of
 from internvl_edge.runtime.inspect.plan.schedule import read_plan
@@ -140,7 +140,7 @@ def best_form(case: Case, precision: str, folder: Path, most_launches: int | Non
     attach_stand_ins(model, folder)
     profiles = _profiles(case, model)
     forms = search_forms(model, case.block, folder, target=find_target(TARGET), profiles=profiles)
-    return leanest(forms, most_launches)
+    return cheapest_form(forms, most_launches)
 
 
 def _profiles(case: Case, model: ir.Model) -> list[Mapping[str, Shapes]]:

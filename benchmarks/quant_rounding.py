@@ -27,7 +27,7 @@ from internvl_edge.export.blockwise.torch_outputs import torch_outputs
 from internvl_edge.export.calibrate import CalibrateOptions, calibrate
 from internvl_edge.export.check.graph_inputs import GraphInputs
 from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
-from internvl_edge.export.checkpoint.store.weights import ComputedTensor, Source, whole
+from internvl_edge.export.checkpoint.store.weight_sources import ComputedTensor, Source, whole
 from internvl_edge.export.models.graphs import graph_row
 from internvl_edge.runtime.bundle.tokenizer import Tokenizer
 from internvl_edge.runtime.inputs.pictures.preprocess import preprocess

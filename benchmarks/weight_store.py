@@ -16,7 +16,7 @@ from export_scale import machine
 from random_checkpoint import write_checkpoint
 
 from internvl_edge.export.checkpoint import open_checkpoint
-from internvl_edge.export.checkpoint.store.source_scan import Sweep
+from internvl_edge.export.checkpoint.store.source_scan import SourceScan
 from internvl_edge.export.checkpoint.store.weight_store import plan_weights, shared_files, write_store
 
 
@@ -36,8 +36,8 @@ def stored(checkpoint: Path, folder: Path) -> tuple[float, float]:
     tensors = [*open_checkpoint(str(checkpoint)).tensors.values()]
     start = time.monotonic()
     plan = plan_weights(tensors, "float16", shared_files(tensors, "float16", "auto", folder))
-    with Sweep(plan.shared) as sweep:
-        files = write_store(plan, folder, sweep, lambda _: None)
+    with SourceScan(plan.shared) as scan:
+        files = write_store(plan, folder, scan, lambda _: None)
     os.sync()
     return time.monotonic() - start, sum(file.bytes for file in files.values()) / 1e9
 

@@ -51,7 +51,7 @@ def calibrate(**options: Any) -> None:
     from internvl_edge.commands.output.progress import shown_progress
     from internvl_edge.export.calibrate import CalibrateOptions
     from internvl_edge.export.calibrate import calibrate as measure
-    from internvl_edge.export.report import ranges_text
+    from internvl_edge.export.export_report import ranges_text
 
     with shown_progress() as progress:
         report = measure(CalibrateOptions(**options), progress)

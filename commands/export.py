@@ -126,7 +126,7 @@ def export(**options: Any) -> None:
     """
     from internvl_edge.commands.output.progress import shown_progress
     from internvl_edge.export.compile import export_bundle
-    from internvl_edge.export.report import report_text
+    from internvl_edge.export.export_report import report_text
     from internvl_edge.export.run.options import ExportOptions
 
     with shown_progress() as progress:

@@ -11,7 +11,7 @@ from internvl_edge.export.blockwise.model import BlockwiseModel
 from internvl_edge.export.blockwise.sources import stored_shapes
 from internvl_edge.export.blockwise.threads import fitting_threads
 from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
-from internvl_edge.export.checkpoint.required_tensors import account
+from internvl_edge.export.checkpoint.required_tensors import require_tensors
 from internvl_edge.export.models.graphs import GRAPH_NAMES
 from internvl_edge.export.models.resolution import at_image_size
 from internvl_edge.export.run.producer import code_digest, producer
@@ -79,7 +79,7 @@ def calibrate(options: CalibrateOptions, progress: Progress | None = None) -> Ca
     """
     started = time.monotonic()
     checkpoint = open_checkpoint(options.checkpoint, options.revision, options.accept_config, options.state_dict)
-    account(checkpoint.tensors, stored_shapes(checkpoint.config))
+    require_tensors(checkpoint.tensors, stored_shapes(checkpoint.config))
     config = at_image_size(checkpoint.config, options.image_size)
     if options.merge:
         info = _merge(options)

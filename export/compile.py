@@ -21,25 +21,25 @@ from internvl_edge.export.blockwise.threads import fitting_threads
 from internvl_edge.export.canonical.forked import Forked
 from internvl_edge.export.canonical.passes import canonicalize
 from internvl_edge.export.canonical.trace import trace_graph
-from internvl_edge.export.check.verification_inputs import Rehearsal
-from internvl_edge.export.check.verified import Verified, verify_graphs
-from internvl_edge.export.check.verify import OutputError
+from internvl_edge.export.check.verification_inputs import VerificationInputs
+from internvl_edge.export.check.verification_stage import Verified, verify_graphs
+from internvl_edge.export.check.verify_graph import OutputError
 from internvl_edge.export.checkpoint import Checkpoint
-from internvl_edge.export.checkpoint.store.source_scan import Sweep
+from internvl_edge.export.checkpoint.store.source_scan import SourceScan
+from internvl_edge.export.checkpoint.store.weight_sources import Source, readable_in_place
 from internvl_edge.export.checkpoint.store.weight_store import attach_placeholders, shared_files
-from internvl_edge.export.checkpoint.store.weights import Source, readable_in_place
 from internvl_edge.export.models.config import ModelConfig
 from internvl_edge.export.models.model_info import model_info
-from internvl_edge.export.numerics.settle import Kept
+from internvl_edge.export.numerics.overflows import Fp32Parts
 from internvl_edge.export.plans.build import BuildOptions, BuildReport, build
 from internvl_edge.export.plans.kit import KitReport
 from internvl_edge.export.quantization import RANGES, gate, quantize_run
+from internvl_edge.export.run.export_run import ExportRun, open_run
 from internvl_edge.export.run.options import ExportOptions
 from internvl_edge.export.run.producer import producer
-from internvl_edge.export.run.run import ExportRun, open_run
 from internvl_edge.export.run.run_key import export_key
 from internvl_edge.export.run.staging import Staging, staged
-from internvl_edge.export.stored import TRACED, Stored, store_graphs
+from internvl_edge.export.store_graphs import TRACED, Stored, store_graphs
 from internvl_edge.runtime.bundle.bundle import sha256_file
 from internvl_edge.runtime.bundle.manifest import SCHEMA, FileInfo, Manifest
 from internvl_edge.runtime.bundle.preprocessor_file import save_preprocessing
@@ -75,7 +75,7 @@ class ExportReport:
     """What quantization cost, where it was measured."""
     kept_high: tuple[str, ...] = ()
     """Sites that are not quantized."""
-    kept_wide: Mapping[str, Kept] = field(default_factory=dict)
+    fp32_parts: Mapping[str, Fp32Parts] = field(default_factory=dict)
     """Graph -> what of it is fp32, since 16 bits would overflow."""
 
 
@@ -97,13 +97,13 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         clock = _Clock()
         stack.enter_context(fitting_threads(run.checkpoint.tensors.values()))
         tracing = stack.enter_context(_tracing(run, staging))  # forks, before the sweep begins a thread
-        sweep = stack.enter_context(_sweep(run, shared))
+        scan = stack.enter_context(_source_scan(run, shared))
         _trace(run, staging, tracing)
         clock.stage("trace")
         precision = _precision(run, staging)
         recipe = precision.recipe if precision is not None else None
         clock.stage("calibrate")
-        stored = store_graphs(run, staging, folder, recipe, shared, sweep)
+        stored = store_graphs(run, staging, folder, recipe, shared, scan)
         clock.stage("weights")
         verified = _verify(run, staging, folder, stored, precision)
         clock.stage("verify")
@@ -128,7 +128,7 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         absent_files=run.checkpoint.absent_files,
         gate_result=result,
         kept_high=tuple(d.site.name for d in recipe.decisions if not d.quantized) if recipe is not None else (),
-        kept_wide=verified.kept,
+        fp32_parts=verified.kept,
     )
 
 
@@ -146,10 +146,10 @@ class _Clock:
         self._last = now
 
 
-def _sweep(run: ExportRun, shared: Collection[Path]) -> Sweep:
+def _source_scan(run: ExportRun, shared: Collection[Path]) -> SourceScan:
     """Return a sweep of the files that will be shared; what is written anew is swept as it is written."""
     tensors = run.checkpoint.tensors.values()
-    return Sweep(t for t in tensors if readable_in_place(t, run.dtype) and t.file in shared)
+    return SourceScan(t for t in tensors if readable_in_place(t, run.dtype) and t.file in shared)
 
 
 def _tracing(run: ExportRun, staging: Staging) -> Forked:
@@ -184,7 +184,7 @@ def _precision(run: ExportRun, staging: Staging) -> Precision | None:
     """Decide how to quantize; None if nothing is."""
     if run.options.precision is None:
         return None
-    chosen = quantize_run(run, staging, _rehearsal(run, run.model.sources).inputs)
+    chosen = quantize_run(run, staging, _verification_inputs(run, run.model.sources).inputs)
     save_recipe(chosen.recipe, staging.folder / "calibration")
     save_info(staging.folder / "calibration", chosen.ranges.info)
     return chosen
@@ -193,7 +193,7 @@ def _precision(run: ExportRun, staging: Staging) -> Precision | None:
 def _verify(run: ExportRun, staging: Staging, folder: Path, stored: Stored, precision: Precision | None) -> Verified:
     """Hold the written graphs against torch, and write how far each is from it."""
     recipe = precision.recipe if precision is not None else None
-    verified = verify_graphs(run, staging, folder, _rehearsal(run, stored.sources, recipe), precision)
+    verified = verify_graphs(run, staging, folder, _verification_inputs(run, stored.sources, recipe), precision)
     _write_json(staging.folder / "reports" / "verification.json", verified.report(run.samples.source))
     return verified
 
@@ -245,9 +245,11 @@ def _describe(
     manifest.save(staging.folder / "manifest.json")
 
 
-def _rehearsal(run: ExportRun, sources: Mapping[str, Source], recipe: Recipe | None = None) -> Rehearsal:
+def _verification_inputs(
+    run: ExportRun, sources: Mapping[str, Source], recipe: Recipe | None = None
+) -> VerificationInputs:
     """Return what runs torch on the samples that graphs are tried on."""
-    return Rehearsal(run.config, sources, run.samples, run.model.tokenizer, run.feature_layers, recipe)
+    return VerificationInputs(run.config, sources, run.samples, run.model.tokenizer, run.feature_layers, recipe)
 
 
 def _copy_companions(checkpoint: Checkpoint, config: ModelConfig, folder: Path) -> None:

@@ -10,8 +10,8 @@ from internvl_edge.calib.gate.accuracy import AccuracyGate
 from internvl_edge.calib.gate.result import GateResult
 from internvl_edge.calib.ranges.stored import open_ranges
 from internvl_edge.export.calibrate import CalibrateOptions, measure_ranges
-from internvl_edge.export.check.verify import onnx_outputs
-from internvl_edge.export.run.run import ExportRun
+from internvl_edge.export.check.verify_graph import onnx_outputs
+from internvl_edge.export.run.export_run import ExportRun
 from internvl_edge.export.run.staging import Staging
 from internvl_edge.runtime.progress import Progress
 

@@ -42,7 +42,7 @@ class InternVLEdgeExportCommand(BaseOptimumCLICommand):  # type: ignore[misc]
         """Export, and print the report; an `EdgeError` becomes one line and exit code 1."""
         from internvl_edge.commands.output.progress import shown_progress
         from internvl_edge.export.compile import export_bundle
-        from internvl_edge.export.report import report_text
+        from internvl_edge.export.export_report import report_text
         from internvl_edge.export.run.options import ExportOptions
         from internvl_edge.runtime.errors import EdgeError
 

@@ -21,7 +21,7 @@ from internvl_edge.export.models.graphs import graph_row, graph_spec
 from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.runtime.errors import ExportError
 
-Hear = Callable[[str, np.ndarray], None]
+Observe = Callable[[str, np.ndarray], None]
 """Hears of a value as it comes: the residual stream under the path of the block that it leaves, or an output."""
 
 _NO_LIMIT_FITS = -1
@@ -52,7 +52,7 @@ class OnnxBlocks:
         """Paths of the blocks in order."""
         return tuple(self._streams.values())
 
-    def run(self, inputs: Mapping[str, np.ndarray], hear: Hear) -> None:
+    def run(self, inputs: Mapping[str, np.ndarray], observe: Observe) -> None:
         """Run block after block; `inputs` are cast to the graph's own types when they are needed."""
         extractor = Extractor(self._proto)
         held = dict(inputs)
@@ -62,9 +62,9 @@ class OnnxBlocks:
             found = run_segments(part, [segment], self._folder, feeds)
             for name, value in found.items():
                 if name in self._streams:
-                    hear(self._streams[name], value)
+                    observe(self._streams[name], value)
                 if name in self._outputs:
-                    hear(name, value)
+                    observe(name, value)
             held = {k: v for k, v in (held | found).items() if self._last_use.get(k, -1) > index}
             del feeds, found
             trim_heap()
@@ -80,18 +80,18 @@ def run_torch_blocks(
     inputs: Mapping[str, np.ndarray],
     fetch: Fetch,
     feature_layers: Sequence[int],
-    hear: Hear,
+    observe: Observe,
 ) -> None:
     """Run the torch module of graph `name` in fp32."""
     with torch.device("meta"):
         spec = graph_spec(name, config, InternVLModel(config).eval(), torch.float32, feature_layers)
     for path in torch_blocks(name, config, feature_layers):
         # Registered before the streaming's own hooks, so that it runs before the block's weights go.
-        spec.module.get_submodule(path).register_forward_hook(_telling(path, hear))
+        spec.module.get_submodule(path).register_forward_hook(_observing_hook(path, observe))
     tensors = [torch.from_numpy(np.array(inputs[item.name])) for item in spec.inputs]
     outputs = run_streamed(spec.module, fetch, *tensors)
     for output, tensor in zip(spec.outputs, outputs, strict=True):
-        hear(output, tensor.numpy())
+        observe(output, tensor.numpy())
 
 
 def torch_blocks(name: str, config: ModelConfig, feature_layers: Sequence[int] = ()) -> tuple[str, ...]:
@@ -99,11 +99,11 @@ def torch_blocks(name: str, config: ModelConfig, feature_layers: Sequence[int] =
     return graph_row(name).module.blocks(GraphOptions(config=config, feature_layers=tuple(feature_layers)))
 
 
-def _telling(path: str, hear: Hear) -> Callable[[nn.Module, object, object], None]:
+def _observing_hook(path: str, observe: Observe) -> Callable[[nn.Module, object, object], None]:
     def tell(_: nn.Module, __: object, output: object) -> None:
         stream = output[0] if isinstance(output, tuple) else output
         assert isinstance(stream, Tensor)
-        hear(path, stream.numpy())
+        observe(path, stream.numpy())
 
     return tell
 

@@ -16,7 +16,7 @@ from internvl_edge.export.blockwise.sources import fetch_from, weight_sources
 from internvl_edge.export.blockwise.torch_outputs import torch_outputs
 from internvl_edge.export.checkpoint import Checkpoint
 from internvl_edge.export.checkpoint.fingerprint import fingerprint
-from internvl_edge.export.checkpoint.store.weights import whole
+from internvl_edge.export.checkpoint.store.weight_sources import whole
 from internvl_edge.export.models.config import ModelConfig, QllamaConfig
 from internvl_edge.export.models.graphs import available_graphs, graph_row
 from internvl_edge.export.models.sites import block_of, model_sites

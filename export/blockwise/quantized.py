@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from internvl_edge.calib.recipes.recipe import Factors, Recipe
-from internvl_edge.export.checkpoint.store.weights import AdjustedTensor, ComputedTensor, QuantizedTensor, Source
+from internvl_edge.export.checkpoint.store.weight_sources import AdjustedTensor, ComputedTensor, QuantizedTensor, Source
 
 _CACHED_VALUE = "past_key_values.{}.value"
 

@@ -43,7 +43,7 @@ def cut(graph: ir.Graph, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> list[Segment
     return _segments(graph, groups)
 
 
-Again = Callable[[Mapping[str, np.ndarray]], onnx.ModelProto | None]
+Rerun = Callable[[Mapping[str, np.ndarray]], onnx.ModelProto | None]
 """Is asked after each segment whether that segment has to run as another graph, with values of the same names."""
 
 
@@ -52,7 +52,7 @@ def run_segments(
     segments: Sequence[Segment],
     folder: Path,
     feeds: Mapping[str, np.ndarray],
-    again: Again | None = None,
+    rerun: Rerun | None = None,
 ) -> dict[str, np.ndarray]:
     """Return the outputs of `proto`, whose weights lie in `folder`, running one segment after the other."""
     values = dict(feeds)
@@ -62,7 +62,7 @@ def run_segments(
     for index, segment in enumerate(segments):
         held = values if whole else {name: values[name] for name in segment.inputs}
         found = _run(_part(extractor, segment) if extractor is not None else proto, folder, held)
-        if again is not None and (other := again(found)) is not None:
+        if rerun is not None and (other := rerun(found)) is not None:
             found = _run(other if whole else _part(Extractor(other), segment), folder, held)
         values |= found
         needed = outputs.union(*(later.inputs for later in segments[index + 1 :]))

@@ -6,7 +6,7 @@ import torch
 
 from internvl_edge.export.blockwise.streamed import Fetch
 from internvl_edge.export.checkpoint.files.tensors import LazyTensor, MergedTensor
-from internvl_edge.export.checkpoint.store.weights import ComputedTensor, QuantizedTensor, Source, stored_chunks
+from internvl_edge.export.checkpoint.store.weight_sources import ComputedTensor, QuantizedTensor, Source, stored_chunks
 from internvl_edge.export.models.config import ModelConfig
 from internvl_edge.export.models.families import FAMILIES
 from internvl_edge.export.models.internvl import InternVLModel

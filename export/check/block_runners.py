@@ -8,10 +8,10 @@ from typing import Protocol
 import numpy as np
 from safetensors import safe_open
 
-from internvl_edge.export.blockwise.block_outputs import Hear, OnnxBlocks, run_torch_blocks, torch_blocks
+from internvl_edge.export.blockwise.block_outputs import Observe, OnnxBlocks, run_torch_blocks, torch_blocks
 from internvl_edge.export.blockwise.sources import fetch_from, stored_shapes, weight_sources
 from internvl_edge.export.checkpoint import open_checkpoint
-from internvl_edge.export.checkpoint.required_tensors import account
+from internvl_edge.export.checkpoint.required_tensors import require_tensors
 from internvl_edge.export.models.families.qllama import QLLAMA_BLOCK
 from internvl_edge.export.models.graphs import available_graphs
 from internvl_edge.export.models.model_info import model_info
@@ -25,7 +25,7 @@ _VECTORS = "calibration/vectors.safetensors"
 _SMOOTHING = QLLAMA_BLOCK + ".self_attn.o_proj.smoothing"
 
 
-class Side(Protocol):
+class BlockRunner(Protocol):
     """What runs graphs and tells what leaves their blocks."""
 
     @property
@@ -67,12 +67,12 @@ class Side(Protocol):
         """Return the paths of the blocks of `graph` in order."""
         ...
 
-    def run(self, graph: str, inputs: Mapping[str, np.ndarray], hear: Hear) -> None:
+    def run(self, graph: str, inputs: Mapping[str, np.ndarray], observe: Observe) -> None:
         """Run `graph`, block after block."""
         ...
 
 
-class BundleSide:
+class BundleRunner:
     """A bundle, its digests checked.
 
     Raises:
@@ -120,9 +120,9 @@ class BundleSide:
         """Return the paths of the blocks of `graph` in order."""
         return self._open(graph).blocks
 
-    def run(self, graph: str, inputs: Mapping[str, np.ndarray], hear: Hear) -> None:
+    def run(self, graph: str, inputs: Mapping[str, np.ndarray], observe: Observe) -> None:
         """Run `graph` on ONNX Runtime."""
-        self._open(graph).run(inputs, hear)
+        self._open(graph).run(inputs, observe)
 
     def _open(self, graph: str) -> OnnxBlocks:
         if graph not in self._opened:
@@ -130,7 +130,7 @@ class BundleSide:
         return self._opened[graph]
 
 
-class CheckpointSide:
+class CheckpointRunner:
     """A checkpoint in torch, fp32, for pictures and feature maps as a bundle has them.
 
     Raises:
@@ -146,7 +146,7 @@ class CheckpointSide:
         state_dict: str | None,
     ) -> None:
         checkpoint = open_checkpoint(path, accept=accept, state_dict=state_dict)
-        account(checkpoint.tensors, stored_shapes(checkpoint.config))
+        require_tensors(checkpoint.tensors, stored_shapes(checkpoint.config))
         self._config = at_image_size(checkpoint.config, image_size)
         self._fetch = fetch_from(weight_sources(checkpoint.tensors, self._config))
         self._layers = feature_layers
@@ -162,19 +162,19 @@ class CheckpointSide:
         """Return the paths of the blocks of `graph` in order."""
         return torch_blocks(graph, self._config, self._layers)
 
-    def run(self, graph: str, inputs: Mapping[str, np.ndarray], hear: Hear) -> None:
+    def run(self, graph: str, inputs: Mapping[str, np.ndarray], observe: Observe) -> None:
         """Run `graph` in torch."""
-        run_torch_blocks(graph, self._config, inputs, self._fetch, self._layers, hear)
+        run_torch_blocks(graph, self._config, inputs, self._fetch, self._layers, observe)
 
 
 def open_reference(
-    path: Path, other: BundleSide, accept: Sequence[str] = (), state_dict: str | None = None
-) -> BundleSide | CheckpointSide:
+    path: Path, other: BundleRunner, accept: Sequence[str] = (), state_dict: str | None = None
+) -> BundleRunner | CheckpointRunner:
     """Open what `other` is held against: a bundle where there is a manifest, else a checkpoint.
 
     Unknown fields of a checkpoint are accepted that `accept` names or that the user of `other`'s export accepted.
     """
     if (path / "manifest.json").exists():
-        return BundleSide(path)
+        return BundleRunner(path)
     accepted = (*other.accepted_config, *accept)
-    return CheckpointSide(path, other.model.vision.image_size, other.feature_layers, accepted, state_dict)
+    return CheckpointRunner(path, other.model.vision.image_size, other.feature_layers, accepted, state_dict)

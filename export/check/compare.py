@@ -9,7 +9,7 @@ import numpy as np
 
 from internvl_edge.calib.data.dataset import DataSet, open_data
 from internvl_edge.calib.data.synthetic import STOCK_TEXTS, random_ids
-from internvl_edge.export.check.block_runners import BundleSide, Side, open_reference
+from internvl_edge.export.check.block_runners import BlockRunner, BundleRunner, open_reference
 from internvl_edge.export.check.differences import Difference, Divergence, difference, divergence
 from internvl_edge.export.check.graph_inputs import GraphInputs, counting_rows
 from internvl_edge.export.models.graphs import GRAPH_NAMES, graph_row
@@ -102,25 +102,25 @@ def compare(a: Path, b: Path, options: CompareOptions, progress: Progress | None
     """Return how far bundle `a` is from `b`, a bundle or a checkpoint, after every block of every graph.
 
     A graph that takes another's outputs gets those of `b`, on both sides: each graph is judged alone. What leaves the
-    blocks of `b` lies in a temporary folder meanwhile, so that memory holds one block of one side.
+    blocks of `b` lies in a temporary folder meanwhile, so that memory holds one block of one bundle.
 
     Raises:
         EdgeError: a side cannot be opened, they do not match, or the data are not right, in one line.
     """
-    side = BundleSide(a)
-    reference = open_reference(b, side, options.accept_config, options.state_dict)
-    _check_sizes(side, reference)
-    names = _graphs(side, reference, options)
-    _check_blocks(side, reference, names)
+    bundle = BundleRunner(a)
+    reference = open_reference(b, bundle, options.accept_config, options.state_dict)
+    _check_sizes(bundle, reference)
+    names = _graphs(bundle, reference, options)
+    _check_blocks(bundle, reference, names)
     data = open_data(options.data).subsample(options.samples)
-    inputs, texts = _samples(data, side, reference)
+    inputs, texts = _samples(data, bundle, reference)
     with TemporaryDirectory(prefix="internvl-compare-") as folder:
-        recorded = _Recorded(reference, inputs, Path(folder))
-        compared = tuple(_compare_graph(name, side, recorded, options, progress or Silent()) for name in names)
+        recorded = _RecordedReference(reference, inputs, Path(folder))
+        compared = tuple(_compare_graph(name, bundle, recorded, options, progress or Silent()) for name in names)
     return Comparison(
         a=str(a),
         b=str(b),
-        precision_a=side.precision,
+        precision_a=bundle.precision,
         precision_b=reference.precision,
         data=str(options.data),
         pictures=len(data.rows),
@@ -130,16 +130,16 @@ def compare(a: Path, b: Path, options: CompareOptions, progress: Progress | None
     )
 
 
-def _graphs(side: Side, reference: Side, options: CompareOptions) -> tuple[str, ...]:
+def _graphs(bundle: BlockRunner, reference: BlockRunner, options: CompareOptions) -> tuple[str, ...]:
     """Return the graphs to compare, in the order in which they feed each other."""
-    both = [name for name in GRAPH_NAMES if name in side.graphs and name in reference.graphs]
+    both = [name for name in GRAPH_NAMES if name in bundle.graphs and name in reference.graphs]
     wanted = tuple(both) if options.graphs is None else tuple(name for name in GRAPH_NAMES if name in options.graphs)
     # A checkpoint has every graph that can be made of it, a bundle those that were asked for.
-    extra = reference.graphs if options.graphs is None and isinstance(reference, BundleSide) else ()
-    needed = {*(side.graphs if options.graphs is None else wanted), *extra}
+    extra = reference.graphs if options.graphs is None and isinstance(reference, BundleRunner) else ()
+    needed = {*(bundle.graphs if options.graphs is None else wanted), *extra}
     lacking = [
         f"{one.path} has no {', '.join(absent)}, which {other.path} has"
-        for one, other in ((side, reference), (reference, side))
+        for one, other in ((bundle, reference), (reference, bundle))
         if (absent := [name for name in GRAPH_NAMES if name in needed and name not in one.graphs])
     ]
     if lacking:
@@ -148,7 +148,7 @@ def _graphs(side: Side, reference: Side, options: CompareOptions) -> tuple[str, 
     feeders = _feeders(_closed(wanted))
     if absent := [name for name in GRAPH_NAMES if name in feeders and name not in reference.graphs]:
         raise BundleError(
-            f"{reference.path}: has no {', '.join(absent)}, whose outputs {', '.join(wanted)} of {side.path} take; "
+            f"{reference.path}: has no {', '.join(absent)}, whose outputs {', '.join(wanted)} of {bundle.path} take; "
             "give a bundle with it, or the checkpoint"
         )
     return wanted
@@ -166,48 +166,48 @@ def _feeders(names: set[str]) -> set[str]:
     return {feeder for name in names if (feeder := graph_row(name).fed_by) is not None}
 
 
-def _check_sizes(side: Side, reference: Side) -> None:
+def _check_sizes(bundle: BlockRunner, reference: BlockRunner) -> None:
     """Refuse two sides that are not the same model at the same picture size; parts that only one has are not compared.
 
     Raises:
         BundleError: every size that differs.
     """
-    one, other = asdict(side.model), asdict(reference.model)
+    one, other = asdict(bundle.model), asdict(reference.model)
     pairs = {key: (one[key], other[key]) for key in one if key not in _NOT_SIZES}
-    mine, theirs = asdict(side.pictures), asdict(reference.pictures)
+    mine, theirs = asdict(bundle.pictures), asdict(reference.pictures)
     prepared = {f"preparing pictures, {key}": (mine[key], theirs[key]) for key in mine if mine[key] != theirs[key]}
-    _require_equal(side, reference, {key: pair for key, pair in pairs.items() if None not in pair} | prepared)
+    _require_equal(bundle, reference, {key: pair for key, pair in pairs.items() if None not in pair} | prepared)
 
 
-def _check_blocks(side: Side, reference: Side, names: Sequence[str]) -> None:
+def _check_blocks(bundle: BlockRunner, reference: BlockRunner, names: Sequence[str]) -> None:
     """Refuse towers of different depth.
 
     Raises:
         BundleError: every graph whose blocks differ.
     """
-    counts = {f"blocks of {name}": (len(side.blocks(name)), len(reference.blocks(name))) for name in names}
-    _require_equal(side, reference, counts)
+    counts = {f"blocks of {name}": (len(bundle.blocks(name)), len(reference.blocks(name))) for name in names}
+    _require_equal(bundle, reference, counts)
 
 
-def _require_equal(side: Side, reference: Side, pairs: Mapping[str, tuple[object, object]]) -> None:
+def _require_equal(bundle: BlockRunner, reference: BlockRunner, pairs: Mapping[str, tuple[object, object]]) -> None:
     wrong = [f"{what}: {mine} and {theirs}" for what, (mine, theirs) in pairs.items() if mine != theirs]
     if wrong:
         raise BundleError(
-            f"{side.path} and {reference.path} do not match ({', '.join(wrong)}); "
+            f"{bundle.path} and {reference.path} do not match ({', '.join(wrong)}); "
             "compare two of one checkpoint, at one picture size"
         )
 
 
-def _samples(data: DataSet, side: Side, reference: Side) -> tuple[GraphInputs, str]:
+def _samples(data: DataSet, bundle: BlockRunner, reference: BlockRunner) -> tuple[GraphInputs, str]:
     """Return pictures and ids, and where the ids came from."""
-    pixels = preprocess([data.picture(row) for row in data.rows], side.pictures)
-    if side.model.text is None:
+    pixels = preprocess([data.picture(row) for row in data.rows], bundle.pictures)
+    if bundle.model.text is None:
         return GraphInputs(pixel_values=pixels), "no texts"
     captions = [[text for _, text in row.captions()] for row in data.rows]
     texts = [own[i % len(own)] if own else STOCK_TEXTS[i % len(STOCK_TEXTS)] for i, own in enumerate(captions)]
-    file = reference.tokenizer_file or side.tokenizer_file
+    file = reference.tokenizer_file or bundle.tokenizer_file
     if file is None:
-        ids = random_ids(len(pixels), _RANDOM_LENGTH, side.model.text.vocab_size)
+        ids = random_ids(len(pixels), _RANDOM_LENGTH, bundle.model.text.vocab_size)
         return GraphInputs(pixel_values=pixels, text_ids=ids, match_ids=ids, prompt_ids=ids), "random ids"
     tokenizer = Tokenizer(file)
     inputs = GraphInputs(
@@ -227,11 +227,11 @@ def _prompted(tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
     return np.stack([np.concatenate([prompt, ids[:shortest]]) for ids in captions])
 
 
-class _Recorded:
+class _RecordedReference:
     """What leaves blocks and graphs of the reference, on disk; a graph is run when it is first asked for."""
 
-    def __init__(self, side: Side, inputs: GraphInputs, folder: Path) -> None:
-        self.side = side
+    def __init__(self, runner: BlockRunner, inputs: GraphInputs, folder: Path) -> None:
+        self.runner = runner
         self._inputs = inputs
         self._folder = folder
 
@@ -242,13 +242,13 @@ class _Recorded:
             return
         inputs = self.inputs(graph)
         place.mkdir()
-        blocks = set(self.side.blocks(graph))
+        blocks = set(self.runner.blocks(graph))
 
-        def hear(name: str, value: np.ndarray) -> None:
+        def observe(name: str, value: np.ndarray) -> None:
             np.save(place / f"{name}.npy", value)
             advance(name in blocks)
 
-        self.side.run(graph, inputs, hear)
+        self.runner.run(graph, inputs, observe)
 
     def inputs(self, graph: str) -> dict[str, np.ndarray]:
         """Return the inputs of `graph`, in the reference's own units."""
@@ -265,35 +265,37 @@ class _Recorded:
 
     def forget_blocks(self, graph: str) -> None:
         """Drop what left the blocks of `graph`; its outputs may be asked for again."""
-        for name in self.side.blocks(graph):
+        for name in self.runner.blocks(graph):
             (self._folder / graph / f"{name}.npy").unlink()
 
     def _outputs(self, graph: str) -> Iterator[tuple[str, np.ndarray]]:
-        blocks = set(self.side.blocks(graph))
+        blocks = set(self.runner.blocks(graph))
         for file in sorted((self._folder / graph).iterdir()):
             if file.stem not in blocks:
                 yield file.stem, self.value(graph, file.stem)
 
 
 def _compare_graph(
-    graph: str, side: BundleSide, recorded: _Recorded, options: CompareOptions, progress: Progress
+    graph: str, bundle: BundleRunner, recorded: _RecordedReference, options: CompareOptions, progress: Progress
 ) -> GraphComparison:
-    reference = recorded.side
-    order = side.blocks(graph)
+    reference = recorded.runner
+    order = bundle.blocks(graph)
     found: dict[str, Difference] = {}
     with progress.task(f"Comparing {graph}", 2 * len(order), "blocks") as advance:
         recorded.run(graph, advance)
         inputs = recorded.inputs(graph)
-        rows = counting_rows(graph, inputs, side.model.num_query_tokens)
+        rows = counting_rows(graph, inputs, bundle.model.num_query_tokens)
 
-        def hear(name: str, value: np.ndarray) -> None:
+        def observe(name: str, value: np.ndarray) -> None:
             theirs = recorded.value(graph, name)
             if name.startswith("present."):
-                value, theirs = _plain(name, value, side), _plain(name, theirs, reference)
+                value, theirs = _plain(name, value, bundle), _plain(name, theirs, reference)
             found[name] = difference(name, value, theirs, rows if name in order else None)
             advance(name in order)
 
-        side.run(graph, {name: _as_held(name, value, reference, side) for name, value in inputs.items()}, hear)
+        bundle.run(
+            graph, {name: _in_units_of(name, value, reference, bundle) for name, value in inputs.items()}, observe
+        )
     recorded.forget_blocks(graph)
     blocks = tuple(found[name] for name in order)
     rest = [item for name, item in found.items() if name not in order]
@@ -308,16 +310,16 @@ def _compare_graph(
     )
 
 
-def _as_held(name: str, value: np.ndarray, reference: Side, side: Side) -> np.ndarray:
+def _in_units_of(name: str, value: np.ndarray, reference: BlockRunner, bundle: BlockRunner) -> np.ndarray:
     """Return an input in the units of `side`: a cache of values carries what smoothing made of it."""
     key = name.removeprefix("past_key_values.")
-    factor = side.cache_factors.get(key)
+    factor = bundle.cache_factors.get(key)
     plain = _plain(name, value, reference)
     return plain if factor is None else plain / factor
 
 
-def _plain(name: str, value: np.ndarray, side: Side) -> np.ndarray:
-    """Return a tensor of `side` as the checkpoint's own weights give it."""
-    factors: Mapping[str, np.ndarray] = side.cache_factors
+def _plain(name: str, value: np.ndarray, runner: BlockRunner) -> np.ndarray:
+    """Return a tensor of `runner` as the checkpoint's own weights give it."""
+    factors: Mapping[str, np.ndarray] = runner.cache_factors
     key = name.removeprefix("past_key_values.").removeprefix("present.")
     return value * factors[key] if key in factors else value

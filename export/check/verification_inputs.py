@@ -1,7 +1,6 @@
 """Verification inputs for each graph: pictures and texts for the first, torch's outputs of those for the rest."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
@@ -12,11 +11,9 @@ from internvl_edge.export.blockwise.sources import fetch_from
 from internvl_edge.export.blockwise.streamed import Change
 from internvl_edge.export.blockwise.torch_outputs import torch_outputs
 from internvl_edge.export.check.graph_inputs import inputs_of
-from internvl_edge.export.check.verify import OutputError, verify_graph
-from internvl_edge.export.checkpoint.store.weights import Source
+from internvl_edge.export.checkpoint.store.weight_sources import Source
 from internvl_edge.export.models.config import ModelConfig, QllamaConfig
 from internvl_edge.export.models.graphs import graph_row
-from internvl_edge.export.numerics.reach import Reach
 from internvl_edge.export.run.samples import Samples
 from internvl_edge.runtime.bundle.graph_roles import Ids
 from internvl_edge.runtime.bundle.tokenizer import TEXT_PREFIX, Tokenizer
@@ -24,7 +21,7 @@ from internvl_edge.runtime.bundle.tokenizer import TEXT_PREFIX, Tokenizer
 PROMPT = "English caption:"
 
 
-class Rehearsal:
+class VerificationInputs:
     """Verifies the graphs of one export, running torch for a graph's inputs only when they are needed.
 
     Quantized graphs are held against torch with the same codes and scales.
@@ -47,14 +44,8 @@ class Rehearsal:
         self._recipe = recipe
         self._outputs: dict[str, dict[str, np.ndarray]] = {}
 
-    def verify(
-        self, name: str, onnx_file: Path, precision: str, atol: float | None
-    ) -> tuple[list[OutputError], list[Reach]]:
-        """Return the error of every output of graph `name`, and how far its values reach."""
-        expected = self._expected(name)
-        return verify_graph(name, onnx_file, self.inputs(name), expected, precision=precision, atol=atol)
-
-    def _expected(self, name: str) -> dict[str, np.ndarray]:
+    def expected(self, name: str) -> dict[str, np.ndarray]:
+        """Return what torch computes for graph `name` on `inputs`, by output; it runs when it is first asked for."""
         if name not in self._outputs:
             self._outputs[name] = torch_outputs(
                 name, self._config, self.inputs(name), self._fetch, self._layers, self._changed(name)
@@ -67,7 +58,7 @@ class Rehearsal:
     def inputs(self, name: str) -> dict[str, np.ndarray]:
         """Return the inputs that graph `name` is tried on."""
         row = graph_row(name)
-        fed = self._expected(row.fed_by) if row.fed_by is not None else {}
+        fed = self.expected(row.fed_by) if row.fed_by is not None else {}
         ids = self._ids(row.use.ids) if row.use.ids is not None else None
         return inputs_of(name, self._samples.pixel_values, ids, fed)
 

@@ -20,7 +20,7 @@ _EXPONENTS = {
 """Bits that are all ones in NaN and infinity alone."""
 
 
-def account(tensors: Mapping[str, LazyTensor | MergedTensor], expected: Mapping[str, tuple[int, ...]]) -> None:
+def require_tensors(tensors: Mapping[str, LazyTensor | MergedTensor], expected: Mapping[str, tuple[int, ...]]) -> None:
     """Check that `tensors` are exactly the `expected` names with the expected shapes, of a float type.
 
     Raises:

@@ -10,11 +10,11 @@ import onnx_ir.passes.common as common
 
 from internvl_edge.calib.qdq.node_writer import NodeWriter
 from internvl_edge.export.dialects.join_heads import HeadsMatch, match_heads
-from internvl_edge.export.plugins.choice import Call, Choice, weigh
 from internvl_edge.export.plugins.families import FAMILIES
 from internvl_edge.export.plugins.family import CODED
 from internvl_edge.export.plugins.functions import function_of
 from internvl_edge.export.plugins.launches import KERNEL_TYPES, Constant
+from internvl_edge.export.plugins.plugin_or_pattern import Call, Choice, weigh
 from internvl_edge.export.plugins.tensorrt_plugins import NAMESPACE, VERSION, node_attributes, variant_text
 from internvl_edge.export.plugins.work import CODE_TYPES
 from internvl_edge.runtime.errors import EngineError
@@ -61,7 +61,7 @@ class PluginAttentionPass(ir.passes.InPlacePass):
             for call in calls:
                 call.write(model.graph, node, self._version)
                 used[call.plugin] = call.variant
-                function = function_of(call.plugin, call.told)
+                function = function_of(call.plugin, call.attributes)
                 model.functions[function.identifier()] = function
         if used:
             model.graph.opset_imports[NAMESPACE] = 1
@@ -76,7 +76,7 @@ class PluginAttentionPass(ir.passes.InPlacePass):
             )
         if self._sm is None:
             return
-        if reason := _FAMILIES[call.plugin].refusal(call.types(), call.told, self._sm):
+        if reason := _FAMILIES[call.plugin].refusal(call.types(), call.attributes, self._sm):
             raise _NotServedError(reason)
 
     def _require_win(self, node: ir.Node, calls: Sequence["_Call"]) -> None:
@@ -106,7 +106,10 @@ class PluginAttentionPass(ir.passes.InPlacePass):
         scales = ir.Value(name=f"{attended.name}/scales", const_value=ir.tensor(numbers))
         scales.dtype, scales.shape = ir.DataType.FLOAT, ir.Shape(numbers.shape)
         coded = _Call(
-            family.name, {**call.inputs, "scales": scales}, {**call.told, "out": kind}, {**call.outputs, "out": first}
+            family.name,
+            {**call.inputs, "scales": scales},
+            {**call.attributes, "out": kind},
+            {**call.outputs, "out": first},
         )
         try:
             self._require_kernel(coded, used)
@@ -130,15 +133,15 @@ class _Call:
         self,
         plugin: str,
         inputs: Mapping[str, "ir.Value | _Made"],
-        told: Mapping[str, Constant],
+        attributes: Mapping[str, Constant],
         outputs: Mapping[str, "ir.Value | _Made"],
     ) -> None:
-        self.plugin, self.inputs, self.told, self.outputs = plugin, dict(inputs), dict(told), dict(outputs)
+        self.plugin, self.inputs, self.attributes, self.outputs = plugin, dict(inputs), dict(attributes), dict(outputs)
 
     @property
     def variant(self) -> str:
         """Return what the node tells, as text."""
-        return variant_text(self.told)
+        return variant_text(self.attributes)
 
     def types(self) -> dict[str, str]:
         """Return our names of the inputs' types."""
@@ -151,7 +154,7 @@ class _Call:
         fixed = {size: _fixed(shapes[tensor], axis) for size, [(tensor, axis), *_] in family.sizes.items()}
         known = {size: number for size, number in fixed.items() if number is not None}
         sizes = {**family.typical[-1], "B": batch, **{name: n for name, n in known.items() if name != "B"}}
-        return Call(plugin=self.plugin, types=self.types(), told=self.told, sizes=sizes)
+        return Call(plugin=self.plugin, types=self.types(), attributes=self.attributes, sizes=sizes)
 
     def write(self, graph: ir.Graph, anchor: ir.Node, version: str) -> None:
         """Insert the node; its outputs take the places and names of those that they stand for."""
@@ -160,7 +163,7 @@ class _Call:
         made = ir.node(
             self.plugin,
             [value.value[0] if isinstance(value, _Made) else value for value in self.inputs.values()],
-            attributes=node_attributes(self.told, version),
+            attributes=node_attributes(self.attributes, version),
             domain=NAMESPACE,
             num_outputs=len(self.outputs),
             name=f"{anchor.name or anchor.outputs[0].name}/{self.plugin}",
@@ -214,7 +217,7 @@ def _is_mixed(graph: ir.Graph) -> bool:
 
 
 def _require_usual_scale(node: ir.Node, call: _Call) -> None:
-    usual = int(call.told["head_dim"]) ** -0.5
+    usual = int(call.attributes["head_dim"]) ** -0.5
     if not math.isclose(scale := node.attributes.get_float("scale", usual), usual, rel_tol=1e-5):
         raise _NotServedError(f"its scale is {scale:g}, kernels have 1/sqrt(D), {usual:g}")
 
@@ -261,19 +264,19 @@ def _on_packed_rows(graph: ir.Graph, node: ir.Node, match: HeadsMatch) -> list[_
     packed = match.packed
     if packed is None or len(node.inputs) > 3:
         raise _NotServedError("q, k and v are no parts of one product, or a mask is added")
-    told = _told(match)
+    attributes = _head_attributes(match)
     if match.between is None:
-        return [_Call("vit_attention_plain", {"qkv": packed}, told, {"out": node.outputs[0]})]
+        return [_Call("vit_attention_plain", {"qkv": packed}, attributes, {"out": node.outputs[0]})]
     norm_q, norm_k = match.between
     epsilons = {norm.attributes.get_float("epsilon", 1e-5) for norm in match.between}
     if len(epsilons) > 1 or packed.shape is None:
         raise _NotServedError("the norms of q and k differ")
-    width = int(told["heads"]) * int(told["head_dim"])
+    width = int(attributes["heads"]) * int(attributes["head_dim"])
     statistics = _Made(ir.Shape([*list(packed.shape)[:2], 2]), ir.DataType.FLOAT)
     rows = _Call("vit_norms", {"qkv": packed}, {"width": width, "eps": epsilons.pop()}, {"statistics": statistics})
     gains = {"q_gain": _given(norm_q.inputs[1]), "k_gain": _given(norm_k.inputs[1])}
     inputs: dict[str, ir.Value | _Made] = {"qkv": packed, "statistics": statistics, **gains}
-    return [rows, _Call("vit_attention", inputs, told, {"out": node.outputs[0]})]
+    return [rows, _Call("vit_attention", inputs, attributes, {"out": node.outputs[0]})]
 
 
 def _on_rotated_rows(graph: ir.Graph, node: ir.Node, match: HeadsMatch) -> _Call:
@@ -298,7 +301,7 @@ def _on_rotated_rows(graph: ir.Graph, node: ir.Node, match: HeadsMatch) -> _Call
         outputs = {"key_out": keys, "value_out": values, **outputs}
     elif any(value.is_graph_output() for value in (keys, values)):
         raise _NotServedError("its keys and values are kept, and it is masked")
-    return _Call(family, inputs, _told(match), outputs)
+    return _Call(family, inputs, _head_attributes(match), outputs)
 
 
 def _role(past: object, mask: object, causal: bool) -> str:
@@ -323,13 +326,13 @@ def _on_other_rows(node: ir.Node) -> _Call:
     if not isinstance(width, int) or any(value.shape is None or value.shape[2] != width for value in (k, v)):
         raise _NotServedError("widths of q, k and v are not known, or differ")
     plugin = "attention_pool" if q.shape is not None and q.shape[1] == 1 else "query_cross_attention"
-    told: dict[str, Constant] = {"heads": heads, "head_dim": width // heads}
+    attributes: dict[str, Constant] = {"heads": heads, "head_dim": width // heads}
     if plugin == "attention_pool":
-        told["splits"] = 1
-    return _Call(plugin, {"q": q, "k": k, "v": v}, told, {"out": node.outputs[0]})
+        attributes["splits"] = 1
+    return _Call(plugin, {"q": q, "k": k, "v": v}, attributes, {"out": node.outputs[0]})
 
 
-def _told(match: HeadsMatch) -> dict[str, Constant]:
+def _head_attributes(match: HeadsMatch) -> dict[str, Constant]:
     shape = match.rows[0].shape
     assert shape is not None
     width = shape[2]
@@ -341,8 +344,8 @@ def _packed(graph: ir.Graph, node: ir.Node, match: HeadsMatch) -> ir.Value:
     """Return q, k and v side by side: the product they are parts of, or a Concat, which merges their products."""
     if match.packed is not None:
         return match.packed
-    told = _told(match)
-    width = 3 * int(told["heads"]) * int(told["head_dim"])
+    attributes = _head_attributes(match)
+    width = 3 * int(attributes["heads"]) * int(attributes["head_dim"])
     packed = NodeWriter(graph, node).op("Concat", list(match.rows), "qkv", axis=2)
     packed.shape = ir.Shape([*list(match.rows[0].shape or ())[:2], width])
     return packed

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from internvl_edge.export.engine.messages import explained
+from internvl_edge.export.engine.tensorrt_messages import explained
 from internvl_edge.runtime.backends.cuda import Device, find_device
 from internvl_edge.runtime.backends.lowering.onnx_model import OnnxModel
 from internvl_edge.runtime.backends.tensorrt.plans.attention_plugin import NAMESPACE, KernelDriver

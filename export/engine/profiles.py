@@ -14,7 +14,7 @@ MOST_ROWS = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ranges:
+class AxisRanges:
     """min, opt and max of the axes that a user chooses."""
 
     batch: Range = (1, 1, 8)
@@ -43,7 +43,7 @@ def parse_range(flag: str, text: str) -> Range:
     return (numbers[0], numbers[-1] if len(numbers) < 3 else numbers[1], numbers[-1])
 
 
-def profiles_for(name: str, inputs: Sequence[TensorSpec], manifest: Manifest, ranges: Ranges) -> list[Profile]:
+def profiles_for(name: str, inputs: Sequence[TensorSpec], manifest: Manifest, ranges: AxisRanges) -> list[Profile]:
     """Return the profiles of graph `name`, or of a part of it that has `inputs`.
 
     A graph with a cache has two: a prompt chunk, and one token on a growing past.

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from internvl_edge.export.engine.child import BuilderMemoryError
+from internvl_edge.export.engine.build_process import BuilderMemoryError
 
 T = TypeVar("T")
 
@@ -13,7 +13,7 @@ _WORKSPACES = (1 << 30, 256 << 20)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Means:
+class BuildLimits:
     """What a build may take."""
 
     workspace_bytes: int | None = None
@@ -23,7 +23,9 @@ class Means:
     """Weights of one part; None: the graph is not cut."""
 
 
-def climb(attempt: Callable[[Means], T], means: Means, weight_bytes: int, block_bytes: int) -> tuple[T, list[str]]:
+def retry_with_less(
+    attempt: Callable[[BuildLimits], T], limits: BuildLimits, weight_bytes: int, block_bytes: int
+) -> tuple[T, list[str]]:
     """Return what `attempt` gives with the most means that do not run out of memory, and what was given up.
 
     `block_bytes` is the least that a part can hold; 0 says that parts cannot be cut any finer here.
@@ -32,30 +34,30 @@ def climb(attempt: Callable[[Means], T], means: Means, weight_bytes: int, block_
         BuilderMemoryError: memory runs out on every step; the last message, with all that was tried.
     """
     given_up: list[str] = []
-    steps = _steps(means, weight_bytes, block_bytes)
+    steps = _steps(limits, weight_bytes, block_bytes)
     while True:
         try:
-            return attempt(means), given_up
+            return attempt(limits), given_up
         except BuilderMemoryError as error:
             step = next(steps, None)
             if step is None:
                 tried = f"; tried {', '.join(given_up)}" if given_up else ""
                 raise BuilderMemoryError(f"{error}{tried}") from error
-            means, what = step
+            limits, what = step
             given_up.append(what)
 
 
-def _steps(means: Means, weight_bytes: int, block_bytes: int) -> Iterator[tuple[Means, str]]:
-    """Yield ever smaller means: less scratch memory, then smaller batches, then finer parts."""
+def _steps(limits: BuildLimits, weight_bytes: int, block_bytes: int) -> Iterator[tuple[BuildLimits, str]]:
+    """Yield ever smaller limits: less scratch memory, then smaller batches, then finer parts."""
     for workspace in _WORKSPACES:
-        if means.workspace_bytes is None or means.workspace_bytes > workspace:
-            means = replace(means, workspace_bytes=workspace)
-            yield means, f"workspace {workspace >> 20} MiB"
-    while means.largest_batch > 1:
-        means = replace(means, largest_batch=means.largest_batch // 2)
-        yield means, f"largest batch {means.largest_batch}"
-    part = min(means.part_bytes or weight_bytes, weight_bytes)
+        if limits.workspace_bytes is None or limits.workspace_bytes > workspace:
+            limits = replace(limits, workspace_bytes=workspace)
+            yield limits, f"workspace {workspace >> 20} MiB"
+    while limits.largest_batch > 1:
+        limits = replace(limits, largest_batch=limits.largest_batch // 2)
+        yield limits, f"largest batch {limits.largest_batch}"
+    part = min(limits.part_bytes or weight_bytes, weight_bytes)
     while block_bytes and part > block_bytes:
         part = max(part // 2, block_bytes)
-        means = replace(means, part_bytes=part)
-        yield means, f"parts of {part >> 20} MiB of weights"
+        limits = replace(limits, part_bytes=part)
+        yield limits, f"parts of {part >> 20} MiB of weights"

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from internvl_edge.export.blockwise.segments import cut, run_segments
 from internvl_edge.export.models.layers import MASKED
-from internvl_edge.export.numerics.rounded import REACH, Measured, rounded
+from internvl_edge.export.numerics.round_values import REACH, Measured, rounded
 from internvl_edge.export.numerics.values import LARGEST
 
 HEADROOM = 4.0
@@ -61,9 +61,9 @@ def run_rounded(onnx_file: Path, inputs: Mapping[str, np.ndarray]) -> tuple[dict
     """
     graph = rounded(ir.load(onnx_file))
     feeds, reached = _feeds(graph.model.graph, graph.inputs, inputs)
-    again = _Again(onnx_file, [item.told for item in graph.measured])
+    rerun = _RerunUnclipped(onnx_file, [item.told for item in graph.measured])
     proto, segments = ir.to_proto(graph.model), cut(graph.model.graph)
-    found = run_segments(proto, segments, onnx_file.parent, feeds, again.proto)
+    found = run_segments(proto, segments, onnx_file.parent, feeds, rerun.proto)
     for item in graph.measured:
         reached += _reaches(item, float(found.pop(f"{item.told}{REACH}")))
     return found, reached
@@ -74,8 +74,8 @@ def most(reached: Iterable[Reach]) -> Reach | None:
     return max(reached, key=lambda reach: reach.largest / reach.limit, default=None)
 
 
-class _Again:
-    """Says whether a segment has to run again, and as what."""
+class _RerunUnclipped:
+    """Decides whether a segment has to run once more, and as which graph."""
 
     def __init__(self, onnx_file: Path, names: Iterable[str]) -> None:
         self._file = onnx_file

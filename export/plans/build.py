@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from internvl_edge.export.engine.blueprint import BLUEPRINT_FILE, Blueprint, GraphParts, Part
-from internvl_edge.export.engine.child import BuilderMemoryError, Built, Job, build_apart
-from internvl_edge.export.engine.profiles import Ranges, parse_range, profiles_for
-from internvl_edge.export.engine.retry_ladder import Means, climb
+from internvl_edge.export.engine.build_process import BuilderMemoryError, Built, Job, build_apart
+from internvl_edge.export.engine.profiles import AxisRanges, parse_range, profiles_for
+from internvl_edge.export.engine.retry_ladder import BuildLimits, retry_with_less
 from internvl_edge.export.plans.kit import KitReport, make_kit
 from internvl_edge.export.plans.plans_page import write_plans_page
 from internvl_edge.export.run.producer import code_digest
@@ -53,7 +53,7 @@ class BuildOptions:
     """None: the target of a kit."""
     graphs: tuple[str, ...] | None = None
     """None: every graph of the bundle."""
-    ranges: Ranges = field(default_factory=Ranges)
+    ranges: AxisRanges = field(default_factory=AxisRanges)
     limits: Limits = field(default_factory=Limits)
     attention: str = "auto"
     """How attention is written; ``auto`` takes what the library at hand does best."""
@@ -80,7 +80,7 @@ def build_options(
     Raises:
         EngineError: a range is none.
     """
-    ranges = Ranges(batch=parse_range("--batch", batch), text_length=parse_range("--text-length", text_length))
+    ranges = AxisRanges(batch=parse_range("--batch", batch), text_length=parse_range("--text-length", text_length))
     return BuildOptions(ranges=ranges, limits=Limits(host_bytes=max_host_mem), **settings)
 
 
@@ -100,7 +100,7 @@ class BuildReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Site:
+class _BuildContext:
     """Where a build takes place: the bundle, the target, and what builds."""
 
     bundle: Bundle
@@ -158,12 +158,12 @@ def build_plans(
         raise EngineError(f"--search-forms: plans of {flavour.name} do not tell their launches; leave it out")
     folder = bundle.path / "engines" / target.name
     flags = kit.flags if kit is not None else _flags(flavour, target, options, bundle.manifest.precision)
-    site = _Site(bundle=bundle, target=target, flavour=flavour, flags=flags, options=options)
+    context = _BuildContext(bundle=bundle, target=target, flavour=flavour, flags=flags, options=options)
     names = options.graphs or tuple(kit.graphs if kit is not None else bundle.manifest.graphs)
-    keys = {name: _key(site, name) for name in names}
+    keys = {name: _key(context, name) for name in names}
     with staged(folder, _run_key(keys), "plans", ENGINE_FILE) as staging:
         held = _current(folder, keys)
-        engines = _others(site, folder, names)
+        engines = _others(context, folder, names)
         for other in engines.values():
             _keep(other, folder, staging.folder)
         with (progress or Silent()).task(f"Building plans for {target.name}", len(names), "graphs") as advance:
@@ -171,9 +171,9 @@ def build_plans(
                 if name in held:
                     engines[name] = _keep(held[name], folder, staging.folder)
                 else:
-                    engines[name] = _build_graph(site, name, keys[name], kit, staging, builder)
+                    engines[name] = _build_graph(context, name, keys[name], kit, staging, builder)
                 advance(1)
-        record = _record(site, engines)
+        record = _record(context, engines)
         record.save(staging.folder)
     return BuildReport(
         target=target,
@@ -230,15 +230,15 @@ def _run_key(keys: Mapping[str, str]) -> dict[str, object]:
     return {**{f"graph {name}": key for name, key in keys.items()}, "the program's code": code_digest()}
 
 
-def _key(site: _Site, name: str) -> str:
+def _key(context: _BuildContext, name: str) -> str:
     """Return the digest of all that the plans of graph `name` depend on."""
-    manifest, options = site.bundle.manifest, site.options
+    manifest, options = context.bundle.manifest, context.options
     return key_of(
         manifest.files[manifest.graphs[name].file].sha256,
-        sorted(weight_digests(site.bundle).items()),
-        scales_digest(site.bundle),
-        sorted(site.flags.items()),
-        (site.flavour.name, site.flavour.version, site.target.sm),
+        sorted(weight_digests(context.bundle).items()),
+        scales_digest(context.bundle),
+        sorted(context.flags.items()),
+        (context.flavour.name, context.flavour.version, context.target.sm),
         _DETAILED,
         (options.ranges, options.limits, options.search_forms),
     )
@@ -257,11 +257,13 @@ def _current(folder: Path, keys: Mapping[str, str]) -> dict[str, GraphEngines]:
     }
 
 
-def _others(site: _Site, folder: Path, names: Sequence[str]) -> dict[str, GraphEngines]:
+def _others(context: _BuildContext, folder: Path, names: Sequence[str]) -> dict[str, GraphEngines]:
     """Return the plans in `folder` of graphs that are not asked for, where they still belong to this bundle."""
     try:
         record = EngineRecord.load(folder)
-        require_engines(site.bundle, folder, flavour=site.flavour.name, version=site.flavour.version, sm=site.target.sm)
+        require_engines(
+            context.bundle, folder, flavour=context.flavour.name, version=context.flavour.version, sm=context.target.sm
+        )
     except BundleError:
         return {}
     return {name: engines for name, engines in record.graphs.items() if name not in names}
@@ -274,49 +276,51 @@ def _keep(engines: GraphEngines, folder: Path, staging: Path) -> GraphEngines:
 
 
 def _build_graph(
-    site: _Site, name: str, key: str, kit: Blueprint | None, staging: Staging, builder: Builder
+    context: _BuildContext, name: str, key: str, kit: Blueprint | None, staging: Staging, builder: Builder
 ) -> GraphEngines:
     """Build all parts of one graph, giving up means while memory runs out."""
     work = staging.folder / "work"
-    form = _form(site, name, kit, staging, work)
+    form = _form(context, name, kit, staging, work)
 
-    def attempt(means: Means, site: _Site = site) -> GraphEngines:
-        root = site.bundle.path if kit is not None else work
-        graph = kit.graphs[name] if kit is not None else _drawn(site, name, form, means, work)
-        ranges = _at_most(site.options.ranges, means.largest_batch)
-        plans = [_build_part(site, name, part, root, ranges, means, staging, builder) for part in graph.parts]
-        profiles = profiles_for(name, site.bundle.manifest.graphs[name].inputs, site.bundle.manifest, ranges)
+    def attempt(limits: BuildLimits, context: _BuildContext = context) -> GraphEngines:
+        root = context.bundle.path if kit is not None else work
+        graph = kit.graphs[name] if kit is not None else _lowered(context, name, form, limits, work)
+        ranges = _at_most(context.options.ranges, limits.largest_batch)
+        plans = [_build_part(context, name, part, root, ranges, limits, staging, builder) for part in graph.parts]
+        profiles = profiles_for(name, context.bundle.manifest.graphs[name].inputs, context.bundle.manifest, ranges)
         return GraphEngines(
             graph_sha256=graph.graph_sha256, key=key, profiles=tuple(profiles), plans=tuple(plans), form=form
         )
 
-    means = Means(largest_batch=site.options.ranges.batch[2], part_bytes=part_bytes(site.options.limits))
-    sizes = (0, 0) if kit is not None else _sizes(site.bundle, name)
+    limits = BuildLimits(largest_batch=context.options.ranges.batch[2], part_bytes=part_bytes(context.options.limits))
+    sizes = (0, 0) if kit is not None else _sizes(context.bundle, name)
     fell_back = ""
     try:
-        engines, gave_up = climb(attempt, means, *sizes)
+        engines, gave_up = retry_with_less(attempt, limits, *sizes)
     except BuilderMemoryError:
         raise
     except EngineError as error:
-        if site.flags.get("attention") != "best" or kit is not None:
+        if context.flags.get("attention") != "best" or kit is not None:
             raise
         fell_back = str(error)
-        plain = replace(site, flags={**site.flags, "attention": "pattern"})
-        engines, gave_up = climb(partial(attempt, site=plain), means, *sizes)
+        plain = replace(context, flags={**context.flags, "attention": "pattern"})
+        engines, gave_up = retry_with_less(partial(attempt, context=plain), limits, *sizes)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return replace(engines, gave_up=tuple(gave_up), fell_back=fell_back)
 
 
-def _form(site: _Site, name: str, kit: Blueprint | None, staging: Staging, work: Path) -> dict[str, Any] | None:
+def _form(
+    context: _BuildContext, name: str, kit: Blueprint | None, staging: Staging, work: Path
+) -> dict[str, Any] | None:
     """Return the record of the form that a search chose for a graph; None where none was asked for or can be."""
-    if not site.options.search_forms or kit is not None:
+    if not context.options.search_forms or kit is not None:
         return None
     done = staging.finished(f"form {name}")
     if done is None:
         from internvl_edge.export.plans.search import best_form
 
-        found = best_form(site.bundle, name, site.target, site.options.ranges, work)
+        found = best_form(context.bundle, name, context.target, context.options.ranges, work)
         done = {"form": found.record() if found is not None else None}
         staging.finish(f"form {name}", done)
     form: dict[str, Any] | None = done["form"]
@@ -333,26 +337,28 @@ def _sizes(bundle: Bundle, name: str) -> tuple[int, int]:
     return weight_bytes(model), block_bytes(model)
 
 
-def _drawn(site: _Site, name: str, form: Mapping[str, Any] | None, means: Means, work: Path) -> GraphParts:
+def _lowered(
+    context: _BuildContext, name: str, form: Mapping[str, Any] | None, limits: BuildLimits, work: Path
+) -> GraphParts:
     from internvl_edge.export.dialects import Dialect
-    from internvl_edge.export.plans.lower_graph import draw_graph
+    from internvl_edge.export.plans.lower_graph import lower_graph
 
-    written = form["dialect"] if form is not None else {k: v for k, v in site.flags.items() if k != "code"}
-    return draw_graph(site.bundle, name, Dialect(**written), means.part_bytes, work)
+    written = form["dialect"] if form is not None else {k: v for k, v in context.flags.items() if k != "code"}
+    return lower_graph(context.bundle, name, Dialect(**written), limits.part_bytes, work)
 
 
 def _build_part(
-    site: _Site,
+    context: _BuildContext,
     name: str,
     part: Part,
     root: Path,
-    ranges: Ranges,
-    means: Means,
+    ranges: AxisRanges,
+    limits: BuildLimits,
     staging: Staging,
     builder: Builder,
 ) -> PlanRecord:
     """Build one plan unless a killed run has; what it took is recorded with it."""
-    stage = f"plan {part.name} {key_of(part.outputs, ranges, means)}"
+    stage = f"plan {part.name} {key_of(part.outputs, ranges, limits)}"
     done = staging.finished(stage)
     file = f"{part.name}.plan"
     if done is None:
@@ -360,10 +366,10 @@ def _build_part(
             Job(
                 onnx_file=root / part.file,
                 plan_file=staging.folder / file,
-                flavour=site.flavour.name,
-                target=site.target.name,
-                profiles=profiles_for(name, part.inputs, site.bundle.manifest, ranges),
-                workspace_bytes=means.workspace_bytes,
+                flavour=context.flavour.name,
+                target=context.target.name,
+                profiles=profiles_for(name, part.inputs, context.bundle.manifest, ranges),
+                workspace_bytes=limits.workspace_bytes,
             )
         )
         done = {key: value for key, value in asdict(built).items() if key != "version"}
@@ -382,21 +388,21 @@ def _page(bundle: Bundle, folder: Path, record: EngineRecord) -> Path | str:
         return str(error)
 
 
-def _at_most(ranges: Ranges, batch: int) -> Ranges:
+def _at_most(ranges: AxisRanges, batch: int) -> AxisRanges:
     low, usual, high = (min(value, batch) for value in ranges.batch)
     return replace(ranges, batch=(low, usual, high))
 
 
-def _record(site: _Site, engines: Mapping[str, GraphEngines]) -> EngineRecord:
+def _record(context: _BuildContext, engines: Mapping[str, GraphEngines]) -> EngineRecord:
     device = find_device()
     return EngineRecord(
-        target=site.target.name,
-        sm=site.target.sm,
-        flavour=site.flavour.name,
-        version=site.flavour.version,
+        target=context.target.name,
+        sm=context.target.sm,
+        flavour=context.flavour.name,
+        version=context.flavour.version,
         driver=device.driver if isinstance(device, Device) else None,
-        flags=site.flags,
-        weights=weight_digests(site.bundle),
-        scales_sha256=scales_digest(site.bundle),
+        flags=context.flags,
+        weights=weight_digests(context.bundle),
+        scales_sha256=scales_digest(context.bundle),
         graphs=engines,
     )

@@ -113,7 +113,7 @@ def search_forms(
     return sorted(found, key=_order)
 
 
-def leanest(forms: Sequence[Form], most_launches: int | None = None) -> Form:
+def cheapest_form(forms: Sequence[Form], most_launches: int | None = None) -> Form:
     """Return the form of at most `most_launches` that moves the fewest bytes; the first of `forms` if none has so few.
 
     A launch less can cost a pass over the activations more, so where launches are few enough bytes decide.

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from internvl_edge.export.engine.blueprint import BLUEPRINT_FILE, Blueprint, GraphParts
-from internvl_edge.export.engine.profiles import Ranges, profiles_for
+from internvl_edge.export.engine.profiles import AxisRanges, profiles_for
 from internvl_edge.export.engine.trtexec import trtexec_line
 from internvl_edge.export.run.producer import code_digest
 from internvl_edge.export.run.staging import staged
@@ -36,7 +36,7 @@ class KitReport:
 def make_kit(
     bundle: Bundle,
     target: Target,
-    ranges: Ranges,
+    ranges: AxisRanges,
     limits: Limits,
     attention: str,
     output: Path | None,
@@ -51,7 +51,7 @@ def make_kit(
         EngineError: a range that a graph does not take.
     """
     from internvl_edge.export.dialects import dialect_for
-    from internvl_edge.export.plans.lower_graph import draw_graph
+    from internvl_edge.export.plans.lower_graph import lower_graph
 
     dialect = dialect_for(attention=attention == "op", wanted=attention)
     folder = output or bundle.path.with_name(f"{bundle.path.name}-{target.name}")
@@ -67,8 +67,8 @@ def make_kit(
         for name in only or tuple(bundle.manifest.graphs):
             info = bundle.manifest.graphs[name]
             place = str(Path(info.file).parent)
-            whole = draw_graph(bundle, name, dialect, None, staging.folder, place, copy_file)
-            cut = draw_graph(bundle, name, dialect, part_bytes(limits), staging.folder, place, copy_file)
+            whole = lower_graph(bundle, name, dialect, None, staging.folder, place, copy_file)
+            cut = lower_graph(bundle, name, dialect, part_bytes(limits), staging.folder, place, copy_file)
             file = whole.parts[0].file
             infos[name] = replace(info, file=file)
             graphs[name] = replace(cut, graph_sha256=sha256_file(staging.folder / file))
@@ -83,7 +83,7 @@ def make_kit(
     return KitReport(target=target, folder=folder, blueprint=blueprint, lines=lines[_MAJORS[0]])
 
 
-def _lines(bundle: Bundle, blueprint: Blueprint, ranges: Ranges, major: int) -> Iterator[str]:
+def _lines(bundle: Bundle, blueprint: Blueprint, ranges: AxisRanges, major: int) -> Iterator[str]:
     for name, graph in blueprint.graphs.items():
         for part in graph.parts:
             profiles = profiles_for(name, part.inputs, bundle.manifest, ranges)

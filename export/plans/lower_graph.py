@@ -18,7 +18,7 @@ PlaceFile = Callable[[Path, Path], None]
 """Makes the second path hold what the first does."""
 
 
-def draw_graph(
+def lower_graph(
     bundle: Bundle,
     name: str,
     dialect: Dialect,
@@ -37,8 +37,8 @@ def draw_graph(
     source = bundle.graph_file(name)
     place_weights(bundle, source.parent, place, place_file)
     model = ir.load(source)
-    segments = cut(model.graph, part_bytes) if part_bytes is not None else []
-    wholes = [model] if len(segments) < 2 else _extracted(model, segments)
+    pieces = cut(model.graph, part_bytes) if part_bytes is not None else []
+    wholes = [model] if len(pieces) < 2 else _extracted(model, pieces)
     parts = []
     for index, part in enumerate(wholes):
         part_name = name if len(wholes) == 1 else f"{name}.{index}"
@@ -71,10 +71,10 @@ def block_bytes(model: ir.Model) -> int:
     return max(segment.weight_bytes for segment in cut(model.graph, 1))
 
 
-def _extracted(model: ir.Model, segments: list[Segment]) -> list[ir.Model]:
+def _extracted(model: ir.Model, pieces: list[Segment]) -> list[ir.Model]:
     proto = ir.to_proto(model)
     extractor = Extractor(proto)
-    return [ir.from_proto(extractor.extract_model(list(s.inputs), list(s.outputs))) for s in segments]
+    return [ir.from_proto(extractor.extract_model(list(s.inputs), list(s.outputs))) for s in pieces]
 
 
 def place_weights(bundle: Bundle, source: Path, place: Path, place_file: PlaceFile = symlink_to) -> None:

@@ -7,9 +7,9 @@ import onnx_ir as ir
 from internvl_edge.export.canonical.tensor_specs import tensor_spec
 from internvl_edge.export.dialects import Dialect
 from internvl_edge.export.dialects.cut_blocks import BLOCKS, blocks_of, cut_blocks
-from internvl_edge.export.engine.profiles import Ranges, profiles_for
+from internvl_edge.export.engine.profiles import AxisRanges, profiles_for
 from internvl_edge.export.numerics.values import is_narrow
-from internvl_edge.export.plans.forms import FORMS, Form, leanest, search_forms
+from internvl_edge.export.plans.forms import FORMS, Form, cheapest_form, search_forms
 from internvl_edge.export.plans.lower_graph import place_weights
 from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.targets.data_sheet import Target
@@ -18,7 +18,7 @@ _ALLOWED_LAUNCHES = 1
 """Above the fewest: a launch costs a few microseconds, as a few megabytes do, so among nearly equals bytes decide."""
 
 
-def best_form(bundle: Bundle, name: str, target: Target, ranges: Ranges, work: Path) -> Form | None:
+def best_form(bundle: Bundle, name: str, target: Target, ranges: AxisRanges, work: Path) -> Form | None:
     """Return the form of graph `name` with the fewest launches, and among nearly as few the fewest bytes.
 
     None for a graph of too few blocks to see one between two others. `work` is left with links to the weights.
@@ -35,7 +35,7 @@ def best_form(bundle: Bundle, name: str, target: Target, ranges: Ranges, work: P
     inputs = [tensor_spec(value) for value in blocks.graph.inputs]
     profiles = profiles_for(name, inputs, bundle.manifest, ranges)
     forms = search_forms(blocks, block, work, target=target, profiles=profiles, forms=verified_forms(model.graph))
-    return leanest(forms, forms[0].launches + _ALLOWED_LAUNCHES)
+    return cheapest_form(forms, forms[0].launches + _ALLOWED_LAUNCHES)
 
 
 def verified_forms(graph: ir.Graph) -> tuple[Dialect, ...]:

@@ -83,7 +83,9 @@ def _qllama(
 def _coded(family: Family, inputs_in_codes: Sequence[tuple[Mapping[str, str], Mapping[str, Constant]]] = ()) -> Family:
     """Return the sibling of `family` that takes `scales`, the name of its result's type in ``out``."""
     written = tuple(
-        ({**types, "scales": "fp32"}, {**told, "out": kind}) for types, told in family.variants for kind in CODE_TYPES
+        ({**types, "scales": "fp32"}, {**attributes, "out": kind})
+        for types, attributes in family.variants
+        for kind in CODE_TYPES
     )
     return replace(
         family,
@@ -97,7 +99,7 @@ def _vit(*, normed: bool) -> tuple[Family, Family]:
     """Return the towers' attention, and its sibling, which also takes a projection in 8 bits."""
     inputs = ("qkv", *(("statistics", "q_gain", "k_gain") if normed else ()))
     heads, head_dim = (25, 128) if normed else (16, 64)
-    told: dict[str, Constant] = {"heads": heads, "head_dim": head_dim}
+    attributes: dict[str, Constant] = {"heads": heads, "head_dim": head_dim}
 
     def types(kind: str, gain: str) -> dict[str, str]:
         return {name: {"qkv": kind, "statistics": "fp32"}.get(name, gain) for name in inputs}
@@ -114,9 +116,11 @@ def _vit(*, normed: bool) -> tuple[Family, Family]:
         choices=_ROW_TILES,
         work=vit_work,
         typical=_TOWER_SIZES,
-        variants=tuple((types(kind, kind), told) for kind in WIDE_TYPES),
+        variants=tuple((types(kind, kind), attributes) for kind in WIDE_TYPES),
     )
-    return attention, _coded(attention, [({**types(kind, "fp16"), "scales": "fp32"}, told) for kind in CODE_TYPES])
+    return attention, _coded(
+        attention, [({**types(kind, "fp16"), "scales": "fp32"}, attributes) for kind in CODE_TYPES]
+    )
 
 
 def _norms(name: str, inputs: tuple[str, ...], kinds: Sequence[str]) -> Family:
@@ -286,8 +290,8 @@ FAMILIES: tuple[Family, ...] = (
         work=combine_work,
         typical=({"R": 1}, {"R": 8}),
         variants=tuple(
-            ({"partial": "fp32", "stats": "fp32"}, {**told, "out": kind})
-            for told in (_SPLIT, {"heads": 16, "head_dim": 200, "splits": 8})
+            ({"partial": "fp32", "stats": "fp32"}, {**attributes, "out": kind})
+            for attributes in (_SPLIT, {"heads": 16, "head_dim": 200, "splits": 8})
             for kind in WIDE_TYPES
         ),
         products=False,

@@ -23,18 +23,18 @@ MASKED = -3.0e4
 _SCALES = {family.name: family.scales for family in FAMILIES}
 
 
-def function_of(plugin: str, told: Mapping[str, Constant]) -> ir.Function:
-    """Return the function of `plugin` for the attributes `told`.
+def function_of(plugin: str, attributes: Mapping[str, Constant]) -> ir.Function:
+    """Return the function of `plugin` for a node with `attributes`.
 
     Raises:
-        KeyError: there is no such plugin, or `told` lacks a number.
+        KeyError: there is no such plugin, or `attributes` lacks a number.
     """
-    arguments, results, body = _BODIES[plugin.removesuffix(CODED)](told)
+    arguments, results, body = _BODIES[plugin.removesuffix(CODED)](attributes)
     if plugin.endswith(CODED):
-        arguments, body = f"{arguments}, scales", _quantized(body, _SCALES[plugin].index("out"), str(told["out"]))
-    attributes = "plugin_namespace, plugin_version, aot, variant"
+        arguments, body = f"{arguments}, scales", _quantized(body, _SCALES[plugin].index("out"), str(attributes["out"]))
+    declared = "plugin_namespace, plugin_version, aot, variant"
     text = f"""<domain: "{NAMESPACE}", opset_import: ["": {OPSET}]>
-    {plugin} <{attributes}> ({arguments}) => ({results}) {{ {body} }}"""
+    {plugin} <{declared}> ({arguments}) => ({results}) {{ {body} }}"""
     return ir.serde.deserialize_function(onnx.parser.parse_function(text))
 
 
@@ -48,7 +48,7 @@ def _quantized(body: str, scale: int, kind: str) -> str:
     out = QuantizeLinear <output_dtype = {KERNEL_TYPES[kind].onnx}> (rows_out, scale)"""
 
 
-def _norms(told: Mapping[str, Constant]) -> tuple[str, str, str]:
+def _norms(attributes: Mapping[str, Constant]) -> tuple[str, str, str]:
     body = f"""
     q, k, v = Split <axis = 2, num_outputs = 3> (qkv)
     q_wide = Cast <to = 1> (q)
@@ -59,15 +59,15 @@ def _norms(told: Mapping[str, Constant]) -> tuple[str, str, str]:
     q_mean = ReduceMean <keepdims = 1> (q_squares, axes)
     k_mean = ReduceMean <keepdims = 1> (k_squares, axes)
     means = Concat <axis = 2> (q_mean, k_mean)
-    eps = Constant <value_float = {float(told["eps"]):.9e}> ()
+    eps = Constant <value_float = {float(attributes["eps"]):.9e}> ()
     shifted = Add (means, eps)
     root = Sqrt (shifted)
     statistics = Reciprocal (root)"""
     return "qkv", "statistics", body
 
 
-def _vit(told: Mapping[str, Constant]) -> tuple[str, str, str]:
-    heads = told["heads"]
+def _vit(attributes: Mapping[str, Constant]) -> tuple[str, str, str]:
+    heads = attributes["heads"]
     body = f"""
     q, k, v = Split <axis = 2, num_outputs = 3> (qkv)
     of_q, of_k = Split <axis = 2, num_outputs = 2> (statistics)
@@ -83,16 +83,16 @@ def _vit(told: Mapping[str, Constant]) -> tuple[str, str, str]:
     return "qkv, statistics, q_gain, k_gain", "out", body
 
 
-def _vit_plain(told: Mapping[str, Constant]) -> tuple[str, str, str]:
-    heads = told["heads"]
+def _vit_plain(attributes: Mapping[str, Constant]) -> tuple[str, str, str]:
+    heads = attributes["heads"]
     body = f"""
     q, k, v = Split <axis = 2, num_outputs = 3> (qkv)
     out = Attention <q_num_heads = {heads}, kv_num_heads = {heads}> (q, k, v)"""
     return "qkv", "out", body
 
 
-def _packed(told: Mapping[str, Constant]) -> tuple[str, str, str]:
-    heads = told["heads"]
+def _packed(attributes: Mapping[str, Constant]) -> tuple[str, str, str]:
+    heads = attributes["heads"]
     return "q, k, v", "out", f"out = Attention <q_num_heads = {heads}, kv_num_heads = {heads}> (q, k, v)"
 
 
@@ -101,8 +101,8 @@ def _qllama(
 ) -> Callable[[Mapping[str, Constant]], tuple[str, str, str]]:
     """Return the body of self attention on rotated rows; places count from 0 where no past is given."""
 
-    def make(told: Mapping[str, Constant]) -> tuple[str, str, str]:
-        heads, head_dim = told["heads"], told["head_dim"]
+    def make(attributes: Mapping[str, Constant]) -> tuple[str, str, str]:
+        heads, head_dim = attributes["heads"], attributes["head_dim"]
         lines = [
             f"per_head = Constant <value_ints = [0, 0, {3 * int(heads)}, {head_dim}]> ()",
             "split = Reshape (q, per_head)",

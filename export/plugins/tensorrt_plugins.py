@@ -13,7 +13,7 @@ from pathlib import Path
 from types import GenericAlias, ModuleType
 from typing import Any
 
-from internvl_edge.export.plugins.compile import CompiledKernel, compile_kernel, load_kernel
+from internvl_edge.export.plugins.compile_kernel import CompiledKernel, compile_kernel, load_kernel
 from internvl_edge.export.plugins.launches import KERNEL_TYPES, Constant, Launch
 from internvl_edge.runtime.backends.cuda import Device, find_device
 from internvl_edge.runtime.backends.tensorrt.plans.attention_plugin import NAMESPACE as NAMESPACE
@@ -208,8 +208,8 @@ class _Callbacks:
         types = {name: self._our_type(name, desc.dtype) for name, desc in inputs.items()}
         found = self.plugin.launch(types, read_variant(variant), self._device_sm())
         if not found:
-            told = ", ".join(f"{name} {kind}" for name, kind in types.items())
-            raise EngineError(f"{NAMESPACE}::{self.plugin.name}: no kernel of {variant!r} with {told}")
+            typed = ", ".join(f"{name} {kind}" for name, kind in types.items())
+            raise EngineError(f"{NAMESPACE}::{self.plugin.name}: no kernel of {variant!r} with {typed}")
         return found
 
     def _device_sm(self) -> int:

@@ -9,7 +9,7 @@ from functools import cache, partial, reduce
 from types import ModuleType
 from typing import Any
 
-from internvl_edge.export.plugins.compile import CompiledKernel, compile_kernel
+from internvl_edge.export.plugins.compile_kernel import CompiledKernel, compile_kernel
 from internvl_edge.export.plugins.launches import Launch
 from internvl_edge.export.plugins.tensorrt_plugins import Plugin, data_types, read_variant
 from internvl_edge.runtime.backends.tensorrt.plans.attention_plugin import (
@@ -88,8 +88,8 @@ def _build_class(trt: ModuleType, plugin: Plugin, sm: int, driver: KernelDriver)
         named = {name: ours.get(kind, str(kind)) for name, kind in zip(plugin.inputs, types, strict=True)}
         if found := plugin.launch(named, read_variant(variant), sm):
             return found
-        told = ", ".join(f"{name} {kind}" for name, kind in named.items())
-        raise EngineError(f"{NAMESPACE}::{plugin.name}: no kernel of {variant!r} with {told}")
+        typed = ", ".join(f"{name} {kind}" for name, kind in named.items())
+        raise EngineError(f"{NAMESPACE}::{plugin.name}: no kernel of {variant!r} with {typed}")
 
     def shaped(variant: str) -> Launch:
         """Return a launch whose outputs have the right shapes: they do not go by types, which are not told yet."""

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from internvl_edge.export.dialects import dialect_for
 from internvl_edge.export.engine.builder import build_plan
-from internvl_edge.export.engine.profiles import Ranges, profiles_for
-from internvl_edge.export.plans.lower_graph import draw_graph
+from internvl_edge.export.engine.profiles import AxisRanges, profiles_for
+from internvl_edge.export.plans.lower_graph import lower_graph
 from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.targets.targets import find_target
 
@@ -15,8 +15,8 @@ def build_every_graph(folder: Path, sm: int, work: Path) -> dict[str, int]:
     bundle = Bundle.open(folder, verify=False)
     found = {}
     for name in bundle.manifest.graphs:
-        (part,) = draw_graph(bundle, name, dialect_for(attention=True), None, work).parts
-        profiles = profiles_for(name, part.inputs, bundle.manifest, Ranges())
+        (part,) = lower_graph(bundle, name, dialect_for(attention=True), None, work).parts
+        profiles = profiles_for(name, part.inputs, bundle.manifest, AxisRanges())
         plan = work / f"{name}.plan"
         info = build_plan(work / part.file, plan, target=find_target(f"sm_{sm}"), profiles=profiles)
         found[name] = info.bytes

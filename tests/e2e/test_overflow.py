@@ -14,7 +14,7 @@ from internvl_edge.export import compile as compile_module
 from internvl_edge.export.blockwise.segments import cut, run_segments
 from internvl_edge.export.compile import export_bundle
 from internvl_edge.export.dialects import FEWEST_LAUNCHES, PORTABLE, Dialect, lower
-from internvl_edge.export.report import report_text
+from internvl_edge.export.export_report import report_text
 from internvl_edge.export.run.options import ExportOptions
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.bundle.bundle import Bundle
@@ -242,7 +242,7 @@ def test_a_killed_run_is_taken_up_with_its_islands(case: str, tmp_path: Path, mo
         with pytest.raises(KeyboardInterrupt):
             export_bundle(options("resumed"))
     report = export_bundle(options("resumed"))
-    assert report.kept_wide["vision"].nodes
+    assert report.fp32_parts["vision"].nodes
     whole, resumed = (Bundle.open(tmp_path / name).manifest for name in ("whole", "resumed"))
     assert resumed.graphs == whole.graphs
     graphs = {name for name in whole.files if name.endswith(".onnx")}
@@ -264,7 +264,7 @@ def test_refusing_names_places_and_remedy_and_leaves_nothing(tmp_path: Path) -> 
 def test_bf16_needs_no_islands(tmp_path: Path) -> None:
     checkpoint = write(tmp_path / "checkpoint", *_hidden_values())
     report = export_bundle(ExportOptions(checkpoint=str(checkpoint), output=tmp_path / "bundle", dtype="bf16"))
-    assert report.kept_wide["vision"].nodes == ()
+    assert report.fp32_parts["vision"].nodes == ()
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
@@ -275,7 +275,7 @@ def test_quantized_graphs_have_islands_too(tmp_path: Path, precision: str) -> No
     )
     report = export_bundle(options)
     bundle = Bundle.open(tmp_path / "bundle")
-    assert {island.place for island in report.kept_wide["vision"].islands} >= {
+    assert {island.place for island in report.fp32_parts["vision"].islands} >= {
         "vision_model.encoder.layers.1.mlp.fc1/Add",
         "vision_model.encoder.layers.1.mlp.act/Gelu",
     }
@@ -290,5 +290,5 @@ def test_quantized_graphs_have_islands_too(tmp_path: Path, precision: str) -> No
 
 def test_the_demo_has_no_islands(exports: Exports, emoji: Path) -> None:
     _, report = exports.report(emoji / "checkpoint", samples=emoji / "data" / "test.jsonl")
-    assert not any(kept.nodes for kept in report.kept_wide.values())
+    assert not any(kept.nodes for kept in report.fp32_parts.values())
     assert "in fp32, since" not in report_text(report)

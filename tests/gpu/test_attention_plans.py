@@ -10,7 +10,7 @@ import pytest
 
 from internvl_edge.export.dialects import FEWEST_LAUNCHES, Dialect, lower
 from internvl_edge.export.engine.builder import build_plan
-from internvl_edge.export.plugins.choice import Call, weigh
+from internvl_edge.export.plugins.plugin_or_pattern import Call, weigh
 from internvl_edge.runtime.backends.cuda import Device
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.targets.flavour import load_flavour
@@ -55,7 +55,7 @@ def test_a_plan_with_our_attention(
     require_agreement({"y": found["plugin"][0]}, {"y": found["pattern"][0]}, "fp16", record_property)
     told = {"heads": heads, "head_dim": head_dim}
     sizes = {"B": batch, "N": rows}
-    call = Call(plugin="vit_attention_plain", types={"qkv": "fp16"}, told=told, sizes=sizes)
+    call = Call(plugin="vit_attention_plain", types={"qkv": "fp16"}, attributes=told, sizes=sizes)
     choice = weigh([call], device.sm)
     record_property("measured us: plugin less pattern", 1e3 * (found["plugin"][1] - found["pattern"][1]))
     record_property("predicted us: plugin less pattern", choice.plugin.us - choice.pattern.us)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from internvl_edge.export.engine.blueprint import Blueprint
-from internvl_edge.export.engine.profiles import Ranges
+from internvl_edge.export.engine.profiles import AxisRanges
 from internvl_edge.export.plans.build import BuildOptions, BuildReport, build, build_plans
 from internvl_edge.export.plans.kit import make_kit
 from internvl_edge.runtime import InternVL
@@ -33,7 +33,7 @@ def from_kit(
     """Make a kit and build from it; return the precision, the bundle that the kit is of, and the plans."""
     origin = Bundle.open(bundles(request.param))
     folder = tmp_path_factory.mktemp("kit") / "kit"
-    make_kit(origin, target, Ranges(), Limits(), "auto", folder)
+    make_kit(origin, target, AxisRanges(), Limits(), "auto", folder)
     return (
         request.param,
         InternVL.open(origin.path, "onnxruntime"),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from internvl_edge.export.engine.messages import explain
+from internvl_edge.export.engine.tensorrt_messages import explain
 from internvl_edge.export.plans.build import BuildOptions
 from internvl_edge.runtime.backends.cuda import Device
 from internvl_edge.runtime.errors import EngineError

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from internvl_edge.export.blockwise.sources import weight_sources
 from internvl_edge.export.checkpoint import open_checkpoint
-from internvl_edge.export.checkpoint.store.weights import ComputedTensor
+from internvl_edge.export.checkpoint.store.weight_sources import ComputedTensor
 from internvl_edge.export.models.config import ModelConfig
 from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.runtime import InternVL

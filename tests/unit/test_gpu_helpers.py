@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from internvl_edge.export.engine.profiles import Ranges, profiles_for
+from internvl_edge.export.engine.profiles import AxisRanges, profiles_for
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.backends.cuda import Device
 from internvl_edge.runtime.tasks.generation.search import GenerationConfig, generate
@@ -29,7 +29,7 @@ def model(exports: Exports, golden_a: Path) -> InternVL:
 def test_a_case_fits_the_profile_that_it_is_for(model: InternVL, name: str) -> None:
     case = case_of(model, name)
     graph = model.bundle.manifest.graphs[case.graph]
-    profile = profiles_for(case.graph, graph.inputs, model.bundle.manifest, Ranges())[case.profile]
+    profile = profiles_for(case.graph, graph.inputs, model.bundle.manifest, AxisRanges())[case.profile]
     assert case.inputs.keys() == {item.name for item in graph.inputs}
     assert case.expected.keys() == {item.name for item in graph.outputs}
     for tensor, (least, _, most) in profile.items():

@@ -16,7 +16,7 @@ CHUNK_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class SweptFile:
+class ScannedFile:
     """What one pass over a file found."""
 
     bytes: int
@@ -25,7 +25,7 @@ class SweptFile:
     """Tensor -> how many of its values are not finite."""
 
 
-class Sweep:
+class SourceScan:
     """Sweeps files while graphs are traced: tracing is one thread of Python, hashing and checking are native code.
 
     Leaving the block stops what is still running.
@@ -40,7 +40,7 @@ class Sweep:
         self._digests: dict[Path, Future[str]] = {}
         self._checks: dict[Path, Future[dict[str, int]]] = {}
 
-    def __enter__(self) -> "Sweep":
+    def __enter__(self) -> "SourceScan":
         """Start with all files, in order."""
         for file, tensors in self._by_file.items():
             self._digests[file] = self._pool.submit(sha256_file, file)
@@ -54,9 +54,9 @@ class Sweep:
         self._stop.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def result(self, file: Path) -> SweptFile:
+    def result(self, file: Path) -> ScannedFile:
         """Return what was found in `file`, waiting for it if need be."""
-        return SweptFile(file.stat().st_size, self._digests[file].result(), self._checks[file].result())
+        return ScannedFile(file.stat().st_size, self._digests[file].result(), self._checks[file].result())
 
     def _check(self, tensors: Iterable[LazyTensor]) -> dict[str, int]:
         bad: dict[str, int] = {}

@@ -22,8 +22,13 @@ import torch
 
 from internvl_edge.export.checkpoint.files.tensors import TORCH_DTYPES, LazyTensor
 from internvl_edge.export.checkpoint.required_tensors import non_finite
-from internvl_edge.export.checkpoint.store.source_scan import Sweep
-from internvl_edge.export.checkpoint.store.weights import QuantizedTensor, Source, readable_in_place, stored_chunks
+from internvl_edge.export.checkpoint.store.source_scan import SourceScan
+from internvl_edge.export.checkpoint.store.weight_sources import (
+    QuantizedTensor,
+    Source,
+    readable_in_place,
+    stored_chunks,
+)
 from internvl_edge.runtime.bundle.manifest import FileInfo
 from internvl_edge.runtime.errors import CheckpointError, ExportError
 from internvl_edge.runtime.file_copy import copy_file, share_blocks
@@ -143,7 +148,7 @@ def placeholders(model: ir.Model) -> list[str]:
 
 
 def write_store(
-    plan: WeightPlan, folder: Path, sweep: Sweep, progress: Progress, *, link: bool = False
+    plan: WeightPlan, folder: Path, scan: SourceScan, progress: Progress, *, link: bool = False
 ) -> dict[str, FileInfo]:
     """Put every file of the store into `folder`, checked for NaN and infinity; return size and digest of each.
 
@@ -161,10 +166,10 @@ def write_store(
             _hard_link(source, folder / name)
         else:
             copy_file(source, folder / name)
-        swept = sweep.result(source)
-        bad |= swept.bad
-        files[name] = FileInfo(bytes=swept.bytes, sha256=swept.sha256)
-        progress(swept.bytes)
+        scanned = scan.result(source)
+        bad |= scanned.bad
+        files[name] = FileInfo(bytes=scanned.bytes, sha256=scanned.sha256)
+        progress(scanned.bytes)
     if plan.written:
         files[STORE_NAME] = _write_file(plan, folder / STORE_NAME, bad, progress)
     if bad:

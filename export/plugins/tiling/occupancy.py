@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from internvl_edge.export.plugins.compile import CompiledKernel
+from internvl_edge.export.plugins.compile_kernel import CompiledKernel
 from internvl_edge.runtime.targets.sms import sm_row
 
 _REGISTERS = 65536

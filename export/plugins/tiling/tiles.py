@@ -14,13 +14,13 @@ class Tiles:
     warps: int = 4
     stages: int = 2
 
-    def told(self) -> str:
+    def text(self) -> str:
         """Return it as the table has it: ``BM=64 BN=64 warps=4 stages=2``."""
         return " ".join(f"{k}={v}" for k, v in {**self.constants, "warps": self.warps, "stages": self.stages}.items())
 
 
 def tiles_of(text: str) -> Tiles:
-    """Return what `Tiles.told` wrote."""
+    """Return what `Tiles.text` wrote."""
     words = {name: int(value) for name, _, value in (word.partition("=") for word in text.split())}
     warps, stages = words.pop("warps"), words.pop("stages")
     return Tiles(constants=words, warps=warps, stages=stages)

@@ -9,7 +9,7 @@ they are not a promise of latency.
 
 from dataclasses import dataclass
 
-from internvl_edge.export.plugins.compile import CompiledKernel
+from internvl_edge.export.plugins.compile_kernel import CompiledKernel
 from internvl_edge.export.plugins.tiling.occupancy import occupancy
 from internvl_edge.runtime.targets.data_sheet import DataSheet
 from internvl_edge.runtime.targets.sms import sm_row

@@ -11,7 +11,7 @@ from optimum.commands import optimum_cli
 from optimum.commands.export.base import ExportCommand
 
 from internvl_edge.export import compile as compiler
-from internvl_edge.export import report
+from internvl_edge.export import export_report as report
 from internvl_edge.export.run.options import ExportOptions
 from internvl_edge.runtime.bundle.bundle import Bundle
 

@@ -7,7 +7,7 @@ import torch
 from random_checkpoint import write_checkpoint
 
 from internvl_edge.export.checkpoint import open_checkpoint
-from internvl_edge.export.checkpoint.required_tensors import account, non_finite
+from internvl_edge.export.checkpoint.required_tensors import non_finite, require_tensors
 from internvl_edge.export.models.internvl import InternVLModel
 
 
@@ -17,7 +17,7 @@ def test_it_opens_adds_up_and_is_finite(tmp_path: Path, dtype: str) -> None:
     checkpoint = open_checkpoint(tmp_path)
     with torch.device("meta"):
         expected = {name: tuple(v.shape) for name, v in InternVLModel(checkpoint.config).state_dict().items()}
-    account(checkpoint.tensors, expected)
+    require_tensors(checkpoint.tensors, expected)
     assert checkpoint.tokenizer_file is not None
     values = {name: tensor.torch() for name, tensor in checkpoint.tensors.items()}
     assert {str(value.dtype) for value in values.values()} == {f"torch.{dtype}"}

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from internvl_edge.export.blockwise.sources import stored_shapes
 from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
-from internvl_edge.export.checkpoint.required_tensors import account
+from internvl_edge.export.checkpoint.required_tensors import require_tensors
 from internvl_edge.runtime.errors import CheckpointError
 
 Tensors = dict[str, torch.Tensor]
@@ -113,7 +113,7 @@ def write_shards(
 def opened(source: Path, **options: Any) -> Checkpoint:
     """Return the checkpoint at `source`, held against the model that its config describes."""
     checkpoint = open_checkpoint(source, **options)
-    account(checkpoint.tensors, stored_shapes(checkpoint.config))
+    require_tensors(checkpoint.tensors, stored_shapes(checkpoint.config))
     return checkpoint
 
 

@@ -15,7 +15,7 @@ from internvl_edge.export.blockwise.sources import stored_shapes
 from internvl_edge.export.checkpoint import open_checkpoint
 from internvl_edge.export.checkpoint.config.adapter_config import AdapterConfig, read_adapter_config
 from internvl_edge.export.checkpoint.files.tensors import MergedTensor
-from internvl_edge.export.checkpoint.required_tensors import account
+from internvl_edge.export.checkpoint.required_tensors import require_tensors
 from internvl_edge.export.models.families.fields import FieldReader
 from internvl_edge.runtime.errors import CheckpointError
 from tests.unit.export.checkpoint.checkpoint_folders import (
@@ -80,7 +80,7 @@ def _assert_merged(
 ) -> None:
     """Check every weight of the opened tower against the dense sum."""
     checkpoint = open_checkpoint(folder)
-    account(checkpoint.tensors, stored_shapes(checkpoint.config))
+    require_tensors(checkpoint.tensors, stored_shapes(checkpoint.config))
     for name, value in weights.items():
         module = name.removesuffix(".weight")
         if module in halves and name.endswith(".weight"):

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
 from internvl_edge.export.checkpoint.files.tensors import LazyTensor, MergedTensor
-from internvl_edge.export.checkpoint.required_tensors import account
-from internvl_edge.export.checkpoint.store.source_scan import Sweep
+from internvl_edge.export.checkpoint.required_tensors import require_tensors
+from internvl_edge.export.checkpoint.store.source_scan import SourceScan
 from internvl_edge.export.checkpoint.store.weight_store import plan_weights, shared_files, write_store
 from internvl_edge.export.models.config import ModelConfig, PoolConfig, QllamaConfig
 from internvl_edge.export.models.internvl import InternVLModel
@@ -317,8 +317,8 @@ class TestBadInput:
         tensors = [*open_checkpoint(folder).tensors.values()]
         (store := folder / "store").mkdir()
         plan = plan_weights(tensors, "float32", shared_files(tensors, "float32", way, store))
-        with pytest.raises(CheckpointError) as caught, Sweep(plan.shared) as sweep:
-            write_store(plan, store, sweep, lambda done: None)
+        with pytest.raises(CheckpointError) as caught, SourceScan(plan.shared) as scan:
+            write_store(plan, store, scan, lambda done: None)
         assert f"{QKV} (2)" in str(caught.value)
         assert f"{TEXT_Q} (1)" in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -386,7 +386,7 @@ def _expected(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 def _accounted(source: Path) -> Checkpoint:
     """Open a checkpoint and hold it against the model that its config describes."""
     checkpoint = open_checkpoint(source)
-    account(checkpoint.tensors, _expected(checkpoint.config))
+    require_tensors(checkpoint.tensors, _expected(checkpoint.config))
     return checkpoint
 
 

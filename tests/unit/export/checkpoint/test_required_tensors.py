@@ -10,20 +10,20 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from internvl_edge.export.checkpoint.files.tensors import LazyTensor, MergedTensor
-from internvl_edge.export.checkpoint.required_tensors import account, non_finite
+from internvl_edge.export.checkpoint.required_tensors import non_finite, require_tensors
 from internvl_edge.runtime.errors import CheckpointError
 
 EXPECTED = {"a": (2, 3), "b": (4,), "c": ()}
 
 
 def test_a_complete_checkpoint_passes() -> None:
-    account({name: _lazy(name, shape) for name, shape in EXPECTED.items()}, EXPECTED)
+    require_tensors({name: _lazy(name, shape) for name, shape in EXPECTED.items()}, EXPECTED)
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:
     tensors = {"a": _lazy("a", (3, 2)), "b": _lazy("b", (4,), "int64"), "stray": _lazy("stray", (1,))}
     with pytest.raises(CheckpointError) as caught:
-        account(tensors, EXPECTED)
+        require_tensors(tensors, EXPECTED)
     message = str(caught.value)
     assert "1 missing: c" in message
     assert "1 unexpected: stray" in message
@@ -34,25 +34,25 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
 
 def test_a_long_list_is_cut_and_counted() -> None:
     with pytest.raises(CheckpointError, match=r"20 missing: w0, w1, .*w7 and 12 more;"):
-        account({}, {f"w{i}": (1,) for i in range(20)})
+        require_tensors({}, {f"w{i}": (1,) for i in range(20)})
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_float_types_pass(dtype: str) -> None:
-    account({"a": _lazy("a", (1,), dtype)}, {"a": (1,)})
+    require_tensors({"a": _lazy("a", (1,), dtype)}, {"a": (1,)})
 
 
 @pytest.mark.parametrize("dtype", ["float8_e4m3fn", "int8", "complex64", "bool"])
 def test_other_types_do_not(dtype: str) -> None:
     with pytest.raises(CheckpointError, match=f"1 not float: a {dtype}"):
-        account({"a": _lazy("a", (1,), dtype)}, {"a": (1,)})
+        require_tensors({"a": _lazy("a", (1,), dtype)}, {"a": (1,)})
 
 
 def test_a_lora_adapter_of_another_shape_is_named() -> None:
     base, down, up = _lazy("w", (6, 4)), _lazy("d", (2, 5)), _lazy("u", (6, 2))
     merged = MergedTensor(name="w", base=base, down=down, up=up, scale=2.0)
     with pytest.raises(CheckpointError, match="1 with a LoRA adapter of another shape: w"):
-        account({"w": merged}, {"w": (6, 4)})
+        require_tensors({"w": merged}, {"w": (6, 4)})
 
 
 @given(hnp.arrays(st.sampled_from([np.uint16, np.uint32, np.uint64]), st.integers(0, 64)))

@@ -12,7 +12,7 @@ import pytest
 from internvl_edge.export.dialects import Dialect, lower, plugin_attention
 from internvl_edge.export.dialects.plugin_attention import PluginAttentionPass
 from internvl_edge.export.numerics.islands import keep_wide
-from internvl_edge.export.plugins.choice import Call, Choice, Cost
+from internvl_edge.export.plugins.plugin_or_pattern import Call, Choice, Cost
 from internvl_edge.runtime.errors import EngineError
 
 TOWER = """<ir_version: 11, opset_import: ["": 23]>
@@ -202,7 +202,7 @@ def test_the_plugin_is_taken_where_it_is_predicted_to_win(
             Call(
                 plugin="vit_attention_plain",
                 types={"qkv": "fp16"},
-                told={"heads": 16, "head_dim": 64},
+                attributes={"heads": 16, "head_dim": 64},
                 sizes={"B": 4, "N": 17},
             )
         ]

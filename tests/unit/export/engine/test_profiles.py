@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from internvl_edge.export.engine.profiles import Ranges, parse_range, profiles_for
+from internvl_edge.export.engine.profiles import AxisRanges, parse_range, profiles_for
 from internvl_edge.export.models.graphs import GRAPHS
 from internvl_edge.runtime.bundle.manifest import (
     SCHEMA,
@@ -31,7 +31,7 @@ MANIFEST = Manifest(
     files={},
 )
 IDS = TensorSpec(name="input_ids", dtype="int64", shape=("texts", "length"))
-RANGES = Ranges(batch=(1, 4, 16), text_length=(2, 16, 32))
+RANGES = AxisRanges(batch=(1, 4, 16), text_length=(2, 16, 32))
 
 
 def test_a_fixed_axis_stays_and_a_named_one_gets_its_range() -> None:
@@ -73,7 +73,7 @@ def test_an_axis_inside_a_graph_may_be_a_sum_with_a_number() -> None:
 
 def test_texts_longer_than_the_model_takes() -> None:
     with pytest.raises(EngineError, match="--text-length 2:16:96: text takes 80 tokens"):
-        profiles_for("text", [IDS], MANIFEST, Ranges(text_length=(2, 16, 96)))
+        profiles_for("text", [IDS], MANIFEST, AxisRanges(text_length=(2, 16, 96)))
 
 
 def test_an_axis_that_nobody_named() -> None:
@@ -101,8 +101,8 @@ def test_ranges_hold_in_order_from_one_or_all_that_do_not_are_named(
 
     wrong = [flag for flag, r in (("--batch", batch), ("--text-length", length)) if not right(r)]
     if not wrong:
-        assert Ranges(batch=batch, text_length=length).batch == batch
+        assert AxisRanges(batch=batch, text_length=length).batch == batch
         return
     with pytest.raises(EngineError) as caught:
-        Ranges(batch=batch, text_length=length)
+        AxisRanges(batch=batch, text_length=length)
     assert [flag for flag in ("--batch", "--text-length") if flag in str(caught.value)] == wrong

@@ -7,10 +7,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from internvl_edge.export.check.verify import onnx_outputs
+from internvl_edge.export.check.verify_graph import onnx_outputs
 from internvl_edge.export.models.layers import MASKED
 from internvl_edge.export.numerics.reach import HEADROOM, MASKED_LIMIT, Reach, most, run_rounded
-from internvl_edge.export.numerics.rounded import rounded
+from internvl_edge.export.numerics.round_values import rounded
 from internvl_edge.runtime.errors import VerificationError
 from tests.unit.export.dialects.small_graphs import load, ops
 

@@ -16,12 +16,12 @@ import pytest
 
 from internvl_edge.export.dialects import dialect_for
 from internvl_edge.export.engine.blueprint import Blueprint
-from internvl_edge.export.engine.child import BuilderMemoryError, Built, Job
-from internvl_edge.export.engine.profiles import Ranges
+from internvl_edge.export.engine.build_process import BuilderMemoryError, Built, Job
+from internvl_edge.export.engine.profiles import AxisRanges
 from internvl_edge.export.plans.build import BuildOptions, BuildReport, build, build_plans
 from internvl_edge.export.plans.build_report import build_text
 from internvl_edge.export.plans.kit import KitReport
-from internvl_edge.export.plans.lower_graph import block_bytes, draw_graph
+from internvl_edge.export.plans.lower_graph import block_bytes, lower_graph
 from internvl_edge.runtime.backends.cuda import Device
 from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.bundle.engines import EngineRecord, require_engines
@@ -84,7 +84,7 @@ def made(bundle: Bundle, builder: Writer, **settings: object) -> BuildReport:
 
 
 def test_plans_lie_in_the_targets_folder_with_a_record_that_fits(bundle: Bundle) -> None:
-    report = made(bundle, Writer(), ranges=Ranges(batch=(1, 2, 4)))
+    report = made(bundle, Writer(), ranges=AxisRanges(batch=(1, 2, 4)))
     assert report.folder == bundle.path / "engines" / "rtx-4090"
     assert sorted(path.name for path in report.folder.iterdir()) == ["engine.json", "text.plan", "vision.plan"]
     record = require_engines(bundle, report.folder, flavour="tensorrt_rtx", version="1.7.1", sm=89)
@@ -152,7 +152,7 @@ def test_what_is_current_is_kept_and_what_is_not_is_built(bundle: Bundle) -> Non
     (bundle.path / "engines" / "rtx-4090" / "text.plan").write_bytes(b"damaged!!")
     made(bundle, again)
     assert again.built == ["text"]
-    made(bundle, again, ranges=Ranges(batch=(1, 1, 2)))
+    made(bundle, again, ranges=AxisRanges(batch=(1, 1, 2)))
     assert again.built == ["text", "vision", "text"]
 
 
@@ -193,7 +193,7 @@ def test_a_refusal_leaves_the_earlier_plans(bundle: Bundle) -> None:
         raise EngineError("text.onnx: no")
 
     with pytest.raises(EngineError, match="no"):
-        made(bundle, Writer(refuse), ranges=Ranges(batch=(1, 1, 2)))
+        made(bundle, Writer(refuse), ranges=AxisRanges(batch=(1, 1, 2)))
     assert EngineRecord.load(bundle.path / "engines" / "rtx-4090") == before
     assert [path.name for path in (bundle.path / "engines").iterdir()] == ["rtx-4090"]
 
@@ -274,8 +274,8 @@ def test_a_kit_is_cut_when_it_is_made(bundle: Bundle, tmp_path: Path, monkeypatc
 
 def test_parts_in_a_chain_compute_what_the_graph_does(bundle: Bundle, rng: np.random.Generator, tmp_path: Path) -> None:
     dialect = dialect_for(attention=True, wanted="auto")
-    whole = draw_graph(bundle, "vision", dialect, None, tmp_path / "whole", place_file=copy_file)
-    cut = draw_graph(bundle, "vision", dialect, 1, tmp_path / "cut", place_file=copy_file)
+    whole = lower_graph(bundle, "vision", dialect, None, tmp_path / "whole", place_file=copy_file)
+    cut = lower_graph(bundle, "vision", dialect, 1, tmp_path / "cut", place_file=copy_file)
     assert len(whole.parts) == 1 < len(cut.parts)
     assert sum(part.weight_bytes for part in cut.parts) == whole.parts[0].weight_bytes
     values = {"pixel_values": rng.normal(size=(2, 3, 56, 56)).astype(np.float32)}
@@ -329,8 +329,14 @@ from types import ModuleType
 for heavy in ("torch", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "safetensors", "jinja2"):
     sys.modules[heavy] = None
 from pathlib import Path
+from internvl_edge.export.engine.blueprint import Blueprint
+from internvl_edge.export.engine.build_process import Built
 from internvl_edge.export.plans.build import BuildOptions, build_plans
-from internvl_edge.export.engine.child import Built
+from internvl_edge.export.plans.build_report import build_text
+from internvl_edge.runtime.bundle.bundle import Bundle
+from internvl_edge.runtime.targets.capability import capabilities
+from internvl_edge.runtime.targets.flavour import Flavour
+from internvl_edge.runtime.targets.targets import find_target
 def builder(job):
     job.plan_file.write_bytes(b"plan")
     return Built(bytes=4, sha256=hashlib.sha256(b"plan").hexdigest(), version="10.3", seconds=1.0, peak_bytes=1)

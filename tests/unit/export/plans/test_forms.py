@@ -9,7 +9,7 @@ import pytest
 
 from internvl_edge.export.dialects import PORTABLE, Dialect
 from internvl_edge.export.dialects.cut_blocks import axes_profile, cut_blocks
-from internvl_edge.export.plans.forms import BlockCost, Form, leanest, search_forms
+from internvl_edge.export.plans.forms import BlockCost, Form, cheapest_form, search_forms
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.targets.targets import find_target
 from tests.unit.export.dialects.small_graphs import load, run
@@ -74,10 +74,10 @@ def form(launches: int, moved: int | None) -> Form:
 
 def test_the_leanest_of_few_launches() -> None:
     forms = [form(9, 300), form(10, 200), form(11, 100), form(10, None)]
-    assert leanest(forms) is forms[0]
-    assert leanest(forms, 10) is forms[1]
-    assert leanest(forms, 11) is forms[2]
-    assert leanest(forms, 8) is forms[0]
+    assert cheapest_form(forms) is forms[0]
+    assert cheapest_form(forms, 10) is forms[1]
+    assert cheapest_form(forms, 11) is forms[2]
+    assert cheapest_form(forms, 8) is forms[0]
 
 
 @pytest.fixture(scope="module")

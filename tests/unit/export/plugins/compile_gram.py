@@ -12,7 +12,7 @@ os.environ.pop("TRITON_INTERPRET", None)
 
 def main() -> None:
     """Compile for the SMs that the tests ask about, into the folder that the command line names."""
-    from internvl_edge.export.plugins.compile import compile_kernel, load_kernel, save_kernel
+    from internvl_edge.export.plugins.compile_kernel import compile_kernel, load_kernel, save_kernel
     from internvl_edge.runtime.errors import EngineError
     from tests.unit.export.plugins.gram_kernel import gram_launch
 

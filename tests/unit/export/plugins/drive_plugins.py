@@ -128,7 +128,7 @@ def drive(
 def drive_families() -> None:
     """Print as JSON what the families' first variants do as plugins on sm_89, by their best tiles."""
     from internvl_edge.export.plugins import tensorrt_plugins
-    from internvl_edge.export.plugins.compile import parameter_types
+    from internvl_edge.export.plugins.compile_kernel import parameter_types
     from internvl_edge.export.plugins.families import FAMILIES
     from internvl_edge.export.plugins.launches import KERNEL_TYPES
 

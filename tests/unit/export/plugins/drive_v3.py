@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from internvl_edge.export.plugins.compile import parameter_types
+from internvl_edge.export.plugins.compile_kernel import parameter_types
 from internvl_edge.export.plugins.families import FAMILIES
 from internvl_edge.export.plugins.tensorrt_plugins import Plugin, data_types, require_plugins, variant_text
 from internvl_edge.export.plugins.v3_plugin import register_v3

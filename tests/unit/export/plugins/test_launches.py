@@ -80,7 +80,7 @@ def test_a_digest_tells_variants_apart_and_is_stable() -> None:
 
 def test_tiles_are_read_as_written() -> None:
     tiles = Tiles(constants={"BM": 64, "BN": 32}, warps=8, stages=3)
-    assert tiles_of(tiles.told()) == tiles
+    assert tiles_of(tiles.text()) == tiles
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from internvl_edge.export.plugins.compile import parameter_types
+from internvl_edge.export.plugins.compile_kernel import parameter_types
 from internvl_edge.export.plugins.families import FAMILIES
 from internvl_edge.export.plugins.tensorrt_plugins import node_attributes, read_variant, register_plugins, variant_text
 from internvl_edge.runtime.errors import EngineError

@@ -23,9 +23,9 @@ from internvl_edge.calib.recipes.decide import Decision, Rules, decide
 from internvl_edge.calib.recipes.recipe import LinearWeights, Recipe, save_recipe
 from internvl_edge.calib.sites import Site
 from internvl_edge.export.blockwise.quantized import quantized_sources
-from internvl_edge.export.checkpoint.store.source_scan import Sweep
+from internvl_edge.export.checkpoint.store.source_scan import SourceScan
+from internvl_edge.export.checkpoint.store.weight_sources import ComputedTensor, QuantizedTensor, whole
 from internvl_edge.export.checkpoint.store.weight_store import STORE_NAME, attach_weights, plan_weights, write_store
-from internvl_edge.export.checkpoint.store.weights import ComputedTensor, QuantizedTensor, whole
 from internvl_edge.runtime.numbers.formats import INT8, PER_ROW, Format, Granularity, Precision
 from internvl_edge.runtime.numbers.packing import packed, unpacked
 from internvl_edge.runtime.numbers.tensor_types import INT4
@@ -177,8 +177,8 @@ def _written(recipe: Recipe, sources: dict[str, object], folder: Path) -> ir.Mod
     model.graph.register_initializer(held)
     quantize_graph(model, recipe)
     plan = plan_weights(list(sources.values()), "float32", frozenset())  # type: ignore[arg-type]
-    with Sweep([]) as sweep:
-        write_store(plan, folder, sweep, lambda done: None)
+    with SourceScan([]) as scan:
+        write_store(plan, folder, scan, lambda done: None)
     attach_weights(model, plan)
     (folder / "vision.onnx").write_bytes(ir.to_proto(model).SerializeToString())
     onnx.checker.check_model(folder / "vision.onnx", full_check=True)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from internvl_edge.export.checkpoint.files.tensors import LazyTensor
-from internvl_edge.export.checkpoint.store.source_scan import Sweep
+from internvl_edge.export.checkpoint.store.source_scan import SourceScan
 from internvl_edge.export.checkpoint.store.weight_store import plan_weights, shared_files, write_store
 from internvl_edge.runtime.errors import ExportError
 
@@ -83,8 +83,8 @@ def test_a_shared_file_is_another_file_unless_links_are_asked_for(
 ) -> None:
     (store := tmp_path / "store").mkdir()
     plan = plan_weights(tensors[:1], "float32", shared_files(tensors[:1], "float32", way, store))
-    with Sweep(plan.shared) as sweep:
-        files = write_store(plan, store, sweep, lambda done: None, link=way == "link")
+    with SourceScan(plan.shared) as scan:
+        files = write_store(plan, store, scan, lambda done: None, link=way == "link")
     assert list(files) == ["checkpoint-whole.safetensors"]
     assert tensors[0].file.stat().st_nlink == names
     assert (store / "checkpoint-whole.safetensors").read_bytes() == tensors[0].file.read_bytes()
@@ -100,7 +100,7 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_written(
     plan = plan_weights([large], "float32", frozenset())
     with (
         pytest.raises(ExportError, match=r"the weights take 8\.6 GB, 3\.2 GB are free; free space or"),
-        Sweep([]) as sweep,
+        SourceScan([]) as scan,
     ):
-        write_store(plan, store, sweep, lambda done: None)
+        write_store(plan, store, scan, lambda done: None)
     assert list(store.iterdir()) == []

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from internvl_edge.export.plugins.compile import CompiledKernel
+from internvl_edge.export.plugins.compile_kernel import CompiledKernel
 from internvl_edge.export.plugins.tiling.occupancy import fits, occupancy
 from internvl_edge.export.plugins.tiling.tiles_model import Work, predicted_us
 from internvl_edge.runtime.targets.sms import sm_row

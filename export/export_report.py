@@ -2,7 +2,7 @@
 
 from internvl_edge.export.calibrate import CalibrateReport
 from internvl_edge.export.compile import ExportReport
-from internvl_edge.export.numerics.settle import overflow_lines
+from internvl_edge.export.numerics.overflows import overflow_lines
 from internvl_edge.export.plans.build_report import build_text
 from internvl_edge.runtime.numbers.formats import QUANTIZED
 
@@ -42,7 +42,7 @@ def report_text(report: ExportReport) -> str:
         lines.append(
             f"  {graph:<10} {worst.max_abs_diff:.2e} in {worst.output} (allowed {worst.atol:.2e}), cosine {cosine:.7f}"
         )
-    lines += overflow_lines(report.kept_wide)
+    lines += overflow_lines(report.fp32_parts)
     if report.gate_result is not None:
         result = report.gate_result
         lines.append(

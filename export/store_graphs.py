@@ -10,7 +10,8 @@ from internvl_edge.calib.qdq.insert import quantize_graph
 from internvl_edge.calib.recipes.recipe import Recipe
 from internvl_edge.export.blockwise.quantized import quantized_sources
 from internvl_edge.export.canonical.tensor_specs import graph_info
-from internvl_edge.export.checkpoint.store.source_scan import Sweep
+from internvl_edge.export.checkpoint.store.source_scan import SourceScan
+from internvl_edge.export.checkpoint.store.weight_sources import Source
 from internvl_edge.export.checkpoint.store.weight_store import (
     WeightPlan,
     attach_weights,
@@ -18,10 +19,9 @@ from internvl_edge.export.checkpoint.store.weight_store import (
     plan_weights,
     write_store,
 )
-from internvl_edge.export.checkpoint.store.weights import Source
 from internvl_edge.export.dialects.join_heads import JoinHeadsPass
 from internvl_edge.export.models.graphs import graph_row
-from internvl_edge.export.run.run import ExportRun
+from internvl_edge.export.run.export_run import ExportRun
 from internvl_edge.export.run.staging import Staging
 from internvl_edge.runtime.bundle.manifest import FileInfo, GraphInfo
 from internvl_edge.runtime.progress import BYTES
@@ -48,7 +48,7 @@ def store_graphs(
     folder: Path,
     recipe: Recipe | None,
     shared: Collection[Path],
-    sweep: Sweep,
+    scan: SourceScan,
 ) -> Stored:
     """Write the graphs and the store of all weights that they use."""
     sources = quantized_sources(recipe, run.model.sources) if recipe is not None else run.model.sources
@@ -57,7 +57,7 @@ def store_graphs(
     plan = plan_weights([sources[name] for name in used], run.dtype, shared)
     graphs = {name: _place(staging, folder, model, plan) for name, model in models.items()}
     del models
-    files = _store(run, staging, folder, plan, sweep)
+    files = _store(run, staging, folder, plan, scan)
     return Stored(sources=sources, graphs=graphs, plan=plan, files=files)
 
 
@@ -78,13 +78,13 @@ def _place(staging: Staging, folder: Path, model: ir.Model, plan: WeightPlan) ->
     return graph_info(path.relative_to(staging.folder).as_posix(), model, graph_row(path.stem).use)
 
 
-def _store(run: ExportRun, staging: Staging, folder: Path, plan: WeightPlan, sweep: Sweep) -> dict[str, FileInfo]:
+def _store(run: ExportRun, staging: Staging, folder: Path, plan: WeightPlan, scan: SourceScan) -> dict[str, FileInfo]:
     """Write and link the weights unless an earlier run has; return size and digest of each file in the bundle."""
     done = staging.finished("weights")
     if done is None:
         label = "Linking weights" if plan.files and not plan.written else "Writing weights"
         with run.progress.task(label, plan.bytes_to_read, BYTES) as advance:
-            written = write_store(plan, folder, sweep, advance, link=run.weights == "link")
+            written = write_store(plan, folder, scan, advance, link=run.weights == "link")
             done = {name: asdict(info) for name, info in written.items()}
         staging.finish("weights", done)
     return {(folder / name).relative_to(staging.folder).as_posix(): FileInfo(**info) for name, info in done.items()}

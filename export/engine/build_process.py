@@ -60,7 +60,7 @@ def build_apart(job: Job) -> Built:
         OSError: the plan cannot be written.
     """
     reading, writing = os.pipe()
-    command = [sys.executable, "-m", "internvl_edge.export.engine.child", str(writing)]
+    command = [sys.executable, "-m", "internvl_edge.export.engine.build_process", str(writing)]
     try:
         with os.fdopen(reading, "rb") as answer:
             process = subprocess.Popen(
@@ -88,7 +88,7 @@ def main() -> None:
 
 def _outcome(job: Job) -> dict[str, Any]:
     from internvl_edge.export.engine.builder import build_plan
-    from internvl_edge.export.engine.messages import is_out_of_memory
+    from internvl_edge.export.engine.tensorrt_messages import is_out_of_memory
     from internvl_edge.runtime.targets.targets import find_target
 
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from internvl_edge.export.plugins.compile import parameter_types, resources, without_scratch
+from internvl_edge.export.plugins.compile_kernel import parameter_types, resources, without_scratch
 from internvl_edge.runtime.errors import EngineError
 from tests.tolerances import HANG_S
 

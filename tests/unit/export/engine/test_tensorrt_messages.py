@@ -5,7 +5,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from internvl_edge.export.engine.messages import Explanation, explain, explained, is_out_of_memory
+from internvl_edge.export.engine.tensorrt_messages import Explanation, explain, explained, is_out_of_memory
 from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.targets.data_sheet import Target
 

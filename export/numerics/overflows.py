@@ -30,7 +30,7 @@ class Island:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class Fp32Parts:
     """What of one graph is fp32."""
 
     islands: tuple[Island, ...] = ()
@@ -43,17 +43,17 @@ class Kept:
         return frozenset(island.value for island in self.islands)
 
 
-Measure = Callable[[str, Kept], Sequence[Reach]]
+Measure = Callable[[str, Fp32Parts], Sequence[Reach]]
 """Verifies a graph as its file is now; returns what comes near its limit."""
 
 
-def settle(files: Mapping[str, Path], measure: Measure, on_overflow: str) -> dict[str, Kept]:
+def resolve_overflows(files: Mapping[str, Path], measure: Measure, on_overflow: str) -> dict[str, Fp32Parts]:
     """Return what is kept in fp32 in each graph; the files are rewritten to it.
 
     Raises:
         VerificationError: something overflows, and `on_overflow` is ``refuse``; or rewriting does not help.
     """
-    kept = {name: Kept() for name in files}
+    kept = {name: Fp32Parts() for name in files}
     waiting = list(files)
     for _ in range(ROUNDS):
         near = {name: [reach for reach in measure(name, kept[name]) if reach.is_near] for name in waiting}
@@ -67,7 +67,7 @@ def settle(files: Mapping[str, Path], measure: Measure, on_overflow: str) -> dic
     raise VerificationError(f"{_listed(near)}, also with islands in fp32; try --dtype bf16 or fp32")
 
 
-def overflow_lines(kept: Mapping[str, Kept]) -> Iterator[str]:
+def overflow_lines(kept: Mapping[str, Fp32Parts]) -> Iterator[str]:
     """Yield a line for each graph with islands."""
     for name, held in kept.items():
         if held.islands:
@@ -77,7 +77,9 @@ def overflow_lines(kept: Mapping[str, Kept]) -> Iterator[str]:
             yield f"{name}: {len(held.nodes)} nodes in fp32, since 16 bits would overflow: {shown}{more}"
 
 
-def _rewrite(files: Mapping[str, Path], kept: dict[str, Kept], near: Mapping[str, Sequence[Reach]]) -> Iterator[str]:
+def _rewrite(
+    files: Mapping[str, Path], kept: dict[str, Fp32Parts], near: Mapping[str, Sequence[Reach]]
+) -> Iterator[str]:
     """Write islands into every graph that `near` concerns, directly or by what graphs pass on; yield their names."""
     models = {name: ir.load(file) for name, file in files.items()}
     values = _linked(models, {name: frozenset(r.value for r in near.get(name, ()) if not r.inside) for name in files})
@@ -90,7 +92,9 @@ def _rewrite(files: Mapping[str, Path], kept: dict[str, Kept], near: Mapping[str
         ] or [_passed_on(value, near) for value in sorted(values[name])]
         ir.save(keep_wide(model, values[name], nodes), files[name])
         before = kept[name]
-        kept[name] = Kept(islands=(*before.islands, *islands), nodes=tuple(dict.fromkeys((*before.nodes, *chosen))))
+        kept[name] = Fp32Parts(
+            islands=(*before.islands, *islands), nodes=tuple(dict.fromkeys((*before.nodes, *chosen)))
+        )
         yield name
 
 

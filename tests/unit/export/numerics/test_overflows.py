@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from internvl_edge.export.numerics.overflows import Fp32Parts, overflow_lines, resolve_overflows
 from internvl_edge.export.numerics.reach import Reach
-from internvl_edge.export.numerics.settle import Kept, overflow_lines, settle
 from internvl_edge.runtime.errors import VerificationError
 from tests.unit.export.dialects.small_graphs import load
 
@@ -35,8 +35,8 @@ def _reach(value: str, node: str, largest: float = 1e5, inside: str = "") -> Rea
 
 def test_nothing_near_leaves_the_files(files: dict[str, Path]) -> None:
     before = {name: file.read_bytes() for name, file in files.items()}
-    kept = settle(files, lambda name, held: [_reach("h", "tower", 16376)], "fp32")
-    assert kept == {"vision": Kept(), "query": Kept()}
+    kept = resolve_overflows(files, lambda name, held: [_reach("h", "tower", 16376)], "fp32")
+    assert kept == {"vision": Fp32Parts(), "query": Fp32Parts()}
     assert {name: file.read_bytes() for name, file in files.items()} == before
     assert list(overflow_lines(kept)) == []
 
@@ -44,13 +44,13 @@ def test_nothing_near_leaves_the_files(files: dict[str, Path]) -> None:
 def test_only_the_graph_concerned_is_rewritten_and_measured_again(files: dict[str, Path]) -> None:
     asked = []
 
-    def measure(name: str, kept: Kept) -> list[Reach]:
+    def measure(name: str, kept: Fp32Parts) -> list[Reach]:
         asked.append((name, kept.nodes))
         return [] if kept.nodes or name == "query" else [_reach("h", "tower")]
 
-    kept = settle(files, measure, "fp32")
+    kept = resolve_overflows(files, measure, "fp32")
     assert asked == [("vision", ()), ("query", ()), ("vision", ("tower", "Add"))]
-    assert kept["query"] == Kept()
+    assert kept["query"] == Fp32Parts()
     assert [(island.place, island.largest) for island in kept["vision"].islands] == [("tower", 1e5)]
     assert list(overflow_lines(kept)) == [
         "vision: 2 nodes in fp32, since 16 bits would overflow: tower (1e+05 of 6.55e+04)"
@@ -58,7 +58,7 @@ def test_only_the_graph_concerned_is_rewritten_and_measured_again(files: dict[st
 
 
 def test_what_one_graph_passes_on_has_one_type_in_both(files: dict[str, Path]) -> None:
-    kept = settle(
+    kept = resolve_overflows(
         files, lambda name, held: [] if held.nodes or name == "query" else [_reach("vision_states", "Add")], "fp32"
     )
     graphs = {name: ir.load(file).graph for name, file in files.items()}
@@ -71,10 +71,10 @@ def test_what_one_graph_passes_on_has_one_type_in_both(files: dict[str, Path]) -
 def test_refusing_names_the_places_and_the_remedy(files: dict[str, Path]) -> None:
     before = files["vision"].read_bytes()
     with pytest.raises(VerificationError, match=r"16 bits overflow.*vision: tower reaches 1e\+05.*--dtype bf16"):
-        settle(files, lambda name, held: [_reach("h", "tower")] if name == "vision" else [], "refuse")
+        resolve_overflows(files, lambda name, held: [_reach("h", "tower")] if name == "vision" else [], "refuse")
     assert files["vision"].read_bytes() == before
 
 
 def test_what_no_island_helps_is_an_error(files: dict[str, Path]) -> None:
     with pytest.raises(VerificationError, match="also with islands in fp32; try --dtype bf16"):
-        settle(files, lambda name, held: [_reach("gone", "nowhere")], "fp32")
+        resolve_overflows(files, lambda name, held: [_reach("gone", "nowhere")], "fp32")

@@ -6,20 +6,20 @@ import sys
 
 import pytest
 
-from internvl_edge.export.plugins import choice
-from internvl_edge.export.plugins.choice import Call, weigh
-from internvl_edge.export.plugins.compile import CompiledKernel
+from internvl_edge.export.plugins import plugin_or_pattern as choice
+from internvl_edge.export.plugins.compile_kernel import CompiledKernel
 from internvl_edge.export.plugins.families import FAMILIES
 from internvl_edge.export.plugins.launches import Launch
 from internvl_edge.export.plugins.pattern_costs import CODED, WIDE
+from internvl_edge.export.plugins.plugin_or_pattern import Call, weigh
 from internvl_edge.export.plugins.tiling.tiles_model import LAUNCH_US, Work, best_case_us, memory_us
 
 WEIGHED = """
-from internvl_edge.export.plugins.choice import Call, weigh
+from internvl_edge.export.plugins.plugin_or_pattern import Call, weigh
 from internvl_edge.export.plugins.families import FAMILIES
 family = next(family for family in FAMILIES if family.name == "attention_pool")
 types, told = family.variants[0]
-found = weigh([Call(plugin=family.name, types=types, told=told, sizes={"B": 1, "N": 257})], 87)
+found = weigh([Call(plugin=family.name, types=types, attributes=told, sizes={"B": 1, "N": 257})], 87)
 print(found.plugin.us, found, sep="|")
 """
 BY_NAME = {family.name: family for family in FAMILIES}
@@ -27,7 +27,7 @@ BY_NAME = {family.name: family for family in FAMILIES}
 
 def call(plugin: str, sizes: dict[str, int], variant: int = 0) -> Call:
     types, told = BY_NAME[plugin].variants[variant]
-    return Call(plugin=plugin, types=types, told=told, sizes=sizes)
+    return Call(plugin=plugin, types=types, attributes=told, sizes=sizes)
 
 
 @pytest.fixture

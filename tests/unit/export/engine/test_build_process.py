@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from internvl_edge.export.engine.child import BuilderMemoryError, Job, _crash, _result, build_apart
+from internvl_edge.export.engine.build_process import BuilderMemoryError, Job, _crash, _result, build_apart
 from internvl_edge.runtime.bundle.bundle import sha256_file
 from internvl_edge.runtime.errors import EngineError
 
@@ -80,7 +80,9 @@ def test_a_full_disk_is_said_as_the_system_says_it(tmp_path: Path) -> None:
 
 
 def test_the_child_needs_neither_torch_nor_onnx() -> None:
-    modules = ", ".join(f"internvl_edge.export.{name}" for name in ("engine.child", "engine.builder", "build"))
+    modules = ", ".join(
+        f"internvl_edge.export.{name}" for name in ("engine.build_process", "engine.builder", "plans.build")
+    )
     heavy = "[m for m in ('torch', 'onnx', 'onnx_ir', 'onnxruntime') if m in sys.modules]"
     code = f"import sys, {modules}; print(*{heavy})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,13 +9,13 @@ import onnx_ir as ir
 
 from internvl_edge.calib.choose import Precision
 from internvl_edge.export.canonical.tensor_specs import graph_info
-from internvl_edge.export.check.verification_inputs import Rehearsal
-from internvl_edge.export.check.verify import OutputError, require_ok
+from internvl_edge.export.check.verification_inputs import VerificationInputs
+from internvl_edge.export.check.verify_graph import OutputError, require_ok, verify_graph
 from internvl_edge.export.numerics.calibrated import calibrated_reach
+from internvl_edge.export.numerics.overflows import Fp32Parts, resolve_overflows
 from internvl_edge.export.numerics.reach import Reach, most
-from internvl_edge.export.numerics.settle import Kept, settle
+from internvl_edge.export.run.export_run import ExportRun
 from internvl_edge.export.run.options import ExportOptions
-from internvl_edge.export.run.run import ExportRun
 from internvl_edge.export.run.staging import Staging, key_of
 from internvl_edge.runtime.bundle.manifest import GraphInfo, ReachInfo
 
@@ -27,7 +27,7 @@ class Verified:
     errors: tuple[OutputError, ...]
     closest: Mapping[str, Reach | None]
     """Graph -> the 16-bit value nearest to its limit."""
-    kept: Mapping[str, Kept]
+    kept: Mapping[str, Fp32Parts]
 
     def described(self, name: str, info: GraphInfo, folder: Path) -> GraphInfo:
         """Return `info` of a graph with what was found; types of inputs and outputs follow the islands."""
@@ -50,7 +50,7 @@ class Verified:
 
 
 def verify_graphs(
-    run: ExportRun, staging: Staging, folder: Path, rehearsal: Rehearsal, precision: Precision | None
+    run: ExportRun, staging: Staging, folder: Path, verification: VerificationInputs, precision: Precision | None
 ) -> Verified:
     """Run every graph against torch with its intermediates rounded; rewrite those that overflow, and run them again.
 
@@ -61,19 +61,19 @@ def verify_graphs(
     files = {name: folder / f"{name}.onnx" for name in run.graphs}
     with run.progress.task("Verifying graphs", len(run.graphs), "graphs") as advance:
 
-        def measure(name: str, kept: Kept) -> list[Reach]:
+        def measure(name: str, kept: Fp32Parts) -> list[Reach]:
             again = name in last
             stage = f"verify {name} {key_of(kept)}" if kept.nodes else f"verify {name}"
             done = staging.finished(stage)
             if done is None:
-                done = _measured(name, files[name], rehearsal, run.options, precision)
+                done = _measured(name, files[name], verification, run.options, precision)
                 staging.finish(stage, done)
             last[name] = done
             if not again:
                 advance(1)
             return [Reach(**reach) for reach in done["near"]]
 
-        kept = settle(files, measure, run.options.on_overflow)
+        kept = resolve_overflows(files, measure, run.options.on_overflow)
     errors = tuple(OutputError(**error) for name in run.graphs for error in last[name]["errors"])
     require_ok(list(errors))
     closest = {name: Reach(**found) if (found := last[name]["closest"]) is not None else None for name in run.graphs}
@@ -81,10 +81,11 @@ def verify_graphs(
 
 
 def _measured(
-    name: str, file: Path, rehearsal: Rehearsal, options: ExportOptions, precision: Precision | None
+    name: str, file: Path, verification: VerificationInputs, options: ExportOptions, precision: Precision | None
 ) -> dict[str, Any]:
     """Return the errors of a graph as its file is now, and how far it reaches."""
-    errors, reached = rehearsal.verify(name, file, options.bundle_precision, options.atol)
+    inputs, expected = verification.inputs(name), verification.expected(name)
+    errors, reached = verify_graph(name, file, inputs, expected, precision=options.bundle_precision, atol=options.atol)
     if precision is not None:
         reached = [*reached, *calibrated_reach(ir.load(file), precision.ranges, precision.recipe)]
     closest = most(reached)

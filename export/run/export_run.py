@@ -6,7 +6,7 @@ from internvl_edge.export.blockwise.model import BlockwiseModel
 from internvl_edge.export.blockwise.sources import stored_shapes
 from internvl_edge.export.canonical.quantized_kernels import require_quantized_kernels
 from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
-from internvl_edge.export.checkpoint.required_tensors import account
+from internvl_edge.export.checkpoint.required_tensors import require_tensors
 from internvl_edge.export.models.config import ModelConfig
 from internvl_edge.export.models.graphs import available_graphs
 from internvl_edge.export.models.resolution import at_image_size, checked_feature_layers
@@ -60,7 +60,7 @@ def open_run(options: ExportOptions, progress: Progress) -> ExportRun:
     if options.precision is not None:
         require_quantized_kernels()
     checkpoint = open_checkpoint(options.checkpoint, options.revision, options.accept_config, options.state_dict)
-    account(checkpoint.tensors, stored_shapes(checkpoint.config))
+    require_tensors(checkpoint.tensors, stored_shapes(checkpoint.config))
     config = at_image_size(checkpoint.config, options.image_size)
     return ExportRun(
         options=options,

@@ -7,7 +7,7 @@ at the memory's speed, and its fused kernel at what the busiest unit allows. So 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from internvl_edge.export.plugins.compile import compile_kernel
+from internvl_edge.export.plugins.compile_kernel import compile_kernel
 from internvl_edge.export.plugins.families import FAMILIES
 from internvl_edge.export.plugins.family import CODED as CODED_NAME
 from internvl_edge.export.plugins.launches import Constant
@@ -23,7 +23,7 @@ class Call:
 
     plugin: str
     types: Mapping[str, str]
-    told: Mapping[str, Constant]
+    attributes: Mapping[str, Constant]
     sizes: Mapping[str, int]
 
 
@@ -71,7 +71,7 @@ def _plugin_cost(calls: Sequence[Call], sm: int) -> Cost:
     moved = us = 0.0
     for call in calls:
         family = _BY_NAME[call.plugin]
-        launches = family.launches(call.types, call.told, sm)
+        launches = family.launches(call.types, call.attributes, sm)
         works = [family.work(launch, call.sizes) for launch in launches]
         moved += works[0].unique_bytes
         us += min(
@@ -91,8 +91,8 @@ def _plugin_cost(calls: Sequence[Call], sm: int) -> Cost:
 def _pattern_cost(call: Call, sm: int) -> Cost:
     """Return what the pattern takes: its fused kernel moves what a plugin does, all else are passes over memory."""
     family = _BY_NAME[call.plugin.removesuffix(CODED_NAME)]
-    told = {name: value for name, value in call.told.items() if name != "out"}
-    launch = family.launches({name: call.types[name] for name in family.inputs}, told, sm)[0]
+    attributes = {name: value for name, value in call.attributes.items() if name != "out"}
+    launch = family.launches({name: call.types[name] for name in family.inputs}, attributes, sm)[0]
     costs, work = _costs(call), family.work(launch, call.sizes)
     moved = costs.passes * work.unique_bytes
     return Cost(
@@ -110,4 +110,6 @@ def _costs(call: Call) -> PatternCost:
 def _projection_bytes(call: Call) -> float:
     """Return the bytes of q, k and v in 16 bits: one packed projection, or queries on other rows."""
     rows, queries = call.sizes["N"], call.sizes.get("Q", call.sizes["N"])
-    return 2.0 * call.sizes["B"] * (queries + 2 * rows) * int(call.told["heads"]) * int(call.told["head_dim"])
+    return (
+        2.0 * call.sizes["B"] * (queries + 2 * rows) * int(call.attributes["heads"]) * int(call.attributes["head_dim"])
+    )
