@@ -33,7 +33,7 @@ from internvl_edge.export.models.model_info import model_info
 from internvl_edge.export.numerics.overflows import Fp32Parts
 from internvl_edge.export.plans.build import BuildOptions, BuildReport, build
 from internvl_edge.export.plans.kit import KitReport
-from internvl_edge.export.quantization import RANGES, gate, quantize_run
+from internvl_edge.export.quantization import RANGES, quantize_run, run_gate
 from internvl_edge.export.run.export_run import ExportRun, open_run
 from internvl_edge.export.run.options import ExportOptions
 from internvl_edge.export.run.producer import producer
@@ -107,8 +107,8 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         clock.stage("weights")
         verified = _verify(run, staging, folder, stored, precision)
         clock.stage("verify")
-        result = _judge(run, staging, folder, precision)
-        clock.stage("judge")
+        result = _gate(run, staging, folder, precision)
+        clock.stage("gate")
         _describe(run, staging, folder, stored, verified, clock)
     built = build(options.output, BuildOptions(target=options.target), run.progress) if options.target else None
     clock.stage("plans")
@@ -198,7 +198,7 @@ def _verify(run: ExportRun, staging: Staging, folder: Path, stored: Stored, prec
     return verified
 
 
-def _judge(run: ExportRun, staging: Staging, folder: Path, precision: Precision | None) -> GateResult | None:
+def _gate(run: ExportRun, staging: Staging, folder: Path, precision: Precision | None) -> GateResult | None:
     """Measure what the written graphs lose, and write the report.
 
     Raises:
@@ -207,7 +207,7 @@ def _judge(run: ExportRun, staging: Staging, folder: Path, precision: Precision 
     if precision is None:
         return None
     options = run.options
-    result = gate(precision.gate, folder, run.progress) if precision.gate is not None else None
+    result = run_gate(precision.gate, folder, run.progress) if precision.gate is not None else None
     report = build_report(
         precision.recipe, precision.ranges, precision.damages, result, options.max_drop, precision.notes
     )

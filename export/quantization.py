@@ -43,7 +43,7 @@ def quantize_run(run: ExportRun, staging: Staging, inputs: Inputs) -> Precision:
     return choose_precision(run.model, ranges, wanted, inputs, run.progress)
 
 
-def gate(accuracy_gate: AccuracyGate, folder: Path, progress: Progress) -> GateResult:
+def run_gate(accuracy_gate: AccuracyGate, folder: Path, progress: Progress) -> GateResult:
     """Return what the written graphs in `folder` lose."""
 
     def run(graph: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

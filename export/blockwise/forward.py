@@ -30,7 +30,7 @@ _CHUNK_VALUES = 32 << 20
 """Values of the widest tensor of one chunk of samples: 128 MiB in fp32."""
 
 
-class Walk:
+class TorchBlockwiseForward:
     """The walk's place (`position` of `blocks`) and the residual streams there (`states`)."""
 
     def __init__(
@@ -87,7 +87,7 @@ class Walk:
         layer = self._model.get_submodule(path)
         self._loader.load(path, layer)
         try:
-            with _heard(layer, path, observer), self._arithmetic():
+            with _observed(layer, path, observer), self._arithmetic():
                 if path.startswith("vision_model"):
                     self._vision(path, layer, observer)
                 else:
@@ -223,25 +223,25 @@ def _chunks(states: Tensor, width: int) -> Iterator[slice]:
 
 
 @contextmanager
-def _heard(layer: nn.Module, path: str, observer: BlockObserver) -> Iterator[None]:
+def _observed(layer: nn.Module, path: str, observer: BlockObserver) -> Iterator[None]:
     """Tell `observer` of every linear and every attention in `layer`."""
     with ExitStack() as stack:
-        ear = _AttentionEar(observer)
+        attention = _AttentionObserver(observer)
         for name, part in layer.named_modules():
             full = f"{path}.{name}" if name else path
             if isinstance(part, nn.Linear):
-                stack.callback(part.register_forward_pre_hook(_tell(observer, full)).remove)
+                stack.callback(part.register_forward_pre_hook(_linear_hook(observer, full)).remove)
             elif name and name.rpartition(".")[2] in ("attn", "self_attn", "cross_attn"):
-                stack.callback(part.register_forward_pre_hook(ear.entered(full)).remove)
-        stack.enter_context(ear)
+                stack.callback(part.register_forward_pre_hook(attention.module_hook(full)).remove)
+        stack.enter_context(attention)
         yield
 
 
-def _tell(observer: BlockObserver, path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+def _linear_hook(observer: BlockObserver, path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     return lambda _, inputs: observer.linear(path, inputs[0])
 
 
-class _AttentionEar(TorchFunctionMode):
+class _AttentionObserver(TorchFunctionMode):
     """Sees each call of scaled_dot_product_attention, and knows which module it is in."""
 
     def __init__(self, observer: BlockObserver) -> None:
@@ -249,7 +249,7 @@ class _AttentionEar(TorchFunctionMode):
         self._observer = observer
         self._path = ""
 
-    def entered(self, path: str) -> Callable[[nn.Module, object], None]:
+    def module_hook(self, path: str) -> Callable[[nn.Module, object], None]:
         def note(_: nn.Module, __: object) -> None:
             self._path = path
 

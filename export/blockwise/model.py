@@ -10,7 +10,7 @@ from internvl_edge.calib.data.inputs import CalibrationInputs
 from internvl_edge.calib.quantize import fake_quantizers
 from internvl_edge.calib.recipes.recipe import Recipe
 from internvl_edge.calib.sites import Site
-from internvl_edge.export.blockwise.forward import Walk
+from internvl_edge.export.blockwise.forward import TorchBlockwiseForward
 from internvl_edge.export.blockwise.quantized import quantized_sources, with_cached_values
 from internvl_edge.export.blockwise.sources import fetch_from, weight_sources
 from internvl_edge.export.blockwise.torch_outputs import torch_outputs
@@ -84,7 +84,7 @@ class BlockwiseModel:
 
     def sensitivity_output(self, graph: str) -> str | None:
         """Return the output by which the damage of `graph` is told."""
-        return graph_row(graph).judged
+        return graph_row(graph).sensitivity_output
 
     def fewest_rows(self, graph: str, attention: str) -> int:
         """Return the fewest rows that an attention sees in a call: pictures' tokens, queries, or one token."""
@@ -92,9 +92,13 @@ class BlockwiseModel:
             return self.config.vision.tokens
         return graph_row(graph).fewest_rows(self.config)
 
-    def blockwise_forward(self, inputs: CalibrationInputs, graphs: Sequence[str], compute: str) -> Walk:
+    def blockwise_forward(
+        self, inputs: CalibrationInputs, graphs: Sequence[str], compute: str
+    ) -> TorchBlockwiseForward:
         """Return the samples in front of the first block; matrices are multiplied in type `compute` of torch."""
-        return Walk(self.config, fetch_from(self.sources), inputs, tuple(graphs), getattr(torch, compute))
+        return TorchBlockwiseForward(
+            self.config, fetch_from(self.sources), inputs, tuple(graphs), getattr(torch, compute)
+        )
 
     def run(self, graph: str, inputs: Mapping[str, np.ndarray], recipe: Recipe | None) -> dict[str, np.ndarray]:
         """Return what torch computes in fp32 for `graph`, quantized as `recipe` says; None runs it as it is.

@@ -18,7 +18,9 @@ def comparison_text(comparison: Comparison) -> str:
         f"on {comparison.pictures} pictures of {comparison.data}, {comparison.texts}",
     ]
     if fed:
-        lines.append(f"graphs that take outputs of {', '.join(fed)} get those of {comparison.b}: each is judged alone")
+        lines.append(
+            f"graphs that take outputs of {', '.join(fed)} get those of {comparison.b}: each is compared alone"
+        )
     names = [item.name for graph in comparison.graphs for item in (*graph.blocks, *graph.outputs)]
     width = max(map(len, names), default=0)
     for graph in comparison.graphs:

@@ -27,7 +27,7 @@ def cut_blocks(model: ir.Model, first: int | None = None, count: int = BLOCKS) -
     start = (len(blocks) - count) // 2 if first is None else first
     if start < 0 or start + count > len(blocks):
         raise EngineError(
-            f"{model.graph.name}: has {len(blocks)} blocks, {count} are judged; build it without a search"
+            f"{model.graph.name}: has {len(blocks)} blocks, {count} are needed; build it without a search"
         )
     names = list(blocks)[start : start + count]
     inputs, outputs = _borders(model.graph, [node for name in names for node in blocks[name]])

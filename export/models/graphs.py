@@ -63,7 +63,7 @@ class GraphRow:
     """Whether the language model's head follows its last block."""
     quantized: bool = True
     """Whether it has linears that are quantized: only then anything of it is measured."""
-    judged: str | None = None
+    sensitivity_output: str | None = None
     """The output by which the damage of a quantized linear is told; None: it is told by other graphs."""
 
     @property
@@ -99,7 +99,7 @@ GRAPHS: tuple[GraphRow, ...] = (
         module=vision,
         has_weights=lambda config: True,
         fewest_rows=lambda config: config.vision.tokens,
-        judged="vision_states",
+        sensitivity_output="vision_states",
     ),
     GraphRow(
         use=GraphUse(role=QUERY_ENCODER, rows="pictures"),
@@ -109,14 +109,14 @@ GRAPHS: tuple[GraphRow, ...] = (
         feeds=_STATES,
         fewest_rows=_queries,
         stream=query.stream,
-        judged="query_states",
+        sensitivity_output="query_states",
     ),
     GraphRow(
         use=GraphUse(role=TEXT_ENCODER, rows="texts", ids="texts"),
         module=text,
         has_weights=_reads_texts,
         stream=text.stream,
-        judged="text_embeds",
+        sensitivity_output="text_embeds",
     ),
     GraphRow(
         use=GraphUse(
@@ -133,7 +133,7 @@ GRAPHS: tuple[GraphRow, ...] = (
         fewest_rows=lambda config: _queries(config) + 1,
         stream=decoder.stream,
         has_head=True,
-        judged="logits",
+        sensitivity_output="logits",
     ),
     GraphRow(
         use=GraphUse(role=PAIR_MATCHER, rows="pictures", ids="pairs"),

@@ -10,7 +10,7 @@ from tests.unit.commands.conftest import Invoke, Replace
 def test_options_reach_the_measurement_and_its_report_is_printed(replace: Replace, invoke: Invoke) -> None:
     report = object()
     measure = replace("internvl_edge.export.calibrate.calibrate", report)
-    text = replace("internvl_edge.export.report.ranges_text", "ranges of 3 blocks")
+    text = replace("internvl_edge.export.export_report.ranges_text", "ranges of 3 blocks")
     asked = "c --data d -o out --sample-count 7 --calibration_method mse --graphs vision,text --image-size 28"
     done = invoke(
         calibrate, asked, "--compute", "bf16", "--revision", "main", "--accept-config", "x", "--state-dict", "ema"
@@ -35,13 +35,13 @@ def test_options_reach_the_measurement_and_its_report_is_printed(replace: Replac
 
 def test_defaults_are_those_of_the_measurement(replace: Replace, invoke: Invoke) -> None:
     measure = replace("internvl_edge.export.calibrate.calibrate")
-    replace("internvl_edge.export.report.ranges_text", "")
+    replace("internvl_edge.export.export_report.ranges_text", "")
     invoke(calibrate, "c", "-o", "out", "--data", "d")
     assert measure.call_args.args[0] == CalibrateOptions(checkpoint="c", output=Path("out"), data="d")
 
 
 def test_parts_are_merged_in_the_order_given(replace: Replace, invoke: Invoke) -> None:
     measure = replace("internvl_edge.export.calibrate.calibrate")
-    replace("internvl_edge.export.report.ranges_text", "")
+    replace("internvl_edge.export.export_report.ranges_text", "")
     invoke(calibrate, "c", "-o", "out", "--merge", "b", "--merge", "a")
     assert measure.call_args.args[0].merge == (Path("b"), Path("a"))

@@ -9,7 +9,7 @@ from internvl_edge.export.run.options import ExportOptions
 from tests.unit.commands.conftest import Invoke, Replace
 
 WORK = "internvl_edge.export.compile.export_bundle"
-TEXT = "internvl_edge.export.report.report_text"
+TEXT = "internvl_edge.export.export_report.report_text"
 
 
 def test_defaults_are_those_of_the_compiler(replace: Replace, invoke: Invoke) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from internvl_edge.calib.data.inputs import CalibrationInputs
 from internvl_edge.export.blockwise.block_outputs import run_torch_blocks
-from internvl_edge.export.blockwise.forward import Walk
+from internvl_edge.export.blockwise.forward import TorchBlockwiseForward
 from internvl_edge.export.check.graph_inputs import GraphInputs
 from internvl_edge.export.models.graphs import GRAPHS, graph_row
 from internvl_edge.export.models.internvl import InternVLModel
@@ -34,7 +34,7 @@ class Weights:
         target.copy_(self._values[name])
 
 
-class Heard:
+class Recorder:
     """Keeps what leaves each block, graph by graph."""
 
     def __init__(self) -> None:
@@ -56,12 +56,12 @@ class Heard:
         self.left[self._graph][path].append(x.clone())
 
 
-def walked(graphs: tuple[str, ...], inputs: CalibrationInputs) -> tuple[Walk, Heard]:
-    """Return a walk that is done, and what was heard."""
-    walk, heard = Walk(CONFIG, Weights(), inputs, graphs, torch.float32), Heard()
-    while walk.position < len(walk.blocks):
-        walk.step(heard)
-    return walk, heard
+def run_all(graphs: tuple[str, ...], inputs: CalibrationInputs) -> tuple[TorchBlockwiseForward, Recorder]:
+    """Return a forward that is done, and what was seen."""
+    forward, seen = TorchBlockwiseForward(CONFIG, Weights(), inputs, graphs, torch.float32), Recorder()
+    while forward.position < len(forward.blocks):
+        forward.step(seen)
+    return forward, seen
 
 
 @pytest.fixture(scope="module")
@@ -82,15 +82,15 @@ def alone(graph: str, pixels: np.ndarray) -> tuple[dict[str, np.ndarray], dict[s
 
 def test_every_graph_gets_the_values_that_it_has_alone(pixels: np.ndarray) -> None:
     inputs = CalibrationInputs(pixel_values=pixels, text_ids=TEXTS, caption_ids=CAPTIONS, match_ids=PAIRS)
-    walk, heard = walked(MEASURED, inputs)
-    assert len(walk.blocks) == TOWER.num_layers + QLLAMA.num_layers + 1
+    forward, seen = run_all(MEASURED, inputs)
+    assert len(forward.blocks) == TOWER.num_layers + QLLAMA.num_layers + 1
     for graph in MEASURED:
         expected, _ = alone(graph, pixels)
-        assert list(heard.left[graph]) == list(expected)
-        kept = heard.valid[graph]
+        assert list(seen.left[graph]) == list(expected)
+        kept = seen.valid[graph]
         rows = kept.numpy() if kept is not None else np.ones(expected[next(iter(expected))].shape[:2], bool)
         for path, value in expected.items():
-            (found,) = heard.left[graph][path]
+            (found,) = seen.left[graph][path]
             np.testing.assert_allclose(
                 found.numpy()[rows], value[rows], rtol=1e-4, atol=1e-4, err_msg=f"{graph} {path}"
             )
@@ -98,8 +98,8 @@ def test_every_graph_gets_the_values_that_it_has_alone(pixels: np.ndarray) -> No
 
 def test_padding_is_told_and_queries_count(pixels: np.ndarray) -> None:
     inputs = CalibrationInputs(pixel_values=pixels, text_ids=TEXTS, caption_ids=CAPTIONS, match_ids=PAIRS)
-    _, heard = walked(MEASURED, inputs)
-    sums = {name: None if valid is None else valid.sum(dim=1).tolist() for name, valid in heard.valid.items()}
+    _, seen = run_all(MEASURED, inputs)
+    sums = {name: None if valid is None else valid.sum(dim=1).tolist() for name, valid in seen.valid.items()}
     queries = QLLAMA.num_queries
     assert sums == {
         "vision": None,
@@ -112,29 +112,31 @@ def test_padding_is_told_and_queries_count(pixels: np.ndarray) -> None:
 
 def test_the_head_is_heard_of_the_decoder_alone(pixels: np.ndarray) -> None:
     inputs = CalibrationInputs(pixel_values=pixels, text_ids=TEXTS, caption_ids=CAPTIONS, match_ids=PAIRS)
-    _, heard = walked(MEASURED, inputs)
-    assert [graph for graph, paths in heard.linears.items() if "qllama.lm_head" in paths] == ["decoder"]
+    _, seen = run_all(MEASURED, inputs)
+    assert [graph for graph, paths in seen.linears.items() if "qllama.lm_head" in paths] == ["decoder"]
 
 
 def test_a_graph_alone_brings_the_one_whose_cache_it_reads(pixels: np.ndarray) -> None:
-    _, heard = walked(("decoder",), CalibrationInputs(pixel_values=pixels, caption_ids=CAPTIONS))
-    assert sorted(heard.left) == ["decoder", "query", "vision"]
+    _, seen = run_all(("decoder",), CalibrationInputs(pixel_values=pixels, caption_ids=CAPTIONS))
+    assert sorted(seen.left) == ["decoder", "query", "vision"]
 
 
 def test_without_ids_only_pictures_pass(pixels: np.ndarray) -> None:
-    walk, heard = walked(("vision", "text"), CalibrationInputs(pixel_values=pixels))
-    assert sorted(heard.left) == ["vision"]
-    assert len(walk.blocks) == TOWER.num_layers
+    forward, seen = run_all(("vision", "text"), CalibrationInputs(pixel_values=pixels))
+    assert sorted(seen.left) == ["vision"]
+    assert len(forward.blocks) == TOWER.num_layers
 
 
 def test_a_walk_goes_on_where_another_was_stopped(pixels: np.ndarray) -> None:
     inputs = CalibrationInputs(pixel_values=pixels, text_ids=TEXTS)
-    whole, _ = walked(("vision", "text"), inputs)
-    first, second = (Walk(CONFIG, Weights(), inputs, ("vision", "text"), torch.float32) for _ in range(2))
+    whole, _ = run_all(("vision", "text"), inputs)
+    first, second = (
+        TorchBlockwiseForward(CONFIG, Weights(), inputs, ("vision", "text"), torch.float32) for _ in range(2)
+    )
     for _ in range(TOWER.num_layers + 1):
-        first.step(Heard())
+        first.step(Recorder())
     second.resume(first.position, {name: value.clone() for name, value in first.states.items()})
     while second.position < len(second.blocks):
-        second.step(Heard())
+        second.step(Recorder())
     assert second.states.keys() == whole.states.keys()
     assert all(torch.equal(second.states[name], whole.states[name]) for name in whole.states)

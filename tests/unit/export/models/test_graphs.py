@@ -59,7 +59,7 @@ def test_the_runtime_is_tested_on_the_uses_that_export_writes() -> None:
 def test_a_module_gives_what_its_row_declares(row: GraphRow) -> None:
     shapes = shapes_of(row)
     assert tuple(shapes) == row.module.outputs(OPTIONS)
-    assert row.judged is None or row.judged in shapes
+    assert row.sensitivity_output is None or row.sensitivity_output in shapes
     rows = SIZES["texts" if row.use.rows == "texts" else "batch"]
     assert {shape[0] for shape in shapes.values()} == {rows}
 

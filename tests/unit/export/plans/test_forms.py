@@ -52,7 +52,7 @@ def test_the_middle_blocks_are_cut_out_and_compute_the_same(rng: np.random.Gener
 
 
 def test_too_few_blocks_are_said() -> None:
-    with pytest.raises(EngineError, match="has 2 blocks, 3 are judged"):
+    with pytest.raises(EngineError, match="has 2 blocks, 3 are needed"):
         cut_blocks(tower(2))
 
 
