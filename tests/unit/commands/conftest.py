@@ -52,5 +52,5 @@ def model(replace: Replace) -> Mock:
     model = Mock()
     for task in (model.similarity, model.classify):
         task.return_value = np.array([[0.25, 0.75]])
-    model.opened = replace("internvl_edge.commands.options.request.open_shown", model)
+    model.opened = replace("internvl_edge.commands.options.request.open_with_progress", model)
     return model

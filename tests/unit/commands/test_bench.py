@@ -23,7 +23,7 @@ from tests.unit.runtime.latency_fakes import measured
 def model(replace: Replace) -> Mock:
     model = Mock()
     model.bundle.manifest.precision = "int8"
-    model.opened = replace("internvl_edge.commands.bench.open_shown", model)
+    model.opened = replace("internvl_edge.commands.bench.open_with_progress", model)
     return model
 
 

@@ -24,7 +24,9 @@ def test_options_reach_the_evaluation_and_its_report_is_printed(
     done = invoke(evaluate, asked, *form)
     bundle, data, options, baseline, _progress = work.call_args.args
     assert (bundle, data, baseline) == (Path("b"), Path("d"), Path("o"))
-    assert options == EvalOptions(tasks=("captions",), limit=9, languages=("en", "zh"), backend="auto", bf16=True)
+    assert options == EvalOptions(
+        tasks=("captions",), sample_count=9, languages=("en", "zh"), backend="auto", bf16=True
+    )
     text.assert_called_once_with(found.report, found.baseline, found.cosines)
     assert done.stdout == printed
 

@@ -7,7 +7,7 @@ import click
 import pytest
 from PIL import Image
 
-from internvl_edge.commands.options.request import Request, open_shown, request_options, shown_work
+from internvl_edge.commands.options.request import Request, open_with_progress, request_options, work_progress
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.backends import SessionOptions
 from internvl_edge.runtime.stages import COMPUTE, UNMEASURED, Stages
@@ -85,13 +85,13 @@ def test_the_limit_of_pixels_is_set_before_a_picture_is_read(
 def test_open_shown_passes_its_settings_on(monkeypatch: pytest.MonkeyPatch) -> None:
     opened = Mock(return_value="model")
     monkeypatch.setattr(InternVL, "open", opened)
-    assert open_shown(Path("b"), backend="auto", batch_size=3) == "model"
+    assert open_with_progress(Path("b"), backend="auto", batch_size=3) == "model"
     opened.assert_called_once_with(Path("b"), backend="auto", batch_size=3)
 
 
 def test_work_that_is_short_prints_nothing_and_keeps_its_times(capsys: pytest.CaptureFixture[str]) -> None:
     stages = Stages()
-    with shown_work(stages, "Ranking", 2) as monitor:
+    with work_progress(stages, "Ranking", 2) as monitor:
         assert monitor.stages is stages
         monitor.advance(2)
     assert capsys.readouterr() == ("", "")
