@@ -1,4 +1,4 @@
-"""What ships to the device. Importing it needs NumPy alone; each library loads with the backend that uses it."""
+"""The code that ships to the device. Importing it needs NumPy alone; a backend imports its library when it opens."""
 
 from internvl_edge.runtime.model import InternVL
 

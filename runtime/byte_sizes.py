@@ -1,4 +1,4 @@
-"""Sizes of memory as users write them (``12GiB``, ``800MiB``, ``16GB``): one parser for every option that takes one."""
+"""Parse and print sizes of memory as users write them in options (``12GiB``, ``800MiB``, ``16GB``)."""
 
 import re
 
@@ -10,13 +10,13 @@ _EXAMPLES = "12GiB, 800MiB or 16GB"
 
 
 def parse_bytes(text: str, unit: str | None = None, least: int = 1) -> int:
-    """Return the bytes that `text` says.
+    """Return the number of bytes that `text` stands for.
 
-    `unit` is that of a bare number, where the option's name says one; None: a number without a unit is refused, since
-    ``4`` is as likely meant as four gigabytes. No option takes less than `least` bytes, and 0 only where `least` is 0.
+    `unit` is the unit of a bare number, for options whose name contains one. With None a number without a unit is
+    refused, since ``4`` may be meant as four gigabytes. The result is at least `least`; it is 0 only if `least` is 0.
 
     Raises:
-        InputError: it says no size, has no unit, or is too small, in words that follow the option's name.
+        InputError: `text` is no size, has no unit, or is too small. The message reads on from the option's name.
     """
     match = _SIZE.fullmatch(text.strip())
     written = match[2].lower() if match else ""
@@ -32,7 +32,7 @@ def parse_bytes(text: str, unit: str | None = None, least: int = 1) -> int:
 
 
 def bytes_text(size: int) -> str:
-    """Return a size as `parse_bytes` reads it, in the largest binary unit that it fills; rounded up to a tenth."""
+    """Return `size` bytes as text for `parse_bytes`, in the largest binary unit that fits, rounded up to a tenth."""
     for name, unit in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if size >= unit:
             tenths = -(-size * 10 // unit)

@@ -1,4 +1,4 @@
-"""Where this program keeps what it measured or compiled on a machine, for all of its processes."""
+"""The folder in which all processes of this program keep what they measured or compiled on a machine."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ def cache_folder() -> Path:
     """Return ``$INTERNVL_EDGE_CACHE``, or the folder of this program in the user's cache.
 
     Raises:
-        RuntimeError: the user has no home.
+        RuntimeError: the user has no home directory.
     """
     if own := os.environ.get("INTERNVL_EDGE_CACHE"):
         return Path(own)

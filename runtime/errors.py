@@ -1,4 +1,4 @@
-"""Every error that a user can mend, each message in one line: thing, finding, remedy.
+"""Every error that a user can correct. Each message is one line: thing, finding, remedy.
 
 EdgeError
 ├── CheckpointError    a checkpoint that cannot be read or does not account for every weight
@@ -51,7 +51,7 @@ class InputError(EdgeError):
 
 
 class UnreadableError(InputError):
-    """A picture that cannot be used; says why in words of this project: no path, no message of a library."""
+    """A picture that cannot be used. The message gives the reason in this project's words, without a path."""
 
 
 class TooManyPixelsError(UnreadableError):
@@ -59,11 +59,11 @@ class TooManyPixelsError(UnreadableError):
 
 
 def one_line(message: object) -> str:
-    """Return all that an exception, or a message of a library, says on one line."""
+    """Return the whole text of an exception, or of a library's message, on one line."""
     return " ".join(str(message).split())
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an exception of a library says, or its type where it says nothing."""
+    """Return the first line of a library's exception, or the name of its type where its message is empty."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip() if lines else type(error).__name__

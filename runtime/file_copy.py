@@ -1,7 +1,7 @@
-"""Copies of files that share blocks with their source where the file system can; the source never changes.
+"""Copy files without copying blocks where the file system can share them. The source never changes.
 
-A hard link would change it: its link count rises, and from 1.23 on `onnx` refuses to read weights from a file that has
-several names.
+A hard link would change the source: its link count rises, and from 1.23 on `onnx` refuses to read weights from a file
+that has several names.
 """
 
 import errno
@@ -14,26 +14,26 @@ from typing import IO
 FICLONE = 0x40049409
 """Linux's ioctl that makes one file share all blocks of another until either is written to (XFS, Btrfs, bcachefs)."""
 _PIECE_BYTES = 1 << 30
-"""Of one call in the kernel: Ctrl-C waits for no more."""
+"""Most bytes that one call of the kernel copies, since Ctrl-C has to wait for the end of the call."""
 _BUFFER_BYTES = 128 << 10
-"""Larger writes take longer for each byte (seen on Linux 6.18 with ext4)."""
+"""Size of the copy buffer. Larger writes take longer for each byte (measured on Linux 6.18 with ext4)."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _NOT_OFFERED = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM)
-"""What kernels answer where `copy_file_range` does not work between two file systems or inside a sandbox."""
+"""Error numbers of kernels in which `copy_file_range` does not work between two file systems or inside a sandbox."""
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Make `target` a copy of `source` that takes no room where blocks can be shared; folders are made.
+    """Make `target` a copy of `source`, sharing its blocks where possible; missing folders are created.
 
     Raises:
-        OSError: `source` cannot be read, or `target` cannot be written; nothing is left there then.
+        OSError: `source` cannot be read, or `target` cannot be written. No file is left at `target` then.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     _write_new(source, target, _share_or_append)
 
 
 def share_blocks(source: Path, target: Path) -> bool:
-    """Make `target` a copy of `source` that shares its blocks; where that is not possible return False, without one."""
+    """Make `target` a copy of `source` that shares its blocks; without such support make none and return False."""
     shared = False
 
     def share(read: IO[bytes], write: IO[bytes]) -> None:
@@ -47,7 +47,7 @@ def share_blocks(source: Path, target: Path) -> bool:
 
 
 def hard_link_or_copy(source: Path, target: Path) -> None:
-    """Make `target` hold what `source` does, as another name of it where there are such: `source` is about to go."""
+    """Make `target` a hard link to `source`, or a copy where links are not possible, before `source` is deleted."""
     target.unlink(missing_ok=True)
     try:
         target.hardlink_to(source)
@@ -56,15 +56,15 @@ def hard_link_or_copy(source: Path, target: Path) -> None:
 
 
 def symlink_to(source: Path, target: Path) -> None:
-    """Make `target` a symbolic link to `source`: for folders of work in progress, which go before their source does."""
+    """Make `target` a symbolic link to `source`, for temporary folders that are deleted before the source is."""
     target.unlink(missing_ok=True)
     target.symlink_to(source.resolve())
 
 
 def append_range(read: IO[bytes], write: IO[bytes], offset: int, count: int) -> None:
-    """Append `count` bytes of `read` from `offset` on, inside the kernel where it offers that, else through a buffer.
+    """Append `count` bytes of `read`, from `offset` on, to `write`: inside the kernel if possible, else by a buffer.
 
-    Both are files without Python's own buffers.
+    Both files are opened without Python's own buffers.
     """
     done = 0
     try:
@@ -83,7 +83,7 @@ def append_range(read: IO[bytes], write: IO[bytes], offset: int, count: int) -> 
 
 
 def _write_new(source: Path, target: Path, fill: Callable[[IO[bytes], IO[bytes]], object]) -> None:
-    """Replace `target` by a new file that `fill` writes; an older file there keeps its bytes under its other names."""
+    """Replace `target` by a new file that `fill` writes; other hard links of an older file there keep its content."""
     with source.open("rb", buffering=0) as read:
         target.unlink(missing_ok=True)
         try:

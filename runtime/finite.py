@@ -1,4 +1,4 @@
-"""NaN and infinity in what a graph gives, told once."""
+"""Find NaN and infinity in the outputs of graphs, with one warning for each output."""
 
 import logging
 from collections.abc import Mapping
@@ -13,17 +13,17 @@ REMEDY = "export with --dtype bf16 or fp32, or keep the layers that overflow hig
 
 
 class FiniteOutputs:
-    """Watches features and logits ``[B, D]``; of states ``[B, N, H]`` the first row, which has read all the others.
+    """A check of features and logits ``[B, D]``, and of the first row of states ``[B, N, H]``.
 
-    Caches and further rows are left out: what is wrong there reaches the logits, and looking at all of them would cost
-    as much as a layer.
+    The first row attends to all others. Caches and the other rows are not checked: errors there reach the logits, and
+    checking all of them would cost as much as a layer.
     """
 
     def __init__(self) -> None:
         self._reported: set[tuple[str, str]] = set()
 
     def watch(self, graph: str, outputs: Mapping[str, np.ndarray]) -> None:
-        """Warn of the first output of its name that holds NaN or infinity."""
+        """Log a warning the first time that an output of `graph` with this name holds NaN or infinity."""
         for name, values in outputs.items():
             if (
                 "." not in name
@@ -39,7 +39,7 @@ class FiniteOutputs:
 
 
 def require_finite(values: np.ndarray, what: str) -> np.ndarray:
-    """Return `values` ``[N, D]`` of `what`, among which NaN would rank anywhere.
+    """Return `values` ``[N, D]`` of `what` if all are finite: NaN would take any place in a ranking.
 
     Raises:
         BackendError: rows with NaN or infinity.

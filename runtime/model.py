@@ -1,4 +1,4 @@
-"""InternVL as users see it: one class whose methods are tasks, each written in a module of `runtime/tasks`."""
+"""The class `InternVL` of the public API. Its methods are tasks, each written in a module of `runtime/tasks`."""
 
 from internvl_edge.runtime.tasks import captions, classification, connect, matching, retrieval, texts, video
 from internvl_edge.runtime.tasks.opened import OpenedGraphs
@@ -8,7 +8,8 @@ class InternVL(OpenedGraphs):
     """An opened bundle: each graph is loaded when it is first needed. Threads may share it; `with` closes it.
 
     Pictures are paths, PIL pictures or uint8 arrays, or `pixel_values` as floats ``[B, 3, S, S]``; texts are strings,
-    or `input_ids` int64 ``[T, L]``. Every method takes a `Monitor`, which is told about this call alone.
+    or `input_ids` int64 ``[T, L]``. Every method takes a `Monitor`, which gets the times and progress of this call
+    alone.
     """
 
     tokenize = texts.tokenize

@@ -1,4 +1,4 @@
-"""What is told about one call while it runs. It is passed with the call, so that calls of a shared model stay apart."""
+"""Times and progress of one call, passed with the call, so that calls of a shared model stay separate."""
 
 from dataclasses import dataclass
 
@@ -8,13 +8,13 @@ from internvl_edge.runtime.stages import UNMEASURED, Stages
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Monitor:
-    """Takes the times of one call, and hears how far it is."""
+    """Receivers of the times and of the progress of one call."""
 
     stages: Stages = UNMEASURED
-    """Keeps where the time goes."""
+    """Collects the spans of the call's stages."""
     advance: Advance = no_advance
-    """Is called with the number of pictures that are done since its last call."""
+    """Function that is called with the number of pictures that were finished since its last call."""
 
 
 UNMONITORED = Monitor()
-"""The default of every call: nothing is kept and nobody is told."""
+"""Default of every call: times and progress are discarded."""

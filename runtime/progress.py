@@ -1,31 +1,31 @@
-"""How long work tells how far it is, and the way that tells nothing."""
+"""The interface through which long work reports its progress, and an implementation that shows nothing."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 Advance = Callable[[float], object]
-"""Is told how much more is done, in the task's unit; parts of one count too."""
+"""Function that takes the amount of work finished since its last call, in the task's unit; fractions are allowed."""
 
 BYTES = "bytes"
-"""The unit whose amounts are shown as kB, MB or GB."""
+"""Unit of tasks that count bytes, shown as kB, MB or GB."""
 
 
 def no_advance(more: float) -> None:
-    """Tell nobody that more is done."""
+    """Discard the progress."""
 
 
 class Progress(Protocol):
-    """Shows long work: a task has a label, a total and its unit, and is advanced from inside its block."""
+    """A display of long work. A task has a label, a total and a unit, and is advanced inside its `with` block."""
 
     def task(self, label: str, total: float, unit: str) -> AbstractContextManager[Advance]:
-        """Open a task of `total` units, such as ``"graphs"`` or `BYTES`."""
+        """Return a context in which a task of `total` units, such as ``"graphs"`` or `BYTES`, is shown."""
         ...
 
 
 class Silent:
-    """Shows nothing."""
+    """A `Progress` that shows nothing."""
 
     def task(self, label: str, total: float, unit: str) -> AbstractContextManager[Advance]:
-        """Return a block whose advance does nothing."""
+        """Return a context whose advance does nothing."""
         return nullcontext(no_advance)

@@ -1,22 +1,22 @@
-"""Files that several processes may write at the same time: each is seen as it was, or whole as it is now."""
+"""Replace files that several processes may write at the same time: readers see the old content or the whole new one."""
 
 import secrets
 from pathlib import Path
 
 
 def temporary_beside(path: Path) -> Path:
-    """Return a new name in the folder of `path`.
+    """Return the path of a file that does not exist yet in the folder of `path`.
 
-    It says nothing of the name of `path` itself, which may already be as long as a name can be.
+    Its name does not contain the name of `path`, which may already have the maximum length.
     """
     return path.with_name(f".internvl-edge-{secrets.token_hex(8)}.tmp")
 
 
 def replace_file(path: Path, content: "bytes | memoryview") -> None:
-    """Write `content` to a file, whose folder is made; where that fails the file stays as it was.
+    """Replace the content of a file, creating its folder; if that fails the file stays as it was.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)

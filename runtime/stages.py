@@ -1,4 +1,4 @@
-"""Where the time of a request goes: spans of named stages, the host's and the device's apart."""
+"""Measure the stages of a request as named spans of time, on the host and on the device separately."""
 
 import threading
 import time
@@ -11,42 +11,42 @@ PREPROCESS = "preprocess"
 TOKENIZE = "tokenize"
 HOST_TO_DEVICE = "host to device"
 ENQUEUE = "enqueue"
-"""What the host spends on handing a graph to the device."""
+"""Time that the host takes to enqueue a graph on the device."""
 COMPUTE = "compute"
-"""One graph, on the device's clock where it has one; on a CPU the whole call."""
+"""Time of one graph, by the device's clock where it has one; on a CPU the time of the whole call."""
 DEVICE_TO_HOST = "device to host"
 POSTPROCESS = "postprocess"
 
 STAGES = (DECODE_IMAGE, PREPROCESS, TOKENIZE, HOST_TO_DEVICE, ENQUEUE, COMPUTE, DEVICE_TO_HOST, POSTPROCESS)
-"""In the order in which a request passes them."""
+"""All stages, in the order in which a request passes them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One stage of one request, on the clock of `time.perf_counter_ns`."""
+    """One stage of one request, in nanoseconds of `time.perf_counter_ns`."""
 
     stage: str
     graph: str
-    """Empty where the stage is none of a graph's."""
+    """Name of the graph; empty for stages that belong to no graph."""
     start_ns: int
     end_ns: int
     on_device: bool
-    """Measured by the device's own clock: its length is sure, its start is the host's guess."""
+    """Whether the device's own clock measured it: its length is exact then, its start is estimated by the host."""
     thread: int
 
 
 @dataclass(slots=True, eq=False)
 class Stages:
-    """The spans of what runs while it is passed along; threads may share it. Two are never equal."""
+    """A collector of spans that is passed along with a request. Threads may share it; it is compared by identity."""
 
     spans: list[Span] = field(default_factory=list)
 
     def stage(self, stage: str, graph: str = "") -> AbstractContextManager[None]:
-        """Return a context whose time is a span."""
+        """Return a context whose duration is recorded as a span."""
         return self._timed(stage, graph)
 
     def device(self, stage: str, graph: str, milliseconds: float) -> None:
-        """Add a span of the device's clock that has just ended."""
+        """Record a span of `milliseconds` by the device's clock that has just ended."""
         now = time.perf_counter_ns()
         self.spans.append(Span(stage, graph, now - round(milliseconds * 1e6), now, True, threading.get_ident()))
 
@@ -60,7 +60,7 @@ class Stages:
 
 
 class _Unmeasured(Stages):
-    """Keeps nothing, and costs next to nothing."""
+    """A collector that discards all spans and costs next to nothing."""
 
     __slots__ = ()
 
@@ -73,4 +73,4 @@ class _Unmeasured(Stages):
 
 _NOTHING = nullcontext()
 UNMEASURED = _Unmeasured()
-"""The default wherever stages are passed along."""
+"""Default wherever stages are passed along."""

@@ -1,1 +1,1 @@
-"""A bundle on disk: its manifest, files and digests, plans, tokenizer, preprocessing, and what its graphs are for."""
+"""A bundle on disk: its manifest, files and digests, plans, tokenizer, preprocessing, and the roles of its graphs."""

@@ -1,4 +1,4 @@
-"""A bundle on disk, checked before anything in it is loaded."""
+"""Open a bundle on disk and check its files before any of them is loaded."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
@@ -15,14 +15,14 @@ _HASHING_THREADS = 2
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """An opened bundle."""
+    """A bundle whose files have been checked."""
 
     path: Path
     manifest: Manifest
 
     @classmethod
     def open(cls, path: Path, *, verify: bool = True) -> "Bundle":
-        """Open the bundle in folder `path`; `verify` compares every file's digest, otherwise its size alone.
+        """Open the bundle in folder `path`; with `verify` compare the digest of every file, otherwise its size alone.
 
         Raises:
             BundleError: files that are missing or not as they were written, all of them named.
@@ -72,7 +72,7 @@ class Bundle:
 
 
 def is_utf8(path: Path) -> bool:
-    """Whether a path is text for libraries that take names as UTF-8."""
+    """Return whether a path is valid UTF-8, as libraries need it that take names as UTF-8."""
     return not any("\ud800" <= letter <= "\udfff" for letter in str(path.absolute()))
 
 

@@ -1,4 +1,4 @@
-"""The types that a graph declares, and arrays brought to them: what a tensor is called is what it holds."""
+"""Convert arrays to the element types that the manifest declares for the inputs and outputs of a graph."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -8,20 +8,20 @@ import numpy as np
 from internvl_edge.runtime.bundle.manifest import TensorSpec
 
 BFLOAT16 = "bfloat16"
-"""NumPy has no such type: its values are fp32 numbers whose lower 16 bits are 0."""
+"""Name of a type that NumPy lacks. Its values are held as fp32 numbers whose lower 16 bits are 0."""
 _LOWER_BITS = np.uint32(0xFFFF)
 _QUIET_NAN = np.uint32(0x7FC00000)
 
 
 def numpy_dtype(declared: str) -> np.dtype[Any]:
-    """Return the NumPy type of arrays of a declared type."""
+    """Return the NumPy type that holds values of a declared type."""
     return np.dtype(np.float32) if declared == BFLOAT16 else np.dtype(declared)
 
 
 def as_declared(values: np.ndarray, declared: str) -> np.ndarray:
-    """Return floats in their declared type, rounded to the nearest; what is beyond its range is infinite.
+    """Return floats in the declared type, rounded to the nearest; values beyond its range become infinite.
 
-    Arrays of another kind are returned as they are: whether a graph takes them is for its session to say.
+    Other arrays are returned unchanged; the session checks whether its graph takes them.
     """
     if values.dtype.kind != "f":
         return values
@@ -41,7 +41,7 @@ def arrays_as_declared(arrays: Mapping[str, np.ndarray], specs: Iterable[TensorS
 
 
 def rounded_to_bfloat16(values: np.ndarray) -> np.ndarray:
-    """Return fp32 numbers that bfloat16 has, the nearest ones; of two as near, the even one."""
+    """Return fp32 numbers rounded to the nearest bfloat16 value, ties to even."""
     with np.errstate(over="ignore"):
         exact = np.ascontiguousarray(values, np.float32)
     bits = exact.view(np.uint32)
@@ -51,22 +51,22 @@ def rounded_to_bfloat16(values: np.ndarray) -> np.ndarray:
 
 
 def bfloat16_bits(values: np.ndarray) -> np.ndarray:
-    """Return the 16 bits of each number in bfloat16, as unsigned integers."""
+    """Return the 16-bit encoding of each number in bfloat16, as uint16."""
     return (rounded_to_bfloat16(values).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
 
 
 def bfloat16_from_bits(bits: np.ndarray) -> np.ndarray:
-    """Return the fp32 numbers that 16 bits each stand for."""
+    """Return the fp32 numbers that 16-bit encodings of bfloat16 stand for."""
     return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
 def arrays_with_bits(arrays: Mapping[str, np.ndarray], specs: Iterable[TensorSpec]) -> dict[str, np.ndarray]:
-    """Return named arrays, those that are declared as bfloat16 as their 16 bits: what other programs hold them as."""
+    """Return named arrays in which values declared as bfloat16 are uint16 encodings, as other programs hold them."""
     names = {spec.name for spec in specs if spec.dtype == BFLOAT16}
     return {name: bfloat16_bits(values) if name in names else values for name, values in arrays.items()}
 
 
 def arrays_from_bits(arrays: Mapping[str, np.ndarray], specs: Iterable[TensorSpec]) -> dict[str, np.ndarray]:
-    """Return named arrays, those that came as the 16 bits of bfloat16 as fp32 numbers."""
+    """Return named arrays in which uint16 encodings of values declared as bfloat16 are fp32 numbers."""
     names = {spec.name for spec in specs if spec.dtype == BFLOAT16}
     return {name: bfloat16_from_bits(values) if name in names else values for name, values in arrays.items()}

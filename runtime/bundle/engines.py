@@ -1,4 +1,4 @@
-"""`engine.json`: what the plans of one target are, and whether they are for this bundle, device and library."""
+"""Read and write `engine.json`, the record of the plans of one target, and check that the plans can be used here."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ ENGINE_SCHEMA = 1
 ENGINE_FILE = "engine.json"
 
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
-"""min, opt and max of one input."""
+"""Shapes min, opt and max of one input."""
 Profile = Mapping[str, Shapes]
 
 
@@ -24,17 +24,18 @@ class PlanRecord:
     """One plan: a whole graph, or one of the segments that it was cut into."""
 
     file: str
-    """Beside `engine.json`."""
+    """Name of the plan's file in the folder of `engine.json`."""
     bytes: int
     sha256: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     seconds: float
-    """What the build took."""
+    """Seconds that the build took."""
     peak_bytes: int
-    """Resident memory of the process that built it, from the kernel."""
+    """Peak resident memory of the process that built the plan, as the kernel counts it."""
     plugins: tuple[tuple[str, str], ...] = ()
-    """Name and version of what must be registered before it is opened; plugins whose kernels lie in it need nothing."""
+    """Name and version of plugins that must be registered before the plan is opened, which those with kernels inside
+    the plan need not be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,21 +43,22 @@ class GraphEngines:
     """The plans of one graph, in the order in which they run."""
 
     graph_sha256: str
-    """Of the bundle's ONNX file that they were built from."""
+    """SHA-256 of the bundle's ONNX file that the plans were built from."""
     key: str
-    """Digest of all that the plans depend on: a build with an equal one is skipped."""
+    """Digest of everything that the plans depend on. A build with an equal key is skipped."""
     profiles: tuple[Profile, ...]
     plans: tuple[PlanRecord, ...]
     gave_up: tuple[str, ...] = ()
-    """What was lowered because memory ran out while building."""
+    """Builder settings that were lowered because memory ran out while building."""
     fell_back: str = ""
-    """Why the attention kernels that were predicted to win were left out; empty if they were not."""
+    """Reason why the attention kernels that were predicted to be faster were not used; empty if they were used."""
     form: Mapping[str, Any] | None = None
-    """The dialect that a search chose for this graph, with launches and bytes of its middle block; None: no search."""
+    """Dialect that a search chose for this graph, with launches and bytes of its middle block; None without a
+    search."""
 
     @property
     def max_rows(self) -> int | None:
-        """The rows that every input of some profile may have; None where no size is free."""
+        """Return the most rows that all inputs may have in some profile; None where no axis is dynamic."""
         return max(
             (min(shapes[2][0] for shapes in profile.values()) for profile in self.profiles if profile), default=None
         )
@@ -72,13 +74,13 @@ class EngineRecord:
     """``tensorrt`` or ``tensorrt_rtx``."""
     version: str
     driver: str | None
-    """Of the machine that built them, where it has one."""
+    """CUDA version of the driver on the machine that built the plans; None where it has no driver."""
     flags: Mapping[str, Any]
-    """How graphs were lowered and the builder was set."""
+    """Settings of the lowering and of the builder."""
     weights: Mapping[str, str]
-    """Weight file -> SHA-256."""
+    """SHA-256 of each weight file, by its name."""
     scales_sha256: str | None
-    """Of what quantization decided; None where nothing is quantized."""
+    """SHA-256 of the file with the scales of the quantization; None where nothing is quantized."""
     graphs: Mapping[str, GraphEngines] = field(default_factory=dict)
     schema: int = ENGINE_SCHEMA
 
@@ -112,12 +114,12 @@ class EngineRecord:
 
 
 def require_engines(bundle: Bundle, folder: Path, *, flavour: str, version: str, sm: int) -> EngineRecord:
-    """Return the record of the plans in `folder` if they are for this bundle, library and device.
+    """Return the record of the plans in `folder` if they were built for this bundle, library and device.
 
-    This is asked before TensorRT, whose own refusals do not say what differs.
+    This check comes before TensorRT's own, whose messages do not name what differs.
 
     Raises:
-        BundleError: all that differs, with the command that mends it.
+        BundleError: the plans do not fit. The message names all differences and the command that rebuilds the plans.
     """
     record = EngineRecord.load(folder)
     wrong = [*_foreign(record, flavour, version, sm), *_stale(record, bundle), *_damaged(record, folder)]
@@ -129,13 +131,13 @@ def require_engines(bundle: Bundle, folder: Path, *, flavour: str, version: str,
 
 
 def scales_digest(bundle: Bundle) -> str | None:
-    """Return the digest of what quantization decided; None where nothing is quantized."""
+    """Return the SHA-256 of the file with the scales of the quantization; None where nothing is quantized."""
     info = bundle.manifest.files.get("calibration/vectors.safetensors")
     return info.sha256 if info is not None else None
 
 
 def weight_digests(bundle: Bundle) -> dict[str, str]:
-    """Return the digest of every weight file that the graphs refer to, by its name beside them."""
+    """Return the SHA-256 of every weight file that the graphs refer to, by the file's name."""
     folders = {str(Path(graph.file).parent) for graph in bundle.manifest.graphs.values()}
     return {
         Path(name).name: info.sha256
@@ -172,7 +174,7 @@ def _damaged(record: EngineRecord, folder: Path) -> Iterator[str]:
 
 
 def plan_findings(plan: PlanRecord, folder: Path) -> Iterator[str]:
-    """Yield what is wrong with one plan's file."""
+    """Yield the differences between the file of a plan and its record."""
     path = folder / plan.file
     if not path.is_file():
         yield f"{plan.file} is missing"
@@ -189,16 +191,16 @@ def _graph(entry: Mapping[str, Any]) -> GraphEngines:
 
 
 def plan_of(entry: Mapping[str, Any]) -> PlanRecord:
-    """Return a plan's record as JSON holds it."""
+    """Return the record of a plan from its JSON object."""
     lists = {"inputs": tuple(entry["inputs"]), "outputs": tuple(entry["outputs"])}
     return PlanRecord(**{**entry, **lists, "plugins": plugins_of(entry.get("plugins", ()))})
 
 
 def plugins_of(entry: Sequence[Sequence[str]]) -> tuple[tuple[str, str], ...]:
-    """Return name and version of plugins as JSON holds them."""
+    """Return names and versions of plugins from their JSON array."""
     return tuple((name, version) for name, version in entry)
 
 
 def profile_of(entry: Mapping[str, Sequence[Sequence[int]]]) -> Profile:
-    """Return a profile as JSON holds it with its shapes as tuples."""
+    """Return a profile from its JSON object, with shapes as tuples."""
     return {name: tuple(tuple(shape) for shape in shapes) for name, shapes in entry.items()}  # type: ignore[misc]

@@ -1,25 +1,26 @@
-"""What graphs are for: the manifest says it of each, and tasks find their graphs by it instead of by name."""
+"""The roles of graphs. The manifest stores the role of each graph, and tasks find their graphs by role, not by name."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 Rows = Literal["pictures", "texts", "sequences"]
-"""What a row of a batch is; a sequence is one of several that may belong to a picture, as a beam of a search."""
+"""Meaning of a row of a batch. Several sequences may belong to one picture, as the beams of a search do."""
 ROW_WORDS = {"pictures": "pictures", "texts": "texts", "sequences": "rows"}
-"""What rows are called where they are counted."""
+"""Words for rows in messages that count them."""
 Ids = Literal["texts", "pairs", "prompts"]
-"""What token ids are: whole texts of their own, texts that come with a picture each, or a part of what is written."""
+"""Meaning of token ids: whole texts, texts that are paired with one picture each, or a part of a generated text."""
 
 IMAGE_ENCODER = "image encoder"
-"""Pictures to vision states, and to InternVL-C's feature where the model pools them."""
+"""Role of the graph from pictures to vision states, and to InternVL-C's feature where the model pools the states."""
 QUERY_ENCODER = "query encoder"
-"""Vision states to what InternVL-G's feature adds, and to the cache that a caption starts with."""
+"""Role of the graph from vision states to the second part of InternVL-G's feature and to the first cache of a
+caption."""
 TEXT_ENCODER = "text encoder"
 CAPTION_DECODER = "caption decoder"
 PAIR_MATCHER = "pair matcher"
-"""Vision states and a text to whether they match."""
+"""Role of the graph from vision states and a text to logits of their match."""
 CONNECTOR = "connector"
-"""Vision states to what the language model of a chat checkpoint takes."""
+"""Role of the graph from vision states to the embeddings that the language model of a chat checkpoint takes."""
 
 EXPORTED_AS = {
     IMAGE_ENCODER: "vision",
@@ -29,28 +30,28 @@ EXPORTED_AS = {
     PAIR_MATCHER: "itm",
     CONNECTOR: "connector",
 }
-"""Role -> the name of the graph that export writes for it, in the order in which graphs feed each other."""
+"""Name of the graph that export writes for each role, in the order in which graphs feed each other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphUse:
-    """How a runtime uses a graph; the defaults are those of a graph that no task uses, and that is run by its name."""
+    """How the runtime uses a graph. The defaults are for graphs that no task uses and that are run by name."""
 
     role: str = ""
     rows: Rows = "sequences"
     ids: Ids | None = None
-    """What `input_ids` are, where it takes them."""
+    """Meaning of the graph's `input_ids`; None for graphs without that input."""
     prompt_tokens: tuple[int, int, int] | None = None
-    """Fewest, usual and most tokens of its first call, where it goes on with a cache; None: it has none."""
+    """Fewest, usual and most tokens of the first call of a graph with a cache; None for graphs without a cache."""
     new_tokens: tuple[int, int] = (0, 0)
-    """Rows behind its first cache where a step is tuned, and how many may follow the longest prompt."""
+    """Number of new tokens for which a decoding step is tuned, and the most that may follow the longest prompt."""
 
     @property
     def phases(self) -> tuple[str, ...]:
-        """The kinds of call that it is tuned for, the most frequent last; empty: there is one kind."""
+        """Return the kinds of call that the graph is tuned for, the most frequent last; empty if there is one kind."""
         return ("prompt", "step") if self.prompt_tokens is not None else ()
 
     @property
     def takes_texts(self) -> bool:
-        """Whether its ids are whole texts, which end in padding and are as long as the model allows."""
+        """Return whether its ids are whole texts, which are padded at the end up to the model's length."""
         return self.ids in ("texts", "pairs")

@@ -1,4 +1,4 @@
-"""`manifest.json`: what a bundle holds, for whom, and the digest of every file."""
+"""Read and write `manifest.json`: the model, graphs and precision of a bundle, and the digest of every file."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ SCHEMA = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
-    """An input or output of a graph; dynamic axes have names."""
+    """Name, type and shape of an input or output of a graph. Dynamic axes have names."""
 
     name: str
     dtype: str
@@ -27,10 +27,10 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReachInfo:
-    """How far a value reached, and how far it may."""
+    """Largest magnitude that a value of the graph reached, and the limit of its type."""
 
     place: str
-    """Module path of the node that makes it."""
+    """Module path of the node that computes the value."""
     largest: float
     limit: float
 
@@ -44,11 +44,12 @@ class GraphInfo:
     outputs: tuple[TensorSpec, ...]
     use: GraphUse = field(default_factory=GraphUse)
     closest: ReachInfo | None = None
-    """The 16-bit value that came closest to what its type holds when the graph was verified; None: it has none."""
+    """Value in a 16-bit type that came closest to the limit of its type at verification; None for graphs without such
+    values."""
     islands: tuple[ReachInfo, ...] = ()
-    """Values that the type does not hold, or hardly, so that they are fp32 in the graph."""
+    """Values that are fp32 in the graph because they exceed the 16-bit type or come close to its limit."""
     fp32_nodes: tuple[str, ...] = ()
-    """Nodes that compute in fp32 for the sake of these."""
+    """Names of the nodes that compute in fp32 because of `islands`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,13 +62,13 @@ class FileInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VisionInfo:
-    """The tower: the pictures that it takes and the states that it gives."""
+    """Sizes of the vision tower: of the pictures that it takes and of the states that it returns."""
 
     image_size: int
     patch_size: int
     hidden_size: int
     tokens: int
-    """Patches and the class token."""
+    """Number of patches plus the class token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +81,9 @@ class TextInfo:
     vocab_size: int
     max_positions: int
     num_query_tokens: int
-    """Rows that the queries hold in front of a caption or of a matched text."""
+    """Number of query tokens, which come before a caption or a matched text."""
     max_text_length: int = 80
-    """Tokens of a text, bos and eos included."""
+    """Most tokens of a text, bos and eos included."""
     bos_token_id: int = 1
     eos_token_id: int = 2
     pad_token_id: int = 0
@@ -93,15 +94,15 @@ class TilingInfo:
     """How a chat model cuts a picture."""
 
     fewest: int
-    """Tiles that a picture is cut into, the thumbnail not counted."""
+    """Fewest tiles that a picture is cut into, not counting the thumbnail."""
     most: int
     thumbnail: bool
-    """Whether the whole picture is the last tile where it was cut."""
+    """Whether the whole picture, scaled down, is added as the last tile of a picture that was cut."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """What the runtime has to know of the model: one record for each part, None where the model has no such part."""
+    """Facts of the model that the runtime needs: a record for each part, None where the model has no such part."""
 
     layout: str
     """Layout of the checkpoint: internvl, internvit or internvl_chat."""
@@ -109,13 +110,13 @@ class ModelInfo:
     text: TextInfo | None = None
     tiling: TilingInfo | None = None
     embed_dim: int | None = None
-    """Size of the feature that pictures and texts share."""
+    """Size of the features of pictures and texts."""
     logit_scale: float | None = None
-    """As stored: the logarithm of the factor."""
+    """Logarithm of the factor of cosines, as the checkpoint stores it."""
 
     @property
     def num_query_tokens(self) -> int:
-        """Rows that the queries hold in front of a text; 0 in a model without queries."""
+        """Return the number of query tokens; 0 in a model without queries."""
         return self.text.num_query_tokens if self.text is not None else 0
 
     def require_text(self) -> TextInfo:
@@ -135,14 +136,14 @@ class Manifest:
 
     schema: int
     producer: Mapping[str, str]
-    """Package -> version that wrote the bundle."""
+    """Versions of the packages that wrote the bundle."""
     model: ModelInfo
     precision: str
     graphs: Mapping[str, GraphInfo]
     files: Mapping[str, FileInfo]
-    """Path within the bundle -> size and digest; everything but the manifest itself."""
+    """Size and digest of every file but the manifest itself, by its path within the bundle."""
     accepted_config: tuple[str, ...] = ()
-    """Fields of the checkpoint's files that the exporter does not know and its user accepted as having no effect."""
+    """Fields of the checkpoint's files that the exporter does not know and that its user declared to have no effect."""
 
     def graph_of(self, role: str) -> str | None:
         """Return the name of the graph with a role of `graph_roles`, or None where the bundle has none."""
@@ -150,7 +151,7 @@ class Manifest:
 
     @property
     def roles(self) -> frozenset[str]:
-        """The roles that graphs have."""
+        """Return the roles of the bundle's graphs."""
         return frozenset(graph.use.role for graph in self.graphs.values())
 
     def save(self, path: Path) -> None:
@@ -240,7 +241,7 @@ def _tensor(entry: Mapping[str, Any]) -> TensorSpec:
 
 
 def _record(kind: Callable[..., _Record], entry: Mapping[str, Any]) -> _Record:
-    """Return a flat dataclass of `entry`; a value of a wrong type is a TypeError that names all of them."""
+    """Return a dataclass of type `kind` from a JSON object; values of wrong types raise a TypeError that names all."""
     record = kind(**entry)
     values = {field: getattr(record, field.name) for field in fields(record)}  # type: ignore[arg-type]
     wrong = [f"{field.name} is {value!r}" for field, value in values.items() if not _is_a(value, field.type)]
@@ -250,7 +251,7 @@ def _record(kind: Callable[..., _Record], entry: Mapping[str, Any]) -> _Record:
 
 
 def _is_a(value: object, kind: Any) -> bool:
-    """Return whether `value` is of `kind`; JSON writes a whole float as an integer."""
+    """Return whether `value` is of type `kind`. An integer counts as a float, since JSON may write whole floats so."""
     return isinstance(value, kind) or (type(value) is int and isinstance(float(value), kind))
 
 

@@ -1,4 +1,4 @@
-"""Whose picture features are meant: InternVL-C's or InternVL-G's, and which of them a bundle can give."""
+"""The two kinds of picture features, InternVL-C's and InternVL-G's, and which of them a bundle can compute."""
 
 from collections.abc import Collection, Mapping
 from typing import Literal
@@ -10,16 +10,16 @@ from internvl_edge.runtime.errors import BundleError, InputError
 Mode = Literal["c", "g"]
 
 MODE_ROLES: Mapping[Mode, tuple[str, ...]] = {"c": (IMAGE_ENCODER,), "g": (IMAGE_ENCODER, QUERY_ENCODER)}
-"""Mode -> the roles of the graphs that its picture features go through; the later modes take more."""
+"""Roles of the graphs that compute the picture features of each mode, in order."""
 
 
 def modes_of(roles: Collection[str]) -> tuple[Mode, ...]:
-    """Return the modes that graphs with these roles suffice for."""
+    """Return the modes that graphs with these roles can compute."""
     return tuple(mode for mode, needed in MODE_ROLES.items() if all(role in roles for role in needed))
 
 
 def default_mode(roles: Collection[str]) -> Mode:
-    """Return the mode of who names none: InternVL-G where its graph is there, otherwise InternVL-C."""
+    """Return the mode of calls that name none: InternVL-G where its graphs exist, otherwise InternVL-C."""
     return "g" if "g" in modes_of(roles) else "c"
 
 

@@ -1,4 +1,4 @@
-"""`preprocessor.json` of a bundle: what becomes of pictures before the first graph."""
+"""Read and write `preprocessor.json`, the settings of a bundle for the preprocessing of pictures."""
 
 import json
 from dataclasses import asdict, fields
@@ -12,7 +12,7 @@ from internvl_edge.runtime.outputs.strict_json import json_text
 
 FILE = "preprocessor.json"
 SCHEMA = 1
-"""Version of the file's layout."""
+"""Version of the file's layout that this code writes and reads."""
 
 
 def save_preprocessing(settings: Preprocessing, folder: Path) -> None:
@@ -51,7 +51,7 @@ def load_preprocessing(bundle: Bundle) -> Preprocessing:
 
 
 def _of_the_reference(content: dict[str, Any], bundle: Bundle) -> Preprocessing:
-    """Return the reference's settings if a checkpoint's own file, which older exports copied unread, says those."""
+    """Return the reference's settings if the file is a checkpoint's own with the same values, from an older export."""
     wanted = {"image_mean": list(MEAN), "image_std": list(STD), "resample": 3}
     changed = [f"{name} {content[name]}" for name, value in wanted.items() if content.get(name, value) != value]
     if changed:

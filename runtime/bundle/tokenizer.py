@@ -1,4 +1,4 @@
-"""Texts to ids as the reference's slow LLaMA tokenizer gives them (MODEL.md 4.1)."""
+"""Tokenize texts to the same ids as the reference's slow LLaMA tokenizer (MODEL.md 4.1)."""
 
 import logging
 import re
@@ -13,20 +13,20 @@ from internvl_edge.runtime.errors import BundleError, InputError
 logger = logging.getLogger(__name__)
 
 TEXT_PREFIX = "summarize:"
-"""In front of every text that is embedded, joined without a space."""
+"""Prefix of every text that is embedded, joined without a space."""
 MAX_LENGTH = 80
-"""Tokens of a text, bos and eos included; what is longer is cut, eos stays."""
+"""Most tokens of a text, bos and eos included. Longer texts are cut, and eos is kept."""
 
 _SHOWN = 40
-"""Characters of a text that a message shows."""
+"""Most characters of a text that a message shows."""
 _NAMED = 20
-"""Positions that one error names."""
+"""Most positions that one error names."""
 _SPECIAL = re.compile(r"(<s>|</s>|<unk>)")
-"""Written in a text, these are taken for the tokens themselves, as the slow tokenizer does."""
+"""Special tokens that are recognised inside a text, as the slow tokenizer does."""
 
 
 class Tokenizer:
-    """A SentencePiece model with bos in front, right padding with id 0, and no token of its own for padding."""
+    """A SentencePiece model that puts bos first and pads on the right with id 0, since it has no token for padding."""
 
     def __init__(self, model_file: Path) -> None:
         self._pieces = _load(model_file)
@@ -43,10 +43,10 @@ class Tokenizer:
     ) -> np.ndarray:
         """Return ids ``[T, L]`` with bos and eos, right-padded with 0 to the longest text or to `pad_to`.
 
-        A text past `max_length` tokens is cut with a warning; eos is kept.
+        A text of more than `max_length` tokens is cut with a warning; eos is kept.
 
         Raises:
-            InputError: empty texts (unless `allow_empty`) or broken ones, all of them named by position.
+            InputError: texts that are empty (unless `allow_empty`) or no valid Unicode, all of them named by position.
         """
         _check_texts(texts, allow_empty)
         rows = [self._row(text, prefix, max_length) for text in texts]
@@ -71,10 +71,11 @@ class Tokenizer:
         return known if known != self._pieces.unk_id() or text == "<unk>" else None
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Return the text of generated ids up to eos, special tokens left out.
+        """Return the text of generated ids up to eos, without special tokens.
 
-        So are ids past the vocabulary file: the embedding may have rows for tokens that were added beside it, as the
-        official model has for ``[PAD]``.
+        Ids beyond the vocabulary file are skipped too: the embedding may have rows for added tokens that the file
+        lacks,
+        as the official model has for ``[PAD]``.
         """
         kept: list[int] = []
         for token in np.asarray(ids).tolist():
@@ -93,7 +94,7 @@ class Tokenizer:
         return ids
 
     def _ids(self, text: str) -> list[int]:
-        """Return the ids of `text` without bos and eos; special tokens written in it count as such."""
+        """Return the ids of `text` without bos and eos; special tokens written in it become their own ids."""
         ids: list[int] = []
         for part in _SPECIAL.split(text):
             if part in self._special:
@@ -114,7 +115,7 @@ def _check_texts(texts: Sequence[str], allow_empty: bool) -> None:
 
 
 def _is_unicode(text: object) -> bool:
-    """Return whether `text` is a string without lone surrogates, which undecodable bytes of a command line become."""
+    """Return whether `text` has no lone surrogates, which Python makes of undecodable bytes of a command line."""
     if not isinstance(text, str):
         return False
     try:
@@ -133,6 +134,6 @@ def _load(model_file: Path) -> Any:
     import sentencepiece
 
     try:
-        return sentencepiece.SentencePieceProcessor(model_proto=model_file.read_bytes())  # its name may be no UTF-8
+        return sentencepiece.SentencePieceProcessor(model_proto=model_file.read_bytes())  # it takes only UTF-8 paths
     except (OSError, RuntimeError) as error:
         raise BundleError(f"{model_file}: not a SentencePiece model ({error}); export the bundle again") from error

@@ -1,1 +1,1 @@
-"""What a folder, a table, an archive or a file given to any command holds: pictures, their captions and classes."""
+"""Read the folders, tables, archives and files given to a command: pictures with their captions and classes, texts."""

@@ -1,1 +1,1 @@
-"""What a bundle is asked for: features, similarity, classes, captions, matching, videos, connector features."""
+"""Tasks on an opened bundle: features, similarity, classes, captions, matching, videos, connector features."""

@@ -1,4 +1,4 @@
-"""Captions of pictures: vision, queries, and the decoder token by token (MODEL.md 3.6)."""
+"""Generate captions of pictures: vision, queries, and then the decoder token by token (MODEL.md 3.6)."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -34,7 +34,7 @@ def caption(
     min_new_tokens: int = 0,
     monitor: Monitor = UNMONITORED,
 ) -> list[str]:
-    """Return one caption a picture."""
+    """Return one caption for each picture."""
     model.bundle.graphs_of(*ROLES)
     ids = generate(
         model,
@@ -57,13 +57,13 @@ def stream(
     min_new_tokens: int = 0,
     monitor: Monitor = UNMONITORED,
 ) -> Iterator[CaptionPiece]:
-    """Return an iterator of pieces of greedy captions, as they are written; joined, they are what `caption` gives.
+    """Return an iterator over pieces of greedy captions as they are generated; joined, they equal those of `caption`.
 
-    Pictures of one batch are written side by side. A step is computed when a piece is asked for that needs it: who
-    stops asking stops the work.
+    The captions of a batch are generated together. A step is computed only when the next piece is requested, so that
+    work ends with the iteration.
 
     Raises:
-        InputError: as `caption`, before anything runs.
+        InputError: as for `caption`, before any graph runs.
     """
     model.bundle.graphs_of(*ROLES)
     config = _config(model, 1, min_new_tokens, max_new_tokens, None)
@@ -83,10 +83,10 @@ def generate(
     eos_token_id: int | None = None,
     monitor: Monitor = UNMONITORED,
 ) -> np.ndarray:
-    """Return new ids ``[B, new tokens]``; finished rows are filled with the checkpoint's padding id, officially 0.
+    """Return new ids ``[B, new tokens]``; finished rows are padded with the checkpoint's padding id, officially 0.
 
-    `prompt_ids` is ``[B, n]``, left-padded with 0, or ``[1, n]`` for all pictures. The vision and query graphs run
-    once a picture; beams share the queries' keys and values.
+    `prompt_ids` is ``[B, n]``, left-padded with 0, or ``[1, n]`` for all pictures. The vision and query graphs run once
+    for each picture, and its beams share the keys and values of the queries.
 
     Raises:
         InputError: prompts that do not match the pictures, or more positions than the model has.
@@ -108,18 +108,18 @@ def continue_from(
     config: GenerationConfig,
     monitor: Monitor = UNMONITORED,
 ) -> np.ndarray:
-    """Return the ids ``[B, n]`` that follow `prompt_ids` ``[B, p]``; `query` is what that graph returned.
+    """Return the ids ``[B, n]`` that follow `prompt_ids` ``[B, p]``; `query` holds the outputs of the query graph.
 
-    For several prompts on one set of pictures: vision and queries run once.
+    With it several prompts can be continued for the same pictures, while vision and queries run once.
     """
     with closing(_open_cache(model, query, prompt_ids, config)) as cache:
-        return search(cache, _held(model), prompt_ids, config, monitor.stages).ids
+        return search(cache, _past_length(model), prompt_ids, config, monitor.stages).ids
 
 
 def _batches(
     model: OpenedGraphs, images: Pictures, prompts: np.ndarray, config: GenerationConfig, monitor: Monitor
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield `pixel_values` and prompts of as many pictures as fit all graphs; the decoder has a row per beam."""
+    """Yield `pixel_values` and prompts of as many pictures as all graphs take; the decoder has a row for each beam."""
     require_readable(images, model.batch_size)
     *once, decoder = model.bundle.graphs_of(*ROLES)
     size = min(model.rows(*once), model.rows(decoder, each=config.num_beams))
@@ -134,7 +134,7 @@ def _streamed(
     for pixels, prompt in _batches(model, images, prompts, config, monitor):
         rows = range(first, first + len(prompt))
         with closing(_open_cache(model, _query(model, pixels, monitor), prompt, config)) as cache:
-            columns = greedy_tokens(cache, _held(model), prompt, config, monitor.stages)
+            columns = greedy_tokens(cache, _past_length(model), prompt, config, monitor.stages)
             yield from streamed_captions(columns, model.tokenizer, rows, config.eos_token_id)
         first += len(prompt)
 
@@ -148,14 +148,14 @@ def _query(model: OpenedGraphs, pixels: np.ndarray, monitor: Monitor) -> dict[st
 def _open_cache(
     model: OpenedGraphs, query: Mapping[str, np.ndarray], prompts: np.ndarray, config: GenerationConfig
 ) -> KeyValueCache:
-    """Return the decoder's cache, which begins with the queries' rows, with room for all that will be fed."""
+    """Return the decoder's cache, which begins with the queries' positions and has room for all that will be fed."""
     present = {name: values for name, values in query.items() if name.startswith("present.")}
-    length = _held(model) + prompts.shape[1] + config.max_new_tokens - 1  # the last token is not fed again
+    length = _past_length(model) + prompts.shape[1] + config.max_new_tokens - 1  # the last token is not fed again
     (decoder,) = model.bundle.graphs_of(CAPTION_DECODER)
     return open_cache(model.session(decoder), present, len(prompts) * config.num_beams, length)
 
 
-def _held(model: OpenedGraphs) -> int:
+def _past_length(model: OpenedGraphs) -> int:
     return model.info.require_text().num_query_tokens
 
 
@@ -173,17 +173,17 @@ def _config(
 
 
 def _prompts(model: OpenedGraphs, prompt_ids: np.ndarray, pictures: int, config: GenerationConfig) -> np.ndarray:
-    check_ids(model.info, np.array([[config.eos_token_id]]), held=0)
+    check_ids(model.info, np.array([[config.eos_token_id]]), other_positions=0)
     count, length = prompt_ids.shape
     if count not in (1, pictures) or length == 0:
         raise InputError(f"generate: {pictures} pictures but prompts {[count, length]}; give one, or one a picture")
     fed = config.max_new_tokens - 1  # the last token is not fed again
-    check_ids(model.info, prompt_ids, held=model.info.num_query_tokens + fed)
+    check_ids(model.info, prompt_ids, other_positions=model.info.num_query_tokens + fed)
     return np.broadcast_to(prompt_ids, (pictures, length)).astype(np.int64)
 
 
 def _padded(parts: list[np.ndarray], fill: int) -> np.ndarray:
-    """Return the rows of all batches, as wide as the widest, filled with id `fill`."""
+    """Return the rows of all batches, padded on the right with id `fill` to the width of the widest."""
     if not parts:
         raise InputError(_NO_PICTURE)
     width = max(part.shape[1] for part in parts)

@@ -1,4 +1,4 @@
-"""Zero-shot classes: pictures are compared with texts about each class (MODEL.md 4.2)."""
+"""Classify pictures zero-shot by comparing them with texts about each class (MODEL.md 4.2)."""
 
 from collections.abc import Sequence
 
@@ -25,11 +25,11 @@ def classify(
     mode: Mode | None = None,
     monitor: Monitor = UNMONITORED,
 ) -> np.ndarray:
-    """Return zero-shot probabilities ``[B, labels]``; each template has ``{}`` where the label goes.
+    """Return zero-shot probabilities ``[B, labels]``; each template has ``{}`` in place of the label.
 
-    Columns follow the labels by position: one that is given twice has two, which share its probability.
+    Columns follow the labels by position. A label that is given twice has two columns, which share its probability.
 
-    `mode` None is `default_mode`.
+    With `mode` None the bundle's `default_mode` is used.
 
     Raises:
         InputError: no label, or a template without a place for one.

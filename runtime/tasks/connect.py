@@ -1,4 +1,4 @@
-"""Pictures to what a chat checkpoint's language model takes: tiles, vision, connector (MODEL.md 6)."""
+"""Turn pictures into embeddings for a chat checkpoint's language model: tiles, vision, connector (MODEL.md 6)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,21 +19,21 @@ from internvl_edge.runtime.stages import DECODE_IMAGE, PREPROCESS
 from internvl_edge.runtime.tasks.opened import OpenedGraphs
 
 _AT_ONCE = 8
-"""Tiles that go through the graphs together: as many as plans take by default."""
+"""Number of tiles that go through the graphs in one call; plans take as many by default."""
 _REFERENCE = TilingInfo(fewest=1, most=12, thumbnail=True)
-"""How the reference cuts pictures where it is not told otherwise."""
+"""Default tiling of the reference."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TilingOptions:
-    """How a picture is cut; None leaves it to the checkpoint, and where it says nothing, to the reference."""
+    """Options of tiling. None means the checkpoint's setting, or the reference's where the checkpoint has none."""
 
     smallest: int | None = None
-    """Tiles of a picture, the thumbnail not counted: else 1."""
+    """Fewest tiles of a picture, not counting the thumbnail; 1 in the reference."""
     largest: int | None = None
-    """1: the picture as a whole, as for the frames of a video; else 12."""
+    """Most tiles of a picture; 12 in the reference. 1 keeps the picture whole, as for the frames of a video."""
     thumbnail: bool | None = None
-    """Add the whole picture as a last tile where it was cut: else it is."""
+    """Whether to add the whole picture as the last tile of a picture that was cut; true in the reference."""
 
 
 def connect(
@@ -61,7 +61,7 @@ def connect(
 
 
 def _limits(tiling: TilingInfo | None, options: TilingOptions) -> dict[str, Any]:
-    """Return the limits of tiling: as asked for, or as the checkpoint says, or as the reference has them."""
+    """Return the limits of tiling from the options, else from the checkpoint, else from the reference."""
     tiling = tiling or _REFERENCE
     found = {
         "smallest": (options.smallest, tiling.fewest),
@@ -83,12 +83,12 @@ def save_vit_embeds(
     output: Path,
     monitor: Monitor = UNMONITORED,
 ) -> str:
-    """Write the `vit_embeds` of all pictures to the .npz `output`, and return a line that says so.
+    """Write the `vit_embeds` of all pictures to the .npz file `output`, and return a line that reports it.
 
-    It holds `images` ``[B]``, `tiles` ``[B]`` and `vit_embeds` ``[sum of tiles, T, H_llm]``, in order.
+    The file holds `images` ``[B]``, `tiles` ``[B]`` and `vit_embeds` ``[sum of tiles, T, H_llm]``, in order.
 
     Raises:
-        InputError: as `connect`, or `output` cannot be written.
+        InputError: as for `connect`, or `output` cannot be written.
     """
     require_writable([output])
     check_pictures(images)

@@ -1,4 +1,4 @@
-"""Image-text matching: whether a text belongs to a picture (MODEL.md 3.8)."""
+"""Match pictures with texts: compute whether a text belongs to a picture (MODEL.md 3.8)."""
 
 import numpy as np
 
@@ -14,13 +14,13 @@ from internvl_edge.runtime.tasks.texts import Texts, id_batches, ids_of
 
 
 def match(model: OpenedGraphs, images: Pictures, texts: Texts, monitor: Monitor = UNMONITORED) -> np.ndarray:
-    """Return image-text matching logits ``[B, 2]`` of picture i with text i; column 1 says match.
+    """Return image-text matching logits ``[B, 2]`` of picture i with text i; column 1 is the match.
 
     Raises:
-        InputError: another number of texts than pictures.
+        InputError: the number of texts is not the number of pictures.
     """
     graphs = model.bundle.graphs_of(IMAGE_ENCODER, PAIR_MATCHER)
-    ids = ids_of(model, texts, "", monitor, held=model.info.num_query_tokens)
+    ids = ids_of(model, texts, "", monitor, other_positions=model.info.num_query_tokens)
     pictures = picture_count(images)
     if len(ids) != pictures:
         raise InputError(f"match: {pictures} pictures but {len(ids)} texts; give one text a picture")

@@ -1,4 +1,4 @@
-"""The graphs of a bundle, each opened when it is first needed: what every task runs on."""
+"""The graphs of a bundle, on which every task runs; each is opened when it is first needed."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -26,10 +26,10 @@ _T = TypeVar("_T")
 _Opened = TypeVar("_Opened", bound="OpenedGraphs")
 
 BATCH_SIZE = 32
-"""Pictures or texts that go through a graph at once; more are cut into such batches."""
+"""Most pictures or texts in one call of a graph. More are split into batches of this size."""
 _TOKENIZER_FILE = "tokenizer.model"
 _PAST = "past_key_values."
-"""Inputs that may be empty: a cache that holds nothing yet."""
+"""Prefix of inputs that may be empty, since a cache may hold nothing yet."""
 
 
 class OpenedGraphs:
@@ -41,7 +41,7 @@ class OpenedGraphs:
         self.bundle = bundle
         """The bundle that was opened."""
         self.preprocessing = load_preprocessing(bundle)
-        """What becomes of pictures before the first graph."""
+        """Settings of the preprocessing of pictures."""
         self.options = options or SessionOptions()
         self.batch_size = batch_size
         self._backend = backend
@@ -60,12 +60,12 @@ class OpenedGraphs:
         batch_size: int = BATCH_SIZE,
         options: SessionOptions | None = None,
     ) -> _Opened:
-        """Open a bundle; `verify` compares the digest of every file first.
+        """Open a bundle; with `verify` the digest of every file is compared first.
 
         Raises:
             BundleError: the bundle is absent, changed, or of a newer schema.
             BackendError: there is no such backend.
-            InputError: a batch of no rows.
+            InputError: a batch size below 1.
         """
         require_backend(backend)
         if batch_size < 1:
@@ -84,17 +84,17 @@ class OpenedGraphs:
 
     @property
     def info(self) -> ModelInfo:
-        """What the bundle says of its model."""
+        """Return the record of the model in the bundle's manifest."""
         return self.bundle.manifest.model
 
     @property
     def default_mode(self) -> Mode:
-        """Whose picture features are meant where no mode is named: InternVL-G's if the bundle has them, else -C's."""
+        """Return the mode of calls that name none: InternVL-G if the bundle has its graphs, else InternVL-C."""
         return default_mode(self.bundle.manifest.roles)
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The bundle's tokenizer, loaded when it is first needed.
+        """Return the bundle's tokenizer, which is loaded when it is first needed.
 
         Raises:
             BundleError: it has none.
@@ -107,10 +107,10 @@ class OpenedGraphs:
         return self._tokenizer
 
     def required(self, value: _T | None, part: str) -> _T:
-        """Return what the bundle holds of its model.
+        """Return `value`, a part of the model that a task needs.
 
         Raises:
-            BundleError: it is None, since the model has no such part.
+            BundleError: `value` is None, since the model has no such part.
         """
         if value is None:
             layout = self.info.layout
@@ -120,7 +120,7 @@ class OpenedGraphs:
     def preprocess(
         self, images: Pictures, geometry: Geometry | None = None, monitor: Monitor = UNMONITORED
     ) -> np.ndarray:
-        """Return `pixel_values` ``[B, 3, S, S]`` of pictures; without a geometry as `encode_image` prepares them."""
+        """Return `pixel_values` ``[B, 3, S, S]`` of pictures; without a geometry they are those of `encode_image`."""
         return preprocess(images, self.preprocessing, geometry, monitor.stages)
 
     def session(self, graph: str) -> Session:
@@ -131,7 +131,7 @@ class OpenedGraphs:
         """
         session = self._sessions.get(graph)
         if session is None:
-            with self._opening:  # of threads that ask at once, one opens
+            with self._opening:  # only one thread opens a graph
                 session = self._sessions.get(graph)
                 if session is None:
                     session = self._opened(graph)
@@ -141,7 +141,7 @@ class OpenedGraphs:
     def run(
         self, graph: str, inputs: Mapping[str, np.ndarray], monitor: Monitor = UNMONITORED
     ) -> dict[str, np.ndarray]:
-        """Run one of several graphs in a row: what is handed on keeps the width that the backend computes in."""
+        """Run one of several graphs of a task. Its outputs keep the type that the backend computes in."""
         outputs = self.session(graph).run(inputs, stages=monitor.stages)
         self._outputs.watch(graph, outputs)
         return outputs
@@ -153,10 +153,10 @@ class OpenedGraphs:
         outputs: Sequence[str] | None = None,
         monitor: Monitor = UNMONITORED,
     ) -> dict[str, np.ndarray]:
-        """Run one graph: named arrays in, the named outputs (default: all) out.
+        """Run one graph on named arrays and return the named outputs (default: all).
 
-        Arrays have the types that the manifest declares, also where a backend computes in wider ones: floats and
-        integers of another width are cast on the way in. bfloat16, which NumPy lacks, is fp32 rounded to it.
+        Outputs have the types that the manifest declares, also where a backend computes in wider ones. Input floats and
+        integers of another width are cast. bfloat16, which NumPy lacks, is held as fp32 numbers rounded to it.
 
         Raises:
             BundleError: the bundle has no such graph.
@@ -171,7 +171,7 @@ class OpenedGraphs:
         return results
 
     def rows(self, *graphs: str, each: int = 1) -> int:
-        """Return how many pictures or texts may go through all of `graphs` at once, of `each` rows: its beams."""
+        """Return how many pictures or texts all of `graphs` take in one call; each has `each` rows, its beams."""
         size = self.batch_size
         for graph in graphs:
             session = self.session(graph)
@@ -180,7 +180,7 @@ class OpenedGraphs:
         return size
 
     def close(self) -> None:
-        """Free all graphs; what is asked next opens them again."""
+        """Free all graphs; the next call opens them again."""
         with self._opening:
             for session in self._sessions.values():
                 session.close()
@@ -193,7 +193,7 @@ class OpenedGraphs:
 
 
 def require_elements(graph: str, inputs: Mapping[str, np.ndarray]) -> None:
-    """Check that a graph is given something to compute: backends fail on no rows, each in its own way.
+    """Check that no input of a graph is empty, since each backend fails in another way on inputs without rows.
 
     Raises:
         InputError: arrays without elements, all of them named.

@@ -1,4 +1,4 @@
-"""Raw features of pictures and texts, and their similarity (MODEL.md 3.7, 4.2)."""
+"""Compute raw features of pictures and texts, and their similarity (MODEL.md 3.7, 4.2)."""
 
 import numpy as np
 
@@ -22,7 +22,7 @@ def encode_image(model: OpenedGraphs, images: Pictures, mode: Mode = "c", monito
 
 
 def encode_text(model: OpenedGraphs, texts: Texts, monitor: Monitor = UNMONITORED) -> np.ndarray:
-    """Return raw features ``[T, D]``."""
+    """Return raw features ``[T, D]`` of texts."""
     (graph,) = model.bundle.graphs_of(TEXT_ENCODER)
     ids = ids_of(model, texts, TEXT_PREFIX, monitor)
     parts = id_batches(ids, model.rows(graph))
@@ -33,7 +33,7 @@ def encode_text(model: OpenedGraphs, texts: Texts, monitor: Monitor = UNMONITORE
 def similarity(
     model: OpenedGraphs, images: Pictures, texts: Texts, mode: Mode | None = None, monitor: Monitor = UNMONITORED
 ) -> np.ndarray:
-    """Return logits ``[B, T]`` as the reference's forward: scaled cosines; `mode` None: `default_mode`."""
+    """Return scaled cosines ``[B, T]`` as the reference's forward; `mode` None is the bundle's `default_mode`."""
     scale = model.required(model.info.logit_scale, "logit scale")
     image_embeds = encode_image(model, images, mode_of(model.bundle, mode), monitor)
     text_embeds = encode_text(model, texts, monitor)
@@ -44,11 +44,11 @@ def similarity(
 def image_features(
     model: OpenedGraphs, images: Pictures, mode: Mode, geometry: Geometry, monitor: Monitor
 ) -> np.ndarray:
-    """Return raw features ``[B, D]`` of pictures that are scaled as a task with this `geometry` does.
+    """Return raw features ``[B, D]`` of pictures that are scaled with this `geometry` or the checkpoint's own.
 
     Raises:
         InputError: pictures that cannot be read, or none.
-        BundleError: the bundle lacks what the mode needs.
+        BundleError: the bundle lacks a graph that the mode needs.
     """
     graphs = model.bundle.graphs_of(*MODE_ROLES[mode_of(model.bundle, mode)])
     require_readable(images, model.batch_size)
@@ -57,7 +57,7 @@ def image_features(
 
 
 def stacked(parts: list[np.ndarray]) -> np.ndarray:
-    """Return the rows of all batches.
+    """Return the rows of all batches in one array.
 
     Raises:
         InputError: there is no batch.

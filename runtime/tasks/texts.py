@@ -1,4 +1,4 @@
-"""Texts and ids as callers give them, checked where they enter, and brought to the ids that a graph takes."""
+"""Check the texts and ids of callers and convert them to the ids that a graph takes."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -13,50 +13,50 @@ from internvl_edge.runtime.stages import TOKENIZE
 from internvl_edge.runtime.tasks.opened import OpenedGraphs
 
 Texts = Sequence[str] | np.ndarray
-"""Strings; or `input_ids` int64 ``[T, L]``."""
+"""A list of strings, or `input_ids` int64 ``[T, L]``."""
 
 SHOWN = 80
-"""Characters of a user's text that an error shows."""
+"""Most characters of a user's text that an error shows."""
 
 
 def tokenize(model: OpenedGraphs, texts: Sequence[str], monitor: Monitor = UNMONITORED) -> np.ndarray:
-    """Return the ids ``[T, L]`` that `encode_text` takes; of no texts, none."""
+    """Return the ids ``[T, L]`` that `encode_text` takes; T may be 0."""
     return encoded(model, text_list(texts, "texts"), TEXT_PREFIX, monitor)
 
 
-def ids_of(model: OpenedGraphs, texts: Texts, prefix: str, monitor: Monitor, held: int = 0) -> np.ndarray:
-    """Return the ids ``[T, L]`` of texts behind `prefix`; those given as ids are checked against the model's tables.
+def ids_of(model: OpenedGraphs, texts: Texts, prefix: str, monitor: Monitor, other_positions: int = 0) -> np.ndarray:
+    """Return the ids ``[T, L]`` of texts with `prefix`; ids are checked against the model's sizes and returned.
 
-    `held` other positions follow them, or come before them.
+    The graph adds `other_positions` other positions before or after them.
 
     Raises:
-        InputError: ids that the model has no row for, too many positions, or a text of padding alone.
+        InputError: ids beyond the model's vocabulary, too many positions, or a text of padding alone.
     """
     if isinstance(texts, np.ndarray) and (texts.ndim != 1 or texts.dtype.kind not in "OU"):
-        check_ids(model.info, texts, held)
+        check_ids(model.info, texts, other_positions)
         return require_nonpadding_ids(texts)
     return encoded(model, text_list(texts, "texts"), prefix, monitor)
 
 
 def encoded(model: OpenedGraphs, texts: Sequence[str], prefix: str, monitor: Monitor) -> np.ndarray:
-    """Return the ids ``[T, L]`` of texts, cut at the model's length."""
+    """Return the ids ``[T, L]`` of texts, cut to the model's length."""
     tokenizer = model.tokenizer
     with monitor.stages.stage(TOKENIZE):
         return tokenizer.encode_texts(texts, prefix=prefix, max_length=model.info.require_text().max_text_length)
 
 
 def encoded_prompt(model: OpenedGraphs, prompt: str, monitor: Monitor) -> np.ndarray:
-    """Return the ids ``[1, n]`` that a caption follows."""
+    """Return the ids ``[1, n]`` of a caption's prompt."""
     tokenizer = model.tokenizer
     with monitor.stages.stage(TOKENIZE):
         return tokenizer.encode_prompt(prompt)
 
 
-def check_ids(info: ModelInfo, ids: np.ndarray, held: int) -> None:
-    """Check ids that follow, or are followed by, `held` other positions.
+def check_ids(info: ModelInfo, ids: np.ndarray, other_positions: int) -> None:
+    """Check ids to which the graph adds `other_positions` other positions before or after them.
 
     Raises:
-        InputError: they are no integers ``[rows, length]``, unknown to the model, or too many.
+        InputError: the ids are no integers ``[rows, length]``, beyond the model's vocabulary, or too many.
     """
     if ids.ndim != 2 or ids.dtype.kind not in "iu":
         raise InputError(f"ids: found {ids.dtype} {list(ids.shape)}; give integers [rows, length]")
@@ -65,8 +65,8 @@ def check_ids(info: ModelInfo, ids: np.ndarray, held: int) -> None:
     known, places = info.text.vocab_size, info.text.max_positions
     if ids.size and not 0 <= ids.min() <= ids.max() < known:
         raise InputError(f"ids: found {ids.min()} to {ids.max()}; the model knows 0 to {known - 1}")
-    if ids.shape[1] + held > places:
-        raise InputError(f"ids: {ids.shape[1] + held} positions, the model has {places}; shorten them")
+    if ids.shape[1] + other_positions > places:
+        raise InputError(f"ids: {ids.shape[1] + other_positions} positions, the model has {places}; shorten them")
 
 
 def id_batches(ids: np.ndarray, size: int) -> Iterator[np.ndarray]:
@@ -76,7 +76,7 @@ def id_batches(ids: np.ndarray, size: int) -> Iterator[np.ndarray]:
 
 
 def text_list(texts: object, what: str) -> list[str]:
-    """Return texts as a list; `what` they are, as ``labels``, is named in errors. Arrays of strings are taken too.
+    """Return a list or an array of strings as a list; errors call them `what`, as ``labels``.
 
     Raises:
         InputError: one text instead of several, none at all, or something else among them.
@@ -94,7 +94,7 @@ def text_list(texts: object, what: str) -> list[str]:
 
 
 def require_nonpadding_ids(ids: np.ndarray) -> np.ndarray:
-    """Return ids ``[T, L]`` of texts, each of which has something to read: 0 is padding.
+    """Return ids ``[T, L]`` of texts if each has an id besides the padding, 0.
 
     Raises:
         InputError: texts of padding alone, by position.

@@ -1,4 +1,4 @@
-"""Videos as the reference's retrieval takes them: frames spread evenly, their raw features averaged (MODEL.md 4.2)."""
+"""Encode videos as the reference's retrieval does: average the raw features of evenly spaced frames (MODEL.md 4.2)."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,10 +26,10 @@ DEFAULT_FRAMES = 8
 
 
 def encode_video(model: OpenedGraphs, frames: Pictures, mode: Mode = "c", monitor: Monitor = UNMONITORED) -> np.ndarray:
-    """Return the raw feature ``[D]`` of a video, the mean of its frames' raw features.
+    """Return the raw feature ``[D]`` of a video, which is the mean of its frames' raw features.
 
-    Frames are cropped as by CLIPImageProcessor, which the reference's video retrieval uses (MODEL.md 4); floats are
-    `pixel_values` ``[B, 3, S, S]``, as `encode_image` takes them.
+    Frames are cropped as CLIPImageProcessor does, which the reference's video retrieval uses (MODEL.md 4). Arrays of
+    floats are `pixel_values` ``[B, 3, S, S]``, as for `encode_image`.
 
     Raises:
         InputError: frames that cannot be read, or none.
@@ -48,7 +48,7 @@ def rank_texts(
     mode: Mode | None = None,
     monitor: Monitor = UNMONITORED,
 ) -> np.ndarray:
-    """Return logits ``[videos, T]``: scaled cosines of videos and texts; `mode` None: the bundle's default.
+    """Return scaled cosines ``[videos, T]`` of videos and texts; with `mode` None in the bundle's default mode.
 
     Raises:
         InputError: videos that cannot be read or sampled.
@@ -61,10 +61,10 @@ def rank_texts(
 
 
 def frame_indices(count: int, frames: int) -> range:
-    """Return which of `count` frames are taken: every ceil(count / frames)-th, from half of that on.
+    """Return the indices of the frames taken from `count`: every ceil(count / frames)-th, beginning with half of that.
 
     Raises:
-        InputError: the rule gives another number than `frames`, as in clips that are short for it.
+        InputError: the rule does not give exactly `frames`, which happens in short clips.
     """
     if frames < 1:
         raise InputError(f"video: {frames} frames wanted; give 1 or more")
@@ -85,8 +85,8 @@ def sample_video(source: Path, frames: int = DEFAULT_FRAMES) -> "list[Picture]":
     Animations (GIF, WebP, APNG) are read by Pillow, video files by PyAV.
 
     Raises:
-        InputError: nothing readable is there, or too few frames.
-        BackendError: a video file without PyAV.
+        InputError: the file or folder cannot be read, or has too few frames.
+        BackendError: the source is a video file, and PyAV is not installed.
     """
     if is_folder(source):
         return _of_folder(source, frames)
@@ -108,7 +108,7 @@ def _of_folder(source: Path, frames: int) -> "list[Picture]":
     taken = [paths[index] for index in _indices(source, len(paths), frames)]
     try:
         return [decode(path) for path in taken]
-    except Exception as error:  # as above
+    except Exception as error:  # decoders raise whatever the parser of their format does
         raise InputError(f"{source}: a frame cannot be read ({reason(error)}); repair it") from error
 
 
@@ -123,12 +123,12 @@ def _frame(source: Path, picture: "Picture", index: int) -> "Picture":
     try:
         picture.seek(index)
         return decode(picture)
-    except Exception as error:  # as above
+    except Exception as error:  # decoders raise whatever the parser of their format does
         raise InputError(f"{source}: frame {index} cannot be read ({reason(error)}); give a whole file") from error
 
 
 def _of_container(source: Path, frames: int) -> "list[Picture]":
-    """Decode twice, counting first: what the header says of the number of frames is a guess in many containers."""
+    """Decode the video twice, first to count frames, since the count in the header is a guess in many containers."""
     try:
         import av
     except ImportError as error:
@@ -144,7 +144,7 @@ def _of_container(source: Path, frames: int) -> "list[Picture]":
 
 
 def _decoded(av: Any, source: Path) -> Iterator[Any]:
-    """Yield the frames; by its absolute path, since FFmpeg takes `12:30.mp4` for an address of the protocol `12`."""
+    """Yield the frames. The path is absolute, since FFmpeg takes `12:30.mp4` for a URL of the protocol `12`."""
     with av.open(str(source.absolute())) as container:
         if not container.streams.video:
             raise InputError(f"{source}: holds no video; give another file")

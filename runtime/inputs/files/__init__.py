@@ -1,1 +1,1 @@
-"""Files, folders and archives before it is known what is in them: names, formats, contents."""
+"""Files, folders and archives: their names, formats and first bytes."""

@@ -1,4 +1,4 @@
-"""Archives: members by name, read by any thread, opened again by another process."""
+"""Read members of archives by name, in any thread; another process opens a pickled archive again."""
 
 import gzip
 import os
@@ -21,30 +21,31 @@ from internvl_edge.runtime.inputs.files.names import in_one_line, system_words
 from internvl_edge.runtime.inputs.files.sniff import described, head_of, picture_format
 
 _KEPT = 4
-"""Archives that are kept open, or unpacked, at once."""
+"""Number of archives that are kept open, or unpacked, at once."""
 _GZIP = b"\x1f\x8b"
 _ABSENT = "no such file in the archive"
 _LEADS_OUT = "a link to what is not in the archive"
 _NO_WHOLE_FILE = "not held as a whole file in its archive"
 _LINKS = 40
-"""Links that are followed before a chain counts as a loop, as the Linux kernel does."""
+"""Number of links that are followed before a chain counts as a loop, as in the Linux kernel."""
 _LARGEST_BYTES = 1 << 30
-"""Of one member: a picture of the pixel limit has 268 MB as it is, and what is packed may unpack to anything."""
+"""Most bytes of one member. An uncompressed picture at the pixel limit has 268 MB; compressed data has no bound."""
 _PART_BYTES = 4 << 20
 _ANY_BYTES, _MOST_TIMES = 256 << 20, 200
-"""What a gzip file may unpack to anyway, and for each of its bytes: captions make 3 to 10, pictures 1, zeros 1,000."""
+"""Bytes that any gzip file may unpack to, and the most for each of its bytes: captions have 3 to 10, pictures 1, zeros
+1,000."""
 _BROKEN = (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, tarfile.TarError, NotImplementedError)
 
 
 class Archive(ABC):
-    """Members by name: an index, and what reads one of them."""
+    """An archive with an index of its members by name."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._changed = path.stat().st_mtime_ns
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Let another process open it by its path."""
+        """Pickle the archive as its path, by which another process opens it again."""
         return _reopened, (self.path,)
 
     @property
@@ -57,7 +58,7 @@ class Archive(ABC):
         return list(self._index)
 
     def has(self, member: str) -> bool:
-        """Whether there is a file of this name."""
+        """Return whether there is a file of this name."""
         return member in self._index
 
     @abstractmethod
@@ -70,11 +71,11 @@ class Archive(ABC):
 
     @abstractmethod
     def stamp(self, member: str) -> tuple[int, int]:
-        """Return what changes when the file does; zeros where it is not there."""
+        """Return two numbers that change when the file does; zeros where there is none."""
 
 
 class ZipArchive(Archive):
-    """A .zip: its index. Few files are open at once, of however many archives."""
+    """A .zip archive. However many archives there are, only `_KEPT` files are open at once."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -99,7 +100,7 @@ class ZipArchive(Archive):
             raise UnreadableError("encrypted in its archive; unpack it")
         try:
             return _open_zip(self.path, self._changed).read(member)
-        except (*_BROKEN, KeyError) as error:  # KeyError: another archive lies there now
+        except (*_BROKEN, KeyError) as error:  # KeyError: the archive was replaced by another
             raise UnreadableError("broken in its archive") from error
 
     def stamp(self, member: str) -> tuple[int, int]:
@@ -109,7 +110,7 @@ class ZipArchive(Archive):
 
 
 class TarArchive(Archive):
-    """A .tar: its index. One packed with gzip is unpacked to a temporary file while it is read."""
+    """A .tar archive. One that is compressed with gzip is unpacked to a temporary file while it is read."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -153,7 +154,7 @@ class TarArchive(Archive):
 
     @contextmanager
     def _opened(self) -> Iterator[IO[bytes]]:
-        """Give the plain tar: the file, or what it unpacks to."""
+        """Return a context with the plain tar file: the archive itself, or its unpacked content."""
         if self._packed:
             unpacked = _unpacked(self.path, self._changed)
             yield unpacked.file
@@ -163,11 +164,11 @@ class TarArchive(Archive):
 
 
 def _tar_index(archive: tarfile.TarFile) -> dict[str, tuple[int, int] | str]:
-    """Return offset and size of every file, through links inside the archive; of what cannot be read, why."""
+    """Return offset and size of every file, following links inside the archive, or the reason why it cannot be read."""
     found: dict[str, tuple[int, int] | str] = {}
     links: dict[str, str] = {}
     for member in archive:
-        links.pop(member.name, None)  # of two members of one name the last counts
+        links.pop(member.name, None)  # the last of several members of one name counts
         found.pop(member.name, None)
         if member.issym():
             links[member.name] = posixpath.join(posixpath.dirname(member.name), member.linkname)
@@ -177,7 +178,7 @@ def _tar_index(archive: tarfile.TarFile) -> dict[str, tuple[int, int] | str]:
             whole = member.isreg() and not member.issparse()
             found[member.name] = (member.offset_data, member.size) if whole else _NO_WHOLE_FILE
         if member.name in links:
-            found[member.name] = _LEADS_OUT  # in its place among the others
+            found[member.name] = _LEADS_OUT  # keeps its place in the order
     by_path = {posixpath.normpath(name): name for name in found}
     for name in links:
         target: str | None = name
@@ -190,13 +191,13 @@ def _tar_index(archive: tarfile.TarFile) -> dict[str, tuple[int, int] | str]:
 
 
 def _require_end(archive: tarfile.TarFile, file: IO[bytes]) -> None:
-    """Check that an archive that was read to its end has one: tarfile takes any broken header for the end.
+    """Check that an archive that was read to its end is complete, since tarfile takes any broken header for the end.
 
     Raises:
-        TarError: behind the last member there is something else than the end of the file or a block of zeros.
+        TarError: something other than the end of the file or a block of zeros follows the last member.
     """
     members = archive.getmembers()
-    if not members or members[-1].issparse():  # what lies in the archive of a sparse file is not told
+    if not members or members[-1].issparse():  # tarfile does not report the stored size of a sparse file
         return
     last, position = members[-1], file.tell()
     end = last.offset_data + (-(-last.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE if last.isreg() else 0)
@@ -206,10 +207,10 @@ def _require_end(archive: tarfile.TarFile, file: IO[bytes]) -> None:
 
 
 def open_archive(path: Path) -> Archive:
-    """Return the archive at `path`, a .zip by its first bytes or else a tar.
+    """Return the archive at `path`: a .zip if its first bytes are those of one, else a tar.
 
     Raises:
-        InputError: it cannot be read; says what the file is.
+        InputError: the archive cannot be read. The message says what the file is.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -232,7 +233,7 @@ def _open_zip(path: Path, changed: int) -> zipfile.ZipFile:
 
 
 class _Unpacked:
-    """The content of a gzip file in a temporary one, which is gone when nobody reads it."""
+    """The content of a gzip file in a temporary file, which is deleted with this object."""
 
     def __init__(self, path: Path) -> None:
         self.file = tempfile.TemporaryFile(prefix="internvl-edge-")  # noqa: SIM115  closed with this object
@@ -244,10 +245,10 @@ class _Unpacked:
 
 
 def unpacked_parts(file: IO[bytes]) -> Iterator[bytes]:
-    """Yield what a gzip file unpacks to, part by part.
+    """Yield the unpacked content of a gzip file, part by part.
 
     Raises:
-        UnreadableError: it is more than pictures or texts of that size unpack to.
+        UnreadableError: the content is larger than pictures or texts can be in a file of this size.
     """
     total = 0
     with gzip.GzipFile(fileobj=file) as packed:

@@ -1,4 +1,4 @@
-"""The pictures of a folder at any depth, through links too, and a count of what is left out."""
+"""Find the pictures of a folder at any depth, following links, and count what is left out."""
 
 import os
 import stat
@@ -13,41 +13,41 @@ _NAMED = 3
 _HIDDEN = "hidden"
 _OTHER = "no pictures by their names"
 _MACOS = "__MACOSX"
-"""Folder of an archive made on macOS that repeats the name of every picture with something else in it."""
+"""Folder in archives made on macOS, which repeats the name of every picture for files that are no pictures."""
 
 
 class LeftOut:
-    """What a folder or a table holds and is not taken, by reason."""
+    """Files of a folder, or entries of a table, that are left out, by reason."""
 
     def __init__(self) -> None:
         self._found: dict[str, list[str]] = {}
 
     def add(self, why: str, name: str) -> None:
-        """Count one thing; `why` names several of its kind."""
+        """Count one entry with the reason `why`, a phrase in the plural."""
         self._found.setdefault(why, []).append(name)
 
     def add_other(self, name: str) -> None:
-        """Count a file that is no picture by its name."""
+        """Count a file whose name is not that of a picture."""
         self.add(_OTHER, name)
 
     def add_hidden(self, name: str) -> None:
-        """Count a file or folder that is hidden."""
+        """Count a hidden file or folder."""
         self.add(_HIDDEN, name)
 
     def text(self) -> str:
-        """Return all of it in one line; empty if there is nothing."""
+        """Return a summary in one line; empty if nothing was left out."""
         return "; ".join(f"{len(names)} {why} ({_named(why, names)})" for why, names in self._found.items())
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is passed over: dot files, and what macOS puts into archives."""
+    """Return whether a file or folder is hidden: its name begins with a dot, or macOS puts it into archives."""
     return name.startswith(".") or name == _MACOS
 
 
 def folder_pictures(folder: Path, left_out: LeftOut) -> list[Path]:
-    """Return the picture files below `folder` at any depth, sorted by their parts.
+    """Return the picture files below `folder` at any depth, sorted by the parts of their paths.
 
-    Links to folders are followed. A folder is read once, by its own name rather than a link's, so that loops end.
+    Links to folders are followed. A folder is read once, under its own path rather than a link's, so that loops end.
 
     Raises:
         OSError: `folder` itself cannot be read.
@@ -71,7 +71,7 @@ def folder_pictures(folder: Path, left_out: LeftOut) -> list[Path]:
 def _gather(
     start: Path, root: Path, found: list[Path], links: list[Path], seen: set[tuple[int, int]], left_out: LeftOut
 ) -> None:
-    """Add the pictures below `start`, and the links to folders, which are not followed yet."""
+    """Add the pictures below `start` to `found`, and links to folders to `links`, which are followed later."""
     pending = [start]
     while pending:
         folder = pending.pop()
@@ -98,18 +98,18 @@ def _gather(
             elif _is_other_than_file(entry):
                 left_out.add("neither files nor folders", _below(path, root))
             else:
-                found.append(path)  # a link that leads nowhere too: it is told when it is read
+                found.append(path)  # broken links too: reading them reports the error
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself
+    except OSError:  # the entry is a link to itself
         return False
 
 
 def _is_other_than_file(entry: "os.DirEntry[str]") -> bool:
-    """Whether it is a pipe, a device or a socket: reading one may never end."""
+    """Return whether an entry is a pipe, a device or a socket, whose reading may never end."""
     try:
         return not stat.S_ISREG(entry.stat().st_mode)
     except OSError:

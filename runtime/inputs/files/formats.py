@@ -1,4 +1,4 @@
-"""Which formats of pictures are read, and which names of files mean a picture, a table or an archive."""
+"""The formats of pictures that are decoded, and the kinds of files by the endings of their names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Literal
 
 Kind = Literal["picture", "lines", "json", "csv", "tsv", "parquet", "zip", "tar"]
-"""What a file is taken for by its name."""
+"""Kind of a file by its name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureFormat:
-    """One format: its decoder and its names."""
+    """A format of pictures: its decoder and the endings of its file names."""
 
     plugin: str
-    """Module of Pillow that decodes it."""
+    """Name of Pillow's module that decodes the format."""
     suffixes: tuple[str, ...]
     feature: str | None = None
-    """Name for `PIL.features.check` where Pillow may be built without the decoder."""
+    """Name for `PIL.features.check` of a decoder that Pillow may be built without."""
 
 
 PICTURE_FORMATS: Mapping[str, PictureFormat] = {
@@ -36,14 +36,13 @@ PICTURE_FORMATS: Mapping[str, PictureFormat] = {
     ),
     "PPM": PictureFormat(plugin="PpmImagePlugin", suffixes=(".ppm", ".pgm", ".pbm", ".pnm", ".pfm")),
 }
-"""Pillow's names of all formats that are ever decoded, for every command and the server.
+"""All formats that any command or the server decodes, by Pillow's names.
 
-Each is decoded inside this process. Pillow knows more, and none of them belongs here: it hands EPS to Ghostscript,
-WMF and EMF to Windows, and others lead it to parsers that hardly anybody looks at.
+Each is decoded inside this process. Pillow's other formats are left out on purpose: it passes EPS to Ghostscript, WMF
+and EMF to Windows, and the parsers of the rest are little used and little reviewed.
 """
 PICTURE_SUFFIXES = tuple(suffix for known in PICTURE_FORMATS.values() for suffix in known.suffixes)
-"""What a name inside a folder or an archive ends in when it is a picture; a file that is listed may be called anything.
-"""
+"""Endings of the names of pictures inside a folder or an archive. A file that is listed may have any name."""
 _TABLES: Mapping[str, Kind] = {
     ".jsonl": "lines",
     ".ndjson": "lines",
@@ -57,12 +56,12 @@ TABLES_AND_ARCHIVES = ".jsonl .ndjson .json .csv .tsv (each also .gz), .parquet,
 
 
 def is_picture_name(name: str) -> bool:
-    """Whether the ending of `name` is that of a picture, in capitals or not."""
+    """Return whether `name` ends as the name of a picture does, in any case."""
     return name.lower().endswith(PICTURE_SUFFIXES)
 
 
 def kind_of(path: Path) -> Kind:
-    """Return what a file is taken for: by its name's ending a table or an archive, a picture where that is no other."""
+    """Return the kind of a file by the ending of its name: a table, an archive, or else a picture."""
     name = path.name.lower()
     if name.endswith(_GZIP):
         inner = Path(name).with_suffix("").suffix
@@ -72,11 +71,11 @@ def kind_of(path: Path) -> Kind:
 
 
 def is_gzip_name(path: Path) -> bool:
-    """Whether the name says that the file is packed with gzip."""
+    """Return whether the file is compressed with gzip, by its name."""
     return path.name.lower().endswith(_GZIP)
 
 
 def without_suffixes(path: Path) -> Path:
-    """Return the path without the endings that make it a table: ``a/t`` of ``a/t.jsonl.gz``."""
+    """Return the path without the endings of a table: ``a/t`` for ``a/t.jsonl.gz``."""
     plain = path.with_suffix("") if is_gzip_name(path) else path
     return plain.with_suffix("")

@@ -1,4 +1,4 @@
-"""Names of files, and what the system says of them, as text that every reader takes."""
+"""Convert names of files, and messages of the system about them, to text that every reader can decode."""
 
 import os
 import re
@@ -9,14 +9,14 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def printable(name: "str | os.PathLike[str]") -> str:
-    r"""Return a name as valid Unicode; of one that is no UTF-8, the bytes in question are written as ``\xe9``.
+    r"""Return a name as valid Unicode, in which bytes that are no UTF-8 are written as ``\xe9``.
 
-    Python holds such bytes as lone surrogates, which many readers of JSON, Parquet and terminals refuse.
+    Python holds such bytes as lone surrogates, which terminals and many readers of JSON and Parquet refuse.
     """
     text = os.fspath(name)
     try:
         content = text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # half of a pair that no file name can hold
+    except UnicodeEncodeError:  # a lone surrogate that stands for no byte
         content = text.encode("utf-8", "surrogatepass")
     return content.decode("utf-8", "backslashreplace")
 
@@ -27,12 +27,12 @@ def in_one_line(name: "str | os.PathLike[str]") -> str:
 
 
 def system_words(error: OSError) -> str | None:
-    """Return what the system says of a file, without its name; None if the error is not the system's."""
+    """Return the system's message about a file without the file's name; None for errors that have none."""
     return os.strerror(error.errno).lower() if error.errno else None
 
 
 def is_unicode(text: str) -> bool:
-    """Whether a text has no lone surrogate, so that it can be tokenized and written."""
+    """Return whether a text has no lone surrogate, so that it can be tokenized and written."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -41,17 +41,17 @@ def is_unicode(text: str) -> bool:
 
 
 def is_there(path: Path) -> bool:
-    """Whether something can be found at `path`; of a name longer than names can be, False like of any other."""
+    """Return whether something exists at `path`; False for names that no file can have, such as too long ones."""
     return _mode(path) is not None
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder can be found at `path`, as `is_there`."""
+    """Return whether a folder exists at `path`; False for names that no file can have."""
     return stat.S_ISDIR(_mode(path) or 0)
 
 
 def _mode(path: Path) -> int | None:
     try:
         return path.stat().st_mode
-    except (OSError, ValueError):  # ValueError: a null byte
+    except (OSError, ValueError):  # ValueError: the name has a null byte
         return None

@@ -1,4 +1,4 @@
-"""What the first bytes of a file say that it is."""
+"""Recognise the format of a file by its first bytes."""
 
 import re
 import stat
@@ -7,7 +7,7 @@ from pathlib import Path
 from internvl_edge.runtime.errors import UnreadableError
 
 HEAD_BYTES = 512
-"""As many as a tar archive needs to be known."""
+"""Number of bytes that are read to recognise a file; a tar archive needs this many."""
 
 _SVG = r"<svg|<\?xml.*<svg|<!doctype svg"
 _LFS = b"version https://git-lfs.github.com/spec/"
@@ -33,7 +33,7 @@ _UNREAD: tuple[tuple[bytes, str], ...] = (
     (rb"qoif", "a QOI picture"),
     (rb"\xd7\xcd\xc6\x9a|\x01\0\0\0.{36} EMF", "a Windows metafile"),
 )
-"""What a user may call a picture, and no decoder here takes."""
+"""First bytes and names of formats that users may take for pictures but that are not decoded."""
 _OTHERS: tuple[tuple[bytes, str], ...] = (
     (rb"....ftyp", "an MP4 or QuickTime video"),
     (rb"\x1a\x45\xdf\xa3", "a Matroska or WebM video"),
@@ -61,12 +61,12 @@ _TEXTS: tuple[tuple[str, str], ...] = (
 
 
 def picture_format(head: bytes) -> str | None:
-    """Return Pillow's name of the format that the first bytes of a file are of; None if it is no known one."""
+    """Return Pillow's name of the picture format that a file begins as; None if it is none that is decoded."""
     return _first(_PICTURES, head)
 
 
 def described(head: bytes) -> str | None:
-    """Return what a file is that no decoder takes, by its first bytes, in a few words; None if that is not known."""
+    """Return a few words for a file that no decoder takes, by its first bytes; None for unknown formats."""
     if not head:
         return "an empty file"
     if head.startswith(_LFS):
@@ -80,7 +80,7 @@ def described(head: bytes) -> str | None:
 
 
 def why_no_picture(head: bytes) -> str:
-    """Return why a file that begins so is not decoded, in a few words; `head` is of no known format of pictures."""
+    """Return in a few words why a file is not decoded; `head`, its first bytes, is of no format that is."""
     found = described(head)
     if found is None:
         return "not a picture"
@@ -94,18 +94,18 @@ def head_of(path: Path) -> bytes:
     """Return the first bytes of a file.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: the file cannot be opened.
     """
     with path.open("rb") as file:
         return file.read(HEAD_BYTES)
 
 
 def regular_file(path: Path) -> Path:
-    """Return `path` if a regular file is there: to open a pipe may wait for ever, and a device may have no end.
+    """Return `path` if it is a regular file: opening a pipe may wait for ever, and a device may have no end.
 
     Raises:
-        UnreadableError: something else is there.
-        OSError: nothing can be found there.
+        UnreadableError: there is something other than a file.
+        OSError: nothing exists there.
     """
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
@@ -116,8 +116,8 @@ def regular_file(path: Path) -> Path:
 
 
 def no_text(head: bytes) -> str | None:
-    """Return what a file is by its first bytes if that is certainly no table of text; None if it may be one."""
-    if (found := picture_format(head)) is not None and found != "PPM":  # which may be the text P1
+    """Return a few words for a file that cannot be a table of text, by its first bytes; None if it may be one."""
+    if (found := picture_format(head)) is not None and found != "PPM":  # a text may begin with P1 as a PPM does
         return f"a {found} picture"
     found = described(head)
     return found if found not in ("JSON text", "an empty file", "an XML document") else None
@@ -128,10 +128,10 @@ def _first(known: tuple[tuple[bytes, str], ...], head: bytes) -> str | None:
 
 
 def _text(head: bytes) -> str | None:
-    """Return the bytes as text, None if they are none."""
+    """Return the bytes as text; None if they are no UTF-8."""
     if any(byte < 32 and byte not in b"\t\n\r\f\x1b" for byte in head):
         return None
     try:
         return head.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        return head[: error.start].decode("utf-8-sig") if error.start > len(head) - 4 else None  # cut amid a letter
+        return head[: error.start].decode("utf-8-sig") if error.start > len(head) - 4 else None  # a cut character

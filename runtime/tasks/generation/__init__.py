@@ -1,1 +1,1 @@
-"""Token by token: the search for the next ones, and the text that grows with them."""
+"""Generate text token by token: greedy and beam search, and incremental detokenization."""

@@ -1,4 +1,4 @@
-"""Captions while they are written: pieces of text that later tokens cannot change any more."""
+"""Detokenize captions incrementally, in pieces of text that later tokens cannot change any more."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -8,22 +8,22 @@ import numpy as np
 from internvl_edge.runtime.bundle.tokenizer import Tokenizer
 
 _UNDECODED = "\ufffd"
-"""What bytes become that are no whole character, or none yet."""
+"""Replacement character, into which the tokenizer decodes bytes that are no complete character (yet)."""
 
 
 class CaptionPiece(NamedTuple):
-    """A piece of one caption; the pieces of a picture, joined, are its caption."""
+    """A piece of one caption. The pieces of a picture, joined, are its caption."""
 
     picture: int
-    """Index in what was asked for."""
+    """Index of the picture in the request."""
     text: str
 
 
 class IncrementalDetokenizer:
-    """The text of tokens that come one by one, given out as soon as it is sure.
+    """A detokenizer that takes tokens one by one and returns text as soon as later tokens cannot change it.
 
-    A character of several byte tokens waits for its last byte, a space for the word behind it: a caption ends without
-    one.
+    A character of several byte tokens is kept until its last byte arrives, and a space until the next word, since a
+    caption ends without one.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -32,13 +32,13 @@ class IncrementalDetokenizer:
         self._given = 0
 
     def append(self, token: int) -> str:
-        """Return what has become sure with this token; often nothing."""
+        """Return the text that has become final with this token, which is often empty."""
         self._ids.append(token)
         text = self._tokenizer.decode(self._ids)
         return self._new(text.rstrip(_UNDECODED).rstrip())
 
     def finish(self) -> str:
-        """Return what was held back: the text ends here."""
+        """Return the remaining text at the end of the tokens."""
         return self._new(self._tokenizer.decode(self._ids))
 
     def _new(self, sure: str) -> str:
@@ -49,7 +49,7 @@ class IncrementalDetokenizer:
 def streamed_captions(
     columns: Iterable[np.ndarray], tokenizer: Tokenizer, rows: Sequence[int], eos_token_id: int
 ) -> Iterator[CaptionPiece]:
-    """Yield pieces of the captions of pictures `rows` from the tokens ``[len(rows)]`` of each step."""
+    """Yield pieces of the captions of the pictures `rows` from the tokens ``[len(rows)]`` of each step."""
     writing = {index: IncrementalDetokenizer(tokenizer) for index in range(len(rows))}
     for tokens in columns:
         for index, text in list(writing.items()):

@@ -1,7 +1,7 @@
-"""Greedy and beam search over a decoder with a key/value cache, with the semantics of the reference's `generate`.
+"""Search greedily or with beams over a decoder with a key/value cache, as the reference's `generate` does.
 
-A row is a picture, or a beam of it. A step feeds new ids and returns the logits of the last position; the cache, which
-the backend keeps, grows by what was fed.
+A row is a picture, or one of its beams. A step feeds new ids and returns the logits of the last position. The backend
+keeps the cache, which grows by the ids that were fed.
 """
 
 from collections.abc import Iterator
@@ -15,15 +15,15 @@ from internvl_edge.runtime.finite import require_finite
 from internvl_edge.runtime.stages import POSTPROCESS, UNMEASURED, Stages
 
 MOST_BEAMS = 64
-"""Beams of a picture: each has a row of the decoder and a cache of its own; the reference takes 5."""
+"""Most beams of a picture. Each has a row of the decoder and a cache of its own; the reference uses 5."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationConfig:
-    """Limits of one generation; lengths count new tokens.
+    """Limits of one generation. Lengths count new tokens.
 
     Raises:
-        InputError: limits that no generation can keep.
+        InputError: limits that contradict each other or are out of range, all of them named.
     """
 
     num_beams: int = 1
@@ -31,10 +31,10 @@ class GenerationConfig:
     max_new_tokens: int = 30
     eos_token_id: int = 2
     pad_token_id: int = 0
-    """Fills the rows that are finished."""
+    """Id that pads rows which are finished."""
 
     def __post_init__(self) -> None:
-        """Check the limits, all at once."""
+        """Check all limits."""
         wrong = [
             f"{name} is {getattr(self, name)}" for name in ("num_beams", "max_new_tokens") if getattr(self, name) < 1
         ]
@@ -51,21 +51,21 @@ class GenerationConfig:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """New ids ``[B, new tokens]``; for beam search also the score of each row, its mean log-probability."""
+    """New ids ``[B, new tokens]`` and, for beam search, the score of each row, its mean log-probability."""
 
     ids: np.ndarray
     scores: np.ndarray | None = None
 
 
 class _Decoder:
-    """The cache with the mask of every row, which grows with it."""
+    """The cache and the attention mask of every row, which grow together."""
 
-    def __init__(self, cache: KeyValueCache, held: int, rows: int, stages: Stages) -> None:
+    def __init__(self, cache: KeyValueCache, past_length: int, rows: int, stages: Stages) -> None:
         self._cache = cache
-        self._mask = np.ones((rows, held), np.int64)
+        self._mask = np.ones((rows, past_length), np.int64)
         self._stages = stages
-        self._shared = held
-        """Positions that are the same in all beams of a picture."""
+        self._shared = past_length
+        """Number of positions that are the same in all beams of a picture."""
 
     def prefill(self, prompt_ids: np.ndarray) -> np.ndarray:
         """Append `prompt_ids` ``[R, n]``, left-padded with 0; return the logits ``[R, V]`` of the last column."""
@@ -73,12 +73,12 @@ class _Decoder:
         return self._append(prompt_ids, (prompt_ids > 0).astype(np.int64))
 
     def feed(self, tokens: np.ndarray) -> np.ndarray:
-        """Append one token ``[R]`` a row; return the logits ``[R, V]`` behind it."""
+        """Append one token ``[R]`` to each row; return the logits ``[R, V]`` of the next one."""
         ids = tokens[:, None]
         return self._append(ids, np.ones_like(ids))
 
     def select(self, rows: np.ndarray) -> None:
-        """Keep the rows of these indexes, in this order, repeats allowed; none moves to another picture."""
+        """Keep the rows of these indexes, in this order, repeats allowed. Rows stay within their picture."""
         self._mask = self._mask[rows]
         self._cache.select(rows, self._shared)
 
@@ -96,30 +96,38 @@ class _Decoder:
 
 
 def generate(
-    cache: KeyValueCache, held: int, prompt_ids: np.ndarray, config: GenerationConfig, stages: Stages = UNMEASURED
+    cache: KeyValueCache,
+    past_length: int,
+    prompt_ids: np.ndarray,
+    config: GenerationConfig,
+    stages: Stages = UNMEASURED,
 ) -> Generated:
-    """Return what the decoder writes behind `prompt_ids` ``[B, n]`` (left padding is id 0).
+    """Return the ids that the decoder generates after `prompt_ids` ``[B, n]``, which are left-padded with id 0.
 
-    The cache has `held` columns, one row a picture; beams share it until they part.
+    The cache holds `past_length` positions for each picture; beams share them until they differ.
 
     Raises:
-        BackendError: the decoder fails, or gives NaN, among which no token is the best.
+        BackendError: the decoder fails, or returns NaN, among which there is no best token.
     """
     if config.num_beams == 1:
-        columns = list(greedy_tokens(cache, held, prompt_ids, config, stages))
+        columns = list(greedy_tokens(cache, past_length, prompt_ids, config, stages))
         return Generated(np.stack(columns, axis=1).astype(np.int64))
-    decoder = _Decoder(cache, held, prompt_ids.shape[0], stages)
+    decoder = _Decoder(cache, past_length, prompt_ids.shape[0], stages)
     return _beam_search(decoder, decoder.prefill(prompt_ids), config, stages)
 
 
 def greedy_tokens(
-    cache: KeyValueCache, held: int, prompt_ids: np.ndarray, config: GenerationConfig, stages: Stages = UNMEASURED
+    cache: KeyValueCache,
+    past_length: int,
+    prompt_ids: np.ndarray,
+    config: GenerationConfig,
+    stages: Stages = UNMEASURED,
 ) -> Iterator[np.ndarray]:
-    """Yield the best next token of every row ``[B]`` as it is known, until the last row ends; see `generate`.
+    """Yield the best next token of every row ``[B]``, step by step until the last row ends; see `generate`.
 
-    A step is computed when its tokens are asked for.
+    A step is computed when its tokens are requested.
     """
-    decoder = _Decoder(cache, held, prompt_ids.shape[0], stages)
+    decoder = _Decoder(cache, past_length, prompt_ids.shape[0], stages)
     logits = decoder.prefill(prompt_ids)
     unfinished = np.ones(logits.shape[0], bool)
     for written in range(config.max_new_tokens):
@@ -134,7 +142,7 @@ def greedy_tokens(
 
 
 def _without_early_eos(scores: np.ndarray, new_tokens: int, config: GenerationConfig) -> np.ndarray:
-    """Return `scores` with eos impossible until `min_new_tokens` are written."""
+    """Return `scores` in which eos is impossible before `min_new_tokens` have been generated."""
     if new_tokens >= config.min_new_tokens:
         return scores
     forbidden = scores.copy()
@@ -143,10 +151,10 @@ def _without_early_eos(scores: np.ndarray, new_tokens: int, config: GenerationCo
 
 
 class _Hypotheses:
-    """The finished beams of one picture, at most `num_beams`, best score kept; length penalty 1.
+    """The best finished beams of one picture, at most `num_beams`, with length penalty 1.
 
-    Equal scores are kept as the reference keeps them: a full set takes no equal, the oldest of the worst leaves, the
-    youngest of the best is the answer.
+    Ties are resolved as in the reference: a full set takes no beam of equal score, the oldest of the worst is replaced,
+    and the youngest of the best is the answer.
     """
 
     def __init__(self, num_beams: int) -> None:
@@ -155,7 +163,7 @@ class _Hypotheses:
         self.done = False
 
     def add(self, ids: np.ndarray, log_probability: float) -> None:
-        """Add a finished beam of new tokens `ids` (eos included in its length, as the reference counts)."""
+        """Add a finished beam of new tokens `ids`, whose length includes eos as in the reference."""
         score = log_probability / len(ids)
         if len(self._beams) < self._num_beams:
             self._beams.append((score, ids))
@@ -164,7 +172,7 @@ class _Hypotheses:
             self._beams.append((score, ids))
 
     def update_done(self, best_running: float, length: int) -> None:
-        """Stop when no running beam can still beat the worst finished one at the present length."""
+        """Set `done` if no running beam can exceed the score of the worst finished one at the present length."""
         full = len(self._beams) == self._num_beams
         self.done = full and self._worst() >= best_running / length
 
@@ -183,7 +191,7 @@ def _beam_search(decoder: _Decoder, logits: np.ndarray, config: GenerationConfig
     decoder.select(np.repeat(np.arange(pictures), beams))
     logits = np.repeat(logits, beams, axis=0)
     running = np.full((pictures, beams), -1e9, np.float32)
-    running[:, 0] = 0  # the beams are still equal: all but one stay out of the first choice
+    running[:, 0] = 0  # the beams are equal at first, so that all but one are excluded from the first step
     written = np.zeros((pictures * beams, 0), np.int64)
     finished = [_Hypotheses(beams) for _ in range(pictures)]
     while True:
@@ -210,9 +218,9 @@ def _advance(
     vocabulary: int,
     config: GenerationConfig,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return parent row, token and total of the beams that go on; those that end join `finished`.
+    """Return parent row, token and total of the beams that continue; those that end are added to `finished`.
 
-    Of twice as many candidates as beams, one that ends counts only if it is among the first `num_beams`.
+    There are twice as many candidates as beams. One that ends counts only if it is among the first `num_beams`.
     """
     pictures, beams = len(finished), config.num_beams
     parents = np.zeros((pictures, beams), np.int64)
