@@ -11,6 +11,7 @@ import pytest
 
 from internvl_edge.cli import main
 from tests.project import ROOT
+from tests.test_architecture import ORDER
 
 PAGES = [
     ROOT / "README.md",
@@ -196,6 +197,14 @@ def test_files_and_folders_that_are_named_exist(page: Path) -> None:
     wrong = [name for name in _CODE.findall(text) if name not in PROPOSED and not _found(name)]
     wrong += [name for name in _FOLDER.findall(text) if not any(ROOT.glob(name.rstrip("/")))]
     assert wrong == []
+
+
+@pytest.mark.parametrize("room", sorted(ORDER))
+def test_the_map_lists_the_folders_of_each_room_in_their_order(room: str) -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = text.partition(f"| `{room}/` | |\n")[2].partition("\n\n")[0].splitlines()[1:]
+    listed = [name for row in rows for name in re.findall(r"`(\w+)(?:/|\.py)`", row.split("|")[1])]
+    assert listed == list(ORDER[room])
 
 
 def test_files_that_are_proposed_do_not_exist_yet() -> None:
