@@ -5,9 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from internvl_edge.runtime.backends.tensorrt.contexts import ContextFactory
 from internvl_edge.runtime.backends.tensorrt.plans.library import load_library
+from internvl_edge.runtime.backends.tensorrt.plans.plan import load_plan
+from internvl_edge.runtime.bundle.engines import EngineRecord
 from internvl_edge.runtime.cache_folder import cache_folder
-from tests.unit.runtime.fake_plans import Site, site
+from internvl_edge.runtime.errors import BackendError
+from tests.unit.runtime.fake_plans import SM, Site, site
 
 
 @pytest.fixture
@@ -78,3 +82,40 @@ def test_the_folder_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_library_is_loaded_once(here: Site) -> None:
     assert load_library("tensorrt_rtx") is load_library("tensorrt_rtx")
+
+
+def maker(here: Site) -> ContextFactory:
+    library = load_library(here.flavour)
+    record = EngineRecord.load(here.folder).graphs["vision"].plans[0]
+    return ContextFactory(library, load_plan(library, here.folder, record, "vision"), "vision", SM, growing=False)
+
+
+def test_every_context_is_another_one(here: Site) -> None:
+    with here.cuda.current():
+        made = maker(here)
+        assert made.new() is not made.new()
+        assert len(here.trt.contexts) == 2
+
+
+def test_a_context_that_is_not_made_is_one_line(here: Site) -> None:
+    with here.cuda.current():
+        made = maker(here)
+        made._plan.engine.create_execution_context = lambda how: None
+        with pytest.raises(
+            BackendError, match=r"^graph vision: .* makes no context of whole\.plan \(no reason given\)"
+        ):
+            made.new()
+
+
+def test_kernels_that_did_not_change_are_not_written_again(here: Site) -> None:
+    with here.cuda.current():
+        made = maker(here)
+        made._cache.kernels.add("a")
+        made.keep_kernels()
+        (kept,) = cache_folder().iterdir()
+        kept.unlink()
+        made.keep_kernels()
+        assert not kept.exists()
+        made._cache.kernels.add("another")
+        made.keep_kernels()
+        assert kept.exists()

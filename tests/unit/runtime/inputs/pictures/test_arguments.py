@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from internvl_edge.runtime.errors import InputError
-from internvl_edge.runtime.inputs.pictures.given import name_in, picture_count
+from internvl_edge.runtime.inputs.pictures.arguments import name_in, picture_count
 from internvl_edge.runtime.inputs.pictures.source import PictureFile
 
 
