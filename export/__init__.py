@@ -1,1 +1,1 @@
-"""From a checkpoint to a bundle: `compile.export_bundle` lists the stages."""
+"""Turn a checkpoint into a bundle, and a bundle into plans: `compile.export_bundle` lists the stages."""

@@ -1,4 +1,4 @@
-"""Measure the ranges of a checkpoint: `internvl-edge calibrate`, top to bottom."""
+"""Measure the ranges of a checkpoint: what `internvl-edge calibrate` does, step by step."""
 
 import time
 from dataclasses import dataclass
@@ -23,31 +23,31 @@ from internvl_edge.runtime.progress import Progress, Silent
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrateOptions:
-    """One calibration; defaults live here alone."""
+    """Options of one calibration and their defaults."""
 
     checkpoint: str
     output: Path
     data: str | None = None
-    """A folder, a JSONL, or the word ``random``; None only with `merge`."""
+    """Folder or JSONL of the samples, or the word ``random``; None only with `merge`."""
     samples: int = 128
     method: str = "auto"
     graphs: tuple[str, ...] | None = None
     image_size: int | None = None
     compute: str = "auto"
-    """Type of the matrix products: bf16 where the CPU has it, fp32 elsewhere."""
+    """Type of the matrix products; ``auto`` is bf16 on a CPU that has it and fp32 on any other."""
     merge: tuple[Path, ...] = ()
-    """Ranges to merge instead of measuring."""
+    """Folders of measured ranges that are merged; nothing is measured then."""
     revision: str | None = None
     accept_config: tuple[str, ...] = ()
-    """Unknown fields of the checkpoint's files that have no effect on the model."""
+    """Unknown fields of the checkpoint's files that the user declares to have no effect on the model."""
     state_dict: str | None = None
-    """Which set of weights is meant where the checkpoint holds several, as ``model_ema``."""
+    """Name of the set of weights to read from a checkpoint that holds several, for example ``model_ema``."""
 
     def __post_init__(self) -> None:
-        """Check what can be checked before anything is open.
+        """Check the options as far as that needs no files.
 
         Raises:
-            CalibrationError: all that is wrong, in one line.
+            CalibrationError: with all findings in one line.
         """
         wrong = []
         if self.method not in METHODS:
@@ -64,7 +64,7 @@ class CalibrateOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrateReport:
-    """What was measured."""
+    """Result of a calibration: the folder of the ranges, their description, and the time that it took."""
 
     output: Path
     info: RangesInfo
@@ -75,7 +75,7 @@ def calibrate(options: CalibrateOptions, progress: Progress | None = None) -> Ca
     """Write the ranges of `options.checkpoint` to `options.output`; the folder appears whole or not at all.
 
     Raises:
-        EdgeError: the checkpoint, the data or a value on the way is not right, in one line.
+        EdgeError: the checkpoint, the data or a measured value is not valid.
     """
     started = time.monotonic()
     checkpoint = open_checkpoint(options.checkpoint, options.revision, options.accept_config, options.state_dict)
@@ -93,10 +93,10 @@ def calibrate(options: CalibrateOptions, progress: Progress | None = None) -> Ca
 def measure_ranges(
     model: BlockwiseModel, checkpoint: Checkpoint, options: CalibrateOptions, progress: Progress
 ) -> RangesInfo:
-    """Write the ranges of `model`, which is opened already, to `options.output`.
+    """Measure the ranges of the opened `model` and write them to `options.output`.
 
     Raises:
-        EdgeError: the data or a value on the way is not right, in one line.
+        EdgeError: the data or a measured value is not valid.
     """
     assert options.data is not None
     measured = RangeOptions(

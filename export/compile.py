@@ -1,4 +1,4 @@
-"""From a checkpoint to a bundle: the stages of `internvl-edge export`, top to bottom."""
+"""Turn a checkpoint into a bundle: the stages of `internvl-edge export` in their order."""
 
 import logging
 import shutil
@@ -52,40 +52,40 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportReport:
-    """What came out."""
+    """Result of an export: what was written, how exact it is, and how long each stage took."""
 
     output: Path
     precision: str
     graphs: tuple[str, ...]
     errors: tuple[OutputError, ...]
     seconds: Mapping[str, float]
-    """Stage -> how long it took in this run."""
+    """Name of each stage -> seconds that it took in this run."""
     samples: str
     shared_tensors: int
-    """Read in place from files that share blocks with the checkpoint's, or are hard links to them."""
+    """Number of tensors that are read from files shared with the checkpoint: by common blocks, or by hard links."""
     hard_linked: bool
     written_tensors: int
     store_bytes: int
     built: BuildReport | KitReport | None
-    """Plans, or the kit to build them from, where a target was given."""
+    """Report of the plans, or of the kit to build them from; None without a target."""
     ignored: tuple[str, ...]
     absent_files: tuple[str, ...] = ()
-    """Shards of the checkpoint that are not there and that no graph needs."""
+    """Missing shards of the checkpoint that no graph needs."""
     gate_result: GateResult | None = None
-    """What quantization cost, where it was measured."""
+    """Accuracy that quantization cost; None where it was not measured."""
     kept_high: tuple[str, ...] = ()
-    """Sites that are not quantized."""
+    """Names of the sites that are not quantized."""
     fp32_parts: Mapping[str, Fp32Parts] = field(default_factory=dict)
-    """Graph -> what of it is fp32, since 16 bits would overflow."""
+    """Graph -> its parts that compute in fp32, because 16 bits would overflow."""
 
 
 def export_bundle(options: ExportOptions, progress: Progress | None = None) -> ExportReport:
     """Write the bundle of `options.checkpoint` to `options.output`; either the whole bundle appears or none.
 
-    Plans for a target are built from the bundle that is there then, as `internvl-edge build` does.
+    With a target, its plans are then built from that bundle, as `internvl-edge build` does.
 
     Raises:
-        EdgeError: the checkpoint, an option or a graph is not right, in one line.
+        EdgeError: the checkpoint, an option or a graph is not valid.
     """
     run = open_run(options, progress or Silent())
     with ExitStack() as stack:
@@ -96,7 +96,7 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         shared = shared_files(run.checkpoint.tensors.values(), run.dtype, run.weights, folder)
         clock = _Clock()
         stack.enter_context(fitting_threads(run.checkpoint.tensors.values()))
-        tracing = stack.enter_context(_tracing(run, staging))  # forks, before the sweep begins a thread
+        tracing = stack.enter_context(_tracing(run, staging))  # forks, so it comes before the scan starts a thread
         scan = stack.enter_context(_source_scan(run, shared))
         _trace(run, staging, tracing)
         clock.stage("trace")
@@ -133,27 +133,27 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
 
 
 class _Clock:
-    """Measures consecutive stages."""
+    """Stopwatch for consecutive stages."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._last = time.monotonic()
 
     def stage(self, name: str) -> None:
-        """Name the time since the last call."""
+        """Record the time since the last call under `name`."""
         now = time.monotonic()
         self.seconds[name] = round(now - self._last, 3)
         self._last = now
 
 
 def _source_scan(run: ExportRun, shared: Collection[Path]) -> SourceScan:
-    """Return a sweep of the files that will be shared; what is written anew is swept as it is written."""
+    """Return a scan of the shared files; tensors that are written to the store are checked as they are written."""
     tensors = run.checkpoint.tensors.values()
     return SourceScan(t for t in tensors if readable_in_place(t, run.dtype) and t.file in shared)
 
 
 def _tracing(run: ExportRun, staging: Staging) -> Forked:
-    """Return what traces the graphs that no earlier run has traced."""
+    """Return the processes that trace the graphs which no earlier run has traced."""
     folder = staging.folder / TRACED
     folder.mkdir(exist_ok=True)
 
@@ -168,7 +168,7 @@ def _tracing(run: ExportRun, staging: Staging) -> Forked:
 
 
 def _trace(run: ExportRun, staging: Staging, tracing: Forked) -> None:
-    """Wait until every graph is traced."""
+    """Wait until every graph is traced, and record each."""
     with run.progress.task("Tracing graphs", len(run.graphs), "graphs") as advance:
         advance(sum(staging.finished(_traced(name)) is not None for name in run.graphs))
         for name in tracing.done(advance):
@@ -181,7 +181,7 @@ def _traced(name: str) -> str:
 
 
 def _precision(run: ExportRun, staging: Staging) -> Precision | None:
-    """Decide how to quantize; None if nothing is."""
+    """Return how the graphs are quantized; None if they are not."""
     if run.options.precision is None:
         return None
     chosen = quantize_run(run, staging, _verification_inputs(run, run.model.sources).inputs)
@@ -191,7 +191,7 @@ def _precision(run: ExportRun, staging: Staging) -> Precision | None:
 
 
 def _verify(run: ExportRun, staging: Staging, folder: Path, stored: Stored, precision: Precision | None) -> Verified:
-    """Hold the written graphs against torch, and write how far each is from it."""
+    """Compare the written graphs with torch, and write the differences."""
     recipe = precision.recipe if precision is not None else None
     verified = verify_graphs(run, staging, folder, _verification_inputs(run, stored.sources, recipe), precision)
     _write_json(staging.folder / "reports" / "verification.json", verified.report(run.samples.source))
@@ -227,7 +227,7 @@ def _gate(run: ExportRun, staging: Staging, folder: Path, precision: Precision |
 def _describe(
     run: ExportRun, staging: Staging, folder: Path, stored: Stored, verified: Verified, clock: _Clock
 ) -> None:
-    """Ship what the runtime needs beside the graphs, drop what does not ship, and write the manifest."""
+    """Copy the files that the runtime needs, delete the intermediate ones, and write the manifest."""
     graphs = {name: verified.described(name, graph, folder) for name, graph in stored.graphs.items()}
     _copy_companions(run.checkpoint, run.config, staging.folder)
     _write_json(staging.folder / "reports" / "export.json", {"seconds": clock.seconds})
@@ -248,12 +248,12 @@ def _describe(
 def _verification_inputs(
     run: ExportRun, sources: Mapping[str, Source], recipe: Recipe | None = None
 ) -> VerificationInputs:
-    """Return what runs torch on the samples that graphs are tried on."""
+    """Return the inputs and expected outputs of all graphs on the samples of this run."""
     return VerificationInputs(run.config, sources, run.samples, run.model.tokenizer, run.feature_layers, recipe)
 
 
 def _copy_companions(checkpoint: Checkpoint, config: ModelConfig, folder: Path) -> None:
-    """Ship what the runtime needs beside the graphs: the tokenizer and the preprocessor's settings."""
+    """Copy the tokenizer and write the settings of preprocessing."""
     if checkpoint.tokenizer_file:
         shutil.copyfile(checkpoint.tokenizer_file, folder / "tokenizer.model")
     save_preprocessing(config.pictures, folder)
@@ -265,7 +265,7 @@ def _logit_scale(checkpoint: Checkpoint) -> float | None:
 
 
 def _digests(folder: Path, known: Mapping[str, FileInfo]) -> dict[str, FileInfo]:
-    """Return size and digest of every file of the bundle; the weights' are known from writing them."""
+    """Return size and digest of every file of the bundle; those in `known` are not read again."""
     files = dict(known)
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()

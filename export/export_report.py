@@ -1,4 +1,4 @@
-"""The summaries of an export and a calibration in words."""
+"""Texts that the commands print after an export and after a calibration."""
 
 from internvl_edge.export.calibrate import CalibrateReport
 from internvl_edge.export.compile import ExportReport
@@ -13,7 +13,7 @@ _HARD_LINKS = (
 
 
 def ranges_text(report: CalibrateReport) -> str:
-    """Return what was measured, on what, and how long it took."""
+    """Return the summary of a calibration: what was measured, on which data, and the time."""
     info = report.info
     pictures, texts = (sum(int(part[key]) for part in info.data) for key in ("pictures", "texts"))
     unreadable = [name for part in info.data for name in part["unreadable"]]
@@ -28,7 +28,7 @@ def ranges_text(report: CalibrateReport) -> str:
 
 
 def report_text(report: ExportReport) -> str:
-    """Return what was written and how far each graph is from torch, one line a graph."""
+    """Return the summary of an export, with one line for each graph and its difference to torch."""
     lines = [
         f"{report.output}: {', '.join(report.graphs)}",
         _weights(report),
@@ -56,10 +56,10 @@ def report_text(report: ExportReport) -> str:
     stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in report.seconds.items())
     lines.append(f"seconds: {stages}")
     if report.ignored:
-        lines.append(f"left alone in the checkpoint: {len(report.ignored)} tensors, as {report.ignored[0]}")
+        lines.append(f"not used from the checkpoint: {len(report.ignored)} tensors, for example {report.ignored[0]}")
     if report.absent_files:
         lines.append(
-            f"absent, but of no graph's weights: {len(report.absent_files)} shards, as {report.absent_files[0]}"
+            f"missing shards that no graph needs: {len(report.absent_files)}, for example {report.absent_files[0]}"
         )
     return "\n".join(lines)
 

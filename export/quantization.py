@@ -1,4 +1,4 @@
-"""The stages of an export that are about numbers of few bits: what calibration is given, and what it decides."""
+"""The stages of an export that quantize: calibration with this run's options, and the accuracy gate."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,14 +16,16 @@ from internvl_edge.export.run.staging import Staging
 from internvl_edge.runtime.progress import Progress
 
 RANGES = "ranges"
-"""Folder of the staging area for ranges that are measured on the way; what was decided from them ships."""
+"""Folder in the staging area for ranges measured during the export; the recipe made from them ships instead."""
 
 
 def quantize_run(run: ExportRun, staging: Staging, inputs: Inputs) -> Precision:
-    """Decide the recipe of an export on ranges that are given or measured now; `inputs` tell the damage of sites.
+    """Return the recipe of an export, made from given ranges or from ranges measured now.
+
+    `inputs` gives the inputs of each graph on which the damage of quantizing a site is measured.
 
     Raises:
-        CalibrationError: ranges of something else, or that lack a graph; patterns that match nothing.
+        CalibrationError: the ranges belong to another model or lack a graph, or a pattern matches no site.
     """
     options = run.options
     ranges = open_ranges(options.ranges or _measured(run, staging))
@@ -44,7 +46,7 @@ def quantize_run(run: ExportRun, staging: Staging, inputs: Inputs) -> Precision:
 
 
 def run_gate(accuracy_gate: AccuracyGate, folder: Path, progress: Progress) -> GateResult:
-    """Return what the written graphs in `folder` lose."""
+    """Return the accuracy that the written graphs in `folder` lose."""
 
     def run(graph: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return onnx_outputs(folder / f"{graph}.onnx", inputs)
@@ -53,7 +55,7 @@ def run_gate(accuracy_gate: AccuracyGate, folder: Path, progress: Progress) -> G
 
 
 def _measured(run: ExportRun, staging: Staging) -> Path:
-    """Return the ranges of this run's data, measuring them unless an earlier run has."""
+    """Return the folder of ranges of this run's data; they are measured unless an earlier run has done so."""
     options, folder = run.options, staging.folder / RANGES
     if staging.finished("ranges") is None:
         asked = CalibrateOptions(

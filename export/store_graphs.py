@@ -1,4 +1,4 @@
-"""The stage of an export that writes its graphs, quantized where they are, and the store of the weights they share."""
+"""The stage of an export that writes the graphs, quantized or not, and the store of the weights that they share."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
@@ -27,19 +27,19 @@ from internvl_edge.runtime.bundle.manifest import FileInfo, GraphInfo
 from internvl_edge.runtime.progress import BYTES
 
 TRACED = "traced"
-"""Folder of the staging area for traced graphs; it does not ship."""
+"""Folder in the staging area for traced graphs; it does not ship."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """The graphs as files, beside the store of their weights."""
+    """The written graphs and the store of their weights."""
 
     sources: Mapping[str, Source]
-    """Where the values of the store come from: codes too, where something is quantized."""
+    """Weight -> where its values come from, including codes and scales of quantized weights."""
     graphs: Mapping[str, GraphInfo]
     plan: WeightPlan
     files: Mapping[str, FileInfo]
-    """Files of the store."""
+    """File of the store -> its size and digest."""
 
 
 def store_graphs(
@@ -66,12 +66,12 @@ def _graph(staging: Staging, name: str, recipe: Recipe | None) -> ir.Model:
     if recipe is None:
         return model
     if recipe.attention.get(name):
-        JoinHeadsPass()(model)  # Q/DQ between the linears and the heads would keep a dialect from it
+        JoinHeadsPass()(model)  # a dialect could not do it behind Q/DQ nodes
     return quantize_graph(model, recipe)
 
 
 def _place(staging: Staging, folder: Path, model: ir.Model, plan: WeightPlan) -> GraphInfo:
-    """Point a graph at the store and save it; return what the runtime has to know of it."""
+    """Attach the store's weights to a graph and save it; return its description for the manifest."""
     attach_weights(model, plan)
     path = folder / f"{model.graph.name}.onnx"
     ir.save(model, path)
@@ -79,7 +79,7 @@ def _place(staging: Staging, folder: Path, model: ir.Model, plan: WeightPlan) ->
 
 
 def _store(run: ExportRun, staging: Staging, folder: Path, plan: WeightPlan, scan: SourceScan) -> dict[str, FileInfo]:
-    """Write and link the weights unless an earlier run has; return size and digest of each file in the bundle."""
+    """Write and link the weights unless an earlier run has; return size and digest of each file of the store."""
     done = staging.finished("weights")
     if done is None:
         label = "Linking weights" if plan.files and not plan.written else "Writing weights"

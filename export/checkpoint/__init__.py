@@ -1,4 +1,4 @@
-"""A checkpoint of any official layout as one thing: its config, and its tensors under the official names, on disk."""
+"""Open a checkpoint of any official layout: its config, and its tensors on disk under the official names."""
 
 from internvl_edge.export.checkpoint.opening import Checkpoint, open_checkpoint
 from internvl_edge.export.checkpoint.shapes import StoredTensor

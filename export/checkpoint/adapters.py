@@ -1,4 +1,4 @@
-"""LoRA fine-tunes: adapters in PEFT's layout become weights that are merged when read (MODEL.md 2.3)."""
+"""Merge LoRA adapters in PEFT's layout into the weights; the merge happens when a weight is read (MODEL.md 2.3)."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,23 +16,23 @@ _HALF = re.compile(
 _OTHER_PARTS = re.compile(
     r"\.lora_(magnitude_vector|E|variant|router)|\.lora_[AB](\.[^.]+)?\.bias$|\.(vera|hada|oft|boft|lokr)_"
 )
-"""Tensors of adapters that add more than one product."""
+"""Tensors of adapters that are not the one product of two matrices that LoRA adds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Strength:
-    """What is known of how strongly adapters act: PEFT's own file, or the ranks in `config.json`."""
+    """Source of the factors of adapters: PEFT's own file, or the ranks in `config.json`."""
 
     config: AdapterConfig | None = None
     backbone_rank: int = 0
-    """The reference merges with alpha = 2 x rank where `config.json` names a rank (MODEL.md 2.3)."""
+    """Rank that `config.json` names for the tower; the reference then merges with alpha = 2 x rank (MODEL.md 2.3)."""
     qllama_rank: int = 0
 
     def scale(self, module: str, rank: int) -> float:
         """Return the factor of the adapter of `module`.
 
         Raises:
-            CheckpointError: nothing tells it, or what tells it is of another rank.
+            CheckpointError: no file states the factor, or the stated rank differs from the tensor's.
         """
         if self.config is not None:
             return self.config.scale(module, rank)
@@ -45,10 +45,10 @@ class Strength:
 
 
 def split_adapters(tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, LazyTensor], dict[str, LazyTensor]]:
-    """Return the plain tensors, and those of adapters that are needed.
+    """Return the plain tensors, and the adapter tensors that the model needs.
 
     Raises:
-        CheckpointError: adapters of a kind that is no single product.
+        CheckpointError: an adapter is not plain LoRA.
     """
     parts = {name: tensor for name, tensor in tensors.items() if _HALF.match(name) or _OTHER_PARTS.search(name)}
     needed = {name: tensor for name, tensor in parts.items() if not is_unused(name)}
@@ -63,7 +63,7 @@ def merged(
     """Return `plain` with the adapters of `halves` folded into their base weights.
 
     Raises:
-        CheckpointError: adapters without their other half, their base weight or a strength, all of them named.
+        CheckpointError: adapters that lack a half, a base weight or a factor, all of them named.
     """
     pairs = _pairs(halves)
     alone = [module for module, sides in pairs.items() if set(sides) != {"A", "B"} or f"{module}.weight" not in plain]
@@ -88,12 +88,12 @@ def merged(
 
 
 def placed(adapter: Mapping[str, LazyTensor], base: Iterable[str], naming: Naming) -> dict[str, LazyTensor]:
-    """Return the tensors of an adapter's own file under the names that they have in the model.
+    """Return the tensors of a separate adapter file under the model's official names.
 
-    They are named as the base weights are, official or by `naming`, from the whole model or from a part of it.
+    The file's names may be official or as `naming` describes, and relative to the whole model or to a part of it.
 
     Raises:
-        CheckpointError: names that no weight of the model has, or that several have.
+        CheckpointError: a name fits no weight of the model, or several.
     """
     known = {name.removesuffix(".weight") for name in base} | set(base)
     found: dict[str, LazyTensor] = {}
@@ -119,10 +119,10 @@ def placed(adapter: Mapping[str, LazyTensor], base: Iterable[str], naming: Namin
 
 
 def check_whole(config: AdapterConfig, adapter: Iterable[str], base: Iterable[str]) -> None:
-    """Check that an adapter has all that its config says: of every kind of module, and of each that it replaces.
+    """Check that an adapter file holds tensors for every module that its config adapts or replaces.
 
     Raises:
-        CheckpointError: naming what is adapted, or replaced, in the model and is not in the adapter.
+        CheckpointError: with the names of the modules that the file lacks.
     """
     stored, known = set(adapter), set(base)
     adapted, weights = set(adapted_modules(stored)), {name.removesuffix(".weight") for name in known}
@@ -142,7 +142,7 @@ def check_whole(config: AdapterConfig, adapter: Iterable[str], base: Iterable[st
 
 
 def adapted_modules(halves: Iterable[str]) -> Iterator[str]:
-    """Yield the module of each half of an adapter."""
+    """Yield the name of the adapted module for each half among the names."""
     for name in halves:
         if match := _HALF.match(name):
             yield match["module"]
@@ -153,16 +153,16 @@ def _ending(names: Iterable[str], end: str) -> bool:
 
 
 def _place(name: str, module: str) -> str | None:
-    """Return the full name of the module called `module` that a tensor lies in, or None if it lies in none."""
+    """Return the full name of the module named `module` that holds tensor `name`, or None if there is none."""
     before, found, _ = f".{name}".partition(f".{module}.")
     return f"{before}{found}" if found else None
 
 
 def _pairs(halves: Mapping[str, LazyTensor]) -> dict[str, dict[str, LazyTensor]]:
-    """Return the halves by module and side; an embedding's are brought to a linear's form.
+    """Return the halves A and B by module; those of an embedding are transposed to a linear's form.
 
     Raises:
-        CheckpointError: several adapters of one module.
+        CheckpointError: a module has several adapters.
     """
     pairs: dict[str, dict[str, LazyTensor]] = {}
     names: dict[str, set[str]] = {}

@@ -1,4 +1,4 @@
-"""The identity of a checkpoint, from a few bytes of each tensor."""
+"""Compute a digest that identifies a checkpoint, from its config and a few bytes of each tensor."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ _FINGERPRINT_BYTES = 4096
 
 
 def fingerprint(tensors: Sequence[StoredTensor], config: ModelConfig) -> str:
-    """Return the identity of a checkpoint: names, types, shapes and the first bytes of every tensor, and its config.
+    """Return a digest of names, types, shapes and first bytes of all tensors, and of the config.
 
-    Of the config it is all but the picture size, which is compared apart, so that the error can say what to do. The
-    strength of adapters is part of it, and pictures that are prepared in another way than the reference's.
+    The picture size is left out: it is compared separately, so that the error can name it. The factors of adapters are
+    included, and so is preprocessing that differs from the reference's.
     """
     digest, pictures = hashlib.sha256(), config.pictures
     vision = {name: value for name, value in asdict(config.vision).items() if name != "image_size"}

@@ -1,4 +1,4 @@
-"""Names of tensors: wrappers of training and saving are taken off, other layouts become the official one."""
+"""Translate the names of stored tensors to official names: remove wrappers' prefixes, convert other layouts."""
 
 import re
 from collections.abc import Iterable
@@ -9,37 +9,37 @@ from internvl_edge.export.models.families.fields import listed
 from internvl_edge.runtime.errors import CheckpointError
 
 TOP_LEVEL = "top"
-"""How `--state-dict` names weights whose names have no prefix."""
+"""Value of `--state-dict` for the weights whose names have no prefix."""
 
 _WRAPPERS = re.compile(
     r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module"
     r"|base_model\.model|base_layer|modules_to_save\.[^.]+)\."
 )
-"""What data parallelism, compilation, sharding and PEFT put into names, at any place."""
+"""Components that data parallelism, compilation, sharding and PEFT insert anywhere in names."""
 _REPLACED = re.compile(r"(?:^|\.)original_module\.")
-"""PEFT keeps the weights here that ``modules_to_save`` holds the trained ones of."""
+"""PEFT stores the untrained original of a module in ``modules_to_save`` under this name."""
 _FIRST = re.compile(r"^(?P<prefix>.*?)(?:vision_model\.)?(?:embeddings\.class_embedding|cls_token)$")
-"""The class token's name in every layout: what stands in front is a prefix of all names."""
+"""Name of the class token in every layout; what precedes it is the prefix of all names of that set of weights."""
 
 _OF_OTHERS = (r"^language_model\.", r"^head\.", r"^llm_proj", r"^n_averaged$")
-"""Parts of other programs: a language model, a classifier's head."""
+"""Patterns of tensors of other models: a language model, a classifier's head."""
 _UNUSED = re.compile("|".join([*(pattern for family in FAMILIES for pattern in family.unused), *_OF_OTHERS]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Naming:
-    """How the names of a checkpoint become official names."""
+    """Rule that translates the names of a checkpoint to official names."""
 
     prefix: str
     others: tuple[str, ...]
-    """Prefixes of the other sets of weights."""
+    """Prefixes of the sets of weights that were not chosen."""
     vision_only: bool
-    """The tower's names stand without ``vision_model.``."""
+    """Whether the file holds only a tower, with names that lack ``vision_model.``."""
     plain: bool
-    """The layout is that of the plain-PyTorch files."""
+    """Whether names have the layout of the plain-PyTorch files."""
 
     def official(self, name: str) -> str:
-        """Return the official name of a stored one."""
+        """Return the official name of the stored tensor `name`."""
         short = unwrapped(name).removeprefix(self.prefix)
         if self.vision_only:
             return short if is_unused(short) else f"vision_model.{short}"
@@ -47,12 +47,12 @@ class Naming:
 
 
 def unwrapped(name: str) -> str:
-    """Return a name without what wrappers put into it."""
+    """Return `name` without the components that wrappers insert."""
     return _WRAPPERS.sub("", name)
 
 
 def is_unused(official: str) -> bool:
-    """Return whether a tensor is known and not needed."""
+    """Return whether the tensor of this official name is known and not needed by any graph."""
     return _UNUSED.search(official) is not None
 
 
@@ -62,10 +62,10 @@ def holds_a_tower(names: Iterable[str]) -> bool:
 
 
 def naming_of(names: Iterable[str], source: str, state_dict: str | None = None) -> Naming:
-    """Return how the names of a checkpoint are read; `state_dict` chooses among several sets of weights.
+    """Return the rule for the names of a checkpoint; `state_dict` chooses among several sets of weights.
 
     Raises:
-        CheckpointError: there are several sets and none is chosen, or not the chosen one.
+        CheckpointError: there are several sets and none is chosen, or the chosen one does not exist.
     """
     found = {match["prefix"]: name for name in map(unwrapped, names) if (match := _FIRST.match(name))}
     known = {prefix.removesuffix(".") or TOP_LEVEL: prefix for prefix in found}
@@ -90,10 +90,10 @@ def naming_of(names: Iterable[str], source: str, state_dict: str | None = None) 
 
 
 def official_names(names: Iterable[str], naming: Naming, source: str) -> dict[str, str]:
-    """Return official name by stored name; those of other sets of weights are left out.
+    """Return the official name of each stored name; names of other sets of weights are left out.
 
     Raises:
-        CheckpointError: two stored names stand for one tensor.
+        CheckpointError: two stored names have the same official name.
     """
     renamed: dict[str, str] = {}
     owners: dict[str, str] = {}
@@ -110,7 +110,7 @@ def official_names(names: Iterable[str], naming: Naming, source: str) -> dict[st
 
 
 def _is_of_another_set(name: str, naming: Naming) -> bool:
-    """Return whether the longest prefix that `name` begins with is another set's."""
+    """Return whether the longest prefix that `name` begins with belongs to another set of weights."""
     longest = max((prefix for prefix in naming.others if name.startswith(prefix)), key=len, default=None)
     if longest is None:
         return False

@@ -1,4 +1,4 @@
-"""Open a checkpoint: find its files, read them, and bring its tensors under the official names."""
+"""Open a checkpoint: find and read its files, and give its tensors their official names."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -41,35 +41,35 @@ _TEXT_FILES = (
     *("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json"),
     *("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json"),
 )
-"""Files beside the weights that a result may depend on."""
+"""Names of files beside the weights that a result may depend on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """An opened checkpoint; no weight is in memory."""
+    """An opened checkpoint, without any weight in memory."""
 
     folder: Path
     config: ModelConfig
     tensors: Mapping[str, StoredTensor]
     ignored: tuple[str, ...]
-    """Names that are known and not needed."""
+    """Stored names of tensors that no graph needs."""
     tokenizer_file: Path | None
     accepted_fields: tuple[str, ...] = ()
-    """Unknown fields of its files that the user accepted as having no effect."""
+    """Unknown fields in its files that the user accepted as having no effect."""
     absent_files: tuple[str, ...] = ()
-    """Shards that are not there, and hold nothing that a graph needs."""
+    """Names of missing shards that hold nothing that a graph needs."""
     text_files: tuple[Path, ...] = ()
-    """Files beside the weights that were read, and indexes of weights."""
+    """Paths of the configuration, tokenizer and index files that a result may depend on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Named:
-    """Tensors under official names: those that graphs need, and those that none needs."""
+    """Tensors under official names, separated into those that graphs need and those that they do not."""
 
     needed: Mapping[str, LazyTensor]
     unused: Mapping[str, LazyTensor]
     left: tuple[str, ...]
-    """Stored names of all that no graph needs."""
+    """Stored names of tensors that no graph needs."""
     naming: Naming
     absent: tuple[str, ...]
     indexes: tuple[Path, ...]
@@ -81,13 +81,13 @@ def open_checkpoint(
     accept: Iterable[str] = (),
     state_dict: str | None = None,
 ) -> Checkpoint:
-    """Open a folder, a file of weights, an index of such files, or a Hub id.
+    """Open a folder, a weight file, an index of weight files, or a Hub id.
 
-    `accept` names fields of its files that no table knows and that the user declares to have no effect; `state_dict`
-    chooses among several sets of weights, as ``model_ema``.
+    `accept` names unknown fields that the user declares to have no effect. `state_dict` chooses among several sets of
+    weights, for example ``model_ema``.
 
     Raises:
-        CheckpointError: nothing is there, a file is broken, or the config does not describe a supported model.
+        CheckpointError: there is no checkpoint, a file is damaged, or the model is not supported.
     """
     path = Path(source)
     if not path.exists():
@@ -106,7 +106,7 @@ def open_checkpoint(
     config = as_stored(config, named.needed)
     pictures = read_preprocessing(folder, config.vision.image_size, reader)
     if config.find(ConnectorConfig) is not None and pictures.image_size == config.vision.image_size:
-        pictures = pictures.at_size(asked)  # a chat model interpolates its table to the size that its config names
+        pictures = pictures.at_size(asked)  # chat models interpolate the position table to the size in their config
     config = replace(config, preprocessing=pictures)
     accepted = reader.finish()
     tensors = _with_adapters(named, path, file, adapter)
@@ -164,10 +164,10 @@ def _adapter_config(folder: Path, reader: FieldReader) -> AdapterConfig | None:
 def _with_adapters(
     named: _Named, path: Path, file: ConfigFile | None, config: AdapterConfig | None
 ) -> dict[str, StoredTensor]:
-    """Return the tensors with all adapters merged: those among the weights, and those of a file beside them.
+    """Return the tensors with all adapters merged, from among the weights and from an adapter file beside them.
 
     Raises:
-        CheckpointError: an adapter that does not fit, whose strength is unknown, or that may be lost.
+        CheckpointError: an adapter does not fit, has no known factor, or seems to be missing.
     """
     plain, halves = split_adapters(named.needed)
     beside = _adapter_beside(path)
@@ -199,10 +199,10 @@ def _with_adapters(
 
 
 def _adapter_beside(path: Path) -> Path | None:
-    """Return the file of an adapter beside the base weights.
+    """Return the adapter file beside the base weights, or None.
 
     Raises:
-        CheckpointError: `path` is one file of a folder that holds an adapter, so that both could be meant.
+        CheckpointError: `path` is a single file beside an adapter, so that it is not clear whether to merge it.
     """
     folder = path if path.is_dir() else path.parent
     found = next((folder / name for name in _ADAPTER_FILES if (folder / name).exists()), None)

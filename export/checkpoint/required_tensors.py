@@ -1,4 +1,4 @@
-"""Every tensor of a checkpoint is used, known to be unused, or an error; all errors at once, by name."""
+"""Check that a checkpoint holds exactly the tensors that its model needs, and that their values are finite."""
 
 from collections.abc import Mapping
 
@@ -10,21 +10,22 @@ from internvl_edge.runtime.errors import CheckpointError
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 _SHOWN = 8
-"""Names listed per kind of problem before the rest is counted."""
+"""Most names that a message lists for each kind of problem."""
 
 _EXPONENTS = {
     torch.float16: (torch.int16, 0x7C00),
     torch.bfloat16: (torch.int16, 0x7F80),
     torch.float32: (torch.int32, 0x7F800000),
 }
-"""Bits that are all ones in NaN and infinity alone."""
+"""Type -> integer type of its size, and the mask of the exponent; only NaN and infinity have all these bits set."""
 
 
 def require_tensors(tensors: Mapping[str, LazyTensor | MergedTensor], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Check that `tensors` are exactly the `expected` names with the expected shapes, of a float type.
+    """Check that `tensors` has exactly the `expected` names and shapes, and float types.
 
     Raises:
-        CheckpointError: missing, unexpected, misshapen and non-float tensors and misfit LoRA adapters, by name.
+        CheckpointError: with the names of missing, unexpected, misshapen and non-float tensors and of LoRA adapters
+            that do not fit.
     """
     shared = [name for name in expected if name in tensors]
     problems = {
@@ -52,7 +53,7 @@ def non_finite(values: torch.Tensor) -> int:
     if values.dtype not in _EXPONENTS:
         return int((~torch.isfinite(values)).sum())
     integer, mask = _EXPONENTS[values.dtype]
-    bits = values.view(integer).numpy() & mask  # NumPy keeps to one thread: another one is tracing
+    bits = values.view(integer).numpy() & mask  # NumPy uses one thread; tracing needs the others
     if bits.size == 0 or bits.max() != mask:
         return 0
     return int((bits == mask).sum())

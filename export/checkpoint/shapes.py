@@ -1,4 +1,4 @@
-"""What the tensors' names and shapes tell of the model: corrections of a config, or all of it where there is none."""
+"""Derive the config from the tensors' names and shapes: corrections of a given one, or all of it."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,10 +15,10 @@ StoredTensor = LazyTensor | MergedTensor
 
 
 def as_plain_file(config: ModelConfig, tensors: Mapping[str, StoredTensor]) -> ModelConfig:
-    """Return `config` cut to the parts of a plain-PyTorch file: the tower, maybe its pool, maybe the text encoder.
+    """Return `config` with only the parts that a plain-PyTorch file holds: tower, and maybe pool and text encoder.
 
     Raises:
-        CheckpointError: neither config nor shapes tell the number of heads of the attention pool.
+        CheckpointError: neither config nor shapes determine the number of heads of the attention pool.
     """
     shapes = _shapes(tensors)
     found = [part for family in FAMILIES if (part := family.in_plain_file(config, shapes)) is not None]
@@ -26,7 +26,7 @@ def as_plain_file(config: ModelConfig, tensors: Mapping[str, StoredTensor]) -> M
 
 
 def as_stored(config: ModelConfig, tensors: Mapping[str, StoredTensor]) -> ModelConfig:
-    """Return `config` corrected by what the tensors say: the position table's rows, the layers with cross-attention."""
+    """Return `config` corrected by the tensors: rows of the position table, and layers with cross-attention."""
     shapes = _shapes(tensors)
     for family in FAMILIES:
         if config.find(family.kind) is not None and (part := family.as_stored(config, shapes)) is not None:
@@ -35,10 +35,10 @@ def as_stored(config: ModelConfig, tensors: Mapping[str, StoredTensor]) -> Model
 
 
 def with_tied_head(tensors: dict[str, StoredTensor], config: ModelConfig) -> dict[str, StoredTensor]:
-    """Return `tensors` with the embedding table as head where none is stored: the file was saved tied (MODEL.md T1).
+    """Return `tensors` with the embedding table as head if no head is stored: the file was saved tied (MODEL.md T1).
 
     Raises:
-        CheckpointError: the table has an adapter, of which nothing tells whether the head was trained with it.
+        CheckpointError: the table has an adapter, and it is not known whether the head was trained with it.
     """
     for family in FAMILIES:
         tied = family.tied(config) if config.find(family.kind) is not None else None
@@ -57,12 +57,13 @@ def with_tied_head(tensors: dict[str, StoredTensor], config: ModelConfig) -> dic
 def config_from_shapes(
     tensors: Mapping[str, StoredTensor], unused: Mapping[str, LazyTensor], source: Path
 ) -> ModelConfig:
-    """Return the config of weights without one; what shapes do not tell is that of the released models (MODEL.md 1.1).
+    """Return the config of weights that have no config file.
 
-    `unused` are tensors that no graph needs, by official name: among them may be the rotary frequencies.
+    Values that shapes do not determine are those of the released models (MODEL.md 1.1). `unused` holds the tensors that
+    no graph needs, by official name; rotary frequencies may be among them.
 
     Raises:
-        CheckpointError: the names are not those of InternViT or InternVL-C, or shapes leave the number of heads open.
+        CheckpointError: the names are not those of InternViT or InternVL-C, or the number of heads is not determined.
     """
     stored = StoredShapes(needed=_shapes(tensors), unused=_shapes(unused))
     try:
@@ -86,7 +87,7 @@ def config_from_shapes(
 
 
 def _layout(parts: list[PartConfig]) -> Layout:
-    """Return the layout of weights without a config, or of a plain-PyTorch file."""
+    """Return the layout of a plain-PyTorch file, or of weights without a config."""
     return "internvl" if any(isinstance(part, QllamaConfig) for part in parts) else "internvit"
 
 

@@ -1,1 +1,1 @@
-"""One export: what was asked for, what it is of, and the folder where its stages leave their results."""
+"""One export: its options, the opened checkpoint and samples, and the folder where stages put their results."""

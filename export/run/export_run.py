@@ -1,4 +1,4 @@
-"""One export as all of its stages see it: what was asked for, the checkpoint that it is of, and what is tried on it."""
+"""The values that all stages of an export share: options, checkpoint, model and samples."""
 
 from dataclasses import dataclass
 
@@ -20,12 +20,12 @@ from internvl_edge.runtime.targets.targets import find_target, require_precision
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportRun:
-    """One export, all of it checked; what its stages make stands in their own results."""
+    """One export, opened and checked."""
 
     options: ExportOptions
     checkpoint: Checkpoint
     feature_layers: tuple[int, ...]
-    """Blocks whose patch maps `vision` also puts out."""
+    """Indexes of blocks whose patch maps are further outputs of `vision`."""
     graphs: tuple[str, ...]
     model: BlockwiseModel
     """The checkpoint in torch, at the picture size of this export."""
@@ -35,17 +35,17 @@ class ExportRun:
 
     @property
     def config(self) -> ModelConfig:
-        """What the model is like, at the picture size of this export."""
+        """Configuration of the model at the picture size of this export."""
         return self.model.config
 
     @property
     def dtype(self) -> str:
-        """Type of what is not quantized, as torch names it."""
+        """Type of the tensors that are not quantized, by its name in torch."""
         return DTYPES[self.options.dtype]
 
     @property
     def weights(self) -> str:
-        """How weights get into the bundle: beside codes, the checkpoint's file would be dead weight."""
+        """How weights get into the bundle; with quantization they are copied, since most are codes then."""
         return self.options.weights if self.options.precision is None else "copy"
 
 
@@ -53,7 +53,7 @@ def open_run(options: ExportOptions, progress: Progress) -> ExportRun:
     """Open the checkpoint and the samples of an export, and check them against its options.
 
     Raises:
-        EdgeError: the checkpoint, an option or a sample is not right, in one line.
+        EdgeError: the checkpoint, an option or a sample is not valid.
     """
     if options.target is not None:
         require_precision(find_target(options.target), options.bundle_precision)

@@ -1,4 +1,4 @@
-"""What `internvl-edge export` may be asked for, checked once."""
+"""Options of `internvl-edge export`, checked once."""
 
 import math
 from collections.abc import Iterator
@@ -11,67 +11,71 @@ from internvl_edge.runtime.errors import ExportError
 from internvl_edge.runtime.numbers.formats import DTYPES, QUANTIZED
 
 WEIGHTS = ("auto", "copy", "link")
-"""Share blocks with the checkpoint's files where the file system can and write the rest; write all; or hard-link."""
+"""How the checkpoint's weights get into the bundle.
+
+``auto`` shares blocks with the checkpoint's files where the file system can and writes the rest, ``copy`` writes all,
+``link`` makes hard links.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOptions:
-    """One export; defaults live here alone."""
+    """Options of one export and their defaults."""
 
     checkpoint: str
-    """Folder, file or Hub id."""
+    """Folder, weight file or Hub id."""
     output: Path
     graphs: tuple[str, ...] | None = None
-    """None: every graph that the checkpoint has weights for."""
+    """Names of the graphs to write; None writes every graph that the checkpoint has weights for."""
     dtype: str = "fp16"
     weights: str = "auto"
-    """How the checkpoint's bytes get into the bundle: one of `WEIGHTS`."""
+    """One of `WEIGHTS`."""
     image_size: int | None = None
-    """None: the checkpoint's own; another size bakes the interpolated position table."""
+    """Side of pictures in pixels; None keeps the checkpoint's. Another size interpolates the position table."""
     feature_layers: tuple[int, ...] = ()
-    """Blocks (0-based) whose patch maps `vision` also puts out."""
+    """Indexes of blocks, from 0, whose patch maps are further outputs of `vision`."""
     target: str | None = None
-    """Device to build TensorRT-RTX plans for; None builds none."""
+    """Device to build plans for; None builds none."""
     atol: float | None = None
-    """Largest absolute difference allowed at verification; None: relative to the output, per dtype."""
+    """Largest absolute difference that verification allows; None takes a bound relative to the output, by dtype."""
     on_overflow: str = "fp32"
-    """What becomes of values that fp16 cannot hold: their nodes are kept in ``fp32``, or the export is a ``refuse``."""
+    """What happens to values that fp16 cannot hold: ``fp32`` computes their nodes in fp32, ``refuse`` is an error."""
     samples: Path | None = None
-    """Pictures and texts to verify on; None: those in the checkpoint folder, else synthetic ones."""
+    """Pictures and texts to verify on; None takes pictures in the checkpoint folder, or else synthetic ones."""
     sample_count: int = 2
     precision: str | None = None
-    """Precision of the linears, one of `QUANTIZED`; None leaves everything in `dtype`."""
+    """Precision of the linears, one of `QUANTIZED`; None quantizes nothing."""
     data: str | None = None
-    """What to calibrate on, as `calibrate --data`."""
+    """Data to calibrate on, as for `calibrate --data`."""
     calibration_samples: int = 128
     method: str | None = None
-    """Rule for clips; None: that of the ranges, ``auto`` where they are measured now."""
+    """Rule for thresholds; None takes that of `ranges`, or ``auto`` where ranges are measured now."""
     ranges: Path | None = None
-    """What `calibrate` wrote; instead of `data`."""
+    """Folder that `calibrate` wrote; it replaces `data`."""
     smooth: str = "auto"
-    """``auto``, ``off``, or SmoothQuant's alpha."""
+    """``auto``, ``off``, or the alpha of SmoothQuant as text."""
     keep_high: tuple[str, ...] = ()
-    """Names or globs of linears that stay in `dtype`."""
+    """Names or globs of linears that are not quantized."""
     fp8_attention: bool = False
-    """Quantize q, k, v and the probabilities as well, where the precision can."""
+    """Whether to quantize q, k, v and the probabilities of attention too; only some precisions can."""
     max_drop: float = 0.5
-    """Points of accuracy that quantization may cost on the data."""
+    """Points of accuracy that quantization may cost."""
     budget_layers: int | None = None
-    """Sites that may be kept high to stay within `max_drop`; None: as many as it takes."""
+    """Most sites that may stay unquantized to keep within `max_drop`; None sets no bound."""
     gate_samples: int = 64
-    """Pictures that the drop is measured on; 0 measures none."""
+    """Number of pictures that the accuracy gate measures on; 0 turns the gate off."""
     revision: str | None = None
-    """Of a Hub id."""
+    """Revision of a Hub id."""
     accept_config: tuple[str, ...] = ()
-    """Unknown fields of the checkpoint's files that have no effect on the model."""
+    """Unknown fields of the checkpoint's files that the user declares to have no effect on the model."""
     state_dict: str | None = None
-    """Which set of weights is meant where the checkpoint holds several, as ``model_ema``."""
+    """Name of the set of weights to read from a checkpoint that holds several, for example ``model_ema``."""
 
     def __post_init__(self) -> None:
-        """Check what can be checked before the checkpoint is open.
+        """Check the options as far as that needs no files.
 
         Raises:
-            ExportError: all that is wrong, in one line.
+            ExportError: with all findings in one line.
         """
         wrong = []
         if self.dtype not in DTYPES:
@@ -93,7 +97,7 @@ class ExportOptions:
 
     @property
     def bundle_precision(self) -> str:
-        """Name of the precision as the bundle has it."""
+        """Name of the precision in the bundle."""
         return self.precision or self.dtype
 
     def _quantization_findings(self) -> Iterator[str]:

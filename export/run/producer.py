@@ -1,4 +1,4 @@
-"""What made an artefact: the code and the versions that its content depends on."""
+"""Identity of the program that wrote an artefact: a digest of its code, and versions of its libraries."""
 
 import hashlib
 import platform
@@ -9,7 +9,7 @@ import internvl_edge
 
 _PACKAGES = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 _ROOMS = ("calib", "export", "runtime")
-"""The parts of the program that artefacts depend on; commands parse and print."""
+"""Folders of the program that artefacts depend on; commands only parse and print."""
 _COMPILED = (".pyc", ".pyo", ".so")
 
 

@@ -1,6 +1,7 @@
-"""What a result depends on, part by part, so that an interrupted run is taken up by the same run alone.
+"""Keys of runs: an interrupted run is only continued by a run with the same key.
 
-A run's key is a table: what a part is called -> a value with a stable `repr`. A part that changed can then be named.
+A key maps the name of each part that the result depends on to a value with a stable `repr`, so that a message can name
+the parts that changed.
 """
 
 import hashlib
@@ -21,15 +22,15 @@ from internvl_edge.export.run.samples import Samples
 from internvl_edge.runtime.bundle.bundle import sha256_file
 
 _SMALL_BYTES = 1 << 20
-"""A table of data is compared by content up to this size; its rows are compared always."""
+"""Largest data file that is compared by content; its rows are compared for any size."""
 _IN_PROGRAM = ("code", "producer")
-"""Fields of a description of ranges that the program's parts of a key say."""
+"""Fields of `RangesInfo` that are part of `program_parts` already."""
 
 
 def export_key(
     checkpoint: Checkpoint, config: ModelConfig, options: ExportOptions, samples: Samples
 ) -> dict[str, object]:
-    """Return what a bundle depends on: the program, all options, and the content of every file that is read."""
+    """Return the key of an export: the program, all options, and the content of every file that is read."""
     data = Path(options.data) if options.data not in (None, RANDOM) else None
     pixels = hashlib.sha256(np.ascontiguousarray(samples.pixel_values).tobytes()).hexdigest()
     return {
@@ -44,18 +45,18 @@ def export_key(
 
 
 def calibrate_key(checkpoint: Checkpoint, config: ModelConfig, info: RangesInfo) -> dict[str, object]:
-    """Return what ranges depend on: the program, the checkpoint's files, and what the ranges are of."""
+    """Return the key of a calibration: the program, the checkpoint's files, and the description of the ranges."""
     described = {f"the {name}": value for name, value in asdict(info).items() if name not in _IN_PROGRAM}
     return {**program_parts(), **checkpoint_parts(checkpoint), "the model": config, **described}
 
 
 def program_parts() -> dict[str, object]:
-    """Return the parts of a key that are the program itself: its code, and the version of every library."""
+    """Return the parts of a key for the program: its code, and the version of every library."""
     return {"the program's code": code_digest(), **{f"{name}'s version": found for name, found in producer().items()}}
 
 
 def option_parts(options: ExportOptions, *without: str) -> dict[str, object]:
-    """Return the parts of a key that are options, by their names on the command line."""
+    """Return the parts of a key for the options, by their names on the command line."""
     return {
         f"--{field.name.replace('_', '-')}": getattr(options, field.name)
         for field in fields(options)
@@ -64,17 +65,17 @@ def option_parts(options: ExportOptions, *without: str) -> dict[str, object]:
 
 
 def checkpoint_parts(checkpoint: Checkpoint) -> dict[str, object]:
-    """Return the parts of a key that are a checkpoint's files: weights by identity, all others by content."""
+    """Return the parts of a key for a checkpoint's files: weights by `identity`, others by content."""
     weights = {part for tensor in checkpoint.tensors.values() for part in tensor.files}
     texts = {path.name: sha256_file(path) for path in checkpoint.text_files}
     return {**texts, **{os.path.relpath(path, checkpoint.folder): identity(path) for path in sorted(weights)}}
 
 
 def data_parts(option: str, source: Path | None) -> dict[str, object]:
-    """Return the part of a key that is a folder, table or archive of pictures with their labels.
+    """Return the part of a key for a folder, table or archive of pictures with their labels.
 
     Raises:
-        InputError: nothing is there, or rows without a picture.
+        InputError: there is no such file, or a row has no picture.
     """
     if source is None:
         return {}
@@ -85,7 +86,7 @@ def data_parts(option: str, source: Path | None) -> dict[str, object]:
 
 
 def ranges_parts(folder: Path | None) -> dict[str, object]:
-    """Return the part of a key that is a folder of ranges: its description by content, its blocks by identity."""
+    """Return the part of a key for a folder of ranges: its description by content, its blocks by `identity`."""
     if folder is None or not (folder / MARKER).exists():
         return {}
     blocks = [(path.name, identity(path)) for path in sorted(folder.glob("*.safetensors"))]
@@ -93,6 +94,6 @@ def ranges_parts(folder: Path | None) -> dict[str, object]:
 
 
 def identity(path: Path) -> tuple[str, int, int, int]:
-    """Return what tells a large file from another one, and from itself after a change, without reading it."""
+    """Return path, size, time of change and inode of a file: they identify its content without reading it."""
     found = path.stat()
     return os.path.realpath(path), found.st_size, found.st_mtime_ns, found.st_ino

@@ -1,4 +1,4 @@
-"""What verification feeds the graphs: real pictures and texts where there are any, stated stand-ins elsewhere."""
+"""Samples for verification: real pictures and texts where there are any, synthetic ones otherwise."""
 
 import logging
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
-    """Pictures as `preprocess` takes them, texts, and where both come from."""
+    """Preprocessed pictures, texts, and the name of their source."""
 
     pixel_values: np.ndarray
     """``[B, 3, S, S]`` fp32."""
@@ -34,13 +34,13 @@ class Samples:
 
 
 def load_samples(origin: Path | None, settings: Preprocessing, count: int, beside: Path | None = None) -> Samples:
-    """Return `count` pictures and texts of `origin`, which is what docs/inputs.md says.
+    """Return `count` pictures and texts of `origin`, in any form that docs/inputs.md describes.
 
-    Without an origin they are pictures that lie in the folder `beside`, those of them that can be read. Without these
-    they are synthetic (smooth colour fields and noise, seeded) and the source says so.
+    Without an origin, the readable pictures in the folder `beside` are taken; without these, seeded synthetic pictures
+    (smooth colour fields and noise), and the source says so.
 
     Raises:
-        InputError: `origin` holds no picture, or an unreadable one.
+        InputError: `origin` has no picture, or one that cannot be read.
     """
     if origin is not None:
         records = read_records(origin)[:count]
@@ -58,7 +58,7 @@ def load_samples(origin: Path | None, settings: Preprocessing, count: int, besid
 
 
 def _readable(folder: Path, count: int) -> "list[Picture]":
-    """Return the first pictures of a folder that can be decoded: they lie there by chance, so no other is an error."""
+    """Return the first `count` pictures of a folder that can be decoded; the others are logged, not refused."""
     found: list[Picture] = []
     paths = sorted(path for path in folder.iterdir() if is_picture_name(path.name) and not is_hidden(path.name))
     for path in paths:

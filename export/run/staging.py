@@ -1,4 +1,7 @@
-"""A folder grows in a temporary sibling and is renamed when whole; finished stages outlive a kill, not an error."""
+"""Write an output folder under a temporary name and rename it when complete.
+
+Finished stages survive a killed process; an error removes the temporary folder.
+"""
 
 import fcntl
 import hashlib
@@ -20,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 _STAGES = "stages.json"
 _SHOWN = 6
-"""Changed parts that one line names."""
+"""Most changed parts of a key that a message lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +43,12 @@ class Staging:
         self.write({**record, "stages": {**record["stages"], stage: result}})
 
     def key(self) -> dict[str, str] | None:
-        """Return the key of the run that began this folder, part by part, or None if none has."""
+        """Return the digests of the key of the run that began this folder, or None if no run has."""
         found = self._read()["key"]
         return found if isinstance(found, dict) else None
 
     def write(self, record: dict[str, Any]) -> None:
-        """Replace the record in one step."""
+        """Replace the record atomically."""
         temporary = self.folder / f"{_STAGES}.tmp"
         temporary.write_text(json.dumps(record))
         temporary.replace(self.folder / _STAGES)
@@ -63,16 +66,15 @@ class Staging:
 def staged(
     output: Path, key: Mapping[str, object], kind: str = "a bundle", marker: str = "manifest.json"
 ) -> Iterator[Staging]:
-    """Give a folder to build in; on success it becomes `output`, replacing an earlier one in one rename.
+    """Yield a folder to write into; on success it is renamed to `output` and replaces an earlier one.
 
-    A kill or Ctrl-C leaves the folder; the next run takes it up if its `key` is the same, and if not it says what
-    changed and starts anew. An error removes it. Only one process at a time gets there. The key holds everything that
-    the result depends on: what a part is called -> a value with a stable `repr`.
+    A kill or Ctrl-C leaves the folder. The next run continues it if its `key` is the same; otherwise it logs what
+    changed and starts again. An error removes the folder. Only one process at a time can write to `output`. The key
+    maps the name of everything that the result depends on to a value with a stable `repr`.
 
     Raises:
-        ExportError: `output` exists and is nothing of ours (has no file `marker`), another process is writing it, or
-            the disk is full.
-        InputError: something else than a folder stands there.
+        ExportError: `output` exists without a file `marker`, another process is writing it, or the disk is full.
+        InputError: `output` is no folder.
     """
     output = folder_at(output)
     if output.exists() and not (output / marker).exists() and any(output.iterdir()):
@@ -80,10 +82,10 @@ def staged(
     if not is_utf8(output):
         raise ExportError(f"{output}: is no UTF-8, which ONNX Runtime does not open; choose another --output")
     folder = output.with_name(f".{output.name}.partial")
-    with _alone(output):
+    with _only_writer(output):
         staging, digests = Staging(folder), _digests(key)
         if (before := staging.key()) != digests:
-            _tell_changes(output, before, digests)
+            _log_changes(output, before, digests)
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -111,8 +113,8 @@ def _digests(key: Mapping[str, object]) -> dict[str, str]:
     return {name: key_of(value) for name, value in key.items()}
 
 
-def _tell_changes(output: Path, before: Mapping[str, str] | None, after: Mapping[str, str]) -> None:
-    """Say why an unfinished run is not taken up, where there is one."""
+def _log_changes(output: Path, before: Mapping[str, str] | None, after: Mapping[str, str]) -> None:
+    """Log which parts of the key keep an unfinished run from being continued."""
     if before is None:
         return
     names = [name for name in {**after, **before} if before.get(name) != after.get(name)]
@@ -123,13 +125,13 @@ def _tell_changes(output: Path, before: Mapping[str, str] | None, after: Mapping
 
 
 @contextmanager
-def _alone(output: Path) -> Iterator[None]:
-    """Keep other processes from writing `output`; the second is refused at once.
+def _only_writer(output: Path) -> Iterator[None]:
+    """Lock `output` against other processes; a second one gets an error at once.
 
-    It is an flock, which the kernel drops with its process, however that ends. It is not on the staging folder, which
-    is renamed and removed in between, but on a file beside it, open for writing as network file systems want. The
-    holder removes the file as its last act; whoever had it open by then locks a file that is gone, sees so, and tries
-    again. What a killed process leaves of it stands beside the staging folder, and goes with the next run.
+    The lock is an flock, which the kernel releases when the process ends in any way. It is on a file beside the staging
+    folder, because the folder itself is renamed and removed; the file is open for writing, as network file systems
+    require. The holder deletes the file at the end. A process that had opened it before then locks a deleted file,
+    notices that, and opens it again. A killed process leaves the file; the next run deletes it.
 
     Raises:
         ExportError: another process is writing `output`, or the file cannot be made or locked.
@@ -143,7 +145,7 @@ def _alone(output: Path) -> Iterator[None]:
 
 
 def _locked(lock: Path, output: Path) -> IO[str]:
-    """Return file `lock`, locked until it is closed."""
+    """Return the open file `lock`; it is locked until it is closed."""
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         while True:
@@ -162,7 +164,7 @@ def _locked(lock: Path, output: Path) -> IO[str]:
 
 
 def _is_at(path: Path, file: IO[str]) -> bool:
-    """Return whether `file`, open, is what lies at `path`."""
+    """Return whether the open `file` is the one at `path`."""
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:

@@ -1,1 +1,1 @@
-"""The configuration files of a checkpoint: which fields they have, what they say, what is refused."""
+"""Read the configuration files of a checkpoint, and refuse fields and values that are not supported."""

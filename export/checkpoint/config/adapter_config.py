@@ -1,4 +1,4 @@
-"""`adapter_config.json`: how strongly each LoRA adapter acts, by PEFT's rules."""
+"""Read `adapter_config.json`, and derive the factor of each LoRA adapter by PEFT's rules."""
 
 import math
 import re
@@ -13,10 +13,10 @@ from internvl_edge.runtime.errors import CheckpointError
 ADAPTER_CONFIG = "adapter_config.json"
 
 ROOTS = ("", "vision_model.", "qllama.", "language_model.")
-"""What an adapter's names may be relative to: the whole model, or the part that was trained."""
+"""Prefixes that an adapter's names may be relative to: the whole model, or the part that was trained."""
 
 _PLAIN = {family.plain_root[1]: family.plain_root[0] for family in FAMILIES if family.plain_root is not None}
-"""Beginnings of official names -> of those in plain-PyTorch files."""
+"""Prefix of official names -> prefix of the same names in plain-PyTorch files."""
 
 _CHANGED_BASE = "starts from changed base weights, which are not in this folder for certain"
 
@@ -52,31 +52,31 @@ TABLE = FieldTable(
         **harmless("ensure_weight_tying", "lora_ga_config"),
     },
 )
-"""PEFT itself ignores ``fan_in_fan_out`` on linear layers; the tensors tell which layers are adapted."""
+"""PEFT itself ignores ``fan_in_fan_out`` on linear layers; the tensors' names show which layers are adapted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterConfig:
-    """The settings that the strength of an adapter follows from; the defaults are PEFT's."""
+    """Settings that determine the factor of an adapter; the defaults are PEFT's."""
 
     rank: int = 8
     alpha: float = 8
     by_root: bool = False
-    """Divide alpha by the root of the rank instead of the rank."""
+    """Whether alpha is divided by the root of the rank instead of the rank."""
     ranks: Mapping[str, int] = field(default_factory=dict)
-    """Pattern of module names -> their rank."""
+    """Pattern of module names -> rank of these modules."""
     alphas: Mapping[str, float] = field(default_factory=dict)
     targets: tuple[str, ...] = ()
-    """Ends of the names of adapted modules; empty where they are given as a regular expression."""
+    """Last components of the names of adapted modules; empty if the file has a regular expression instead."""
     saved: tuple[str, ...] = ()
-    """Modules that the adapter replaces as a whole."""
+    """Names of modules that the adapter replaces as a whole."""
     base: str = ""
 
     def scale(self, module: str, rank: int) -> float:
-        """Return what the product of the adapter of `module`, of `rank`, is multiplied by.
+        """Return the factor of the product of the two matrices of the adapter of `module`.
 
         Raises:
-            CheckpointError: the file gives this module another rank.
+            CheckpointError: the file states another rank than `rank` for this module.
         """
         expected = _matching(self.ranks, module, self.rank)
         if rank != expected:
@@ -86,7 +86,7 @@ class AdapterConfig:
 
 
 def read_adapter_config(content: Mapping[str, Any], reader: FieldReader) -> AdapterConfig:
-    """Return the settings of an `adapter_config.json`; what is wrong with it is kept in the reader."""
+    """Return the settings of an `adapter_config.json`; findings go to `reader`."""
     found = reader.read(TABLE, content)
     numbers: dict[str, Any] = {name: found[name] for name in ("rank", "alpha") if name in found}
     for name in ("ranks", "alphas"):
@@ -111,14 +111,14 @@ def _is_positive(value: object, whole: bool) -> bool:
 
 
 def _names(value: Any) -> tuple[str, ...]:
-    """Return a list of names; PEFT also takes one regular expression, which tells no names."""
+    """Return a list of names as a tuple; a regular expression, which PEFT also allows, gives none."""
     return tuple(map(str, value)) if isinstance(value, list) else ()
 
 
 def _matching(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
-    """Return the value of the first pattern that the end of a module's name matches, as PEFT does.
+    """Return the value of the first pattern that matches the end of a module's name, as PEFT does.
 
-    A pattern that begins with ``^`` is of the whole name, which may be relative to the part that was trained.
+    A pattern that begins with ``^`` matches the whole name, which may be relative to the part that was trained.
     """
     names = [module.removeprefix(root) for root in ROOTS if module.startswith(root)]
     names += [module.replace(part, plain) for part, plain in _PLAIN.items() if module.startswith(part)]

@@ -1,4 +1,4 @@
-"""The files beside weights and config that say how the model is used: the tokenizer's settings and the generation's."""
+"""Check the settings of tokenizer and generation in a checkpoint against what the runtime does."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,11 +28,11 @@ GENERATION = FieldTable(
         **harmless("output_logits", "return_dict_in_generate", "cache_config", "disable_compile", "compile_config"),
     },
 )
-"""Captions take their ids from ``qllama_config``, as the reference does; another eos here is told."""
+"""Captions take their ids from ``qllama_config``, as the reference does; another eos here is a finding."""
 
 
 def _token(text: str) -> Limited:
-    """Return the field of a special token that the runtime's tokenizer has built in."""
+    """Return the field of a special token; only `text`, which the runtime's tokenizer has built in, is supported."""
 
     def supported(value: Any) -> bool:
         return _text(value) == text
@@ -69,15 +69,15 @@ TOKENIZER = FieldTable(
         **harmless("truncation_strategy", "pad_token_type_id", "sep_token", "cls_token"),
     },
 )
-"""Texts are padded, cut and closed by the runtime itself (MODEL.md 4.1), whatever the file says of that."""
+"""The runtime pads and truncates texts and adds bos and eos itself (MODEL.md 4.1); fields about that are harmless."""
 
 
 _SPECIAL = {"<s>", "</s>", "<unk>", "[PAD]"}
-"""Tokens that the runtime has built in, and the official padding, which no text has."""
+"""Tokens that the runtime has built in, and the official padding token, which does not occur in texts."""
 
 
 def read_companions(folder: Path, qllama: QllamaConfig, reader: FieldReader) -> None:
-    """Hold the files in `folder` that say how texts are read and captions written against what the runtime does."""
+    """Report to `reader` the settings in `folder` that differ from how the runtime reads texts and writes captions."""
     if (file := folder / TOKENIZER.file).exists() and (folder / "tokenizer.model").exists():
         reader.read(TOKENIZER, read_json(file))
     if (folder / "tokenizer.model").exists():
@@ -93,7 +93,7 @@ def read_companions(folder: Path, qllama: QllamaConfig, reader: FieldReader) -> 
 
 
 def _check_added_tokens(folder: Path, reader: FieldReader) -> None:
-    """Find tokens beside the vocabulary: where a text has them, the library gives one id, the runtime cuts them."""
+    """Report tokens outside the vocabulary: the library gives each one id, the runtime splits them like other text."""
     settings = read_json(folder / TOKENIZER.file) if (folder / TOKENIZER.file).exists() else {}
     decoder, more = settings.get("added_tokens_decoder"), settings.get("additional_special_tokens")
     tables = {
@@ -114,5 +114,5 @@ def _doubt_tokens(file: str, name: str, texts: set[str], reader: FieldReader) ->
 
 
 def _text(token: Any) -> str:
-    """Return the text of a token, which may be written with its settings."""
+    """Return the text of a token, which a file may write as an object with further settings."""
     return str(token.get("content") if isinstance(token, Mapping) else token)

@@ -1,4 +1,4 @@
-"""`config.json` to the model's description: every part read by its family, all findings gathered in one reader."""
+"""Read `config.json`: each part by its family, with the findings of all parts collected in one reader."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,24 +22,24 @@ LAYOUTS: Mapping[Layout, tuple[FieldTable, tuple[Family, ...]]] = {
     "internvl_chat": (CHAT, (INTERNVIT, CONNECTOR)),
     "internvit": (VISION, (INTERNVIT,)),
 }
-"""Layout of a `config.json` -> the table of its top level, and the families that it describes, the tower first."""
+"""Layout of a `config.json` -> table of its top-level fields, and the families of its parts with the tower first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigFile:
-    """What a `config.json` says."""
+    """Content of a `config.json`: the model, and the ranks of LoRA adapters."""
 
     model: ModelConfig
     backbone_lora: int = 0
-    """Rank of the adapters that the tower's weights still carry, by the reference's own field."""
+    """Rank of the tower's adapters that are not merged yet, from the field ``use_backbone_lora``."""
     qllama_lora: int = 0
 
 
 def read_config(content: Mapping[str, Any], reader: FieldReader, token_id: TokenId = lambda text: None) -> ConfigFile:
-    """Return what a Hugging Face `config.json` describes.
+    """Return the content of a Hugging Face `config.json`.
 
     Raises:
-        CheckpointError: what this compiler does not know how to build, all of it in one line, with what the reader has.
+        CheckpointError: the model is not supported; all findings of `reader` are in the message.
     """
     layout = _layout(content)
     table, families = LAYOUTS[layout]
@@ -58,10 +58,10 @@ def read_config(content: Mapping[str, Any], reader: FieldReader, token_id: Token
 
 
 def config_from_json(content: Mapping[str, Any]) -> ModelConfig:
-    """Return the model that a Hugging Face `config.json` describes, unknown fields refused.
+    """Return the model that a Hugging Face `config.json` describes.
 
     Raises:
-        CheckpointError: what this compiler does not know how to build, all of it in one line.
+        CheckpointError: the model is not supported, or a field is unknown; the message has all findings.
     """
     reader = FieldReader()
     config = read_config(content, reader).model
@@ -97,7 +97,7 @@ def _rank(top: Mapping[str, Any], name: str, reader: FieldReader) -> int:
 
 
 def _collect(reader: FieldReader, build: Callable[[], T]) -> T | None:
-    """Return what `build` builds, or keep what is wrong with it."""
+    """Return the result of `build`, or None after passing its error to `reader`."""
     try:
         return build()
     except CheckpointError as error:

@@ -1,4 +1,4 @@
-"""The top level of `config.json` in each layout: what its fields mean to the compiler."""
+"""Tables of the top-level fields of `config.json`, one for each layout."""
 
 from internvl_edge.export.models.families.common_fields import (
     CONFIG_FILE,
@@ -58,4 +58,4 @@ CHAT = FieldTable(
         **harmless("img_context_token_id", "vocab_size", "conv_style", "qllama_config", "moe_config"),
     },
 )
-"""Fields of the conversation and of its language model, which no graph holds, do not bear on tower and connector."""
+"""Fields of the conversation and of the language model are harmless: they have no effect on tower and connector."""

@@ -1,4 +1,4 @@
-"""The files of a checkpoint that say how pictures are prepared: `preprocessor_config.json` and those around it."""
+"""Read how pictures are prepared: `preprocessor_config.json` and the files of processors and videos."""
 
 import math
 from collections.abc import Mapping
@@ -25,19 +25,19 @@ _HALF = (0.5, 0.5, 0.5)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Processor:
-    """What a class of transformers does where its file says nothing."""
+    """Defaults of one image processor class of transformers."""
 
     mean: Channels = MEAN
     std: Channels = STD
     resample: Filter = "bicubic"
     square: bool = True
-    """Whether a `size` of one number is both sides, instead of the short one."""
+    """Whether a `size` of one number means both sides; otherwise it means the short side."""
     crops: bool = False
 
 
 _CLIP = _Processor(mean=_CLIP_MEAN, std=_CLIP_STD, square=False, crops=True)
 _UNNAMED = _Processor(square=False, crops=True)
-"""A file that names no class is read as the official ones, whose class is CLIP's and whose mean is ImageNet's."""
+"""Defaults for a file that names no class: those of the official files, CLIP's class with ImageNet's mean."""
 _PROCESSORS: Mapping[str, _Processor] = {
     "CLIP": _CLIP,
     "Bit": _CLIP,
@@ -75,7 +75,7 @@ def _factor(value: Any) -> float:
 
 
 def _channels(value: Any) -> Channels:
-    """Return three numbers; one number counts for all channels, as in transformers."""
+    """Return a number for each of the three channels; a single number stands for all of them, as in transformers."""
     numbers = [_number(each) for each in value] if isinstance(value, list) else [_number(value)] * 3
     if len(numbers) != 3:
         raise ValueError(f"{value!r} has {len(numbers)} numbers, a picture has 3 channels")
@@ -101,7 +101,7 @@ def _filter(value: Any) -> Filter:
 
 @dataclass(frozen=True, slots=True)
 class _Size:
-    """A size of the file: of both sides, of the short one, or of whichever the class takes one number for."""
+    """A size in the file. `side` is ``both``, ``short``, or None where the class decides."""
 
     pixels: int
     side: str | None
@@ -158,7 +158,7 @@ _VIDEO_FIELDS = {
     **harmless("return_metadata", "video_metadata", "initial_shift"),
 }
 VIDEOS = FieldTable("video_preprocessor_config.json", _VIDEO_FIELDS)
-"""Frames are sampled by the caller and then prepared as pictures."""
+"""Fields about sampling frames are harmless: callers sample frames, and the runtime prepares them as pictures."""
 PROCESSOR = FieldTable(
     "processor_config.json",
     {
@@ -169,9 +169,10 @@ PROCESSOR = FieldTable(
 
 
 def read_preprocessing(folder: Path, image_size: int, reader: FieldReader) -> Preprocessing:
-    """Return what the files in `folder` say of pictures, those of the reference where there is no file.
+    """Return the preprocessing that the files in `folder` describe, or the reference's if there are none.
 
-    Its `image_size` is that of the files, or else `image_size`, the model's own; what is wrong goes to `reader`.
+    Its size is the one in the files, or else `image_size`, the size of the model's position table. Findings go to
+    `reader`.
     """
     found: list[tuple[str, Preprocessing]] = []
     videos: list[tuple[FieldTable, dict[str, Any], str]] = []
@@ -220,10 +221,10 @@ def _settings(
 def _geometry(
     table: FieldTable, values: Mapping[str, Any], processor: _Processor, image_size: int, reader: FieldReader
 ) -> tuple[int, Geometry | None, int | None]:
-    """Return the final side, the geometry in place of each task's, and the short side before a crop.
+    """Return the final side in pixels, the geometry for all tasks or None, and the short side before a crop or None.
 
-    The official files (short side and crop of one size) leave each task its own: the reference's code for retrieval,
-    captions and classification does not ask them.
+    The official files have one size for short side and crop. They leave each task its own geometry, since the
+    reference's code for retrieval, captions and classification does not read them.
     """
     size: _Size | None = values.get("size")
     square = values.get("square", processor.square)
@@ -247,7 +248,7 @@ def _geometry(
 def _check_videos(
     table: FieldTable, content: Mapping[str, Any], part: str, pictures: Preprocessing, reader: FieldReader
 ) -> None:
-    """Hold the settings of video frames, which the runtime prepares as pictures, against those of pictures."""
+    """Report settings of video frames that differ from those of pictures, since the runtime prepares both alike."""
     values = reader.read(table, content, part)
     for target in ("mean", "std", "resample", "rescale_factor"):
         own = getattr(pictures, target)

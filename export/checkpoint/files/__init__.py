@@ -1,1 +1,1 @@
-"""The files of a checkpoint, and the tensors in them, as they are stored."""
+"""Find and read the files of a checkpoint: JSON, safetensors, torch files, and the tensors that they store."""

@@ -1,4 +1,4 @@
-"""Whether two files that could both be meant hold the same weights: the first values of every tensor are compared."""
+"""Compare the first values of every tensor of two weight files, where either could be the one to export."""
 
 from collections.abc import Mapping
 
@@ -9,15 +9,15 @@ from internvl_edge.export.checkpoint.names import is_unused, unwrapped
 
 _COMPARED_BYTES = 4096
 _ROUNDING = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
-"""Relative distance of a value to its copy in a shorter type; of longer types less than that of fp32."""
+"""Type -> relative difference that rounding to it may cause; other types get a bound below that of fp32."""
 _SMALLEST = 2.0**-24
-"""Values below the spacing of fp16's subnormal numbers are not compared."""
+"""Absolute tolerance: the spacing of fp16's subnormal numbers."""
 _MAY_BE_TIED = "lm_head.weight"
-"""One format leaves out a head that is the embedding table, the other writes it twice."""
+"""A head tied to the embedding table: safetensors files leave it out, torch files write it twice."""
 
 
 def first_difference(a: Mapping[str, LazyTensor], b: Mapping[str, LazyTensor]) -> str | None:
-    """Return what the first difference of two sets of tensors is, or None; types may differ, tensors not needed too."""
+    """Return the first difference of two sets of tensors in words, or None. Types and unused tensors may differ."""
     first, second = ({unwrapped(name): tensor for name, tensor in tensors.items()} for tensors in (a, b))
     names = [{name for name in tensors if not is_unused(name)} for tensors in (first, second)]
     if alone := sorted(name for name in names[0] ^ names[1] if not name.endswith(_MAY_BE_TIED)):

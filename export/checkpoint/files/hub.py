@@ -1,4 +1,4 @@
-"""Get a checkpoint from the Hub."""
+"""Download a checkpoint from the Hugging Face Hub."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ _WANTED = ["*.json", "*.safetensors", "*.bin", "*.model"]
 
 
 def from_hub(name: str, revision: str | None) -> Path:
-    """Return the folder that a Hub id is downloaded to.
+    """Download the checkpoint with Hub id `name`, and return its folder.
 
     Raises:
-        CheckpointError: the name is none, the library is not installed, or the Hub does not give it.
+        CheckpointError: the name is no Hub id, huggingface_hub is not installed, or the download fails.
     """
     if name.count("/") != 1 or name.startswith((".", "/")):
         raise CheckpointError(f"{name}: no such folder or file; give a checkpoint folder, a weight file or a Hub id")

@@ -11,7 +11,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the object that a JSON file holds.
 
     Raises:
-        CheckpointError: it cannot be read, is no JSON, or holds no object.
+        CheckpointError: the file cannot be read, is not JSON, or holds no object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))

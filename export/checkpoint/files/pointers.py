@@ -1,4 +1,4 @@
-"""Tell apart what a clone without Git LFS leaves in place of a file."""
+"""Detect Git LFS pointers, which a clone without Git LFS has in place of large files."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ _POINTER = b"version https://git-lfs"
 
 
 def refuse_pointer(path: Path) -> None:
-    """Check that a file can be read and is no Git LFS pointer.
+    """Raise an error if a file cannot be read or is a Git LFS pointer.
 
     Raises:
-        CheckpointError: it cannot be read, or is a pointer.
+        CheckpointError: the file cannot be read, or is a pointer.
     """
     try:
         with path.open("rb") as file:

@@ -14,13 +14,13 @@ from internvl_edge.runtime.numbers.tensor_types import TENSOR_TYPES
 
 _NAMES = {row.safetensors: name for name, row in TENSOR_TYPES.items() if row.torch}
 _LONGEST_HEADER = 100_000_000
-"""The format's own limit."""
+"""Limit of the safetensors format, in bytes."""
 
 
 def read_safetensors(path: Path) -> dict[str, LazyTensor]:
-    """Return the tensors of a safetensors file; its header alone is read.
+    """Return the tensors of a safetensors file; only its header is read.
 
-    Types that torch does not have keep the file's own name: they may be of tensors that no graph needs.
+    A type that torch does not have keeps its name in the file, since the tensor may be one that no graph needs.
 
     Raises:
         CheckpointError: the file is truncated or corrupt.
@@ -52,10 +52,10 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
 
 
 def _tensors(header: Mapping[str, Any], path: Path, start: int, size: int) -> dict[str, LazyTensor]:
-    """Return the tensors that a header lists, each checked against the file's size.
+    """Return the tensors that a header lists, after checking that their byte ranges fill the file.
 
     Raises:
-        ValueError: an entry is none, or the entries leave bytes of the file out.
+        ValueError: an entry is not valid, or the ranges overlap, leave gaps or end elsewhere than the file.
     """
     tensors = {name: _tensor(name, entry, path, start) for name, entry in header.items() if name != "__metadata__"}
     end = start

@@ -1,4 +1,4 @@
-"""Weights on disk without loading them: each tensor of a file is a name, a type and a byte range."""
+"""Tensors that stay on disk: each is a name, a type, a shape and a byte range of a file."""
 
 import math
 import mmap
@@ -15,32 +15,32 @@ from internvl_edge.runtime.numbers.tensor_types import TENSOR_TYPES
 TORCH_DTYPES: Mapping[str, torch.dtype] = {
     name: getattr(torch, row.torch) for name, row in TENSOR_TYPES.items() if row.torch
 }
-"""Types that torch has, by name."""
+"""Name of each type that torch has -> the torch type."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LazyTensor:
-    """A tensor that stays on disk. Reading goes through `pread`, never a map: mapped pages count as resident memory."""
+    """A tensor that stays on disk. It is read with `pread`, not mapped: mapped pages count as resident memory."""
 
     name: str
     dtype: str
-    """A key of `TORCH_DTYPES`, or what the file calls a type that torch does not have."""
+    """A key of `TORCH_DTYPES`, or the file's own name for a type that torch does not have."""
     shape: tuple[int, ...]
     file: Path
     offset: int
     nbytes: int
     strides: tuple[int, ...] | None = None
-    """In elements, where the file holds the tensor in another order than row-major; None is row-major."""
+    """Strides in elements if the file does not hold the tensor in row-major order; None means row-major."""
 
     @property
     def files(self) -> frozenset[Path]:
-        """Files that its values come from."""
+        """Paths of the files that hold its values."""
         return frozenset([self.file])
 
     def chunks(self, limit_bytes: int) -> Iterator[torch.Tensor]:
-        """Yield the values in row-major order as flat tensors of at most `limit_bytes`, one value at least.
+        """Yield the values in row-major order as flat tensors of at most `limit_bytes`, but at least one value.
 
-        A chunk is valid until the next one is asked for: they share one buffer. A tensor with strides comes whole.
+        All chunks share one buffer, so a chunk is valid until the next one. A tensor with strides is one chunk.
         """
         if self.strides is not None:
             yield self.torch().flatten()
@@ -48,7 +48,7 @@ class LazyTensor:
         dtype = TORCH_DTYPES[self.dtype]
         if self.nbytes == 0:
             return
-        # Pages of our own, returned when the last view goes: buffers of this size fragment malloc's heap by gigabytes.
+        # Anonymous pages, freed with the last view: buffers of this size would fragment malloc's heap by gigabytes.
         values = max(1, min(limit_bytes, self.nbytes) // dtype.itemsize)
         pages = mmap.mmap(-1, values * dtype.itemsize)
         buffer = torch.frombuffer(pages, dtype=dtype)
@@ -64,7 +64,7 @@ class LazyTensor:
             os.close(descriptor)
 
     def transposed(self) -> "LazyTensor":
-        """Return this matrix with its two axes exchanged; the file stays as it is."""
+        """Return this matrix transposed, as another view of the same bytes."""
         rows, columns = self.shape
         by_row, by_column = self.strides or (columns, 1)
         return replace(self, shape=(columns, rows), strides=(by_column, by_row))
@@ -88,7 +88,7 @@ class LazyTensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergedTensor:
-    """A LoRA fine-tuned weight, merged when it is read: ``base + scale * up @ down``."""
+    """A weight with a LoRA adapter, merged when it is read: ``base + scale * up @ down``."""
 
     name: str
     base: LazyTensor
@@ -113,7 +113,7 @@ class MergedTensor:
 
     @property
     def files(self) -> frozenset[Path]:
-        """Files that its values come from."""
+        """Paths of the files that hold its values."""
         return frozenset([self.base.file, self.down.file, self.up.file])
 
     @property
@@ -124,11 +124,11 @@ class MergedTensor:
         return self.up.shape[1] == self.down.shape[0] and (self.up.shape[0], self.down.shape[1]) == self.shape
 
     def chunks(self, limit_bytes: int) -> Iterator[torch.Tensor]:
-        """Yield the merged values as one flat tensor: the product needs the whole weight anyway."""
+        """Yield the merged values as one flat tensor, since the product needs the whole weight."""
         yield self.torch().flatten()
 
     def torch(self) -> torch.Tensor:
-        """Return the merged weight, added up in fp32."""
+        """Return the merged weight, computed in fp32 and cast to its own type."""
         delta = self.up.torch().float() @ self.down.torch().float()
         return (self.base.torch().float() + self.scale * delta).to(TORCH_DTYPES[self.dtype])
 

@@ -1,4 +1,4 @@
-"""Read the pickle of a torch file: its tensors by name, without their values."""
+"""Read the names, types and byte ranges of the tensors in a torch file, without their values."""
 
 import argparse
 import pickle
@@ -16,16 +16,16 @@ from internvl_edge.export.checkpoint.names import holds_a_tower
 from internvl_edge.runtime.errors import CheckpointError, first_line
 
 _NESTING_KEYS = ("module", "state_dict", "model", "model_state_dict", "model_state", "net", "weights", "params")
-"""Under which training scripts put the weights; of a file without a tower they are preferred to other keys."""
+"""Keys under which training scripts store weights; in a file without a tower they win over other keys."""
 _DEEPEST = 4
-"""Levels of dictionaries in a file that are looked into."""
+"""Most levels of nested dictionaries that are searched for tensors."""
 
 
 def read_torch_file(path: Path) -> dict[str, LazyTensor]:
-    """Return the tensors of a ``.bin`` or ``.pth`` file; its pickle is read with `weights_only`, its data not at all.
+    """Return the tensors of a ``.bin`` or ``.pth`` file; its pickle is read with `weights_only`, without the values.
 
-    Where dictionaries lie in each other, a tensor's name begins with the keys that lead to it, if that dictionary holds
-    a tower: a file may hold several, as ``model`` and ``model_ema``.
+    In nested dictionaries, the name of a tensor begins with the keys that lead to it if its dictionary holds a tower,
+    because a file may hold several, for example ``model`` and ``model_ema``.
 
     Raises:
         CheckpointError: the file is corrupt, holds code, or is in torch's format from before 1.6.
@@ -44,7 +44,7 @@ def read_torch_file(path: Path) -> dict[str, LazyTensor]:
 
 def _load(path: Path) -> Any:
     try:
-        # Storages then carry their offset in the file instead of data. Training scripts save their arguments along.
+        # Fake storages have their offset in the file instead of data. Training scripts also save their arguments.
         with FakeTensorMode(), torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -55,7 +55,7 @@ def _load(path: Path) -> Any:
 
 
 def _states(content: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, torch.Tensor]]]:
-    """Yield every dictionary of tensors in a file, by the keys that lead to it."""
+    """Yield every dictionary of tensors in a file, with the keys that lead to it."""
     if not isinstance(content, Mapping):
         return
     if tensors := {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}:
@@ -66,10 +66,10 @@ def _states(content: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
 
 
 def _named(states: Mapping[tuple[str, ...], dict[str, torch.Tensor]], path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of every dictionary that holds a tower; without one, those of the only likely dictionary.
+    """Return the tensors of every dictionary that holds a tower; without a tower, those of the only likely dictionary.
 
     Raises:
-        CheckpointError: there is none, or there are several.
+        CheckpointError: there is no dictionary of tensors, or there are several without a tower.
     """
     towers = {keys: tensors for keys, tensors in states.items() if holds_a_tower(tensors)}
     if towers:

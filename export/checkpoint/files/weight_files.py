@@ -1,4 +1,4 @@
-"""Which files hold the weights, and which of them is meant where several do."""
+"""Find the files that hold the weights, and choose between them where there are several."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -19,27 +19,27 @@ _SAFETENSORS, _TORCH = "model.safetensors", "pytorch_model.bin"
 _SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
 _SHARD = re.compile(r"^(?P<stem>.+)-\d+-of-\d+(?P<suffix>\.\w+)$")
 _NOT_WEIGHTS = ("adapter_model.", "training_args.", "optimizer.", "scheduler.", "scaler.", "rng_state")
-"""Beginnings of files that training leaves beside the weights."""
+"""Prefixes of the names of files that training leaves beside the weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredWeights:
-    """The tensors of a checkpoint's files by the names that they have there."""
+    """The tensors of a checkpoint's files, by their names in the files."""
 
     tensors: Mapping[str, LazyTensor]
     left: tuple[str, ...] = ()
-    """Names of tensors that no graph needs, whose files were not opened."""
+    """Names of tensors that no graph needs and whose files were not opened."""
     absent: tuple[str, ...] = ()
-    """Files that are not there, and that hold nothing that a graph needs."""
+    """Names of missing files that hold nothing that a graph needs."""
     read: tuple[Path, ...] = field(default=())
-    """Files that were read as a whole to find the tensors: indexes."""
+    """Index files that were read to find the tensors."""
 
 
 def read_weights(path: Path, state_dict: str | None = None) -> StoredWeights:
     """Return the tensors of a folder, of one file, or of the files that an index names.
 
     Raises:
-        CheckpointError: there are none, a file is broken, or two files that could be meant hold different weights.
+        CheckpointError: there are no weights, a file is damaged, or two candidate files hold different weights.
     """
     if path.is_dir():
         return _read_folder(path, state_dict)
@@ -49,21 +49,25 @@ def read_weights(path: Path, state_dict: str | None = None) -> StoredWeights:
 
 
 def _read_folder(folder: Path, state_dict: str | None) -> StoredWeights:
-    """Return the tensors that the library would load, unless another file that could be meant holds different ones."""
+    """Return the tensors that transformers would load.
+
+    Raises:
+        CheckpointError: another file of the folder holds different weights, so that the choice is not clear.
+    """
     safe = _read_format(folder / _SAFETENSORS, state_dict)
     if safe is None:
         return _read_format(folder / _TORCH, state_dict) or _read_others(folder, state_dict)
     try:
         torch_files = _read_format(folder / _TORCH, state_dict)
     except CheckpointError:
-        return safe  # the library reads none of them where there are safetensors files
+        return safe  # transformers does not read them either where there are safetensors files
     if torch_files is not None:
         _require_equal(folder, safe, torch_files, _SAFETENSORS, _TORCH)
     return safe
 
 
 def _read_format(file: Path, state_dict: str | None) -> StoredWeights | None:
-    """Return the tensors of `file`, or of the shards that the index beside it names; None where there is neither."""
+    """Return the tensors of `file`, or of the shards that the index beside it names; None if neither exists."""
     index = file.with_name(f"{file.name}{_INDEX}")
     if not index.exists():
         return StoredWeights(tensors=_reader(file)(file)) if file.exists() else None
@@ -72,7 +76,7 @@ def _read_format(file: Path, state_dict: str | None) -> StoredWeights | None:
     whole = StoredWeights(tensors=_reader(file)(file))
     if all((index.parent / name).exists() for name in set(_weight_map(index).values())):
         _require_equal(file.parent, whole, _read_index(index, state_dict), file.name, index.name)
-    return whole  # an index whose shards are gone is of before they were joined
+    return whole  # an index without its shards is left over from before they were joined
 
 
 def _require_equal(folder: Path, first: StoredWeights, second: StoredWeights, *names: str) -> None:
@@ -85,7 +89,7 @@ def _require_equal(folder: Path, first: StoredWeights, second: StoredWeights, *n
 
 
 def _read_index(index: Path, state_dict: str | None) -> StoredWeights:
-    """Return the tensors that an index places in files, each from the file that it names."""
+    """Return the tensors that an index lists, each from the file that the index names for it."""
     places = _weight_map(index)
     naming = naming_of(places, str(index), state_dict)
     official = official_names(places, naming, str(index))
@@ -105,10 +109,10 @@ def _read_index(index: Path, state_dict: str | None) -> StoredWeights:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """Return tensor -> file of an index.
+    """Return the file name of each tensor that an index lists.
 
     Raises:
-        CheckpointError: it is none, or names files outside its folder.
+        CheckpointError: the file is no index, or names files outside its folder.
     """
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(v, str) and v for v in places.values()):
@@ -126,7 +130,7 @@ def _is_outside(name: str) -> bool:
 def _unlisted(
     shards: Mapping[str, Mapping[str, LazyTensor]], places: Mapping[str, str], index: Path
 ) -> dict[str, LazyTensor]:
-    """Return the tensors that the shards hold and the index does not name, so that they are accounted for."""
+    """Return the tensors in the shards that the index does not list, so that they are checked as well."""
     found: dict[str, LazyTensor] = {}
     for tensors in shards.values():
         for name in tensors:
@@ -138,10 +142,10 @@ def _unlisted(
 
 
 def _read_others(folder: Path, state_dict: str | None) -> StoredWeights:
-    """Return the tensors of a folder without files of the usual names: those of its only index or file.
+    """Return the tensors of the only index or weight file in a folder without files of the usual names.
 
     Raises:
-        CheckpointError: there are none, or several.
+        CheckpointError: there is no such file, or there are several.
     """
     indexes, files = sorted(folder.glob(f"*{_INDEX}")), sorted(_weights_in(folder))
     if len(indexes) == 1:

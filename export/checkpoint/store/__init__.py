@@ -1,1 +1,1 @@
-"""Weights on their way from the checkpoint's files to the bundle's store."""
+"""Write the weights of a checkpoint to the bundle's store, converted and quantized as the graphs need them."""

@@ -1,4 +1,4 @@
-"""Where the values of a weight come from: a file, or a computation on what files hold; nothing is held in between."""
+"""Sources of a weight's values: bytes of a file, or a computation on them that runs when the weight is read."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,20 +16,20 @@ from internvl_edge.runtime.numbers.packing import packed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComputedTensor:
-    """A small tensor that no file holds: a rotary table, an interpolated position table."""
+    """A small computed tensor that no file holds, such as a rotary table or an interpolated position table."""
 
     name: str
     value: torch.Tensor
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Axes of the tensor."""
+        """Shape of the tensor."""
         return tuple(self.value.shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdjustedTensor:
-    """A tensor that something folds into: its values are changed, its type and shape are not."""
+    """A tensor whose values are adjusted when it is read, for example by a folded factor; shape and type stay."""
 
     name: str
     base: "Source"
@@ -37,17 +37,17 @@ class AdjustedTensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Axes of the tensor."""
+        """Shape of the tensor."""
         return self.base.shape
 
     def torch(self) -> torch.Tensor:
-        """Return the changed values in fp32."""
+        """Return the adjusted values in fp32."""
         return self.adjust(whole(self.base))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizedTensor:
-    """A weight ``[out, C]`` as codes with scales of rows, or of blocks in them; rows of zeros pad it to `scale`'s."""
+    """A weight ``[out, C]`` as codes, with a scale for each row or block; zero rows pad it to the rows of `scale`."""
 
     name: str
     base: "Source"
@@ -57,7 +57,7 @@ class QuantizedTensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Axes of the tensor, padding included."""
+        """Shape of the tensor, padding included."""
         return (len(self.scale), *self.base.shape[1:])
 
     @property
@@ -66,17 +66,17 @@ class QuantizedTensor:
         return self.form.type.name
 
     def dequantized(self) -> torch.Tensor:
-        """Return what the codes stand for in fp32, without padding."""
+        """Return the values of the codes in fp32, without padding."""
         return (self.torch().float() * self._wide_scale())[: self.base.shape[0]]
 
     def torch(self) -> torch.Tensor:
-        """Return the codes, each as a value of its own."""
+        """Return the codes, one element for each, also where several fit into a byte."""
         values = self.adjust(whole(self.base))
         values = torch.nn.functional.pad(values, (0, 0, 0, len(self.scale) - len(values)))
         return encode(values, self._wide_scale(), self.form)
 
     def packed(self) -> Tensor:
-        """Return the codes as files hold them: several in a byte where they have fewer than 8 bits."""
+        """Return the codes as files store them: several in a byte if they have fewer than 8 bits."""
         codes = self.torch()
         return codes if self.form.type.per_byte == 1 else torch.from_numpy(packed(codes.numpy(), self.form.type))
 
@@ -88,7 +88,7 @@ Source = LazyTensor | MergedTensor | ComputedTensor | AdjustedTensor | Quantized
 
 
 def stored_chunks(source: Source) -> Iterator[torch.Tensor]:
-    """Yield the values of `source` as files hold its type, flat tensors; each is valid until the next is asked for."""
+    """Yield the values of `source` in its stored type as flat tensors; each is valid until the next."""
     if isinstance(source, LazyTensor | MergedTensor):
         yield from source.chunks(CHUNK_BYTES)
     elif isinstance(source, QuantizedTensor):
@@ -98,12 +98,12 @@ def stored_chunks(source: Source) -> Iterator[torch.Tensor]:
 
 
 def whole(source: Source) -> torch.Tensor:
-    """Return the values that a graph computes with, in fp32."""
+    """Return all values of `source` in fp32; codes are dequantized."""
     if isinstance(source, ComputedTensor):
         return source.value.float()
     return source.dequantized() if isinstance(source, QuantizedTensor) else source.torch().float()
 
 
 def readable_in_place(source: Source, dtype: str) -> TypeGuard[LazyTensor]:
-    """Return whether a graph of `dtype` can read the bytes of `source` where they lie."""
+    """Return whether a graph of `dtype` can read `source` from the checkpoint's file without conversion."""
     return isinstance(source, LazyTensor) and source.strides is None and source.dtype == dtype

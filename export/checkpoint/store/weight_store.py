@@ -1,9 +1,9 @@
-"""The weight store: where every initializer of a bundle lies, and the one streamed pass that puts it there.
+"""Write the weight store of a bundle: decide where the bytes of each initializer are, and write them in one pass.
 
-All graphs of a bundle refer to the same bytes. A file of the checkpoint that holds tensors in the wanted type is shared
-where that costs no room: it stands beside the graphs, read in place by offset, as a copy that has its blocks in common
-with the checkpoint's (``--weights auto``, on file systems that can) or as a hard link (``--weights link``). Everything
-else is written once to ``weights.safetensors``: converted, merged, interpolated or computed tensors, or all of them.
+All graphs of a bundle refer to the same bytes. A file of the checkpoint whose tensors have the wanted type already is
+shared where that takes no space: as a copy that shares its blocks on disk (``--weights auto``, on file systems that
+can) or as a hard link (``--weights link``). The graphs then read its tensors by offset. All other tensors, which are
+converted, merged, interpolated or computed, are written once to ``weights.safetensors``.
 """
 
 import hashlib
@@ -36,14 +36,14 @@ from internvl_edge.runtime.numbers.tensor_types import TENSOR_TYPES, TensorType
 
 STORE_NAME = "weights.safetensors"
 _WRITE_BYTES = 128 << 10
-"""Of one call: Linux (6.18, ext4) takes two to three times as long for each byte of calls of 512 KiB and more."""
+"""Bytes of one write call: Linux (6.18, ext4) needs two to three times as long per byte for 512 KiB and more."""
 Progress = Callable[[int], object]
-"""Called with the number of bytes that have just been dealt with."""
+"""Callback with the number of bytes that were handled since the last call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """Where one initializer lies: a file beside the graphs, and the bytes in it."""
+    """Place of one initializer: a file beside the graphs, and a byte range in it."""
 
     location: str
     offset: int
@@ -54,30 +54,31 @@ class Placement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightPlan:
-    """The store before it is written."""
+    """Plan of a store that is not written yet."""
 
     dtype: str
     placements: Mapping[str, Placement]
     files: Mapping[str, Path]
-    """File name beside the graphs -> the checkpoint's file that is shared under it."""
+    """File name beside the graphs -> the checkpoint's file that is shared under this name."""
     shared: tuple[LazyTensor, ...]
     written: tuple[Source, ...]
-    """In the order of their offsets in `STORE_NAME`."""
+    """Tensors to write to `STORE_NAME`, in the order of their offsets."""
 
     @property
     def bytes_to_read(self) -> int:
-        """Bytes that `write_store` deals with, for a progress bar."""
+        """Number of bytes that `write_store` handles, for a progress bar."""
         placed = sum(self.placements[source.name].nbytes for source in self.written)
         return placed + sum(path.stat().st_size for path in self.files.values())
 
 
 def shared_files(tensors: Iterable[Source], dtype: str, way: str, folder: Path) -> frozenset[Path]:
-    """Return the checkpoint's files that will be shared the way that `--weights` asks for; it is tried in `folder`.
+    """Return the checkpoint's files that can be shared in `folder`, in the way that `--weights` asks for.
 
-    ``auto`` shares no file of which less than half is used: the rest would travel to every device with the bundle.
+    Sharing is tried with each file. ``auto`` does not share a file of which less than half is used, because the unused
+    rest would be copied to every device with the bundle.
 
     Raises:
-        ExportError: hard links are asked for, and a file has none there.
+        ExportError: hard links are asked for and cannot be made in `folder`.
     """
     if way == "copy":
         return frozenset()
@@ -98,7 +99,7 @@ def shared_files(tensors: Iterable[Source], dtype: str, way: str, folder: Path) 
 
 
 def plan_weights(sources: Sequence[Source], dtype: str, shared: Collection[Path]) -> WeightPlan:
-    """Decide for every tensor whether it is read in place from one of the `shared` files or written; reads nothing."""
+    """Return the plan of a store: each tensor is read from one of the `shared` files or written. Reads no values."""
     in_place = tuple(s for s in sources if readable_in_place(s, dtype) and s.file in shared)
     names = {tensor.name for tensor in in_place}
     written = tuple(s for s in sources if s.name not in names)
@@ -118,7 +119,7 @@ def plan_weights(sources: Sequence[Source], dtype: str, shared: Collection[Path]
 
 
 def attach_weights(model: ir.Model, plan: WeightPlan) -> None:
-    """Point every initializer of `model` that is a weight at its bytes in the store."""
+    """Make every weight of `model` refer to its bytes in the store."""
     for name, value in model.graph.initializers.items():
         if (place := plan.placements.get(name)) is not None:
             value.const_value = ir.ExternalTensor(
@@ -132,7 +133,7 @@ def attach_weights(model: ir.Model, plan: WeightPlan) -> None:
 
 
 def attach_placeholders(model: ir.Model) -> None:
-    """Give every initializer without a value a place that is not yet known."""
+    """Give every initializer without a value a placeholder as external data."""
     for name, value in model.graph.initializers.items():
         if value.const_value is None:
             assert value.dtype is not None
@@ -141,7 +142,7 @@ def attach_placeholders(model: ir.Model) -> None:
 
 
 def placeholders(model: ir.Model) -> list[str]:
-    """Return the names of the initializers whose place is not yet known: the weights."""
+    """Return the names of the initializers that have a placeholder: the weights."""
     return [
         name for name, value in model.graph.initializers.items() if isinstance(value.const_value, ir.ExternalTensor)
     ]
@@ -150,13 +151,13 @@ def placeholders(model: ir.Model) -> list[str]:
 def write_store(
     plan: WeightPlan, folder: Path, scan: SourceScan, progress: Progress, *, link: bool = False
 ) -> dict[str, FileInfo]:
-    """Put every file of the store into `folder`, checked for NaN and infinity; return size and digest of each.
+    """Write or share every file of the store in `folder`, and return size and digest of each.
 
-    `link` makes the shared files hard links; else they share their blocks with the checkpoint's.
+    `link` makes hard links of the shared files; otherwise they are copies that share blocks.
 
     Raises:
-        CheckpointError: tensors hold non-finite values, all of them named.
-        ExportError: a file cannot be linked there, or the store does not fit.
+        CheckpointError: tensors have NaN or infinite values, all of them named.
+        ExportError: a file cannot be linked, or the disk has too little space.
     """
     bad: dict[str, int] = {}
     files: dict[str, FileInfo] = {}
@@ -182,7 +183,7 @@ def _type(source: Source, dtype: str) -> TensorType:
 
 
 def _names_beside(tensors: Iterable[LazyTensor]) -> dict[Path, str]:
-    """Return a name beside the graphs for each file: its own, apart from the store's."""
+    """Return the name beside the graphs for each file; the prefix keeps it different from the store's."""
     files = sorted({tensor.file for tensor in tensors})
     return {file: f"checkpoint-{file.name}" for file in files}
 
@@ -226,10 +227,10 @@ def _hard_link(source: Path, target: Path) -> None:
 
 
 def _require_room(wanted: int, folder: Path) -> None:
-    """Say before anything is written that the disk is too small.
+    """Check before anything is written that `folder` has space for `wanted` bytes.
 
     Raises:
-        ExportError: it is.
+        ExportError: it has not.
     """
     free = shutil.disk_usage(folder).free
     if wanted > free:
