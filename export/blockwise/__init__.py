@@ -1,1 +1,1 @@
-"""A model run with one block of its weights in memory at a time."""
+"""Run a model with the weights of one block in memory at a time."""

@@ -1,4 +1,4 @@
-"""What leaves every block of a graph, on ONNX Runtime and in torch, with one block of weights in memory at a time."""
+"""Observe the output of every block of a graph in ONNX Runtime and in torch, with one block in memory at a time."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,22 +22,22 @@ from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.runtime.errors import ExportError
 
 Observe = Callable[[str, np.ndarray], None]
-"""Hears of a value as it comes: the residual stream under the path of the block that it leaves, or an output."""
+"""Observer of values: called with an output and its name, or with a block's output stream and the block's path."""
 
 _NO_LIMIT_FITS = -1
-"""Bytes of weights that not even a segment without weights stays within: a cut wherever a block begins or ends."""
+"""Limit below any segment's weights, so that the graph is cut wherever a block begins or ends."""
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
 
 class OnnxBlocks:
-    """A graph of a bundle, cut at every block.
+    """A graph of a bundle that runs on ONNX Runtime, cut at every block.
 
     Raises:
-        ExportError: a block that no residual stream leaves.
+        ExportError: a block has no output that could be the residual stream.
     """
 
     def __init__(self, onnx_file: Path) -> None:
-        # Inferred anew: what widening and Q/DQ insert has no type yet, and what crosses a cut needs one.
+        # Types are inferred again: nodes for widening and Q/DQ have none yet, and values at a cut need one.
         self._proto = onnx.shape_inference.infer_shapes(ir.to_proto(widen_bfloat16(ir.load(onnx_file))))
         graph = ir.from_proto(self._proto).graph
         self._folder = onnx_file.parent
@@ -49,11 +49,11 @@ class OnnxBlocks:
 
     @property
     def blocks(self) -> tuple[str, ...]:
-        """Paths of the blocks in order."""
+        """Module paths of the blocks, in order."""
         return tuple(self._streams.values())
 
     def run(self, inputs: Mapping[str, np.ndarray], observe: Observe) -> None:
-        """Run block after block; `inputs` are cast to the graph's own types when they are needed."""
+        """Run block after block and pass values to `observe`; `inputs` are cast to the graph's types."""
         extractor = Extractor(self._proto)
         held = dict(inputs)
         for index, segment in enumerate(self._segments):
@@ -70,7 +70,7 @@ class OnnxBlocks:
             trim_heap()
 
     def _cast(self, name: str, held: Mapping[str, np.ndarray]) -> np.ndarray:
-        with np.errstate(over="ignore"):  # fp32 past fp16's range: the infinity is what the user has to see
+        with np.errstate(over="ignore"):  # a value beyond fp16's range becomes infinite, which the comparison shows
             return held[name].astype(self._types.get(name, held[name].dtype), copy=False)
 
 
@@ -82,11 +82,11 @@ def run_torch_blocks(
     feature_layers: Sequence[int],
     observe: Observe,
 ) -> None:
-    """Run the torch module of graph `name` in fp32."""
+    """Run the torch module of graph `name` in fp32, and pass the output of each block and of the graph to `observe`."""
     with torch.device("meta"):
         spec = graph_spec(name, config, InternVLModel(config).eval(), torch.float32, feature_layers)
     for path in torch_blocks(name, config, feature_layers):
-        # Registered before the streaming's own hooks, so that it runs before the block's weights go.
+        # Registered before the hooks of run_streamed, so that it runs before they unload the block's weights.
         spec.module.get_submodule(path).register_forward_hook(_observing_hook(path, observe))
     tensors = [torch.from_numpy(np.array(inputs[item.name])) for item in spec.inputs]
     outputs = run_streamed(spec.module, fetch, *tensors)
@@ -95,24 +95,24 @@ def run_torch_blocks(
 
 
 def torch_blocks(name: str, config: ModelConfig, feature_layers: Sequence[int] = ()) -> tuple[str, ...]:
-    """Return the paths of the blocks that graph `name` needs, in order."""
+    """Return the module paths of the blocks that graph `name` runs, in order."""
     return graph_row(name).module.blocks(GraphOptions(config=config, feature_layers=tuple(feature_layers)))
 
 
 def _observing_hook(path: str, observe: Observe) -> Callable[[nn.Module, object, object], None]:
-    def tell(_: nn.Module, __: object, output: object) -> None:
+    def hook(_: nn.Module, __: object, output: object) -> None:
         stream = output[0] if isinstance(output, tuple) else output
         assert isinstance(stream, Tensor)
         observe(path, stream.numpy())
 
-    return tell
+    return hook
 
 
 def residual_streams(graph: ir.Graph) -> dict[str, str]:
-    """Return the value that carries the residual stream out of each block -> the block's path, in order.
+    """Return a map from the name of each block's output stream to the block's path, in order.
 
-    Of the floating ``[batch, rows, hidden]`` that a block makes and something outside of it reads, it is the last: the
-    sum that ends the block depends on all the others. Names of values say nothing, caches have another rank.
+    The stream is the last floating value ``[batch, rows, hidden]`` that the block computes and another node reads: the
+    sum at the end of the block depends on all others. Caches have another rank.
     """
     found: dict[str, ir.Value] = {}
     blocks: dict[str, None] = {}
@@ -125,7 +125,7 @@ def residual_streams(graph: ir.Graph) -> dict[str, str]:
             if _is_rows(value) and _leaves(value, block):
                 found[block] = value
     if lost := [block for block in blocks if block not in found]:
-        raise ExportError(f"{graph.name}: no residual stream leaves {', '.join(lost)}; export the bundle again")
+        raise ExportError(f"{graph.name}: no residual stream comes out of {', '.join(lost)}; export the bundle again")
     return {str(found[block].name): block for block in blocks}
 
 

@@ -1,6 +1,6 @@
-"""Take all samples through the model block by block: one block's weights in memory, every graph's samples pass through.
+"""Run all samples of all graphs through the model block by block, with the weights of one block in memory.
 
-Each graph's residual stream is a named state between two blocks, so a walk can be stopped there and gone on with.
+Between two blocks, the residual stream of each graph is a named state, so that a run can stop there and be resumed.
 """
 
 import warnings
@@ -27,11 +27,14 @@ from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.export.models.qllama import Cache
 
 _CHUNK_VALUES = 32 << 20
-"""Values of the widest tensor of one chunk of samples: 128 MiB in fp32."""
+"""Most values in the widest tensor of a chunk of samples: 128 MiB in fp32."""
 
 
 class TorchBlockwiseForward:
-    """The walk's place (`position` of `blocks`) and the residual streams there (`states`)."""
+    """Forward of all samples, block by block; implements `calib.model.BlockwiseForward` in torch.
+
+    `position` is the index of the next block in `blocks`, `states` the residual streams before it.
+    """
 
     def __init__(
         self,
@@ -55,19 +58,19 @@ class TorchBlockwiseForward:
         self._started = False
 
     def resume(self, position: int, states: dict[str, Tensor]) -> None:
-        """Go to a place where an earlier walk on the same inputs has been."""
+        """Continue at the `position` and `states` of an earlier run on the same inputs."""
         self.position, self.states = position, states
 
     @property
     def samples(self) -> dict[str, int]:
-        """Graph -> how many samples pass."""
+        """Graph -> number of its samples."""
         pictures, ids = len(self._inputs.pixel_values), self._inputs.text_ids
         texts = len(ids) if ids is not None else 0
         return {row.name: texts if row.use.rows == "texts" else pictures for row in GRAPHS if row.quantized}
 
     @torch.no_grad()
     def step(self, observer: BlockObserver) -> str:
-        """Take all samples through the next block; return its path."""
+        """Run all samples through the next block, and return the block's path."""
         path = self.blocks[self.position]
         if self.position == 0:
             self.states["vision"] = self._embedded_pictures()
@@ -113,7 +116,7 @@ class TorchBlockwiseForward:
         return states
 
     def _start_streams(self) -> None:
-        """Load what QLLaMA has outside of its blocks: queries and rotary tables for good, embeddings for a moment."""
+        """Load the parts of QLLaMA outside of its blocks and start the streams; embeddings are unloaded again."""
         text = self._model.qllama.model
         loader = Loader(self._fetch, self._compute)
         loader.load("qllama.model.rotary", text.rotary)
@@ -131,7 +134,7 @@ class TorchBlockwiseForward:
         width = self._config.need(QllamaConfig).intermediate_size
         for name, stream in self._streams.items():
             if graph_row(name).continues in self._streams:
-                continue  # goes with the graph whose cache it reads
+                continue  # it runs together with the graph whose cache it reads
             followers = {other: s for other, s in self._streams.items() if graph_row(other).continues == name}
             for rows in _chunks(self.states[name], width):
                 yield _Chunk(self._model, self.states, rows, name, {name: stream, **followers})
@@ -149,7 +152,7 @@ class TorchBlockwiseForward:
 
     @contextmanager
     def _arithmetic(self) -> Iterator[None]:
-        """Multiply in the type asked for; norms and the residual stream stay fp32."""
+        """Multiply matrices in the `compute` type; norms and the residual stream stay in fp32."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # a bf16 row by an fp32 gain
             with torch.autocast("cpu", torch.bfloat16, enabled=self._compute == torch.bfloat16):
@@ -158,14 +161,14 @@ class TorchBlockwiseForward:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Some samples of a stream, and of those that go on with its cache."""
+    """Some samples of a stream, and of the streams that continue from its cache."""
 
     model: InternVLModel
     states: dict[str, Tensor]
     rows: slice
     name: str
     streams: Mapping[str, Stream]
-    """Its own, and those of the followers."""
+    """Graph -> its stream: the chunk's own, and those that continue from its cache."""
 
     def advance(self, path: str, layer: nn.Module, observer: BlockObserver) -> None:
         cache = self._through(self.name, None, path, layer, observer)
@@ -188,7 +191,7 @@ class _Chunk:
 
 
 def _text_streams(model: InternVLModel, inputs: CalibrationInputs, graphs: tuple[str, ...]) -> dict[str, Stream]:
-    """Return the streams that `graphs` and `inputs` ask for, and those whose cache they read."""
+    """Return the streams of `graphs` that `inputs` has samples for, and the streams whose cache these read."""
     rows = {name: graph_row(name) for name in graphs}
     asked = {
         name
@@ -215,7 +218,7 @@ def _blocks(config: ModelConfig, graphs: tuple[str, ...], texts: bool) -> list[s
 
 
 def _chunks(states: Tensor, width: int) -> Iterator[slice]:
-    """Yield consecutive samples whose widest tensor stays below `_CHUNK_VALUES`."""
+    """Yield slices of consecutive samples whose widest tensor has at most `_CHUNK_VALUES` values."""
     samples = states.shape[0]
     size = max(1, _CHUNK_VALUES // (states.shape[1] * width))
     for start in range(0, samples, size):
@@ -224,7 +227,7 @@ def _chunks(states: Tensor, width: int) -> Iterator[slice]:
 
 @contextmanager
 def _observed(layer: nn.Module, path: str, observer: BlockObserver) -> Iterator[None]:
-    """Tell `observer` of every linear and every attention in `layer`."""
+    """Pass the input of every linear and every attention in `layer` to `observer`."""
     with ExitStack() as stack:
         attention = _AttentionObserver(observer)
         for name, part in layer.named_modules():
@@ -242,7 +245,10 @@ def _linear_hook(observer: BlockObserver, path: str) -> Callable[[nn.Module, tup
 
 
 class _AttentionObserver(TorchFunctionMode):
-    """Sees each call of scaled_dot_product_attention, and knows which module it is in."""
+    """Torch function mode that passes each call of scaled_dot_product_attention to the observer.
+
+    Hooks of `module_hook` keep the path of the module that is running.
+    """
 
     def __init__(self, observer: BlockObserver) -> None:
         super().__init__()
@@ -250,10 +256,10 @@ class _AttentionObserver(TorchFunctionMode):
         self._path = ""
 
     def module_hook(self, path: str) -> Callable[[nn.Module, object], None]:
-        def note(_: nn.Module, __: object) -> None:
+        def hook(_: nn.Module, __: object) -> None:
             self._path = path
 
-        return note
+        return hook
 
     def __torch_function__(
         self, function: Any, types: Any, arguments: tuple[Any, ...] = (), keywords: Mapping[str, Any] | None = None

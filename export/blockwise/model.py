@@ -1,4 +1,4 @@
-"""A checkpoint in torch as calibration sees it, with one block of weights in memory at a time."""
+"""A checkpoint in torch that calibration can run, with one block of weights in memory at a time."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -25,7 +25,7 @@ from internvl_edge.runtime.inputs.pictures.preprocess import Preprocessing
 
 
 class BlockwiseModel:
-    """Implements `calib.model.CalibrationModel`; `config` is the checkpoint's at the picture size that is asked for."""
+    """Implementation of `calib.model.CalibrationModel`; `config` has the picture size of this run."""
 
     def __init__(self, name: str, checkpoint: Checkpoint, config: ModelConfig) -> None:
         self.name = name
@@ -36,23 +36,23 @@ class BlockwiseModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identity of the checkpoint: weights and shape, but for the picture size."""
+        """Digest that identifies the checkpoint's weights and config, without the picture size."""
         return fingerprint(list(self._checkpoint.tensors.values()), self.config)
 
     @property
     def pictures(self) -> Preprocessing:
-        """What becomes of pictures."""
+        """Preprocessing of pictures."""
         return self.config.pictures
 
     @property
     def vocabulary(self) -> int | None:
-        """Token ids that it knows; None if it takes no texts."""
+        """Size of the vocabulary; None if the model takes no texts."""
         text = self.config.find(QllamaConfig)
         return text.vocab_size if text is not None else None
 
     @property
     def values_per_picture(self) -> int:
-        """Values of the widest activation of one picture."""
+        """Number of values of the widest activation of one picture."""
         vision = self.config.vision
         return max(vision.tokens * vision.intermediate_size, vision.num_heads * vision.tokens**2)
 
@@ -63,7 +63,7 @@ class BlockwiseModel:
 
     @cached_property
     def blocks(self) -> Mapping[str, Sequence[Site]]:
-        """Path of every block, in the order of the forward -> its linears that may be quantized."""
+        """Path of every block, in the order of the forward -> its sites: linears that may be quantized."""
         found: dict[str, list[Site]] = {}
         for site in model_sites(self.config):
             found.setdefault(block_of(site), []).append(site)
@@ -71,11 +71,11 @@ class BlockwiseModel:
 
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Name of every weight -> its axes."""
+        """Name of every weight -> its shape."""
         return {name: source.shape for name, source in self.sources.items()}
 
     def weight(self, name: str) -> torch.Tensor:
-        """Return a weight in fp32."""
+        """Return the weight `name` in fp32."""
         return whole(self.sources[name])
 
     def is_quantized(self, graph: str) -> bool:
@@ -83,11 +83,11 @@ class BlockwiseModel:
         return graph_row(graph).quantized
 
     def sensitivity_output(self, graph: str) -> str | None:
-        """Return the output by which the damage of `graph` is told."""
+        """Return the output on which the sensitivity of `graph` is measured."""
         return graph_row(graph).sensitivity_output
 
     def fewest_rows(self, graph: str, attention: str) -> int:
-        """Return the fewest rows that an attention sees in a call: pictures' tokens, queries, or one token."""
+        """Return the fewest rows that an attention sees in a call: a picture's tokens, the queries, or one token."""
         if attention.endswith(".cross_attn"):
             return self.config.vision.tokens
         return graph_row(graph).fewest_rows(self.config)
@@ -95,15 +95,15 @@ class BlockwiseModel:
     def blockwise_forward(
         self, inputs: CalibrationInputs, graphs: Sequence[str], compute: str
     ) -> TorchBlockwiseForward:
-        """Return the samples in front of the first block; matrices are multiplied in type `compute` of torch."""
+        """Return a forward at the first block; matrices are multiplied in the torch type named `compute`."""
         return TorchBlockwiseForward(
             self.config, fetch_from(self.sources), inputs, tuple(graphs), getattr(torch, compute)
         )
 
     def run(self, graph: str, inputs: Mapping[str, np.ndarray], recipe: Recipe | None) -> dict[str, np.ndarray]:
-        """Return what torch computes in fp32 for `graph`, quantized as `recipe` says; None runs it as it is.
+        """Return the outputs of `graph` from torch in fp32, with the fake quantization of `recipe` if there is one.
 
-        `inputs` are those of the plain model, caches included.
+        `inputs` are those of the unquantized model, caches included.
         """
         if recipe is None:
             return torch_outputs(graph, self.config, inputs, fetch_from(self.sources))

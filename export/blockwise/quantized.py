@@ -1,4 +1,4 @@
-"""The weights and caches of a checkpoint as a recipe changes them."""
+"""Apply a recipe to the weights of a checkpoint and to cached values."""
 
 from collections.abc import Mapping
 
@@ -12,13 +12,13 @@ _CACHED_VALUE = "past_key_values.{}.value"
 
 
 def quantized_sources(recipe: Recipe, sources: Mapping[str, Source]) -> dict[str, Source]:
-    """Return `sources` as the recipe changes them: codes, scales, folded parameters."""
+    """Return `sources` with codes and scales for quantized weights, and with factors folded into parameters."""
     found: dict[str, Source] = dict(sources)
     for name, factors in recipe.factors.items():
         if name in sources:
             found[name] = AdjustedTensor(name=name, base=sources[name], adjust=factors.apply)
     for name in {d.site.layer_scale for d in recipe.decisions if d.site.layer_scale is not None}:
-        found[name] = ComputedTensor(name=name, value=torch.ones(sources[name].shape))  # folded into rows
+        found[name] = ComputedTensor(name=name, value=torch.ones(sources[name].shape))  # folded into the linear
     for path, weights in recipe.linears.items():
         assert recipe.weights is not None
         name = f"{path}.weight"
@@ -31,9 +31,9 @@ def quantized_sources(recipe: Recipe, sources: Mapping[str, Source]) -> dict[str
 
 
 def with_cached_values(recipe: Recipe, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return `inputs` with cached values ``[B, H, n, D]`` of the plain model as the quantized one would have left them.
+    """Return `inputs` with the cached values ``[B, H, n, D]`` that the quantized model would have computed.
 
-    Smoothing of ``o_proj`` divides the rows of ``v_proj``, so it divides what the cache holds.
+    Smoothing of ``o_proj`` divides the rows of ``v_proj``, so the cached values are divided by the same factors.
     """
     found = dict(inputs)
     for decision in recipe.decisions:

@@ -1,4 +1,4 @@
-"""Run a graph on ONNX Runtime in segments cut between blocks, so that a tower larger than memory can be run at all."""
+"""Run a graph on ONNX Runtime in segments cut between blocks, so that it may be larger than memory."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,15 @@ from internvl_edge.runtime.backends.onnxruntime import SPINNING
 from internvl_edge.runtime.backends.threads import threads_for
 
 DEFAULT_LIMIT_BYTES = 400 << 20
-"""Weights of one segment, as stored: one block of InternViT-6B (246 MB) or QLLaMA (486 MB with cross-attention)."""
+"""Most bytes of weights in a segment, by their stored size: above one block of InternViT-6B (246 MB in fp16).
+
+A block of QLLaMA with cross-attention has 486 MB; blocks above the limit are segments of their own.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """Consecutive nodes with the values that cross their borders."""
+    """Consecutive nodes of a graph, with the names of the values that enter and leave them."""
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -30,7 +33,7 @@ class Segment:
 
 
 def cut(graph: ir.Graph, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> list[Segment]:
-    """Return the segments of `graph`, cut only between blocks, with at most `limit_bytes` of weights where possible."""
+    """Return the segments of `graph`, cut between blocks, with at most `limit_bytes` of weights each if possible."""
     groups: list[list[ir.Node]] = []
     held = 0
     for run in _runs(graph):
@@ -44,7 +47,7 @@ def cut(graph: ir.Graph, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> list[Segment
 
 
 Rerun = Callable[[Mapping[str, np.ndarray]], onnx.ModelProto | None]
-"""Is asked after each segment whether that segment has to run as another graph, with values of the same names."""
+"""Callback after each segment with its outputs: returns another graph to run the segment with again, or None."""
 
 
 def run_segments(
@@ -54,7 +57,7 @@ def run_segments(
     feeds: Mapping[str, np.ndarray],
     rerun: Rerun | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return the outputs of `proto`, whose weights lie in `folder`, running one segment after the other."""
+    """Return the outputs of `proto`, whose weights are in `folder`; the segments run one after the other."""
     values = dict(feeds)
     whole = len(segments) == 1
     extractor = Extractor(proto) if not whole else None
@@ -80,11 +83,11 @@ def _run(proto: onnx.ModelProto, folder: Path, feeds: Mapping[str, np.ndarray]) 
 
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-    # The graph as it is written: folding would cast and transpose a copy of every weight, for a session that runs once.
+    # No optimization: constant folding would cast and transpose a copy of every weight, for a session that runs once.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.enable_cpu_mem_arena = False
-    # In the order of the graph: else what measures a value runs last, and all values live until then.
+    # Nodes run in the order of the graph; otherwise nodes that measure values run last and all values stay in memory.
     options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     options.log_severity_level = 3
     options.intra_op_num_threads = threads_for(_weights(proto), max(map(_rows, feeds.values()), default=1))
@@ -103,7 +106,7 @@ def _rows(values: np.ndarray) -> int:
 
 
 def _runs(graph: ir.Graph) -> list[list[ir.Node]]:
-    """Return the nodes in order, split where a block begins or ends."""
+    """Return the nodes in order, in groups that are split where a block begins or ends."""
     runs: list[list[ir.Node]] = []
     last: str | None = "nothing yet"
     for node in graph:

@@ -1,4 +1,4 @@
-"""Where the values of each initializer come from: the checkpoint's tensors, and the few that are computed."""
+"""Sources of the values of all parameters and buffers: the checkpoint's tensors, and a few computed ones."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ from internvl_edge.export.models.internvl import InternVLModel
 
 
 def weight_sources(tensors: Mapping[str, LazyTensor | MergedTensor], config: ModelConfig) -> dict[str, Source]:
-    """Return the source of every parameter and buffer of the model by its official name."""
+    """Return the official name of every parameter and buffer of the model -> its source."""
     sources: dict[str, Source] = dict(tensors)
     for family in FAMILIES:
         if config.find(family.kind) is not None:
@@ -29,7 +29,7 @@ def stored_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def fetch_from(sources: Mapping[str, Source]) -> Fetch:
-    """Return a function that fills a tensor with the values of a source, chunk by chunk."""
+    """Return a function that fills a tensor with the values of the source of a name, chunk by chunk."""
 
     def fetch(name: str, out: torch.Tensor) -> None:
         source = sources[name]

@@ -1,4 +1,4 @@
-"""Run a torch module larger than memory: each block's weights come when it runs and go when it is done."""
+"""Run a torch module larger than memory: hooks load the weights of each block before it runs and unload them after."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from internvl_edge.calib.heap import trim_heap
 
 Fetch = Callable[[str, Tensor], None]
-"""Fills a tensor with the weight of a parameter's full name."""
+"""Function that fills a tensor with the weight of a full parameter name."""
 
 Change = Callable[[Tensor], Tensor]
 
@@ -18,9 +18,9 @@ Change = Callable[[Tensor], Tensor]
 def run_streamed(
     module: nn.Module, fetch: Fetch, *inputs: Tensor, changed: Mapping[str, Change] | None = None
 ) -> list[Tensor]:
-    """Return the outputs of `module` (built on the meta device) on `inputs`, holding one block of weights at a time.
+    """Return the outputs of `module`, which is on the meta device; the weights of one block are in memory at a time.
 
-    `changed` says what becomes of the input of a part before it runs, by the part's path: fake quantization.
+    `changed` maps the path of a part to a function for its first input, such as fake quantization.
     """
     handles = []
     for path, part in module.named_modules():
@@ -48,7 +48,7 @@ def _streaming(module: nn.Module, fetch: Fetch) -> Iterator[None]:
             handles.append(unit.register_forward_pre_hook(_before(loader, path)))
             handles.append(unit.register_forward_hook(_after(loader)))
         handles.append(group[-1][1].register_forward_hook(_at_last(loader)))
-    own = _Own(module)
+    own = _OwnTensors(module)
     own.load(fetch)
     try:
         yield
@@ -59,10 +59,10 @@ def _streaming(module: nn.Module, fetch: Fetch) -> Iterator[None]:
 
 
 def groups(module: nn.Module, path: str = "") -> Iterator[list[tuple[str, nn.Module]]]:
-    """Yield the parts of `module` that are loaded one at a time, in groups that run one after the other.
+    """Yield groups of parts of `module`, as (path, part); the parts of a group are loaded one at a time.
 
-    The blocks of a `ModuleList` are a group: they share one set of buffers, since fresh memory for each would cost page
-    faults and fragment the heap. Every other part is a group of its own.
+    The blocks of a `ModuleList` are one group and share a set of buffers, since new memory for each block would cost
+    page faults and fragment the heap. Every other part is a group of its own.
     """
     for name, child in module.named_children():
         full = f"{path}.{name}" if path else name
@@ -75,7 +75,7 @@ def groups(module: nn.Module, path: str = "") -> Iterator[list[tuple[str, nn.Mod
 
 
 class Loader:
-    """Fills parts of a module built on the meta device with their weights; parts of equal shape share one memory."""
+    """Loader of weights into parts of a module on the meta device; tensors of equal name and shape share memory."""
 
     def __init__(self, fetch: Fetch, matrix_dtype: torch.dtype = torch.float32) -> None:
         self._fetch = fetch
@@ -83,7 +83,7 @@ class Loader:
         self._buffers: dict[tuple[str, torch.Size], Tensor] = {}
 
     def load(self, path: str, unit: nn.Module) -> None:
-        """Give the tensors of `unit`, whose full name is `path`, their values; matrices in `matrix_dtype`."""
+        """Load the tensors of `unit`, whose full name is `path`; matrices are in `matrix_dtype`, others in fp32."""
         for name, tensor in _tensors(unit):
             key = name, tensor.shape
             if key not in self._buffers:
@@ -93,18 +93,18 @@ class Loader:
             _put(unit, name, self._buffers[key])
 
     def unload(self, unit: nn.Module) -> None:
-        """Take the values away again."""
+        """Put the tensors of `unit` back on the meta device."""
         for name, tensor in _tensors(unit):
             _put(unit, name, torch.empty(tensor.shape, device="meta"))
         trim_heap()
 
     def free(self) -> None:
-        """Give the memory back."""
+        """Release the buffers."""
         self._buffers.clear()
 
 
-class _Own:
-    """The few tensors that `module` and its containers hold outside of every unit: loaded for the whole run."""
+class _OwnTensors:
+    """The few tensors of `module` outside of all groups: they are loaded for the whole run."""
 
     def __init__(self, module: nn.Module) -> None:
         parts = [part for group in groups(module) for part in group]

@@ -1,4 +1,4 @@
-"""What the torch module of a graph computes, with one block of weights in memory at a time."""
+"""Compute the outputs of a graph's torch module with one block of weights in memory at a time."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -20,9 +20,9 @@ def torch_outputs(
     feature_layers: tuple[int, ...] = (),
     changed: Mapping[str, Change] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return what the torch module of graph `name` computes in fp32, holding one block of weights at a time.
+    """Return the outputs of the torch module of graph `name` in fp32.
 
-    `changed` quantizes the inputs of linears by their path, as a quantized graph does.
+    `changed` maps paths of linears to functions for their inputs, such as fake quantization.
     """
     spec = _without_weights(name, config, feature_layers)
     tensors = [torch.from_numpy(np.array(inputs[item.name])) for item in spec.inputs]
@@ -32,6 +32,6 @@ def torch_outputs(
 
 @lru_cache(maxsize=8)
 def _without_weights(name: str, config: ModelConfig, feature_layers: tuple[int, ...]) -> GraphSpec:
-    """Return graph `name` on the meta device, built once: sensitivity runs it for every linear."""
+    """Return graph `name` on the meta device. It is cached, because sensitivity runs it for every linear."""
     with torch.device("meta"):
         return graph_spec(name, config, InternVLModel(config).eval(), torch.float32, feature_layers)

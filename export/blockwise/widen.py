@@ -1,4 +1,4 @@
-"""Widen a bf16 graph to fp32 arithmetic on the same bf16 weights: ONNX Runtime has no bf16 kernels for CPUs."""
+"""Rewrite a bf16 graph to compute in fp32 on the same weights, as ONNX Runtime has no bf16 kernels for CPUs."""
 
 import onnx_ir as ir
 
@@ -8,9 +8,9 @@ _NARROW, _WIDE = ir.DataType.BFLOAT16, ir.DataType.FLOAT
 
 
 def widen_bfloat16(model: ir.Model) -> ir.Model:
-    """Return `model` with every bf16 value in fp32 and every bf16 weight cast up; a graph without bf16 is unchanged.
+    """Return `model` with every bf16 value in fp32 and a Cast after every bf16 weight.
 
-    What this cannot show is the rounding of bf16 arithmetic itself.
+    The rewritten graph does not show the rounding of bf16 arithmetic. A graph without bf16 is unchanged.
     """
     graph = model.graph
     casts: dict[ir.Value, ir.Value] = {}

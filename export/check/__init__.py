@@ -1,1 +1,1 @@
-"""Graphs held against the torch modules, and bundles against each other, block by block."""
+"""Compare graphs with the torch modules, and bundles with each other block by block."""

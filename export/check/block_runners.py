@@ -1,4 +1,4 @@
-"""The two sides of a comparison: a bundle on ONNX Runtime, or a checkpoint in torch."""
+"""The two models of a comparison, which run block by block: a bundle on ONNX Runtime, a checkpoint in torch."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -26,57 +26,57 @@ _SMOOTHING = QLLAMA_BLOCK + ".self_attn.o_proj.smoothing"
 
 
 class BlockRunner(Protocol):
-    """What runs graphs and tells what leaves their blocks."""
+    """A model that runs its graphs block by block and passes their values to an observer."""
 
     @property
     def path(self) -> Path:
-        """Where it was opened."""
+        """Path of the bundle or checkpoint."""
         ...
 
     @property
     def precision(self) -> str:
-        """What it computes in."""
+        """Name of the precision that the model computes in."""
         ...
 
     @property
     def model(self) -> ModelInfo:
-        """Sizes."""
+        """Sizes of the model, as a manifest describes them."""
         ...
 
     @property
     def pictures(self) -> Preprocessing:
-        """What becomes of pictures."""
+        """Preprocessing of pictures."""
         ...
 
     @property
     def graphs(self) -> tuple[str, ...]:
-        """Graphs that it can run."""
+        """Names of the graphs that the model can run."""
         ...
 
     @property
     def tokenizer_file(self) -> Path | None:
-        """Its tokenizer, if it has one."""
+        """Path of the tokenizer, or None if the model has none."""
         ...
 
     @property
     def cache_factors(self) -> Mapping[str, np.ndarray]:
-        """Cache -> what its channels are divided by against the checkpoint's, ``[H, 1, D]``; by default nothing."""
+        """Cache -> factors ``[H, 1, D]`` by which its values are smaller than those of the checkpoint."""
         ...
 
     def blocks(self, graph: str) -> tuple[str, ...]:
-        """Return the paths of the blocks of `graph` in order."""
+        """Return the module paths of the blocks of `graph`, in order."""
         ...
 
     def run(self, graph: str, inputs: Mapping[str, np.ndarray], observe: Observe) -> None:
-        """Run `graph`, block after block."""
+        """Run `graph` block by block, and pass values to `observe`."""
         ...
 
 
 class BundleRunner:
-    """A bundle, its digests checked.
+    """A bundle on ONNX Runtime.
 
     Raises:
-        BundleError: no bundle, or not as it was written.
+        BundleError: there is no bundle, or a digest does not match.
     """
 
     def __init__(self, path: Path) -> None:
@@ -92,18 +92,18 @@ class BundleRunner:
 
     @property
     def accepted_config(self) -> tuple[str, ...]:
-        """Unknown fields of its checkpoint's files that its exporter's user accepted."""
+        """Unknown fields of the checkpoint's files that were accepted at the export."""
         return self._bundle.manifest.accepted_config
 
     @property
     def feature_layers(self) -> tuple[int, ...]:
-        """Blocks whose patch maps are outputs of a graph."""
+        """Indexes of blocks whose patch maps are outputs of a graph."""
         names = [output.name for graph in self._bundle.manifest.graphs.values() for output in graph.outputs]
         return tuple(int(name.removeprefix("feature_")) for name in names if name.startswith("feature_"))
 
     @cached_property
     def cache_factors(self) -> Mapping[str, np.ndarray]:
-        """What smoothing took out of the cached values to put it into ``o_proj``: exact powers of two."""
+        """Factors ``[H, 1, D]`` that smoothing moved from the cached values into ``o_proj``; they are powers of two."""
         file, model = self.path / _VECTORS, self.model
         if not file.exists() or model.text is None:
             return {}
@@ -117,11 +117,11 @@ class BundleRunner:
             }
 
     def blocks(self, graph: str) -> tuple[str, ...]:
-        """Return the paths of the blocks of `graph` in order."""
+        """Return the module paths of the blocks of `graph`, in order."""
         return self._open(graph).blocks
 
     def run(self, graph: str, inputs: Mapping[str, np.ndarray], observe: Observe) -> None:
-        """Run `graph` on ONNX Runtime."""
+        """Run `graph` on ONNX Runtime, and pass values to `observe`."""
         self._open(graph).run(inputs, observe)
 
     def _open(self, graph: str) -> OnnxBlocks:
@@ -131,10 +131,10 @@ class BundleRunner:
 
 
 class CheckpointRunner:
-    """A checkpoint in torch, fp32, for pictures and feature maps as a bundle has them.
+    """A checkpoint in torch in fp32, with the picture size and feature maps of a bundle.
 
     Raises:
-        EdgeError: no checkpoint, one that does not add up, or one that cannot take pictures of this size.
+        EdgeError: there is no valid checkpoint, or it cannot take pictures of this size.
     """
 
     def __init__(
@@ -159,20 +159,20 @@ class CheckpointRunner:
         self.tokenizer_file = checkpoint.tokenizer_file
 
     def blocks(self, graph: str) -> tuple[str, ...]:
-        """Return the paths of the blocks of `graph` in order."""
+        """Return the module paths of the blocks of `graph`, in order."""
         return torch_blocks(graph, self._config, self._layers)
 
     def run(self, graph: str, inputs: Mapping[str, np.ndarray], observe: Observe) -> None:
-        """Run `graph` in torch."""
+        """Run `graph` in torch, and pass values to `observe`."""
         run_torch_blocks(graph, self._config, inputs, self._fetch, self._layers, observe)
 
 
 def open_reference(
     path: Path, other: BundleRunner, accept: Sequence[str] = (), state_dict: str | None = None
 ) -> BundleRunner | CheckpointRunner:
-    """Open what `other` is held against: a bundle where there is a manifest, else a checkpoint.
+    """Open the reference that `other` is compared with: a bundle if `path` has a manifest, otherwise a checkpoint.
 
-    Unknown fields of a checkpoint are accepted that `accept` names or that the user of `other`'s export accepted.
+    Unknown fields of a checkpoint are accepted if `accept` names them or they were accepted at the export of `other`.
     """
     if (path / "manifest.json").exists():
         return BundleRunner(path)

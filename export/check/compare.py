@@ -1,4 +1,4 @@
-"""Hold a bundle against another or against a checkpoint, block by block: `internvl-edge compare`, top to bottom."""
+"""Compare a bundle with another or with a checkpoint, block by block: what `internvl-edge compare` does."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,25 +28,25 @@ _RANDOM_LENGTH = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompareOptions:
-    """One comparison; defaults live here alone."""
+    """Options of one comparison and their defaults."""
 
     data: Path
-    """A folder of pictures, or a JSONL with captions."""
+    """Folder of pictures, or JSONL with captions."""
     samples: int = 4
     graphs: tuple[str, ...] | None = None
-    """None: those of the bundle, which the reference must have too."""
+    """Names of the graphs to compare; None takes those of the bundle, which the reference must have too."""
     threshold_db: float = 20.0
-    """SQNR below which a block diverges: noise of a tenth of the signal's amplitude."""
+    """SQNR below which a block diverges; 20 dB is noise of a tenth of the signal's amplitude."""
     accept_config: tuple[str, ...] = ()
-    """Unknown fields of a reference checkpoint's files that have no effect on the model."""
+    """Unknown fields of a reference checkpoint's files that the user declares to have no effect."""
     state_dict: str | None = None
-    """Which set of weights of a reference checkpoint is meant, as ``model_ema``."""
+    """Name of the set of weights to read from a reference checkpoint that holds several."""
 
     def __post_init__(self) -> None:
-        """Check what can be checked before anything is open.
+        """Check the options as far as that needs no files.
 
         Raises:
-            InputError: all that is wrong, in one line.
+            InputError: with all findings in one line.
         """
         wrong = []
         if self.samples < 1:
@@ -61,51 +61,51 @@ class CompareOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphComparison:
-    """One graph, on the reference's inputs."""
+    """Comparison of one graph; both models ran it on the reference's inputs."""
 
     graph: str
     fed_by: str | None
-    """The graph whose outputs, the reference's, it was given."""
+    """Graph whose outputs, from the reference, were its inputs; None if it takes samples only."""
     blocks: tuple[Difference, ...]
-    """The residual stream that leaves each block, padding rows left out."""
+    """Difference of the residual stream after each block, without rows of padding."""
     outputs: tuple[Difference, ...]
     caches: tuple[Difference, ...]
-    """For information: keys and values of every layer, smoothing taken back."""
+    """Difference of the keys and values of every layer, with smoothing undone; for information."""
     divergence: Divergence | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """A bundle against its reference."""
+    """Comparison of bundle `a` with reference `b`."""
 
     a: str
     b: str
-    """The reference."""
+    """Path of the reference."""
     precision_a: str
     precision_b: str
     data: str
     pictures: int
     texts: str
-    """Where the ids came from."""
+    """Source of the token ids, in words."""
     threshold_db: float
     graphs: tuple[GraphComparison, ...]
 
     @property
     def first_divergence(self) -> Divergence | None:
-        """The first graph's that is below the threshold; if none is, the largest drop of any."""
+        """First divergence below the threshold; if there is none, the one with the largest drop."""
         found = [graph.divergence for graph in self.graphs if graph.divergence is not None]
         below = next((item for item in found if item.below), None)
         return below or max(found, key=lambda item: item.drop_db, default=None)
 
 
 def compare(a: Path, b: Path, options: CompareOptions, progress: Progress | None = None) -> Comparison:
-    """Return how far bundle `a` is from `b`, a bundle or a checkpoint, after every block of every graph.
+    """Return the difference of bundle `a` to `b`, a bundle or a checkpoint, after every block of every graph.
 
-    A graph that takes another's outputs gets those of `b`, on both sides: each graph is judged alone. What leaves the
-    blocks of `b` lies in a temporary folder meanwhile, so that memory holds one block of one bundle.
+    A graph that takes another's outputs gets those of `b` in both models, so that each graph is compared alone. Values
+    of `b` are kept in a temporary folder, so that one block of one model is in memory at a time.
 
     Raises:
-        EdgeError: a side cannot be opened, they do not match, or the data are not right, in one line.
+        EdgeError: a model cannot be opened, the two do not match, or the data are not valid.
     """
     bundle = BundleRunner(a)
     reference = open_reference(b, bundle, options.accept_config, options.state_dict)
@@ -131,10 +131,10 @@ def compare(a: Path, b: Path, options: CompareOptions, progress: Progress | None
 
 
 def _graphs(bundle: BlockRunner, reference: BlockRunner, options: CompareOptions) -> tuple[str, ...]:
-    """Return the graphs to compare, in the order in which they feed each other."""
+    """Return the names of the graphs to compare, in the order in which they feed each other."""
     both = [name for name in GRAPH_NAMES if name in bundle.graphs and name in reference.graphs]
     wanted = tuple(both) if options.graphs is None else tuple(name for name in GRAPH_NAMES if name in options.graphs)
-    # A checkpoint has every graph that can be made of it, a bundle those that were asked for.
+    # A checkpoint has all graphs of its model; a bundle has those that were exported.
     extra = reference.graphs if options.graphs is None and isinstance(reference, BundleRunner) else ()
     needed = {*(bundle.graphs if options.graphs is None else wanted), *extra}
     lacking = [
@@ -155,7 +155,7 @@ def _graphs(bundle: BlockRunner, reference: BlockRunner, options: CompareOptions
 
 
 def _closed(names: Sequence[str]) -> set[str]:
-    """Return `names` and every graph on the way to them."""
+    """Return `names` and all graphs that feed them, directly or not."""
     found = set(names)
     while more := _feeders(found) - found:
         found |= more
@@ -167,10 +167,10 @@ def _feeders(names: set[str]) -> set[str]:
 
 
 def _check_sizes(bundle: BlockRunner, reference: BlockRunner) -> None:
-    """Refuse two sides that are not the same model at the same picture size; parts that only one has are not compared.
+    """Check that both are the same model at the same picture size; parts that only one of them has are left out.
 
     Raises:
-        BundleError: every size that differs.
+        BundleError: with every size that differs.
     """
     one, other = asdict(bundle.model), asdict(reference.model)
     pairs = {key: (one[key], other[key]) for key in one if key not in _NOT_SIZES}
@@ -180,10 +180,10 @@ def _check_sizes(bundle: BlockRunner, reference: BlockRunner) -> None:
 
 
 def _check_blocks(bundle: BlockRunner, reference: BlockRunner, names: Sequence[str]) -> None:
-    """Refuse towers of different depth.
+    """Check that the graphs have equal numbers of blocks.
 
     Raises:
-        BundleError: every graph whose blocks differ.
+        BundleError: with every graph whose number differs.
     """
     counts = {f"blocks of {name}": (len(bundle.blocks(name)), len(reference.blocks(name))) for name in names}
     _require_equal(bundle, reference, counts)
@@ -199,7 +199,7 @@ def _require_equal(bundle: BlockRunner, reference: BlockRunner, pairs: Mapping[s
 
 
 def _samples(data: DataSet, bundle: BlockRunner, reference: BlockRunner) -> tuple[GraphInputs, str]:
-    """Return pictures and ids, and where the ids came from."""
+    """Return pictures and token ids, and the source of the ids in words."""
     pixels = preprocess([data.picture(row) for row in data.rows], bundle.pictures)
     if bundle.model.text is None:
         return GraphInputs(pixel_values=pixels), "no texts"
@@ -220,7 +220,7 @@ def _samples(data: DataSet, bundle: BlockRunner, reference: BlockRunner) -> tupl
 
 
 def _prompted(tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
-    """Return the prompt and as much of each caption as all have, ``[B, n]``: the last row of each is a real one."""
+    """Return the prompt followed by captions cut to the shortest one, ``[B, n]``, so that there is no padding."""
     prompt = tokenizer.encode_prompt(DEFAULT_PROMPT)[0]
     captions = [tokenizer.encode_texts([text], prefix="")[0, 1:-1] for text in texts]
     shortest = min(map(len, captions))
@@ -228,7 +228,7 @@ def _prompted(tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
 
 
 class _RecordedReference:
-    """What leaves blocks and graphs of the reference, on disk; a graph is run when it is first asked for."""
+    """Values of the reference's blocks and outputs, kept on disk; a graph runs when it is first needed."""
 
     def __init__(self, runner: BlockRunner, inputs: GraphInputs, folder: Path) -> None:
         self.runner = runner
@@ -236,7 +236,7 @@ class _RecordedReference:
         self._folder = folder
 
     def run(self, graph: str, advance: Advance) -> None:
-        """Run `graph` unless it has been."""
+        """Run `graph` unless it has run already."""
         place = self._folder / graph
         if place.exists():
             return
@@ -251,7 +251,7 @@ class _RecordedReference:
         self.runner.run(graph, inputs, observe)
 
     def inputs(self, graph: str) -> dict[str, np.ndarray]:
-        """Return the inputs of `graph`, in the reference's own units."""
+        """Return the inputs of `graph` for the reference."""
         fed: dict[str, np.ndarray] = {}
         if (feeder := graph_row(graph).fed_by) is not None:
             self.run(feeder, lambda _: None)
@@ -259,12 +259,12 @@ class _RecordedReference:
         return self._inputs.of(graph, fed)
 
     def value(self, graph: str, name: str) -> np.ndarray:
-        """Return what left a block, or an output, as a map of the file."""
+        """Return the value of a block or an output, memory-mapped."""
         mapped: np.ndarray = np.load(self._folder / graph / f"{name}.npy", mmap_mode="r")
         return mapped
 
     def forget_blocks(self, graph: str) -> None:
-        """Drop what left the blocks of `graph`; its outputs may be asked for again."""
+        """Delete the values of the blocks of `graph`; its outputs stay, as other graphs may need them."""
         for name in self.runner.blocks(graph):
             (self._folder / graph / f"{name}.npy").unlink()
 
@@ -293,9 +293,7 @@ def _compare_graph(
             found[name] = difference(name, value, theirs, rows if name in order else None)
             advance(name in order)
 
-        bundle.run(
-            graph, {name: _in_units_of(name, value, reference, bundle) for name, value in inputs.items()}, observe
-        )
+        bundle.run(graph, {name: _input_for(name, value, reference, bundle) for name, value in inputs.items()}, observe)
     recorded.forget_blocks(graph)
     blocks = tuple(found[name] for name in order)
     rest = [item for name, item in found.items() if name not in order]
@@ -310,8 +308,8 @@ def _compare_graph(
     )
 
 
-def _in_units_of(name: str, value: np.ndarray, reference: BlockRunner, bundle: BlockRunner) -> np.ndarray:
-    """Return an input in the units of `side`: a cache of values carries what smoothing made of it."""
+def _input_for(name: str, value: np.ndarray, reference: BlockRunner, bundle: BlockRunner) -> np.ndarray:
+    """Return an input of the reference as `bundle` expects it: cached values are divided by smoothing factors."""
     key = name.removeprefix("past_key_values.")
     factor = bundle.cache_factors.get(key)
     plain = _plain(name, value, reference)
@@ -319,7 +317,7 @@ def _in_units_of(name: str, value: np.ndarray, reference: BlockRunner, bundle: B
 
 
 def _plain(name: str, value: np.ndarray, runner: BlockRunner) -> np.ndarray:
-    """Return a tensor of `runner` as the checkpoint's own weights give it."""
+    """Return a tensor of `runner` with smoothing factors undone, as the unchanged checkpoint computes it."""
     factors: Mapping[str, np.ndarray] = runner.cache_factors
     key = name.removeprefix("past_key_values.").removeprefix("present.")
     return value * factors[key] if key in factors else value

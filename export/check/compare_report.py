@@ -1,4 +1,4 @@
-"""A comparison in words, and as JSON holds it."""
+"""Write a comparison as text and as JSON."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from internvl_edge.runtime.numbers.formats import QUANTIZED
 
 
 def comparison_text(comparison: Comparison) -> str:
-    """Return a table of every graph, and at the end where the sides begin to differ and what to do."""
+    """Return a table for every graph, and a last line with the first divergence and a remedy."""
     fed = list(dict.fromkeys(graph.fed_by for graph in comparison.graphs if graph.fed_by is not None))
     lines = [
         f"{comparison.a} ({comparison.precision_a}) against {comparison.b} ({comparison.precision_b})",
@@ -27,13 +27,13 @@ def comparison_text(comparison: Comparison) -> str:
         lines += ["", f"{graph.graph:<{width + 2}}  {'cosine':>10}  {'SQNR dB':>8}  {'max |a-b|':>10}"]
         lines += [_row(item, width, _mark(item, graph.divergence)) for item in (*graph.blocks, *graph.outputs)]
         lines += _cache_line(graph.caches)
-    return "\n".join([*lines, "", _verdict(comparison)])
+    return "\n".join([*lines, "", _result_text(comparison)])
 
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:
-    """Return `comparison` as JSON holds it: an SQNR that is infinite or a value that is no number is null.
+    """Return `comparison` as JSON content; infinite SQNR and NaN are null.
 
-    `equal` tells two tensors that do not differ from one with values that are not finite.
+    The field `equal` distinguishes equal tensors from tensors with values that are not finite.
     """
     content = asdict(comparison)
     for graph, entry in zip(comparison.graphs, content["graphs"], strict=True):
@@ -59,7 +59,7 @@ def _cache_line(caches: Sequence[Difference]) -> Iterator[str]:
         yield f"  {len(caches)} caches, for information: lowest SQNR {worst.sqnr_db:.1f} dB in {worst.name}"
 
 
-def _verdict(comparison: Comparison) -> str:
+def _result_text(comparison: Comparison) -> str:
     found, threshold = comparison.first_divergence, f"{comparison.threshold_db:g} dB"
     if found is None:
         return f"no divergence: {_lowest(comparison, threshold)}"

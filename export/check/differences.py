@@ -1,4 +1,4 @@
-"""How far one tensor is from its reference, and where a chain of blocks begins to differ."""
+"""Measure the difference of a tensor to its reference, and find where a chain of blocks begins to differ."""
 
 import math
 from collections.abc import Sequence
@@ -8,59 +8,58 @@ from itertools import pairwise
 import numpy as np
 
 MARGIN_DB = 10.0
-"""What lies further than this above the threshold counts as exact when drops are compared.
+"""Levels further above the threshold than this count as equal when drops are compared.
 
-The first 8-bit block always drops, from 60 or 120 dB to about 35: that alone would win over every later block.
+The first 8-bit block always drops from 60 or 120 dB to about 35, which would be larger than the drop of any later one.
 """
 _LOWEST_DB = -100.0
-"""Stands for -inf, so that two broken blocks in a row have a drop between them."""
+"""Level used for -inf, so that drops between blocks with values that are not finite are finite."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """One block's residual stream, or one output, against the reference's."""
+    """Difference of one block's residual stream, or of one output, to the reference."""
 
     name: str
     cosine: float
-    """Of the flattened tensors; NaN where a value is not finite."""
+    """Cosine of the flattened tensors; NaN if a value is not finite."""
     sqnr_db: float
-    """Power of the reference over power of the difference; inf: equal, -inf: a value is not finite."""
+    """Power of the reference over power of the difference; inf if equal, -inf if a value is not finite."""
     max_abs: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Divergence:
-    """Where one graph begins to differ."""
+    """Place where a graph begins to differ from the reference."""
 
     graph: str
     place: str
-    """The first block below the threshold; without one, the first output below it; else the block of the largest
-    drop."""
+    """First block below the threshold; without one, the first output below it; else the block with the largest drop."""
     sqnr_db: float
     below: bool
     """Whether `place` is below the threshold."""
     steepest: str | None
-    """The block with the largest drop against the block before, up to `place`."""
+    """Block up to `place` with the largest drop from the block before it; None if there is no drop."""
     drop_db: float
-    """That drop, from `MARGIN_DB` above the threshold at most."""
+    """Drop at `steepest`; levels above the threshold plus `MARGIN_DB` count as that level."""
 
     @property
     def keep_high(self) -> tuple[str, ...]:
-        """Patterns for ``export --keep-high`` that address it; none where what differs is not quantized."""
+        """Patterns for ``export --keep-high`` that may repair it; empty if no quantized part is concerned."""
         blocks = (f"{self.steepest}.*",) if self.steepest is not None else ()
         return (*blocks, "qllama.lm_head") if self.place == "logits" else blocks
 
 
 def difference(name: str, a: np.ndarray, b: np.ndarray, rows: np.ndarray | None = None) -> Difference:
-    """Return how far `a` is from the reference `b`; of ``[B, rows, C]`` only where `rows` ``[B, rows]`` is True.
+    """Return the difference of `a` to the reference `b`; with `rows` ``[B, n]``, only of the rows where it is True.
 
-    Sums are fp64, taken sample by sample: a copy of a whole batch in fp64 would outweigh a block's weights.
+    Sums are in fp64 and sample by sample, as a copy of a whole batch in fp64 may be larger than a block's weights.
     """
     ab = aa = bb = noise = largest = 0.0
     with np.errstate(invalid="ignore", over="ignore"):
         for index in range(len(b)):
             kept = slice(None) if rows is None else rows[index]
-            x, y = (np.asarray(side[index][kept], np.float64).ravel() for side in (a, b))
+            x, y = (np.asarray(values[index][kept], np.float64).ravel() for values in (a, b))
             error = x - y
             ab, aa, bb, noise = ab + float(x @ y), aa + float(x @ x), bb + float(y @ y), noise + float(error @ error)
             largest = float(np.maximum(largest, np.abs(error).max(initial=0.0)))
@@ -70,9 +69,9 @@ def difference(name: str, a: np.ndarray, b: np.ndarray, rows: np.ndarray | None 
 def divergence(
     graph: str, blocks: Sequence[Difference], outputs: Sequence[Difference], threshold_db: float
 ) -> Divergence | None:
-    """Return where `graph` begins to differ; None if nothing is below the threshold and no block within `MARGIN_DB`.
+    """Return the place where `graph` begins to differ, or None if every level is above threshold plus `MARGIN_DB`.
 
-    `outputs` count where no block is below the threshold: what follows the last block may lose as well.
+    `outputs` are searched if no block is below the threshold, since nodes after the last block may lose accuracy too.
     """
     place = next((item for item in (*blocks, *outputs) if item.sqnr_db < threshold_db), None)
     before = blocks[: blocks.index(place) + 1] if place in blocks else blocks
@@ -91,7 +90,7 @@ def divergence(
 
 
 def _steepest(blocks: Sequence[Difference], ceiling_db: float) -> tuple[Difference | None, float]:
-    """Return the block with the largest drop below `ceiling_db`, and the drop; None where there is none."""
+    """Return the block with the largest drop below `ceiling_db` and the drop, or None and 0."""
     levels = [ceiling_db, *(min(max(block.sqnr_db, _LOWEST_DB), ceiling_db) for block in blocks)]
     drops = [before - after for before, after in pairwise(levels)]
     largest = max(drops, default=0.0)

@@ -1,4 +1,4 @@
-"""What every graph is fed when graphs are tried one by one: samples for the first, outputs of another for the rest."""
+"""Make the inputs of each graph from samples and from the outputs of the graph that feeds it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,19 +11,19 @@ from internvl_edge.runtime.bundle.graph_roles import Ids
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphInputs:
-    """The samples of all graphs; ids are None where the model has no text, and right-padded with 0."""
+    """Samples for all graphs. Token ids are padded with 0 on the right, and None if the model takes no texts."""
 
     pixel_values: np.ndarray
-    """``[B, 3, S, S]`` fp32."""
+    """Pictures ``[B, 3, S, S]`` in fp32."""
     text_ids: np.ndarray | None = None
-    """``[T, L]``: texts of their own."""
+    """Ids ``[T, L]`` of texts for the text encoder."""
     match_ids: np.ndarray | None = None
-    """``[B, L]``: a text for each picture."""
+    """Ids ``[B, L]`` of one text for each picture, for matching."""
     prompt_ids: np.ndarray | None = None
-    """``[B, n]``, or ``[1, n]`` for all pictures: what is written so far, without padding."""
+    """Ids ``[B, n]``, or ``[1, n]`` for all pictures, of prompts and the tokens after them, without padding."""
 
     def of(self, graph: str, fed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return the inputs of `graph`; `fed` are the outputs of the graph that feeds it, if any."""
+        """Return the inputs of `graph`; `fed` has the outputs of the graph that feeds it, if any."""
         row = graph_row(graph)
         ids = self._ids(row.use.ids) if row.use.ids is not None else None
         return inputs_of(graph, self.pixel_values, ids, fed)
@@ -35,7 +35,7 @@ class GraphInputs:
 def inputs_of(
     graph: str, pixel_values: np.ndarray, ids: np.ndarray | None, fed: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Return the inputs of `graph` from pictures, ids of its kind where it takes them, and what feeds it."""
+    """Return the inputs of `graph` from pictures, token ids of its kind, and the outputs `fed` of another graph."""
     row = graph_row(graph)
     inputs = {} if row.fed_by is not None or row.use.ids is not None else {"pixel_values": pixel_values}
     for name, source in row.feeds.items():
@@ -55,7 +55,7 @@ def inputs_of(
 
 
 def counting_rows(graph: str, inputs: Mapping[str, np.ndarray], queries: int) -> np.ndarray | None:
-    """Return which rows of the residual stream count, ``[B, rows]``: those that are no padding. None: all of them."""
+    """Return a mask ``[B, rows]`` of the rows of the residual stream that are not padding; None if all count."""
     row = graph_row(graph)
     if not row.use.takes_texts:
         return None

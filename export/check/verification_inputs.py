@@ -1,4 +1,4 @@
-"""Verification inputs for each graph: pictures and texts for the first, torch's outputs of those for the rest."""
+"""Make inputs and expected outputs of each graph for verification, from samples and from torch."""
 
 from collections.abc import Mapping
 
@@ -22,9 +22,9 @@ PROMPT = "English caption:"
 
 
 class VerificationInputs:
-    """Verifies the graphs of one export, running torch for a graph's inputs only when they are needed.
+    """Inputs and expected outputs of the graphs of one export; torch runs a graph when its outputs are first needed.
 
-    Quantized graphs are held against torch with the same codes and scales.
+    With a recipe, torch computes with the same codes and scales as the quantized graphs.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class VerificationInputs:
         self._outputs: dict[str, dict[str, np.ndarray]] = {}
 
     def expected(self, name: str) -> dict[str, np.ndarray]:
-        """Return what torch computes for graph `name` on `inputs`, by output; it runs when it is first asked for."""
+        """Return the outputs of graph `name` from torch."""
         if name not in self._outputs:
             self._outputs[name] = torch_outputs(
                 name, self._config, self.inputs(name), self._fetch, self._layers, self._changed(name)
@@ -56,14 +56,14 @@ class VerificationInputs:
         return fake_quantizers(self._recipe, name) if self._recipe is not None else None
 
     def inputs(self, name: str) -> dict[str, np.ndarray]:
-        """Return the inputs that graph `name` is tried on."""
+        """Return the inputs of graph `name`."""
         row = graph_row(name)
         fed = self.expected(row.fed_by) if row.fed_by is not None else {}
         ids = self._ids(row.use.ids) if row.use.ids is not None else None
         return inputs_of(name, self._samples.pixel_values, ids, fed)
 
     def _ids(self, kind: Ids) -> np.ndarray:
-        """Return ids of one kind; a prompt ``[1, n]`` stands for all pictures."""
+        """Return token ids of one kind; a prompt ``[1, n]`` is for all pictures."""
         if self._tokenizer is None:
             return self._random_ids(1, 5) if kind == "prompts" else self._random_ids(len(self._samples.texts), 12)
         if kind == "prompts":
@@ -72,7 +72,7 @@ class VerificationInputs:
         return self._tokenizer.encode_texts(list(self._samples.texts), prefix=prefix)
 
     def _random_ids(self, rows: int, length: int) -> np.ndarray:
-        """Return ids without a tokenizer to give them: seeded, bos first, rows of falling length padded with 0."""
+        """Return seeded random ids ``[rows, length]`` that begin with bos; later rows are shorter and padded with 0."""
         ids = random_ids(rows, length, self._config.need(QllamaConfig).vocab_size)
         for row in range(rows):
             ids[row, max(2, length - 3 * row) :] = 0

@@ -1,4 +1,4 @@
-"""The stage of an export that verifies its graphs: how far each is from torch, and what of it has to be fp32."""
+"""The stage of an export that compares its graphs with torch, and rewrites parts that overflow to fp32."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -22,15 +22,15 @@ from internvl_edge.runtime.bundle.manifest import GraphInfo, ReachInfo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
-    """What was found, of the graphs as they ship."""
+    """Result of verification, for the graphs as they ship."""
 
     errors: tuple[OutputError, ...]
     closest: Mapping[str, Reach | None]
-    """Graph -> the 16-bit value nearest to its limit."""
+    """Graph -> the 16-bit value that comes nearest to its limit; None if it has no 16-bit values."""
     kept: Mapping[str, Fp32Parts]
 
     def described(self, name: str, info: GraphInfo, folder: Path) -> GraphInfo:
-        """Return `info` of a graph with what was found; types of inputs and outputs follow the islands."""
+        """Return `info` of a graph with the result of its verification, and with the types of rewritten borders."""
         kept, closest = self.kept[name], self.closest[name]
         if kept.nodes:
             info = graph_info(info.file, ir.load(folder / f"{name}.onnx"), info.use)
@@ -42,7 +42,7 @@ class Verified:
         )
 
     def report(self, samples: str) -> dict[str, Any]:
-        """Return what ``reports/verification.json`` holds."""
+        """Return the content of ``reports/verification.json``."""
         closest = {name: asdict(_reach_info(reach)) for name, reach in self.closest.items() if reach is not None}
         kept = {name: asdict(held) for name, held in self.kept.items() if held.nodes}
         outputs = [asdict(error) for error in self.errors]
@@ -52,10 +52,10 @@ class Verified:
 def verify_graphs(
     run: ExportRun, staging: Staging, folder: Path, verification: VerificationInputs, precision: Precision | None
 ) -> Verified:
-    """Run every graph against torch with its intermediates rounded; rewrite those that overflow, and run them again.
+    """Compare every graph, with rounded intermediates, with torch; rewrite graphs that overflow and run them again.
 
     Raises:
-        VerificationError: an output is too far off, or values overflow and may not be kept in fp32.
+        VerificationError: an output differs too much, or values overflow and `on_overflow` forbids fp32.
     """
     last: dict[str, dict[str, Any]] = {}
     files = {name: folder / f"{name}.onnx" for name in run.graphs}
@@ -83,7 +83,7 @@ def verify_graphs(
 def _measured(
     name: str, file: Path, verification: VerificationInputs, options: ExportOptions, precision: Precision | None
 ) -> dict[str, Any]:
-    """Return the errors of a graph as its file is now, and how far it reaches."""
+    """Return the errors of a graph's outputs and the reach of its 16-bit values, for its file as it is now."""
     inputs, expected = verification.inputs(name), verification.expected(name)
     errors, reached = verify_graph(name, file, inputs, expected, precision=options.bundle_precision, atol=options.atol)
     if precision is not None:

@@ -1,4 +1,4 @@
-"""Hold every graph, run on ONNX Runtime, against the torch module in fp32 on the same weights and inputs."""
+"""Compare a graph on ONNX Runtime with its torch module in fp32, on the same weights and inputs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from internvl_edge.runtime.numbers.formats import PRECISIONS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputError:
-    """How far one output of a graph is from torch's."""
+    """Difference of one output of a graph to torch."""
 
     graph: str
     output: str
     max_abs_diff: float
     cosine: float
-    """Of the flattened outputs."""
+    """Cosine of the two flattened outputs."""
     atol: float
-    """What `max_abs_diff` may be."""
+    """Largest `max_abs_diff` that is allowed."""
 
     @property
     def ok(self) -> bool:
-        """Whether the output may ship; NaN may not."""
+        """Whether the difference is allowed; NaN is not."""
         return self.max_abs_diff <= self.atol
 
 
@@ -38,9 +38,9 @@ def verify_graph(
     precision: str,
     atol: float | None = None,
 ) -> tuple[list[OutputError], list[Reach]]:
-    """Return the error of every output on `inputs` (fp32 or int64), and how far every 16-bit value reaches.
+    """Return the error of every output on `inputs` (fp32 or int64), and the reach of every 16-bit value.
 
-    The graph gets the inputs in its own types, and rounds every intermediate to its type, as a plan does.
+    Inputs are cast to the graph's types, and every intermediate is rounded to its type, as in a plan.
     """
     found, reached = run_rounded(onnx_file, inputs)
     errors = [_compare(name, output, found[output], values, precision, atol) for output, values in expected.items()]
@@ -48,10 +48,10 @@ def verify_graph(
 
 
 def onnx_outputs(onnx_file: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return what the graph computes with every intermediate rounded to its type.
+    """Return the outputs of a graph with every intermediate rounded to its type.
 
     Raises:
-        VerificationError: a 16-bit value overflows on these inputs; all of them are named.
+        VerificationError: with all 16-bit values that overflow on these inputs.
     """
     found, reached = run_rounded(onnx_file, inputs)
     if over := [reach for reach in reached if reach.overflows]:
@@ -64,10 +64,10 @@ def onnx_outputs(onnx_file: Path, inputs: Mapping[str, np.ndarray]) -> dict[str,
 
 
 def require_ok(errors: list[OutputError]) -> None:
-    """Raise if any output is out of tolerance, naming all of them.
+    """Check that every output is within its tolerance.
 
     Raises:
-        VerificationError: with the largest differences and what was allowed.
+        VerificationError: with every output that is not, its difference and its tolerance.
     """
     bad = [error for error in errors if not error.ok]
     if bad:
