@@ -1,4 +1,4 @@
-"""The one reading of "a folder, a table, an archive or a file" for all commands: pictures with captions, and texts."""
+"""Read pictures with captions, or texts, from a folder, a table, an archive or a file, for all commands."""
 
 import logging
 import posixpath
@@ -28,7 +28,7 @@ from internvl_edge.runtime.inputs.tables.tables import TableRow, read_table
 logger = logging.getLogger(__name__)
 
 OnError = Literal["fail", "skip"]
-"""What becomes of rows without a picture or a text: an error that names all, or entries that say why."""
+"""Treatment of rows without a picture or a text: an error that names all, or entries that carry the reason."""
 _NAMED = 8
 _REASONS = 4
 _BY_LINES: tuple[Kind, ...] = ("lines", "csv", "tsv")
@@ -37,15 +37,15 @@ _UNUSED = "rows whose captions or class are not used"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One picture and what is known of it."""
+    """One picture with its captions and class."""
 
     file: str
-    """As its folder, table or archive calls it."""
+    """Name of the picture in its folder, table or archive."""
     picture: SourcePicture
     texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Language -> captions; "" where the row says no language."""
+    """Captions by language, which is "" where the row names none."""
     group: str | None = None
-    """Class of the picture."""
+    """Class of the picture; None where it has none."""
 
     def captions(self) -> list[tuple[str, str]]:
         """Return every caption with its language, in order."""
@@ -54,20 +54,22 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class UnusableText:
-    """A row without a text, where such rows are to be left out."""
+    """A row without a text, and the reason, where such rows are skipped."""
 
     name: str
     why: str
 
 
 def read_records(source: Path, on_error: OnError = "fail") -> list[Record]:
-    """Return the pictures of a folder, table, archive or file in order; no picture is read.
+    """Return the pictures of a folder, table, archive or file in order, without reading them.
 
-    What a folder or an archive holds besides is told in one warning, as are captions that cannot be used.
+    Other files in a folder or an archive, and captions that cannot be used, are reported in one warning.
 
     Raises:
-        InputError: nothing is there, no picture is found, or (`on_error` fail) rows without a picture, all of them.
-        BackendError: Parquet without pyarrow.
+        InputError: the source cannot be read, has no picture, or (with `on_error` fail) has rows without a picture, all
+        of
+            them named.
+        BackendError: the source is Parquet, and pyarrow is not installed.
     """
     left_out = LeftOut()
     kind = kind_of(source)
@@ -100,18 +102,19 @@ def find_pictures(sources: Sequence[Path], on_error: OnError = "fail") -> list[S
     """Return the pictures of `sources`, in order and as often as they are listed.
 
     Raises:
-        InputError: as `read_records`.
-        BackendError: as `read_records`.
+        InputError: as for `read_records`.
+        BackendError: as for `read_records`.
     """
     return [record.picture for source in sources for record in read_records(source, on_error)]
 
 
 def find_texts(sources: Sequence[Path], column: str, on_error: OnError = "fail") -> list[str | UnusableText]:
-    """Return the texts of one field of tables; a list of texts, or one for each language, counts as several.
+    """Return the texts of one field of tables. A list of texts, or a text for each language, counts as several.
 
     Raises:
-        InputError: a table that cannot be read, has no text, or (`on_error` fail) rows without one, all of a file.
-        BackendError: Parquet without pyarrow.
+        InputError: a table cannot be read, has no text, or (with `on_error` fail) has rows without one, all of them
+        named.
+        BackendError: a table is Parquet, and pyarrow is not installed.
     """
     texts: list[str | UnusableText] = []
     for source in sources:
@@ -145,7 +148,7 @@ def _texts(row: TableRow, column: str) -> Sequence[str] | None:
 
 
 def _fields(source: Path, column: str) -> Iterator[TableRow]:
-    """Yield the rows of a table, of Parquet with one column alone, or what lies beside the pictures of an archive."""
+    """Yield the rows of a table (one column of Parquet), or the fields beside the pictures of an archive."""
     kind = kind_of(source)
     if kind == "picture" or is_folder(source):
         remedy = f"give a .jsonl or .parquet, or another table of docs/inputs.md, with a field {column}"
@@ -204,7 +207,7 @@ def _of_table(source: Path, left_out: LeftOut, faults: list[tuple[int, str]]) ->
 def _listed(
     source: Path, rows: Iterator[TableRow] | Sequence[TableRow], left_out: LeftOut, faults: list[tuple[int, str]]
 ) -> Iterator[Record]:
-    """Yield the pictures that rows name: in the .zip beside the table if there is one, else relative to its folder."""
+    """Yield the pictures that rows name, in the .zip beside the table if there is one, else relative to its folder."""
     beside = without_suffixes(source).with_suffix(".zip")
     archive = open_archive(beside) if beside.is_file() else None
     for row in rows:
@@ -217,7 +220,7 @@ def _listed(
 
 
 def _picture(source: Path, file: str, archive: Archive | None) -> SourcePicture:
-    path = source.parent / file  # an absolute path stays what it is
+    path = source.parent / file  # an absolute path stays as it is
     if archive is None or Path(file).is_absolute():
         return PictureFile(path)
     member = file if archive.has(file) else posixpath.normpath(file)
@@ -249,7 +252,7 @@ def _unusable(source: Path, number: int, why: str) -> Record:
 
 
 def _faults_text(kind: Kind, faults: Sequence[tuple[int, str]]) -> str:
-    """Return the numbers of faulty rows by reason; of many reasons and numbers the first."""
+    """Return the numbers of faulty rows by reason, cut to the first reasons and numbers."""
     rows = "line" if kind in _BY_LINES else "row"
     reasons: dict[str, list[int]] = {}
     for number, why in faults:

@@ -1,1 +1,1 @@
-"""Types of tensors and formats of few bits, as tables; they need no library, not even NumPy."""
+"""Tables of tensor types and of quantized formats. The tables need no library, not even NumPy."""

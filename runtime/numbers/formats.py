@@ -1,7 +1,7 @@
-"""The formats that values are quantized to, and the precisions that a bundle may have: one row for each.
+"""Tables of the formats that values are quantized to and of the precisions that a bundle may have.
 
-A precision names the format of weights and that of activations apart, and either may be none. What else depends on it
-(types, limits, scales, tolerances, what a device must have) is asked of the row.
+A precision names the formats of weights and of activations separately, and either may be None. Everything that depends
+on a precision (types, limits, scales, tolerances, requirements on the device) is a field of its row.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,16 +13,16 @@ from internvl_edge.runtime.numbers.tensor_types import TensorType
 
 @dataclass(frozen=True, slots=True)
 class Granularity:
-    """Which values of a tensor share one scale, as QuantizeLinear and DequantizeLinear have it."""
+    """Sets of values of a tensor that share one scale, as in QuantizeLinear and DequantizeLinear."""
 
     axis: int | None = None
-    """None: all. Else each index of this axis has a scale of its own."""
+    """Axis of which each index has a scale of its own; None for one scale for the tensor."""
     block: int | None = None
-    """With it, that many neighbours along `axis` share a scale, apart for each index of all other axes."""
+    """Number of neighbours along `axis` that share a scale, for each index of the other axes; None without blocks."""
 
     @property
     def attributes(self) -> dict[str, int]:
-        """Return the attributes of the ONNX nodes."""
+        """Return the attributes of the ONNX nodes QuantizeLinear and DequantizeLinear."""
         found = {"axis": self.axis, "block_size": self.block}
         return {name: value for name, value in found.items() if value is not None}
 
@@ -30,7 +30,7 @@ class Granularity:
         """Return the shape of the scale of a tensor.
 
         Raises:
-            ValueError: blocks do not fill the axis.
+            ValueError: the size of the axis is no multiple of the block size.
         """
         if self.axis is None:
             return ()
@@ -41,7 +41,7 @@ class Granularity:
         return (*shape[: self.axis], shape[self.axis] // self.block, *shape[self.axis + 1 :])
 
     def __str__(self) -> str:
-        """Return it in words."""
+        """Return the granularity in words."""
         if self.axis is None:
             return "per tensor"
         return "per channel" if self.block is None else f"per block of {self.block}"
@@ -49,82 +49,83 @@ class Granularity:
 
 PER_TENSOR = Granularity()
 PER_ROW = Granularity(axis=0)
-"""Each output channel of a weight ``[out, C]``."""
+"""One scale for each output channel of a weight ``[out, C]``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
-    """Numbers of few bits; a value is ``code * scale``, and zero is code 0."""
+    """A symmetric quantized format: a value is ``code * scale``, and the zero point is 0."""
 
     type: TensorType
-    """Of a code."""
+    """Type of the codes."""
     largest: float
-    """Magnitude of the largest code in use: a scale is amax / largest."""
+    """Magnitude of the largest code in use. A scale is amax / largest."""
     lowest: float
-    """Where QuantizeLinear saturates below; there may be one code more than in use above."""
+    """Code at which QuantizeLinear saturates below; it may be one beyond ``-largest``."""
     mantissa_bits: int | None = None
-    """Bits behind the point of a floating-point format; None of integers, which are equally wide everywhere."""
+    """Mantissa bits of a floating-point format; None for integers, whose steps are equal everywhere."""
     smallest_exponent: int = 0
-    """Of a normal number; smaller numbers have its step."""
+    """Smallest exponent of a normal number; subnormal numbers have its step."""
     granularity: Granularity = PER_TENSOR
 
     @property
     def name(self) -> str:
-        """As users call it."""
+        """Return the name in options and messages."""
         return self.type.short
 
     def __str__(self) -> str:
-        """Return it in words, as ``int8 per channel``."""
+        """Return the format in words, as ``int8 per channel``."""
         return f"{self.name} {self.granularity}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Precision:
-    """What `--dtype` and `--precision` name, and the manifest of a bundle."""
+    """A precision as `--dtype`, `--precision` and the manifest of a bundle name it."""
 
     name: str
     type: TensorType | None = None
-    """Of all values; None where something is quantized, and `--dtype` says what the rest is."""
+    """Type of all values; None for quantized precisions, where `--dtype` sets the type of the rest."""
     weights: Format | None = None
-    """Of the linears' weights ``[out, C]``: scales of rows, or of blocks along axis 1."""
+    """Format of the weights ``[out, C]`` of linears, with a scale for each row or for blocks along axis 1."""
     activations: Format | None = None
-    """Of what the linears read; one scale for the tensor."""
+    """Format of the inputs of linears, with one scale for the tensor."""
     attention: Format | None = None
-    """What attention's products may be quantized to besides, on request."""
+    """Format to which the products of attention can be quantized too, on request."""
     instead: str = ""
-    """What to take on devices that lack what it needs."""
+    """Name of the precision that messages recommend for devices that lack this one."""
     relative_tolerance: float
-    """Largest difference from torch at verification per unit of the output's largest value, when no --atol is given.
+    """Largest difference from torch at verification, relative to the output's largest value, without `--atol`.
 
-    fp32 differs by summation order alone. fp16 keeps 11 bits (5e-4 per rounding) and bf16 8 bits (4e-3); a tower adds
-    up roundings of the residual stream. int8 and fp8 graphs are held against torch with the same codes and scales: a
-    value near the border of two codes may fall on either side. What was reached stands in docs/benchmarks.md, well
-    below.
+    fp32 differs by the order of sums alone. fp16 keeps 11 bits (5e-4 per rounding) and bf16 8 bits (4e-3), and the
+    roundings of the residual stream add up over a tower. int8 and fp8 graphs are compared with torch modules of the
+    same codes and scales, where a value near the border of two codes may fall on either side. The differences that
+    were measured, well below these limits, are in docs/benchmarks.md.
     """
     largest_difference: float
-    """Relative root mean square by which a backend's output may differ from the reference's.
+    """Largest difference of a backend's output from the reference backend's, as relative root mean square.
 
-    What two libraries differ by that both keep the graph's types: fp32 sums in another order (1e-6 on the demo, so that
-    TensorFloat-32 and bf16 do not pass as fp32), fp16 rounds at other places (1e-3; eight bits in place of eleven,
-    which is bf16, make 1e-2), bf16 has three bits less (4e-2). In 8 bits such a difference puts values on the other
-    side of a rounding tie, and codes that move add up over the blocks: to 0.11 on random texts, where 8 bits themselves
-    move the result by 0.12. A scale, zero point, mask or axis that is wrong makes 1 and more.
+    It allows for the differences of two libraries that both keep the graph's types. fp32 sums in another order (1e-6 on
+    the demo, so that TensorFloat-32 and bf16 do not pass as fp32). fp16 rounds at other places (1e-3; with the eight
+    bits of bf16 it would be 1e-2). bf16 has three bits less (4e-2). In 8 bits such a difference moves values to the
+    other side of a rounding tie, and the changed codes add up over the blocks: to 0.11 on random texts, where 8 bits
+    themselves change the result by 0.12. A wrong scale, zero point, mask or axis gives 1 and more.
     """
 
     @property
     def quantized(self) -> bool:
-        """Whether anything is quantized."""
+        """Return whether weights or activations are quantized."""
         return self.weights is not None or self.activations is not None
 
     @property
     def needs(self) -> str:
-        """What a device must have, as `Target.has` calls it: products are in the type of what the linears read."""
+        """Return the argument of `Target.has` for devices that support it: products have the type of linears'
+        inputs."""
         kind = self.activations.type if self.activations is not None else self.type
         return kind.needs if kind is not None else ""
 
 
 INT8 = Format(type=types.INT8, largest=127.0, lowest=-128.0)
-"""-128 stays unused by weights, so that a code and its negative both exist."""
+"""INT8, in which weights do not use -128, so that the negative of every code exists."""
 FP8 = Format(
     type=types.FLOAT8E4M3FN,
     largest=types.FLOAT8E4M3FN.largest,
@@ -132,7 +133,7 @@ FP8 = Format(
     mantissa_bits=3,
     smallest_exponent=-6,
 )
-"""E4M3: 448 is the largest finite number; what exceeds it saturates."""
+"""FP8 in E4M3. The largest finite number is 448, at which larger values saturate."""
 
 PRECISIONS: Mapping[str, Precision] = {
     row.name: row
@@ -159,10 +160,10 @@ PRECISIONS: Mapping[str, Precision] = {
     )
 }
 DTYPES: Mapping[str, str] = {name: row.type.name for name, row in PRECISIONS.items() if row.type is not None}
-"""What `--dtype` may be -> the name of its type."""
+"""Name of the tensor type for each value of `--dtype`."""
 QUANTIZED: Mapping[str, Precision] = {name: row for name, row in PRECISIONS.items() if row.quantized}
-"""What `--precision` may be."""
+"""Precisions that `--precision` may name."""
 CODE_TYPES: tuple[TensorType, ...] = tuple(
     dict.fromkeys(form.type for row in QUANTIZED.values() for form in (row.weights, row.activations) if form)
 )
-"""Types that quantized values have."""
+"""Types of codes of all quantized precisions."""

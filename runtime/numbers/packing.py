@@ -1,4 +1,4 @@
-"""Codes of fewer than 8 bits in bytes, as ONNX stores them: the first value in the lowest bits."""
+"""Pack codes of fewer than 8 bits into bytes as ONNX stores them, with the first value in the lowest bits."""
 
 import numpy as np
 
@@ -6,10 +6,10 @@ from internvl_edge.runtime.numbers.tensor_types import TensorType
 
 
 def packed(codes: np.ndarray, kind: TensorType) -> np.ndarray:
-    """Return integer `codes` as bytes that several share along the last axis, uint8.
+    """Return integer `codes` packed along the last axis, uint8.
 
     Raises:
-        ValueError: the last axis does not fill its bytes.
+        ValueError: the last axis does not fill whole bytes.
     """
     shape = kind.stored_shape(codes.shape)
     parts = codes.astype(np.uint8).reshape(*shape, kind.per_byte) & _mask(kind)
@@ -19,7 +19,7 @@ def packed(codes: np.ndarray, kind: TensorType) -> np.ndarray:
 
 
 def unpacked(stored: np.ndarray, kind: TensorType) -> np.ndarray:
-    """Return the signed integer codes that lie in bytes, int8."""
+    """Return the signed integer codes of packed bytes, int8."""
     shifts = np.arange(kind.per_byte, dtype=np.uint8) * kind.bits
     parts = ((stored[..., None] >> shifts) & _mask(kind)).astype(np.int8)
     signed = parts - (parts >> (kind.bits - 1) << kind.bits) if kind.bits < 8 else parts

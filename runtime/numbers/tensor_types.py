@@ -1,4 +1,4 @@
-"""The types of tensors: one row for each, with what every library, file format and device calls it."""
+"""Table of tensor types, with the name of each type in every library and file format."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,49 +7,50 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorType:
-    """One type; a name is "" where the library or file format has no such type."""
+    """A type of tensors. A name is "" where the library or file format has no such type."""
 
     name: str
-    """As NumPy and torch name it, and the manifest of a bundle."""
+    """Name in NumPy, torch and the manifest of a bundle."""
     short: str
-    """As users, data sheets and our kernels name it."""
+    """Name in options, data sheets and this project's kernels."""
     bits: int
-    """Of one value."""
+    """Number of bits of one value."""
     onnx: int
-    """TensorProto.DataType, a number that is fixed for good."""
+    """Number in TensorProto.DataType, which never changes."""
     stored: str
-    """NumPy's type of what holds the values in memory and files: bytes where several share one, bits of bfloat16."""
+    """NumPy type in memory and files: uint8 where several values share a byte, uint16 for the encoding of bfloat16."""
     torch: str = ""
-    """torch's type whose values these are."""
+    """Name of the torch type with these values."""
     safetensors: str = ""
-    """As a header of a safetensors file has it; values that share bytes are stored as bytes, ``U8``."""
+    """Name in the header of a safetensors file, ``U8`` where several values share a byte."""
     protocol: str = ""
-    """As the Open Inference Protocol and Triton Inference Server name it."""
+    """Name in the Open Inference Protocol and Triton Inference Server."""
     tensorrt: str = ""
-    """Member of ``tensorrt.DataType``."""
+    """Name of the member of ``tensorrt.DataType``."""
     triton: str = ""
-    """As the Triton language names what a pointer points to."""
+    """Name of the element type of pointers in the Triton language."""
     plan: str = ""
-    """As the text of a TensorRT-RTX plan names it."""
+    """Name in the text of a TensorRT-RTX plan."""
     largest: float = math.inf
-    """Largest finite number of a floating-point type of 16 bits or fewer; wider ones hold all that is computed here."""
+    """Largest finite number of a floating-point type of at most 16 bits; infinite for wider ones, which never overflow
+    here."""
     needs: str = ""
-    """What a device must have to multiply it, as `Target.has` calls it; "" where nothing is asked of it."""
+    """Requirement on a device that multiplies this type, as an argument of `Target.has`; "" without one."""
 
     @property
     def per_byte(self) -> int:
-        """How many values share one byte; 1 where a value takes a byte or more."""
+        """Return how many values share one byte; 1 where a value takes a byte or more."""
         return max(1, 8 // self.bits)
 
     def nbytes(self, shape: Sequence[int]) -> int:
-        """Return the bytes of a tensor; the last one may be partly filled."""
+        """Return the number of bytes of a tensor, of which the last may be partly filled."""
         return -(-math.prod(shape) * self.bits // 8)
 
     def stored_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return the shape in units of `stored`: values that share bytes do so along the last axis.
+        """Return the shape of the array of type `stored`, in which values that share bytes do so along the last axis.
 
         Raises:
-            ValueError: the last axis does not fill its bytes.
+            ValueError: the last axis does not fill whole bytes.
         """
         if self.per_byte == 1:
             return tuple(shape)
@@ -205,4 +206,4 @@ TENSOR_TYPES: Mapping[str, TensorType] = {
         *(FLOAT8E4M3FN, FLOAT8E8M0, FLOAT4E2M1, INT4),
     )
 }
-"""By name; first those that the Open Inference Protocol has, in the order in which it is told."""
+"""Tensor types by name, first those of the Open Inference Protocol in the order in which the server lists them."""

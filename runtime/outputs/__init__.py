@@ -1,1 +1,1 @@
-"""What commands write: files, stdout and JSON, each by one rule for all commands."""
+"""Write the results of commands: files, the standard output and JSON."""

@@ -1,4 +1,4 @@
-"""The files that users name: a regular file is renamed into place when whole, anything else is written to."""
+"""Write files that users name: regular files are renamed into place when complete, others are written directly."""
 
 import contextlib
 import fcntl
@@ -15,26 +15,26 @@ from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.replace_file import temporary_beside
 
 STDOUT = Path("-")
-"""The name that means the standard output."""
+"""Name that stands for the standard output."""
 _NO_FOLDER, _A_FOLDER = "its folder is not there", "is a folder"
 _ANOTHER = "give another name"
 _REMEDIES = {_NO_FOLDER: "make it first", _A_FOLDER: "give the name of a file"}
 _LINKS = 40
-"""Links that are followed before a chain counts as a loop, as the Linux kernel does."""
+"""Number of links that are followed before a chain counts as a loop, as in the Linux kernel."""
 
 
 @contextmanager
 def output_file(path: Path) -> Iterator[IO[bytes]]:
-    """Give a binary file to write to; what is written stands at `path` when the block ends well.
+    """Return a context with a binary file for output, whose content is at `path` when the block ends without an error.
 
-    A regular file, or none, is replaced by a rename: a failed or interrupted block leaves what stood there. The new
-    file keeps the permissions of the old one. Symbolic links are followed and stay. Pipes, devices, descriptors such
-    as /dev/stdout and files that cannot be renamed to (a file mounted into a container) are written to as the block
-    goes; ``-`` is the standard output.
+    A regular or missing file is replaced by a rename, so that a failed or interrupted block leaves the old one. The
+    new file keeps the permissions of the old one. Symbolic links are followed and stay. Pipes, devices, descriptors
+    such as /dev/stdout, and files that cannot be replaced (a file mounted into a container) are written to directly.
+    ``-`` is the standard output.
 
     Raises:
         InputError: the file cannot be written.
-        BrokenPipeError: the reader of the standard output has left.
+        BrokenPipeError: the reader of the standard output has closed it.
     """
     descriptor = 1 if path == STDOUT else _descriptor(path)
     try:
@@ -55,7 +55,7 @@ def output_file(path: Path) -> Iterator[IO[bytes]]:
 def write_text(path: Path, text: str) -> Path:
     """Write `text` in UTF-8 to `path` by the rules of `written`, and return `path`; its line ends stay as they are.
 
-    Names of files that are no UTF-8 keep their bytes.
+    Bytes of file names that are no UTF-8 are written as they are.
 
     Raises:
         InputError: the file cannot be written.
@@ -69,7 +69,7 @@ def require_writable(paths: Iterable[Path]) -> None:
     """Check that files can be written at `paths`, before anything is computed.
 
     Raises:
-        InputError: those that cannot, all of them named.
+        InputError: some cannot be written, all of them named.
     """
     given = list(paths)
     found = {path: finding for path in given if (finding := _finding(path))}
@@ -82,10 +82,10 @@ def require_writable(paths: Iterable[Path]) -> None:
 
 
 def require_apart(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Check that no file to be written is one that is read, which would be lost.
+    """Check that no output is one of the inputs, which would be overwritten.
 
     Raises:
-        InputError: those that are, all of them named.
+        InputError: some are, all of them named.
     """
     read = set(map(_target, inputs))
     if both := [str(path) for path in outputs if not is_stream(path) and _target(path) in read]:
@@ -93,17 +93,17 @@ def require_apart(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
 
 
 def is_stream(path: Path) -> bool:
-    """Whether `path` is written to in order and not replaced: the standard output, a pipe or a device."""
+    """Return whether `path` is written to directly: the standard output, a pipe or a device."""
     return path == STDOUT or _descriptor(path) is not None or _is_other_than_file(_target(path))
 
 
 def takes_stdout(paths: Iterable[Path]) -> bool:
-    """Whether one of `paths` is the standard output, so that text for people has to go elsewhere."""
+    """Return whether one of `paths` is the standard output, so that other text has to be printed elsewhere."""
     return any(path == STDOUT or _descriptor(path) == 1 for path in paths)
 
 
 def _finding(path: Path) -> str | None:
-    """Return why no file can be written at `path`, or None."""
+    """Return the reason why no file can be written at `path`, or None."""
     if path == STDOUT:
         return None
     if (descriptor := _descriptor(path)) is not None:
@@ -121,7 +121,7 @@ def _finding(path: Path) -> str | None:
 
 
 def _fault_of(descriptor: int) -> str | None:
-    """Return why nothing can be written to an open file of this process, or None."""
+    """Return the reason why nothing can be written to an open file of this process, or None."""
     try:
         flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
     except OSError:
@@ -130,9 +130,9 @@ def _fault_of(descriptor: int) -> str | None:
 
 
 def _descriptor(path: Path) -> int | None:
-    """Return the number of the open file of this process that `path` names, as /dev/stdout does, or None.
+    """Return the descriptor of this process that `path` names, as /dev/stdout does, or None.
 
-    Such a file is written where it stands: opening it by its name again would begin at its start.
+    Such a file is written to through its descriptor, since opening it by name again would begin at its start.
     """
     own = f"/proc/{os.getpid()}/fd"
     for _ in range(_LINKS):
@@ -147,14 +147,14 @@ def _descriptor(path: Path) -> int | None:
 
 
 def _target(path: Path) -> Path:
-    """Return the file that `path` leads to, which may not be there yet."""
+    """Return the path that `path` leads to through links; no file need exist there."""
     return Path(os.path.realpath(path))
 
 
 @contextmanager
 def _to_descriptor(descriptor: int) -> Iterator[IO[bytes]]:
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # what was printed before goes first
+        if stream is not None:  # text that was printed earlier comes first
             stream.flush()
     if descriptor == 1 and sys.stdout is not None:
         yield sys.stdout.buffer
@@ -191,14 +191,14 @@ def _to_target(path: Path) -> Iterator[IO[bytes]]:
 
 
 class _Stream(io.FileIO):
-    """A pipe or a device, which has no places: /dev/null says that it does, and that every one is 0."""
+    """A pipe or a device, which has no position. /dev/null claims to have one, which is always 0."""
 
     def seekable(self) -> bool:
         """Return False."""
         return False
 
     def tell(self) -> int:
-        """Say that there is no place.
+        """Refuse, since there is no position.
 
         Raises:
             UnsupportedOperation: always.
@@ -207,7 +207,7 @@ class _Stream(io.FileIO):
 
 
 def _mode(target: Path) -> int | None:
-    """Return what kind of file stands at `target`, or None."""
+    """Return the mode of the file at `target`, or None."""
     try:
         return target.stat().st_mode
     except FileNotFoundError:
@@ -215,23 +215,23 @@ def _mode(target: Path) -> int | None:
 
 
 def _is_other_than_file(target: Path) -> bool:
-    """Whether a pipe, a device or a socket stands at `target`."""
+    """Return whether there is a pipe, a device or a socket at `target`."""
     try:
         mode = _mode(target)
-    except OSError:  # what cannot be reached: told by who writes
+    except OSError:  # the error is reported when the file is written
         return False
     return mode is not None and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 def _is_fixed(target: Path) -> bool:
-    """Whether a regular file stands at `target` that takes bytes but cannot be replaced."""
+    """Return whether there is a regular file at `target` that can be written to but not replaced."""
     if not target.exists() or not os.access(target, os.W_OK):
         return False
     return target.is_mount() or not os.access(target.parent, os.W_OK | os.X_OK)
 
 
 def _take_permissions(descriptor: int, target: Path) -> None:
-    """Give an open file the permissions of `target`, and its owner and group where this process may."""
+    """Give an open file the permissions of `target`, and its owner and group where this process may set them."""
     try:
         old = target.stat()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The folders that users name: links are followed and stay, and what is no folder is not replaced by one."""
+"""Resolve folders that users name: links are followed and stay, and nothing but a folder is replaced."""
 
 import os
 from pathlib import Path
@@ -8,10 +8,10 @@ from internvl_edge.runtime.outputs.files import STDOUT
 
 
 def folder_at(output: Path) -> Path:
-    """Return where the folder `output` lies or will lie, links followed, so that a rename replaces no link.
+    """Return the path of the folder `output` with links followed, so that a rename replaces no link.
 
     Raises:
-        InputError: something else stands there, it is the root, or links lead in a circle.
+        InputError: something other than a folder is there, it is the root, or links form a loop.
     """
     if output == STDOUT:
         raise InputError("-: a folder cannot go to the standard output; name one")
@@ -21,7 +21,7 @@ def folder_at(output: Path) -> Path:
     try:
         if target.stat() and not target.is_dir():
             raise InputError(f"{output}: is there and no folder; name another")
-    except (FileNotFoundError, NotADirectoryError):  # who makes it tells what is in the way
+    except (FileNotFoundError, NotADirectoryError):  # creating the folder reports the reason
         return target
     except OSError as error:
         raise InputError(f"{output}: cannot be written ({error.strerror}); name another folder") from error

@@ -1,4 +1,4 @@
-"""Results of `internvl-edge run` as text, and as rows for JSON."""
+"""Format results of `internvl-edge run` as text and as rows for JSON."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,7 @@ _SHOWN = 5
 
 
 def ranking_rows(images: Sequence[object], names: Sequence[str], scores: np.ndarray) -> list[dict[str, Any]]:
-    """Return all `names` for each picture, by falling score ``[B, names]``, for programs; no name is there twice."""
+    """Return rows for JSON with all `names`, which are unique, of each picture by falling score ``[B, names]``."""
     return [
         {"image": str(image), "scores": {names[i]: float(row[i]) for i in np.argsort(-row)}}
         for image, row in zip(images, scores, strict=True)
@@ -21,7 +21,7 @@ def ranking_rows(images: Sequence[object], names: Sequence[str], scores: np.ndar
 
 
 def require_unlike(option: str, values: Sequence[str]) -> None:
-    """Check that no value of a repeated option is given twice: results by its name would hold it once.
+    """Check that no value of a repeated option is given twice, since results by name would hold it once.
 
     Raises:
         InputError: some are, all of them named.
@@ -31,7 +31,7 @@ def require_unlike(option: str, values: Sequence[str]) -> None:
 
 
 def ranking_text(images: Sequence[object], names: Sequence[str], scores: np.ndarray) -> str:
-    """Return the best few of `names` for each picture, by falling score ``[B, names]``."""
+    """Return text with the best few of `names` for each picture, in order of falling score ``[B, names]``."""
     lines = []
     for image, row in zip(images, scores, strict=True):
         lines.append(str(image))
@@ -40,20 +40,20 @@ def ranking_text(images: Sequence[object], names: Sequence[str], scores: np.ndar
 
 
 def caption_rows(images: Sequence[object], texts: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the caption of each picture, for programs."""
+    """Return rows for JSON with the caption of each picture."""
     return [{"image": str(image), "caption": text} for image, text in zip(images, texts, strict=True)]
 
 
 def lines_text(images: Sequence[object], texts: Sequence[str]) -> str:
-    """Return one line of text a picture."""
+    """Return text with one line for each picture."""
     return "\n".join(f"{image}: {text}" for image, text in zip(images, texts, strict=True))
 
 
 def streamed_lines(images: Sequence[object], caption: Callable[[object], Iterator[str]]) -> Iterator[str]:
-    """Yield the text of `lines_text` piece by piece; `caption` yields that of one picture while it is written.
+    """Yield the text of `lines_text` piece by piece; `caption` yields the caption of one picture as it is generated.
 
     Raises:
-        InputError: pictures that cannot be read, all of them, before the first is captioned.
+        InputError: pictures cannot be read, all of them named, before the first is captioned.
     """
     check_pictures(images)
     for image in images:

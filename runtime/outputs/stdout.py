@@ -1,11 +1,11 @@
-"""The standard output when it cannot take what is printed: a full disk is one line, a reader that left is no error."""
+"""Handle a standard output that cannot be written to: a full disk is an error in one line, a closed pipe is none."""
 
 import os
 import sys
 
 
 def prepare_streams() -> None:
-    """Let stdout and stderr take every text: names that are no UTF-8 as their bytes, foreign characters as escapes."""
+    """Make stdout and stderr accept every text: bytes that are no UTF-8 stay, unencodable characters become escapes."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             is_utf8 = (stream.encoding or "").lower().replace("-", "") == "utf8"
@@ -13,9 +13,9 @@ def prepare_streams() -> None:
 
 
 def drop_stdout() -> None:
-    """After a failure, drop what stdout still holds, so that Python's own attempt at its end is silent.
+    """Discard what stdout still buffers after a failure, so that Python does not fail again at its end.
 
-    Its descriptor then leads nowhere, as Python's documentation advises for a reader that has left.
+    The descriptor is redirected to /dev/null, as Python's documentation advises for closed pipes.
     """
     if sys.stdout is None:
         return

@@ -1,4 +1,4 @@
-"""JSON that every parser reads and that loses nothing: no NaN, no half characters, no two entries of one name."""
+"""Write JSON that every parser reads without loss: no NaN, no lone surrogates, no two entries of one name."""
 
 import json
 import math
@@ -13,28 +13,28 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def json_text(content: object, *, indent: int | None = 2) -> str:
-    """Return `content` as JSON in one text, which ends without a line break.
+    """Return `content` as JSON text without a line break at the end.
 
-    Numbers that JSON does not have are strings, as in Protocol Buffers' JSON: "NaN", "Infinity" and "-Infinity";
-    Python's `float` and JavaScript's `Number` read them. Bytes of names that are no UTF-8 are escapes as ``\\udce9``,
-    from which Python's `json` and `os.fsencode` give the bytes again.
+    Numbers that JSON lacks are the strings "NaN", "Infinity" and "-Infinity", as in Protocol Buffers' JSON; Python's
+    `float` and JavaScript's `Number` read them. Bytes of names that are no UTF-8 are escapes as ``\\udce9``, from
+    which Python's `json` and `os.fsencode` restore the bytes.
 
     Raises:
-        ValueError: two keys of an object that are the same text.
-        TypeError: something that JSON has no place for.
+        ValueError: two keys of an object become the same text.
+        TypeError: `content` has a value that JSON cannot hold.
     """
     text = json.dumps(_plain(content), indent=indent, ensure_ascii=False, allow_nan=False)
     return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def json_line(content: object) -> str:
-    """Return `content` as one line of JSON Lines, with its line break; U+2028 and its like are escapes."""
+    """Return `content` as one line of JSON Lines with its line break; U+2028 and similar separators are escapes."""
     text = json_text(content, indent=None)
     return re.sub("[\x85\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
 
 
 def _plain(value: Any) -> Any:
-    """Return `value` of JSON's own types."""
+    """Return `value` converted to the types of JSON."""
     if isinstance(value, np.generic | np.ndarray):
         return _plain(value.tolist())
     if isinstance(value, float):

@@ -1,1 +1,1 @@
-"""The devices that plans are for, and what here builds for them."""
+"""Devices that plans are built for, and the TensorRT libraries on this machine that build for them."""

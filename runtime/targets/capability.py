@@ -1,8 +1,8 @@
-"""What a TensorRT can do, asked of the module itself: no version is compared anywhere.
+"""Find the capabilities of a TensorRT module by the presence of its calls; no version is compared anywhere.
 
-Every answer is the presence of the calls that would be made. That a call is there does not say that a build honours
-it: TensorRT-RTX has the calls for timing caches and refitting, and offers neither ahead of time. Which opset the parser
-reads cannot be asked of any version.
+A capability is present if all calls that would be made exist. A build need not support every call that exists:
+TensorRT-RTX has the calls for timing caches and refitting, but supports neither ahead of time. No version offers a
+call that returns the opset of its parser.
 """
 
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ REQUIRED_CALLS = (
     "ParserError.node_operator",
     "ProfilingVerbosity.DETAILED",
 )
-"""What a build makes of any TensorRT, without asking; all there since 10.3."""
+"""Calls that every build makes; all exist since 10.3."""
 
 
 V3_CALLS = (
@@ -48,7 +48,7 @@ V3_CALLS = (
     "IPluginV3OneBuild.get_valid_tactics",
     "IPluginV3OneRuntime.set_tactic",
 )
-"""What plugins that our runtime launches are made of."""
+"""Calls for plugins whose kernels this project's runtime launches."""
 
 
 def _calls(*paths: str) -> Mapping[str, tuple[str, ...]]:
@@ -57,11 +57,11 @@ def _calls(*paths: str) -> Mapping[str, tuple[str, ...]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """One row of the table; a field is true if all calls beside it are there."""
+    """Capabilities of one TensorRT. A field with calls in its metadata is true if all of them exist."""
 
     strongly_typed_flag: bool = field(metadata=_calls("NetworkDefinitionCreationFlag.STRONGLY_TYPED"))
     attention: bool = field(metadata=_calls("INetworkDefinition.add_attention", "LayerType.ATTENTION_INPUT"))
-    """`Attention` stays one operation, IAttention."""
+    """Whether `Attention` stays one operation, IAttention."""
     decomposable_attention: bool = field(
         metadata=_calls("IAttention.decomposable", "IAttentionOutputLayer.attention", "LayerType.ATTENTION_OUTPUT")
     )
@@ -73,16 +73,16 @@ class Capabilities:
     parser_initializers: bool = field(
         metadata=_calls("OnnxParser.load_model_proto", "OnnxParser.load_initializer", "OnnxParser.parse_model_proto")
     )
-    """The parser takes weights from memory, beside a graph without them."""
+    """Whether the parser takes weights from memory for a graph without them."""
     runtime_config: bool = field(
         metadata=_calls("ICudaEngine.create_runtime_config", "IRuntimeConfig.set_execution_context_allocation_strategy")
     )
     runtime_cache: bool = field(
         metadata=_calls("IRuntimeConfig.create_runtime_cache", "IRuntimeConfig.set_runtime_cache")
     )
-    """Kernels that are compiled on the device can be kept."""
+    """Whether kernels that are compiled on the device can be stored."""
     engine_validity: bool = field(metadata=_calls("Runtime.get_engine_validity", "Runtime.engine_header_size"))
-    """A plan's header tells whether it will load."""
+    """Whether the header of a plan can be checked before the plan is loaded."""
     weight_streaming: bool = field(
         metadata=_calls("BuilderFlag.WEIGHT_STREAMING", "ICudaEngine.weight_streaming_budget_v2")
     )
@@ -99,26 +99,26 @@ class Capabilities:
     int4: bool = field(metadata=_calls("DataType.INT4"))
     fp4: bool = field(metadata=_calls("DataType.FP4"))
     plugins_qdp: bool
-    """`tensorrt.plugin` is there: plugins by decorators, whose kernels run from Python.
+    """Whether `tensorrt.plugin` exists, with plugins by decorators whose kernels are launched from Python.
 
-    PyPI's `tensorrt` 10.13 leaves that module behind in `tensorrt_bindings`; JetPack's and 11's have it.
+    PyPI's `tensorrt` 10.13 has that module only in `tensorrt_bindings`; JetPack's and version 11 have it.
     """
     plugins_aot: bool
-    """The same with the kernels inside the plan."""
+    """Whether such plugins can have their kernels inside the plan (ahead of time)."""
     plugins_v3: bool
-    """Where that is not so: plugins as classes in Python, whose kernels our runtime launches."""
+    """Whether, without `plugins_aot`, plugins can be Python classes whose kernels this project's runtime launches."""
     strongly_typed_only: bool
-    """The builder has no precision flags left: every network is strongly typed."""
+    """Whether every network is strongly typed, since the builder has no precision flags."""
     compute_capabilities: tuple[int, ...]
-    """What it builds for ahead of time; empty if only for the device that is there."""
+    """SMs that it builds for ahead of time; empty if it builds only for the device of this machine."""
     memory_pools: tuple[str, ...]
-    """Names that `IBuilderConfig.set_memory_pool_limit` takes."""
+    """Names of the pools for `IBuilderConfig.set_memory_pool_limit`."""
     hardware_compatibility: tuple[str, ...]
-    """Levels at which a plan runs on other devices than its own."""
+    """Names of the levels at which a plan runs on other devices than its own."""
 
 
 def capabilities(trt: ModuleType) -> Capabilities:
-    """Return what `trt` can do; a module like any ``tensorrt``."""
+    """Return the capabilities of `trt`, a module such as ``tensorrt``."""
     plain: dict[str, Any] = {
         answer.name: all(has_call(trt, path) for path in answer.metadata["calls"])
         for answer in fields(Capabilities)
@@ -140,7 +140,7 @@ def capabilities(trt: ModuleType) -> Capabilities:
 
 
 def has_call(trt: ModuleType, path: str) -> bool:
-    """Return whether `trt` has ``Builder.create_network`` and the like."""
+    """Return whether `trt` has the attribute `path`, as ``Builder.create_network``."""
     found: object = trt
     for name in path.split("."):
         if not hasattr(found, name):
@@ -150,7 +150,7 @@ def has_call(trt: ModuleType, path: str) -> bool:
 
 
 def missing_calls(trt: ModuleType) -> tuple[str, ...]:
-    """Return what a build needs of `trt` and does not find; none from 10.3 on."""
+    """Return the calls that a build needs and `trt` lacks; there are none from 10.3 on."""
     return tuple(path for path in REQUIRED_CALLS if not has_call(trt, path))
 
 
@@ -159,6 +159,6 @@ def _members(trt: ModuleType, enum: str) -> tuple[str, ...]:
 
 
 def _has_submodule(trt: ModuleType, name: str) -> bool:
-    """Return whether package `trt` has module `name`; found, not imported, since ``tensorrt.plugin`` warns."""
+    """Return whether package `trt` has module `name`, without importing it, since ``tensorrt.plugin`` warns."""
     path = getattr(trt, "__path__", None)
     return path is not None and PathFinder.find_spec(f"{trt.__name__}.{name}", path) is not None

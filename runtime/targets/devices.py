@@ -1,10 +1,10 @@
-"""The table of devices: one row for each, by name, from the vendor's data sheet.
+"""Table of devices by name, with figures from the vendor's data sheets.
 
-Vendors like to print the rate with 2:4 structured sparsity, which no graph here uses: those are halved, and the source
-says so. GeForce halves products of fp16, bf16 and fp8 that accumulate in fp32, as ours do: that rate is taken. Figures
-were checked against texts that quote the document named; "from memory" marks those found in no text at hand. The number
-of multiprocessors and the clock at which the tensor peak is stated were not looked up: they are from memory, held by a
-test against the sheet's fp32 rate within 13 %.
+Vendors often print rates with 2:4 structured sparsity, which no graph here uses. Such rates are halved, and the source
+notes it. GeForce devices multiply fp16, bf16 and fp8 at half the rate when they accumulate in fp32, as the graphs here
+do, so that rate is used. Figures were checked against texts that quote the named document; "from memory" marks those
+found in no text at hand. The number of multiprocessors and the clock of the tensor peak are from memory; a test checks
+that they give the sheet's fp32 rate within 13 %.
 """
 
 from internvl_edge.runtime.targets.data_sheet import DataSheet, Target

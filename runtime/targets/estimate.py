@@ -1,4 +1,4 @@
-"""Predict what a build takes and what a plan needs, from the bytes of its weights: predictions, named so.
+"""Predict the memory and the time of a build from the bytes of its weights.
 
 The factors were measured with `benchmarks/build_scale.py` on TensorRT-RTX; other libraries differ.
 """
@@ -10,19 +10,19 @@ from internvl_edge.runtime.byte_sizes import bytes_text
 from internvl_edge.runtime.errors import EngineError
 
 _BASE_BYTES = 700 << 20
-"""The library itself, before a weight is read."""
+"""Host bytes of the library itself, before a weight is read."""
 _HOST_PER_WEIGHT = 2.1
-"""Host bytes while building for each byte of weights: as parsed, as packed for the kernels, and in part once more."""
+"""Host bytes of a build for each byte of weights: as parsed, as packed for the kernels, and in part once more."""
 
 _BASE_SECONDS = 3.0
-"""To load the library, parse a graph and choose kernels, before weights count."""
+"""Seconds to load the library, parse a graph and choose kernels, whatever its weights."""
 _BYTES_PER_SECOND = 120e6
-"""Weights that a build reads, packs and writes in a second."""
+"""Bytes of weights that a build reads, packs and writes in a second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a build may take; None does not limit."""
+    """Limits of a build; None for no limit."""
 
     host_bytes: int | None = None
 
@@ -38,19 +38,19 @@ def plan_seconds(weight_bytes: int) -> float:
 
 
 def part_bytes(limits: Limits) -> int | None:
-    """Return the most weights that one part may hold within `limits`; None where nothing limits."""
+    """Return the most bytes of weights of one part within `limits`; None without limits."""
     if limits.host_bytes is None:
         return None
     return max(1, round((limits.host_bytes - _BASE_BYTES) / _HOST_PER_WEIGHT))
 
 
 def require_room(limits: Limits, smallest: Mapping[str, int], what: str, remedy: str) -> None:
-    """Check that what cannot be cut any finer can be built within `limits`.
+    """Check that the smallest parts of each graph can be built within `limits`.
 
-    `smallest` has the bytes of weights of the largest such piece of each graph; `what` names it.
+    `smallest` has the bytes of weights of the largest part of each graph that cannot be split; `what` names it.
 
     Raises:
-        EngineError: the graphs for which it is too little, and what would suffice.
+        EngineError: the limits are too low for some graphs, which are named with a sufficient limit.
     """
     if limits.host_bytes is None:
         return

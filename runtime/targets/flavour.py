@@ -1,4 +1,4 @@
-"""The TensorRT that is found here: the standard one, or TensorRT-RTX."""
+"""Load the TensorRT that is installed on this machine: the standard one, or TensorRT-RTX."""
 
 import logging
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flavour:
-    """One library, loaded."""
+    """A loaded TensorRT library."""
 
     name: str
     """``tensorrt`` or ``tensorrt_rtx``."""
@@ -43,7 +43,7 @@ def load_flavour(name: str) -> Flavour:
 
 
 def found_flavours() -> tuple[Flavour, ...]:
-    """Return what is installed here and new enough, TensorRT-RTX first."""
+    """Return the libraries that are installed and new enough, TensorRT-RTX first."""
     found = []
     for name in TENSORRT_MODULES:
         try:
@@ -54,12 +54,12 @@ def found_flavours() -> tuple[Flavour, ...]:
 
 
 def flavour_for(target: Target) -> Flavour | None:
-    """Return what builds for `target` here; None if only the device itself can.
+    """Return the installed library that builds for `target`; None if only the device itself can build.
 
-    TensorRT-RTX builds ahead of time for its targets; the standard TensorRT for the GPU of this machine.
+    TensorRT-RTX builds ahead of time for its targets, the standard TensorRT for the GPU of this machine.
 
     Raises:
-        EngineError: `target` is one of TensorRT-RTX, and nothing that builds for it is installed.
+        EngineError: `target` is one of TensorRT-RTX, and no library that builds for it is installed.
     """
     found = {flavour.name: flavour for flavour in found_flavours()}
     if target.rtx and "tensorrt_rtx" in found:
@@ -71,7 +71,7 @@ def flavour_for(target: Target) -> Flavour | None:
 
 
 def launches_plugins(flavour: Flavour) -> bool:
-    """Return whether plugins that our runtime launches can be built here: TensorRT times them on the device."""
+    """Return whether plugins that the runtime launches can be built here: TensorRT times their kernels on the GPU."""
     if not flavour.capabilities.plugins_v3:
         return False
     device = find_device()

@@ -1,9 +1,9 @@
-"""The table of compute capabilities (SMs): one row for each that TensorRT 10.3 to 11 runs on.
+"""Table of the compute capabilities (SMs) that TensorRT 10.3 to 11 runs on.
 
-All that the project knows of an SM stands in its row; what a device adds stands in `devices`. The sources: blocks,
-shared memory of a multiprocessor, and the units in which registers and shared memory are handed out are those of
-``cuda_occupancy.h`` in CUDA 13.5; warps and the shared memory of one block are of the CUDA C++ Programming Guide,
-"Compute Capabilities", technical specifications per compute capability.
+All facts about an SM are in its row; facts about a device are in `devices`. Sources: blocks, shared memory of a
+multiprocessor, and the units in which registers and shared memory are allocated are from ``cuda_occupancy.h`` in
+CUDA 13.5; warps and the shared memory of one block are from the CUDA C++ Programming Guide, "Compute Capabilities",
+technical specifications per compute capability.
 """
 
 from dataclasses import dataclass
@@ -15,45 +15,46 @@ _RTX = "TensorRT-RTX, TensorRT 10.3+"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sm:
-    """One compute capability."""
+    """Facts about one compute capability."""
 
     sm: int
     tensorrt: str
-    """In words: by the release notes, the first TensorRT that supports it fully, or the one that its JetPack brings."""
+    """TensorRT for it, in words: the first that supports it fully by the release notes, or the one of its JetPack."""
     rtx: bool
-    """Whether TensorRT-RTX builds for it ahead of time, on any machine: a member of its ComputeCapability."""
+    """Whether TensorRT-RTX builds for it ahead of time on any machine, as a member of its ComputeCapability."""
     bf16: bool = True
-    """Whether its tensor cores multiply bf16; Turing's have fp16 and integers only."""
+    """Whether its tensor cores multiply bf16. Turing's multiply only fp16 and integers."""
     fp8: bool = True
-    """Whether its tensor cores multiply FP8; TensorRT refuses it elsewhere."""
+    """Whether its tensor cores multiply FP8. TensorRT refuses FP8 on others."""
 
     warps: int
-    """Resident on one multiprocessor."""
+    """Most warps that are resident on one multiprocessor."""
     blocks: int
-    """Resident on one multiprocessor."""
+    """Most blocks that are resident on one multiprocessor."""
     shared_kib: int
-    """Shared memory of a multiprocessor, for all blocks together."""
+    """Shared memory of a multiprocessor for all its blocks, in KiB."""
     block_shared_kib: int
-    """Shared memory for one block that asks for it."""
+    """Most shared memory of one block, in KiB."""
     reserved_bytes: int = 1024
-    """Shared memory that the system takes for each block."""
+    """Shared memory that the system reserves for each block, in bytes."""
     shared_unit: int = 128
-    """The shared memory of a block is rounded up to it, in bytes."""
+    """Unit to which the shared memory of a block is rounded up, in bytes."""
     fp32_units: int = 128
-    """fp32 operations per clock and multiprocessor."""
+    """Number of fp32 operations per clock and multiprocessor."""
 
     ptx_version: int
-    """The least PTX version that Triton's LLVM writes for it: 80 is CUDA 12.0, 86 12.7, 87 12.8, 88 12.9, 90 13.0."""
+    """Lowest PTX version that Triton's LLVM writes for it: 80 is CUDA 12.0, 86 12.7, 87 12.8, 88 12.9, 90 13.0."""
     fp8_ptx_version: int = 0
-    """The least PTX version for products of FP8 where that is later."""
+    """Lowest PTX version for products of FP8 where that is later; 0 otherwise."""
     tensor_core_code: bool = True
     """Whether Triton emits tensor-core code for it."""
     tiles_like: int
-    """The SM that gets nearly the same code, compiled in its place when tiles are ranked."""
+    """SM with nearly the same code, which is compiled instead when tiles are ranked."""
     mma_share: float = 1.0
-    """The share of the tensor peak that the old instruction ``mma.sync`` reaches: below 1 where a newer one exists."""
+    """Share of the tensor peak that the old instruction ``mma.sync`` reaches, which is below 1 where a newer one
+    exists."""
     device: str
-    """The device of `devices` that stands for it in predictions."""
+    """Name of the device in `devices` that represents it in predictions."""
 
 
 SMS = (
@@ -205,13 +206,13 @@ SMS = (
         device="dgx-spark",
     ),
 )
-"""In ascending order: a newer one can what an older one can."""
+"""Rows in ascending order. A newer SM supports everything that an older one does."""
 
 RTX_SMS = tuple(row.sm for row in SMS if row.rtx)
 FIRST_BF16_SM = min(row.sm for row in SMS if row.bf16)
 FIRST_FP8_SM = min(row.sm for row in SMS if row.fp8)
 FIRST_SMS = {"": 0, "bf16": FIRST_BF16_SM, "FP8": FIRST_FP8_SM}
-"""What a type of tensors may need -> the first SM that has it."""
+"""First SM that fulfils each requirement of a tensor type."""
 FIRST_TENSOR_CORE_SM = min(row.sm for row in SMS if row.tensor_core_code)
 
 
@@ -219,7 +220,7 @@ def sm_row(sm: int) -> Sm:
     """Return the row of `sm`, or of the next lower one that has a row.
 
     Raises:
-        EngineError: there is none below.
+        EngineError: no lower one has a row.
     """
     known = [row for row in SMS if row.sm <= sm]
     if not known:

@@ -1,4 +1,4 @@
-"""Find a device by its name, and refuse a precision that its hardware lacks."""
+"""Find a device by its name, and check that its hardware supports a precision."""
 
 import difflib
 import re
@@ -13,7 +13,7 @@ _BARE = re.compile(r"^sm_?(\d+)$")
 
 
 def find_target(name: str) -> Target:
-    """Return the target called `name`, or a bare ``sm_89``.
+    """Return the target called `name`, which may be a bare SM such as ``sm_89``.
 
     Raises:
         EngineError: the name is unknown.
@@ -30,10 +30,10 @@ def find_target(name: str) -> Target:
 
 
 def require_precision(target: Target, precision: str | None) -> None:
-    """Refuse a precision that the device has no units for.
+    """Check that the device has units for a precision.
 
     Raises:
-        EngineError: naming the devices that have them.
+        EngineError: it has none; the message names devices that have them.
     """
     row = PRECISIONS.get(precision or "")
     if row is None or target.has(row.needs):

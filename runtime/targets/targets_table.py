@@ -1,4 +1,4 @@
-"""`internvl-edge targets`: the devices, what they can do, and what builds for them here."""
+"""The output of `internvl-edge targets`: devices, their capabilities, and the libraries here that build for them."""
 
 from typing import Any
 
@@ -17,19 +17,19 @@ _FOOT = (
 
 
 def targets_text() -> str:
-    """Return the table as lines that a person reads."""
+    """Return the table as text."""
     rows = [_HEAD, *(_row(target) for target in TARGETS)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
     return "\n".join([*(_line(row, widths) for row in rows), "", _FOOT])
 
 
 def targets_json() -> list[dict[str, Any]]:
-    """Return one object per device, as JSON holds it; ``built_here`` is null where only the device builds."""
+    """Return a list of one object per device for JSON; ``built_here`` is null where only the device can build."""
     return [_object(target) for target in TARGETS]
 
 
 def tensorrt_line(target: Target) -> str:
-    """Return which TensorRT is for `target`, in words."""
+    """Return in words which TensorRT `target` needs."""
     return sm_row(target.sm).tensorrt
 
 
@@ -66,7 +66,7 @@ def _built_here(target: Target) -> str:
 
 
 def _builder(target: Target) -> str | None:
-    """Return the library that builds for `target` here, with its version."""
+    """Return the name and version of the installed library that builds for `target`."""
     try:
         flavour = flavour_for(target)
     except EngineError:

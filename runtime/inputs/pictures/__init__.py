@@ -1,1 +1,1 @@
-"""Pictures: received, decoded to RGB, cut into tiles, scaled and normalised."""
+"""Decode pictures to RGB, cut them into tiles, scale and normalise them."""

@@ -1,4 +1,4 @@
-"""Pictures as callers give them: how many there are, and what each is called in findings."""
+"""The types that callers pass pictures as, with their number and their names in messages."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,21 +10,21 @@ from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.inputs.files.names import in_one_line
 
 Pictures = Sequence[object] | np.ndarray
-"""Paths, a file's bytes, PIL pictures, `Readable` ones or uint8 arrays ``[H, W, C]`` or ``[H, W]``; or one array
-``[B, H, W, C]``."""
+"""Pictures of a call: a list of paths, of bytes of files, of PIL pictures, of `Readable` ones, of uint8 arrays ``[H, W,
+C]`` or ``[H, W]``; or one array ``[B, H, W, C]``."""
 
 
 @runtime_checkable
 class Readable(Protocol):
-    """A picture that is read when its turn comes."""
+    """A picture that is read when it is needed."""
 
     @property
     def name(self) -> str:
-        """Return what it is called in findings."""
+        """Return the picture's name in messages."""
         ...
 
     def content(self) -> object:
-        """Return a path, or the bytes of a file."""
+        """Return the path of the picture's file, or the bytes of the file."""
         ...
 
 
@@ -44,7 +44,7 @@ def picture_count(images: Pictures) -> int:
 
 
 def name_in(images: Pictures, index: int) -> str:
-    """Return what a picture of a list is called in findings: its own name, else its place and type."""
+    """Return the name of a picture of a list in messages: its own name, else its index and type."""
     image = images[index]
     if isinstance(image, str | Path):
         return in_one_line(image)

@@ -1,4 +1,4 @@
-"""Data URLs as RFC 2397 has them, in every spelling that browsers and libraries write, and lenient base64."""
+"""Parse data URLs (RFC 2397) in every spelling that browsers and libraries write, and lenient base64."""
 
 import base64
 import re
@@ -10,7 +10,7 @@ from internvl_edge.runtime.errors import InputError
 _BEGIN = "data:"
 _LONGEST_HEAD = 1024
 _MOST_ESCAPES = 1 << 18
-"""Each costs as much as a hundred letters of base64."""
+"""Most percent escapes of a URL, since decoding one takes as long as a hundred characters of base64."""
 _TOKEN = r"[\w.+*!#$&^-]+"
 _MEDIA_TYPE = re.compile(rf"{_TOKEN}/{_TOKEN}", re.ASCII)
 _PARAMETER = re.compile(rf"{_TOKEN}\s*=.*", re.ASCII | re.DOTALL)
@@ -23,24 +23,24 @@ _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataUrl:
-    """A data URL: what it says of its bytes, and these."""
+    """A parsed data URL: its media type, whether it declared base64, and its bytes."""
 
     media_type: str
-    """In small letters; empty where the URL names none."""
+    """Media type in lower case; empty where the URL names none."""
     content: bytes
     encoded: bool
-    """It said that it is base64."""
+    """Whether the URL declares base64."""
 
 
 def data_url(text: str) -> DataUrl | None:
-    """Return the data URL that `text`, which has no space around it, is; None for any other text.
+    """Return `text`, which has no space around it, parsed as a data URL; None for any other text.
 
-    The scheme, the media type and ``;base64`` may be in capitals, the media type may lack, parameters may stand at any
-    place (also mere words, as ``;utf8``), the bytes may be base64 of either alphabet, without padding, percent-encoded
-    or broken into lines.
+    The scheme, the media type and ``;base64`` may be in capitals. The media type may be missing. Parameters may be
+    anywhere and may be mere words, as ``;utf8``. The bytes may be base64 of either alphabet, without padding,
+    percent-encoded or broken into lines.
 
     Raises:
-        InputError: it begins as a data URL and is none.
+        InputError: the text begins as a data URL but is none.
     """
     if text[: len(_BEGIN)].lower() != _BEGIN:
         return None
@@ -53,7 +53,7 @@ def data_url(text: str) -> DataUrl | None:
     if fields is None:
         return None
     media_type, encoded = fields
-    if not encoded and (head != head.strip() or payload[:1].isspace()):  # "data: input/output, and more"
+    if not encoded and (head != head.strip() or payload[:1].isspace()):  # a text as "data: input/output, and more"
         return None
     if payload.count("%") > _MOST_ESCAPES:
         raise InputError(f"is a data URL of more than {_MOST_ESCAPES} percent-encoded bytes; send it in base64")
@@ -65,9 +65,9 @@ def data_url(text: str) -> DataUrl | None:
 
 
 def decoded_base64(text: bytes) -> bytes | None:
-    """Return the bytes that base64 stands for, of either alphabet, with or without padding and line breaks.
+    """Return the bytes of base64 of either alphabet, with or without padding and line breaks.
 
-    None where it is none.
+    Return None for any other text.
     """
     packed = text.translate(_URL_ALPHABET, _WHITESPACE).rstrip(b"=")
     if len(packed) % 4 == 1 or packed.translate(None, _ALPHABET):
@@ -76,7 +76,7 @@ def decoded_base64(text: bytes) -> bytes | None:
 
 
 def _fields(head: str) -> tuple[str, bool] | None:
-    """Return the media type and whether ``base64`` is told; None where `head` is no head of a data URL."""
+    """Return the media type and whether ``base64`` is declared; None where `head` is no head of a data URL."""
     if len(head) > _LONGEST_HEAD:
         return None
     media_type, *parameters = (part.strip() for part in head.split(";"))

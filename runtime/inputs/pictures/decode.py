@@ -1,7 +1,6 @@
-"""Pictures to RGB, as the reference's ``convert("RGB")`` does, with a finding for each that cannot be used.
+"""Decode pictures to RGB, as the reference's ``convert("RGB")`` does, with a reason for each that cannot be used.
 
-This is the one place where pictures are decoded, for every command and for the server: of the formats in
-`PICTURE_FORMATS` alone, whatever else Pillow knows.
+All commands and the server decode pictures here, and only in the formats of `PICTURE_FORMATS`, though Pillow has more.
 """
 
 import importlib
@@ -31,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 _SIXTEEN_BITS = ("PNG", "PPM", "JPEG2000")
-"""Formats whose grey pictures of more than 8 bits have 16, also where Pillow holds them in 32 (mode I)."""
+"""Formats whose grey pictures of more than 8 bits have 16 bits, even where Pillow holds them in 32 (mode I)."""
 
 
 def load_pictures(images: Pictures) -> "list[Picture]":
@@ -44,34 +43,34 @@ def load_pictures(images: Pictures) -> "list[Picture]":
 
 
 def check_pictures(images: Pictures) -> None:
-    """Read no more than the headers of picture files, so that a long list fails before its first batch is computed.
+    """Check the headers of picture files, so that a long list fails before its first batch is computed.
 
     Raises:
-        InputError: as `load_pictures`.
+        InputError: as for `load_pictures`.
     """
     read_each(images, check_header)
 
 
 def limit_pixels(pixels: int | None) -> None:
-    """Set how many pixels a picture may have, in this process; None: any number.
+    """Set the most pixels that a picture may have in this process; None for no limit.
 
-    It is Pillow's own `MAX_IMAGE_PIXELS` (89 million, 268 MB as RGB), which Pillow takes as a hint up to twice its
-    value; here it is the limit.
+    This sets Pillow's `MAX_IMAGE_PIXELS` (by default 89 million, 268 MB as RGB). Pillow itself only warns up to twice
+    the value; here it is the limit.
     """
     _pillow().MAX_IMAGE_PIXELS = pixels
 
 
 def within_limit(width: int, height: int) -> bool:
-    """Whether a picture may have that many pixels."""
+    """Return whether a picture of this size is within the limit of pixels."""
     limit = _pillow().MAX_IMAGE_PIXELS
     return limit is None or width * height <= limit
 
 
 def read_each(images: Pictures, read: Callable[[object], _T]) -> list[_T]:
-    """Return `read` of every picture.
+    """Return the results of `read` for every picture.
 
     Raises:
-        InputError: those that it fails for, all of them named.
+        InputError: `read` fails for some pictures, all of them named.
     """
     picture_count(images)
     results, findings = [], []
@@ -88,12 +87,12 @@ def read_each(images: Pictures, read: Callable[[object], _T]) -> list[_T]:
 def decode(image: object) -> "Picture":
     """Return one picture as RGB.
 
-    As the reference: of an animation the first frame, alpha dropped without blending, EXIF orientation not applied,
-    CMYK by Pillow's plain inversion. Of 16 bits a colour the upper 8 are taken, of grey pictures as of coloured ones.
-    JPEGs are decoded at full size: Pillow's `draft` is faster, but gives other pixels.
+    As in the reference, an animation gives its first frame, alpha is dropped without blending, EXIF orientation is not
+    applied, and CMYK is inverted plainly by Pillow. Pictures of 16 bits per channel, grey or coloured, give the upper 8
+    bits. JPEGs are decoded at full size: Pillow's `draft` is faster, but gives other pixels.
 
     Raises:
-        UnreadableError: it cannot be used; says why.
+        UnreadableError: the picture cannot be used; the message gives the reason.
     """
     module = _pillow()
     if isinstance(image, np.ndarray):
@@ -115,10 +114,10 @@ def decode(image: object) -> "Picture":
 
 
 def check_header(image: object) -> None:
-    """Read the header of a picture file; of what is no file, nothing.
+    """Check the header of a picture file; other kinds of pictures are not checked.
 
     Raises:
-        UnreadableError: as `decode`.
+        UnreadableError: as for `decode`.
     """
     if isinstance(image, Readable):
         image = image.content()
@@ -127,10 +126,10 @@ def check_header(image: object) -> None:
 
 
 def open_picture(image: str | Path | bytes) -> "Picture":
-    """Return a picture of which the header alone is read; its pixels are decoded when they are asked for.
+    """Return a picture of which only the header has been read; its pixels are decoded when they are first used.
 
     Raises:
-        UnreadableError: it is of no format that is read, has more pixels than the limit, or none.
+        UnreadableError: the file has no format that is decoded, more pixels than the limit, or no pixels.
     """
     module = _pillow()
     try:
@@ -152,10 +151,10 @@ def open_picture(image: str | Path | bytes) -> "Picture":
 
 
 def _fault(image: str | Path | bytes, error: Exception) -> str:
-    """Return what a picture that cannot be opened is, or what hinders."""
+    """Return the reason why a picture cannot be opened: its format, or the system's message."""
     try:
         head = image[:HEAD_BYTES] if isinstance(image, bytes) else head_of(regular_file(Path(image)))
-    except (OSError, ValueError) as finding:  # ValueError: a name with a null byte
+    except (OSError, ValueError) as finding:  # ValueError: the name has a null byte
         return reason(finding) if isinstance(finding, OSError) else "no such file"
     known = picture_format(head)
     if known is not None and known not in _decoders():
@@ -168,17 +167,17 @@ def _fault(image: str | Path | bytes, error: Exception) -> str:
 
 
 def _article(name: str | None) -> str:
-    """Return a format with its article."""
+    """Return the name of a format with its article."""
     if name is None:
         return "a picture"
     return f"{'an' if name[0] in 'AM' else 'a'} {name} picture"
 
 
 def _require_size(picture: "Picture") -> None:
-    """Refuse pictures without pixels and with too many.
+    """Check that a picture has pixels, and not more than the limit.
 
     Raises:
-        UnreadableError: either.
+        UnreadableError: it has none, or too many.
     """
     if min(picture.size) < 1:
         raise UnreadableError(f"no pixels ({picture.width} x {picture.height})")
@@ -194,7 +193,7 @@ def _beyond_limit() -> str:
 
 @contextmanager
 def _failures_as(words: str) -> Iterator[None]:
-    """Turn whatever a decoder raises into `words`."""
+    """Replace any exception of a decoder by an `UnreadableError` with the message `words`."""
     try:
         yield
     except EdgeError:
@@ -208,7 +207,7 @@ def _failures_as(words: str) -> Iterator[None]:
 
 @cache
 def _pillow() -> Any:
-    """Return `PIL.Image` with its hint on large pictures made the error that it is here."""
+    """Return `PIL.Image`, whose warning about large pictures has been made an error."""
     from PIL import Image
 
     warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
@@ -217,14 +216,14 @@ def _pillow() -> Any:
 
 @cache
 def _decoders() -> tuple[str, ...]:
-    """Return the formats of `PICTURE_FORMATS` that this Pillow decodes, their plugins loaded."""
+    """Return the formats of `PICTURE_FORMATS` that the installed Pillow decodes, after loading their plugins."""
     from PIL import features
 
     found = []
     for name, known in PICTURE_FORMATS.items():
         try:
             importlib.import_module(f"PIL.{known.plugin}")
-        except ImportError:  # an older Pillow
+        except ImportError:  # an older Pillow lacks the plugin
             continue
         if known.feature is None or features.check(known.feature):
             found.append(name)
@@ -232,10 +231,10 @@ def _decoders() -> tuple[str, ...]:
 
 
 def to_rgb(picture: "Picture") -> "Picture":
-    """Return a picture in RGB: alpha dropped without blending, of 16 bits a colour the upper 8.
+    """Return a picture in RGB: without alpha, which is dropped unblended, and with the upper 8 of 16 bits per channel.
 
     Raises:
-        UnreadableError: it has no pixels, or values that do not say what is white.
+        UnreadableError: the picture has no pixels, or values of unknown scale.
     """
     if min(picture.size) < 1:
         raise UnreadableError(f"no pixels ({picture.width} x {picture.height})")
@@ -244,12 +243,12 @@ def to_rgb(picture: "Picture") -> "Picture":
     if picture.mode in ("I", "F"):
         _require_eight_bits(picture)
     if picture.mode in ("P", "PA") and isinstance(picture.info.get("transparency"), bytes):
-        picture = picture.convert("RGBA")  # the same colours, without Pillow's warning that alpha is lost
+        picture = picture.convert("RGBA")  # gives the same colours without Pillow's warning that alpha is lost
     return picture.convert("RGB")
 
 
 def _of_sixteen_bits(picture: "Picture") -> "Picture":
-    """Return the upper 8 bits, as Pillow takes them of colours; its ``convert`` cuts greys at 255, which is white."""
+    """Return the upper 8 bits of a grey picture, as Pillow does for colours; its ``convert`` clips greys at 255."""
     from PIL import Image
 
     upper = (np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
@@ -258,13 +257,13 @@ def _of_sixteen_bits(picture: "Picture") -> "Picture":
 
 
 def _require_eight_bits(picture: "Picture") -> None:
-    """Refuse 32-bit and float pictures whose values do not say what is white: they have no scale of their own.
+    """Check that the values of a 32-bit or float picture lie in 0 to 255, since such pictures define no white.
 
     Raises:
         UnreadableError: values below 0 or above 255, or floats that are fractions of 1.
     """
     values = np.asarray(picture)
-    low, high = float(values.min()), float(values.max())  # NaN where one is
+    low, high = float(values.min()), float(values.max())  # NaN if any value is
     if not 0 <= low <= high <= 255 or (picture.mode == "F" and 0 < high <= 1):
         kind = "32-bit" if picture.mode == "I" else "float"
         raise UnreadableError(

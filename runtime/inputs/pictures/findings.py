@@ -1,4 +1,4 @@
-"""Findings on pictures and other inputs in a few words, and many of them in one line."""
+"""Describe the faults of pictures and other inputs in a few words, and list many of them in one line."""
 
 import logging
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from internvl_edge.runtime.inputs.files.names import in_one_line, system_words
 logger = logging.getLogger(__name__)
 
 NAMED = 20
-"""Unusable pictures that one error names; of more it tells the number."""
+"""Most unusable pictures that one error names; the others are counted."""
 
 
 def reason(error: Exception) -> str:
-    """Return why a picture cannot be used, in a few words: never a path, never what a library says."""
+    """Return in a few words why a picture cannot be used, without paths and without messages of libraries."""
     if isinstance(error, EdgeError):
         return str(error)
     if isinstance(error, FileNotFoundError):
@@ -27,6 +27,6 @@ def reason(error: Exception) -> str:
 
 
 def listed(findings: Sequence[tuple[str, str]]) -> str:
-    """Return pictures with the reasons why they cannot be read; of many the first `NAMED`."""
+    """Return the names of pictures with the reasons why they cannot be read, at most `NAMED` of them."""
     names = ", ".join(f"{in_one_line(name)} ({why})" for name, why in findings[:NAMED])
     return names + (f" and {len(findings) - NAMED} more" if len(findings) > NAMED else "")

@@ -1,4 +1,4 @@
-"""Pictures that come where text may stand: data URLs, bare base64, and addresses, which nobody fetches."""
+"""Recognise pictures in inputs that may be text: data URLs, bare base64, and addresses, which are not fetched."""
 
 import re
 
@@ -8,36 +8,37 @@ from internvl_edge.runtime.inputs.files.sniff import HEAD_BYTES, described, pict
 from internvl_edge.runtime.inputs.pictures.data_url import DataUrl, data_url, decoded_base64
 
 _AROUND = " \t\r\n\f\v\0\xa0\ufeff\u200b\u2060"
-"""What copying leaves around a URL."""
+"""Characters that copying may leave around a URL."""
 _SCHEMES = "https?|ftps?|sftp|s3[an]?|gc?s|azure|az|abfss?|wasbs?|adl|hdfs|dbfs|oss|cosn?|obs|swift|hf|ipfs|file"
 _ADDRESS = re.compile(rf"(?:(?:{_SCHEMES})://|file:/|blob:)\S+", re.IGNORECASE)
 _ANY_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _AMID = re.compile(
     r"data:[^,:\s]{0,128};\s{0,8}base64\s{0,8},(?:[\w+/%-]|\s{1,8}[\w+/%-]{16})", re.IGNORECASE | re.ASCII
 )
-"""Behind a comma and a space a word may stand: "the data:image/png;base64, prefix"."""
+"""A data URL inside other text. Spaces after the comma need 16 characters of base64 behind them, so that "the
+data:image/png;base64, prefix" is none."""
 _LETTERS_AMID = re.compile(
     r"(?:(?<![A-Za-z0-9+/_=-])|(?<=%2C))"
     r"(?:iVBORw0KG|[/_]9j[/_]|R0lGOD|UklGR|SUkqA|TU0AK|AAAA[A-Za-z0-9+/_-]GZ0eX)[A-Za-z0-9+/_-]{32,512}",
     re.ASCII,
 )
-"""Base64 as of a picture between other letters: in quotes, as ``b'...'``, in JSON, behind ``image/png;base64,``."""
+"""Base64 of a picture inside other text: in quotes, as ``b'...'``, in JSON, after ``image/png;base64,``."""
 _WORDS_AMID = ("iVBORw0KG", "9j", "R0lGOD", "UklGR", "SUkqA", "TU0AK", "GZ0eX")
-"""Without any of them no letters amid a text are looked for, which takes longer."""
+"""Substrings of which a text must have one before the slower `_LETTERS_AMID` is searched for."""
 _FIRST_LETTERS = re.compile(
     r"iVBO|[/_]9j[/_]|[/_]0[/_][/_]|R0lG|UklG|Qk|SUk[qr]|TU0[AK]|AAAA|AAAB|UD[E-Z]|UE[YZ]|UG[YZ]|OEJQ|JVBE|PHN2"
 )
-"""Of the base64 of each format of pictures, so that other text is told apart at once."""
+"""First characters of the base64 of each format of pictures, by which other text is recognised quickly."""
 _PLAIN_HEAD = re.compile(rb"P[1-6Ff]\s+(?:#[^\n]*\n\s*)*\d{1,9}\s+\d")
-"""Of a picture in PPM, whose two first letters may begin a text."""
+"""Head of a picture in PPM, needed because its first two characters may begin a text."""
 _UNREAD = ("HEIC", "Photoshop", "icon", "PDF", "SVG", "XL")
-"""Words for what is no text and no picture that is read either: whoever decodes it says so."""
+"""Words in descriptions of formats that are neither text nor decoded; the decoder reports them."""
 _HEAD_OF_BASE64 = re.compile(r"(?:[A-Za-z0-9+/_-]\s{0,8}){24,1024}", re.ASCII)
 _BEFORE = re.compile(
     r"""(?:b?["'`<(]|\\")?\s{0,8}(?:(?:[a-z]{1,16}/[\w.+-]{1,64}\s{0,8};)?\s{0,8}base64\s{0,8}[,:])?\s{0,8}""",
     re.IGNORECASE | re.ASCII,
 )
-"""What may stand before base64: a quote, as `str` of Python's bytes has it, or a data URL's head without `data:`."""
+"""Text that may precede base64: a quote, as in `str` of Python's bytes, or a data URL's head without `data:`."""
 _BEHIND = "\"'`>)\\" + _AROUND
 _GENERIC = ("", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded")
 _SHOWN = 60
@@ -45,10 +46,10 @@ _NOTHING_FETCHED = "nothing is fetched here; send the picture itself, as a data 
 
 
 def picture_in_text(text: str) -> bytes | None:
-    """Return the encoded picture that `text` stands for; None where it is text.
+    """Return the encoded picture that `text` contains; None where it is plain text.
 
     Raises:
-        InputError: it means a picture that is not in it; the message goes on behind the name of what was given.
+        InputError: the text refers to a picture that it does not contain. The message reads on from the input's name.
     """
     bare = text.strip(_AROUND)
     if (url := data_url(bare)) is not None:
@@ -67,10 +68,10 @@ def picture_in_text(text: str) -> bytes | None:
 
 
 def encoded_picture(content: bytes) -> bytes:
-    """Return the encoded picture of an input that takes pictures: as it is, or what its text stands for.
+    """Return the encoded picture of an input for pictures, which is `content` itself or contained in its text.
 
     Raises:
-        InputError: it is text that means a picture which is not in it.
+        InputError: `content` is text that refers to a picture that it does not contain.
     """
     head = content[:HEAD_BYTES]
     if picture_format(head) is not None or not head.isascii():
@@ -84,7 +85,7 @@ def encoded_picture(content: bytes) -> bytes:
 
 def _picture_of(url: DataUrl) -> bytes:
     content = url.content
-    if not url.encoded and not _is_picture(content):  # some forget to say that it is base64
+    if not url.encoded and not _is_picture(content):  # some URLs do not declare their base64
         packed = decoded_base64(content)
         content = packed if packed is not None and _is_picture(packed) else content
     if not content:
@@ -95,7 +96,7 @@ def _picture_of(url: DataUrl) -> bytes:
 
 
 def _is_address(text: str) -> bool:
-    """Whether the whole of a text is an address; spaces are taken where its name is that of a picture."""
+    """Return whether a whole text is an address; it may have spaces if it ends as the name of a picture."""
     if _ADDRESS.fullmatch(text):
         return True
     begins = _ANY_SCHEME.match(text)
@@ -103,7 +104,7 @@ def _is_address(text: str) -> bool:
 
 
 def _wrapped_base64(text: str) -> bytes | None:
-    """Return the picture that a text is the base64 of, in quotes or behind ``image/png;base64,`` too."""
+    """Return the picture of base64 that may be in quotes or after ``image/png;base64,``; None for other text."""
     before = _BEFORE.match(text)
     begin = before.end() if before else 0
     if begin and _FIRST_LETTERS.match(text, begin) is None:
@@ -112,7 +113,7 @@ def _wrapped_base64(text: str) -> bytes | None:
 
 
 def _bare_base64(text: str) -> bytes | None:
-    """Return the picture that a text is the base64 of; None for other text, which has no picture's first bytes."""
+    """Return the picture of base64; None for other text, whose bytes do not begin as a picture's."""
     if _FIRST_LETTERS.match(text) is None or (begin := _HEAD_OF_BASE64.match(text)) is None:
         return None
     letters = re.sub(r"\s", "", begin.group())
@@ -126,7 +127,7 @@ def _bare_base64(text: str) -> bytes | None:
 
 
 def _is_base64_head(found: re.Match[str]) -> bool:
-    """Whether letters amid a text are the first of a picture's base64."""
+    """Return whether characters inside a text begin the base64 of a picture."""
     letters = found.group()
     head = decoded_base64(letters[: len(letters) // 4 * 4].encode())
     return head is not None and _is_picture(head)

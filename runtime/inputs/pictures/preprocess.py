@@ -1,4 +1,4 @@
-"""Pictures to pixel values, bit-equal to the reference's three paths (MODEL.md 4)."""
+"""Turn pictures into pixel values, bit-equal to the three ways of the reference (MODEL.md 4)."""
 
 import math
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ Geometry = Literal["squash", "crop", "clip"]
 GEOMETRIES: tuple[Geometry, ...] = ("squash", "crop", "clip")
 Filter = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
 FILTERS: tuple[Filter, ...] = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
-"""Pillow's filters in the order of its numbers, which `resample` in a checkpoint's file may be."""
+"""Pillow's filters in the order of their numbers, since `resample` in a checkpoint's file may be a number."""
 Channels = tuple[float, float, float]
 
 MEAN: Channels = (0.485, 0.456, 0.406)
@@ -32,25 +32,25 @@ _BYTE = 1 / 255
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:
-    """What becomes of pictures before the first graph; the defaults are the reference's (MODEL.md 4)."""
+    """Settings of the preprocessing of pictures. The defaults are the reference's (MODEL.md 4)."""
 
     image_size: int
-    """Side of the graph's pictures in pixels."""
+    """Side of the graph's input pictures in pixels."""
     mean: Channels = MEAN
     std: Channels = STD
     resample: Filter = "bicubic"
     rescale_factor: float = _BYTE
-    """Of the bytes of a picture, before the mean is taken off."""
+    """Factor of the bytes of a picture before the mean is subtracted."""
     geometry: Geometry | None = None
-    """What the checkpoint's own file asks for, in place of each task's; None: each task has the reference's."""
+    """Geometry of the checkpoint's own file, which replaces that of every task; None keeps the tasks' own."""
     short_side: int | None = None
-    """Pixels that ``crop`` and ``clip`` scale a picture's short side to before they cut; None: `image_size`."""
+    """Pixels to which ``crop`` and ``clip`` scale the short side before they cut; None means `image_size`."""
 
     def __post_init__(self) -> None:
-        """Check the values.
+        """Check all values.
 
         Raises:
-            InputError: all that no picture can be brought to, in one line.
+            InputError: values that no picture can be scaled or normalised with, all of them named.
         """
         if wrong := list(self._findings()):
             raise InputError(f"preprocessing: {'; '.join(wrong)}; correct the file that says so")
@@ -73,11 +73,11 @@ class Preprocessing:
             yield f"short_side {self.short_side} is below image_size {self.image_size}"
 
     def geometry_of(self, task: Geometry) -> Geometry:
-        """Return how a task scales pictures whose own geometry is `task`."""
+        """Return the geometry of a task: the checkpoint's, or else the task's own, `task`."""
         return self.geometry or task
 
     def at_size(self, image_size: int) -> "Preprocessing":
-        """Return the settings for pictures of another side; the share that is cut off stays the same."""
+        """Return the settings for pictures of another side, of which crops cut off the same share."""
         short = None if self.short_side is None else round(self.short_side * image_size / self.image_size)
         return replace(self, image_size=image_size, short_side=short)
 
@@ -85,12 +85,12 @@ class Preprocessing:
 def preprocess(
     images: Pictures, settings: Preprocessing, geometry: Geometry | None = None, stages: Stages = UNMEASURED
 ) -> np.ndarray:
-    """Return fp32 ``[B, 3, S, S]`` of pictures.
+    """Return the pixel values of pictures, fp32 ``[B, 3, S, S]``.
 
-    `geometry`: ``squash`` ignores the aspect ratio (retrieval, captions); ``crop`` is torchvision's short side and
-    centre crop (zero-shot classification); ``clip`` is CLIPImageProcessor's (the model card), whose crop may lie a
-    pixel off; None is what the checkpoint asks for, or else ``squash``. What becomes of alpha, orientation and wide
-    modes: `decode`.
+    The geometry ``squash`` ignores the aspect ratio (retrieval, captions); ``crop`` scales the short side and cuts the
+    centre as torchvision does (zero-shot classification); ``clip`` does so as CLIPImageProcessor (the model card),
+    whose crop may differ by a pixel; None is the checkpoint's geometry, or else ``squash``. `decode` describes how
+    alpha, orientation and wide modes are treated.
 
     Raises:
         InputError: pictures that cannot be read, or are too narrow to scale, all of them named; an unknown geometry.
@@ -115,12 +115,12 @@ def preprocess(
 def pixel_batches(
     images: Pictures, settings: Preprocessing, geometry: Geometry, size: int, monitor: Monitor
 ) -> Iterator[np.ndarray]:
-    """Yield `pixel_values` of at most `size` pictures, so that a long list of files never lies in memory as a whole.
+    """Yield `pixel_values` of at most `size` pictures, so that a long list of files is never in memory as a whole.
 
-    Floats are taken as `pixel_values` that are ready. `geometry` is the task's, which a checkpoint may replace.
+    Arrays of floats are `pixel_values` already. `geometry` is the task's own, which a checkpoint may replace.
 
     Raises:
-        InputError: as `preprocess`; floats that are NaN or infinite.
+        InputError: as for `preprocess`, or floats that are NaN or infinite.
     """
     starts = range(0, picture_count(images), size)
     ready = isinstance(images, np.ndarray) and images.dtype.kind == "f"
@@ -134,7 +134,7 @@ def pixel_batches(
 
 
 def require_readable(images: Pictures, batch_size: int) -> None:
-    """Check a list of more than one batch before any graph is opened; a shorter one is read at once.
+    """Check the picture files of a list longer than one batch before any graph is opened.
 
     Raises:
         InputError: pictures that cannot be read, all of them named.
@@ -144,7 +144,7 @@ def require_readable(images: Pictures, batch_size: int) -> None:
 
 
 def require_finite_pixels(pixels: np.ndarray) -> np.ndarray:
-    """Return `pixel_values` ``[B, ...]``.
+    """Return `pixel_values` ``[B, ...]`` if all are finite.
 
     Raises:
         InputError: NaN or infinity among them.
@@ -155,10 +155,10 @@ def require_finite_pixels(pixels: np.ndarray) -> np.ndarray:
 
 
 def require_geometry(geometry: str) -> None:
-    """Check a geometry's name.
+    """Check the name of a geometry.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: there is no such geometry.
     """
     if geometry not in GEOMETRIES:
         raise InputError(f"geometry {geometry!r}: unknown; choose from {', '.join(GEOMETRIES)}")
@@ -168,7 +168,7 @@ def write_pixel_values(picture: "Picture", settings: Preprocessing, geometry: Ge
     """Write the pixel values of one RGB picture to `values`, fp32 ``[3, S, S]``.
 
     Raises:
-        InputError: a picture so narrow that scaling its short side passes the limit of pixels.
+        InputError: the picture is so narrow that scaling its short side exceeds the limit of pixels.
     """
     size, resample = settings.image_size, resampling(settings.resample)
     if geometry == "squash":
@@ -186,14 +186,14 @@ def resampling(name: Filter) -> "Resampling":
 
 
 def _centre(picture: "Picture", size: int, geometry: Geometry) -> "Picture":
-    """torchvision (``crop``) rounds half a pixel of offset to even, CLIPImageProcessor (``clip``) rounds it down."""
+    """Cut the centre: torchvision (``crop``) rounds half a pixel to even, CLIPImageProcessor (``clip``) rounds down."""
     beyond = (picture.width - size, picture.height - size)
     left, top = (round(each / 2.0) if geometry == "crop" else each // 2 for each in beyond)
     return picture.crop((left, top, left + size, top + size))
 
 
 def _short_side(picture: "Picture", size: int, resample: "Resampling") -> "Picture":
-    """Return `picture` with its short side at `size`; the long side is cut to an integer."""
+    """Return `picture` scaled to the short side `size`; the long side is rounded down to an integer."""
     width, height = picture.size
     scaled = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
     if not within_limit(*scaled):
@@ -209,10 +209,10 @@ def _resize(picture: "Picture", width: int, height: int, resample: "Resampling")
 
 
 def _normalise(picture: "Picture", settings: Preprocessing, values: np.ndarray) -> None:
-    """Do torchvision's ToTensor and Normalize in place: divide by 255 in fp32, subtract, divide.
+    """Write the result of torchvision's ToTensor and Normalize: divide by 255 in fp32, subtract, divide.
 
-    CLIPImageProcessor multiplies by 1/255 in fp64 and rounds to fp32: the same bits for all 256 values. Other factors
-    are multiplied as it does.
+    CLIPImageProcessor multiplies by 1/255 in fp64 and rounds to fp32, which gives the same bits for all 256 values.
+    Other factors are multiplied as it does.
     """
     pixels = np.asarray(picture).transpose(2, 0, 1)
     if settings.rescale_factor == _BYTE:

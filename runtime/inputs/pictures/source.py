@@ -1,4 +1,4 @@
-"""Pictures by name, read when their turn comes: files, members of archives, rows of Parquet, and what is none."""
+"""Pictures that are read when they are needed: files, members of archives, and rows without a picture."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +12,10 @@ from internvl_edge.runtime.inputs.pictures.findings import reason
 
 
 class SourcePicture(Readable, Protocol):
-    """A picture whose features can be taken from an earlier run, unless it has changed."""
+    """A picture whose features can be taken from an earlier run if its stamp is the same."""
 
     def stamp(self) -> tuple[int, int]:
-        """Return what changes when the picture does; zeros where it is not there."""
+        """Return two numbers that change when the picture does; zeros where it does not exist."""
         ...
 
 
@@ -23,14 +23,14 @@ def content_of(picture: SourcePicture) -> bytes:
     """Return the bytes of a picture's file.
 
     Raises:
-        UnreadableError: they cannot be had; says why.
+        UnreadableError: the bytes cannot be read; the message gives the reason.
     """
     try:
         found = picture.content()
         return found if isinstance(found, bytes) else regular_file(Path(str(found))).read_bytes()
     except (OSError, MemoryError) as error:
         raise UnreadableError(reason(error)) from error
-    except ValueError as error:  # a name that no file can have
+    except ValueError as error:  # no file can have such a name
         raise UnreadableError("no such file") from error
 
 
@@ -57,14 +57,14 @@ class PictureFile:
         """Return its size and the time of its last change."""
         try:
             found = self.path.stat()
-        except (OSError, ValueError):  # not there, or a name that no file can have
+        except (OSError, ValueError):  # the file does not exist, or no file can have such a name
             return 0, 0
         return found.st_size, found.st_mtime_ns
 
 
 @dataclass(frozen=True, slots=True)
 class ArchivedPicture:
-    """A picture in an archive, which several threads may read."""
+    """A picture in an archive. Several threads may read it."""
 
     name: str
     archive: Archive
@@ -78,18 +78,18 @@ class ArchivedPicture:
         """Return its bytes.
 
         Raises:
-            UnreadableError: the archive does not give it.
+            UnreadableError: the member cannot be read.
         """
         return self.archive.read(self.member)
 
     def stamp(self) -> tuple[int, int]:
-        """Return what the archive says of it."""
+        """Return the stamp of the member in the archive."""
         return self.archive.stamp(self.member)
 
 
 @dataclass(frozen=True, slots=True)
 class UnusablePicture:
-    """A row that names no picture, where such rows are to be left out like pictures that cannot be read."""
+    """A row that names no picture, kept so that it is reported like a picture that cannot be read."""
 
     name: str
     why: str
@@ -99,7 +99,7 @@ class UnusablePicture:
         return self.name
 
     def content(self) -> bytes:
-        """Say why there is none.
+        """Raise the reason why there is no picture.
 
         Raises:
             UnreadableError: always.
@@ -107,5 +107,5 @@ class UnusablePicture:
         raise UnreadableError(self.why)
 
     def stamp(self) -> tuple[int, int]:
-        """Return zeros: nothing is there."""
+        """Return zeros, since there is no picture."""
         return 0, 0

@@ -1,4 +1,4 @@
-"""Dynamic tiling of InternVL-Chat: a picture becomes a grid of square tiles plus a thumbnail (MODEL.md 6)."""
+"""Cut pictures dynamically as InternVL-Chat does, into a grid of square tiles plus a thumbnail (MODEL.md 6)."""
 
 from typing import TYPE_CHECKING
 
@@ -9,20 +9,20 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 MOST_TILES = 128
-"""Tiles of a picture: 128 of 448 px are 33,000 tokens; the reference takes 12, and at most 40 in training."""
+"""Most tiles of a picture. 128 tiles of 448 px are 33,000 tokens; the reference uses 12, and up to 40 in training."""
 
 
 def tile_grid(width: int, height: int, *, tile: int = 448, smallest: int = 1, largest: int = 12) -> tuple[int, int]:
-    """Return (columns, rows) whose aspect ratio is nearest to the picture's, with `smallest` to `largest` tiles.
+    """Return (columns, rows) of the grid of `smallest` to `largest` tiles nearest to the picture's aspect ratio.
 
-    On an exact tie the later candidate wins if the picture has more than half of its pixels.
+    On an exact tie the later candidate is taken if the picture has more than half of the candidate's pixels.
 
     Raises:
-        InputError: limits that no grid can keep.
+        InputError: no grid is possible within the limits.
     """
     if not 1 <= smallest <= largest <= MOST_TILES:
         raise InputError(f"tiles: {smallest} to {largest} allowed; give 1 to {MOST_TILES}, the smaller number first")
-    # The reference orders equal products by Python's set order; it is part of what makes results equal.
+    # The reference orders grids of equal size as Python's sets do; the same order is needed for equal results.
     candidates = {
         (columns, rows)
         for most in range(smallest, largest + 1)
@@ -49,7 +49,7 @@ def tile_image(
     thumbnail: bool = True,
     resample: Filter = "bicubic",
 ) -> "list[Picture]":
-    """Return the tiles of an RGB `picture` row by row, ``tile`` pixels square; the whole picture last if it was cut."""
+    """Return the tiles of an RGB `picture` row by row, `tile` pixels square, then the thumbnail if it was cut."""
     columns, rows = tile_grid(*picture.size, tile=tile, smallest=smallest, largest=largest)
     resized = picture.resize((columns * tile, rows * tile), resampling(resample))
     corners = [(column * tile, row * tile) for row in range(rows) for column in range(columns)]

@@ -1,1 +1,1 @@
-"""Tables of pictures and texts: JSONL, CSV, Parquet, captions beside pictures, shards."""
+"""Read tables of pictures and texts: JSONL, JSON, CSV, TSV, Parquet, and archives with captions beside pictures."""

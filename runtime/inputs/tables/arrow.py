@@ -1,4 +1,4 @@
-"""pyarrow, where it is installed."""
+"""Import pyarrow, which is optional."""
 
 import importlib
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the fields of a row say of its picture: the file, the captions by language, the class."""
+"""Find the file, the captions by language and the class of a picture in the fields of a row."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,29 +7,30 @@ from typing import Any
 from internvl_edge.runtime.inputs.files.names import is_unicode
 
 NO_LANGUAGE = ""
-"""Language of a caption whose row does not say one."""
+"""Language of captions whose row names none."""
 FILE_KEYS = ("file", "file_name", "filename", "image_path")
-"""Fields that name the picture: `file_name` is that of COCO and of image folders on the Hub, `filename` Flickr30K's."""
+"""Fields with the name of the picture: `file_name` is used by COCO and image folders of the Hub, `filename` by
+Flickr30K."""
 CAPTION_KEYS = ("label", "caption", "text", "captions", "texts", "sentences")
 _RAW = "raw"
-"""Field of the text in the elements of Karpathy's `sentences`."""
+"""Field with the text in the elements of `sentences` in Karpathy's files."""
 GROUP_KEY = "group"
 _URL = "://"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labels:
-    """What is known of a picture."""
+    """Captions and class of a picture."""
 
     texts: Mapping[str, tuple[str, ...]]
-    """Language -> captions, none of them empty."""
+    """Captions by language, none of them empty."""
     group: str | None
     unused: tuple[str, ...] = ()
-    """Fields that should hold captions or a class and hold something else."""
+    """Names of fields for captions or a class that hold something else."""
 
 
 def file_of(fields: Mapping[str, Any]) -> tuple[str | None, str]:
-    """Return the name of a row's picture, or None and why there is none."""
+    """Return the name of a row's picture and "", or None and the reason why there is none."""
     key = next((key for key in FILE_KEYS if fields.get(key) is not None), None)
     if key is None:
         names = ", ".join(list(map(str, fields))[:6]) or "nothing"
@@ -47,10 +48,10 @@ def file_of(fields: Mapping[str, Any]) -> tuple[str | None, str]:
 
 
 def labels_of(fields: Mapping[str, Any]) -> tuple[Labels, str]:
-    """Return what a row says of its picture, and what makes it unusable; nothing does in most.
+    """Return the captions and class of a row's picture, and the reason why the row is unusable, if it is.
 
-    The first of `CAPTION_KEYS` that holds a text counts: a text, a list of texts, or an object with either for each
-    language.
+    Captions are taken from the first of `CAPTION_KEYS` that holds a text, a list of texts, or an object with either for
+    each language.
     """
     unused = []
     texts: dict[str, tuple[str, ...]] = {}
@@ -76,7 +77,7 @@ def labels_of(fields: Mapping[str, Any]) -> tuple[Labels, str]:
 
 
 def texts_of(value: object) -> list[str] | None:
-    """Return the texts of a field that holds one or a list of them, None if it holds anything else."""
+    """Return the texts of a field that holds a text or a list of texts; None for anything else."""
     if isinstance(value, str):
         return [value]
     if not isinstance(value, list | tuple):
@@ -86,7 +87,7 @@ def texts_of(value: object) -> list[str] | None:
 
 
 def _by_language(value: object) -> dict[str, tuple[str, ...]] | None:
-    """Return captions by language, empty ones left out; None if the value holds something else."""
+    """Return captions by language without empty ones; None if the value holds something else."""
     given = value if isinstance(value, dict) else {NO_LANGUAGE: value}
     found = {}
     for language, captions in given.items():

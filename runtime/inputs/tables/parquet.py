@@ -1,4 +1,4 @@
-"""Tables in Parquet: rows of columns, and pictures whose bytes are in a column."""
+"""Read tables in Parquet: rows of columns, and pictures whose bytes are in a column."""
 
 import threading
 from bisect import bisect_right
@@ -19,9 +19,9 @@ from internvl_edge.runtime.inputs.tables.tables import TableRow
 
 IMAGE_COLUMN = "image"
 _HELD_BYTES = 256 << 20
-"""Of row groups: threads read in order, a few batches apart. Two are held whatever their size."""
+"""Most bytes of row groups in memory, of which two are held at any size. Threads read in order, a few batches apart."""
 _KEPT = 4
-"""Tables that are kept open at once, and their row groups in memory."""
+"""Number of tables that are kept open at once, with their row groups in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class ParquetPicture:
     path: Path
     row: int
     changed: int
-    """When the file was last changed, as it was found."""
+    """Time of the file's last change when it was found, in nanoseconds."""
 
     def __str__(self) -> str:
         """Return its name."""
@@ -43,20 +43,20 @@ class ParquetPicture:
         return f"{self.path}:{self.row}"
 
     def content(self) -> bytes | Path:
-        """Return its bytes, or the file that the row names in their place.
+        """Return the bytes of the picture, or the path of the file that the row names instead.
 
         Raises:
-            UnreadableError: the row holds neither.
+            UnreadableError: the row has neither.
         """
         return _images(self.path, self.changed).read(self.row)
 
     def stamp(self) -> tuple[int, int]:
-        """Return the size and time of the file: a row has none of its own."""
+        """Return size and time of the Parquet file, since a row has none of its own."""
         return PictureFile(self.path).stamp()
 
 
 class ParquetTable:
-    """An open file."""
+    """An open Parquet file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -64,14 +64,14 @@ class ParquetTable:
 
     @property
     def columns(self) -> Sequence[str]:
-        """Names of the columns."""
+        """Return the names of the columns."""
         return list(self._file.schema_arrow.names)
 
     def rows(self, columns: Sequence[str]) -> Iterator[TableRow]:
-        """Yield all rows with those of `columns` that the table has.
+        """Yield all rows, with those of `columns` that the table has.
 
         Raises:
-            InputError: some cannot be read.
+            InputError: some rows cannot be read.
         """
         chosen = [name for name in columns if name in self.columns]
         if not chosen:
@@ -85,7 +85,7 @@ class ParquetTable:
                 number += 1
 
     def _next_rows(self, batches: Iterator[Any], number: int) -> list[dict[str, Any]] | None:
-        """Return the rows of the next batch, None after the last."""
+        """Return the rows of the next batch; None after the last."""
         try:
             batch = next(batches, None)
             return None if batch is None else list(batch.to_pylist())
@@ -97,14 +97,14 @@ class ParquetTable:
         """Check that the column `image` may hold pictures.
 
         Raises:
-            InputError: it holds text.
+            InputError: the column holds text.
         """
         if str(self._file.schema_arrow.field(IMAGE_COLUMN).type) in ("string", "large_string"):
             raise InputError(f"{in_one_line(self.path)}: column image holds text, no pictures; rename it to file")
 
 
 class _Images:
-    """The column `image`, a row group at a time. Threads may share it."""
+    """The column `image`, read by row groups. Threads may share it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -115,15 +115,15 @@ class _Images:
         self._held: OrderedDict[int, Any] = OrderedDict()
 
     def read(self, row: int) -> bytes | Path:
-        """Return the bytes of a row; where it has only a path, as the Hub's tables may, the file.
+        """Return the bytes of a row, or the path of the file where it has only that, as tables of the Hub may.
 
         Raises:
-            UnreadableError: it has neither, or the table is damaged there.
+            UnreadableError: the row has neither, or the table is damaged there.
         """
         group = bisect_right(self._starts, row) - 1
         try:
             value = self._column(group)[row - self._starts[group]].as_py()
-        except (OSError, ValueError, IndexError) as error:  # pyarrow's errors on data, or fewer rows than told
+        except (OSError, ValueError, IndexError) as error:  # pyarrow's errors on data, or fewer rows than declared
             raise UnreadableError("broken in its table") from error
         content = value.get("bytes") if isinstance(value, dict) else value
         if isinstance(content, bytes):
@@ -134,7 +134,7 @@ class _Images:
         raise UnreadableError("no bytes in column image")
 
     def _column(self, group: int) -> Any:
-        with self._lock:  # a ParquetFile reads for one thread
+        with self._lock:  # a ParquetFile is not thread-safe
             if group not in self._held:
                 self._held[group] = self._file.read_row_group(group, columns=[IMAGE_COLUMN]).column(0)
                 while len(self._held) > 2 and sum(column.nbytes for column in self._held.values()) > _HELD_BYTES:

@@ -1,4 +1,4 @@
-"""The pictures of an archive, each with what lies beside it under its name: a WebDataset shard, or any zip or tar."""
+"""Read the pictures of a WebDataset shard, or of any zip or tar, with the files of the same name beside them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from internvl_edge.runtime.inputs.tables.captions import CAPTION_KEYS, GROUP_KEY
 from internvl_edge.runtime.inputs.tables.tables import SameNameError, parsed_json
 
 _BESIDE = (".json", ".txt", ".cls")
-"""Endings of what describes the picture of the same name: fields, a caption, a class."""
+"""Endings of files that hold the fields, a caption or the class of the picture of the same name."""
 _FURTHER = "further pictures of a sample"
 
 
 @dataclass(frozen=True, slots=True)
 class ArchiveRow:
-    """A picture of an archive and the fields beside it, or why these cannot be read."""
+    """A picture of an archive and the fields beside it, or the reason why these cannot be read."""
 
     member: str
     fields: Mapping[str, Any]
@@ -27,9 +27,9 @@ class ArchiveRow:
 
 
 def archive_rows(archive: Archive, left_out: LeftOut) -> list[ArchiveRow]:
-    """Return the pictures of an archive in its order.
+    """Return the pictures of an archive in the archive's order.
 
-    What lies beside a picture has its name up to the last dot, or up to the first: WebDataset's rule. By that rule
+    Files beside a picture have its name up to the last dot, or up to the first as in WebDataset, by whose rule
     ``1.seg.png`` belongs to ``1.jpg`` and is no picture of its own.
     """
     pictures, beside = _sorted_out(archive.names(), left_out)
@@ -51,7 +51,7 @@ def archive_rows(archive: Archive, left_out: LeftOut) -> list[ArchiveRow]:
 
 
 def _sorted_out(names: Sequence[str], left_out: LeftOut) -> tuple[list[str], dict[str, dict[str, str]]]:
-    """Return the pictures, and by name and ending what may lie beside them."""
+    """Return the names of pictures, and the other files by stem and ending."""
     pictures: list[str] = []
     beside: dict[str, dict[str, str]] = {}
     for name in names:

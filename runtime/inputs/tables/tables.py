@@ -1,4 +1,4 @@
-"""Tables of text, each row an object with its number: JSON Lines, JSON, CSV and TSV, also packed with gzip."""
+"""Read tables of text as numbered rows of fields: JSON Lines, JSON, CSV and TSV, also compressed with gzip."""
 
 import ast
 import csv
@@ -21,34 +21,34 @@ from internvl_edge.runtime.inputs.tables.captions import FILE_KEYS
 
 _BOM = b"\xef\xbb\xbf"
 _LARGEST_BYTES = 4 << 30
-"""Of a table in memory; a packed one may unpack to anything."""
+"""Most bytes of a table in memory, since a compressed one may unpack to any size."""
 
 _LONGEST_CELL = 1 << 16
-"""Characters that are looked at as a list or an object: a parser of nested text takes much memory."""
+"""Most characters of a cell that is parsed as a list or an object, since parsers of nested text take much memory."""
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """One row, or why there is none."""
+    """One row, or the reason why it cannot be read."""
 
     number: int
-    """Of the line for lines, CSV and TSV, from 1; of the element for JSON and Parquet, from 0."""
+    """Number of the line, from 1, in JSON Lines, CSV and TSV; index of the element, from 0, in JSON and Parquet."""
     fields: Mapping[str, Any]
     fault: str | None = None
 
 
 class SameNameError(ValueError):
-    """An object that has two values of one name."""
+    """A JSON object has two values of one name."""
 
 
 def parsed_json(text: str) -> Any:
     """Return what a JSON text holds.
 
     Raises:
-        SameNameError: an object has two different values of one name, of which any parser loses one.
-        ValueError: it is no JSON.
-        RecursionError: it is nested too deeply.
+        SameNameError: an object has two different values of one name, of which parsers keep only one.
+        ValueError: the text is no JSON.
+        RecursionError: the text is nested too deeply.
     """
     return json.loads(text, object_pairs_hook=_as_object)
 
@@ -63,10 +63,10 @@ def _as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_table(source: Path) -> list[TableRow]:
-    """Return the rows of a table of text; a row that cannot be read has a fault in place of fields.
+    """Return the rows of a table of text; a row that cannot be read has a fault instead of fields.
 
     Raises:
-        InputError: the file cannot be read, or is no such table as a whole; says what it is.
+        InputError: the file cannot be read, or is no such table at all. The message says what it is.
     """
     content = _content(source)
     if (found := no_text(content[:HEAD_BYTES])) is not None:
@@ -107,7 +107,7 @@ def _unpacked(source: Path, file: BinaryIO) -> bytes:
 
 
 def _of_lines(content: bytes) -> Iterator[TableRow]:
-    """Yield the lines that are not blank; only a line feed ends one, since texts may hold any other separator."""
+    """Yield a row for each line that is not blank. Only a line feed ends a line: texts may hold other separators."""
     for number, line in enumerate(content.split(b"\n"), start=1):
         if line.strip():
             yield _row(number, line)
@@ -128,14 +128,14 @@ def _object(number: int, value: object) -> TableRow:
 
 
 def _of_json(source: Path, content: bytes) -> list[TableRow]:
-    """Return the rows of an array of objects, of columns, of COCO's captions, or of lines under this name."""
+    """Return the rows of a .json file: an array of objects, columns, COCO's captions, or lines of JSON."""
     try:
         value = parsed_json(content.decode("utf-8", "surrogateescape"))
     except SameNameError as error:
         raise InputError(f"{in_one_line(source)}: {error}; repair it") from error
     except (ValueError, RecursionError) as error:
         rows = list(_of_lines(content))
-        if len(rows) > 1 and rows[0].fault is None:  # lines of JSON
+        if len(rows) > 1 and rows[0].fault is None:  # the file holds lines of JSON
             return rows
         where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
         raise InputError(f"{in_one_line(source)}: is no JSON{where}; repair it") from error
@@ -151,7 +151,7 @@ def _of_json(source: Path, content: bytes) -> list[TableRow]:
 
 
 def _of_coco(images: Sequence[Any], annotations: object) -> list[TableRow]:
-    """Return a row for each image of COCO's caption files, with its captions in the order of the annotations."""
+    """Return a row for each image of COCO's caption files, with captions in the order of the annotations."""
     captions: dict[object, list[Any]] = {}
     for annotation in annotations if isinstance(annotations, list) else ():
         if isinstance(annotation, dict) and "caption" in annotation and annotation.get("image_id") is not None:
@@ -165,9 +165,9 @@ def _of_coco(images: Sequence[Any], annotations: object) -> list[TableRow]:
 
 
 def _columns(value: Mapping[str, Any]) -> list[TableRow] | None:
-    """Return the rows of columns of one length: lists, or objects by index as pandas writes them; None for others.
+    """Return the rows of columns of equal length: lists, or objects by index as pandas writes them; None for others.
 
-    Objects by index may hold a row each instead of a column.
+    Objects by index may also hold one row each instead of one column.
     """
     if not value:
         return None
@@ -191,9 +191,9 @@ def _columns(value: Mapping[str, Any]) -> list[TableRow] | None:
 
 
 def _of_columns(source: Path, content: bytes, delimiter: str) -> Iterator[TableRow]:
-    """Yield the rows under a header; empty cells are absent."""
+    """Yield the rows of CSV or TSV with a header; empty cells are left out."""
     text = io.StringIO(content.decode("utf-8", "surrogateescape"), newline="")
-    reader = csv.reader(text, delimiter=delimiter, strict=True)  # else an open quote takes all the rows behind it
+    reader = csv.reader(text, delimiter=delimiter, strict=True)  # else an open quote swallows all further rows
     begin = 0
     try:
         header = [name.strip() for name in next(reader, [])]
@@ -217,7 +217,7 @@ def _of_columns(source: Path, content: bytes, delimiter: str) -> Iterator[TableR
 
 
 def _cell(text: str) -> Any:
-    """Return what a cell holds: a list of texts or an object, in JSON or as Python writes it; anything else is text."""
+    """Return the value of a cell: a list of texts or an object, in JSON or as Python writes it, or else the text."""
     if len(text) > _LONGEST_CELL or (text[:1], text[-1:]) not in (("[", "]"), ("{", "}")):
         return text
     for parse in (json.loads, ast.literal_eval):
@@ -228,7 +228,7 @@ def _cell(text: str) -> Any:
         if isinstance(value, dict):
             return value
         if isinstance(value, list) and all(isinstance(part, str) for part in value):
-            texts = _QUOTED.findall(text)  # NumPy writes no commas, and Python takes 'x' 'y' for one text
+            texts = _QUOTED.findall(text)  # NumPy writes no commas, and Python would join 'x' 'y'
             apart = parse is ast.literal_eval and len(texts) > len(value)
             return list(map(ast.literal_eval, texts)) if apart else value
     return text
