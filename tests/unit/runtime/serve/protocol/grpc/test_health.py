@@ -1,5 +1,6 @@
 """gRPC's health checks and reflection, as Kubernetes, grpc_health_probe and grpcurl use them."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from internvl_edge.runtime.serve.protocol.credentials import Credentials
+from internvl_edge.runtime.serve.protocol.grpc.health import Health
 from internvl_edge.runtime.serve.protocol.grpc.messages import HEALTH_SERVICE, SERVICE
 from internvl_edge.runtime.serve.protocol.service import Service
 from tests.tolerances import HANG_S
@@ -107,3 +109,41 @@ def _wait(condition: Any) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+class AbortedError(Exception):
+    """What gRPC's context raises."""
+
+
+class Context:
+    async def abort(self, code: "grpc.StatusCode", words: str) -> None:
+        raise AbortedError(code, words)
+
+
+@pytest.mark.parametrize(
+    ("raw", "code", "words"),
+    [
+        (b"\xff", grpc.StatusCode.INVALID_ARGUMENT, "the message is no HealthCheckRequest"),
+        (asked("other"), grpc.StatusCode.NOT_FOUND, "there is no service or model 'other'"),
+    ],
+)
+def test_what_is_not_known_is_refused(service: Service, raw: bytes, code: "grpc.StatusCode", words: str) -> None:
+    with pytest.raises(AbortedError) as caught:
+        asyncio.run(Health(service).check(raw, Context()))  # type: ignore[arg-type]
+    assert caught.value.args == (code, words)
+
+
+def test_a_watch_tells_changes_alone_and_ends_with_the_server(service: Service, engine: FakeEngine) -> None:
+    async def told() -> list[bytes]:
+        found = []
+        async for state in Health(service).watch(asked("sum"), Context()):  # type: ignore[arg-type]
+            found.append(state.SerializeToString())
+            if len(found) == 1:
+                engine.ready = False
+            elif len(found) == 2:
+                engine.ready = True
+            else:
+                service.drain()
+        return found
+
+    assert asyncio.run(told()) == [SERVING, NOT_SERVING, SERVING, NOT_SERVING]

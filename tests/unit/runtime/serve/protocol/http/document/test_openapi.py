@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from internvl_edge.runtime.serve.protocol.credentials import Credentials
+from internvl_edge.runtime.serve.protocol.http.document.openapi import model_words, openapi
 from internvl_edge.runtime.serve.protocol.http.document.operations import OPERATIONS
 from internvl_edge.runtime.serve.protocol.http.handlers import HANDLERS, ROUTES
 from internvl_edge.runtime.serve.protocol.service import Service
@@ -126,3 +127,25 @@ def test_the_page_needs_nothing_from_elsewhere(places: Places) -> None:
 def test_a_host_that_a_client_makes_up_is_escaped(places: Places) -> None:
     page = ask(places, "GET", "/docs", headers={"host": "<script>alert(1)</script>"})
     assert "<script" not in page
+
+
+def test_a_model_is_one_line() -> None:
+    assert model_words(FakeEngine().signatures["sum"]) == "a FP32 [-1, 4], b FP32 [-1, 4] -> total FP32 [-1, 4]"
+
+
+@pytest.mark.parametrize("keys", [False, True])
+def test_a_server_with_keys_says_so_and_health_needs_none(keys: bool) -> None:
+    found = openapi(FakeEngine().signatures, "1.2", keys)
+    assert found["info"]["version"] == "1.2"
+    assert found["security"] == ([{"bearer": []}, {"key": []}] if keys else [])
+    assert found["paths"]["/v2/health/live"]["get"]["security"] == []
+    assert "security" not in found["paths"]["/v2/models/{model}/infer"]["post"]
+
+
+def test_models_that_are_not_open_yet_are_any_name() -> None:
+    (model, *_) = openapi({}, "1", keys=False)["paths"]["/v2/models/{model}/infer"]["post"]["parameters"]
+    assert model["schema"] == {"type": "string"}
+    (model, *_) = openapi(FakeEngine().signatures, "1", keys=False)["paths"]["/v2/models/{model}/infer"]["post"][
+        "parameters"
+    ]
+    assert model["schema"]["enum"] == list(FakeEngine().signatures)
