@@ -1,23 +1,28 @@
-"""`bench`: what the graphs and requests of a bundle cost on this device."""
+"""`bench`: measure the latency and throughput of the graphs and requests of a bundle on this device."""
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from internvl_edge.commands.options.numbers import MOST_ROWS, SECONDS, THREADS, Counts
-from internvl_edge.commands.options.parameters import BACKEND, BF16, BUNDLE, Names
+from internvl_edge.commands.options.numbers import MOST_ROWS, SECONDS, Counts
 from internvl_edge.commands.options.request import open_with_progress
+from internvl_edge.commands.options.sections import SectionedCommand
+from internvl_edge.commands.options.shared import BACKEND, BF16, BUNDLE, GRAPHS, Option, tasks, threads
+from internvl_edge.commands.options.value_types import FILE, Names
 from internvl_edge.commands.output.printing import show
 
-_FILE = click.Path(dir_okay=False, path_type=Path)
 _SLOWER = 3
-"""Exit code of ``--fail-on slower``."""
+"""Exit code with ``--fail-on slower`` if a case is slower than the baseline."""
 
-
-Command = TypeVar("Command", bound=Callable[..., Any])
+_SECTIONS = {
+    "Cases": ("--graphs", "--tasks", "--batch"),
+    "Measurement": ("--duration", "--iterations", "--streams", "--percentile"),
+    "Sessions": ("--backend", "--threads", "--bf16", "--cuda-graph", "--spin"),
+    "Files to write": ("--json", "--html", "--trace", "--export-times", "--export-profile", "--export-layer-info"),
+    "Comparison": ("--baseline", "--fail-on"),
+}
 
 
 class _Percents(Names):
@@ -36,48 +41,76 @@ class _Percents(Names):
         return percents
 
 
-def _count(name: str, default: int, most: int, words: str) -> Callable[[Command], Command]:
+def _count(name: str, default: int, most: int, words: str) -> Option:
     """Return an option that takes a number from 1 to `most`."""
     return click.option(name, type=click.IntRange(1, most), default=default, show_default=True, help=words)
 
 
-@click.command()
+@click.command(cls=SectionedCommand, sections=_SECTIONS)
 @BUNDLE
-@click.option("--graphs", type=Names(), help="Graphs to measure, as `vision,text`.  [default: all]")
-@click.option("--tasks", type=Names(), help="Whole requests: image, text, caption.  [default: all]")
+@GRAPHS
+@tasks("image", "text", "caption")
 @click.option(
     "--batch",
     "batches",
     type=Counts(1, MOST_ROWS),
     default="1",
     show_default=True,
-    help="Pictures or texts a call.",
+    help="Numbers of pictures or texts in one call; each is measured as a case of its own.",
 )
-@BACKEND
 @click.option(
     "--duration",
     type=SECONDS,
     default=10.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long each case is measured.",
+    help="Shortest time for which a case is measured, in seconds.",
 )
-@_count("--iterations", 10, 1_000_000, "Calls, however long.")
-@_count("--streams", 1, 256, "Threads that share a session.")
+@_count("--iterations", 10, 1_000_000, "Smallest number of calls that are measured of a case.")
+@_count("--streams", 1, 256, "Number of threads that call one session at the same time.")
 @click.option(
-    "--percentile", "percents", type=_Percents(), default="50,90,95,99", show_default=True, help="Of the latency."
+    "--percentile",
+    "percents",
+    type=_Percents(),
+    default="50,90,95,99",
+    show_default=True,
+    help="Percentiles of the latency to print.",
 )
-@click.option("--threads", type=THREADS, help="Of a CPU backend.  [default: one for a small graph, else all]")
+@BACKEND
+@threads()
 @BF16
-@click.option("--cuda-graph/--no-cuda-graph", default=True, show_default=True, help="Replay launches of a known shape.")
-@click.option("--spin/--no-spin", default=False, show_default=True, help="Wait for the device by polling.")
-@click.option("--json", "json_file", type=_FILE, metavar="F", help="All figures and times; a later run's baseline.")
-@click.option("--html", type=_FILE, metavar="F", help="One page with histograms, percentiles, stages and layers.")
-@click.option("--trace", type=_FILE, metavar="F", help="Spans for Perfetto or chrome://tracing.")
-@click.option("--export-times", type=_FILE, metavar="F", help="Each call, as trtexec's --exportTimes.")
-@click.option("--export-profile", type=_FILE, metavar="F", help="Times of layers, as trtexec's --exportProfile.")
-@click.option("--export-layer-info", type=_FILE, metavar="F", help="Layers, as trtexec's --exportLayerInfo.")
-@click.option("--baseline", type=_FILE, metavar="F", help="JSON of an earlier run: faster, slower or equal.")
+@click.option(
+    "--cuda-graph/--no-cuda-graph",
+    default=True,
+    show_default=True,
+    help="Replay a CUDA graph of the launches for a shape that was run before.",
+)
+@click.option("--spin/--no-spin", default=False, show_default=True, help="Poll the device for the end of a call.")
+@click.option(
+    "--json", "json_file", type=FILE, metavar="F", help="File for all figures and times, which --baseline reads."
+)
+@click.option(
+    "--html",
+    type=FILE,
+    metavar="F",
+    help="File for a page with histograms, percentiles, and times of stages and layers.",
+)
+@click.option("--trace", type=FILE, metavar="F", help="File for spans that Perfetto or chrome://tracing shows.")
+@click.option(
+    "--export-times", type=FILE, metavar="F", help="File for the time of each call, as trtexec's --exportTimes."
+)
+@click.option(
+    "--export-profile", type=FILE, metavar="F", help="File for the times of layers, as trtexec's --exportProfile."
+)
+@click.option(
+    "--export-layer-info", type=FILE, metavar="F", help="File for facts about layers, as trtexec's --exportLayerInfo."
+)
+@click.option(
+    "--baseline",
+    type=FILE,
+    metavar="F",
+    help="File that --json wrote in an earlier run; each case is faster, slower or equal.",
+)
 @click.option(
     "--fail-on", type=click.Choice(["slower"]), help="Exit with code 3 if a case is slower than the baseline."
 )
@@ -104,7 +137,7 @@ def bench(
 ) -> None:
     """Measure the graphs of BUNDLE and whole requests on this device.
 
-    Ctrl-C ends the measurement and prints what there is (exit code 130).
+    Ctrl-C ends the measurement, prints what was measured until then, and exits with code 130.
     """
     from internvl_edge.commands.output.progress import shown_progress
     from internvl_edge.runtime.backends import SessionOptions

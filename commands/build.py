@@ -1,36 +1,57 @@
-"""`build`: the TensorRT plans of a bundle, or a kit that the device builds from."""
+"""`build`: build the TensorRT plans of a bundle, or write a kit that the device builds from."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from internvl_edge.commands.options.parameters import BUNDLE, ByteSize, GivenPath, Names
+from internvl_edge.commands.options.shared import BUNDLE, GRAPHS, target
+from internvl_edge.commands.options.value_types import ByteSize, GivenPath
 from internvl_edge.commands.output.printing import show
 
 
 @click.command("build")
 @BUNDLE
-@click.option("--target", help="Device, as agx-orin-64gb, l4, rtx-4090, or sm_89; not needed for a kit.")
-@click.option("--graphs", type=Names(), help="Graphs to build; default: all of BUNDLE.")
-@click.option("--batch", default="1:1:8", show_default=True, help="Pictures or texts in one call, min:opt:max.")
-@click.option("--text-length", default="1:16:80", show_default=True, help="Tokens of a text, min:opt:max.")
+@target("Device to build for, which a kit knows already")
+@click.option(
+    "-o", "--output", type=GivenPath(), show_default="BUNDLE-TARGET", help="Folder of the kit, where a kit is written."
+)
+@GRAPHS
+@click.option(
+    "--batch",
+    default="1:1:8",
+    show_default=True,
+    help="Number of pictures or texts in one call, as min:opt:max of the optimization profile.",
+)
+@click.option(
+    "--text-length",
+    default="1:16:80",
+    show_default=True,
+    help="Number of tokens in a text, as min:opt:max of the optimization profile.",
+)
 @click.option(
     "--max-host-mem",
     type=ByteSize(),
-    help="Memory that a build may take, as 12GiB: larger graphs are cut into parts.  [default: unlimited]",
+    show_default="no limit",
+    help="Host memory that a build may take, as 12GiB; graphs that need more are built in parts.",
 )
 @click.option(
-    "--attention", default="auto", show_default=True, help="How attention is written: auto, op, pattern or plugin."
+    "--attention",
+    default="auto",
+    show_default=True,
+    help="How attention is written in the graphs: auto, op, pattern or plugin.",
 )
-@click.option("--search-forms", is_flag=True, help="Try every form of a few blocks and build in the leanest.")
-@click.option("-o", "--output", type=GivenPath(), help="Folder of a kit. Default: BUNDLE-TARGET.")
-@click.option("--trtexec", is_flag=True, help="Print the trtexec commands of a kit, too.")
+@click.option(
+    "--search-forms",
+    is_flag=True,
+    help="Build a few blocks in every form that is known, and the graphs in the one with the least cost.",
+)
+@click.option("--trtexec", is_flag=True, help="Also print the trtexec commands of a kit.")
 def build_command(bundle: Path, trtexec: bool, **settings: Any) -> None:
-    """Build the TensorRT plans of BUNDLE for a device, or make a kit that the device builds from.
+    """Build the TensorRT plans of BUNDLE for a device, or write a kit that the device builds from.
 
-    TensorRT-RTX builds for SM 75, 80, 86, 89, 120 and 121 on any machine; for Jetson and Hopper a kit is written, and
-    the same command on the device turns it into plans. What is there and current is kept.
+    TensorRT-RTX builds for SM 75, 80, 86, 89, 120 and 121 on any machine; for Jetson and Hopper a kit is
+    written, and the same command on the device builds the plans of that kit. Plans that are up to date are kept.
 
     \b
     internvl-edge build bundle --target rtx-4090

@@ -1,47 +1,56 @@
-"""`calibrate`: the ranges of a checkpoint, measured for `export --ranges`."""
+"""`calibrate`: measure the ranges of a checkpoint for `export --ranges`."""
 
 from typing import Any
 
 import click
 
-from internvl_edge.commands.options.numbers import PIXELS, SAMPLES
-from internvl_edge.commands.options.parameters import ACCEPT_CONFIG, MAX_PIXELS, STATE_DICT, Given, GivenPath, Names
+from internvl_edge.commands.options.shared import (
+    ACCEPT_CONFIG,
+    GRAPHS,
+    IMAGE_SIZE,
+    MAX_PIXELS,
+    REVISION,
+    STATE_DICT,
+    clip_method,
+    sample_count,
+)
+from internvl_edge.commands.options.value_types import Given, GivenPath
 from internvl_edge.commands.output.printing import show
 
 
 @click.command()
 @click.argument("checkpoint", type=Given())
-@click.option("--data", type=Given(), help="Pictures (and captions): a folder, table or archive, or the word random.")
-@MAX_PIXELS
 @click.option("-o", "--output", type=GivenPath(), required=True, help="Folder of ranges to write.")
 @click.option(
-    "--sample-count",
-    "samples",
-    type=SAMPLES,
-    default=128,
-    show_default=True,
-    help="How many pictures of the data to take.",
+    "--data",
+    type=Given(),
+    help="Folder, table or archive of pictures (and captions) to measure on, or the word random.",
 )
+@sample_count("samples", 128)
+@MAX_PIXELS
+@GRAPHS
+@IMAGE_SIZE
+@clip_method(default="auto")
 @click.option(
-    "--method",
-    "--calibration_method",
-    "method",
+    "--compute",
     default="auto",
     show_default=True,
-    help="Rule for clips that export follows: auto, max, percentile, entropy or mse.",
+    help="Type of matrix products: fp32, bf16, or auto, which is bf16 where the CPU multiplies it in hardware.",
 )
-@click.option("--graphs", type=Names(), help="Graphs to measure; default: all that the checkpoint has weights for.")
-@click.option("--image-size", type=PIXELS, help="Picture side in pixels. Default: the checkpoint's.")
-@click.option("--compute", default="auto", show_default=True, help="Matrix products in auto, fp32 or bf16.")
-@click.option("--merge", type=GivenPath(), multiple=True, help="Ranges of one part of the data; repeat for each.")
-@click.option("--revision", help="Revision of a Hub id.")
-@ACCEPT_CONFIG
+@click.option(
+    "--merge",
+    type=GivenPath(),
+    multiple=True,
+    help="Folder of ranges that were measured on one part of the data, to merge instead of measuring; repeat for each.",
+)
+@REVISION
 @STATE_DICT
+@ACCEPT_CONFIG
 def calibrate(**options: Any) -> None:
     """Measure the ranges of CHECKPOINT on pictures and captions, block by block, for `export --ranges`.
 
-    One block's weights are in memory at a time; a killed run goes on where it was. Shards of a large data set are
-    measured apart and merged.
+    One block's weights are in memory at a time. A run that was killed continues where it was when the same command is
+    given again. Parts of a large data set can be measured apart and merged with --merge.
 
     \b
     internvl-edge calibrate CHECKPOINT --data pictures/ -o ranges

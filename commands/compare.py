@@ -1,47 +1,49 @@
-"""`compare`: after which block a bundle leaves its reference."""
+"""`compare`: find the block after which a bundle diverges from its reference."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from internvl_edge.commands.options.numbers import SAMPLES, Number
-from internvl_edge.commands.options.parameters import (
+from internvl_edge.commands.options.numbers import Number
+from internvl_edge.commands.options.shared import (
     ACCEPT_CONFIG,
     BUNDLE,
+    GRAPHS,
     JSON,
     MAX_PIXELS,
     STATE_DICT,
-    GivenPath,
-    Names,
+    sample_count,
 )
+from internvl_edge.commands.options.value_types import GivenPath
 from internvl_edge.commands.output.printing import show, show_json
 
 
 @click.command()
 @BUNDLE
 @click.argument("reference", type=GivenPath())
-@click.option("--data", type=GivenPath(), required=True, help="A folder, table or archive of pictures.")
-@MAX_PIXELS
 @click.option(
-    "--sample-count", "samples", type=SAMPLES, default=4, show_default=True, help="Pictures to take, evenly spread."
+    "--data", type=GivenPath(), required=True, help="Folder, table or archive of pictures to run both sides on."
 )
-@click.option("--graphs", type=Names(), help="Graphs to compare; default: all of BUNDLE.")
+@sample_count("samples", 4)
+@MAX_PIXELS
+@GRAPHS
 @click.option(
     "--threshold-db",
     type=Number(-1000, 1000),
     default=20.0,
     show_default=True,
-    help="SQNR below which a block diverges.",
+    help="SQNR in dB below which a block counts as diverged.",
 )
-@ACCEPT_CONFIG
 @STATE_DICT
+@ACCEPT_CONFIG
 @JSON
 def compare(bundle: Path, reference: Path, as_json: bool, **settings: Any) -> None:
-    """Show after which block BUNDLE leaves REFERENCE, another bundle or the checkpoint: cosine, SQNR, largest error.
+    """Show after which block BUNDLE diverges from REFERENCE, another bundle or the checkpoint.
 
-    Each graph gets the reference's inputs, so each is judged alone; the last line says where the first divergence is
-    and what keeps it high. The checkpoint runs in torch, fp32, one block's weights in memory at a time.
+    Cosine, SQNR and largest error are printed for each block. Each graph gets the reference's inputs, so that it is
+    compared alone. The last line names the first block that diverges, and the option that keeps it in high precision.
+    A checkpoint runs in torch in fp32, with one block's weights in memory at a time.
 
     \b
     internvl-edge compare bundle-int8 bundle --data pictures/

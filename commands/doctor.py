@@ -1,19 +1,20 @@
-"""`doctor`: what is installed, what GPU is here, and what keeps a bundle from becoming plans."""
+"""`doctor`: show what is installed, which GPU is here, and what prevents the plans of a bundle from being built."""
 
 from pathlib import Path
 
 import click
 
-from internvl_edge.commands.options.parameters import JSON, GivenPath
+from internvl_edge.commands.options.shared import JSON, target
+from internvl_edge.commands.options.value_types import GivenPath
 from internvl_edge.commands.output.printing import show, show_json
 
 
 @click.command()
 @click.argument("bundle", type=GivenPath(), required=False)
-@click.option("--target", help="Device to check BUNDLE for, as agx-orin-64gb or l4.")
+@target("Device to check BUNDLE for")
 @JSON
 def doctor(bundle: Path | None, target: str | None, as_json: bool) -> None:
-    """Show what is installed and what GPU is here; for BUNDLE, what plans will take and what blocks them.
+    """Show what is installed and which GPU is here; for BUNDLE, what its plans need and what prevents building them.
 
     \b
     internvl-edge doctor

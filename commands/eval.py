@@ -1,27 +1,40 @@
-"""`eval`: what a bundle is worth on labelled pictures, and what it lost against another."""
+"""`eval`: measure the accuracy of a bundle on labelled pictures, and its loss against another."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from internvl_edge.commands.options.parameters import BF16, BUNDLE, JSON, MAX_PIXELS, GivenPath, Names
+from internvl_edge.commands.options.shared import (
+    BF16,
+    BUNDLE,
+    JSON,
+    MAX_PIXELS,
+    backend,
+    sample_count,
+    tasks,
+)
+from internvl_edge.commands.options.value_types import GivenPath, Names
 from internvl_edge.commands.output.printing import show, show_json
 
 
 @click.command("eval")
 @BUNDLE
-@click.option("--data", type=GivenPath(), required=True, help="Table or archive of pictures with captions.")
+@click.option(
+    "--data", type=GivenPath(), required=True, help="Table or archive of pictures with captions to measure on."
+)
+@sample_count("sample_count", None, most=click.IntRange(1, 2**31))
 @MAX_PIXELS
-@click.option("--baseline", type=GivenPath(), help="Bundle to compare with.")
-@click.option("--sample-count", type=click.IntRange(1, 2**31), help="Pictures to take, evenly spread. Default: all.")
-@click.option("--languages", type=Names(), help="Languages to measure, as en,zh. Default: all of the data.")
-@click.option("--tasks", type=Names(), help="Of retrieval,zero_shot,captions. Default: all.")
-@click.option("--backend", default="onnxruntime", show_default=True, help="Library that runs the graphs, or auto.")
+@click.option("--baseline", type=GivenPath(), help="Bundle to measure as well and to compare with.")
+@tasks("retrieval", "zero_shot", "captions")
+@click.option(
+    "--languages", type=Names(), show_default="all of the data", help="Languages to measure, comma-separated, as en,zh."
+)
+@backend("onnxruntime")
 @BF16
 @JSON
 def evaluate(bundle: Path, data: Path, baseline: Path | None, as_json: bool, **settings: Any) -> None:
-    """Measure BUNDLE on labelled pictures: recall per language, zero-shot accuracy, captions, distance to a baseline.
+    """Measure BUNDLE on labelled pictures: recall per language, zero-shot accuracy, captions, cosines to a baseline.
 
     \b
     internvl-edge eval bundle --data examples/emoji/data/test.jsonl

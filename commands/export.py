@@ -1,27 +1,42 @@
-"""The command that writes bundles: export."""
+"""`export`: write a bundle of verified ONNX graphs from a checkpoint."""
 
 from typing import Any
 
 import click
 
-from internvl_edge.commands.options.numbers import PIXELS, SAMPLES, SITES, Number
-from internvl_edge.commands.options.parameters import (
+from internvl_edge.commands.options.numbers import SAMPLES, SITE_COUNT, Number
+from internvl_edge.commands.options.sections import SectionedCommand
+from internvl_edge.commands.options.shared import (
     ACCEPT_CONFIG,
+    GRAPHS,
+    IMAGE_SIZE,
     MAX_PIXELS,
+    REVISION,
     STATE_DICT,
-    Given,
-    GivenPath,
-    Integers,
-    Names,
+    clip_method,
+    sample_count,
+    target,
 )
+from internvl_edge.commands.options.value_types import Given, GivenPath, Integers
 from internvl_edge.commands.output.printing import show
 from internvl_edge.runtime.numbers.formats import DTYPES, QUANTIZED
 
+_SECTIONS = {
+    "Bundle": ("--output", "--graphs", "--dtype", "--weights", "--image-size", "--feature-layers", "--target"),
+    "Checkpoint": ("--revision", "--state-dict", "--accept-config"),
+    "Verification": ("--samples", "--sample-count", "--max-pixels", "--atol", "--on-overflow"),
+    "Quantization": (
+        *("--precision", "--data", "--calibration-samples", "--ranges", "--method", "--smooth", "--keep-high"),
+        "--fp8-attention",
+    ),
+    "Accuracy gate of a quantized bundle": ("--max-drop", "--gate-samples", "--budget-layers"),
+}
 
-@click.command()
+
+@click.command(cls=SectionedCommand, sections=_SECTIONS)
 @click.argument("checkpoint", type=Given())
-@click.option("-o", "--output", type=GivenPath(), required=True, help="Bundle folder to write.")
-@click.option("--graphs", type=Names(), help="Graphs to write; default: all that the checkpoint has weights for.")
+@click.option("-o", "--output", type=GivenPath(), required=True, help="Folder of the bundle to write.")
+@GRAPHS
 @click.option(
     "--dtype",
     "--high_precision_dtype",
@@ -29,94 +44,115 @@ from internvl_edge.runtime.numbers.formats import DTYPES, QUANTIZED
     type=click.Choice(list(DTYPES)),
     default="fp16",
     show_default=True,
-    help="Type of weights and activations.",
+    help="Type of weights and activations, and of what stays in high precision in a quantized bundle.",
 )
 @click.option(
     "--weights",
     type=click.Choice(["auto", "copy", "link"]),
     default="auto",
     show_default=True,
-    help="auto: share blocks with the checkpoint's files where the file system can, else write; copy: write all weights"
-    " anew; link: hard-link the checkpoint's files, which takes no room but onnx 1.23 refuses.",
+    help="How weights are stored. auto: share disk blocks with the checkpoint's files where the file system can, else"
+    " write them; copy: write all weights; link: hard-link the checkpoint's files, which takes no room but is refused"
+    " by onnx 1.23.",
 )
-@click.option(
-    "--image-size",
-    type=PIXELS,
-    help="Picture side in pixels; interpolates the position table. Default: the checkpoint's.",
-)
+@IMAGE_SIZE
 @click.option(
     "--feature-layers",
     type=Integers(),
     default=(),
-    help="Blocks whose patch maps `vision` also puts out, as 11,23,35,47.",
+    help="Numbers of blocks whose patch maps are further outputs of the graph vision, as 11,23,35,47.",
 )
-@click.option("--target", help="Also build plans for this device, as rtx-4090 or sm_89; see `targets` and `build`.")
+@target("Device to build TensorRT plans for as well")
+@REVISION
+@STATE_DICT
+@ACCEPT_CONFIG
+@click.option(
+    "--samples",
+    type=GivenPath(exists=True),
+    show_default="synthetic pictures and texts",
+    help="Folder, table or archive of pictures (and texts) to verify the graphs on.",
+)
+@sample_count("sample_count", 2, source="--samples")
 @click.option(
     "--atol",
     type=Number(0, 1e6),
-    help="Largest absolute difference to torch that may ship. Default: relative, per dtype.",
+    show_default="a relative tolerance of the dtype",
+    help="Largest absolute difference between ONNX Runtime and torch with which a graph is written.",
 )
 @click.option(
     "--on-overflow",
     type=click.Choice(["fp32", "refuse"]),
     default="fp32",
     show_default=True,
-    help="Keep nodes whose values fp16 cannot hold in fp32, or refuse to export.",
+    help="What to do where values overflow fp16. fp32: keep these nodes in fp32; refuse: end the export.",
 )
-@click.option(
-    "--samples",
-    type=GivenPath(exists=True),
-    help="Folder, table or archive of real pictures (and texts) to verify on.",
-)
-@click.option("--sample-count", type=SAMPLES, default=2, show_default=True, help="How many of them.")
-@click.option("--revision", help="Revision of a Hub id.")
-@ACCEPT_CONFIG
-@STATE_DICT
 @click.option(
     "--precision",
     "--quantize_mode",
     "precision",
     type=click.Choice(list(QUANTIZED)),
-    help="Quantize the linears to 8 bits, with Q/DQ in the graph; needs --data or --ranges.",
+    help="Format to quantize the linears to, with Q/DQ nodes in the graphs; needs --data or --ranges.",
 )
 @click.option(
     "--data",
     type=Given(),
-    help="Pictures (and captions) to calibrate and judge on: a folder, table or archive, or the word random.",
+    help="Folder, table or archive of pictures (and captions) to calibrate and to measure accuracy on, or the word"
+    " random.",
 )
 @MAX_PIXELS
-@click.option("--calibration-samples", type=SAMPLES, default=128, show_default=True, help="How many to calibrate on.")
-@click.option("--ranges", type=GivenPath(), help="What `calibrate` wrote, instead of measuring now.")
-@click.option("--method", "--calibration_method", "method", help="Clip by auto, max, percentile, entropy or mse.")
-@click.option("--smooth", default="auto", show_default=True, help="auto, off, or SmoothQuant's alpha from 0 to 1.")
+@click.option(
+    "--calibration-samples",
+    type=SAMPLES,
+    default=128,
+    show_default=True,
+    help="Number of pictures to take from --data for calibration, evenly spaced over it.",
+)
+@click.option(
+    "--ranges",
+    type=GivenPath(),
+    help="Folder of ranges that `internvl-edge calibrate` wrote; nothing is measured then.",
+)
+@clip_method(default=None)
+@click.option(
+    "--smooth",
+    default="auto",
+    show_default=True,
+    help="Smoothing: auto, off, or SmoothQuant's alpha from 0 to 1.",
+)
 @click.option(
     "--keep-high",
     "--nodes_to_exclude",
     "keep_high",
     multiple=True,
-    help="Linears that stay in --dtype: a name or a glob; repeat for more.",
+    help="Name or glob of linears that are not quantized but stay in --dtype; repeat for each.",
 )
-@click.option("--fp8-attention", is_flag=True, help="With fp8: quantize attention's products as well.")
+@click.option("--fp8-attention", is_flag=True, help="With --precision fp8: quantize the products of attention as well.")
 @click.option(
     "--max-drop",
     type=Number(0, 100),
     default=0.5,
     show_default=True,
-    help="Points of accuracy that may be lost on --data.",
+    help="Largest loss of accuracy in percentage points with which a bundle is written.",
 )
-@click.option("--budget-layers", type=SITES, help="Most sites to keep high to stay within --max-drop. Default: any.")
 @click.option(
     "--gate-samples",
     type=click.IntRange(0, 65536),
     default=64,
     show_default=True,
-    help="Pictures to judge the drop on; 0: none, no ranking.",
+    help="Number of pictures to measure the loss of accuracy on; 0: measure neither the loss nor the sensitivity of"
+    " linears.",
+)
+@click.option(
+    "--budget-layers",
+    type=SITE_COUNT,
+    show_default="no limit",
+    help="Largest number of sites to keep in high precision so that --max-drop is met.",
 )
 def export(**options: Any) -> None:
     """Write CHECKPOINT (a folder, a .pth file or a Hub id) as a bundle of verified ONNX graphs.
 
-    Every graph is run on ONNX Runtime against the torch module before the bundle appears; a killed export leaves no
-    half bundle, and the next run takes up what it had finished.
+    Every graph is run on ONNX Runtime against the torch module before the bundle appears; an export that is
+    killed leaves no partial bundle, and the next run continues from its last finished stage.
 
     \b
     internvl-edge export OpenGVLab/InternVL-14B-224px -o bundle

@@ -1,11 +1,12 @@
-"""The command that looks into a bundle or a plan: inspect."""
+"""`inspect`: show what a bundle or a TensorRT plan holds."""
 
 from pathlib import Path
 
 import click
 
 from internvl_edge.commands.options.numbers import BATCH, LENGTH
-from internvl_edge.commands.options.parameters import JSON, GivenPath, Shape
+from internvl_edge.commands.options.shared import JSON, target
+from internvl_edge.commands.options.value_types import GivenPath, Shape
 from internvl_edge.commands.output.printing import show, show_json
 
 
@@ -16,16 +17,26 @@ from internvl_edge.commands.output.printing import show, show_json
     type=BATCH,
     default=1,
     show_default=True,
-    help="Pictures and texts that FLOPs are counted for.",
+    help="Number of pictures and texts for which FLOPs are counted.",
 )
-@click.option("--length", type=LENGTH, default=80, show_default=True, help="Text length that FLOPs are counted for.")
-@click.option("--engine", type=GivenPath(), help="A TensorRT-RTX plan to look into, instead of a bundle.")
-@click.option("--diff", type=GivenPath(), help="With --engine: another plan to compare it with.")
-@click.option("--target", help="With --engine: the device to predict for; default: that of the plan.")
 @click.option(
-    "--shape", "shapes", type=Shape(), multiple=True, help="With --engine: an input's shape, as x=1x3x224x224."
+    "--length",
+    type=LENGTH,
+    default=80,
+    show_default=True,
+    help="Number of tokens in a text for which FLOPs are counted.",
 )
-@click.option("--html", type=GivenPath(), help="With --engine: also write one offline page.")
+@click.option("--engine", type=GivenPath(), help="TensorRT-RTX plan to look into, instead of a bundle.")
+@click.option("--diff", type=GivenPath(), help="With --engine: another plan to compare it with.")
+@target("With --engine: device for which times are predicted", "the device of the plan")
+@click.option(
+    "--shape",
+    "shapes",
+    type=Shape(),
+    multiple=True,
+    help="With --engine: shape of an input, as pixel_values=1x3x224x224; repeat for each input.",
+)
+@click.option("--html", type=GivenPath(), help="With --engine: file for a page that opens offline.")
 @JSON
 def inspect(
     bundle: Path | None,
@@ -40,7 +51,8 @@ def inspect(
 ) -> None:
     """Show the graphs of BUNDLE: shapes, operators, parameters, bytes and FLOPs; or look into a plan without a GPU.
 
-    Of a plan: launches of every block and what they fuse, bytes each reads and writes, and predicted milliseconds.
+    For a plan, the launches of every block are shown: which operators each fuses, how many bytes it reads and writes,
+    and its predicted time in ms.
 
     \b
     internvl-edge inspect bundle

@@ -1,62 +1,98 @@
-"""`serve`: a bundle behind the Open Inference Protocol."""
+"""`serve`: answer requests of the Open Inference Protocol with a bundle."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from internvl_edge.commands.options.batching import DEADLINE, MAX_BATCH, MAX_DELAY_MS
-from internvl_edge.commands.options.numbers import (
-    LENGTH,
-    PROCESSES,
-    QUEUE,
-    SECONDS,
-    THREADS,
-    Number,
-)
-from internvl_edge.commands.options.parameters import BACKEND, BF16, BUNDLE, ByteSize, Names
+from internvl_edge.commands.options.batching import DEADLINE, MAX_BATCH, MAX_DELAY_MS, QUEUE
+from internvl_edge.commands.options.numbers import PROCESS_COUNT, SECONDS, Number
+from internvl_edge.commands.options.sections import SectionedCommand
+from internvl_edge.commands.options.shared import BACKEND, BF16, BUNDLE, GRAPHS, max_new_tokens, threads
+from internvl_edge.commands.options.value_types import FILE, ByteSize
 from internvl_edge.commands.output.printing import show
 
-_FILE = click.Path(dir_okay=False, path_type=Path)
 _PORT = click.IntRange(-1, 65535)
 _MIB = 1 << 20
 _BODY = ByteSize(unit="MiB", least=_MIB)
 _CACHE = ByteSize(unit="MiB", least=_MIB, zero=True)
+_SECTIONS = {
+    "Addresses": ("--host", "--http", "--grpc"),
+    "Model": ("--graphs", "--backend", "--threads", "--bf16", "--workers"),
+    "Batches of requests": ("--max-batch", "--max-delay-ms", "--queue", "--deadline-ms"),
+    "Limits": ("--max-new-tokens", "--max-body-mb", "--cache-mb", "--stall-s", "--drain-s"),
+    "Access": ("--api-key-file", "--tls-cert", "--tls-key", "--cors-origin"),
+    "Observability": ("--access-log", "--traces"),
+}
 
 
-@click.command()
+@click.command(cls=SectionedCommand, sections=_SECTIONS)
 @BUNDLE
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
-@click.option("--http", type=_PORT, default=8000, show_default=True, help="Port of HTTP; 0: any, -1: none.")
-@click.option("--grpc", type=_PORT, default=8001, show_default=True, help="Port of gRPC; 0: any, -1: none.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: all addresses.")
+@click.option(
+    "--http", type=_PORT, default=8000, show_default=True, help="Port of HTTP; 0: any free port, -1: no HTTP."
+)
+@click.option(
+    "--grpc", type=_PORT, default=8001, show_default=True, help="Port of gRPC; 0: any free port, -1: no gRPC."
+)
+@GRAPHS
 @BACKEND
-@click.option("--graphs", type=Names(), help="Graphs to serve, as `vision,text`.  [default: all]")
-@click.option("--workers", type=PROCESSES, default=1, show_default=True, help="Processes that hold the model.")
-@click.option("--threads", type=THREADS, help="Of a CPU backend in each worker.  [default: its part of the cores]")
+@threads(default="an equal part of the cores for each worker")
 @BF16
+@click.option(
+    "--workers", type=PROCESS_COUNT, default=1, show_default=True, help="Number of processes that each hold the model."
+)
 @MAX_BATCH
 @MAX_DELAY_MS
-@click.option("--queue", type=QUEUE, default=256, show_default=True, help="Requests that may wait; others get 429.")
+@QUEUE
 @DEADLINE
+@max_new_tokens(256)
+@click.option(
+    "--max-body-mb",
+    type=_BODY,
+    default="64",
+    show_default=True,
+    help="Largest size of a request, in MiB or with a unit, as 1GiB.",
+)
+@click.option(
+    "--cache-mb",
+    type=_CACHE,
+    default="256",
+    show_default=True,
+    help="Size of the cache of features, in MiB or with a unit, as 1GiB; 0: no cache.",
+)
 @click.option(
     "--stall-s",
     type=SECONDS,
     default=300.0,
     show_default=True,
-    help="Silence after which a worker is ended.",
+    help="Time in seconds without a sign of a worker after which it is ended.",
 )
-@click.option("--max-new-tokens", type=LENGTH, default=256, show_default=True, help="Tokens of a caption at most.")
-@click.option("--max-body-mb", type=_BODY, default="64", show_default=True, help="Largest request, MiB, or as 1GiB.")
 @click.option(
-    "--cache-mb", type=_CACHE, default="256", show_default=True, help="Features kept, MiB, or as 1GiB; 0: none."
+    "--drain-s",
+    type=Number(0, 86_400),
+    default=30.0,
+    show_default=True,
+    help="Longest time in seconds to finish accepted requests when the server ends.",
 )
-@click.option("--drain-s", type=Number(0, 86_400), default=30.0, show_default=True, help="Time to finish at the end.")
-@click.option("--api-key-file", type=_FILE, metavar="F", help="Keys that clients must send, one a line.")
-@click.option("--tls-cert", type=_FILE, metavar="F", help="Certificate chain in PEM.")
-@click.option("--tls-key", type=_FILE, metavar="F", help="Its private key in PEM.")
-@click.option("--cors-origin", multiple=True, metavar="URL", help="Whose pages may ask; repeatable; `*`: all pages.")
-@click.option("--access-log/--no-access-log", default=True, show_default=True, help="A line of JSON each on stderr.")
-@click.option("--traces", is_flag=True, help="Send OpenTelemetry spans as the OTEL_* variables say.")
+@click.option(
+    "--api-key-file", type=FILE, metavar="F", help="File of keys, one a line, of which clients must send one."
+)
+@click.option("--tls-cert", type=FILE, metavar="F", help="Certificate chain in PEM, for TLS.")
+@click.option("--tls-key", type=FILE, metavar="F", help="Private key of --tls-cert in PEM.")
+@click.option(
+    "--cors-origin",
+    multiple=True,
+    metavar="URL",
+    help="Origin whose web pages may send requests, or `*` for all; repeat for each.",
+)
+@click.option(
+    "--access-log/--no-access-log",
+    default=True,
+    show_default=True,
+    help="Write a line of JSON to stderr for each request.",
+)
+@click.option("--traces", is_flag=True, help="Send OpenTelemetry spans to where the environment variables OTEL_* say.")
 def serve(
     bundle: Path,
     host: str,
@@ -73,7 +109,7 @@ def serve(
     traces: bool,
     **engine: Any,
 ) -> None:
-    """Serve BUNDLE over HTTP and gRPC until SIGTERM or Ctrl-C; accepted requests finish."""
+    """Serve BUNDLE over HTTP and gRPC until SIGTERM or Ctrl-C, after which accepted requests are still answered."""
     from internvl_edge.runtime.serve.options import ServeOptions
     from internvl_edge.runtime.serve.protocol.credentials import read_keys
     from internvl_edge.runtime.serve.run import Extras, run_server

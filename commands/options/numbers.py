@@ -1,15 +1,15 @@
-"""The numbers that options take, each with its bounds."""
+"""Types of the numbers that options take, each with its bounds."""
 
 import math
 from typing import Any
 
 import click
 
-from internvl_edge.commands.options.parameters import Integers
+from internvl_edge.commands.options.value_types import Integers
 
 
 class Number(click.FloatRange):
-    """A number between two bounds, which neither NaN nor infinity is."""
+    """A finite number between two bounds: NaN and infinity are refused."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the number."""
@@ -34,20 +34,22 @@ class Counts(Integers):
 
 
 PIXELS = click.IntRange(1, 8192)
-"""Side of a picture: more than 8192 are tables of positions that no tower has."""
+"""Side of a picture in pixels; no vision tower has a table of position embeddings for more than 8192."""
 SAMPLES = click.IntRange(1, 65536)
-"""Pictures that lie in memory together: 65,536 of 224 px are 39 GB."""
-SITES = click.IntRange(0, 65536)
+"""Number of pictures that lie in memory together: 65,536 of 224 px are 39 GB in fp32."""
+SITE_COUNT = click.IntRange(0, 65536)
+"""Number of sites that stay in high precision."""
 MOST_ROWS = 4096
-"""Rows that go through a graph at once."""
+"""Largest number of rows that go through a graph in one call."""
 BATCH = click.IntRange(1, MOST_ROWS)
+"""Number of rows in one call."""
 LENGTH = click.IntRange(1, 65536)
-"""Tokens: no rotary table is longer."""
-THREADS = click.IntRange(1, 1024)
-PROCESSES = click.IntRange(1, 1024)
-QUEUE = click.IntRange(1, 1_000_000)
+"""Number of tokens; no rotary table is longer."""
+THREAD_COUNT = click.IntRange(1, 1024)
+PROCESS_COUNT = click.IntRange(1, 1024)
+QUEUE_LENGTH = click.IntRange(1, 1_000_000)
 SHARE = Number(0, 1024)
-"""CPUs or GPUs of a process on a cluster."""
+"""Number of CPUs or GPUs of one process on a cluster; a fraction shares one."""
 MILLISECONDS = Number(0, 86_400_000)
 DEADLINE_MS = Number(0, 86_400_000, min_open=True)
 SECONDS = Number(0, 86_400, min_open=True)

@@ -1,4 +1,4 @@
-"""What every command that runs a task may be told: backend, threads, limits, and to show where the time goes."""
+"""Options of every command that runs a task: backend, threads, limit of pixels, and whether to show latencies."""
 
 import functools
 import time
@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from internvl_edge.commands.options.numbers import THREADS
-from internvl_edge.commands.options.parameters import BACKEND, BF16
+from internvl_edge.commands.options.shared import BACKEND, BF16, max_pixels, threads
 from internvl_edge.runtime.monitor import Monitor
 from internvl_edge.runtime.stages import UNMEASURED, Stages
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """Settings of one request."""
+    """Settings of one request, as the options give them."""
 
     backend: str
     threads: int | None
@@ -31,9 +30,9 @@ class Request:
 
     @contextmanager
     def open(self, bundle: Path, batch_size: int | None = None) -> "Iterator[tuple[InternVL, Stages]]":
-        """Open `bundle` for the block, for batches if their size is given.
+        """Open `bundle` for a block of code, for batches of `batch_size` rows if it is given.
 
-        Yields the model and where the times of its calls are kept, which are shown behind the block if asked for.
+        Yields the model and the record of the times of its calls, which is printed after the block with --latency.
         """
         from internvl_edge.runtime.backends import SessionOptions
         from internvl_edge.runtime.inputs.pictures.decode import limit_pixels
@@ -56,7 +55,7 @@ class Request:
 
 
 def open_with_progress(bundle: Path, **settings: Any) -> "InternVL":
-    """Open `bundle`, whose files are checked first, and show on stderr that this goes on while it takes long."""
+    """Open `bundle`, whose files are checked first; progress is shown on stderr while this takes long."""
     from internvl_edge.commands.output.progress import shown_progress
     from internvl_edge.runtime import InternVL
 
@@ -68,9 +67,9 @@ def open_with_progress(bundle: Path, **settings: Any) -> "InternVL":
 
 @contextmanager
 def work_progress(stages: Stages, label: str, total: int, unit: str = "pictures") -> Iterator[Monitor]:
-    """Show on stderr how many of `total` pictures are done while the block takes long; prints nothing else.
+    """Show on stderr how many of `total` units are done while the block takes long.
 
-    Yields what the block passes with its call; times are kept in `stages`.
+    Yields the monitor that the block passes with its call; times are recorded in `stages`.
     """
     from internvl_edge.commands.output.progress import shown_progress
 
@@ -79,19 +78,13 @@ def work_progress(stages: Stages, label: str, total: int, unit: str = "pictures"
 
 
 def request_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options, which reach `command` as one `request`."""
+    """Add the options of a request, which reach `command` as the one argument `request`."""
 
     @BACKEND
-    @click.option(
-        "--threads", type=THREADS, help="Threads of a CPU backend.  [default: one for a small graph, else all]"
-    )
+    @threads()
     @BF16
-    @click.option(
-        "--max-pixels",
-        type=click.IntRange(0, 2**40),
-        help="Pixels that a picture may have; 0: any number.  [default: 89478485]",
-    )
-    @click.option("--latency", is_flag=True, help="Show on stderr where the time of the request went.")
+    @max_pixels()
+    @click.option("--latency", is_flag=True, help="Print the time of each stage of the request to stderr.")
     @functools.wraps(command)
     def call(*args: Any, **settings: Any) -> None:
         request = Request(**{field.name: settings.pop(field.name) for field in fields(Request)})

@@ -1,1 +1,1 @@
-"""The command `run` and the tasks below it."""
+"""The command `run` and its subcommands, one for each task."""

@@ -1,4 +1,4 @@
-"""`run caption`: a text for each picture."""
+"""`run caption`: write a caption for each picture."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,9 +6,8 @@ from typing import Any
 
 import click
 
-from internvl_edge.commands.options.numbers import LENGTH
-from internvl_edge.commands.options.parameters import BUNDLE, IMAGES, JSON
 from internvl_edge.commands.options.request import Request, request_options, work_progress
+from internvl_edge.commands.options.shared import BUNDLE, IMAGES, JSON, max_new_tokens
 from internvl_edge.commands.output.printing import show, show_json
 from internvl_edge.runtime.monitor import Monitor
 from internvl_edge.runtime.tasks.generation.search import MOST_BEAMS
@@ -17,11 +16,23 @@ from internvl_edge.runtime.tasks.generation.search import MOST_BEAMS
 @click.command()
 @BUNDLE
 @IMAGES
-@click.option("--prompt", default="English caption:", show_default=True, help="What the caption follows.")
-@click.option("--num-beams", type=click.IntRange(1, MOST_BEAMS), default=1, show_default=True, help="Beams; 1: greedy.")
-@click.option("--min-new-tokens", type=click.IntRange(0, 65536), default=0, show_default=True, help="Tokens at least.")
-@click.option("--max-new-tokens", type=LENGTH, default=30, show_default=True, help="Tokens at most.")
-@click.option("--stream", is_flag=True, help="Print a caption while it is written, one picture after the other.")
+@click.option("--prompt", default="English caption:", show_default=True, help="Text that the caption continues.")
+@click.option(
+    "--num-beams",
+    type=click.IntRange(1, MOST_BEAMS),
+    default=1,
+    show_default=True,
+    help="Number of beams of the search; 1: greedy search.",
+)
+@click.option(
+    "--min-new-tokens",
+    type=click.IntRange(0, 65536),
+    default=0,
+    show_default=True,
+    help="Smallest number of tokens in a caption.",
+)
+@max_new_tokens(30)
+@click.option("--stream", is_flag=True, help="Print each caption token by token while it is written.")
 @request_options
 @JSON
 def caption(

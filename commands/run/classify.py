@@ -1,19 +1,25 @@
-"""`run classify`: pictures among class names."""
+"""`run classify`: classify pictures among class names."""
 
 from pathlib import Path
 
 import click
 
-from internvl_edge.commands.options.parameters import BUNDLE, IMAGES, JSON
 from internvl_edge.commands.options.request import Request, request_options, work_progress
+from internvl_edge.commands.options.shared import BUNDLE, IMAGES, JSON
 from internvl_edge.commands.run.ranking import show_ranking
 
 
 @click.command()
 @BUNDLE
 @IMAGES
-@click.option("-l", "--label", "labels", multiple=True, required=True, help="A class name; repeat for each class.")
-@click.option("--template", "templates", multiple=True, help="Text around a class name, as 'a photo of {}'.")
+@click.option("-l", "--label", "labels", multiple=True, required=True, help="Name of a class; repeat for each class.")
+@click.option(
+    "--template",
+    "templates",
+    multiple=True,
+    show_default="those of the reference",
+    help="Text around a class name, as 'a photo of {}'; repeat for each.",
+)
 @request_options
 @JSON
 def classify(

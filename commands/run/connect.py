@@ -1,12 +1,13 @@
-"""`run connect`: what a chat checkpoint's language model takes of pictures."""
+"""`run connect`: write the picture features that the language model of a chat checkpoint takes."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from internvl_edge.commands.options.parameters import BUNDLE, IMAGES, GivenPath
 from internvl_edge.commands.options.request import Request, request_options, work_progress
+from internvl_edge.commands.options.shared import BUNDLE, IMAGES
+from internvl_edge.commands.options.value_types import GivenPath
 from internvl_edge.commands.output.printing import show
 from internvl_edge.runtime.inputs.pictures.tiling import MOST_TILES
 
@@ -16,17 +17,30 @@ TILES = click.IntRange(1, MOST_TILES)
 @click.command()
 @BUNDLE
 @IMAGES
-@click.option("-o", "--output", type=GivenPath(), required=True, help="NumPy .npz to write.")
-@click.option("--min-tiles", "smallest", type=TILES, help="Tiles at least. Default: the checkpoint's.")
-@click.option("--max-tiles", "largest", type=TILES, help="Tiles at most. Default: the checkpoint's, or 12.")
+@click.option("-o", "--output", type=GivenPath(), required=True, help="File to write, a NumPy .npz.")
+@click.option(
+    "--min-tiles",
+    "smallest",
+    type=TILES,
+    show_default="the checkpoint's",
+    help="Smallest number of tiles that a picture is cut into.",
+)
+@click.option(
+    "--max-tiles",
+    "largest",
+    type=TILES,
+    show_default="the checkpoint's, or 12",
+    help="Largest number of tiles that a picture is cut into.",
+)
 @click.option(
     "--thumbnail/--no-thumbnail",
     default=None,
-    help="Whether the whole picture is a last tile. Default: the checkpoint's.",
+    show_default="the checkpoint's",
+    help="Add the whole picture as the last tile.",
 )
 @request_options
 def connect(bundle: Path, images: tuple[Path, ...], output: Path, request: Request, **tiling: Any) -> None:
-    """Write what a chat checkpoint's language model takes of IMAGES: `images`, `tiles`, `vit_embeds`."""
+    """Write the features of IMAGES that a chat checkpoint's language model takes: `images`, `tiles`, `vit_embeds`."""
     from internvl_edge.runtime.inputs.read import find_pictures
     from internvl_edge.runtime.outputs.files import require_apart, takes_stdout
     from internvl_edge.runtime.tasks.connect import TilingOptions, save_vit_embeds

@@ -1,4 +1,4 @@
-"""`run embed`: features of pictures or texts, into a file."""
+"""`run embed`: write the features of pictures or texts to a file."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from internvl_edge.commands.options.numbers import BATCH, PROCESSES, SHARE
-from internvl_edge.commands.options.parameters import BUNDLE, Given, GivenPath
+from internvl_edge.commands.options.numbers import BATCH, PROCESS_COUNT, SHARE
 from internvl_edge.commands.options.request import Request, request_options
+from internvl_edge.commands.options.shared import BUNDLE
+from internvl_edge.commands.options.value_types import Given, GivenPath
 from internvl_edge.commands.output.printing import show
 from internvl_edge.commands.run.ranking import MODE
 from internvl_edge.runtime.monitor import Monitor
@@ -22,38 +23,46 @@ if TYPE_CHECKING:
 @click.command()
 @BUNDLE
 @click.argument("inputs", nargs=-1, type=GivenPath())
-@click.option("-t", "--text", "texts", multiple=True, help="A text to embed, into an .npz; repeat for each text.")
+@click.option("-t", "--text", "texts", multiple=True, help="Text to embed into an .npz; repeat for each text.")
 @click.option(
     "--text-column",
     type=Given(),
     metavar="NAME",
-    help="Embed the texts of this field of INPUTS, which are tables; no pictures.",
+    help="Field of INPUTS, which are tables, whose texts are embedded instead of pictures.",
 )
 @click.option("-o", "--output", type=GivenPath(), required=True, help="File to write: .npz, .npy or .parquet.")
 @MODE
 @click.option(
-    "--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True, help="Of the features."
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Type of the features in the file.",
 )
-@click.option("--batch-size", type=BATCH, default=32, show_default=True, help="Pictures or texts a call.")
+@click.option(
+    "--batch-size", type=BATCH, default=32, show_default=True, help="Number of pictures or texts in one call."
+)
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),
     default="local",
     show_default=True,
-    help="This process, or the Ray cluster of RAY_ADDRESS (a local one where it is not set).",
+    help="What runs the graphs. local: this process; ray: the cluster at RAY_ADDRESS, or a local one without it.",
 )
 @click.option(
     "--workers",
-    type=PROCESSES,
-    help="local: threads that read pictures; ray: sessions, of --threads CPUs each.  [default: as many as fit]",
+    type=PROCESS_COUNT,
+    show_default="as many as fit",
+    help="Number of threads that read pictures (local), or of sessions with --threads CPUs each (ray).",
 )
-@click.option("--gpus", type=SHARE, default=0, show_default=True, help="ray: GPUs of a session.")
+@click.option("--gpus", type=SHARE, default=0, show_default=True, help="Number of GPUs of a session (ray).")
 @click.option(
     "--on-error",
     type=click.Choice(["fail", "skip"]),
     default="fail",
     show_default=True,
-    help="Whether unreadable pictures, texts and rows end the run, or are left out and listed in a .bad.jsonl.",
+    help="What to do with pictures, texts and rows that cannot be read. fail: end the run; skip: leave them out and"
+    " list them in a .bad.jsonl.",
 )
 @request_options
 def embed(
@@ -70,7 +79,7 @@ def embed(
     """Write the raw features of the pictures in INPUTS: files, folders, tables and archives.
 
     An .npz holds `images`, `image_embeds`, `texts`, `text_embeds`; an .npy has its names in a .names.jsonl beside it.
-    Rows are in the order of INPUTS. A run that was killed is taken up by the same command.
+    Rows are in the order of INPUTS. A run that was killed continues when the same command is given again.
     """
     from internvl_edge.commands.output.progress import shown_progress
     from internvl_edge.runtime.embed.embedding import EmbedReport, embed_texts, kept_line, written_files

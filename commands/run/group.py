@@ -1,4 +1,4 @@
-"""`run`: the group of the commands that run a task on a bundle, one file each."""
+"""`run`: the group of the commands that run a task on a bundle; each command has a file of its own."""
 
 import click
 

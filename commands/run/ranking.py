@@ -1,4 +1,4 @@
-"""What `run` commands that rank share: the choice of picture features, and how a ranking is printed."""
+"""Options and output of the `run` commands that rank texts or classes for pictures."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,12 +13,14 @@ if TYPE_CHECKING:
 MODE = click.option(
     "--mode",
     type=click.Choice(["c", "g"]),
-    help="InternVL-C or InternVL-G picture features.  [default: g where BUNDLE has the query graph, otherwise c]",
+    show_default="g where BUNDLE has the query graph, otherwise c",
+    help="Picture features of InternVL-C or of InternVL-G.",
 )
+TEXTS = click.option("-t", "--text", "texts", multiple=True, required=True, help="Text to rank; repeat for each text.")
 
 
 def show_ranking(images: Sequence[object], names: Sequence[str], scores: "np.ndarray", as_json: bool) -> None:
-    """Print the score of every one of `names` for every one of `images`, the best first."""
+    """Print the scores ``[images, names]``: for each picture its names, the highest score first."""
     from internvl_edge.runtime.outputs.results import ranking_rows, ranking_text
 
     if as_json:

@@ -1,13 +1,13 @@
-"""`run retrieve`: texts ranked for each picture."""
+"""`run retrieve`: rank texts for each picture."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from internvl_edge.commands.options.parameters import BUNDLE, IMAGES, JSON
 from internvl_edge.commands.options.request import Request, request_options, work_progress
-from internvl_edge.commands.run.ranking import MODE, show_ranking
+from internvl_edge.commands.options.shared import BUNDLE, IMAGES, JSON
+from internvl_edge.commands.run.ranking import MODE, TEXTS, show_ranking
 
 if TYPE_CHECKING:
     from internvl_edge.runtime.bundle.modes import Mode
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @click.command()
 @BUNDLE
 @IMAGES
-@click.option("-t", "--text", "texts", multiple=True, required=True, help="A text; repeat for each text.")
+@TEXTS
 @MODE
 @request_options
 @JSON

@@ -1,13 +1,14 @@
-"""`run video`: texts ranked for each video."""
+"""`run video`: rank texts for each video."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from internvl_edge.commands.options.parameters import BUNDLE, JSON, GivenPath
 from internvl_edge.commands.options.request import Request, request_options, work_progress
-from internvl_edge.commands.run.ranking import MODE, show_ranking
+from internvl_edge.commands.options.shared import BUNDLE, JSON
+from internvl_edge.commands.options.value_types import GivenPath
+from internvl_edge.commands.run.ranking import MODE, TEXTS, show_ranking
 
 if TYPE_CHECKING:
     from internvl_edge.runtime.bundle.modes import Mode
@@ -16,13 +17,13 @@ if TYPE_CHECKING:
 @click.command()
 @BUNDLE
 @click.argument("videos", nargs=-1, required=True, type=GivenPath())
-@click.option("-t", "--text", "texts", multiple=True, required=True, help="A text; repeat for each text.")
+@TEXTS
 @click.option(
     "--frames",
     type=click.IntRange(1, 65536),
     default=8,
     show_default=True,
-    help="Frames taken of each video.",
+    help="Number of frames to take from each video.",
 )
 @MODE
 @request_options

@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from internvl_edge.cli import main
-from internvl_edge.commands.options.parameters import ByteSize
+from internvl_edge.commands.options.value_types import ByteSize
 from internvl_edge.runtime.byte_sizes import bytes_text, parse_bytes
 from internvl_edge.runtime.errors import InputError
 

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from internvl_edge.cli import main
 from internvl_edge.commands.options.numbers import Number
-from internvl_edge.commands.options.parameters import Integers, Names
+from internvl_edge.commands.options.value_types import Integers, Names
 
 BEYOND = ("-1000000000000000000", "1000000000000000000000000000000", "nan", "inf", "-inf", "1e400", "four", "")
 

@@ -1,11 +1,10 @@
-"""Arguments and options that several commands take, and the types of their values."""
+"""Types of the values that arguments and options take: paths, texts, lists, shapes and sizes of memory."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from internvl_edge.runtime.backends import BACKENDS
 from internvl_edge.runtime.byte_sizes import parse_bytes
 from internvl_edge.runtime.errors import InputError
 
@@ -17,9 +16,11 @@ if TYPE_CHECKING:
 else:  # a class that takes no type parameters before click 8.4
     TextType = WordsType = ShapeType = SizeType = click.ParamType
 
+_EMPTY = "is empty; is a variable of the shell unset?"
+
 
 class GivenPath(click.Path):
-    """A path that is not empty: an unset variable of a shell is, and would mean the current folder."""
+    """A path that is not empty: an unset variable of a shell gives an empty one, which means the current folder."""
 
     def __init__(self, exists: bool = False) -> None:
         super().__init__(exists=exists, path_type=Path)
@@ -32,7 +33,7 @@ class GivenPath(click.Path):
 
 
 class Given(TextType):
-    """A text that is not empty."""
+    """A text with at least one letter that is not white space."""
 
     name = "text"
 
@@ -43,51 +44,13 @@ class Given(TextType):
         return str(value)
 
 
-def _limit_pixels(ctx: click.Context, param: click.Parameter, value: int | None) -> None:
-    """Set the limit of this process."""
-    if value is not None:
-        from internvl_edge.runtime.inputs.pictures.decode import limit_pixels
-
-        limit_pixels(value or None)
-
-
-_EMPTY = "is empty; is a variable of the shell unset?"
-MAX_PIXELS = click.option(
-    "--max-pixels",
-    type=click.IntRange(0, 2**40),
-    callback=_limit_pixels,
-    expose_value=False,
-    help="Pixels that a picture may have; 0: any number.  [default: 89478485]",
-)
-BUNDLE = click.argument("bundle", type=GivenPath())
-IMAGES = click.argument("images", nargs=-1, required=True, type=GivenPath())
-BACKEND = click.option(
-    "--backend", default="auto", show_default=True, help=f"Library that runs the graphs: {', '.join(BACKENDS)}."
-)
-BF16 = click.option(
-    "--bf16", is_flag=True, help="Let a CPU compute in bf16 where it has units for it: faster, less exact."
-)
-ACCEPT_CONFIG = click.option(
-    "--accept-config",
-    multiple=True,
-    metavar="FIELD",
-    help="Unknown field of the checkpoint's config files to accept as having no effect; repeat for more.",
-)
-STATE_DICT = click.option(
-    "--state-dict",
-    metavar="NAME",
-    help="Set of weights to take where the checkpoint holds several, as model_ema.",
-)
-JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
-
-
 class Names(WordsType):
-    """A comma-separated list, as `vision,text`."""
+    """A comma-separated list of names, as `vision,text`."""
 
     name = "NAME[,NAME...]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """Return the parts without the blanks around them; empty ones are left out, but one must be there."""
+        """Return the names without white space around them; empty ones are left out, and one must be there."""
         if isinstance(value, tuple):
             return value
         if not (parts := tuple(part.strip() for part in str(value).split(",") if part.strip())):
@@ -125,12 +88,18 @@ class Shape(ShapeType):
 
 
 class ByteSize(SizeType):
-    """A size of memory, as `12GiB`; the value is in bytes."""
+    """A size of memory, as `12GiB`, converted to bytes."""
 
     name = "SIZE"
 
     def __init__(self, unit: str | None = None, least: int = 1, *, zero: bool = False) -> None:
-        """`unit` is that of a bare number (None: it is refused), `least` the smallest size; `zero` allows 0 as well."""
+        """Set the bounds of the sizes that are taken.
+
+        Args:
+            unit: Unit of a number that is given without one; None refuses such a number.
+            least: Smallest size, in bytes.
+            zero: Whether 0 is taken as well.
+        """
         self._unit, self._least, self._zero = unit, least, zero
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
@@ -143,3 +112,7 @@ class ByteSize(SizeType):
             return parse_bytes(str(value), self._unit, self._least)
         except InputError as error:
             self.fail(f"{error}{', or 0' if self._zero else ''}", param, ctx)
+
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+"""Path of a file that is read or written."""
