@@ -1,4 +1,4 @@
-"""What protocols ask: the one border between them and batches, workers and models."""
+"""The interface between the protocols and the engine with its batches, workers and models."""
 
 from collections.abc import AsyncIterator, Mapping
 from types import MappingProxyType
@@ -9,42 +9,46 @@ from internvl_edge.runtime.serve.signature import Signature
 
 
 class Engine(Protocol):
-    """Answers requests on one event loop."""
+    """An engine that answers requests on one event loop."""
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
-        """Return the models by name."""
+        """Return the signature of each served model, by its name."""
         ...
 
     @property
     def ready(self) -> bool:
-        """Return whether a request would be taken up at once; false while it starts, restarts a worker or drains."""
+        """Return whether a worker takes requests now: False while all of them start or restart, and while draining."""
         ...
 
     def require_room(self, model: str, client: str, coming: Mapping[str, int] = MappingProxyType({})) -> bool:
-        """Check that a request of this client might be queued, before anything is done for it.
+        """Check that the queue has room for a request of this client, before any work is done for it.
 
-        Returns whether it would be: the answer to some may be known.
+        Args:
+            model: Name of the model that the request asks.
+            client: Name of the client that sends it.
+            coming: Number of admitted requests of each client that will be queued before this one.
 
-        Clients have requests besides that are `coming`: they will be queued before this one.
+        Returns:
+            Whether the request needs a place in the queue; False where the cache may hold its answer.
 
         Raises:
-            OverloadedError: there is no room for any.
+            OverloadedError: The queue is full.
         """
         ...
 
     async def infer(self, request: Request) -> Response:
-        """Answer a request; a caller that is cancelled withdraws it.
+        """Answer a request; cancelling the caller withdraws it from the queue.
 
         Raises:
-            RefusalError: why there is no answer.
+            RefusalError: The request gets no answer, for the reason that the error gives.
         """
         ...
 
     def stream(self, request: Request) -> AsyncIterator[Response]:
-        """Answer in parts; closing the iterator stops the work.
+        """Yield the answer in parts; closing the iterator stops the work.
 
         Raises:
-            RefusalError: why there is no answer, or no more of it.
+            RefusalError: There is no answer, or no further part, for the reason that the error gives.
         """
         ...

@@ -1,4 +1,4 @@
-"""What a bundle is served as: each of its graphs, and the tasks that its graphs suffice for."""
+"""The models that are served of a bundle: each of its graphs, and each task for which it has all graphs."""
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,33 +19,35 @@ from internvl_edge.runtime.tasks.captions import ROLES as CAPTION_ROLES
 ENCODE_IMAGE, ENCODE_TEXT, CLASSIFY, CAPTION = "encode_image", "encode_text", "classify", "caption"
 
 MAX_BEAMS = 8
-"""Each is a row of the decoder's cache."""
+"""Most beams of one caption: each beam is a row of the decoder's cache."""
 
 _IMAGE = Tensor(name="image", datatype="BYTES", shape=(-1,))
 _TEXT = Tensor(name="text", datatype="BYTES", shape=(-1,))
 _TEXT_CLASSES = (32, 64, 128)
-"""Bytes of texts that go together: rows of a batch are as long as its longest, and of more bytes most are cut."""
+"""Upper bounds, in bytes, of the classes of text lengths that are batched together.
+
+All rows of a batch are padded to its longest; texts above the last bound form one class, since most are truncated."""
 _alone = count(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """A parameter of a task: one of some texts, or a number in a range."""
+    """The default and the allowed values of one parameter of a task: some texts, or a range of whole numbers."""
 
     default: Parameter
     allowed: tuple[str, ...] | range
     remedy: str = ""
-    """What makes a server allow more, as the end of a sentence."""
+    """How the server can be made to allow more, as the end of an error message."""
 
     def takes(self, value: Parameter) -> bool:
-        """Return whether a value may be given."""
+        """Return whether `value` is allowed."""
         if isinstance(self.allowed, range):
             return type(value) is int and value in self.allowed
         return value in self.allowed
 
     @property
     def words(self) -> str:
-        """Return what may be given, in words."""
+        """Return the allowed values as text for an error message."""
         if isinstance(self.allowed, range):
             return f"{self.allowed.start} to {self.allowed.stop - 1}"
         return " or ".join(self.allowed)
@@ -53,26 +55,26 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:
-    """One model with what the engine has to know of it."""
+    """One served model: its signature, and how its requests are batched and checked."""
 
     signature: Signature
     row_inputs: tuple[str, ...] = ()
-    """Inputs of which each row belongs to a row of the answer; empty: a request goes alone and whole."""
+    """Names of the inputs whose axis 0 counts the rows of the answer; empty: a request is never split or joined."""
     axes: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
-    """Shapes of a graph's inputs with the names of free axes."""
+    """Input of a graph -> its shape, with the names of its free axes."""
     choices: Mapping[str, Choice] = field(default_factory=dict)
-    """Parameters."""
+    """Parameter -> its default and allowed values."""
 
     def rows(self, request: Request) -> int:
-        """Return how many rows a request has that may go apart; of a request that goes whole, 1."""
+        """Return the number of rows that may be computed in different batches; 1 if the request is never split."""
         return len(request.inputs[self.row_inputs[0]]) if self.row_inputs else 1
 
     def parameters(self, request: Request) -> dict[str, Parameter]:
-        """Return the parameters that it knows, with defaults; what it does not know is the protocol's own."""
+        """Return the model's parameters, with defaults; other parameters of the request belong to the protocol."""
         return {name: request.parameters.get(name, choice.default) for name, choice in self.choices.items()}
 
     def key(self, request: Request, *, stream: bool = False) -> Key:
-        """Return what other requests must have in common with this one to be joined with it."""
+        """Return the batching key: only requests with equal keys are joined in one batch."""
         if not self.row_inputs:
             return Key(self.signature.name, None, stream, next(_alone))
         inputs = tuple(
@@ -82,13 +84,13 @@ class ServedModel:
         return Key(self.signature.name, (inputs, tuple(self.parameters(request).items()), request.outputs), stream)
 
     def part(self, request: Request, start: int, stop: int) -> dict[str, np.ndarray]:
-        """Return the inputs of some rows, without those that are one for all."""
+        """Return the inputs of rows `start` to `stop`, without those that all rows share."""
         if not self.row_inputs:
             return dict(request.inputs)
         return {name: request.inputs[name][start:stop] for name in self.row_inputs}
 
     def shared(self, request: Request) -> dict[str, np.ndarray]:
-        """Return the inputs that are one for all rows."""
+        """Return the inputs that all rows share, such as labels."""
         if not self.row_inputs:
             return {}
         return {name: values for name, values in request.inputs.items() if name not in self.row_inputs}
@@ -97,10 +99,15 @@ class ServedModel:
 def served_models(
     manifest: Manifest, graphs: tuple[str, ...] | None = None, max_new_tokens: int = MAX_NEW_TOKENS
 ) -> dict[str, ServedModel]:
-    """Return what is served of a bundle by name; of `graphs` alone where given. `max_new_tokens` bounds captions.
+    """Return the models that are served of a bundle, by name.
+
+    Args:
+        manifest: The bundle's manifest.
+        graphs: Names of the graphs to serve; None: all of the bundle.
+        max_new_tokens: Largest number of tokens that a client may ask for in one caption.
 
     Raises:
-        BundleError: the bundle has no such graph.
+        BundleError: The bundle lacks one of `graphs`, or a tensor's type has no name in the protocol.
     """
     chosen = tuple(manifest.graphs) if graphs is None else graphs
     if lacking := [name for name in chosen if name not in manifest.graphs]:
@@ -223,7 +230,7 @@ def _tensor(name: str, dtype: str, shape: tuple[int | str, ...]) -> Tensor:
 
 
 def _row_bucket(name: str, values: np.ndarray) -> Hashable:
-    """Return what rows must share: the shape of a row; of texts, about the same length; of pictures, nothing."""
+    """Return what rows of a batch must have in common: the shape of a row, or a text's class of length; else None."""
     if values.dtype != np.object_:
         return values.shape[1:]
     return sum(max(map(len, values)) > limit for limit in _TEXT_CLASSES) if name == _TEXT.name else None

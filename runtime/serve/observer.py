@@ -1,43 +1,43 @@
-"""What the engine tells whoever watches it."""
+"""The events that the engine reports to an observer."""
 
 from collections.abc import Sequence
 from typing import Protocol
 
 
 class Observer(Protocol):
-    """Is told what happens to requests inside the engine; called on the event loop, so it returns at once."""
+    """A receiver of the engine's events; its methods run on the event loop, so they must return at once."""
 
     def accepted(self, model: str) -> None:
-        """A request was taken into the queue."""
+        """Count a request that was put into the queue."""
         ...
 
     def refused(self, model: str, refusal: str) -> None:
-        """A request got no answer; `refusal` is the name of the `RefusalError`'s class."""
+        """Count a request that got no answer; `refusal` is the name of the `RefusalError`'s class."""
         ...
 
     def batch(self, model: str, rows: int) -> None:
-        """A batch of so many rows went to a worker."""
+        """Count a batch of `rows` rows that was sent to a worker."""
         ...
 
     def queued(self, depth: int) -> None:
-        """So many requests wait now."""
+        """Note the number of requests that wait now."""
         ...
 
     def stage(self, model: str, stage: str, seconds: float, traces: Sequence[str] = ()) -> None:
-        """A stage ended now that took so long; `traces` are the `Request.trace` of those that it served."""
+        """Note the duration of a stage that ended now; `traces` holds `Request.trace` of each request in it."""
         ...
 
     def cache(self, hit: bool) -> None:
-        """A picture was looked up by its content."""
+        """Count a lookup of a picture in the cache."""
         ...
 
     def worker(self, name: str, alive: bool) -> None:
-        """A worker came up or went down."""
+        """Note that a worker has started to take batches, or has ended."""
         ...
 
 
 class NullObserver:
-    """Nobody watches."""
+    """An observer that ignores every event."""
 
     def accepted(self, model: str) -> None:
         """Forget it."""

@@ -1,4 +1,4 @@
-"""What a user may set of a server's engine."""
+"""The settings of a server's engine."""
 
 import os
 from dataclasses import dataclass
@@ -11,47 +11,48 @@ MAX_NEW_TOKENS = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
-    """How a bundle is served."""
+    """How a bundle is opened, batched and limited when it is served."""
 
     backend: str = "auto"
     graphs: tuple[str, ...] | None = None
-    """Graphs to open, and with them the tasks that need no other; None: all of the bundle."""
+    """Names of the graphs to open; tasks are served that need no other graph. None: all graphs of the bundle."""
     workers: int = 1
-    """Processes that hold a model each."""
+    """Number of processes, each with a model of its own."""
     threads: int | None = None
-    """Of a CPU backend in each worker; None: the cores, shared out evenly."""
+    """Number of threads of a CPU backend in each worker; None: the cores are divided evenly among the workers."""
     bf16: bool = False
-    """A processor with units for bf16 may compute in it."""
+    """Whether a processor with bf16 units may compute in bf16."""
     max_batch: int = 16
-    """Rows that go through a model together at most."""
+    """Largest number of rows in one batch."""
     max_delay_ms: float = 2.0
-    """How long an idle worker may hold a request back for company."""
+    """Longest time that an idle worker waits for more requests to join a batch."""
     queue: int = 256
-    """Requests that may wait."""
+    """Largest number of requests that may wait."""
     deadline_ms: float = 500.0
-    """Of a request that sets none."""
+    """Deadline of a request that sets none."""
     max_rows: int = 1024
-    """Pictures or texts of one request."""
+    """Largest number of pictures or texts in one request."""
     max_body_bytes: int = 64 << 20
+    """Largest body of one request, after decompression."""
     max_new_tokens: int = MAX_NEW_TOKENS
-    """Of one caption: each takes room in the decoder's cache for as long as the caption is written."""
+    """Largest number of tokens in one caption: each takes a position in the decoder's cache until the caption ends."""
     max_pixels: int = 89_478_485
-    """Of one picture: Pillow's own limit, 268 MB as RGB."""
+    """Largest number of pixels in one picture: Pillow's own limit, 268 MB as RGB."""
     max_text_bytes: int = 64 << 10
-    """Of one text."""
+    """Largest size of one text."""
     cache_bytes: int = 256 << 20
-    """Of features of pictures that were seen before; 0: none is kept."""
+    """Size of the cache of picture features; 0: no features are kept."""
     startup_s: float = 300.0
-    """How long a worker may take to open its graphs."""
+    """Longest time that a worker may take to open its graphs."""
     stall_s: float = 300.0
-    """How long a worker that has work may say nothing before it is ended: it hangs, in a driver for example."""
+    """Longest time that a worker with work may send no message; after it the worker is ended, as hung in a driver."""
 
     def __post_init__(self) -> None:
         """Check the values.
 
         Raises:
-            InputError: values out of their range, all of them named.
-            BackendError: there is no such backend.
+            InputError: Values are out of their ranges; the message names all of them.
+            BackendError: There is no backend of this name.
         """
         require_backend(self.backend)
         counts = (
@@ -76,6 +77,6 @@ class ServeOptions:
 
     @property
     def session(self) -> SessionOptions:
-        """Return what each worker opens its graphs with: for full batches, on its part of the cores."""
+        """Return the options with which each worker opens its graphs: full batches, on its part of the cores."""
         shared = max((os.cpu_count() or 1) // self.workers, 1) if self.workers > 1 else None
         return SessionOptions(threads=self.threads or shared, bf16=self.bf16, rows=self.max_batch)

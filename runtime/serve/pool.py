@@ -1,4 +1,4 @@
-"""The engine: requests are checked, queued, joined to batches, computed by workers, and cut apart again."""
+"""The engine: it checks and queues requests, joins them to batches, and splits the workers' results again."""
 
 import asyncio
 import logging
@@ -39,17 +39,17 @@ from internvl_edge.runtime.serve.workers.worker import Worker
 logger = logging.getLogger(__name__)
 
 _QUEUE = "queue"
-"""Stage: from when a request was taken up until its rows left."""
+"""Name of the stage from when a request was queued until its rows were sent to a worker."""
 _RETRY_S = 1.0
-"""When to try again at a server that starts, restarts or drains."""
+"""Seconds after which a client should retry while the server starts, restarts a worker or drains."""
 _DOWN = 2
-"""Starts of a worker in a row that failed, after which nothing is queued for it."""
+"""Number of failed starts of a worker in a row after which it no longer counts as able to take requests."""
 _HASHED_AT_ONCE = 1 << 20
-"""Bytes of pictures that are hashed on the event loop (a millisecond); more are hashed in a thread."""
+"""Most bytes of pictures that are hashed on the event loop, which takes about 1 ms; more are hashed in a thread."""
 
 
 class WorkerEngine:
-    """Answers requests with worker processes, on the event loop that `start` ran on."""
+    """An engine that answers requests with worker processes, on the event loop on which `start` ran."""
 
     def __init__(
         self,
@@ -75,12 +75,12 @@ class WorkerEngine:
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
-        """Return the models by name."""
+        """Return the signature of each served model, by its name."""
         return self._signatures
 
     @property
     def ready(self) -> bool:
-        """Return whether a request would be taken up at once."""
+        """Return whether a worker takes requests now."""
         return not self._draining and any(worker.up for worker in self._workers)
 
     @property
@@ -89,11 +89,11 @@ class WorkerEngine:
         return tuple(self._workers)
 
     async def start(self) -> None:
-        """Check the bundle and start the workers; return when all are up.
+        """Check the bundle and start the workers; return when all of them take jobs.
 
         Raises:
-            BundleError: a bundle that cannot be served.
-            BackendError: why a worker did not start.
+            BundleError: The bundle cannot be served.
+            BackendError: A worker did not start, for the reason that the error gives.
         """
         bundle = await asyncio.to_thread(Bundle.open, self._path)
         self._info = bundle.manifest.model
@@ -113,7 +113,7 @@ class WorkerEngine:
             raise
 
     async def close(self, grace_s: float = 30.0) -> None:
-        """Take no more requests, answer those that were taken up, for `grace_s` at most, and end the workers."""
+        """Refuse new requests, answer the accepted ones for at most `grace_s` seconds, and end the workers."""
         self._draining = True
         end = time.monotonic() + grace_s
         while (unanswered := self._unanswered()) and (left := end - time.monotonic()) > 0:
@@ -123,21 +123,21 @@ class WorkerEngine:
         await self._stop()
 
     def require_room(self, model: str, client: str, coming: Mapping[str, int] = MappingProxyType({})) -> bool:
-        """Check that a request of this client might be queued behind those `coming`; return whether it would be.
+        """Check that the queue has room for a request of this client behind those `coming`; see `Engine`.
 
         Raises:
-            OverloadedError: there is no room for any.
+            OverloadedError: The queue is full.
         """
-        if model == ENCODE_IMAGE:  # the answer may be known
+        if model == ENCODE_IMAGE:  # the cache may hold the answer
             return False
         self._scheduler.require_room(client, coming)
         return True
 
     async def infer(self, request: Request) -> Response:
-        """Answer a request; a caller that is cancelled withdraws it.
+        """Answer a request; cancelling the caller withdraws it from the queue.
 
         Raises:
-            RefusalError: why there is no answer.
+            RefusalError: The request gets no answer, for the reason that the error gives.
         """
         try:
             request, served = self._checked(request)
@@ -149,10 +149,10 @@ class WorkerEngine:
             raise
 
     async def stream(self, request: Request) -> AsyncIterator[Response]:
-        """Answer in parts; closing the iterator stops the work. The deadline is that of the first part.
+        """Yield the answer in parts; closing the iterator stops the work. The deadline is that of the first part.
 
         Raises:
-            RefusalError: why there is no answer, or no more of it.
+            RefusalError: There is no answer, or no further part, for the reason that the error gives.
         """
         if request.model in self._served and not self._served[request.model].signature.streams:
             yield await self.infer(request)
@@ -177,17 +177,17 @@ class WorkerEngine:
         finally:
             if work is not None:
                 self._release(work)
-                work = None  # an error that it failed with has this frame: only the garbage collector would end that
+                work = None  # its error refers to this frame: a cycle that only the garbage collector would free
 
     def worker_up(self, worker: Worker) -> None:
-        """Note that a worker takes jobs."""
+        """Note that a worker takes jobs now."""
         self._observer.worker(worker.name, True)
         if all(each.up for each in self._workers) and not self._started.done():
             self._started.set_result(None)
         self._dispatch_soon()
 
     def worker_down(self, worker: Worker, held: list[Batch]) -> None:
-        """Take back what a lost worker held: each request once more, alone, so that only the guilty fall twice."""
+        """Queue the requests of a lost worker once more, each alone: only one that ends a worker is lost twice."""
         self._observer.worker(worker.name, False)
         if not self._started.done():
             self._started.set_exception(BackendError(worker.failure))
@@ -198,7 +198,7 @@ class WorkerEngine:
         self._dispatch_soon()
 
     def worker_message(self, worker: Worker, message: Any) -> None:
-        """Take a message about a job."""
+        """Handle a worker's message about a job."""
         if isinstance(message, Piece):
             part = worker.jobs[message.id].slices[message.part]
             _work(part).piece(part, message.row, message.text)
@@ -214,7 +214,7 @@ class WorkerEngine:
         return validated_request(request, served, self._info, self.options), served
 
     async def _encoded(self, request: Request, served: ServedModel) -> Response:
-        """Answer with rows that were computed before, where there are any."""
+        """Answer an `encode_image` request, with the rows that the cache holds and computed ones for the rest."""
         pictures = list(request.inputs["image"])
         mode = str(served.parameters(request)["mode"])
         keys = await self._keys(pictures, mode)
@@ -244,14 +244,14 @@ class WorkerEngine:
             return await work.answer
         finally:
             self._release(work)
-            del work  # whose answer may be the error that passes here, which has this frame: see `stream`
+            del work  # its answer may be the error that passes here, which refers to this frame: see `stream`
 
     def _enqueue(self, work: Work) -> None:
         """Queue a request.
 
         Raises:
-            OverloadedError: there is no room for it, or no time.
-            DeadlineExceededError: its deadline has passed.
+            OverloadedError: The queue is full, or too long for the request's deadline.
+            DeadlineExceededError: The deadline has passed.
         """
         now, request = time.monotonic(), work.request
         if request.deadline is not None and request.deadline <= now:
@@ -274,12 +274,12 @@ class WorkerEngine:
         self._dispatch_soon()
 
     def _release(self, work: Work) -> None:
-        """Forget a request: what waits of it is withdrawn, what a worker holds for nobody else is cancelled."""
+        """Withdraw the waiting rows of a request, and cancel the jobs that serve no other open request."""
         work.close()
         if work.late is not None:
             work.late.cancel()
         self._open.discard(work)
-        tickets, work.tickets = work.tickets, []  # which have the work: only the garbage collector would end that
+        tickets, work.tickets = work.tickets, []  # tickets refer to the work: a cycle for the garbage collector
         if work.complete:
             return
         for ticket in tickets:
@@ -291,17 +291,17 @@ class WorkerEngine:
                     worker.cancel(number)
 
     def _dispatch_soon(self) -> None:
-        """Let batches leave when all requests that came in this turn of the loop are queued."""
+        """Dispatch batches after all requests of this iteration of the event loop are queued."""
         if self._dispatching is None:
             self._dispatching = asyncio.get_running_loop().call_soon(self._dispatch)
 
     def _dispatch(self) -> None:
-        """Give each worker what may leave; come again when something that is held back may."""
+        """Send workers the batches that may leave, and set a timer for those that are held back."""
         self._dispatching = None
         now = time.monotonic()
         up = [worker for worker in self._workers if worker.up]
         while any(self._dispatch_to(worker, now) for worker in sorted(up, key=lambda each: len(each.jobs))):
-            pass  # one batch at a time, to whoever has least to do
+            pass  # one batch at a time, to the worker with the fewest jobs
         if self._wake is not None:
             self._wake.cancel()
             self._wake = None
@@ -311,7 +311,7 @@ class WorkerEngine:
             self._wake = asyncio.get_running_loop().call_later(wake - now, self._dispatch_soon)
 
     def _dispatch_to(self, worker: Worker, now: float) -> bool:
-        """Give a worker one batch, if there is one for it."""
+        """Send a worker one batch; return False if there is none for it."""
         batch = self._scheduler.take(now, worker.load)
         if batch is None:
             return False

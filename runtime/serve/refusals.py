@@ -1,49 +1,50 @@
-"""Why a request is not answered, in one sentence that a client may see, with the codes of HTTP and gRPC.
+"""The reasons why a request gets no answer: one sentence for the client, with the status codes of HTTP and gRPC.
 
 RefusalError
-├── BadRequestError         400 INVALID_ARGUMENT    no request of this shape can be answered
-├── UnauthorizedError       401 UNAUTHENTICATED     no API key, or another
+├── BadRequestError         400 INVALID_ARGUMENT    the request is malformed, or does not fit the model
+├── UnauthorizedError       401 UNAUTHENTICATED     the API key is missing or not known
 ├── UnknownModelError       404 NOT_FOUND           there is no such model or version
-├── TooLargeError           413 INVALID_ARGUMENT    a body, picture or text beyond the limits
+├── TooLargeError           413 INVALID_ARGUMENT    a body, picture or text exceeds the limits
 ├── OverloadedError         429 RESOURCE_EXHAUSTED  the queue is full
 ├── UnavailableError        503 UNAVAILABLE         the server starts, restarts a worker or drains
 ├── DeadlineExceededError   504 DEADLINE_EXCEEDED   the answer would come too late
-└── FailedError             500 INTERNAL            the model fails on what it should take
+└── FailedError             500 INTERNAL            the model fails on a valid request
 """
 
 from typing import ClassVar
 
 
 class RefusalError(Exception):
-    """A request that gets no answer; `str(refusal)` is one sentence without paths."""
+    """A request gets no answer; `str(refusal)` is one sentence for the client, without paths of the server."""
 
     http: ClassVar[int]
+    """HTTP status code."""
     grpc: ClassVar[str]
     """Name of the member of `grpc.StatusCode`."""
     retry_after_s: float | None = None
-    """When to try again; None: it would be refused again."""
+    """Seconds after which a retry may succeed; None: the same request would be refused again."""
 
 
 class BadRequestError(RefusalError):
-    """A request that can't be answered as it is."""
+    """The request is malformed, or does not fit the model."""
 
     http, grpc = 400, "INVALID_ARGUMENT"
 
 
 class UnauthorizedError(RefusalError):
-    """A request without the key that the server wants."""
+    """The request lacks an API key that the server knows."""
 
     http, grpc = 401, "UNAUTHENTICATED"
 
 
 class UnknownModelError(RefusalError):
-    """A model or version that is not served."""
+    """The model or version is not served."""
 
     http, grpc = 404, "NOT_FOUND"
 
 
 class TooLargeError(RefusalError):
-    """A body, picture or text beyond the limits."""
+    """A body, picture or text exceeds the limits."""
 
     http, grpc = 413, "INVALID_ARGUMENT"
 
@@ -59,7 +60,7 @@ class OverloadedError(RefusalError):
 
 
 class UnavailableError(RefusalError):
-    """Nobody answers now: starting, restarting or draining."""
+    """No worker takes requests now: the server starts, restarts a worker or drains."""
 
     http, grpc = 503, "UNAVAILABLE"
 
@@ -69,12 +70,12 @@ class UnavailableError(RefusalError):
 
 
 class DeadlineExceededError(RefusalError):
-    """The answer would come too late; the work was not begun, or is given up."""
+    """The answer would come too late; its work was not begun, or was stopped."""
 
     http, grpc = 504, "DEADLINE_EXCEEDED"
 
 
 class FailedError(RefusalError):
-    """The model fails on what its signature allows."""
+    """The model fails on a request that fits its signature."""
 
     http, grpc = 500, "INTERNAL"

@@ -1,4 +1,4 @@
-"""A request and its answer, whatever the protocol."""
+"""A request and its response, the same for every protocol."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,28 +10,29 @@ Parameter = str | int | float | bool
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What a client asks of one model."""
+    """A client's request of one model."""
 
     model: str
     inputs: Mapping[str, np.ndarray]
-    """By name. Strings and encoded pictures (BYTES) are object arrays of `bytes`."""
+    """Input name -> values. Texts and encoded pictures (BYTES) are object arrays of `bytes`."""
     outputs: tuple[str, ...] | None = None
-    """None: all."""
+    """Names of the wanted outputs; None: all."""
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     id: str = ""
+    """The client's own identifier of the request."""
     client: str = ""
-    """Whose turns are counted: the API key's digest, or the address."""
+    """Name under which the queue is shared fairly: the digest of the API key, or the address."""
     deadline: float | None = None
-    """On the clock of `time.monotonic`, in seconds; None: it waits as long as it takes."""
+    """Time on the clock of `time.monotonic`, in seconds, after which the answer is not wanted; None: no limit."""
     trace: str = ""
-    """A W3C `traceparent`, or empty."""
+    """The W3C `traceparent` of the request's span, or an empty string."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """The answer, or a part of it where it streams."""
+    """The answer to a request, or one part of a streamed answer."""
 
     outputs: Mapping[str, np.ndarray]
-    """By name, in the order of the model's signature; BYTES as in requests."""
+    """Output name -> values, in the order of the model's signature; BYTES as in requests."""
     final: bool = True
-    """No part follows."""
+    """Whether no further part follows."""

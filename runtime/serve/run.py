@@ -1,4 +1,4 @@
-"""A bundle, its engine and its protocols put together, on an event loop of their own."""
+"""Run a server: a bundle's engine and the protocols before it, on an event loop of their own."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,14 +24,15 @@ _TOKENIZER_FILE = "tokenizer.model"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extras:
-    """What a server has around its engine and ports."""
+    """Settings of a server besides those of its engine and ports."""
 
     keys: Sequence[str] = ()
-    """API keys; none: everybody may ask."""
+    """Accepted API keys; none: requests need no key."""
     drain_s: float = 30.0
+    """Longest time that accepted requests may take to finish after SIGTERM or SIGINT."""
     access_log: bool = True
     traces: bool = False
-    """Spans go where OpenTelemetry's environment variables say."""
+    """Whether to send OpenTelemetry spans, as its environment variables configure them."""
 
 
 def run_server(
@@ -40,7 +41,7 @@ def run_server(
     """Serve `bundle` until SIGTERM or SIGINT.
 
     Raises:
-        EdgeError: why it can't be served.
+        EdgeError: The bundle cannot be served, for the reason that the error gives.
     """
     require_packages()
     import uvloop
@@ -70,7 +71,7 @@ def run_server(
 
 
 class _TokenCount:
-    """Counts what the model reads of texts: its prefix and marks, and no more than it can read."""
+    """Counts the tokens that the model reads of texts: prefix and special tokens included, truncated ones not."""
 
     def __init__(self, file: Path) -> None:
         self._file = file

@@ -1,4 +1,4 @@
-"""A server from its first port to its last answer: HTTP and gRPC on one event loop around one engine."""
+"""A server from opening its ports to its last answer: HTTP and gRPC on one event loop, before one engine."""
 
 import asyncio
 import gc
@@ -34,32 +34,32 @@ _PACKAGES = (
     "prometheus_client",
 )
 _IDLE_S = 30
-"""How long a connection is kept between two requests."""
+"""Longest time that an HTTP connection stays open between two requests."""
 _BACKLOG = 2048
 _PORTS = 65535
 _YOUNG_OBJECTS = 50_000
-"""Objects that may refer to others, of requests that are under way: some hundreds of requests at once have as many."""
+"""Threshold of the garbage collector's youngest generation: about as many objects as some hundreds of requests have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:
-    """Where a server listens."""
+    """Addresses, ports and certificates of a server."""
 
     host: str = "127.0.0.1"
     http: int | None = 8000
-    """0: any free port; None: no HTTP."""
+    """Port of HTTP; 0: any free port; None: no HTTP."""
     grpc: int | None = 8001
-    """0: any free port; None: no gRPC."""
+    """Port of gRPC; 0: any free port; None: no gRPC."""
     tls_cert: Path | None = None
     tls_key: Path | None = None
     cors_origins: tuple[str, ...] = ()
-    """Whose pages a browser lets read answers over HTTP; ``*``: everybody's."""
+    """Origins whose pages may read answers over HTTP (CORS); ``*``: every origin."""
 
     def __post_init__(self) -> None:
         """Check the values.
 
         Raises:
-            InputError: nothing to listen on, or half of a key pair.
+            InputError: No port is given, a port is out of range or given twice, or a certificate lacks its key.
         """
         if self.http is None and self.grpc is None:
             raise InputError("serve: neither HTTP nor gRPC is wanted; give one of them a port")
@@ -77,26 +77,32 @@ def _is_port(port: int | None) -> bool:
 
 
 class StartedEngine(Engine, Protocol):
-    """An engine that the server starts and ends."""
+    """An engine that the server starts and closes."""
 
     async def start(self) -> None:
-        """Return when requests are taken."""
+        """Start the engine; return when it takes requests."""
         ...
 
     async def close(self, grace_s: float) -> None:
-        """Answer what was taken up, for `grace_s` at most, and end."""
+        """Answer the accepted requests for at most `grace_s` seconds, and end."""
         ...
 
 
 async def serve(
     engine: StartedEngine, service: Service, options: ServerOptions, announce: Callable[[str], None]
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then let accepted requests finish; a second signal ends it at once.
+    """Serve until SIGTERM or SIGINT, then let accepted requests finish; a second signal ends the process at once.
 
-    Ports are open before the engine is: it is live, and not ready. `announce` is told where and when it serves.
+    Ports open before the engine has started: until then the server is live, and not ready.
+
+    Args:
+        engine: The engine to start and to close.
+        service: The service that the protocols use.
+        options: Where to listen.
+        announce: Function that is called with each line for the user: addresses, ready, stopping.
 
     Raises:
-        EdgeError: a port is taken, a package, certificate or bundle is not as it should be.
+        EdgeError: A port is taken, a package is missing, or the certificate or bundle cannot be used.
     """
     require_packages()
     stop = _stop_on_signals()
@@ -122,10 +128,10 @@ async def serve(
 
 
 def require_packages() -> None:
-    """Check that what serving takes is installed.
+    """Check that the packages of the extra `serve` are installed.
 
     Raises:
-        BackendError: packages are missing.
+        BackendError: Packages are missing; the message names all of them.
     """
     missing = []
     for name in _PACKAGES:
@@ -138,7 +144,7 @@ def require_packages() -> None:
 
 
 class Listeners:
-    """The ports and the servers behind them, open as long as the context is."""
+    """The open ports and their HTTP and gRPC servers, as an asynchronous context manager."""
 
     def __init__(self, service: Service, options: ServerOptions) -> None:
         self._service = service
@@ -148,11 +154,11 @@ class Listeners:
         self._grpc: Any = None
         self._places: list[str] = []
         self.ports: list[int] = []
-        """Of HTTP and gRPC, as far as they are wanted."""
+        """Open ports: of HTTP, then of gRPC; without those that are not wanted."""
 
     @property
     def words(self) -> str:
-        """Return where they listen."""
+        """Return the addresses of all listeners as one line."""
         return ", ".join(self._places)
 
     async def __aenter__(self) -> "Listeners":
@@ -165,11 +171,11 @@ class Listeners:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        """Close what is open still."""
+        """Close the ports that are still open."""
         await self.close(0)
 
     async def close(self, grace_s: float) -> None:
-        """Take no more connections; requests under way have `grace_s` to finish."""
+        """Accept no more connections; requests under way have `grace_s` seconds to finish."""
         closing: list[Any] = []
         if self._grpc is not None:
             closing.append(self._grpc.stop(grace_s))
@@ -185,7 +191,7 @@ class Listeners:
         if options.grpc is not None:
             from internvl_edge.runtime.serve.protocol.grpc.server import grpc_server, listen
 
-            _bound(host, options.grpc).close()  # whether it is taken: gRPC says that in lines of its own
+            _bound(host, options.grpc).close()  # raises if the port is taken; gRPC would log lines of its own
             self._grpc = grpc_server(self._service)
             port = listen(self._grpc, host, options.grpc, _pem(options))
             self.ports.append(port)
@@ -204,10 +210,10 @@ class Listeners:
 
 
 def http_server(service: Service, options: ServerOptions) -> "Server":
-    """Return uvicorn around the service; it leaves signals to others.
+    """Return a uvicorn server of the service that installs no signal handlers.
 
     Raises:
-        InputError: the certificate or key can't be used, or an origin is none.
+        InputError: The certificate or key cannot be used, or an origin is not valid.
     """
     import uvicorn
 
@@ -247,7 +253,7 @@ def http_server(service: Service, options: ServerOptions) -> "Server":
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """Return a socket that names its protocol: asyncio turns Nagle's delay off for those alone."""
+    """Return a bound TCP socket; its protocol is given, since asyncio sets TCP_NODELAY only where it is."""
     listener = None
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
@@ -265,10 +271,10 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 def _tune_garbage_collector() -> None:
-    """Let the garbage collector look rarely, and not at what is there now, which stays.
+    """Freeze the objects that exist now and collect garbage rarely.
 
-    Requests leave nothing for it, so it need not come for each burst of them: its pauses were the longest turns of the
-    loop.
+    Requests leave no reference cycles, so the collector need not run for each burst of them; its pauses were the
+    longest iterations of the event loop.
     """
     gc.collect()
     gc.freeze()
@@ -289,7 +295,7 @@ def _authority(host: str, port: int) -> str:
 
 
 def _stop_on_signals() -> asyncio.Event:
-    """Return what the first SIGTERM or SIGINT sets; the second one does what it did before."""
+    """Return an event that the first SIGTERM or SIGINT sets; a second signal has its default effect."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
 
     def received() -> None:
@@ -303,7 +309,7 @@ def _stop_on_signals() -> asyncio.Event:
 
 
 async def _ended(task: "asyncio.Future[None]") -> None:
-    """Cancel a task that runs, and wait for its end."""
+    """Cancel a task that has not ended, and wait for its end."""
     if not task.done():
         task.cancel()
         await asyncio.wait({task})

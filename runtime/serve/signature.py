@@ -1,4 +1,4 @@
-"""What a served model takes and gives, in the terms of the Open Inference Protocol."""
+"""The inputs and outputs of a served model, in the terms of the Open Inference Protocol."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,34 +12,34 @@ _TYPES = [row for row in TENSOR_TYPES.values() if row.protocol]
 DATATYPES: Mapping[str, np.dtype[Any]] = {row.protocol: np.dtype(row.stored) for row in _TYPES} | {
     "BYTES": np.dtype(np.object_)
 }
-"""The protocol's name of a type -> NumPy's. It has none for BF16: such a tensor is the 16 bits of each number."""
+"""Datatype of the protocol -> type of NumPy. NumPy has no BF16: such a tensor holds the 16 bits of each number."""
 DECLARED: Mapping[str, str] = {row.name: row.protocol for row in _TYPES}
-"""The name of a type in a manifest -> the protocol's."""
+"""Name of a type in a manifest -> datatype of the protocol."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensor:
-    """One input or output."""
+    """Name, datatype and shape of one input or output."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
-    """-1 where the size is free."""
+    """Size of each axis; -1 where it is free."""
     optional: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
-    """One model."""
+    """Inputs, outputs and parameters of one model."""
 
     name: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     parameters: Mapping[str, str]
-    """Parameter of a request that it knows -> what it does, in words."""
+    """Parameter that requests may set -> description of its effect."""
     batched: bool
-    """Axis 0 of every input and output counts rows that do not see each other: requests may be joined on it."""
+    """Whether axis 0 of every input and output counts independent rows, so that requests may be joined on it."""
     modes: tuple[str, ...] = ()
-    """Whose picture features it gives: c, g; empty where it gives none."""
+    """Kinds of picture features that the model gives: c, g; empty if it gives none."""
     streams: bool = False
-    """Its answer may be had in parts."""
+    """Whether the answer may be streamed in parts."""

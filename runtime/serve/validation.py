@@ -1,4 +1,4 @@
-"""Requests held against the signature of their model and the limits, before anything is done for them."""
+"""Checks of a request against its model's signature and the server's limits, before any work is done for it."""
 
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -17,22 +17,24 @@ from internvl_edge.runtime.serve.requests import Request
 from internvl_edge.runtime.serve.signature import DATATYPES, Tensor
 
 _SHOWN = 80
-"""Characters of a client's own words that an answer repeats."""
+"""Largest number of characters of a client's own text that an error message repeats."""
 _DATATYPES = {dtype: name for name, dtype in DATATYPES.items()}
 _NAMED = 5
-"""Findings that one answer names."""
+"""Largest number of findings that one error message names."""
 _LONGEST_NORMALIZED = 256
-"""Characters of a label: what Unicode's normal form takes of marks behind one another grows with their square."""
+"""Longest label, in characters, that is normalized before labels are compared.
+
+The time of Unicode's NFKC grows with the square of the number of combining marks behind one another."""
 
 
 def validated_request(request: Request, served: ServedModel, model: ModelInfo, options: ServeOptions) -> Request:
     """Check a request, and return it with its pictures as bytes, however they were sent.
 
     Raises:
-        BadRequestError: naming what is wrong.
-        TooLargeError: more rows, or a longer text, than may be.
+        BadRequestError: The request does not fit the signature; the message names what is wrong.
+        TooLargeError: The request has more rows, or a longer text, than the limits allow.
     """
-    for findings in (_names, _tensors, _rows):  # each relies on those before
+    for findings in (_names, _tensors, _rows):  # each check relies on those before it
         _refuse(request, list(findings(request, served)))
     _require_counts(request, served, options)
     for findings in (_texts, _labels):
@@ -83,7 +85,7 @@ def _misfits(tensor: Tensor, values: np.ndarray) -> Iterator[str]:
 def _unequal(
     values: np.ndarray, name: str, axes: tuple[int | str, ...], sizes: dict[str, tuple[int, str]]
 ) -> Iterator[str]:
-    """Yield axes of one name with two sizes."""
+    """Yield a finding for each axis name that has two different sizes."""
     for found, axis in zip(values.shape, axes, strict=False):
         if isinstance(axis, str):
             size, first = sizes.setdefault(axis, (found, name))
@@ -114,7 +116,7 @@ def _texts(request: Request, served: ServedModel) -> Iterator[str]:
 
 
 def _labels(request: Request, served: ServedModel) -> Iterator[str]:
-    """Yield labels that stand twice, each of which would be given a part of one label's probability."""
+    """Yield a finding for each repeated label: the repetitions would share the probability of one label."""
     first: dict[str, int] = {}
     for index, value in enumerate(request.inputs.get("labels", ())):
         text = " ".join(value.decode().split())
@@ -126,7 +128,7 @@ def _labels(request: Request, served: ServedModel) -> Iterator[str]:
 
 
 def _with_pictures(request: Request) -> Request:
-    """Return a request whose pictures are bytes of files: data URLs and base64 are decoded."""
+    """Return the request with its pictures as the bytes of image files: data URLs and base64 are decoded."""
     values = request.inputs.get("image")
     if values is None or values.dtype != np.object_:
         return request
@@ -141,7 +143,7 @@ def _with_pictures(request: Request) -> Request:
 
 
 def _picture_in(text: str) -> str | None:
-    """Return what is wrong with a text that stands for a picture."""
+    """Return what is wrong with a text that holds a picture as a data URL or base64; None for an ordinary text."""
     try:
         picture = picture_in_text(text)
     except InputError as error:
@@ -157,11 +159,11 @@ _FINDINGS: dict[str, Callable[[str], bool]] = {
     "prompt": lambda text: False,
     "templates": lambda text: "{}" not in text,
 }
-"""What is wrong with a text of an input; of others, that it is empty."""
+"""Input -> function that returns True for a text that is wrong; texts of all other inputs are wrong when empty."""
 
 
 def _require_counts(request: Request, served: ServedModel, options: ServeOptions) -> None:
-    """Refuse more than may be, before each is looked at."""
+    """Refuse a request with too many rows or texts, before each of them is checked."""
     rows = served.rows(request)
     if served.row_inputs and rows > options.max_rows:
         raise TooLargeError(f"{request.model}: {rows} rows, at most {options.max_rows} are taken at once")
@@ -177,7 +179,7 @@ def _require_short_texts(request: Request, options: ServeOptions) -> None:
 
 
 def _ids(request: Request, model: ModelInfo) -> Iterator[str]:
-    """Yield ids and positions outside the model's tables, which a backend might read past."""
+    """Yield a finding for ids and positions outside the model's embedding tables: a backend might read past the end."""
     if model.text is None:
         return
     places = model.text.max_positions

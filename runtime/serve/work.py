@@ -1,4 +1,4 @@
-"""Requests under way: what has come back of each, and who is told when all of it has."""
+"""Requests under way: the results that have come back for each, and the future of its answer."""
 
 import asyncio
 from collections.abc import Mapping
@@ -14,51 +14,51 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class Work:
-    """A request whose rows may go apart."""
+    """A request whose rows may be computed in different batches."""
 
     def __init__(self, request: Request, served: ServedModel) -> None:
         self.request = request
         self.served = served
         self.rows = served.rows(request)
         self.tickets: list[Ticket] = []
-        """Its rows in the queue; more than one after a worker was lost."""
+        """Tickets of its rows in the queue; more than one after a worker was lost."""
         self.closed = False
-        """Nobody waits for it any more."""
+        """Whether the caller has left."""
         self.late: asyncio.TimerHandle | None = None
-        """Gives it up at its deadline."""
+        """Timer that fails the request at its deadline."""
         self.answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self._outputs: dict[int, Arrays] = {}
-        """By the first row."""
+        """First row of a part -> outputs of the part."""
         self._missing = self.rows
 
     @property
     def complete(self) -> bool:
-        """Return whether all rows have come back."""
+        """Return whether the results of all rows have come back."""
         return not self._missing
 
     def take(self, part: Slice, outputs: Arrays) -> None:
-        """Take what came back for some rows."""
+        """Add the outputs of some rows; with the last of them, set the answer."""
         self._outputs[part.start] = outputs
         self._missing -= part.stop - part.start
         if not self._missing and not self.answer.done():
             self.answer.set_result(Response(outputs=self._joined()))
 
     def fail(self, refusal: RefusalError) -> None:
-        """Tell that there is no answer; the first reason stands."""
+        """Set the reason why there is no answer; the first reason is kept."""
         if not (self.answer.done() or self.closed):
             self.answer.set_exception(refusal)
 
     def close(self) -> None:
-        """Note that nobody waits for it any more."""
+        """Note that the caller has left."""
         self.closed = True
         if self.answer.done() and not self.answer.cancelled():
-            self.answer.exception()  # asyncio would log one that was never looked at
+            self.answer.exception()  # asyncio would log an exception that was never retrieved
 
     def piece(self, part: Slice, row: int, text: str) -> None:
-        """Take text that was added to a row: only what streams has any."""
+        """Add text to a row; only streamed requests receive any."""
 
     def lost(self, part: Slice) -> None:
-        """Note that some rows begin anew."""
+        """Note that some rows are computed again from their start."""
 
     def _joined(self) -> Arrays:
         parts = [self._outputs[start] for start in sorted(self._outputs)]
@@ -70,28 +70,28 @@ class Work:
 
 
 class StreamedWork(Work):
-    """A request whose rows are written piece by piece; what a row begun anew repeats is not given twice."""
+    """A request whose texts are streamed; when a row is computed again, the repeated text is not sent twice."""
 
     def __init__(self, request: Request, served: ServedModel) -> None:
         super().__init__(request, served)
         self.begun = False
-        """A piece of it came: it is no longer late."""
+        """Whether a piece has come: from then on the deadline no longer applies."""
         self._given = [""] * self.rows
         self._written = [""] * self.rows
         self._changed = asyncio.Event()
 
     def take(self, part: Slice, outputs: Arrays) -> None:
-        """Note that some rows are written to their end."""
+        """Note that the texts of some rows are complete."""
         super().take(part, {"text": np.array([b""] * (part.stop - part.start), np.object_)})
         self._changed.set()
 
     def fail(self, refusal: RefusalError) -> None:
-        """Tell that no more comes."""
+        """Set the reason why no further text comes."""
         super().fail(refusal)
         self._changed.set()
 
     def piece(self, part: Slice, row: int, text: str) -> None:
-        """Take text that was added to a row."""
+        """Add text to a row."""
         self.begun = True
         index = part.start + row
         self._written[index] += text
@@ -101,12 +101,12 @@ class StreamedWork(Work):
         self._changed.set()
 
     def lost(self, part: Slice) -> None:
-        """Note that some rows begin anew."""
+        """Note that some rows are computed again from their start."""
         for index in range(part.start, part.stop):
             self._written[index] = ""
 
     async def next(self) -> Response:
-        """Wait for more, and return all that has come; whether a final one is good, `answer` tells."""
+        """Wait for more text and return it; after a final part, `answer` holds a result or the error."""
         await self._changed.wait()
         self._changed.clear()
         return Response(
@@ -115,7 +115,7 @@ class StreamedWork(Work):
         )
 
     def _new(self, row: int) -> bytes:
-        """Return what was written of a row and not given, as given."""
+        """Return the text of a row that was not returned before."""
         given, written = self._given[row], self._written[row]
         if len(written) <= len(given):
             return b""

@@ -1,1 +1,1 @@
-"""What the server lets people see: one record of figures, and its views as metrics, page, statistics and log."""
+"""Observability of a server: one record of counts and times, shown as metrics, status page, statistics, log, traces."""

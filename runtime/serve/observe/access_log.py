@@ -1,4 +1,4 @@
-"""One line of JSON for each request."""
+"""The access log: one line of JSON for each request."""
 
 import json
 import sys
@@ -9,13 +9,13 @@ from internvl_edge.runtime.serve.observe.exchange import Exchange
 
 
 class AccessLog:
-    """Writes to a stream; a stream that is gone is no reason to refuse requests."""
+    """Writes to a stream; a stream that has been closed does not make requests fail."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
 
     def write(self, exchange: Exchange) -> None:
-        """Write the line of an exchange that has ended."""
+        """Write the line of a request that has ended."""
         line = {
             "time": round(time.time(), 3),
             "protocol": exchange.protocol,

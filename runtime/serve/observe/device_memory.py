@@ -1,4 +1,4 @@
-"""How much memory of the GPUs is in use, where NVML can tell."""
+"""Memory of the GPUs that is in use, as NVML reports it."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -6,11 +6,11 @@ from typing import Any
 
 
 def memory_reader() -> Callable[[], Mapping[str, int]]:
-    """Return a function that gives the bytes in use of each GPU by name; it gives none without NVML or a GPU."""
+    """Return a function that gives the bytes in use of each GPU, by name; without NVML or a GPU it gives none."""
     try:
         nvml: Any = import_module("pynvml")
         nvml.nvmlInit()
-    except Exception:  # the package, the driver or the GPU is missing: each says so in its own way
+    except Exception:  # the package, the driver or the GPU is missing, and each raises an error of its own
         return dict
 
     def used() -> Mapping[str, int]:

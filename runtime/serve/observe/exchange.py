@@ -1,4 +1,4 @@
-"""One request and what became of it, in the words that metrics, log and traces share."""
+"""One request and its outcome, as metrics, log and traces share them."""
 
 import time
 from dataclasses import dataclass, field
@@ -8,30 +8,32 @@ from internvl_edge.runtime.serve.observe.trace_context import TraceContext
 
 @dataclass(slots=True, kw_only=True)
 class Exchange:
-    """Filled in while a request is answered."""
+    """The facts of one request; they are filled in while it is answered."""
 
     protocol: str
-    """`http` or `grpc`."""
+    """Name of the protocol: `http` or `grpc`."""
     method: str
-    """HTTP's method and path, or the name of the call."""
+    """Method and path of HTTP, or name of the gRPC call."""
     client: str
-    """The API key's digest, or the address."""
+    """Digest of the API key, or the address."""
     trace: TraceContext
     parent: str = ""
     """The `traceparent` that came with the request."""
     model: str = ""
-    """A model that is served, or empty: names that clients make up would fill the metrics."""
+    """Name of a served model, or an empty string: names that clients make up would fill the metrics."""
     id: str = ""
-    """The client's own name of the request."""
+    """The client's own identifier of the request."""
     status: str = "200"
-    """HTTP's code, or the name of gRPC's."""
+    """Status code of HTTP, or name of gRPC's."""
     refusal: str = ""
-    """Name of the `RefusalError`'s class."""
+    """Name of the `RefusalError`'s class; empty for an answered request."""
     taken: bool = False
-    """The engine has it, and tells the observer itself why it refuses."""
+    """Whether the request was passed to the engine, which reports its own refusals to the observer."""
     rows: int = 0
-    """Rows of the request, where its model counts rows; else it is one."""
+    """Number of rows of the request; 1 if its model does not count rows."""
     began: float = field(default_factory=time.monotonic)
+    """Time of the first byte, on the clock of `time.monotonic`."""
     seconds: float = 0.0
+    """Seconds from the first byte to the end of the answer."""
     held_s: float = 0.0
-    """Since it began, before anything was done for it: at the door."""
+    """Seconds that it waited in admission control, before any work was done for it."""

@@ -1,15 +1,16 @@
-"""Counts of values between fixed bounds."""
+"""Histograms with fixed bounds, as Prometheus defines them."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""From a cached answer to a long caption."""
+"""Upper bounds of latencies, from a cached answer to a long caption."""
+
 ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 
 
 class Histogram:
-    """As Prometheus counts: a value belongs to the first bound that is not below it."""
+    """Counts of values; as in Prometheus, a value is counted at the first bound that is not below it."""
 
     def __init__(self, bounds: Sequence[float] = SECONDS) -> None:
         self.bounds = tuple(bounds)
@@ -18,7 +19,7 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """Return how many values there were."""
+        """Return the number of values."""
         return sum(self.counts)
 
     def add(self, value: float) -> None:
@@ -27,12 +28,12 @@ class Histogram:
         self.sum += value
 
     def cumulated(self) -> list[tuple[str, float]]:
-        """Return (bound, how many values reach no further) as Prometheus wants its buckets."""
+        """Return the cumulative buckets of Prometheus: (bound, number of values up to it)."""
         names = [*map(str, self.bounds), "+Inf"]
         return [(name, float(sum(self.counts[: index + 1]))) for index, name in enumerate(names)]
 
     def quantile(self, part: float) -> float | None:
-        """Return a bound that `part` of the values do not exceed; None without values or beyond the last bound."""
+        """Return the smallest bound that `part` of the values do not exceed; None if there is no such bound."""
         reached, wanted = 0, part * self.count
         for bound, count in zip(self.bounds, self.counts, strict=False):
             reached += count

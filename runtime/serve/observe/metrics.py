@@ -1,4 +1,4 @@
-"""The record as Prometheus reads it."""
+"""The record as metrics in the text format of Prometheus."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def exposition(record: Record, ready: bool, memory_bytes: Mapping[str, int]) -> bytes:
-    """Return the metrics' text; `memory_bytes` is what the devices have in use, by name."""
+    """Return the text of the metrics; `memory_bytes` holds the memory in use of each device, by name."""
     from prometheus_client import CollectorRegistry, generate_latest
 
     registry = CollectorRegistry(auto_describe=False)

@@ -1,7 +1,7 @@
-"""OpenTelemetry's SDK as its own environment variables set it up.
+"""OpenTelemetry's SDK, configured by its own environment variables.
 
-The SDK and its exporters read most of them: endpoint, headers, timeout, certificates, compression, sampler, limits of
-spans and of batches. Those of the service's name, the exporter, its protocol, and whether there is any, are read here.
+The SDK and its exporters read most of the variables: endpoint, headers, timeout, certificates, compression, sampler,
+limits of spans and of batches. The variables of the service's name, the exporter and its protocol are read here.
 """
 
 import os
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 _SERVICE = "internvl-edge"
 _UNNAMED = "unknown_service"
-"""What the SDK calls a service that nobody named."""
+"""The SDK's default for the name of a service."""
 _GROUP = "opentelemetry_traces_exporter"
-"""Where packages with exporters say what they have."""
+"""The entry points with which packages register exporters."""
 _PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 _PACKAGES = {
     "otlp_proto_http": "'internvl-edge[tracing]'",
@@ -28,10 +28,10 @@ _PACKAGES = {
 
 
 def provider_from_environment() -> "TracerProvider | None":
-    """Return a provider that sends spans in batches as the environment says; None where it disables the SDK.
+    """Return a provider that sends spans in batches as the environment configures it; None if that disables the SDK.
 
     Raises:
-        BackendError: the SDK or an exporter is not installed, or a variable has a value that is not known.
+        BackendError: The SDK or an exporter is not installed, or a variable has an unknown value.
     """
     if _variable("OTEL_SDK_DISABLED").lower() == "true":
         return None
@@ -48,17 +48,17 @@ def provider_from_environment() -> "TracerProvider | None":
 
 
 def _resource() -> "Resource":
-    """Return what the environment says of the service, with a name where it gives none."""
+    """Return the attributes of the service from the environment, with our name if it gives none."""
     from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 
-    told = Resource.create()
-    if str(told.attributes.get(SERVICE_NAME, _UNNAMED)).startswith(_UNNAMED):
-        return told.merge(Resource({SERVICE_NAME: _SERVICE}))
-    return told
+    resource = Resource.create()
+    if str(resource.attributes.get(SERVICE_NAME, _UNNAMED)).startswith(_UNNAMED):
+        return resource.merge(Resource({SERVICE_NAME: _SERVICE}))
+    return resource
 
 
 def _exporter_names() -> list[str]:
-    """Return the names of the exporters that are wanted."""
+    """Return the names of the configured exporters."""
     names = [name.strip() for name in (_variable("OTEL_TRACES_EXPORTER") or "otlp").split(",")]
     return [_otlp() if name == "otlp" else name for name in names if name not in ("", "none")]
 
@@ -85,6 +85,6 @@ def _exporter(name: str) -> Any:
         raise BackendError(f"OpenTelemetry: exporter {name} cannot be set up ({error}); see its variables") from error
 
 
-def _variable(variable: str) -> str:
-    """Return a variable's value; an empty one counts as not set."""
-    return os.environ.get(variable, "").strip()
+def _variable(name: str) -> str:
+    """Return the value of an environment variable; an empty string if it is not set."""
+    return os.environ.get(name, "").strip()

@@ -1,4 +1,4 @@
-"""The server's figures since it started, counted once for every view of them."""
+"""The server's counts and times since its start, kept once for metrics, status page and statistics."""
 
 import time
 from collections import Counter, defaultdict
@@ -9,41 +9,47 @@ from internvl_edge.runtime.serve.observe.histogram import ROWS, Histogram
 
 
 class Record:
-    """An `Observer` of the engine that the protocols tell of their exchanges too."""
+    """An `Observer` of the engine that also counts the requests of the protocols."""
 
     def __init__(self) -> None:
         self.started = time.time()
         self.exchanges: Counter[tuple[str, str, str]] = Counter()
-        """(model, protocol, status)"""
+        """(model, protocol, status) -> number of requests that have ended."""
         self.latency: defaultdict[str, Histogram] = defaultdict(Histogram)
-        """Answered requests, from their first byte to the last of the answer, by model."""
+        """Model -> seconds of answered requests, from their first byte to the last byte of the answer."""
         self.failed: defaultdict[str, Histogram] = defaultdict(Histogram)
-        """The same for requests that got no answer."""
+        """Model -> seconds of requests that got no answer."""
         self.stages: defaultdict[tuple[str, str], Histogram] = defaultdict(Histogram)
-        """(model, stage)"""
+        """(model, stage) -> seconds of the stage."""
         self.request_seconds: defaultdict[tuple[str, str], float] = defaultdict(float)
-        """(model, stage) -> time of the stage, once for each request that it served."""
+        """(model, stage) -> sum of the stage's seconds, added once for each request in it."""
         self.last_answer_ms: dict[str, int] = {}
-        """When the last request was answered, since 1970, by model."""
+        """Model -> time of its last answer, in milliseconds since 1970."""
         self.batches: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(ROWS))
+        """Model -> rows of its batches."""
         self.refusals: Counter[tuple[str, str]] = Counter()
-        """(model, name of the refusal)"""
+        """(model, name of the refusal's class) -> number of refusals."""
         self.rows: Counter[str] = Counter()
-        """Of answered requests, by model."""
+        """Model -> rows of answered requests."""
         self.taken: Counter[str] = Counter()
+        """Model -> number of requests that were put into the queue."""
         self.lookups: Counter[bool] = Counter()
-        """Whether the picture was in the cache."""
+        """Whether the picture was in the cache -> number of lookups."""
         self.workers: dict[str, bool] = {}
+        """Worker -> whether it takes batches."""
         self.deaths: Counter[str] = Counter()
+        """Worker -> number of times that it has ended."""
         self.depth = 0
+        """Number of requests that wait."""
         self.under_way = 0
+        """Number of requests that have come and not ended."""
 
     def began(self, exchange: Exchange) -> None:
-        """A request came in."""
+        """Count a request that has come."""
         self.under_way += 1
 
     def ended(self, exchange: Exchange) -> None:
-        """A request was answered, refused or given up by its client."""
+        """Count a request that was answered, refused or given up by its client."""
         self.under_way -= 1
         self.exchanges[exchange.model, exchange.protocol, exchange.status] += 1
         if exchange.refusal and not exchange.taken:
@@ -57,32 +63,32 @@ class Record:
                 self.last_answer_ms[exchange.model] = max(now_ms, self.last_answer_ms.get(exchange.model, 0))
 
     def accepted(self, model: str) -> None:
-        """A request was taken into the queue."""
+        """Count a request that was put into the queue."""
         self.taken[model] += 1
 
     def refused(self, model: str, refusal: str) -> None:
-        """A request got no answer."""
+        """Count a request that got no answer."""
         self.refusals[model, refusal] += 1
 
     def batch(self, model: str, rows: int) -> None:
-        """A batch of so many rows went to a worker."""
+        """Count a batch of `rows` rows."""
         self.batches[model].add(rows)
 
     def queued(self, depth: int) -> None:
-        """So many requests wait now."""
+        """Note the number of requests that wait now."""
         self.depth = depth
 
     def stage(self, model: str, stage: str, seconds: float, traces: Sequence[str] = ()) -> None:
-        """A stage of a request or batch took so long."""
+        """Add the seconds of a stage of a request or batch."""
         self.stages[model, stage].add(seconds)
         self.request_seconds[model, stage] += seconds * max(len(traces), 1)
 
     def cache(self, hit: bool) -> None:
-        """A picture was looked up by its content."""
+        """Count a lookup of a picture in the cache."""
         self.lookups[hit] += 1
 
     def worker(self, name: str, alive: bool) -> None:
-        """A worker came up or went down."""
+        """Note that a worker has started to take batches, or has ended."""
         if self.workers.get(name) and not alive:
             self.deaths[name] += 1
         self.workers[name] = alive

@@ -1,4 +1,4 @@
-"""The record as a page that a person reads: plain HTML, no scripts, everything escaped."""
+"""The record as a status page: plain HTML without scripts, with every text escaped."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -13,11 +13,11 @@ from internvl_edge.runtime.serve.signature import Signature, Tensor
 _TEMPLATE = "templates/status.html"
 _NOTHING = "-"
 _SHOWN = 3
-"""Inputs or outputs of a model: a decoder has one for each layer."""
+"""Number of inputs or outputs of a model that are listed: a decoder has one for each layer."""
 
 
 def page_html(record: Record, signatures: Mapping[str, Signature], ready: bool, version: str) -> str:
-    """Return the page."""
+    """Return the status page."""
     template = Template(files(__package__).joinpath(_TEMPLATE).read_text(encoding="utf-8"))
     return template.substitute(
         state="ready" if ready else "not ready",

@@ -1,4 +1,4 @@
-"""W3C trace context: the ids that a request carries through every stage and service."""
+"""W3C trace context: the ids that a request carries through all stages and services."""
 
 import random
 import re
@@ -9,22 +9,22 @@ _HEADER = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})
 
 @dataclass(frozen=True, slots=True)
 class TraceContext:
-    """Where in a trace a request stands."""
+    """The trace and the span of a request."""
 
     trace_id: str
     """32 hexadecimal digits."""
     span_id: str
-    """16 hexadecimal digits: the server's work on this request."""
+    """16 hexadecimal digits of the server's span for this request."""
     flags: str = "01"
 
     @property
     def header(self) -> str:
-        """Return the `traceparent` of what is done for this request."""
+        """Return the `traceparent` of child spans of this request."""
         return f"00-{self.trace_id}-{self.span_id}-{self.flags}"
 
 
 def continued(traceparent: str | None) -> TraceContext:
-    """Return a context in the trace that `traceparent` names, or in a new one where it names none."""
+    """Return a context in the trace of `traceparent`, or in a new trace if that is absent or malformed."""
     span_id = _digits(16)
     if (parsed := parsed_header(traceparent)) is None:
         return TraceContext(_digits(32), span_id)
@@ -32,7 +32,7 @@ def continued(traceparent: str | None) -> TraceContext:
 
 
 def parsed_header(traceparent: str | None) -> TraceContext | None:
-    """Return what the header says, or None where it is absent or not well formed."""
+    """Return the context of a `traceparent` header, or None if it is absent or malformed."""
     found = _HEADER.fullmatch(traceparent or "")
     if found is None:
         return None
@@ -43,5 +43,5 @@ def parsed_header(traceparent: str | None) -> TraceContext | None:
 
 
 def _digits(count: int) -> str:
-    """Return random digits, not all of them 0; an id is no secret, and the system's own randomness costs a call."""
+    """Return random hexadecimal digits, not all 0; an id is no secret, so no system call for randomness is spent."""
     return f"{random.getrandbits(4 * count) or 1:0{count}x}"

@@ -1,4 +1,4 @@
-"""OpenTelemetry spans of requests and their stages, for those who installed its SDK."""
+"""OpenTelemetry spans of requests and their stages; needs OpenTelemetry's SDK."""
 
 import time
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _INSTRUMENTATION = "internvl_edge.serve"
 
 
 class TracingRecord(Record):
-    """A record that writes a span for each request, and under it one for each stage."""
+    """A record that also writes a span for each request, with a child span for each stage."""
 
     def __init__(self, provider: "TracerProvider") -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class TracingRecord(Record):
         self._spans: dict[str, Span] = {}
 
     def began(self, exchange: Exchange) -> None:
-        """Open the request's span; its ids become the exchange's."""
+        """Start the request's span, whose ids become those of the exchange."""
         from opentelemetry.trace import SpanKind, format_span_id, format_trace_id
 
         super().began(exchange)
@@ -38,7 +38,7 @@ class TracingRecord(Record):
         self._spans[exchange.trace.span_id] = span
 
     def ended(self, exchange: Exchange) -> None:
-        """Close the request's span."""
+        """End the request's span."""
         from opentelemetry.trace import StatusCode
 
         super().ended(exchange)
@@ -51,7 +51,7 @@ class TracingRecord(Record):
         span.end()
 
     def stage(self, model: str, stage: str, seconds: float, traces: Sequence[str] = ()) -> None:
-        """Write the stage's span under each request that it served."""
+        """Write a span of the stage under each request in it."""
         super().stage(model, stage, seconds, traces)
         now = time.time_ns()
         for trace in traces:
@@ -61,12 +61,12 @@ class TracingRecord(Record):
             span.end(now)
 
     def close(self) -> None:
-        """Send what was not sent yet."""
+        """Send the spans that were not sent yet."""
         self._provider.shutdown()
 
 
 def _context(traceparent: str) -> "Context":
-    """Return the context in which a span is a child of `traceparent`, or a root where there is none."""
+    """Return the context for a child span of `traceparent`, or for a root span if that is absent."""
     from opentelemetry.context import Context
     from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 

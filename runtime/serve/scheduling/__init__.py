@@ -1,1 +1,1 @@
-"""Which rows leave together, when, and whose turn it is: plain data and a given time, no clock and no worker."""
+"""Batching and fair queueing of rows, as plain data with the time as an argument: no clock, no process."""

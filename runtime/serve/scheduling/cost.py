@@ -1,26 +1,26 @@
-"""How long batches take, learned from those that ran."""
+"""An estimate of how long batches take, fitted to those that ran."""
 
 from dataclasses import dataclass
 
 _FADE = 0.95
-"""Weight of what was known, for each batch that is learned."""
+"""Factor of all earlier observations when a batch is added: exponential forgetting, of about the last 20 batches."""
 _SAME = 0.25
-"""Variance of rows below which all batches count as of one size: no slope can be told."""
+"""Variance of the number of rows below which all batches count as of one size: no slope can be fitted."""
 
 
 @dataclass(slots=True)
 class BatchCost:
-    """Seconds of a batch as a line over its rows, fitted to what was observed; the older, the less it counts."""
+    """Seconds of a batch as a linear function of its rows, fitted to observed batches with exponential forgetting."""
 
     weight: float = 0.0
     rows: float = 0.0
-    """Sums, weighted: of rows, of seconds, of rows squared, of rows times seconds."""
+    """Weighted sum of rows; the fields below: of seconds, of rows squared, of rows times seconds."""
     seconds: float = 0.0
     rows_squared: float = 0.0
     products: float = 0.0
 
     def learn(self, rows: int, seconds: float) -> None:
-        """Add what one batch took."""
+        """Add the observed duration of one batch."""
         self.weight = self.weight * _FADE + 1
         self.rows = self.rows * _FADE + rows
         self.seconds = self.seconds * _FADE + seconds
@@ -28,10 +28,10 @@ class BatchCost:
         self.products = self.products * _FADE + rows * seconds
 
     def of(self, rows: int) -> float:
-        """Return what a batch will take; 0 if none ran yet.
+        """Return the expected seconds of a batch of `rows` rows; 0 if none ran yet.
 
-        Where all were of one size, another size is taken to cost the same: a guess that is too low is put right by the
-        first batch, one that is too high would refuse the requests that could teach better.
+        If all batches were of one size, another size is expected to cost the same: an estimate that is too low is
+        corrected by the first batch, but one that is too high would refuse the very requests that could correct it.
         """
         if not self.weight:
             return 0.0
@@ -43,6 +43,6 @@ class BatchCost:
         return max(mean_seconds + slope * (rows - mean_rows), 0.0)
 
     def of_many(self, rows: int, max_batch: int) -> float:
-        """Return what `rows` will take in batches as large as may be."""
+        """Return the expected seconds of `rows` rows in batches of at most `max_batch`."""
         whole, rest = divmod(rows, max_batch)
         return whole * self.of(max_batch) + (self.of(rest) if rest else 0.0)

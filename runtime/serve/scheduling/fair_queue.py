@@ -1,4 +1,4 @@
-"""Requests of one key: clients take turns, one row a turn."""
+"""A queue of the requests of one batching key that serves clients in turn, one row at a time (round robin)."""
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable
@@ -9,34 +9,34 @@ from internvl_edge.runtime.serve.scheduling.ticket import Slice, Ticket
 class FairQueue:
     """Waiting requests by client, each client's in order of arrival.
 
-    A client that sends much fills what others leave: in each batch rows are shared out evenly among those who wait.
+    The rows of each batch are divided evenly among the clients that wait; one with many requests fills the rest.
     """
 
     def __init__(self) -> None:
         self.rows = 0
-        """Rows that wait."""
+        """Number of rows that wait."""
         self.tickets = 0
-        """Requests of which rows wait."""
+        """Number of requests with waiting rows."""
         self._turns: OrderedDict[str, deque[Ticket]] = OrderedDict()
 
     @property
     def clients(self) -> Iterable[str]:
-        """Return whose requests wait."""
+        """Return the clients whose requests wait."""
         return self._turns
 
     @property
     def oldest(self) -> float:
-        """Return when the request arrived that has waited longest."""
+        """Return the time of arrival of the request that has waited longest."""
         return min(tickets[0].arrived for tickets in self._turns.values())
 
     def add(self, ticket: Ticket) -> None:
-        """Queue a request behind those of its client."""
+        """Add a request behind those of its client."""
         self._turns.setdefault(ticket.client, deque()).append(ticket)
         self.rows += ticket.waiting
         self.tickets += 1
 
     def remove(self, ticket: Ticket) -> None:
-        """Take out a request that is queued."""
+        """Remove a queued request."""
         tickets = self._turns[ticket.client]
         tickets.remove(ticket)
         if not tickets:
@@ -54,7 +54,7 @@ class FairQueue:
         ]
 
     def take(self, limit: int) -> tuple[Slice, ...]:
-        """Take out at most `limit` rows."""
+        """Remove and return at most `limit` rows."""
         taken: dict[Ticket, int] = {}
         for _ in range(min(limit, self.rows)):
             client, tickets = next(iter(self._turns.items()))

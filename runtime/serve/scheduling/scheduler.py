@@ -1,10 +1,10 @@
-"""Which batch leaves next: continuous batching, a bounded delay, a bounded queue and turns between clients.
+"""Choice of the next batch: continuous batching with a bounded delay, a bounded queue and fairness between clients.
 
-A worker that is free takes what waits; while it works, the next batch gathers by itself. Left alone, that rule may
-settle on a small and a large batch in turn, when clients ask again as soon as they are answered. So a free worker holds
-a request back if less than its part of the crowd is there, but only while those answered a moment ago may come back:
-never when it was idle, never longer than `max_delay_ms`. A full batch goes ahead to a worker that is still busy, which
-then need not wait for it.
+A free worker takes the requests that wait; while it works, the next batch collects. When clients send their next
+request as soon as they are answered, that rule alone may settle on small and large batches in alternation. So a free
+worker waits if fewer requests are queued than its part of all open ones, but only while the clients that were just
+answered may send again: never after it was idle, and never longer than `max_delay_ms`. A full batch is sent ahead to
+a worker that is still busy, so that the worker need not wait for it.
 """
 
 import math
@@ -20,42 +20,43 @@ from internvl_edge.runtime.serve.scheduling.fair_queue import FairQueue
 from internvl_edge.runtime.serve.scheduling.ticket import Batch, Key, Ticket
 
 _AHEAD = 2
-"""Batches that a worker holds: the one that it computes and the next."""
+"""Most batches that a worker holds: the one that it computes and the next."""
 _STREAMS = 4
-"""Streamed batches that a worker writes side by side."""
+"""Most streamed batches that a worker computes concurrently."""
 _LINES = 256
-"""Keys that are remembered; of more, those without rows are forgotten."""
+"""Number of batching keys above which those without open requests are dropped."""
 _SURE = 0.75
-"""Part of the time to its deadline that a request may be expected to take: batches vary, and late answers are lost."""
+"""Largest part of the time to a request's deadline that it may be expected to take, since durations of batches vary."""
 _RETRY_S = 0.1
-"""When to try again where nothing was measured yet."""
+"""Shortest time after which a refused client should retry."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What a worker has to do."""
+    """The jobs that a worker holds."""
 
     batches: int = 0
     streams: int = 0
     retrying: bool = False
-    """It computes what may have ended a worker before: nothing else is put at risk."""
+    """Whether it computes a request that may have ended a worker before: no other request is sent with it."""
     idle_since: float = -math.inf
 
 
 @dataclass(slots=True)
 class _Line:
-    """Requests of one key."""
+    """Waiting and dispatched requests of one batching key."""
 
     queue: FairQueue = field(default_factory=FairQueue)
     flying: int = 0
-    """Requests at workers, and their rows."""
+    """Number of requests at workers."""
     flying_rows: int = 0
+    """Number of rows at workers."""
     crowd: int = 1
-    """Requests that were open when the last batch left."""
+    """Number of requests that were open when the last batch was dispatched."""
     answered: float = -math.inf
-    """When the last batch came back."""
+    """Time at which the last batch came back."""
     cost: BatchCost = field(default_factory=BatchCost)
-    """Of batches of this key alone: labels and parameters change what a row costs."""
+    """Cost of batches of this key alone: labels and parameters change the cost of a row."""
 
     @property
     def idle(self) -> bool:
@@ -70,25 +71,25 @@ class Scheduler:
         self._lines: dict[Key, _Line] = {}
         self._retries: deque[Ticket] = deque()
         self._waiting: dict[str, int] = {}
-        """Requests of each client of which rows wait."""
+        """Client -> number of its requests with waiting rows."""
         self._rows: dict[str, int] = {}
-        """Those rows."""
+        """Client -> number of its waiting rows."""
         self._turn = 0
         self._served: dict[str, int] = {}
-        """The turn in which a client that waits was served last."""
+        """Waiting client -> number of the last batch with rows of it."""
         self._costs: dict[tuple[str, bool], BatchCost] = {}
 
     @property
     def depth(self) -> int:
-        """Return how many requests wait."""
+        """Return the number of requests that wait."""
         return sum(self._waiting.values())
 
     def add(self, ticket: Ticket, now: float) -> None:
         """Queue a request.
 
         Raises:
-            OverloadedError: the queue is full, or what waits will take until past the deadline.
-            TooLargeError: the request alone takes longer than it has.
+            OverloadedError: The queue is full, or so long that the request would miss its deadline.
+            TooLargeError: The request alone takes longer than the time to its deadline.
         """
         self.require_room(ticket.client)
         self._require_time(ticket, now)
@@ -96,12 +97,12 @@ class Scheduler:
         self._enter(ticket)
 
     def require_room(self, client: str, coming: Mapping[str, int] = MappingProxyType({})) -> None:
-        """Check that a request of this client may be queued behind those `coming`, as far as room is concerned.
+        """Check that the queue has room for a request of this client behind those `coming`.
 
-        A client may take its fair part of a queue that others have filled; twice the queue is never passed.
+        A client may still use its fair part of a queue that others have filled; twice the limit is never exceeded.
 
         Raises:
-            OverloadedError: there is no room.
+            OverloadedError: The queue is full.
         """
         depth, queue = self.depth + sum(coming.values()), self._options.queue
         clients = len({*self._waiting, *coming, client})
@@ -111,12 +112,12 @@ class Scheduler:
         raise OverloadedError(f"the queue is full: {depth} requests wait; try again later", self._retry_after())
 
     def retry(self, ticket: Ticket) -> None:
-        """Queue rows that a worker was lost with: ahead of all others, and alone."""
+        """Queue rows that were lost with a worker: before all others, and in a batch of their own."""
         self._retries.append(ticket)
         self._enter(ticket)
 
     def withdraw(self, ticket: Ticket) -> None:
-        """Forget what waits of a request."""
+        """Remove the waiting rows of a request."""
         if not ticket.waiting:
             return
         if ticket in self._retries:
@@ -127,7 +128,7 @@ class Scheduler:
         self._leave(ticket, rows)
 
     def take(self, now: float, load: Load) -> Batch | None:
-        """Return what a worker shall compute next, if anything may leave yet; work past its deadline is dropped."""
+        """Return the next batch for a worker, or None if none may leave yet; overdue requests are dropped."""
         if load.retrying:
             return None
         self._drop_overdue(now)
@@ -141,12 +142,12 @@ class Scheduler:
         return self._leaving(Batch(key, line.queue.take(self._options.max_batch)))
 
     def wake_at(self, idle_since: float) -> float | None:
-        """Return when a worker that is idle may take what is held back from it; None: nothing is."""
+        """Return when an idle worker may take the rows that are held back from it; None if there are none."""
         held = (self._held_until(key, line, idle_since) for key, line in self._queued() if not key.stream)
         return min(held, default=None)
 
     def done(self, batch: Batch, now: float, seconds: float) -> None:
-        """Note that a batch came back, for which a worker was busy for `seconds`."""
+        """Note that a batch came back, which kept a worker busy for `seconds`."""
         self._landed(batch)
         line = self._lines[batch.key]
         line.answered = now
@@ -154,11 +155,11 @@ class Scheduler:
         self._costs.setdefault((batch.key.model, batch.key.stream), BatchCost()).learn(batch.rows, seconds)
 
     def lost(self, batch: Batch) -> None:
-        """Note that a batch will not come back."""
+        """Note that the results of a batch will not come."""
         self._landed(batch)
 
     def backlog_s(self) -> float:
-        """Return how long all that waits and flies will take."""
+        """Return the expected seconds of all waiting and dispatched rows."""
         work = sum(
             self._cost(key).of_many(line.queue.rows + line.flying_rows, self._options.max_batch)
             for key, line in self._lines.items()
@@ -167,7 +168,7 @@ class Scheduler:
         return work / self._options.workers
 
     def _require_time(self, ticket: Ticket, now: float) -> None:
-        """Refuse at once what would be dropped later; where nothing else is to be done, try it."""
+        """Refuse a request that would miss its deadline; with no other work to be done, it is tried."""
         if ticket.deadline is None:
             return
         self._require_time_alone(ticket, ticket.deadline - now)
@@ -184,9 +185,9 @@ class Scheduler:
             )
 
     def _require_time_alone(self, ticket: Ticket, left_s: float) -> None:
-        """Refuse a request of several batches that takes longer than it has, whatever else is to be done.
+        """Refuse a request of several batches that alone takes longer than the time to its deadline.
 
-        One of a single batch is tried, or of a key that is not known: it teaches how long a batch takes.
+        A request of a single batch, or of a key without observed batches, is tried: its duration improves the estimate.
         """
         size = self._options.max_batch
         alone_s = self._line(ticket.key).cost.of_many(ticket.waiting, size) / self._options.workers
@@ -213,15 +214,15 @@ class Scheduler:
         return bool(key.alone) or line.queue.rows >= self._options.max_batch
 
     def _held_until(self, key: Key, line: _Line, idle_since: float) -> float:
-        """Return until when an idle worker waits for company: -inf if enough is there or none is expected."""
-        part = math.ceil(line.crowd / (self._options.workers + 1))  # each worker has its part, and one gathers
+        """Return until when an idle worker waits for more requests: -inf if enough wait or none are expected."""
+        part = math.ceil(line.crowd / (self._options.workers + 1))  # one part for each worker, and one that collects
         if self._is_full(key, line) or line.queue.tickets >= part:
             return -math.inf
         delay = self._options.max_delay_ms / 1e3
         return min(line.answered, max(line.queue.oldest, idle_since)) + delay
 
     def _rank(self, line: _Line) -> tuple[int, float]:
-        """Return whose turn it is: of the client that was served least recently; of several, the oldest request."""
+        """Return the sort key of a line: first the client that was served least recently, then the oldest request."""
         return min(self._served.get(client, 0) for client in line.queue.clients), line.queue.oldest
 
     def _next_retry(self) -> Batch:
@@ -229,7 +230,7 @@ class Scheduler:
         return Batch(ticket.key, (ticket.take(ticket.waiting),))
 
     def _leaving(self, batch: Batch) -> Batch:
-        """Note that a batch leaves."""
+        """Count a batch as dispatched."""
         self._turn += 1
         for part in batch.slices:
             self._served[part.ticket.client] = self._turn
@@ -256,7 +257,7 @@ class Scheduler:
         self._rows[ticket.client] = self._rows.get(ticket.client, 0) + ticket.waiting
 
     def _leave(self, ticket: Ticket, rows: int) -> None:
-        """Count rows that wait no more; who has none is forgotten, so that a rare guest is served first."""
+        """Count rows that no longer wait; a client without any is dropped, so that its next request is served first."""
         client = ticket.client
         self._rows[client] -= rows
         if not ticket.waiting:

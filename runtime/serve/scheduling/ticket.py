@@ -1,4 +1,4 @@
-"""A request's rows while they wait, and the batches that they leave in."""
+"""A request's rows while they wait, and the batches in which they are sent to workers."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -6,20 +6,20 @@ from typing import NamedTuple
 
 
 class Key(NamedTuple):
-    """What rows must have in common to go through a model together."""
+    """The batching key: rows may be in one batch only if their keys are equal."""
 
     model: str
     bucket: Hashable
-    """Shapes, parameters and whatever else is one for the whole batch."""
+    """Shapes, parameters and all else that the rows of a batch share."""
     stream: bool = False
-    """The answer is given in parts."""
+    """Whether the answer is streamed in parts."""
     alone: int = 0
-    """A number of its own where nothing may join; 0: others may."""
+    """A unique number if no other request may join; 0 otherwise."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Ticket:
-    """One request in the queue."""
+    """One request in the queue. The scheduler does not read its `work`."""
 
     key: Key
     rows: int
@@ -27,26 +27,26 @@ class Ticket:
     arrived: float
     deadline: float | None = None
     first_waiting: int = 0
-    """Rows before this one have left."""
+    """Index of the first row that still waits."""
     crashes: int = 0
-    """Workers that were lost while they held it."""
+    """Number of workers that were lost while they held the request."""
     work: object = None
-    """Whose rows these are: nothing that a scheduler looks at."""
+    """The `Work` of the request."""
 
     @property
     def waiting(self) -> int:
-        """Return how many rows have not left."""
+        """Return the number of rows that wait."""
         return self.rows - self.first_waiting
 
     def take(self, rows: int) -> "Slice":
-        """Return the next rows as left."""
+        """Remove the next `rows` rows and return them as a slice."""
         start = self.first_waiting
         self.first_waiting += rows
         return Slice(self, start, self.first_waiting)
 
 
 class Slice(NamedTuple):
-    """Rows of one request that go together."""
+    """Rows `start` to `stop` of one request that are computed in one batch."""
 
     ticket: Ticket
     start: int
@@ -55,12 +55,12 @@ class Slice(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Rows of one or more requests that go through a model together."""
+    """Rows of one or more requests that are computed together."""
 
     key: Key
     slices: tuple[Slice, ...]
 
     @property
     def rows(self) -> int:
-        """Return how many rows it has."""
+        """Return the number of rows."""
         return sum(part.stop - part.start for part in self.slices)

@@ -1,1 +1,1 @@
-"""Processes that hold a model each, and how they are spoken to, watched and restarted."""
+"""Worker processes with a model each: their messages, their supervision and their restarts."""

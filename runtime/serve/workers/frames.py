@@ -1,8 +1,8 @@
-"""Messages over a stream socket: a pickle, with the arrays' own memory behind it instead of in it.
+"""Messages over a stream socket: a pickle, followed by the memory of its arrays (pickle protocol 5, out of band).
 
-A frame is its length, then the number of parts and the length of each, then the parts: the pickle and its buffers, each
-at a multiple of 16 bytes, so that arrays are aligned where they are received and nothing is copied on either side.
-Pickles are exchanged between a server and the processes that it started, over a socket that has no name.
+A frame is its length, then the number of parts and the length of each, then the parts: the pickle and its buffers. Each
+part starts at a multiple of 16 bytes, so that received arrays are aligned and no side copies them. Pickles go only
+between a server and the processes that it started, over an unnamed socket pair.
 """
 
 import pickle
@@ -15,11 +15,11 @@ _LENGTH = struct.Struct("=Q")
 _COUNT = struct.Struct("=Q")
 _ALIGNMENT = 16
 _SMALL_BYTES = 64 << 10
-"""Frames up to this size are sent as one piece: a copy costs less than another call."""
+"""Largest frame that is joined to one piece: up to this size a copy costs less than another system call."""
 
 
 def frame(message: object) -> list[bytes | memoryview]:
-    """Return the pieces of a frame, to be sent one behind the other."""
+    """Return the pieces of a message's frame, to be sent one after the other."""
     buffers: list[pickle.PickleBuffer] = []
     pickled = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
     parts: list[bytes | memoryview] = [pickled, *(buffer.raw() for buffer in buffers)]
@@ -33,7 +33,7 @@ def frame(message: object) -> list[bytes | memoryview]:
 
 
 class FrameReader:
-    """Puts frames together: fill `space()`, say how much with `received`, and take the message if there is one."""
+    """Assembles messages: write bytes into `space()`, then call `received` with their number."""
 
     def __init__(self) -> None:
         self._length = memoryview(bytearray(_LENGTH.size))
@@ -41,11 +41,11 @@ class FrameReader:
         self._filled = 0
 
     def space(self) -> memoryview:
-        """Return where the next bytes belong."""
+        """Return the buffer for the next bytes."""
         return self._target[self._filled :]
 
     def received(self, count: int) -> list[Any]:
-        """Return the message that these bytes complete, in a list; none while it is under way."""
+        """Return the message that these bytes complete, in a list; an empty list while it is incomplete."""
         self._filled += count
         if self._filled < len(self._target):
             return []

@@ -1,4 +1,4 @@
-"""What a server and its workers tell each other."""
+"""The messages between a server and its workers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """The first message to a worker: what to open."""
+    """The first message to a worker: the bundle and graphs to open."""
 
     bundle: Path
     graphs: tuple[str, ...]
@@ -24,26 +24,26 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A worker's first message: it takes jobs."""
+    """A worker's first message: its graphs are open and it takes jobs."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenFailed:
-    """A worker's only message: why it takes none."""
+    """A worker's only message if it cannot open its graphs, with the reason."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One batch; its parts belong to different requests."""
+    """One batch for a worker; each part belongs to another request."""
 
     id: int
     model: str
     parts: tuple[Arrays, ...]
-    """Inputs of each part, joined on axis 0."""
+    """Inputs of each part; the worker joins them on axis 0."""
     shared: Arrays
-    """Inputs that are one for all rows."""
+    """Inputs that all rows share."""
     parameters: Mapping[str, Parameter]
     outputs: tuple[str, ...] | None
     stream: bool = False
@@ -51,14 +51,14 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Nobody waits for this job any more."""
+    """A request to drop a job, since its callers have left."""
 
     id: int
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Text that was added to one row of one part of a streamed job."""
+    """New text of one row of one part of a streamed job."""
 
     id: int
     part: int
@@ -68,12 +68,12 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The last message about a job, cancelled ones included."""
+    """The last message about a job, also about a cancelled one."""
 
     id: int
     results: tuple[Arrays | RefusalError, ...]
-    """One a part; of a streamed job the whole texts are not repeated."""
+    """Outputs of each part, or why it has none; the texts of a streamed job are not repeated."""
     stages: Mapping[str, float]
-    """Seconds by stage."""
+    """Stage -> its seconds."""
     seconds: float
-    """From when the worker turned to it until it was done."""
+    """Seconds that the worker computed it."""

@@ -1,4 +1,4 @@
-"""What a worker's model answers to a batch: pictures decoded in threads, parts joined, computed and cut again."""
+"""Run a worker's model on a batch: decode pictures in threads, join the parts, compute, and split the results."""
 
 import logging
 from collections import OrderedDict
@@ -28,11 +28,11 @@ from internvl_edge.runtime.tasks.features import class_probabilities
 logger = logging.getLogger(__name__)
 
 _GEOMETRY: Mapping[str, Geometry] = {ENCODE_IMAGE: "squash", CLASSIFY: "crop", CAPTION: "squash"}
-"""Tasks on pictures -> how these are scaled."""
+"""Task with pictures -> how the pictures are scaled."""
 _CLASSIFIERS = 32
-"""Sets of labels whose features are kept."""
+"""Number of sets of labels whose features are cached."""
 _DECODERS = 4
-"""Threads that decode pictures: those of the next batch while this one is computed."""
+"""Threads that decode pictures; they decode the next batch while one is computed."""
 
 
 @dataclass(slots=True)
@@ -41,17 +41,17 @@ class Prepared:
 
     job: Job
     pixels: "list[list[Future[np.ndarray]]]"
-    """Of each part; empty where the model takes no pictures."""
+    """Pixel values ``[3, S, S]`` of the pictures of each part; empty if the model takes no pictures."""
     stages: Stages = field(default_factory=Stages)
 
     @property
     def monitor(self) -> Monitor:
-        """What hears of the job's calls of the model."""
+        """Return a monitor that adds the model's stages to those of the job."""
         return Monitor(stages=self.stages)
 
 
 class ModelRunner:
-    """ModelRunner jobs with one model; `prepare` in any thread, the rest in one."""
+    """Runs jobs on one model; `prepare` may be called in any thread, all other methods in one thread."""
 
     def __init__(self, model: InternVL, options: ServeOptions) -> None:
         self._model = model
@@ -61,7 +61,7 @@ class ModelRunner:
         limit_pixels(options.max_pixels)
 
     def prepare(self, job: Job) -> Prepared:
-        """Begin to decode a job's pictures."""
+        """Start to decode a job's pictures."""
         prepared = Prepared(job, [])
         if job.model in _GEOMETRY:
             prepared.pixels = [
@@ -71,7 +71,7 @@ class ModelRunner:
         return prepared
 
     def answer(self, prepared: Prepared) -> tuple[Arrays | RefusalError, ...]:
-        """Return the outputs of each part, or why it has none; one part's fault is not its neighbours'."""
+        """Return the outputs of each part, or the reason why it has none; a bad part does not fail the others."""
         inputs = self._inputs(prepared)
         good = [index for index, part in enumerate(inputs) if not isinstance(part, RefusalError)]
         results: list[Arrays | RefusalError] = [part if isinstance(part, RefusalError) else {} for part in inputs]
@@ -80,7 +80,7 @@ class ModelRunner:
         return tuple(results)
 
     def stream(self, prepared: Prepared) -> "Iterator[Piece | tuple[Arrays | RefusalError, ...]]":
-        """Yield the pieces of captions as they are written, and at last what became of each part."""
+        """Yield the pieces of captions as they are generated, and at last the result of each part."""
         job, inputs = prepared.job, self._inputs(prepared)
         results: list[Arrays | RefusalError] = [part if isinstance(part, RefusalError) else {} for part in inputs]
         good = [index for index, part in enumerate(inputs) if not isinstance(part, RefusalError)]
@@ -100,12 +100,12 @@ class ModelRunner:
         yield tuple(results)
 
     def close(self) -> None:
-        """Stop the threads and free the model."""
+        """Stop the threads and close the model."""
         self._decoders.shutdown(cancel_futures=True)
         self._model.close()
 
     def _inputs(self, prepared: Prepared) -> "list[Any]":
-        """Return each part's inputs, pictures as pixel values; or why they cannot be read."""
+        """Return each part's inputs with pictures as pixel values, or the reason why these cannot be read."""
         if prepared.job.model not in _GEOMETRY:
             return list(prepared.job.parts)
         return [_read(prepared.job, pictures) for pictures in prepared.pixels]
@@ -161,7 +161,10 @@ class ModelRunner:
         return {"text": np.array([caption.encode() for caption in captions], np.object_)}
 
     def _pixels(self, content: bytes, task: str, stages: Stages) -> np.ndarray:
-        """Return the pixel values ``[3, S, S]`` of an encoded picture: nothing else is ever taken for one."""
+        """Return the pixel values ``[3, S, S]`` of an encoded picture.
+
+        Only `bytes` are decoded: a string would be opened as the path of a file on the server.
+        """
         if not isinstance(content, bytes):
             raise TypeError(f"{type(content).__name__} is no encoded picture")
         settings = self._model.preprocessing
@@ -192,7 +195,7 @@ def _caption_settings(job: Job, beams: bool) -> dict[str, Any]:
 
 
 def _read(job: Job, pictures: "list[Future[np.ndarray]]") -> Arrays | RefusalError:
-    """Wait for the pictures of one part."""
+    """Wait until the pictures of one part are decoded, and return them or the reason why one cannot be read."""
     errors = [error for picture in pictures if (error := picture.exception()) is not None]
     if not errors:
         return {"image": np.stack([picture.result() for picture in pictures])}
@@ -209,7 +212,7 @@ def _joined(parts: Sequence[Arrays]) -> Arrays:
 
 
 def _cut(outputs: Arrays, rows: Sequence[int]) -> list[Arrays | RefusalError]:
-    """Return the rows of each part; of one part, all that there is."""
+    """Return the outputs of each part; a single part gets all rows."""
     if len(rows) == 1:
         return [outputs]
     ends = np.cumsum(rows)
@@ -228,7 +231,7 @@ def _texts(values: np.ndarray) -> list[str]:
 
 
 def _refusal(job: Job, error: Exception) -> RefusalError:
-    """Return what a client may know of an error; the whole of it goes to the server's log."""
+    """Return the error as its client may see it; the full error is logged on the server."""
     if isinstance(error, InputError):
         return BadRequestError(f"{job.model}: {error}")
     if isinstance(error, BackendError) and job.model not in _TASKS:

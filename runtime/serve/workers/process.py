@@ -1,4 +1,4 @@
-"""A worker's process as the server sees it: started over a socket pair, spoken to in frames, ended by closing it."""
+"""The server's side of a worker process: it is started with a socket pair, and ended by closing the socket."""
 
 import asyncio
 import contextlib
@@ -13,38 +13,38 @@ from internvl_edge.runtime.serve.workers.messages import Setup
 
 _CHILD = "internvl_edge.runtime.serve.workers.worker_main"
 _BUFFER_BYTES = 4 << 20
-"""Of the socket, each way: a batch of pictures is handed over in few calls."""
+"""Buffer of the socket in each direction, so that a batch of pictures is sent in few system calls."""
 _END_S = 2.0
-"""How long a process may take to end after its socket was closed."""
+"""Longest time that a process may take to end after its socket was closed."""
 
 
 class Link(Protocol):
-    """A worker that was started."""
+    """The connection to a started worker."""
 
     def send(self, message: object) -> None:
-        """Send a message; to a worker that has gone, nothing."""
+        """Send a message; it is dropped if the worker has ended."""
         ...
 
     async def ended(self) -> str:
-        """Wait until it is gone, and return how it ended."""
+        """Wait until the worker has ended, and return how."""
         ...
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the worker."""
         ...
 
     async def close(self) -> None:
-        """Let it end, or end it."""
+        """Close the connection, and kill the worker if it does not end."""
         ...
 
 
 Receive = Callable[[Any], None]
 Launch = Callable[[Receive], Awaitable[Link]]
-"""Starts a worker, of which each message goes to the callable."""
+"""Function that starts a worker and passes each of its messages to the given function."""
 
 
 def process_launcher(setup: Setup) -> Launch:
-    """Return what starts processes that open `setup`."""
+    """Return a function that starts worker processes which open `setup`."""
 
     async def launch(receive: Receive) -> Link:
         ours, theirs = socket.socketpair()
@@ -67,7 +67,7 @@ def process_launcher(setup: Setup) -> Launch:
 
 
 class ProcessLink:
-    """A process and the socket to it."""
+    """A worker process and the socket to it."""
 
     def __init__(self, process: asyncio.subprocess.Process, transport: asyncio.Transport, frames: "_Frames") -> None:
         self._process = process
@@ -76,29 +76,29 @@ class ProcessLink:
 
     @property
     def pid(self) -> int:
-        """Return the number of the process."""
+        """Return the process id."""
         return self._process.pid
 
     def send(self, message: object) -> None:
-        """Send a message; to a process that has gone, nothing."""
+        """Send a message; it is dropped if the process has ended."""
         if not self._transport.is_closing():
             for piece in frame(message):
                 self._transport.write(piece)
 
     async def ended(self) -> str:
-        """Wait until the socket is closed, end the process if it outlives that, and return how it ended."""
+        """Wait until the socket is closed, end the process if it still runs, and return how it ended."""
         await self._frames.lost
         await self.close()
         code = self._process.returncode or 0
         return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
     def kill(self) -> None:
-        """End the process at once."""
+        """Kill the process."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
     async def close(self) -> None:
-        """Close the socket, on which the process ends by itself; if it does not, kill it."""
+        """Close the socket, which makes the process end; kill it if it does not."""
         self._transport.close()
         try:
             await asyncio.wait_for(self._process.wait(), _END_S)
@@ -108,7 +108,7 @@ class ProcessLink:
 
 
 class _Frames(asyncio.BufferedProtocol):
-    """Hands on each message; `lost` is done when no more comes."""
+    """Passes each message to a function; the future `lost` is done when the connection is closed."""
 
     def __init__(self, receive: Receive) -> None:
         self._reader = FrameReader()

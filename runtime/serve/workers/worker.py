@@ -1,4 +1,4 @@
-"""One worker through all its lives: started, given jobs, ended when it hangs, and started again when it is lost."""
+"""Supervision of one worker process: it is started, given jobs, killed when it hangs, and restarted when it ends."""
 
 import asyncio
 import logging
@@ -17,27 +17,27 @@ from internvl_edge.runtime.serve.workers.process import Launch, Link
 logger = logging.getLogger(__name__)
 
 _BACKOFF_S = (0.0, 0.2, 1.0, 5.0, 15.0)
-"""Wait before a start, by the number of lives just before it that answered nothing; the last for all further ones."""
+"""Seconds to wait before a restart, by the number of processes in a row that answered no job; then always the last."""
 
 
 class Owner(Protocol):
-    """Who gives jobs to workers."""
+    """The receiver of a worker's events: the engine that gives it jobs."""
 
     def worker_up(self, worker: "Worker") -> None:
-        """Note that it takes jobs."""
+        """Note that the worker takes jobs now."""
         ...
 
     def worker_down(self, worker: "Worker", held: list[Batch]) -> None:
-        """Note that it takes none, and take back what it held."""
+        """Note that the worker has ended, and take back the batches that it held."""
         ...
 
     def worker_message(self, worker: "Worker", message: Any) -> None:
-        """Take a message about a job."""
+        """Handle a message about a job."""
         ...
 
 
 class Worker:
-    """Watches over one process at a time."""
+    """Supervises one process at a time."""
 
     def __init__(
         self,
@@ -49,22 +49,22 @@ class Worker:
     ) -> None:
         self.name = name
         self.up = False
-        """It takes jobs."""
+        """Whether it takes jobs."""
         self.failures = 0
-        """Lives in a row that answered nothing."""
+        """Number of processes in a row that answered no job."""
         self.failure = ""
-        """Why the last of them ended."""
+        """Reason why the last of them ended."""
         self.jobs: dict[int, Batch] = {}
-        """What it holds, oldest first."""
+        """Number of each job that it holds -> its batch, oldest first."""
         self.link: Link | None = None
         self._idle_since = -math.inf
-        """When it gave back a batch last."""
+        """Time at which the last batch came back."""
         self._given: dict[int, float] = {}
-        """When each job was handed to it."""
+        """Job -> time at which it was sent."""
         self._heard = -math.inf
-        """When it gave a sign of life last, or got work after it had none."""
+        """Time of the last message, or of the first job after it had none."""
         self._watch: asyncio.TimerHandle | None = None
-        """There while it has work."""
+        """Timer of the next check for a hung process; None without work."""
         self._launch = launch
         self._owner = owner
         self._options = options
@@ -73,7 +73,7 @@ class Worker:
 
     @property
     def load(self) -> Load:
-        """Return what it has to do."""
+        """Return a summary of the jobs that it holds."""
         streams = sum(batch.key.stream for batch in self.jobs.values())
         return Load(
             batches=len(self.jobs) - streams,
@@ -83,11 +83,11 @@ class Worker:
         )
 
     def start(self) -> None:
-        """Begin to live."""
+        """Start the process and its supervision."""
         self._task = asyncio.ensure_future(self._run())
 
     async def stop(self) -> None:
-        """End, for good."""
+        """End the process and its supervision."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -98,7 +98,7 @@ class Worker:
             await self.link.close()
 
     def give(self, job: Job, batch: Batch, now: float) -> None:
-        """Hand it a job."""
+        """Send it a job."""
         assert self.link is not None
         if not self.jobs:
             self._heard = now
@@ -109,12 +109,12 @@ class Worker:
             self._look(now)
 
     def cancel(self, job: int) -> None:
-        """Tell it that nobody waits for a job any more; it still says when that is done."""
+        """Cancel a job; the worker still reports when the job is done."""
         assert self.link is not None
         self.link.send(Cancel(job))
 
     def finish(self, job: int, now: float) -> tuple[Batch, float]:
-        """Take a job off it that is done, with the seconds that it alone took: since the one before it was done."""
+        """Remove a job that is done; return its batch and its own seconds, without the wait for the job before it."""
         batch, given = self.jobs.pop(job), self._given.pop(job)
         seconds = now - max(given, self._idle_since)
         self.failures, self._idle_since = 0, now
@@ -136,7 +136,7 @@ class Worker:
             await self._sleep(_BACKOFF_S[min(self.failures, len(_BACKOFF_S) - 1)])
 
     async def _life(self, link: Link) -> str:
-        """Wait for the end of a process, and end it if it does not open in time; return how it ended."""
+        """Wait until a process ends, kill it if it does not open its graphs in time, and return how it ended."""
         slow = asyncio.get_running_loop().call_later(self._options.startup_s, self._too_slow, link)
         try:
             return await link.ended()
@@ -148,7 +148,7 @@ class Worker:
             self._kill(link, f"opened nothing within {self._options.startup_s:g} s")
 
     def _look(self, now: float) -> None:
-        """End a process that hangs; look again when it might, for as long as it has work."""
+        """Kill a process that hangs; otherwise set a timer for the next check, as long as it has work."""
         self._watch = None
         if not self.jobs or self.link is None:
             return

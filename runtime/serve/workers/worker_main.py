@@ -1,7 +1,7 @@
-"""A worker's process: it opens a model, then runner jobs from its socket until that closes.
+"""The main program of a worker process: it opens a model, then answers jobs from its socket until that closes.
 
-One thread reads, so that pictures of the next job are decoded meanwhile; the main thread computes: one batch, then one
-step of every stream, in turn.
+One thread reads messages, so that pictures of the next job are decoded early. The main thread computes: one batch, then
+one step of every stream, in turn.
 """
 
 import gc
@@ -29,9 +29,9 @@ logger = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Serve the socket whose number is the only argument."""
+    """Answer the jobs of the socket whose file descriptor is the only argument."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the server's: it drains first, then closes the socket
+        signal.signal(number, signal.SIG_IGN)  # the server handles them: it drains first, then closes the socket
     connection = socket.socket(fileno=int(sys.argv[1]))
     messages = _received(connection)
     setup: Setup | None = next(messages, None)
@@ -42,7 +42,7 @@ def main() -> None:
     except EdgeError as error:
         _send(connection, OpenFailed(str(error)))
         return
-    gc.freeze()  # the model stays: collections need not look at it between jobs
+    gc.freeze()  # the model lives as long as the process, so the garbage collector need not scan it
     _send(connection, Opened())
     jobs = _JobQueue()
     threading.Thread(target=_read, args=(messages, runner, jobs), daemon=True).start()
@@ -51,11 +51,11 @@ def main() -> None:
 
 
 def _opened(setup: Setup) -> InternVL:
-    """Open every graph now: a worker that is up runner at once."""
+    """Open the model and all its graphs, so that no job waits for one."""
     model = InternVL.open(
         setup.bundle,
         setup.options.backend,
-        verify=False,  # the server did
+        verify=False,  # the server has verified the bundle
         batch_size=setup.options.max_batch,
         options=setup.options.session,
     )
@@ -67,7 +67,7 @@ def _opened(setup: Setup) -> InternVL:
 
 
 class _JobQueue:
-    """Jobs that were read and not begun, and those among all open ones that nobody wants any more."""
+    """The queue of jobs that were read and not begun, with the numbers of open jobs that were cancelled."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -92,7 +92,7 @@ class _JobQueue:
             self._changed.notify()
 
     def next(self, *, wait: bool) -> Prepared | None:
-        """Return the next job; None when closed, or where there is none and none is waited for."""
+        """Return the next job; None when closed, or if there is none and `wait` is false."""
         with self._changed:
             while wait and not (self._jobs or self._closed):
                 self._changed.wait()
@@ -110,7 +110,7 @@ class _JobQueue:
 
 @dataclass(slots=True)
 class _Stream:
-    """A streamed job that is under way."""
+    """A streamed job under way."""
 
     prepared: Prepared
     steps: "Iterator[Piece | tuple[Arrays | RefusalError, ...]]"
@@ -141,7 +141,7 @@ def _serve(connection: socket.socket, runner: ModelRunner, jobs: _JobQueue) -> N
 
 
 def _goes_on(connection: socket.socket, jobs: _JobQueue, stream: _Stream) -> bool:
-    """Take one step of a stream; return whether there are more."""
+    """Compute one step of a stream; return whether there are more."""
     if jobs.is_cancelled(stream.prepared.job.id):
         _finish(connection, jobs, stream.prepared, (), stream.seconds)
         return False
@@ -170,7 +170,7 @@ def _finish(
 
 
 def _received(connection: socket.socket) -> Iterator[Any]:
-    """Yield what the server sends, until it closes the socket or is gone."""
+    """Yield the server's messages until it closes the socket or has ended."""
     reader = FrameReader()
     while True:
         try:
