@@ -19,6 +19,7 @@ from internvl_edge.runtime.serve.models import ENCODE_IMAGE, ServedModel, served
 from internvl_edge.runtime.serve.observer import NullObserver, Observer
 from internvl_edge.runtime.serve.options import ServeOptions
 from internvl_edge.runtime.serve.refusals import (
+    RETRY_S,
     BadRequestError,
     DeadlineExceededError,
     FailedError,
@@ -40,8 +41,6 @@ logger = logging.getLogger(__name__)
 
 _QUEUE = "queue"
 """Name of the stage from when a request was queued until its rows were sent to a worker."""
-_RETRY_S = 1.0
-"""Seconds after which a client should retry while the server starts, restarts a worker or drains."""
 _DOWN = 2
 """Number of failed starts of a worker in a row after which it no longer counts as able to take requests."""
 _HASHED_AT_ONCE = 1 << 20
@@ -119,7 +118,7 @@ class WorkerEngine:
         while (unanswered := self._unanswered()) and (left := end - time.monotonic()) > 0:
             await asyncio.wait(unanswered, timeout=left)
         for work in self._open:
-            work.fail(UnavailableError("the server stops before this could be answered", _RETRY_S))
+            work.fail(UnavailableError("the server stops before this could be answered", RETRY_S))
         await self._stop()
 
     def require_room(self, model: str, client: str, coming: Mapping[str, int] = MappingProxyType({})) -> bool:
@@ -207,7 +206,7 @@ class WorkerEngine:
 
     def _checked(self, request: Request) -> tuple[Request, ServedModel]:
         if self._draining or not any(worker.up or worker.failures < _DOWN for worker in self._workers):
-            raise UnavailableError("the server takes no requests now; try again later", _RETRY_S)
+            raise UnavailableError("the server takes no requests now; try again later", RETRY_S)
         served = self._served.get(request.model)
         if served is None:
             raise UnknownModelError(f"there is no model {request.model[:80]!r}; see the list of models")

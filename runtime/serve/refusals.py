@@ -13,6 +13,9 @@ RefusalError
 
 from typing import ClassVar
 
+RETRY_S = 1.0
+"""Seconds after which a client should retry while the server starts, restarts a worker, drains or lacks memory."""
+
 
 class RefusalError(Exception):
     """A request gets no answer; `str(refusal)` is one sentence for the client, without paths of the server."""

@@ -1,1 +1,1 @@
-"""What clients speak: Open Inference Protocol v2 over HTTP and gRPC, with an OpenAI-style endpoint for embeddings."""
+"""The protocols: Open Inference Protocol v2 over HTTP and gRPC, and an OpenAI-style endpoint for embeddings."""

@@ -1,4 +1,4 @@
-"""Tensors as the protocol's bytes: little-endian rows, and for BYTES each element behind its length."""
+"""Tensors in the protocol's binary form: little-endian numbers, and BYTES elements with their length before them."""
 
 import struct
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ _LENGTH = struct.Struct("<I")
 
 
 def array_from_raw(name: str, datatype: str, shape: tuple[int, ...], raw: "bytes | memoryview") -> np.ndarray:
-    """Return the tensor `name` that `raw` holds; numbers are read where they lie.
+    """Return the tensor `name` of the bytes `raw`; numbers are not copied.
 
     Raises:
-        BadRequestError: the bytes do not make up this type and shape.
+        BadRequestError: The bytes do not fit the datatype and shape.
     """
     if datatype == "BYTES":
         return _strings(name, shape, raw)
@@ -31,10 +31,10 @@ def array_from_raw(name: str, datatype: str, shape: tuple[int, ...], raw: "bytes
 
 
 def raw_from_array(array: np.ndarray, datatype: str) -> bytes:
-    """Return the bytes of an output; one of another type than it is called would be misread.
+    """Return the bytes of an output.
 
     Raises:
-        TypeError: it is of another type.
+        TypeError: The array's type is not that of `datatype`, so clients would misread it.
     """
     if array.dtype != DATATYPES[datatype]:
         raise TypeError(f"an output is {array.dtype} instead of {datatype}")
@@ -44,7 +44,7 @@ def raw_from_array(array: np.ndarray, datatype: str) -> bytes:
 
 
 def object_array(values: "list[bytes]", shape: tuple[int, ...]) -> np.ndarray:
-    """Return strings as NumPy holds them for the engine."""
+    """Return BYTES elements as the object array that the engine takes."""
     array = np.empty(len(values), np.object_)
     array[:] = values
     return array.reshape(shape)

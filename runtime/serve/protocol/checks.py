@@ -1,4 +1,4 @@
-"""What the protocols themselves demand of a request; whether it fits its model is for the engine to say."""
+"""Checks of a request that the protocol defines; the engine checks whether the request fits its model."""
 
 import time
 from collections import Counter
@@ -13,14 +13,16 @@ from internvl_edge.runtime.serve.requests import Parameter
 from internvl_edge.runtime.serve.signature import DATATYPES, Signature
 
 VERSION = "1"
-"""A bundle is served in one version."""
+"""The one version of every model."""
+HALF_SURROGATE = "holds half of a surrogate pair, which is no text"
+"""End of the error for a text that JSON can escape and UTF-8 cannot encode."""
 FINAL = "triton_enable_empty_final_response"
-"""Asks for a mark on the last part of a stream, which every part bears here anyway."""
+"""Triton's parameter that asks for a mark on the last part of a stream; here every part has the mark."""
 _PROTOCOL = ("timeout", "priority", "binary_data_output", FINAL)
-"""Parameters that are no model's. Turns are dealt between clients, so that a priority changes nothing."""
+"""Parameters of the protocol, not of a model. A priority has no effect, since the queue is shared by clients."""
 _FLAGS = ("binary_data_output", FINAL)
 _FOR_ALL = ("labels", "templates")
-"""Inputs that are one for all rows, whose texts are computed besides."""
+"""Inputs that all rows share; their texts are computed besides the rows."""
 _LONGEST_WAIT_S = 24 * 3600.0
 _LONGEST_ID = 256
 _MOST_AXES = 16
@@ -28,10 +30,10 @@ _QUOTED = 80
 
 
 def served(signatures: Mapping[str, Signature], name: str, version: str) -> Signature:
-    """Return the model of this name and version; an empty version is the only one there is.
+    """Return the signature of a model by name and version; an empty version means the only one.
 
     Raises:
-        UnknownModelError: there is no such model or version.
+        UnknownModelError: There is no such model or version.
     """
     if name not in signatures:
         raise UnknownModelError(f"model {quoted(name)} is not served; there are {', '.join(signatures)}")
@@ -41,10 +43,10 @@ def served(signatures: Mapping[str, Signature], name: str, version: str) -> Sign
 
 
 def tensor_shape(name: str, datatype: Any, shape: Any) -> tuple[int, ...]:
-    """Return the shape of an input whose type and shape the protocol knows.
+    """Return the shape of an input after checking that the protocol allows its datatype and shape.
 
     Raises:
-        BadRequestError: it does not.
+        BadRequestError: The datatype is not known, or the shape is no list of sizes.
     """
     if not isinstance(datatype, str) or datatype not in DATATYPES:
         raise BadRequestError(f"input {quoted(name)}: datatype {quoted(datatype)} is none of {', '.join(DATATYPES)}")
@@ -55,10 +57,10 @@ def tensor_shape(name: str, datatype: Any, shape: Any) -> tuple[int, ...]:
 
 
 def output_names(names: Iterable[str]) -> tuple[str, ...] | None:
-    """Return the outputs that a request names; None, that is all, where it names none.
+    """Return the outputs that a request names, or None, which means all, if it names none.
 
     Raises:
-        BadRequestError: one is named twice, and would be given once.
+        BadRequestError: An output is named twice; it would be returned once.
     """
     wanted = tuple(names)
     if twice := sorted(name for name, count in Counter(wanted).items() if count > 1):
@@ -67,10 +69,10 @@ def output_names(names: Iterable[str]) -> tuple[str, ...] | None:
 
 
 def model_parameters(signature: Signature, parameters: Mapping[str, Any]) -> dict[str, Parameter]:
-    """Return the parameters that are meant for the model.
+    """Return the parameters of the model, without those of the protocol.
 
     Raises:
-        BadRequestError: one is not known, or no plain value; one of the protocol's is of another type than its own.
+        BadRequestError: A parameter is not known, is no plain value, or has the wrong type.
     """
     priority = parameters.get("priority", 0)
     if type(priority) is not int or priority < 0:
@@ -88,10 +90,10 @@ def model_parameters(signature: Signature, parameters: Mapping[str, Any]) -> dic
 
 
 def request_id(name: Any) -> str:
-    """Return the client's name of its request.
+    """Return the client's identifier of its request.
 
     Raises:
-        BadRequestError: it is no short text.
+        BadRequestError: It is no string, too long or not printable.
     """
     if not isinstance(name, str) or len(name) > _LONGEST_ID or not name.isprintable():
         raise BadRequestError(f"id: is a string of up to {_LONGEST_ID} printable characters")
@@ -99,15 +101,15 @@ def request_id(name: Any) -> str:
 
 
 def deadline_of(parameters: Mapping[str, Any], usual_s: float, remaining_s: float | None = None) -> float:
-    """Return when the answer is of no more use, on the clock of `time.monotonic`.
+    """Return the deadline of a request, on the clock of `time.monotonic`.
 
     Args:
-        parameters: of the request; `timeout` counts microseconds, and 0 is as good as none.
-        usual_s: for a request that says nothing.
-        remaining_s: what the transport says that is left.
+        parameters: Parameters of the request; `timeout` is in microseconds, and 0 counts as not set.
+        usual_s: Seconds to the deadline of a request that sets none.
+        remaining_s: Seconds to the deadline that the transport carries, as gRPC's; None: it carries none.
 
     Raises:
-        BadRequestError: the timeout is no whole number from 0.
+        BadRequestError: The timeout is no whole number from 0.
     """
     timeout = parameters.get("timeout", 0)
     if type(timeout) is not int or timeout < 0:
@@ -119,13 +121,13 @@ def deadline_of(parameters: Mapping[str, Any], usual_s: float, remaining_s: floa
 
 
 def batches_of(inputs: Mapping[str, np.ndarray], max_batch: int) -> int:
-    """Return how many full batches a request is: so many times a request that sets no deadline has the usual one."""
+    """Return the number of full batches of a request: its default deadline is multiplied by it."""
     rows = max((len(v) for name, v in inputs.items() if v.ndim and name not in _FOR_ALL), default=1)
     texts = len(inputs.get("labels", ())) * len(inputs.get("templates", (b"",)))
     return max(ceil((rows + texts) / max_batch), 1)
 
 
 def quoted(found: Any) -> str:
-    """Return what a client sent as a short word of an error's one line."""
+    """Return the `repr` of a value that a client sent, shortened for an error message."""
     text = repr(found)
     return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}..."

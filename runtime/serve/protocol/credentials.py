@@ -1,4 +1,4 @@
-"""API keys: who may ask, and by what name turns are counted."""
+"""API keys: authentication of clients, and the names under which the queue is shared among them."""
 
 import hashlib
 import hmac
@@ -12,7 +12,7 @@ _NAME_DIGITS = 12
 
 
 class Credentials:
-    """The keys that a server takes, kept as digests; without keys everybody may ask."""
+    """The keys that a server accepts, stored as digests; without keys every client is accepted."""
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
         self._digests = tuple(_digest(key) for key in keys)
@@ -23,10 +23,15 @@ class Credentials:
         return bool(self._digests)
 
     def client(self, authorization: str, api_key: str, address: str) -> str:
-        """Return the name of the client that sends these headers from `address`.
+        """Return the name of a client: the digest of its key, or `address` if no key is needed.
+
+        Args:
+            authorization: Header `Authorization`, or an empty string.
+            api_key: Header `x-api-key`, or an empty string.
+            address: The address from which the request came.
 
         Raises:
-            UnauthorizedError: no key, or one that is not among those taken.
+            UnauthorizedError: The key is missing or not known.
         """
         if not self.wanted:
             return address
@@ -36,16 +41,16 @@ class Credentials:
             raise UnauthorizedError("an API key is required; send it as Authorization: Bearer KEY or x-api-key: KEY")
         digest = _digest(given)
         fitting = [hmac.compare_digest(digest, known) for known in self._digests]
-        if not any(fitting):  # all were looked at: time tells nothing of which
+        if not any(fitting):  # all keys were compared, so the time does not depend on which one fits
             raise UnauthorizedError("the API key is not known here")
         return digest.hex()[:_NAME_DIGITS]
 
 
 def read_keys(file: Path) -> tuple[str, ...]:
-    """Return the keys of `file`, one a line; empty lines and those that begin with # are left out.
+    """Return the keys of `file`, one a line; empty lines and lines that begin with # are ignored.
 
     Raises:
-        InputError: the file can't be read or holds no key.
+        InputError: The file cannot be read or holds no key.
     """
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]

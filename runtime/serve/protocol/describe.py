@@ -1,4 +1,4 @@
-"""What the server tells of itself and its models, in the protocol's words; both transports send the same."""
+"""Metadata, configuration and statistics of the server and its models, the same over HTTP and gRPC."""
 
 from functools import cache
 from typing import Any
@@ -18,17 +18,17 @@ _PARTS = {
     "compute_infer": (COMPUTE,),
     "compute_output": (POSTPROCESS,),
 }
-"""Triton's word for a part of the work -> our stages that make it up."""
+"""Triton's name of a part of the work -> our stages of which it consists."""
 
 
 def server_metadata() -> dict[str, Any]:
-    """Return the name, version and extensions."""
+    """Return the server's name, version and protocol extensions."""
     return {"name": NAME, "version": server_version(), "extensions": list(EXTENSIONS)}
 
 
 @cache
 def server_version() -> str:
-    """Return the version of the package."""
+    """Return the version of the installed package."""
     from importlib.metadata import version
 
     return version("internvl-edge")
@@ -46,9 +46,10 @@ def model_metadata(signature: Signature) -> dict[str, Any]:
 
 
 def model_config(signature: Signature, max_batch: int) -> dict[str, Any]:
-    """Return the part of Triton's model configuration by which clients plan their load.
+    """Return the part of Triton's model configuration that clients read to plan their load.
 
-    Its shapes lack the rows where requests are joined, and may not be empty: lists of texts are told as they are.
+    The shapes of models whose requests are joined lack axis 0. Shapes may not be empty, so models with lists of texts
+    are described as not joined.
     """
     tensors = (*signature.inputs, *signature.outputs)
     joined = signature.batched and all(len(tensor.shape) > 1 for tensor in tensors)
@@ -65,9 +66,9 @@ def model_config(signature: Signature, max_batch: int) -> dict[str, Any]:
 
 
 def model_statistics(record: Record, signature: Signature) -> dict[str, Any]:
-    """Return a model's counts and times as Triton's statistics have them: sums since the start, which never fall.
+    """Return a model's statistics in Triton's form: counts and sums of times since the start.
 
-    As in Triton, each request of a batch is given the whole time of the batch.
+    As in Triton, the whole time of a batch is counted for each of its requests.
     """
     name = signature.name
     batches = record.batches.get(name)
@@ -89,7 +90,7 @@ def model_statistics(record: Record, signature: Signature) -> dict[str, Any]:
 
 
 def repository_index(names: list[str], ready: bool, only_ready: bool = False) -> list[dict[str, str]]:
-    """Return every model with its state; `only_ready` leaves out what is not."""
+    """Return every model with its state; with `only_ready`, ready models alone."""
     if only_ready and not ready:
         return []
     state = "READY" if ready else "UNAVAILABLE"

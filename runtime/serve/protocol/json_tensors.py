@@ -1,4 +1,4 @@
-"""Tensors as JSON's lists: nested like the shape, or flat."""
+"""Tensors as JSON lists, nested like their shape or flat."""
 
 import base64
 import binascii
@@ -10,7 +10,7 @@ import numpy as np
 
 from internvl_edge.runtime.bundle.declared_types import bfloat16_bits, bfloat16_from_bits, rounded_to_bfloat16
 from internvl_edge.runtime.serve.protocol.binary_tensors import object_array
-from internvl_edge.runtime.serve.protocol.checks import quoted
+from internvl_edge.runtime.serve.protocol.checks import HALF_SURROGATE, quoted
 from internvl_edge.runtime.serve.refusals import BadRequestError
 from internvl_edge.runtime.serve.signature import DATATYPES
 
@@ -18,10 +18,10 @@ _FLOATS = ("FP16", "BF16", "FP32", "FP64")
 
 
 def array_from_list(name: str, datatype: str, shape: tuple[int, ...], data: Any, encoded: bool = False) -> np.ndarray:
-    """Return the tensor `name` that `data` holds; `encoded`: its strings are bytes in base64.
+    """Return the tensor `name` of the list `data`; with `encoded`, its strings are bytes in base64.
 
     Raises:
-        BadRequestError: the values are not of this type, or not as many as the shape has.
+        BadRequestError: The values do not fit the datatype, or their number does not fit the shape.
     """
     flat = _flat(name, data, len(shape))
     if len(flat) != prod(shape):
@@ -39,11 +39,11 @@ def array_from_list(name: str, datatype: str, shape: tuple[int, ...], data: Any,
 
 
 def flattened(name: str, datatype: str, array: np.ndarray) -> list[str] | np.ndarray:
-    """Return the elements of output `name`, strings as text.
+    """Return the elements of output `name` as a flat list; BYTES elements as text.
 
     Raises:
-        BadRequestError: it holds bytes that are no text, or numbers that are none.
-        TypeError: it is of another type than it is called.
+        BadRequestError: It holds bytes that are not UTF-8, or NaN or infinity.
+        TypeError: The array's type is not that of `datatype`.
     """
     if array.dtype != DATATYPES[datatype]:
         raise TypeError(f"output {name} is {array.dtype} instead of {datatype}")
@@ -75,7 +75,7 @@ def _bytes(name: str, text: str, encoded: bool) -> bytes:
     except binascii.Error as error:
         raise BadRequestError(f"input {quoted(name)}: is not base64") from error
     except UnicodeEncodeError as error:
-        raise BadRequestError(f"input {quoted(name)}: holds half of a surrogate pair, which is no text") from error
+        raise BadRequestError(f"input {quoted(name)}: {HALF_SURROGATE}") from error
 
 
 def _numbers(name: str, datatype: str, flat: list[Any]) -> np.ndarray:

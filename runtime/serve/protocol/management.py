@@ -1,4 +1,4 @@
-"""Triton's calls for shared memory, traces, logs and loading: answered as by a Triton that was started without them."""
+"""Triton's management calls (shared memory, traces, logs, loading), answered as by a Triton without these features."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -17,7 +17,7 @@ TRACE_SETTINGS: Mapping[str, "str | list[str]"] = MappingProxyType(
         "trace_mode": "triton",
     }
 )
-"""Triton's own traces, which go to files of the server; `--traces` sends OpenTelemetry's instead."""
+"""Settings of Triton's own traces, which are off; `--traces` sends OpenTelemetry's instead."""
 LOG_SETTINGS: Mapping[str, "str | bool | int"] = MappingProxyType(
     {
         "log_file": "",
@@ -31,38 +31,38 @@ LOG_SETTINGS: Mapping[str, "str | bool | int"] = MappingProxyType(
 
 
 def require_no_region(name: str) -> None:
-    """Check that nobody asks for a certain region of shared memory: there is none.
+    """Check that a status request names no region of shared memory, since there are none.
 
     Raises:
-        BadRequestError: a region is named.
+        BadRequestError: A region is named.
     """
     if name:
         raise BadRequestError(f"there is no region {quoted(name)} of shared memory; it is not offered here")
 
 
 def refuse_region() -> None:
-    """Refuse to register a region.
+    """Refuse to register a region of shared memory.
 
     Raises:
-        BadRequestError: always.
+        BadRequestError: Always.
     """
     raise BadRequestError("shared memory is not offered; send tensors as binary data")
 
 
 def require_trace_settings(wanted: Mapping[str, Any]) -> None:
-    """Check that settings of traces are to stay as they are.
+    """Check that a request does not change the settings of traces.
 
     Raises:
-        BadRequestError: one is to change, or is not known.
+        BadRequestError: It changes a setting, or names an unknown one.
     """
     _require_same("trace", wanted, TRACE_SETTINGS, "serve with --traces for OpenTelemetry's")
 
 
 def require_log_settings(wanted: Mapping[str, Any]) -> None:
-    """Check that settings of logs are to stay as they are.
+    """Check that a request does not change the settings of logs.
 
     Raises:
-        BadRequestError: one is to change, or is not known.
+        BadRequestError: It changes a setting, or names an unknown one.
     """
     _require_same("log", wanted, LOG_SETTINGS, "the server logs to its stderr")
 
@@ -71,7 +71,7 @@ def refuse_loading(model: str) -> None:
     """Refuse to load or unload a model.
 
     Raises:
-        BadRequestError: always.
+        BadRequestError: Always.
     """
     raise BadRequestError(
         f"loading and unloading of models, here {quoted(model)}, is not offered; the server keeps the bundle that it"

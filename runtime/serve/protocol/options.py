@@ -1,27 +1,27 @@
-"""Limits that hold for every protocol."""
+"""Limits that apply to every protocol."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProtocolOptions:
-    """What a client may send, and how long it may take."""
+    """Sizes of requests and time limits of connections."""
 
     body_bytes: int = 64 << 20
-    """Of one request, after decompression."""
+    """Largest body of one request, after decompression."""
     json_bytes: int = 16 << 20
-    """Of the JSON in it: text costs more time to read than tensors do."""
+    """Largest JSON part of a body: parsing text takes longer than reading binary tensors."""
     buffered_bytes: int = 512 << 20
-    """Of all bodies that are held at once."""
+    """Largest size of all bodies in memory together."""
     header_s: float = 10.0
-    """For a request's head."""
+    """Longest time to receive the head of a request."""
     body_s: float = 30.0
-    """For its body."""
+    """Longest time to receive the body of a request."""
     write_s: float = 30.0
-    """In which a client takes none of its answer."""
+    """Longest time that a client may read nothing of its answer."""
     deadline_s: float = 0.5
-    """Of a request that sets none."""
+    """Deadline of a request of one batch that sets none."""
     drain_s: float = 30.0
-    """In which accepted requests may finish once the server is told to stop."""
+    """Longest time that accepted requests may take to finish after SIGTERM or SIGINT."""
     max_batch: int = 16
-    """Rows that are joined at most: clients plan by it."""
+    """Largest number of rows in one batch; the model configuration shows it to clients."""

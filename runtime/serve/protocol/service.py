@@ -1,4 +1,4 @@
-"""What every protocol does with a request, around the engine."""
+"""The part of a request's handling that all protocols share: record, access log, model, draining, refusals."""
 
 import logging
 import time
@@ -13,18 +13,17 @@ from internvl_edge.runtime.serve.observe.trace_context import continued
 from internvl_edge.runtime.serve.protocol.checks import served
 from internvl_edge.runtime.serve.protocol.credentials import Credentials
 from internvl_edge.runtime.serve.protocol.options import ProtocolOptions
-from internvl_edge.runtime.serve.refusals import FailedError, RefusalError, UnavailableError
+from internvl_edge.runtime.serve.refusals import RETRY_S, FailedError, RefusalError, UnavailableError
 from internvl_edge.runtime.serve.requests import Request, Response
 from internvl_edge.runtime.serve.signature import Signature
 
 logger = logging.getLogger(__name__)
 
 _LONGEST_METHOD = 200
-_RETRY_S = 1.0
 
 
 class Service:
-    """An engine with its figures, keys and limits."""
+    """An engine with its record, API keys and limits."""
 
     def __init__(
         self,
@@ -48,23 +47,23 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Return whether a request would be taken up at once."""
+        """Return whether a worker takes requests now."""
         return self.engine.ready and not self._draining
 
     @property
     def draining(self) -> bool:
-        """Return whether the server stops."""
+        """Return whether the server is stopping."""
         return self._draining
 
     def drain(self) -> None:
-        """Take no new requests; those that were taken finish."""
+        """Refuse new requests from now on; accepted ones finish."""
         self._draining = True
 
     @contextmanager
     def exchange(
         self, protocol: str, method: str, address: str, traceparent: str | None, held_s: float = 0.0
     ) -> Iterator[Exchange]:
-        """Watch one request from its head, which came `held_s` ago, to the end of its answer."""
+        """Record one request, from its head, which came `held_s` seconds ago, to the end of its answer."""
         exchange = Exchange(
             protocol=protocol,
             method=method[:_LONGEST_METHOD],
@@ -84,24 +83,24 @@ class Service:
                 self._access_log.write(exchange)
 
     def model(self, exchange: Exchange, name: str, version: str = "") -> Signature:
-        """Return the model that an exchange is about.
+        """Return the signature of the model that a request asks, and note the model in its exchange.
 
         Raises:
-            UnknownModelError: there is no such model or version.
-            UnavailableError: it is not known yet which models there are.
+            UnknownModelError: There is no such model or version.
+            UnavailableError: The server starts, so its models are not known yet.
         """
         signatures = self.engine.signatures
         if not signatures:
-            raise UnavailableError("the server starts; try again later", _RETRY_S)
+            raise UnavailableError("the server starts; try again later", RETRY_S)
         signature = served(signatures, name, version)
         exchange.model = name
         return signature
 
     def require_room(self, exchange: Exchange) -> None:
-        """Check that the engine might take a request, before its body is read.
+        """Check that the queue has room for a request, before its body is read.
 
         Raises:
-            OverloadedError: it can't.
+            OverloadedError: The queue is full.
         """
         self.engine.require_room(exchange.model, exchange.client)
 
@@ -109,16 +108,16 @@ class Service:
         """Answer a request.
 
         Raises:
-            RefusalError: why there is no answer.
+            RefusalError: The request gets no answer, for the reason that the error gives.
         """
         self._take(exchange, request)
         return await self.engine.infer(request)
 
     def stream(self, exchange: Exchange, request: Request) -> AsyncIterator[Response]:
-        """Answer a request in parts, or in one where its model does not stream.
+        """Yield the answer in parts; a model that does not stream gives one part.
 
         Raises:
-            RefusalError: why there is no answer, or no more of it.
+            RefusalError: There is no answer, or no further part, for the reason that the error gives.
         """
         self._take(exchange, request)
         return self.engine.stream(request)
@@ -133,12 +132,12 @@ class Service:
 
 
 def refusal_of(error: Exception, exchange: Exchange) -> RefusalError:
-    """Return what a client is told of an error, and note it; the log alone gets what nobody foresaw."""
+    """Return the refusal that a client gets for an error, and note it; unexpected errors appear in the log alone."""
     if isinstance(error, RefusalError):
         refusal = error
     else:
         logger.error("%s failed", exchange.method, exc_info=error)
         refusal = FailedError("the server failed on this request; its log says why")
-        exchange.taken = False  # so that it is counted
+        exchange.taken = False  # the engine has not counted it, so the record does
     exchange.refusal = type(refusal).__name__
     return refusal

@@ -1,4 +1,4 @@
-"""gRPC's health checks: what Kubernetes, load balancers and `grpc_health_probe` ask."""
+"""gRPC's health service, which Kubernetes, load balancers and `grpc_health_probe` call."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 _SERVING, _NOT_SERVING, _SERVICE_UNKNOWN = 1, 2, 3
 _SERVICES = ("", SERVICE, HEALTH_SERVICE)
-"""What may be asked about besides models; the empty name is the server as a whole."""
+"""Names that may be asked besides those of models; the empty name is the server as a whole."""
 _LOOK_S = 0.25
-"""How often a watched state is looked at."""
+"""Seconds between two checks of a watched state."""
 
 
 class Health:
-    """Tells whether a `Service`, or a model of it, takes requests; needs no key, as the protocol's own health."""
+    """Reports whether a `Service`, or a model of it, takes requests; like the protocol's own health, without a key."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
     async def check(self, raw: bytes, context: "ServicerContext[Any, Any]") -> Any:
-        """Return the state of a service or model now."""
+        """Return the current state of a service or model."""
         from grpc import StatusCode
 
         name = await _asked(raw, context)
@@ -35,12 +35,12 @@ class Health:
         return _response(state)
 
     async def watch(self, raw: bytes, context: "ServicerContext[Any, Any]") -> AsyncIterator[Any]:
-        """Yield the state of a service or model, and again whenever it changes, until the server stops."""
-        name, told = await _asked(raw, context), None
+        """Yield the state of a service or model now and after each change, until the server stops."""
+        name, sent = await _asked(raw, context), None
         while True:
             draining = self._service.draining
-            if (state := self._state(name)) != told:
-                told = state
+            if (state := self._state(name)) != sent:
+                sent = state
                 yield _response(state)
             if draining:
                 return

@@ -1,4 +1,4 @@
-"""`ModelInfer` between messages and arrays."""
+"""Conversion between the messages of `ModelInfer` and arrays."""
 
 from collections.abc import Iterable, Mapping
 from math import prod
@@ -23,7 +23,7 @@ _FIELDS = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
-"""Datatype -> the list that holds its elements where they are not raw; FP16 and BF16 have none."""
+"""Datatype -> field of `contents` with its elements; FP16 and BF16 have none and are sent as raw bytes."""
 
 
 _SIZE = "binary_data_size"
@@ -38,7 +38,7 @@ def inputs_of(request: Any) -> dict[str, np.ndarray]:
     """Return the tensors of a request.
 
     Raises:
-        BadRequestError: a tensor is not what it says it is.
+        BadRequestError: A tensor does not fit its datatype and shape, or is given twice.
     """
     raws = request.raw_input_contents
     if raws and len(raws) != len(request.inputs):
@@ -60,10 +60,10 @@ def inputs_of(request: Any) -> dict[str, np.ndarray]:
 
 
 def _require_size(tensor: Any, raw_bytes: int | None) -> None:
-    """Check the parameters of an input: KServe's SDK says how many bytes it sent, which adds nothing.
+    """Check the parameters of an input: KServe's SDK sends the number of bytes, and no other is allowed.
 
     Raises:
-        BadRequestError: the number is another one, or there are other parameters.
+        BadRequestError: The number of bytes is wrong, or there are other parameters.
     """
     parameters = parameters_of(tensor.parameters)
     size = parameters.pop(_SIZE, None)
@@ -78,10 +78,10 @@ def _require_size(tensor: Any, raw_bytes: int | None) -> None:
 
 
 def outputs_of(request: Any) -> tuple[str, ...] | None:
-    """Return the names of the outputs that a request wants; None: all.
+    """Return the names of the outputs that a request wants, or None for all.
 
     Raises:
-        BadRequestError: an output shall be sent in a way that is not offered.
+        BadRequestError: An output is wanted in a form that is not offered.
     """
     for output in request.outputs:
         if set(output.parameters) - {"binary_data"}:
@@ -90,7 +90,7 @@ def outputs_of(request: Any) -> tuple[str, ...] | None:
 
 
 def response_message(signature: Signature, request_id: str, response: Response, *, part: bool = False) -> Any:
-    """Return a response; `part` of a stream, it says whether it is the last one."""
+    """Return the message of a response; a `part` of a stream also says whether it is the last one."""
     content = message("ModelInferResponse")(model_name=signature.name, model_version=VERSION, id=request_id)
     if part:
         content.parameters["triton_final_response"].bool_param = response.final

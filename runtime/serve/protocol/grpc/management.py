@@ -1,4 +1,4 @@
-"""Triton's calls around models over gRPC: shared memory, traces, logs, loading."""
+"""Triton's management calls over gRPC: shared memory, traces, logs, loading."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,7 +18,7 @@ def _no_regions(response: str) -> Callable[[Any], Any]:
 
 
 def _region_gone(response: str) -> Callable[[Any], Any]:
-    """Return what answers that a region is gone: none was ever there."""
+    """Return a handler that answers as after a successful removal, since there are no regions."""
     return lambda asked: message(response)()
 
 
@@ -65,4 +65,4 @@ MANAGED: Mapping[str, Callable[[Any], Any]] = {
     "TraceSetting": _trace,
     "LogSettings": _log,
 }
-"""Name of a call -> what answers its request."""
+"""Name of a call -> its handler."""

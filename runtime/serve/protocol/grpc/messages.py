@@ -1,4 +1,4 @@
-"""The protocol's messages, in a pool of their own: a client of the same protocol may live in the process."""
+"""The protocol's message classes, in a pool of their own, since a client of the protocol may be in the same process."""
 
 from functools import cache
 from importlib.resources import files

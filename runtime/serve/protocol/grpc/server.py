@@ -1,4 +1,4 @@
-"""A gRPC server on the event loop."""
+"""The gRPC server with its services and limits."""
 
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from grpc.aio import Server
 
 _CALLS = 4096
-"""Calls that are held at once; gRPC itself refuses more."""
+"""Largest number of concurrent calls; gRPC itself refuses more."""
 
 
 def grpc_server(service: Service) -> "Server":
-    """Return a server of the protocol that has no port yet."""
+    """Return a gRPC server of the service, without a port."""
     import grpc
     from grpc_reflection.v1alpha import reflection
 
     options = [
         ("grpc.max_receive_message_length", service.options.body_bytes),
         ("grpc.max_send_message_length", -1),
-        ("grpc.so_reuseport", 0),  # a port that another server has is an error
+        ("grpc.so_reuseport", 0),  # so that a port of another server is an error
         ("grpc.server_handshake_timeout_ms", int(service.options.header_s * 1e3)),
         ("grpc.keepalive_time_ms", int(service.options.body_s * 1e3)),
         ("grpc.keepalive_timeout_ms", int(service.options.header_s * 1e3)),
@@ -51,10 +51,10 @@ def grpc_server(service: Service) -> "Server":
 
 
 def listen(server: "Server", host: str, port: int, tls: tuple[bytes, bytes] | None) -> int:
-    """Give the server a port, and return which; `tls` is (key, certificate) in PEM.
+    """Bind the server to a port and return its number; `tls` is (key, certificate) in PEM.
 
     Raises:
-        InputError: the port is taken.
+        InputError: The port is taken.
     """
     import grpc
 

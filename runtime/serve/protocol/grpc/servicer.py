@@ -1,4 +1,4 @@
-"""What each call answers."""
+"""The handlers of all gRPC calls."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Handler = Callable[["Servicer", Any, Exchange, "float | None"], Awaitable[Any]]
 _AT_ONCE = 32
-"""Requests of one stream that are worked on together; the others wait in the connection."""
+"""Largest number of requests of one stream that are handled concurrently; the others wait in the connection."""
 
 
 class Servicer:
@@ -50,7 +50,7 @@ class Servicer:
         return None
 
     async def stream(self, requests: AsyncIterator[bytes], context: "ServicerContext[Any, Any]") -> AsyncIterator[Any]:
-        """Answer the requests of one stream side by side, each in parts."""
+        """Answer the requests of one stream concurrently, each in parts."""
         answers: asyncio.Queue[Any] = asyncio.Queue(_AT_ONCE)
         free = asyncio.Semaphore(_AT_ONCE)
         tasks: set[asyncio.Task[None]] = set()
@@ -75,7 +75,7 @@ class Servicer:
                 task.cancel()
 
     async def _parts(self, raw: bytes, context: "ServicerContext[Any, Any]", answers: "asyncio.Queue[Any]") -> None:
-        """Answer one request of a stream; a refusal is one of its answers."""
+        """Answer one request of a stream; a refusal is sent as an answer with an error message."""
         asked_id = ""
         with self._exchange("ModelStreamInfer", context) as exchange:
             exchange.status = "OK"
@@ -186,10 +186,10 @@ UNARY: dict[str, tuple[str, Handler]] = {
     "ModelInfer": ("ModelInferRequest", Servicer._infer),
     **{name: (f"{name}Request", partial(_managed, name)) for name in MANAGED},
 }
-"""Name of a call -> its request and what answers it."""
+"""Name of a call -> (name of its request message, its handler)."""
 STREAM = "ModelStreamInfer"
 PUBLIC = ("ServerLive", "ServerReady")
-"""Calls that need no key: those who restart servers have none."""
+"""Calls that need no API key: health checks of orchestrators send none."""
 
 
 def _parsed(name: str, raw: bytes) -> Any:
@@ -227,6 +227,6 @@ def _metadata(context: "ServicerContext[Any, Any]") -> dict[str, str]:
 
 
 def _address(peer: str) -> str:
-    """Return the address of `ipv4:127.0.0.1:50000` without its port."""
+    """Return the address of a peer such as `ipv4:127.0.0.1:50000`, without kind and port."""
     kind, _, rest = peer.partition(":")
     return rest.rpartition(":")[0] if kind in ("ipv4", "ipv6") else peer

@@ -1,8 +1,8 @@
-"""The admission: requests without room are refused by their heads, the others begin a few at a time.
+"""Admission control: a request without room in the queue is refused by its head; the others start a few at a time.
 
-When twice as much is asked as can be answered, half of all requests are refused. What a refusal costs is taken from the
-answers, on the one event loop that does both, so it is said before anything is made of a request. And a turn of the
-loop reads nothing while it works: were all that came begun at once, refusals would wait for it.
+At twice the load that can be served, half of all requests are refused. Refusals and answers share one event loop, so a
+refusal has to be cheap: it is sent before the request is parsed any further. The loop reads no connection while it
+works: if all requests that came together started in one iteration, refusals would wait for them.
 """
 
 import asyncio
@@ -20,63 +20,63 @@ from internvl_edge.runtime.serve.protocol.service import Service, refusal_of
 from internvl_edge.runtime.serve.refusals import OverloadedError, RefusalError
 
 _STARTS_PER_ITERATION = 8
-"""Requests that begin in one turn: as long as they are parsed and queued, nobody else is read."""
+"""Requests that start in one iteration of the event loop: while they are parsed and queued, no connection is read."""
 Header = tuple[bytes, bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """Who asks for an answer that the engine may have room for."""
+    """A request that the engine may have room for."""
 
     client: str
     queued: bool
-    """The request takes room; false where the answer may be known."""
+    """Whether the request needs a place in the queue; False where the cache may hold its answer."""
 
 
 class DeferredStart:
-    """The wait of one request, from its head until it begins."""
+    """The wait of one request from its head until it starts."""
 
     def __init__(self) -> None:
         self._came = time.monotonic()
         self._begins: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def begin(self) -> None:
-        """Let the request begin, unless it was given up meanwhile."""
+        """Start the request, unless it was cancelled meanwhile."""
         if not self._begins.done():
             self._begins.set_result(None)
 
     async def wait(self) -> float:
-        """Wait until the request begins, and return how long that took."""
+        """Wait until the request starts, and return the seconds of the wait."""
         await self._begins
         return time.monotonic() - self._came
 
 
 class RejectedError(Exception):
-    """A request is refused; `answer` is what its client is sent behind the first line and the server's own headers."""
+    """A request is refused; `answer` holds the rest of its response after status line and the server's own headers."""
 
     def __init__(self, answer: bytes) -> None:
-        super().__init__("refused at the admission")
+        super().__init__("refused by admission control")
         self.answer = answer
 
 
 class AdmissionControl:
-    """Stands before one engine."""
+    """Admits requests to one engine, or refuses them."""
 
     def __init__(self, service: Service, cross_origin: CrossOrigin | None = None) -> None:
         self._service = service
         self._cross_origin = cross_origin or CrossOrigin()
         self._coming: Counter[str] = Counter()
-        """Clients -> requests that are to begin or began in this turn, and will be queued if their bodies are there."""
+        """Client -> number of its admitted requests that are not queued yet."""
         self._begun: list[Admitted] = []
-        """Those that began in this turn."""
+        """Requests that started in this iteration of the event loop."""
         self._waiting: deque[tuple[Admitted, Callable[[], None]]] = deque()
-        """Those that will, and how."""
+        """Requests that start in later iterations, each with the function that starts it."""
 
     def admit(self, method: bytes, path: str, address: str, headers: Sequence[Header]) -> Admitted | None:
-        """Return who sends a request for an answer; None for all else, which the head does not decide.
+        """Return the admitted request; None for requests that are not for inference, or lack a valid key.
 
         Raises:
-            RejectedError: there is no room for it.
+            RejectedError: The queue is full.
         """
         model = _model(method, path)
         if model not in self._service.engine.signatures:
@@ -92,12 +92,12 @@ class AdmissionControl:
             origin = next((value.decode("latin-1") for name, value in headers if name == b"origin"), None)
             lines = self._cross_origin.lines(origin)
             raise RejectedError(_answer(str(refusal), ceil(refusal.retry_after_s or 0), lines)) from None
-        except RefusalError:  # of the key: an answer for who has time
+        except RefusalError:  # a missing or unknown key: the application answers it
             return None
         return Admitted(client, queued)
 
     def begin(self, admitted: Admitted, start: Callable[[], None]) -> None:
-        """Start a request that was admitted, now or when its turn comes."""
+        """Start an admitted request, now or in a later iteration of the event loop."""
         self._coming[admitted.client] += admitted.queued
         if not (self._begun or self._waiting):
             asyncio.get_running_loop().call_soon(self._start_next)
@@ -108,7 +108,7 @@ class AdmissionControl:
             self._waiting.append((admitted, start))
 
     def _start_next(self) -> None:
-        """Note that those who began are queued, and start the next."""
+        """Count the started requests as queued, and start the next ones."""
         self._coming -= Counter(admitted.client for admitted in self._begun if admitted.queued)
         self._begun.clear()
         while self._waiting and len(self._begun) < _STARTS_PER_ITERATION:
@@ -121,12 +121,12 @@ class AdmissionControl:
     def _client(self, address: str, headers: Sequence[Header]) -> str:
         if not self._service.credentials.wanted:
             return address
-        given = {name: value.decode("latin-1") for name, value in reversed(headers)}  # the first of a name counts
+        given = {name: value.decode("latin-1") for name, value in reversed(headers)}  # the first of equal names is used
         return self._service.credentials.client(given.get(b"authorization", ""), given.get(b"x-api-key", ""), address)
 
 
 def _model(method: bytes, path: str) -> str:
-    """Return the model that a request asks for an answer; empty if it asks for something else."""
+    """Return the model of a request for inference; an empty string for other requests."""
     if method != b"POST" or not (path.startswith(MODELS) and path.endswith(INFERENCE_SUFFIXES)):
         return ""
     return path[len(MODELS) :].split("/", 1)[0]
@@ -134,7 +134,7 @@ def _model(method: bytes, path: str) -> str:
 
 @lru_cache(maxsize=64)
 def _answer(sentence: str, retry_after_s: int, more: tuple[Line, ...]) -> bytes:
-    """Return headers, `more` of them, and body; while the queue is full they are the same again and again."""
+    """Return headers, with `more` of them, and body; cached, since they repeat while the queue is full."""
     answer = refusal_response(OverloadedError(sentence, retry_after_s), MODELS)
     lines = b"".join(b"%b: %b\r\n" % header for header in (*answer.raw_headers, *more))
     return b"%b\r\n%b" % (lines, bytes(answer.body))

@@ -1,4 +1,4 @@
-"""The ASGI application: every request is watched, authorised, answered or refused, and cleaned up after."""
+"""The ASGI application: it records, authorises and answers every request, and releases the request's memory."""
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -17,9 +17,9 @@ from internvl_edge.runtime.serve.protocol.http.responses import error_response, 
 from internvl_edge.runtime.serve.protocol.service import Service, refusal_of
 
 GONE = "499"
-"""Status of an exchange whose client hung up, as nginx has it."""
+"""Status in the record of a request whose client has disconnected, as nginx uses it."""
 DEFERRED_START = "internvl_edge.deferred"
-"""In a scope's state: the `DeferredStart` that the request waits for before it begins."""
+"""Key in a scope's state of the `DeferredStart` for which the request waits."""
 _CALL = "internvl_edge.call"
 _SENTENCES = {404: "there is nothing at this path", 405: "the path does not take this method"}
 
@@ -46,7 +46,7 @@ class Application:
         with self._service.exchange("http", method, address, http.headers.get("traceparent"), held_s) as exchange:
             body = Body(http, self._service.options.body_bytes, self._buffers)
             scope[_CALL] = Call(http=http, service=self._service, exchange=exchange, body=body)
-            scope["app"] = self  # so that the router raises what it does not find
+            scope["app"] = self  # with it the router raises an error for unknown paths
             try:
                 lines = self._cross_origin.lines(http.headers.get("origin"))
                 await self._answer(scope, receive, _Watched(send, exchange, lines))
@@ -54,7 +54,7 @@ class Application:
                 exchange.status = GONE
             finally:
                 body.release()
-                del scope[_CALL]  # which has the scope: only the garbage collector would end that
+                del scope[_CALL]  # it refers to the scope: a cycle that only the garbage collector would free
 
     async def _answer(self, scope: Scope, receive: Receive, send: "_Watched") -> None:
         call: Call = scope[_CALL]
@@ -70,7 +70,7 @@ class Application:
             sentence = _SENTENCES.get(error.status_code, "the request is not understood")
             await error_response(sentence, error.status_code, scope["path"], error.headers)(scope, receive, send)
         except Exception as error:
-            # No name for the refusal: as a part of this frame, which it has, only the garbage collector would end it.
+            # The refusal gets no name here: its traceback has this frame, so a name would make a reference cycle.
             answer = refusal_response(refusal_of(error, call.exchange), scope["path"])
             if send.started:
                 raise
@@ -86,7 +86,7 @@ class Application:
 
 
 class _Watched:
-    """Notes the status that is sent, and adds the headers that every answer to this client has."""
+    """Records the status that is sent, and adds the headers of cross-origin requests."""
 
     def __init__(self, send: Send, exchange: Exchange, lines: tuple[Line, ...]) -> None:
         self._send = send
@@ -104,7 +104,7 @@ class _Watched:
 
 
 class _Endpoint:
-    """An ASGI application of one path; Starlette wraps functions in more than is used here."""
+    """An ASGI application of one path; Starlette would wrap a function in more than is needed here."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler

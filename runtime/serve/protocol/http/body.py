@@ -1,4 +1,4 @@
-"""Bodies, held against the limits while they are read."""
+"""Bodies of requests, checked against the limits while they are read."""
 
 import json
 import zlib
@@ -9,33 +9,33 @@ from starlette.requests import Request
 
 from internvl_edge.runtime.serve.protocol.checks import quoted
 from internvl_edge.runtime.serve.protocol.http.disconnect import ClientDisconnectedError
-from internvl_edge.runtime.serve.refusals import BadRequestError, OverloadedError, TooLargeError
+from internvl_edge.runtime.serve.refusals import RETRY_S, BadRequestError, OverloadedError, TooLargeError
 
 _WINDOWS = {"gzip": 31, "deflate": zlib.MAX_WBITS}
-"""Content coding -> zlib's word for its format."""
-_RETRY_S = 1.0
+"""Content coding -> zlib's `wbits` for its format."""
+_BROKEN = "the compressed body is broken"
 
 
 class Buffers:
-    """Memory for all bodies that are held at once."""
+    """The memory that all bodies use together."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.held = 0
 
     def take(self, count: int) -> None:
-        """Take memory before it is used.
+        """Reserve memory before it is used.
 
         Raises:
-            OverloadedError: there is no more of it.
+            OverloadedError: The limit would be exceeded.
         """
         if self.held + count > self.limit:
-            raise OverloadedError("the server holds as many bytes of requests as it may; try again", _RETRY_S)
+            raise OverloadedError("the server holds as many bytes of requests as it may; try again", RETRY_S)
         self.held += count
 
 
 class Body:
-    """One request's body and the memory it takes; `release` it once the request has ended."""
+    """One request's body and the memory that it uses; call `release` when the request has ended."""
 
     def __init__(self, request: Request, limit: int, buffers: Buffers) -> None:
         self._request = request
@@ -47,10 +47,10 @@ class Body:
         """Return the whole body, decompressed.
 
         Raises:
-            TooLargeError: it is beyond the limit.
-            OverloadedError: other bodies fill the memory.
-            BadRequestError: it is compressed in a way that is not known, or broken.
-            ClientDisconnectedError: nobody waits for the answer.
+            TooLargeError: It exceeds the limit.
+            OverloadedError: The bodies of other requests use all the memory.
+            BadRequestError: Its content coding is not known, or its data is broken.
+            ClientDisconnectedError: The client has disconnected.
         """
         coding = self._request.headers.get("content-encoding", "identity").strip().lower()
         if coding not in ("identity", *_WINDOWS):
@@ -61,7 +61,7 @@ class Body:
         return raw if coding == "identity" else self._decompressed(raw, _WINDOWS[coding])
 
     def release(self) -> None:
-        """Give the memory back."""
+        """Release the memory."""
         self._buffers.held -= self._held
         self._held = 0
 
@@ -87,11 +87,11 @@ class Body:
         try:
             whole = stream.decompress(raw, self._limit + 1)
         except zlib.error as error:
-            raise BadRequestError("the compressed body is broken") from error
+            raise BadRequestError(_BROKEN) from error
         if len(whole) > self._limit:
             raise self._too_large()
         if not stream.eof or stream.unused_data:
-            raise BadRequestError("the compressed body is broken")
+            raise BadRequestError(_BROKEN)
         self._hold(len(whole))
         return whole
 
@@ -104,11 +104,11 @@ class Body:
 
 
 def json_object(raw: "bytes | memoryview", limit: int) -> dict[str, Any]:
-    """Return the JSON object that `raw` holds.
+    """Return the JSON object of the bytes `raw`.
 
     Raises:
-        TooLargeError: it is beyond the limit.
-        BadRequestError: it is no JSON, or no object.
+        TooLargeError: It exceeds the limit.
+        BadRequestError: It is no valid JSON, or no object.
     """
     if len(raw) > limit:
         raise TooLargeError(f"the JSON is larger than {limit} bytes; send tensors as binary data")
@@ -126,7 +126,7 @@ def json_object(raw: "bytes | memoryview", limit: int) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object in which no name stands twice: of two values one would be lost."""
+    """Return an object whose names are unique: of two values of one name, one would be lost."""
     content = dict(pairs)
     if len(content) < len(pairs):
         twice = sorted(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)

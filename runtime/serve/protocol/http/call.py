@@ -1,4 +1,4 @@
-"""One HTTP request with all that answering it takes."""
+"""One HTTP request with the objects that its handler needs."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ from internvl_edge.runtime.serve.signature import Signature
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """Handed to the function that answers a path."""
+    """The argument of a path's handler."""
 
     http: HttpRequest
     service: Service
@@ -26,24 +26,24 @@ class Call:
     body: Body
 
     def model(self) -> Signature:
-        """Return the model that the path names.
+        """Return the signature of the model that the path names.
 
         Raises:
-            UnknownModelError: it is not served.
+            UnknownModelError: The model is not served.
         """
         path = self.http.path_params
         return self.service.model(self.exchange, path["model"], path.get("version", ""))
 
     async def json(self) -> dict[str, Any]:
-        """Return the body as an object; no body is an empty one.
+        """Return the JSON object of the body; an empty object if there is no body.
 
         Raises:
-            RefusalError: it is none, or too large.
+            RefusalError: The body is no JSON object, or too large.
         """
         return json_object(await self.body.read() or b"{}", self.service.options.json_bytes)
 
     def request(self, signature: Signature, asked: Asked) -> Request:
-        """Return what the engine is asked."""
+        """Return the engine's request of a parsed body."""
         options = self.service.options
         usual_s = options.deadline_s * batches_of(asked.inputs, options.max_batch)
         return Request(
@@ -58,16 +58,16 @@ class Call:
         )
 
     async def infer(self, request: Request) -> Response:
-        """Return the engine's answer.
+        """Return the engine's response.
 
         Raises:
-            RefusalError: there is none.
-            ClientDisconnectedError: nobody waits for it.
+            RefusalError: There is no answer, for the reason that the error gives.
+            ClientDisconnectedError: The client has disconnected.
         """
         return await cancel_on_disconnect(self.http.receive, self.service.infer(self.exchange, request))
 
     async def infer_rows(self, model: str, inputs: dict[str, np.ndarray], parameters: dict[str, str]) -> np.ndarray:
-        """Return the first output of a model by its name."""
+        """Run the model of this name and return its first output."""
         signature = self.service.model(self.exchange, model)
         asked = Asked(inputs=inputs, parameters=parameters)
         response = await self.infer(self.request(signature, asked))

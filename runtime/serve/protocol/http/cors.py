@@ -1,4 +1,4 @@
-"""Cross-origin requests: which pages of other servers a browser lets read the answers."""
+"""Cross-origin resource sharing (CORS): the headers with which browsers let pages of other origins read answers."""
 
 import re
 from collections.abc import Sequence
@@ -13,18 +13,18 @@ from internvl_edge.runtime.serve.protocol.http.responses import error_response
 Line = tuple[bytes, bytes]
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s?#,*]+", re.IGNORECASE)
 _EXPOSED = "inference-header-content-length, retry-after"
-"""Headers of answers that a page may read besides the usual ones."""
+"""Headers of answers that a page may read besides those that browsers always show."""
 _METHODS = "GET, POST, OPTIONS"
 _REMEMBERED_S = 600
-"""How long a browser need not ask again."""
+"""Seconds for which a browser may cache a preflight's answer."""
 _HEADER_NAMES = re.compile(r"[\w!#$%&'*+.^`|~, -]{1,1024}", re.ASCII)
 
 
 def require_origins(origins: Sequence[str]) -> None:
-    """Check origins as a browser names them.
+    """Check that each origin has the form in which browsers send it.
 
     Raises:
-        InputError: one that no browser sends, all of them named.
+        InputError: Some have another form; the message names all of them.
     """
     if wrong := [origin for origin in origins if _ORIGIN.fullmatch(origin) is None]:
         listed = ", ".join(map(repr, wrong))
@@ -34,13 +34,13 @@ def require_origins(origins: Sequence[str]) -> None:
 
 
 class CrossOrigin:
-    """The origins whose pages may read answers; without any, no answer says a word of it."""
+    """The origins whose pages may read answers; without any, no answer has a header of CORS."""
 
     def __init__(self, origins: Sequence[str] = ()) -> None:
         self._origins = frozenset(origin.lower() for origin in origins)
 
     def lines(self, origin: str | None) -> tuple[Line, ...]:
-        """Return the headers of an answer to a page of `origin`."""
+        """Return the CORS headers of an answer to a page of `origin`."""
         if not self._origins:
             return ()
         varies = () if "*" in self._origins else ((b"vary", b"Origin"),)
@@ -54,9 +54,9 @@ class CrossOrigin:
         )
 
     def preflight(self, method: str, headers: Headers) -> Response | None:
-        """Return the answer to a browser that asks before it sends a page's request; None for any other request.
+        """Return the answer to a browser's preflight request; None for any other request.
 
-        The headers of every answer to an origin are not in it: they are added as to all others.
+        The headers of `lines` are not in it: they are added to this answer as to all others.
         """
         origin = headers.get("origin")
         if not self._origins or method != "OPTIONS" or not origin or "access-control-request-method" not in headers:
@@ -64,11 +64,11 @@ class CrossOrigin:
         if not self._allows(origin):
             sentence = f"pages of {quoted(origin)} may not ask here; serve with --cors-origin to let them"
             return error_response(sentence, 403, "")
-        told = {"access-control-allow-methods": _METHODS, "access-control-max-age": str(_REMEMBERED_S)}
+        allowed = {"access-control-allow-methods": _METHODS, "access-control-max-age": str(_REMEMBERED_S)}
         wanted = headers.get("access-control-request-headers", "")
         if _HEADER_NAMES.fullmatch(wanted):
-            told["access-control-allow-headers"] = wanted
-        return Response(status_code=204, headers=told)
+            allowed["access-control-allow-headers"] = wanted
+        return Response(status_code=204, headers=allowed)
 
     def _allows(self, origin: str) -> bool:
         return "*" in self._origins or origin.lower() in self._origins

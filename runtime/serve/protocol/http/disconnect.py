@@ -1,4 +1,4 @@
-"""Work that is given up when its client hangs up."""
+"""Cancellation of work whose client has disconnected."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -11,14 +11,14 @@ T = TypeVar("T")
 
 
 class ClientDisconnectedError(Exception):
-    """Nobody waits for the answer any more."""
+    """The client has disconnected before its answer was complete."""
 
 
 async def cancel_on_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Return what `work` gives; cancel it as soon as the client, whose body was read to its end, is gone.
+    """Return the result of `work`; cancel it as soon as the client, whose body was read to its end, disconnects.
 
     Raises:
-        ClientDisconnectedError: the client is gone.
+        ClientDisconnectedError: The client has disconnected.
     """
     asking = asyncio.current_task()
     assert asking is not None

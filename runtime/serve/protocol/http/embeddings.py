@@ -1,4 +1,4 @@
-"""Embeddings as OpenAI's clients ask for them: texts, and pictures as data URLs, in one list."""
+"""OpenAI's embeddings endpoint: texts, and pictures as data URLs, in one list."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -12,20 +12,22 @@ from internvl_edge.runtime.finite import REMEDY
 from internvl_edge.runtime.inputs.pictures.picture_text import picture_in_text
 from internvl_edge.runtime.serve.models import ENCODE_IMAGE, ENCODE_TEXT
 from internvl_edge.runtime.serve.protocol.binary_tensors import object_array
-from internvl_edge.runtime.serve.protocol.checks import quoted
+from internvl_edge.runtime.serve.protocol.checks import HALF_SURROGATE, quoted
 from internvl_edge.runtime.serve.refusals import BadRequestError, FailedError, TooLargeError, UnknownModelError
 from internvl_edge.runtime.serve.signature import Signature
 
 _PREFIX = "internvl-"
-"""Of the names of models for these clients; the rest is whose picture features are meant. Texts have one kind."""
+"""Prefix of the models' names here; the rest is the kind of picture features, as c or g. Texts have one kind."""
 _MOST_ITEMS = 2048
-"""As OpenAI takes: texts and pictures together."""
+"""Largest number of texts and pictures in one request, the same as OpenAI's limit."""
 _NAMED = 5
+"""Largest number of items that one error message names."""
+_NO_INPUT = "input: is a text, a data URL of a picture, or a list of them"
 FIELDS = ("model", "input", "encoding_format", "dimensions", "user")
 
 
 class Part(NamedTuple):
-    """What the engine is asked for all texts, or for all pictures."""
+    """The engine's request for all texts, or for all pictures."""
 
     model: str
     inputs: dict[str, np.ndarray]
@@ -35,16 +37,18 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddingsRequest:
-    """Texts and pictures to embed."""
+    """The texts and pictures of one request."""
 
     model: str
     texts: Mapping[int, bytes]
-    """Place in the list -> text."""
+    """Index in the list -> text in UTF-8."""
     pictures: Mapping[int, bytes]
+    """Index in the list -> bytes of an image file."""
     base64: bool
+    """Whether embeddings are returned in base64."""
 
     def parts(self) -> list[Part]:
-        """Return the requests that the engine gets."""
+        """Return the engine's requests: one for the texts, one for the pictures."""
         parts = []
         if self.texts:
             parts.append(Part(ENCODE_TEXT, {"text": _array(self.texts)}, {}, list(self.texts)))
@@ -55,17 +59,22 @@ class EmbeddingsRequest:
 
 
 def model_names(signatures: Mapping[str, Signature]) -> tuple[str, ...]:
-    """Return the names that may be asked for, by what is served."""
+    """Return the names of the models that this endpoint offers with the served graphs."""
     pictures, texts = signatures.get(ENCODE_IMAGE), signatures.get(ENCODE_TEXT)
     modes = pictures.modes if pictures else ("c",) if texts else ()
     return tuple(f"{_PREFIX}{mode}" for mode in modes)
 
 
 def wanted(content: dict[str, Any], models: Sequence[str], width: int) -> EmbeddingsRequest:
-    """Return what a body asks for, of the `models` that are served; embeddings have `width` numbers, -1 where unknown.
+    """Return the request of a body.
+
+    Args:
+        content: The JSON object of the body.
+        models: Names of the models that are offered.
+        width: Number of values of an embedding; -1 if it is not known.
 
     Raises:
-        RefusalError: it is not understood.
+        RefusalError: A field is not known or has a wrong value, or there are too many items.
     """
     if unknown := set(content) - set(FIELDS):
         raise BadRequestError(f"field {quoted(min(unknown))} is not known; there are {', '.join(FIELDS)}")
@@ -90,10 +99,10 @@ def wanted(content: dict[str, Any], models: Sequence[str], width: int) -> Embedd
 
 
 def require_graphs(request: EmbeddingsRequest, signatures: Mapping[str, Signature]) -> None:
-    """Check that the kinds of items that are asked for can be embedded by what is served.
+    """Check that the server has the graphs that embed the request's kinds of items.
 
     Raises:
-        BadRequestError: the graphs for one kind are missing.
+        BadRequestError: The graph for texts or pictures is missing.
     """
     for kind, task, places in (("pictures", ENCODE_IMAGE, request.pictures), ("texts", ENCODE_TEXT, request.texts)):
         if places and task not in signatures:
@@ -102,10 +111,10 @@ def require_graphs(request: EmbeddingsRequest, signatures: Mapping[str, Signatur
 
 
 def answer(request: EmbeddingsRequest, rows: Mapping[int, np.ndarray], tokens: int) -> dict[str, Any]:
-    """Return the embeddings, of unit length as these clients expect.
+    """Return the body of the response, with embeddings of unit length as OpenAI's.
 
     Raises:
-        FailedError: embeddings that hold NaN or infinity, which JSON would turn to null.
+        FailedError: Embeddings hold NaN or infinity, for which JSON has no value.
     """
     if wrong := [place for place in sorted(rows) if not np.isfinite(rows[place]).all()]:
         listed = ", ".join(map(str, wrong[:_NAMED]))
@@ -119,10 +128,10 @@ def answer(request: EmbeddingsRequest, rows: Mapping[int, np.ndarray], tokens: i
 
 
 def model_entry(name: str, models: Sequence[str]) -> dict[str, Any]:
-    """Return what is told of a model.
+    """Return the description of a model.
 
     Raises:
-        UnknownModelError: there is none of this name.
+        UnknownModelError: There is no model of this name.
     """
     if name not in models:
         raise _unknown(name, models)
@@ -140,13 +149,13 @@ def _array(items: Mapping[int, bytes]) -> np.ndarray:
 def _items(given: Any) -> Sequence[str]:
     items = [given] if isinstance(given, str) else given
     if not isinstance(items, list) or not items:
-        raise BadRequestError("input: is a text, a data URL of a picture, or a list of them")
+        raise BadRequestError(_NO_INPUT)
     if len(items) > _MOST_ITEMS:
         raise TooLargeError(f"input: {len(items)} items, at most {_MOST_ITEMS} are taken at once")
     if any(type(item) is int or isinstance(item, list) for item in items):
         raise BadRequestError("input: ids of tokens are not taken, since each model has its own; send the text")
     if not all(isinstance(item, str) for item in items):
-        raise BadRequestError("input: is a text, a data URL of a picture, or a list of them")
+        raise BadRequestError(_NO_INPUT)
     return items
 
 
@@ -163,7 +172,7 @@ def _encoded(place: int, text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise BadRequestError(f"input {place} holds half of a surrogate pair, which is no text") from error
+        raise BadRequestError(f"input {place} {HALF_SURROGATE}") from error
 
 
 def _listed(row: np.ndarray, as_base64: bool) -> "str | np.ndarray":

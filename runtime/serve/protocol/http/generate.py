@@ -1,4 +1,4 @@
-"""Triton's `generate`: an object of plain values in, an object of plain values out, or a stream of them."""
+"""Triton's `generate`: a JSON object of plain values in, and one out, or a stream of them."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
@@ -21,10 +21,10 @@ _HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-con
 
 
 def asked(signature: Signature, content: dict[str, Any]) -> Asked:
-    """Return what an object asks of a model: keys that name inputs give tensors, all others are parameters.
+    """Return the request of a body: keys that name inputs hold tensors, all others are parameters.
 
     Raises:
-        RefusalError: it is no request that the model can answer.
+        RefusalError: The body is no valid request of the model.
     """
     parameters = content.get("parameters", {})
     if not isinstance(parameters, dict):
@@ -43,7 +43,7 @@ def asked(signature: Signature, content: dict[str, Any]) -> Asked:
 
 
 def answer(signature: Signature, request: Asked, response: Response) -> dict[str, Any]:
-    """Return a response, or a part of one, as an object; a tensor of one element is that element."""
+    """Return a response, or one part of it, as a JSON object; a tensor of one element becomes that element."""
     content: dict[str, Any] = {"model_name": signature.name, "model_version": VERSION}
     if request.id:
         content["id"] = request.id
@@ -57,7 +57,7 @@ def answer(signature: Signature, request: Asked, response: Response) -> dict[str
 
 
 class EventStream:
-    """A response of server-sent events, one for each part; a refusal amid them is the last one."""
+    """A response of server-sent events, one for each part; a refusal after the first part is the last event."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class EventStream:
         self._refused = refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the parts as they come; where there is not even one, raise why."""
+        """Send the parts as they come; an error before the first part is raised."""
         await cancel_on_disconnect(receive, self._send(send))
 
     async def _send(self, send: Send) -> None:
@@ -92,7 +92,7 @@ def _event(content: dict[str, Any]) -> bytes:
 
 
 def _array(tensor: Tensor, value: Any) -> np.ndarray:
-    """Return the tensor of `value`, whose first free axis takes what the others leave."""
+    """Return the tensor of `value`; the size of its first free axis follows from the number of elements."""
     values = value if isinstance(value, list) else [value]
     sizes = [max(size, 1) for size in tensor.shape]
     if -1 in tensor.shape:

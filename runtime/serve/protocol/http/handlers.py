@@ -1,4 +1,4 @@
-"""What each path answers."""
+"""The handlers of all paths."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -22,14 +22,13 @@ from internvl_edge.runtime.serve.protocol.http.generate import EventStream
 from internvl_edge.runtime.serve.protocol.http.management import MANAGEMENT_HANDLERS
 from internvl_edge.runtime.serve.protocol.http.responses import json_response
 from internvl_edge.runtime.serve.protocol.service import refusal_of
-from internvl_edge.runtime.serve.refusals import BadRequestError, UnavailableError
+from internvl_edge.runtime.serve.refusals import RETRY_S, BadRequestError, UnavailableError
 from internvl_edge.runtime.serve.requests import Response as Answer
 from internvl_edge.runtime.serve.signature import Signature
 
 Handler = Callable[[Call], Awaitable[ASGIApp]]
-_RETRY_S = 1.0
 _COUNTED_AT_ONCE = 16 << 10
-"""Letters whose tokens are counted on the event loop, which takes less than a millisecond or two; more in a thread."""
+"""Most characters whose tokens are counted on the event loop, in at most 2 ms; more are counted in a thread."""
 
 
 async def _live(call: Call) -> ASGIApp:
@@ -155,14 +154,14 @@ def _html(page: str) -> ASGIApp:
 
 
 def _width(call: Call) -> int:
-    """Return how many numbers an embedding has."""
+    """Return the number of values of an embedding, or -1 if no encoder is served."""
     signatures = call.service.engine.signatures
     found = [signatures[name].outputs[0].shape[-1] for name in (ENCODE_TEXT, ENCODE_IMAGE) if name in signatures]
     return found[0] if found else -1
 
 
 def _asked(call: Call) -> Signature:
-    """Return the model that is asked; where there is no room, refuse before the body is read: that costs little."""
+    """Return the signature of the model that is asked; a full queue is refused here, before the body is read."""
     signature = call.model()
     call.service.require_room(call.exchange)
     return signature
@@ -170,7 +169,7 @@ def _asked(call: Call) -> Signature:
 
 def _require_ready(call: Call) -> None:
     if not call.service.ready:
-        raise UnavailableError("the server is not ready", _RETRY_S)
+        raise UnavailableError("the server is not ready", RETRY_S)
 
 
 HANDLERS: Mapping[str, Handler] = {
@@ -195,9 +194,9 @@ HANDLERS: Mapping[str, Handler] = {
     "model_entry": _model_entry,
     **MANAGEMENT_HANDLERS,
 }
-"""What answers each operation, by its name in the table of routes."""
+"""Name of a handler in the table of routes -> the handler."""
 ROUTES: tuple[tuple[str, str, Handler], ...] = tuple(
     (method, path, HANDLERS[operation.answer])
     for (method, path), operation in sorted(OPERATIONS.items(), key=lambda row: "{" in row[0][1])
 )
-"""(method, path, what answers it): whole paths before those with a model's name, so that ``stats`` is none."""
+"""(method, path, handler); fixed paths come before those with a model's name, so that ``stats`` is no model."""

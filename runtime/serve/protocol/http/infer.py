@@ -1,4 +1,4 @@
-"""`infer` in JSON, with tensors as binary data behind it where a client likes."""
+"""The protocol's `infer` in JSON, with tensors in the JSON or as binary data behind it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,25 +29,32 @@ _SIZE = "binary_data_size"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What a body says."""
+    """The content of a request's body."""
 
     inputs: Mapping[str, np.ndarray]
     outputs: tuple[str, ...] | None = None
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
-    """Those of the model."""
+    """Parameters of the model."""
     protocol_parameters: Mapping[str, Any] = field(default_factory=dict)
-    """All of them."""
+    """All parameters, those of the protocol included."""
     id: str = ""
     binary: Mapping[str, bool] = field(default_factory=dict)
-    """Outputs that say for themselves how they are sent."""
+    """Output -> whether it is sent as binary data, for outputs whose entry says so."""
     all_binary: bool = False
+    """Whether all other outputs are sent as binary data."""
 
 
 def asked(signature: Signature, body: bytes, header_length: str | None, json_limit: int) -> Asked:
-    """Return what `body` asks of a model; `header_length` is how much of it is JSON.
+    """Return the request of a body.
+
+    Args:
+        signature: Signature of the model that is asked.
+        body: The whole body.
+        header_length: Header with the number of bytes of JSON at its start; None: all of it is JSON.
+        json_limit: Largest number of bytes of JSON.
 
     Raises:
-        RefusalError: it is no request that the model can answer.
+        RefusalError: The body is no valid request of the model.
     """
     length = len(body) if header_length is None else _length(header_length, len(body))
     if length == 0 and header_length is not None:
@@ -68,7 +75,7 @@ def asked(signature: Signature, body: bytes, header_length: str | None, json_lim
 
 
 def answer(signature: Signature, request: Asked, response: Response) -> HttpResponse:
-    """Return a response as the request wants its outputs."""
+    """Return the response, with outputs in JSON or as binary data as the request asks."""
     outputs, raws = [], []
     for tensor in signature.outputs:
         if (array := response.outputs.get(tensor.name)) is None:
@@ -96,7 +103,7 @@ def _length(header: str, total: int) -> int:
 
 
 def _one_element(signature: Signature, body: bytes) -> Asked:
-    """Return the body, all of it, as the one element of the one input that the model needs: a picture, say."""
+    """Return a request whose whole body is the one element of the model's one required input, such as a picture."""
     needed = [tensor for tensor in signature.inputs if not tensor.optional]
     if len(needed) != 1 or needed[0].datatype != "BYTES" or any(size not in (-1, 1) for size in needed[0].shape):
         raise BadRequestError(f"model {signature.name} takes no raw body; send JSON")

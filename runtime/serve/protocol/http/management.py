@@ -1,4 +1,4 @@
-"""Triton's paths around models over HTTP: shared memory, traces, logs, loading."""
+"""The handlers of Triton's management paths: shared memory, traces, logs, loading."""
 
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -48,4 +48,4 @@ MANAGEMENT_HANDLERS: Mapping[str, Callable[[Call], Awaitable[ASGIApp]]] = {
     "log": _log,
     "load": _load,
 }
-"""What answers the operations of management, by the names in the table of routes."""
+"""Name of a handler of management in the table of routes -> the handler."""

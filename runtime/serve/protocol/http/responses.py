@@ -1,4 +1,4 @@
-"""Answers in JSON, refusals among them."""
+"""Responses in JSON, refusals among them."""
 
 from collections.abc import Mapping
 from math import ceil
@@ -14,17 +14,17 @@ _TYPES = {400: "invalid_request_error", 401: "authentication_error", 404: "not_f
 
 
 def json_bytes(content: Any) -> bytes:
-    """Return `content`, which may hold arrays, as JSON; numbers take no more digits than their own type has."""
+    """Return `content`, which may hold arrays, as JSON; numbers have no more digits than their type needs."""
     return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Return `content` as a response."""
+    """Return a response with `content` as JSON."""
     return Response(json_bytes(content), status, headers, media_type="application/json")
 
 
 def refusal_response(refusal: RefusalError, path: str) -> Response:
-    """Return a refusal in the words of the protocol to which `path` belongs."""
+    """Return a refusal in the form of the protocol to which `path` belongs."""
     headers = {}
     if refusal.retry_after_s is not None:
         headers["Retry-After"] = str(max(ceil(refusal.retry_after_s), 1))
@@ -34,7 +34,7 @@ def refusal_response(refusal: RefusalError, path: str) -> Response:
 
 
 def error_response(message: str, status: int, path: str, headers: Mapping[str, str] | None = None) -> Response:
-    """Return one sentence with a code."""
+    """Return an error message in the form of the protocol to which `path` belongs."""
     if path.startswith(OPENAI_PATHS):
         kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
         return json_response(

@@ -1,1 +1,1 @@
-"""What happens below a request on a connection: time limits of reading and writing, small writes joined."""
+"""HTTP connections: time limits of reading and writing, admission of requests, and coalescing of writes."""

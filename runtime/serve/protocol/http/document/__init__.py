@@ -1,1 +1,1 @@
-"""What the server answers, for programs (`/openapi.json`) and people (`/docs`)."""
+"""The table of routes, and the documents of it for programs (`/openapi.json`) and people (`/docs`)."""

@@ -1,4 +1,4 @@
-"""The paths as a page for people: plain HTML that loads nothing from anywhere."""
+"""The page `/docs` of all paths: plain HTML that loads no other resource."""
 
 import json
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ from internvl_edge.runtime.serve.signature import Signature
 
 _TEMPLATE = "templates/docs.html"
 _SHOWN = 400
-"""Characters of what a model takes and gives: a decoder has tensors for each layer."""
+"""Largest number of characters of a model's inputs and outputs: a decoder has tensors for each layer."""
 
 
 def docs_html(signatures: Mapping[str, Signature], version: str, place: str) -> str:
-    """Return the page; `place` is the server's own address, for commands to try."""
+    """Return the page; `place` is the server's own address, for the example commands."""
     template = Template(files(__package__).joinpath(_TEMPLATE).read_text(encoding="utf-8"))
     return template.substitute(
         version=escape(version),

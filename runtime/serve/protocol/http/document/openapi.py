@@ -1,4 +1,4 @@
-"""The OpenAPI document: every path, for generators of clients and for tools."""
+"""The OpenAPI document of all paths, for tools and generators of clients."""
 
 import re
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ _WORDS: Mapping[str, str] = {
 
 
 def openapi(signatures: Mapping[str, Signature], version: str, keys: bool) -> dict[str, Any]:
-    """Return the document of a server that has these models; `keys`: it wants one."""
+    """Return the document of a server with these models; `keys` says whether requests need an API key."""
     paths: dict[str, Any] = {}
     for (method, path), operation in OPERATIONS.items():
         paths.setdefault(path, {})[method.lower()] = _operation(method, path, operation, signatures)
@@ -66,7 +66,7 @@ def openapi(signatures: Mapping[str, Signature], version: str, keys: bool) -> di
 
 
 def model_words(signature: Signature) -> str:
-    """Return what a model takes and gives, in one line."""
+    """Return the inputs and outputs of a model as one line."""
     takes, gives = (
         ", ".join(f"{tensor.name} {tensor.datatype} {list(tensor.shape)}" for tensor in tensors)
         for tensors in (signature.inputs, signature.outputs)

@@ -1,6 +1,6 @@
-"""The table of routes: every path, what answers it, what it is for, what it takes and what it gives.
+"""The table of routes: the method, path, handler, summary and schemas of every operation.
 
-The server's router, its document, its page and the checks of a request's head all read it: a path stands nowhere else.
+The router, the OpenAPI document, the page `/docs` and admission control read it; a path is written nowhere else.
 """
 
 from collections.abc import Mapping
@@ -21,19 +21,19 @@ class Operation:
     """One method of one path."""
 
     answer: str
-    """Name of what answers it, in `paths.HANDLERS`."""
+    """Name of its handler in `handlers.HANDLERS`."""
     tag: str
     summary: str
     takes: str = ""
-    """Name of the schema of its body; empty: it has none."""
+    """Name of the schema of its body; empty if it has no body."""
     gives: str = "Anything"
-    """Name of the schema of its answer in JSON."""
+    """Name of the schema of its response in JSON."""
     media: str = JSON
-    """Of its answer."""
+    """Media type of its response."""
     example: Mapping[str, object] | None = None
-    """A body."""
+    """Example of its body."""
     open: bool = False
-    """Whether it needs no key: those who restart servers have none."""
+    """Whether it needs no API key: health checks of orchestrators send none."""
 
 
 HEADER_LENGTH = "inference-header-content-length"
@@ -41,7 +41,7 @@ HEADER_LENGTH = "inference-header-content-length"
 MODELS = "/v2/models/"
 """Prefix of the paths of one model."""
 OPENAI_PATHS = "/v1/"
-"""Begins the paths whose errors have OpenAI's form."""
+"""Prefix of the paths whose errors have OpenAI's form."""
 _TENSOR = {"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a red kite"]}
 _MODEL: Mapping[tuple[str, str], Operation] = {
     ("GET", ""): Operation(
@@ -85,7 +85,7 @@ _VERSION = "/versions/{version}"
 
 
 def _memory(kind: str) -> dict[tuple[str, str], Operation]:
-    """Return the paths of one kind of shared memory, of which there is none."""
+    """Return the paths of one kind of shared memory, none of which is offered."""
     place = f"/v2/{kind}sharedmemory"
     listing = Operation(answer="regions", tag=MANAGEMENT, summary="Regions of shared memory: none.")
     leaving = Operation(answer="unregister", tag=MANAGEMENT, summary="Forget regions of shared memory: there are none.")
@@ -155,8 +155,8 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     **_settings("/v2/models/{model}/trace/setting", "trace", "Triton's own traces of a model, which are off"),
     **_settings("/v2/logging", "log", "logs"),
 }
-"""(method, path) -> what it does."""
+"""(method, path) -> its operation."""
 PUBLIC = frozenset(path for (_, path), operation in OPERATIONS.items() if operation.open)
-"""Paths that need no key."""
+"""Paths that need no API key."""
 INFERENCE_SUFFIXES = tuple(path for method, path in _MODEL if method == "POST")
-"""Ends the paths that ask a model for an answer."""
+"""Suffixes of the paths that run a model."""

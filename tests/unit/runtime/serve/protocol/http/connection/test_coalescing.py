@@ -10,23 +10,23 @@ from internvl_edge.runtime.serve.protocol.http.connection.coalescing import Coal
 
 
 class Wire(asyncio.Transport):
-    """Keeps what it is told."""
+    """Records the calls that it gets."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.told: list[Any] = []
+        self.calls: list[Any] = []
 
     def is_closing(self) -> bool:
-        return bool(self.told) and self.told[-1] in ("close", "abort")
+        return bool(self.calls) and self.calls[-1] in ("close", "abort")
 
     def abort(self) -> None:
-        self.told.append("abort")
+        self.calls.append("abort")
 
     def writelines(self, pieces: Iterable[Any]) -> None:
-        self.told.append(list(pieces))
+        self.calls.append(list(pieces))
 
     def close(self) -> None:
-        self.told.append("close")
+        self.calls.append("close")
 
 
 def test_one_turn_is_one_piece() -> None:
@@ -35,12 +35,12 @@ def test_one_turn_is_one_piece() -> None:
         transport = CoalescingTransport(wire, asyncio.get_running_loop())
         transport.write(b"head")
         transport.write(b"body")
-        assert wire.told == []
+        assert wire.calls == []
         await asyncio.sleep(0)
         transport.write(b"more")
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert wire.told == [[b"head", b"body"], [b"more"]]
+        assert wire.calls == [[b"head", b"body"], [b"more"]]
 
     asyncio.run(scene())
 
@@ -50,30 +50,30 @@ def test_a_whole_answer_does_not_wait_for_the_end_of_the_turn() -> None:
         wire = Wire()
         transport = CoalescingTransport(wire, asyncio.get_running_loop())
         transport.write_whole(b"answer")
-        assert wire.told == [[b"answer"]]
+        assert wire.calls == [[b"answer"]]
         transport.write(b"head")
         transport.write_whole(b"answer")  # behind what was written before
-        assert wire.told[1:] == [[b"head", b"answer"]]
+        assert wire.calls[1:] == [[b"head", b"answer"]]
         await asyncio.sleep(0)
-        assert len(wire.told) == 2
+        assert len(wire.calls) == 2
 
     asyncio.run(scene())
 
 
 @pytest.mark.parametrize(
-    ("end", "told"),
+    ("end", "calls"),
     [
         ("close", [[b"answer"], "close"]),  # what was written is sent before
         ("abort", ["abort"]),  # nothing is sent to a client that went within the turn
     ],
 )
-def test_a_connection_may_end_within_the_turn(end: str, told: list[Any]) -> None:
+def test_a_connection_may_end_within_the_turn(end: str, calls: list[Any]) -> None:
     async def scene() -> None:
         wire = Wire()
         transport = CoalescingTransport(wire, asyncio.get_running_loop())
         transport.write(b"answer")
         getattr(transport, end)()
         await asyncio.sleep(0)
-        assert wire.told == told
+        assert wire.calls == calls
 
     asyncio.run(scene())
