@@ -1,1 +1,1 @@
-"""Features of many pictures or texts, batch by batch, into a file."""
+"""Bulk embedding: the features of many pictures or texts are computed in batches and written to a file."""

@@ -1,4 +1,4 @@
-"""Pixel values batch by batch, decoded and scaled in threads while the caller computes on the batch before."""
+"""Batches of pixel values, decoded and scaled in threads while the caller computes on the batch before."""
 
 import os
 from collections import deque
@@ -23,21 +23,21 @@ from internvl_edge.runtime.stages import DECODE_IMAGE, PREPROCESS, UNMEASURED, S
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchOptions:
-    """How pictures become batches."""
+    """Settings of preprocessing and batching."""
 
     preprocessing: Preprocessing
     geometry: Geometry = "squash"
     batch_size: int = 32
     workers: int | None = None
-    """Threads that decode; None: one a core, 8 at most."""
+    """Number of threads that decode; None: one for each core, at most 8."""
     ahead: int = 2
-    """Batches that are prepared or in preparation beside the one that the caller has: the bound of memory."""
+    """Number of batches that are prepared ahead of the caller's; it bounds the memory."""
 
     def __post_init__(self) -> None:
         """Check the values.
 
         Raises:
-            InputError: a number below 1, or an unknown geometry.
+            InputError: A number is below 1, or the geometry is not known.
         """
         require_geometry(self.geometry)
         if min(self.batch_size, self.threads, self.ahead) < 1:
@@ -46,20 +46,20 @@ class BatchOptions:
 
     @property
     def threads(self) -> int:
-        """Return how many threads decode."""
+        """Return the number of threads that decode."""
         return min(os.cpu_count() or 1, 8) if self.workers is None else self.workers
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Pictures that follow each other."""
+    """The pixel values of consecutive pictures."""
 
     start: int
-    """Index of the first."""
+    """Index of the first picture."""
     count: int
-    """Pictures, the unreadable ones included."""
+    """Number of pictures, unreadable ones included."""
     pixel_values: np.ndarray
-    """Of the readable ones, in order: fp32 ``[n, 3, S, S]``; memory that the next batch may use."""
+    """Pixel values of the readable pictures, in order: fp32 ``[n, 3, S, S]``; the next batch may reuse the memory."""
     bad: tuple[tuple[int, str], ...]
     """Index and reason of each unreadable picture."""
 
@@ -67,10 +67,10 @@ class Batch:
 def batches(
     pictures: Sequence[Readable], options: BatchOptions, stages: Stages = UNMEASURED
 ) -> Generator[Batch, None, None]:
-    """Yield the pictures in order; no more than `options.ahead` batches lie ready beside the one that was yielded.
+    """Yield batches of the pictures in order, and prepare at most `options.ahead` batches beyond the yielded one.
 
-    A batch's `pixel_values` are valid until the next batch is asked for. An unreadable picture is in `bad` and loses
-    nothing but itself. Closing the iterator early stops the threads.
+    A batch's `pixel_values` are valid until the next batch is requested. An unreadable picture is listed in `bad`; the
+    others of its batch are not affected. Closing the iterator early stops the threads.
     """
     size = options.preprocessing.image_size
     rows = min(options.batch_size, len(pictures))
@@ -99,7 +99,7 @@ class _Filling:
     parts: "tuple[Future[list[tuple[int, str]]], ...]"
 
     def batch(self) -> Batch:
-        """Wait for the threads."""
+        """Wait for the threads, and return the batch."""
         bad = tuple(finding for part in self.parts for finding in part.result())
         pixels = self.pixels[: self.count]
         if bad:
@@ -117,7 +117,7 @@ def _submit(
     options: BatchOptions,
     stages: Stages,
 ) -> _Filling:
-    """Hand one batch to the threads, a run of pictures to each: a task for every picture would cost as much as some."""
+    """Start to fill one batch; each thread gets a run of pictures, since a task for each picture costs too much."""
     count = min(options.batch_size, len(pictures) - start)
     run = -(-count // options.threads)
     parts = tuple(
@@ -138,6 +138,6 @@ def _fill(
                 picture = decode(pictures[start + row].content())
             with stages.stage(PREPROCESS):
                 write_pixel_values(picture, options.preprocessing, options.geometry, pixels[row])
-        except Exception as error:  # Pillow's decoders raise whatever the parser of their format does
+        except Exception as error:  # Pillow's decoders let all kinds of errors of their parsers pass
             bad.append((start + row, reason(error)))
     return bad

@@ -1,4 +1,4 @@
-"""The features of many inputs, batch by batch; and who computes them, this process or a cluster."""
+"""Computation of features in batches, by this process or, as another `Engine`, by a cluster."""
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
@@ -26,49 +26,49 @@ if TYPE_CHECKING:
 
 
 class Engine(Protocol):
-    """Who computes."""
+    """What computes features: this process or a cluster."""
 
     def backend(self, kind: Kind) -> str:
-        """Return what runs the graph of pictures or texts, and how: rows of two do not go into one file."""
+        """Return a description of the backend; rows of two different backends are not written to one file."""
         ...
 
     def pictures(self, pictures: Sequence[SourcePicture], options: EmbedOptions) -> Compute:
-        """Return what computes the features of pictures by their indices."""
+        """Return a function that computes the features of pictures by their indices."""
         ...
 
     def texts(self, texts: Sequence[str | UnusableText], options: EmbedOptions) -> Compute:
-        """Return what computes the features of texts by their indices."""
+        """Return a function that computes the features of texts by their indices."""
         ...
 
 
 def described(backend: str, bf16: bool) -> str:
-    """Return a backend with what it was allowed."""
+    """Return the name of a backend with the allowed precision."""
     return f"{backend} in bf16" if bf16 else backend
 
 
 class LocalEngine:
-    """This process."""
+    """Computes features in this process."""
 
     def __init__(self, model: "InternVL", stages: Stages = UNMEASURED) -> None:
         self._model = model
         self._stages = stages
 
     def backend(self, kind: Kind) -> str:
-        """Return the library that the model chose."""
+        """Return the backend that the model chose."""
         (graph,) = self._model.bundle.graphs_of(IMAGE_ENCODER if kind == "image" else TEXT_ENCODER)
         return described(self._model.session(graph).backend, self._model.options.bf16)
 
     def pictures(self, pictures: Sequence[SourcePicture], options: EmbedOptions) -> Compute:
-        """Return what decodes in threads while the graph runs."""
+        """Return a function that decodes pictures in threads while the graph runs."""
         return PictureFeatures(self._model, pictures, options, self._stages)
 
     def texts(self, texts: Sequence[str | UnusableText], options: EmbedOptions) -> Compute:
-        """Return what encodes batch by batch."""
+        """Return a function that encodes texts in batches."""
         return TextFeatures(self._model, texts, options, self._stages)
 
 
 class PictureFeatures:
-    """Decodes and scales in threads while the graph runs."""
+    """Computes the features of pictures, which threads decode and scale while the graph runs."""
 
     def __init__(
         self, model: "InternVL", pictures: Sequence[SourcePicture], options: EmbedOptions, stages: Stages
@@ -79,7 +79,7 @@ class PictureFeatures:
         self._stages = stages
 
     def __call__(self, inputs: Sequence[int]) -> Generator[Part, None, None]:
-        """Yield the features of batches."""
+        """Yield the features of each batch."""
         todo = [self._pictures[index] for index in inputs]
         settings = BatchOptions(
             preprocessing=self._model.preprocessing,
@@ -104,7 +104,7 @@ class PictureFeatures:
 
 
 class TextFeatures:
-    """Encodes batch by batch, each text checked on its own."""
+    """Computes the features of texts in batches; each text is checked on its own."""
 
     def __init__(
         self, model: "InternVL", texts: Sequence[str | UnusableText], options: EmbedOptions, stages: Stages
@@ -115,7 +115,7 @@ class TextFeatures:
         self._stages = stages
 
     def __call__(self, inputs: Sequence[int]) -> Generator[Part, None, None]:
-        """Yield the features of batches."""
+        """Yield the features of each batch."""
         wrong = {index: found for index in inputs if (found := _text_fault(self._texts[index], index)) is not None}
         if wrong and self._options.on_error == "fail":
             raise InputError(unreadable(list(wrong.values())))
@@ -132,13 +132,13 @@ class TextFeatures:
 
 
 def cast(features: np.ndarray, what: str, options: EmbedOptions) -> np.ndarray:
-    """Return features in the type that is written.
+    """Return features in the type of the output file; `what` names the inputs in errors.
 
     Raises:
-        BackendError: they are NaN or infinite, or overflow float16.
+        BackendError: Features are NaN or infinite, or overflow float16.
     """
     require_finite(features, what)
-    with np.errstate(over="ignore"):  # told below
+    with np.errstate(over="ignore"):  # the error below reports an overflow
         rows = features.astype(options.dtype, copy=False)
     if not np.isfinite(rows).all():
         raise BackendError(
@@ -148,7 +148,7 @@ def cast(features: np.ndarray, what: str, options: EmbedOptions) -> np.ndarray:
 
 
 def unreadable(findings: Sequence[tuple[str, str]]) -> str:
-    """Return a line that names inputs that cannot be read."""
+    """Return an error message that names the inputs that cannot be read."""
     return (
         f"embed: unreadable: {listed(findings)}; repair them, or run again with --on-error skip:"
         " what is finished is kept"

@@ -1,4 +1,4 @@
-"""The features of many pictures or texts to a file: `internvl-edge run embed`."""
+"""Write the features of many pictures or texts to a file: `internvl-edge run embed`."""
 
 import time
 from collections.abc import Sequence
@@ -24,24 +24,29 @@ if TYPE_CHECKING:
     from internvl_edge.runtime.model import InternVL
 
 _SHARD_ROWS = 256
-"""About: a multiple of the batch. What a killed run loses at most; 0.8 MB of 768 fp32 values each."""
+"""Rows of a shard, rounded up to a multiple of the batch: a killed run loses at most so many.
+
+A shard of 768 fp32 values a row takes 0.8 MB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedReport:
-    """What was written."""
+    """The outcome of one run."""
 
     output: Path
     shapes: dict[str, tuple[int, int]]
-    """Rows and values of what the file holds, by name."""
+    """Name of an array in the file -> its shape."""
     computed: int
-    """Inputs that went through the graph in this run; the others were finished before."""
+    """Number of inputs that were computed in this run."""
     earlier: int
+    """Number of inputs that an earlier run had finished."""
     seconds: float
+    """Seconds of the computation."""
     bad: tuple[tuple[str, str], ...]
+    """Name and reason of each input that was left out."""
 
     def summary(self) -> str:
-        """Return it in a line or two."""
+        """Return the outcome as one or two lines."""
         line = f"{self.output}: " + ", ".join(f"{name} {list(shape)}" for name, shape in self.shapes.items())
         if self.computed:
             line += f"; {self.computed / self.seconds:.1f} a second"
@@ -53,12 +58,12 @@ class EmbedReport:
 
 
 def bad_file(output: Path) -> Path:
-    """Return the JSONL that lists the inputs left out."""
+    """Return the path of the JSONL file that lists the inputs left out."""
     return output.with_suffix(".bad.jsonl")
 
 
 def written_files(output: Path) -> list[Path]:
-    """Return the files that a run may write or remove."""
+    """Return the paths of all files that a run may write or remove."""
     return [output, bad_file(output), *([names_file(output)] if output.suffix == ".npy" else [])]
 
 
@@ -70,14 +75,20 @@ def embed(
     monitor: Monitor = UNMONITORED,
     engine: Engine | None = None,
 ) -> EmbedReport:
-    """Write the raw features of pictures, and of some texts beside them into an .npz; a killed run is taken up.
+    """Write the raw features of pictures to a file, with those of some texts in an .npz; resume a killed run.
 
-    `monitor` hears how many more pictures are done. `engine` computes them; None: `model`, in this process.
+    Args:
+        model: The opened model.
+        pictures: Pictures to embed.
+        options: Output, batch size, type and handling of unreadable inputs.
+        texts: Texts whose features are added; only an .npz can hold them.
+        monitor: Its `advance` is called with the number of further pictures that are done.
+        engine: What computes the features; None: `model`, in this process.
 
     Raises:
-        InputError: nothing to embed, unreadable pictures, texts for a format without a place for them, or an
-            unfinished run with other settings.
-        BackendError: features that are NaN or infinite, or that overflow float16.
+        InputError: There is nothing to embed, pictures are unreadable, the format cannot hold texts, or an
+            unfinished run had other settings.
+        BackendError: Features are NaN or infinite, or overflow float16.
     """
     if not pictures and not texts:
         raise InputError("embed: neither pictures nor texts given; name pictures, or add -t TEXT")
@@ -100,11 +111,12 @@ def embed_texts(
     monitor: Monitor = UNMONITORED,
     engine: Engine | None = None,
 ) -> EmbedReport:
-    """Write the raw features of texts, as `embed` those of pictures.
+    """Write the raw features of texts to a file, as `embed` does for pictures.
 
     Raises:
-        InputError: no text, empty ones, an .npz (whose names are as wide as the longest), or as `embed`.
-        BackendError: as `embed`.
+        InputError: There is no text, texts are empty, the output is an .npz (in which all names would be as wide as
+            the longest), or an unfinished run had other settings.
+        BackendError: Features are NaN or infinite, or overflow float16.
     """
     if not texts:
         raise InputError("embed: no text given; give a table of texts")
@@ -116,7 +128,7 @@ def embed_texts(
 
 
 def kept_line(output: Path) -> str:
-    """Return a line that says what an interrupted run left behind."""
+    """Return a line for the user that says how many rows an interrupted run has finished."""
     folder = ShardFolder(output)
     if not (rows := folder.rows()):
         return f"{output}: interrupted, nothing was finished yet; run it again"
@@ -125,7 +137,7 @@ def kept_line(output: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """One output."""
+    """One run that writes one output."""
 
     model: "InternVL"
     engine: Engine
@@ -140,7 +152,7 @@ class _Run:
         texts: Sequence[str] = (),
         text_embeds: np.ndarray | None = None,
     ) -> EmbedReport:
-        """Compute what is missing, and write it all."""
+        """Compute the missing rows and write all rows to the output."""
         output, folder = self.options.output, ShardFolder(self.options.output)
         size = -(-_SHARD_ROWS // self.options.batch_size) * self.options.batch_size
         with folder.opened(self._settings() if identities else {}):
@@ -149,7 +161,7 @@ class _Run:
             seconds = time.perf_counter() - start
             features = self._features(folder, shards, texts, text_embeds)
             bad = tuple(finding for shard in shards for finding in shard.bad)
-            if bad and self.options.on_error == "fail":  # of an earlier run that skipped them
+            if bad and self.options.on_error == "fail":  # an earlier run with --on-error skip left them out
                 raise InputError(unreadable(bad))
             if bad and not features.names:
                 raise InputError(f"embed: nothing readable: {listed(bad)}; give what docs/inputs.md says")
@@ -180,7 +192,7 @@ class _Run:
         )
 
     def _settings(self) -> dict[str, Any]:
-        """Return what must be the same for shards of two runs to go into one file."""
+        """Return the settings that must be equal for shards of two runs to be joined in one file."""
         mode = {"mode": self.options.mode} if self.kind == "image" else {}
         return {
             "rows": self.kind,
@@ -205,7 +217,7 @@ def _shapes(features: Features) -> dict[str, tuple[int, int]]:
 
 
 def _write_bad(output: Path, bad: Sequence[tuple[str, str]]) -> None:
-    """List the inputs left out; a list of an earlier run goes."""
+    """Write the list of the inputs left out, or remove that of an earlier run."""
     if bad:
         write_lines(bad_file(output), [{"input": name, "reason": why} for name, why in bad])
     else:

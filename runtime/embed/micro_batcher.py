@@ -1,4 +1,4 @@
-"""Dynamic batching inside a process: single requests of many threads go through the graph together."""
+"""Dynamic batching inside a process: single requests of many threads are computed together."""
 
 import threading
 import time
@@ -16,7 +16,7 @@ _Result = TypeVar("_Result")
 
 
 class QueueFullError(BackendError):
-    """More requests wait than the queue may hold; ask again later."""
+    """The queue is full; try again later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,20 +27,20 @@ class _Waiting(Generic[_Item, _Result]):
 
 
 class MicroBatcher(Generic[_Item, _Result]):
-    """Gathers what threads submit and hands it to `run`, oldest first, one batch after the other.
+    """Joins the items that threads submit to batches and passes these to `run`, oldest first, one after the other.
 
-    `run` gets a list of items and returns as many results in the same order: `InternVL.encode_image`, for one. Where it
-    raises, each item of the batch is run alone, so that one that fails does not fail its neighbours. `with` or `close`
-    waits for the answers that are still open.
+    If `run` fails, each item of the batch is run alone, so that a bad item does not fail the others. `close`, or the
+    end of a `with` block, waits for all results.
 
     Args:
-        run: Computes one batch, in the batcher's own thread.
-        max_batch: Requests that go together at most; as many waiting leave at once.
-        max_delay_ms: How long the oldest request waits for company. What is overdue when `run` returns leaves at once.
-        queue: Requests that may wait; one more is refused.
+        run: Function that gets a list of items and returns as many results in the same order, such as
+            `InternVL.encode_image`. It is called in the batcher's own thread.
+        max_batch: Largest number of items in a batch; a full batch is run at once.
+        max_delay_ms: Longest time that the oldest item waits for further items, if `run` is not busy.
+        queue: Largest number of items that may wait.
 
     Raises:
-        InputError: a batch or queue of no request, or a negative delay.
+        InputError: `max_batch` or `queue` is below 1, or the delay is negative.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class MicroBatcher(Generic[_Item, _Result]):
         self._thread.start()
 
     def submit(self, item: _Item) -> "Future[_Result]":
-        """Return the future result of `item`; cancelling it takes the request back while it waits.
+        """Return the future result of `item`; cancelling it withdraws an item that still waits.
 
         Raises:
-            QueueFullError: as many requests wait as may.
-            BackendError: the batcher is closed.
+            QueueFullError: The queue is full.
+            BackendError: The batcher is closed.
         """
         with self._changed:
             if self._closed:
@@ -86,7 +86,7 @@ class MicroBatcher(Generic[_Item, _Result]):
         return future
 
     def close(self) -> None:
-        """Take nothing more, run all that waits without further delay, and return when it is done."""
+        """Refuse further items, run those that wait without delay, and return when they are done."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -94,13 +94,13 @@ class MicroBatcher(Generic[_Item, _Result]):
             self._thread.join()
 
     def __enter__(self) -> "MicroBatcher[_Item, _Result]":
-        """Return itself."""
+        """Return the batcher."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close."""
+        """Close the batcher."""
         self.close()
 
     def _serve(self) -> None:
@@ -108,7 +108,7 @@ class MicroBatcher(Generic[_Item, _Result]):
             self._answer(batch)
 
     def _next_batch(self) -> list[_Waiting[_Item, _Result]] | None:
-        """Wait until a batch may leave, and return it; None when closed and done."""
+        """Wait until a batch may be run, and return it; None when the batcher is closed and empty."""
         with self._changed:
             while (seconds := self._seconds_left()) is None or seconds > 0:
                 self._changed.wait(seconds)
@@ -118,7 +118,7 @@ class MicroBatcher(Generic[_Item, _Result]):
         return [waiting for waiting in leaving if waiting.future.set_running_or_notify_cancel()]
 
     def _seconds_left(self) -> float | None:
-        """Return how long to wait if nothing comes; None: until something comes."""
+        """Return the seconds until the next batch may be run; None: until the next item is submitted."""
         self._drop_cancelled()
         if self._closed or len(self._waiting) >= self._max_batch:
             return 0.0
@@ -127,7 +127,7 @@ class MicroBatcher(Generic[_Item, _Result]):
         return self._waiting[0].since + self._max_delay - time.monotonic()
 
     def _drop_cancelled(self) -> None:
-        """Make room; `notify_cancel` wakes those who wait for several futures."""
+        """Remove cancelled items; `set_running_or_notify_cancel` wakes threads in `concurrent.futures.wait`."""
         for _ in range(len(self._waiting)):
             waiting = self._waiting.popleft()
             if waiting.future.cancelled():
@@ -140,7 +140,7 @@ class MicroBatcher(Generic[_Item, _Result]):
             results = self._run([waiting.item for waiting in batch]) if batch else []
             if len(results) != len(batch):
                 raise BackendError(f"micro batches: {len(results)} results of {len(batch)} items; return one for each")
-        except BaseException as error:  # belongs to those who wait for it
+        except BaseException as error:  # raised again in the threads that wait for the results
             if len(batch) == 1:
                 batch[0].future.set_exception(error)
                 return

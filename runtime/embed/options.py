@@ -1,4 +1,4 @@
-"""What `embed` computes, and what becomes of inputs that cannot be read."""
+"""The settings of bulk embedding."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,24 +12,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedOptions:
-    """What is computed, and what becomes of inputs that cannot be read."""
+    """Output, features and handling of unreadable inputs."""
 
     output: Path
-    """Its ending is the format: .npz, .npy (names in a .names.jsonl beside it) or .parquet."""
+    """Path of the file; its suffix gives the format: .npz, .npy (names go in a .names.jsonl beside it) or .parquet."""
     mode: "Mode | None" = None
-    """Whose picture features; None: InternVL-G's where the bundle has them, otherwise InternVL-C's."""
+    """Kind of picture features; None: those of InternVL-G if the bundle has them, otherwise those of InternVL-C."""
     dtype: Literal["float32", "float16"] = "float32"
     batch_size: int = 32
     workers: int | None = None
-    """Threads that decode; None: one a core, 8 at most."""
+    """Number of threads that decode; None: one for each core, at most 8."""
     on_error: Literal["fail", "skip"] = "fail"
-    """skip: inputs that cannot be read have no row, and are listed."""
+    """Whether unreadable inputs fail the run, or get no row and are listed in a file."""
 
     def __post_init__(self) -> None:
         """Check the values.
 
         Raises:
-            InputError: a batch of no row, or nothing known for errors.
+            InputError: The batch size is below 1, or `on_error` has another value.
         """
         if self.batch_size < 1 or self.on_error not in ("fail", "skip"):
             raise InputError(

@@ -1,4 +1,4 @@
-"""Feature files: .npz, .npy with a JSONL of names beside it, or Parquet; each appears when it is whole."""
+"""Feature files: .npz, .npy with a JSONL of names beside it, or Parquet; each is renamed into place when complete."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,40 +14,40 @@ from internvl_edge.runtime.outputs.files import output_file, require_writable
 from internvl_edge.runtime.outputs.strict_json import json_line
 
 Kind = Literal["image", "text"]
-"""What a row is of; it names columns and arrays: `image`, `image_embeds`."""
+"""Kind of the rows' inputs; it gives the names of columns and arrays: `image`, `image_embeds`."""
 
 _GROUP_ROWS = 8192
-"""About: rows of a Parquet row group, 25 MB of 768 fp32 values each."""
+"""Smallest number of rows in a Parquet row group: 25 MB for rows of 768 fp32 values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
-    """What is written: rows ``[N, D]`` in parts, so that they never lie in memory as a whole."""
+    """The content of a feature file: rows ``[N, D]`` in parts on disk, so that memory never holds all of them."""
 
     kind: Kind
     names: Sequence[str]
-    """One a row."""
+    """Name of each row."""
     parts: Sequence[Path]
-    """.npy files ``[n, D]`` whose rows follow each other."""
+    """The .npy files ``[n, D]`` with the rows, in order."""
     dim: int
     dtype: str
     texts: Sequence[str] = ()
-    """Given beside pictures; an .npz alone has a place for them."""
+    """Texts beside pictures, which only an .npz can hold."""
     text_embeds: np.ndarray | None = None
-    """``[T, D]``."""
+    """Features of `texts`, ``[T, D]``."""
 
     def arrays(self) -> Iterator[np.ndarray]:
-        """Yield the parts, mapped."""
+        """Yield the parts as memory-mapped arrays."""
         for part in self.parts:
             yield np.load(part, mmap_mode="r")
 
 
 def require_format(output: Path) -> None:
-    """Check that the format of `output` is known and its library there, before anything is computed.
+    """Check that the format of `output` is known and its library installed, before anything is computed.
 
     Raises:
-        InputError: the name's ending says no format, or no file can be written there.
-        BackendError: Parquet without pyarrow.
+        InputError: The suffix names no format, or the file cannot be written.
+        BackendError: The format is Parquet and pyarrow is not installed.
     """
     if output.suffix not in _WRITERS:
         raise InputError(f"{output}: no known format; name it {', '.join('*' + suffix for suffix in _WRITERS)}")
@@ -59,24 +59,24 @@ def require_format(output: Path) -> None:
 
 
 def write_features(output: Path, features: Features) -> None:
-    """Write `features` in the format of `output`; what stood there stays until the new file is whole.
+    """Write `features` in the format of `output`; an existing file is replaced when the new one is complete.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: The file cannot be written.
     """
     _WRITERS[output.suffix](output, features)
 
 
 def names_file(output: Path) -> Path:
-    """Return the JSONL of names beside an .npy."""
+    """Return the path of the JSONL of names beside an .npy."""
     return output.with_suffix(".names.jsonl")
 
 
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write one JSON object a line.
+    """Write one JSON object on each line.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: The file cannot be written.
     """
     with output_file(path) as file:
         for row in rows:
@@ -95,21 +95,21 @@ def _write_npz(output: Path, features: Features) -> None:
 
 
 def _write_npy(output: Path, features: Features) -> None:
-    """The names first: an .npy that stands has its names."""
+    """Write the names, then the rows, so that an existing .npy always has its names."""
     write_lines(names_file(output), [{"row": row, features.kind: name} for row, name in enumerate(features.names)])
     header = {
         "descr": np.lib.format.dtype_to_descr(np.dtype(features.dtype)),
         "fortran_order": False,
         "shape": (len(features.names), features.dim),
     }
-    with output_file(output) as file:  # not mapped: a full disk would be a SIGBUS
+    with output_file(output) as file:  # not memory-mapped: a full disk would raise SIGBUS
         np.lib.format.write_array_header_1_0(file, header)
         for part in features.arrays():
             file.write(part.tobytes())
 
 
 def _write_parquet(output: Path, features: Features) -> None:
-    """Columns as `image` and `image_embeds`, a list of fixed length."""
+    """Write two columns, such as `image` and `image_embeds`; the second holds lists of fixed length."""
     arrow, parquet = pyarrow_parquet()
     values = arrow.list_(arrow.from_numpy_dtype(np.dtype(features.dtype)), features.dim)
     schema = arrow.schema([(features.kind, arrow.string()), (f"{features.kind}_embeds", values)])
@@ -123,7 +123,7 @@ def _write_parquet(output: Path, features: Features) -> None:
 
 
 def _joined(parts: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield the rows of `parts` in blocks of `_GROUP_ROWS` or a little more."""
+    """Yield the rows of `parts` in blocks of at least `_GROUP_ROWS`, except for the last."""
     block: list[np.ndarray] = []
     for part in parts:
         block.append(part)

@@ -1,4 +1,4 @@
-"""Features of pictures that were seen before, by the digest of their content: bounded, shared by threads."""
+"""A bounded cache of picture features, keyed by the digest of the pictures' content; threads may share it."""
 
 import hashlib
 import threading
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from internvl_edge.runtime.model import InternVL
 
 _AT_ONCE = 32
-"""Pictures whose bytes are in memory together."""
+"""Number of pictures whose bytes are in memory at the same time."""
 
 
 class PictureCache:
-    """Rows by key, the least recently used dropped first. Threads may share it."""
+    """A cache of rows by key that drops the least recently used first; threads may share it."""
 
     def __init__(self, capacity_bytes: int) -> None:
         if capacity_bytes < 0:
@@ -31,13 +31,14 @@ class PictureCache:
         self.capacity_bytes = capacity_bytes
         self.held_bytes = 0
         self.hits = 0
-        """Rows that were held when they were asked for."""
+        """Number of lookups that found a row."""
         self.misses = 0
+        """Number of lookups that found none."""
         self._lock = threading.Lock()
         self._rows: OrderedDict[str, np.ndarray] = OrderedDict()
 
     def get(self, key: str) -> np.ndarray | None:
-        """Return the row, read-only, or None; either is counted."""
+        """Return the row, read-only, or None, and count the lookup as a hit or miss."""
         with self._lock:
             row = self._rows.get(key)
             if row is None:
@@ -48,8 +49,8 @@ class PictureCache:
             return row
 
     def put(self, key: str, row: np.ndarray) -> None:
-        """Keep a copy of `row`, which the whole cache can hold; another one under `key` goes."""
-        copy = np.array(row)  # does not keep the batch around it in memory
+        """Store a copy of `row` under `key`, unless it is larger than the whole cache."""
+        copy = np.array(row)  # a view would keep its whole batch in memory
         copy.setflags(write=False)
         with self._lock:
             if (before := self._rows.pop(key, None)) is not None:
@@ -64,12 +65,12 @@ class PictureCache:
 
 
 def encode_images_cached(model: "InternVL", images: Pictures, mode: "Mode", cache: PictureCache) -> np.ndarray:
-    """Return raw features ``[B, D]`` as `InternVL.encode_image`, computing those alone that `cache` lacks.
+    """Return raw features ``[B, D]`` as `InternVL.encode_image` does, computing only those that `cache` lacks.
 
-    One cache may serve several models and modes.
+    One cache may be used with several models and modes.
 
     Raises:
-        InputError: pictures that cannot be read, all of them named; none given.
+        InputError: Pictures cannot be read, all of which the message names, or none is given.
     """
     if picture_count(images) == 0:
         raise InputError("no input given; give at least one picture")
@@ -80,9 +81,9 @@ def encode_images_cached(model: "InternVL", images: Pictures, mode: "Mode", cach
 
 
 def picture_key(content: object, mode: str, bundle_digest: str) -> str:
-    """Return the digest of a picture's bytes, what is made of it and by which bundle.
+    """Return the cache key of a picture: the digest of its content, the mode and the bundle.
 
-    `content` is a file's bytes, or what `decode` takes, whose RGB pixels count.
+    `content` holds a file's bytes, or is any argument of `decode`, whose RGB pixels are then hashed.
     """
     whole = hashlib.sha256(f"{mode} {bundle_digest} ".encode())
     if isinstance(content, bytes):
@@ -111,6 +112,6 @@ def _rows(
 
 
 def _content(image: object) -> object:
-    """Return the bytes of a file, so that what is hashed is what is decoded; anything else as it is."""
+    """Return a file's bytes, so that the hashed bytes are those that are decoded; any other object unchanged."""
     content = image.content() if isinstance(image, Readable) else image
     return Path(content).read_bytes() if isinstance(content, str | Path) else content

@@ -1,4 +1,4 @@
-"""Features on their way to a file: shards with digests, in a folder beside it that a killed run leaves to the next."""
+"""Shards of features with digests, in a folder beside the output, from which a killed run is resumed."""
 
 import fcntl
 import hashlib
@@ -22,16 +22,16 @@ _LOCK = "lock"
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Rows that follow each other, as they lie on disk."""
+    """The record of consecutive rows on disk."""
 
     names: tuple[str, ...]
-    """One a row."""
+    """Name of each row."""
     bad: tuple[tuple[str, str], ...]
     """Name and reason of each input without a row."""
     inputs: str
-    """Digest of what was read."""
+    """Digest of the inputs' identities."""
     sha256: str
-    """Of the file of rows."""
+    """Digest of the file of rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,27 +39,27 @@ class Part:
     """The features of one batch."""
 
     rows: np.ndarray
-    """``[n, D]``."""
+    """Features ``[n, D]``."""
     names: tuple[str, ...]
-    """One a row."""
+    """Name of each row."""
     bad: tuple[tuple[str, str], ...] = ()
     """Name and reason of each input without a row."""
 
     @property
     def count(self) -> int:
-        """Return how many inputs there were."""
+        """Return the number of inputs, those without a row included."""
         return len(self.names) + len(self.bad)
 
 
 Compute = Callable[[Sequence[int]], Generator[Part, None, None]]
-"""The features of inputs by their indices, in order, in batches that divide a shard."""
+"""Function that yields the features of inputs, given by their indices, in order and in batches that divide a shard."""
 
 
 class ShardFolder:
-    """The unfinished state of one output: ``.NAME.partial`` beside it.
+    """The folder of an unfinished output: ``.NAME.partial`` beside it.
 
-    A shard is its rows (.npy) and its record (.json), each renamed into place when whole, the record last.
-    One process works in it at a time.
+    A shard consists of its rows (.npy) and its record (.json); each is renamed into place when complete, the record
+    last. Only one process at a time may use the folder.
     """
 
     def __init__(self, output: Path) -> None:
@@ -68,10 +68,10 @@ class ShardFolder:
 
     @contextmanager
     def opened(self, settings: Mapping[str, Any]) -> Iterator[None]:
-        """Take up what lies there, or begin; the kernel drops the lock with the process, however that ends.
+        """Lock the folder, and create it or check that its settings are equal; the lock ends with the process.
 
         Raises:
-            InputError: what lies there was begun with other settings, cannot be used, or another process is at it.
+            InputError: The folder has other settings, cannot be used, or is in use by another process.
         """
         try:
             self.path.mkdir(exist_ok=True)
@@ -108,7 +108,7 @@ class ShardFolder:
             )
 
     def load(self, index: int, inputs: str) -> Shard | None:
-        """Return a shard that is whole and of these inputs, or None: it is to be computed again."""
+        """Return a shard, or None if it is incomplete, damaged or of other inputs."""
         try:
             record = json.loads(self._record(index).read_bytes())
             bad = tuple((name, why) for name, why in record["bad"])
@@ -119,10 +119,10 @@ class ShardFolder:
         return shard if whole and shard.inputs == inputs else None
 
     def save(self, index: int, parts: Sequence[Part], inputs: str) -> Shard:
-        """Write one shard and return it.
+        """Write one shard and return its record.
 
         Raises:
-            InputError: it cannot be written.
+            InputError: The shard cannot be written.
         """
         content = io.BytesIO()
         rows = [part.rows for part in parts if part.names]
@@ -138,15 +138,15 @@ class ShardFolder:
         return shard
 
     def rows_file(self, index: int) -> Path:
-        """Return the .npy with the rows of a shard."""
+        """Return the path of the .npy with the rows of a shard."""
         return self.path / f"{index:06d}.npy"
 
     def rows(self) -> int:
-        """Return how many rows of finished shards there are."""
+        """Return the number of rows in finished shards."""
         return sum(len(json.loads(record.read_bytes())["names"]) for record in self._records())
 
     def remove(self) -> None:
-        """Remove the folder, when the output stands."""
+        """Remove the folder."""
         shutil.rmtree(self.path)
 
     def _records(self) -> Iterator[Path]:
@@ -159,9 +159,14 @@ class ShardFolder:
 def complete(
     folder: ShardFolder, identities: Sequence[str], size: int, compute: Compute, advance: Callable[[int], object]
 ) -> tuple[list[Shard], int]:
-    """Return the shards of `size` inputs each, in order, and how many inputs were computed: `folder` has the others.
+    """Compute the shards that `folder` lacks; return all shards in order, and the number of computed inputs.
 
-    `identities` tell when an input has changed since its shard was written. `advance` hears how many more are done.
+    Args:
+        folder: The opened folder.
+        identities: A text for each input that changes when the input does.
+        size: Number of inputs in a shard.
+        compute: Function that computes the features of inputs.
+        advance: Function that is called with the number of further inputs that are done.
     """
     ranges = [range(first, min(first + size, len(identities))) for first in range(0, len(identities), size)]
     digests = [_digest(identities[inputs.start : inputs.stop]) for inputs in ranges]

@@ -65,9 +65,7 @@ class TimedProtocol(HttpToolsProtocol):
         """Start the time limit of the next head."""
         self._heads, self._head_bytes = self._heads + 1, 0
         if self._phase != "write":
-            self._enter_phase(
-                ""
-            )  # each head has its own limit, also after a request that was refused in the same piece
+            self._enter_phase("")  # each head has its own limit, also after a refused request in the same piece
         if self.timeout_keep_alive_task is not None:  # set by the answer to a refused request in the same piece
             self.timeout_keep_alive_task.cancel()
             self.timeout_keep_alive_task = None
@@ -95,10 +93,8 @@ class TimedProtocol(HttpToolsProtocol):
         self._refusals += 1
         keeps = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
         self._closes_after_refusal = self.expect_100_continue or not keeps
-        headers = [
-            *self.server_state.default_headers,
-            *([(b"connection", b"close")] if self._closes_after_refusal else []),
-        ]
+        closing = [(b"connection", b"close")] if self._closes_after_refusal else []
+        headers = [*self.server_state.default_headers, *closing]
         lines = b"".join(b"%b: %b\r\n" % header for header in headers)
         self._coalescing.write_whole(b"HTTP/1.1 429 Too Many Requests\r\n" + lines + answer)
         if self.expect_100_continue:
