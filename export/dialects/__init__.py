@@ -1,4 +1,4 @@
-"""From the canonical graph to the one that a TensorRT version wants: newer ops written out, older opset, best form."""
+"""Rewrite the canonical graph for a TensorRT version: decompose newer operators, lower the opset, choose a form."""
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common
@@ -23,10 +23,10 @@ __all__ = ["FEWEST_LAUNCHES", "FEWEST_LAUNCHES_8_BITS", "PORTABLE", "Dialect", "
 
 
 def lower(model: ir.Model, dialect: Dialect) -> ir.Model:
-    """Rewrite the canonical graph `model` to `dialect`, in place; weights keep names and places, and are not read.
+    """Rewrite the canonical graph `model` to `dialect`, in place, without reading weights.
 
     Raises:
-        EngineError: operators remain that the dialect's opset does not have, all of them named.
+        EngineError: with all operators that the dialect's opset does not have.
     """
     for graph_pass in passes_of(dialect):
         model = graph_pass(model).model
@@ -34,7 +34,7 @@ def lower(model: ir.Model, dialect: Dialect) -> ir.Model:
 
 
 def passes_of(dialect: Dialect) -> tuple[ir.passes.InPlacePass, ...]:
-    """Return what rewrites to `dialect`, in order: attention sees its norms and rotaries as they came."""
+    """Return the passes for `dialect` in order: attention before norms and rotaries, which its passes match."""
     chosen: list[ir.passes.InPlacePass] = []
     if dialect.attention in ("plugin", "best"):
         weighed = dialect.batch if dialect.attention == "best" else None

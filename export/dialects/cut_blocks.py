@@ -1,4 +1,4 @@
-"""Cut a few consecutive blocks out of a canonical graph: what holds for them holds for the tower."""
+"""Cut a few consecutive blocks out of a canonical graph; plans of them show what a block of the tower costs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,19 +9,22 @@ from internvl_edge.export.canonical.block_names import block_of
 from internvl_edge.runtime.errors import EngineError
 
 BLOCKS = 3
-"""The middle one of three has a block on either side: what is fused across its borders is counted as in a tower."""
+"""Number of blocks: the middle one has a neighbour on both sides, so that fusion across its borders is as usual."""
 
 Range = tuple[int, int, int]
+"""Minimum, optimum and maximum of an axis."""
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+"""Minimum, optimum and maximum shape of an input."""
 
 
 def cut_blocks(model: ir.Model, first: int | None = None, count: int = BLOCKS) -> tuple[ir.Model, str]:
-    """Return `count` blocks of `model` as a graph, and the name of the middle one; `first` defaults to the middle.
+    """Return `count` blocks of `model` as a graph, and the path of the middle one.
 
-    Values that cross the borders become inputs and outputs; weights stay where they lie.
+    `first` is the index of the first block; by default the blocks are from the middle of the graph. Values that cross
+    the borders become inputs and outputs; weights stay external data.
 
     Raises:
-        EngineError: the graph has fewer blocks.
+        EngineError: the graph has too few blocks.
     """
     blocks = blocks_of(model.graph)
     start = (len(blocks) - count) // 2 if first is None else first
@@ -37,10 +40,12 @@ def cut_blocks(model: ir.Model, first: int | None = None, count: int = BLOCKS) -
 
 
 def axes_profile(model: ir.Model, ranges: Mapping[str, Range]) -> dict[str, Shapes]:
-    """Return min, opt and max of every dynamic input of `model`, from `ranges` of its axes; ``a + b`` is their sum.
+    """Return min, opt and max shapes of every dynamic input of `model`, from `ranges` of its axes.
+
+    The range of an axis ``a + b`` is the sum of two.
 
     Raises:
-        EngineError: axes without a range, all of them named.
+        EngineError: with all axes that have no range.
     """
     found: dict[str, Shapes] = {}
     unknown: set[str] = set()
@@ -60,7 +65,7 @@ def _bound(dim: int | str, ranges: Mapping[str, Range], which: int) -> int:
 
 
 def blocks_of(graph: ir.Graph) -> dict[str, list[ir.Node]]:
-    """Return the nodes of each block, blocks in the order of the graph."""
+    """Return the nodes of each block by its path, in the order of the graph."""
     found: dict[str, list[ir.Node]] = {}
     for node in graph:
         if (block := block_of(node.name)) is not None:
@@ -69,7 +74,7 @@ def blocks_of(graph: ir.Graph) -> dict[str, list[ir.Node]]:
 
 
 def _borders(graph: ir.Graph, nodes: Sequence[ir.Node]) -> tuple[list[str], list[str]]:
-    """Return the names of the values that `nodes` read from outside, weights aside, and of those read outside."""
+    """Return the names of values that `nodes` read from other nodes, and of values that other nodes read from them."""
     inside = set(nodes)
     made = {value for node in nodes for value in node.outputs}
     read = dict.fromkeys(value for node in nodes for value in node.inputs if value is not None)

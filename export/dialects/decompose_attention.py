@@ -1,4 +1,4 @@
-"""Write attention out as MatMul, Softmax, MatMul: what TensorRT before IAttention fuses, and Myelin best."""
+"""Decompose attention into MatMul, Softmax, MatMul: every TensorRT fuses that, also those without IAttention."""
 
 import math
 
@@ -15,15 +15,15 @@ from internvl_edge.calib.qdq.attention_pattern import (
 from internvl_edge.calib.qdq.node_writer import NodeWriter
 
 _KEYS_AT_ONCE = (0, 2, 3, 1)
+"""Permutation of keys ``[B, N, H, D]`` to ``[B, H, D, N]``."""
 
 
 class DecomposeAttentionPass(ir.passes.InPlacePass):
     """Rewrite ``Attention(q, k, v, mask)`` to ``softmax(q k^T / sqrt(D) + mask) v``, packed or per head.
 
-    `scale` says where 1/sqrt(D) goes, `heads`, `keys` and `values` how heads are split and k^T is made, as `Dialect`
-    has them.
-    Scores and softmax keep the graph's type: casts between the parts would keep them from being fused, and the fused
-    kernel decides by itself in which type it accumulates, as it does for the operator.
+    The options are those of `Dialect`: `scale` is the place of 1/sqrt(D); `heads`, `keys` and `values` are the ways to
+    split heads and to make k^T. Scores and softmax keep the graph's type, because Casts between them would prevent
+    fusion. The fused kernel chooses the type in which it accumulates, as for the Attention operator.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class DecomposeAttentionPass(ir.passes.InPlacePass):
         self._values = values
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Rewrite every attention that is plain: q, k, v, a mask perhaps, one output, as many key as query heads."""
+        """Rewrite every attention with one output and as many key as query heads, with or without a mask."""
         modified = False
         for node in list(model.graph):
             if (found := plain_attention(node)) is not None:
@@ -72,7 +72,7 @@ class DecomposeAttentionPass(ir.passes.InPlacePass):
     def _scaled(
         self, graph: ir.Graph, write: NodeWriter, q: ir.Value, k: ir.Value, factor: float
     ) -> tuple[ir.Value, ir.Value]:
-        """Return q and k with `factor` where it goes in front of the split into heads, else as they are."""
+        """Return q and k, multiplied by `factor` if `scale` places it before the split into heads."""
         if self._scale == "gain" and (norm := _own_norm(q)) is not None:
             _scale_gain(graph, norm, factor)
         elif self._scale in ("query", "gain"):
@@ -99,9 +99,9 @@ def _same_rows(q: ir.Value, k: ir.Value) -> bool:
 def _split_together(
     write: NodeWriter, q: ir.Value, k: ir.Value, heads: int, width: int, factor: float
 ) -> tuple[ir.Value, ir.Value]:
-    """Return q ``[B, H, N, D]`` and k^T ``[B, H, D, N]``, side by side until they are split: one kernel moves both.
+    """Return q ``[B, H, N, D]`` and k^T ``[B, H, D, N]`` from one Transpose of both, so that one kernel moves both.
 
-    The root of `factor` stands behind the Transpose, for without it the builder takes the two apart again.
+    The root of `factor` is multiplied after the Transpose; without it, the builder separates the two again.
     """
     joined = write.op("Concat", [q, k], "qk", axis=2)
     split = write.op("Reshape", [joined, write.ints(0, 0, 2 * heads, width)], "qk_split")
@@ -114,9 +114,9 @@ def _split_together(
 def _split_keys_and_values(
     write: NodeWriter, k: ir.Value, v: ir.Value, heads: int, width: int, factor: float
 ) -> tuple[ir.Value, ir.Value]:
-    """Return k^T times `factor` ``[B, H, D, M]`` and v ``[B, H, M, D]``, side by side until they are split.
+    """Return k^T times `factor` ``[B, H, D, M]`` and v ``[B, H, M, D]`` from one Transpose of both.
 
-    The factor stands behind the Transpose, 1 for the values, for without it the builder takes the two apart again.
+    The factor, 1 for the values, is multiplied after the Transpose; without it, the builder separates the two again.
     """
     joined = write.op("Concat", [k, v], "kv", axis=2)
     split = write.op("Reshape", [joined, write.ints(0, 0, 2 * heads, width)], "kv_split")
@@ -127,7 +127,7 @@ def _split_keys_and_values(
 
 
 def _own_norm(q: ir.Value) -> ir.Node | None:
-    """Return the norm whose gain scales nothing but `q`, or None."""
+    """Return the norm that writes `q` if nothing else reads its output, or None."""
     norm = q.producer()
     if norm is None or norm.op_type != "RMSNormalization" or q.is_graph_output() or len(q.uses()) != 1:
         return None
@@ -136,7 +136,7 @@ def _own_norm(q: ir.Value) -> ir.Node | None:
 
 
 def _scale_gain(graph: ir.Graph, norm: ir.Node, factor: float) -> None:
-    """Let `norm` multiply by its gain times `factor`: a product of constants, which the builder folds."""
+    """Multiply the gain of `norm` by `factor`, as a product of constants that the builder folds."""
     gain = norm.inputs[1]
     assert gain is not None
     write = NodeWriter(graph, norm)

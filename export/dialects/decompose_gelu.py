@@ -1,4 +1,4 @@
-"""Write Gelu out by Erf, for parsers that do not know the operator."""
+"""Decompose Gelu into Erf, for parsers without the operator."""
 
 import math
 
@@ -11,7 +11,7 @@ class DecomposeGeluPass(ir.passes.InPlacePass):
     """Rewrite ``Gelu(x)`` to ``0.5 x (1 + erf(x / sqrt(2)))``, in fp32 as the operator computes it."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Rewrite every exact GELU; the one by tanh is another function."""
+        """Rewrite every exact GELU; the tanh approximation is another function and stays."""
         modified = False
         for node in list(model.graph):
             if node.op_type == "Gelu" and node.attributes.get_string("approximate", "none") == "none":

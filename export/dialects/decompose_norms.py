@@ -1,4 +1,4 @@
-"""Write RMSNormalization out in the operators that every opset has."""
+"""Decompose RMSNormalization into operators that every opset has."""
 
 import onnx_ir as ir
 
@@ -8,7 +8,7 @@ from internvl_edge.calib.qdq.node_writer import NodeWriter
 class DecomposeNormsPass(ir.passes.InPlacePass):
     """Rewrite ``RMSNormalization(x, gain)`` over the last axis to ``cast(x / sqrt(mean(x^2) + eps)) * gain``.
 
-    The statistics are fp32, the gain is applied in the graph's type, as the reference and the operator have it.
+    Statistics are fp32, and the gain is applied in the graph's type, as in the reference and the operator.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -22,7 +22,7 @@ class DecomposeNormsPass(ir.passes.InPlacePass):
 
 
 def is_rms_norm(node: ir.Node) -> bool:
-    """Return whether `node` norms the last axis by a gain, with fp32 statistics."""
+    """Return whether `node` is an RMSNormalization of the last axis with a gain and fp32 statistics."""
     if node.op_type != "RMSNormalization" or len(node.inputs) != 2:
         return False
     x, gain = node.inputs
@@ -32,7 +32,7 @@ def is_rms_norm(node: ir.Node) -> bool:
 
 
 def root_mean_square(write: NodeWriter, norm: ir.Node, rows: ir.Value) -> ir.Value:
-    """Return the root of the mean square, plus epsilon, of what `norm` reads, fp32 `rows`: ``[..., 1]``."""
+    """Return ``sqrt(mean(rows^2) + epsilon)`` of fp32 `rows`, ``[..., 1]``, with the epsilon of `norm`."""
     squares = write.op("Mul", [rows, rows], "Square")
     mean = write.op("ReduceMean", [squares, write.ints(-1)], "ReduceMean", keepdims=1)
     epsilon = write.number(norm.attributes.get_float("epsilon", 1e-5), ir.DataType.FLOAT)

@@ -1,21 +1,21 @@
-"""Write RotaryEmbedding out: halves of each head turned by the cosine and sine of their row's position."""
+"""Decompose RotaryEmbedding into products with the cosine and sine of each row's position."""
 
 import onnx_ir as ir
 
 from internvl_edge.calib.qdq.node_writer import NodeWriter
 
 _Angles = dict[tuple[ir.Value, ir.Value, int], ir.Value]
-"""(table, positions, axis of the heads) -> that table at these positions, broadcast over heads."""
+"""(table, positions, axis of the heads) -> rows of the table at these positions, broadcast over heads."""
 
 
 class DecomposeRotaryPass(ir.passes.InPlacePass):
     """Rewrite ``RotaryEmbedding(x, cos, sin, positions)`` to ``[a cos - b sin, b cos + a sin]`` of x's halves a, b.
 
-    Rows of the tables are gathered once for all that rotate by the same positions.
+    Rows of a table are gathered once for all nodes with the same positions.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Rewrite every rotary in the halves layout over whole heads."""
+        """Rewrite every rotary that pairs the two halves of whole heads."""
         gathered: _Angles = {}
         modified = False
         for node in list(model.graph):

@@ -1,4 +1,4 @@
-"""What a dialect is, and which one a TensorRT gets: told by what it can do, never by its version."""
+"""Dialects: how a graph is written for a TensorRT, chosen by the library's capabilities and never by its version."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -11,8 +11,10 @@ from internvl_edge.runtime.errors import EngineError
 logger = logging.getLogger(__name__)
 
 PORTABLE_OPSET = 20
-"""What the parser of TensorRT 10.3, the oldest that plans are built with, takes; it holds FP8 Q/DQ (19) and
-LayerNormalization (17)."""
+"""Newest opset of the parser of TensorRT 10.3, the oldest version that plans are built with.
+
+It has FP8 Q/DQ (opset 19) and LayerNormalization (17).
+"""
 
 _CHOICES = {
     "attention": ("op", "pattern", "plugin", "best"),
@@ -30,36 +32,49 @@ _CHOICES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """How a graph is written; the defaults are the canonical graph itself."""
+    """Form of a graph; the defaults are the canonical graph itself."""
 
     attention: str = "op"
-    """``op``: one Attention node; ``pattern``: MatMul, Softmax, MatMul; ``plugin``: nodes of ours, and the pattern
-    where no kernel serves; ``best``: the plugin only where it is predicted to be faster than the pattern."""
+    """Form of attention.
+
+    ``op`` is one Attention node, ``pattern`` is MatMul, Softmax, MatMul. ``plugin`` is a node of our plugins, and the
+    pattern where no kernel fits. ``best`` is the plugin only where it is predicted to be faster than the pattern.
+    """
     scale: str = "query"
-    """Where 1/sqrt(D) goes in the pattern: on q, into the gain of the norm before q (on q where there is none),
-    its root on q and on k, on the transposed keys, or on the scores."""
+    """Place of 1/sqrt(D) in the pattern.
+
+    ``query`` multiplies q, ``gain`` the gain of the norm before q (q if there is none), ``both`` q and k by its root,
+    ``keys`` the transposed keys, ``scores`` the scores.
+    """
     heads: str = "apart"
-    """q, k and v split into heads apart; or packed q and k side by side by one Transpose with the root of the scale
-    behind it; or joined: q, k and v by one Transpose, with their norms or rotaries behind it."""
+    """Split of q, k and v into heads.
+
+    ``apart`` has a Transpose for each. ``together`` has one for q and k, with the root of the scale after it.
+    ``joined`` has one for q, k and v, with their norms or rotaries after it.
+    """
     keys: str = "once"
-    """Packed keys to ``[B, H, D, N]`` by one Transpose, or head split and matrix transpose apart."""
+    """Packed keys to ``[B, H, D, N]``: ``once`` by one Transpose, ``twice`` by a split into heads and a second one."""
     values: str = "apart"
-    """Keys and values of cross-attention split into heads apart, or by one Transpose with the scale behind it."""
+    """Keys and values of cross-attention: ``apart``, or ``with keys`` by one Transpose with the scale after it."""
     qkv: str = "split"
-    """Packed q, k, v taken apart by one Split or by three Slices."""
+    """Packed q, k, v are separated by one Split (``split``) or by three Slices (``slices``)."""
     norms: str = "op"
     rotary: str = "op"
     gelu: str = "op"
     opset: int = OPSET
     sm: int | None = None
-    """Of the device that plugins are for; None: whatever has kernels."""
+    """SM of the device that runs the plugins; None takes every plugin that has a kernel for any device."""
     batch: int = 1
-    """Rows of a batch for which ``best`` weighs."""
+    """Batch size for which ``best`` predicts times."""
     plugin_version: str = AHEAD_OF_TIME
-    """Whether a plan holds the kernels of plugins (1), or our runtime launches them (3)."""
+    """Version of the plugins: a plan holds their kernels (1), or our runtime launches them (3)."""
 
     def __post_init__(self) -> None:
-        """Refuse forms that no pass writes, all at once."""
+        """Check that passes exist for all fields.
+
+        Raises:
+            EngineError: with all fields that no pass can write.
+        """
         wrong = [
             f"{field} {getattr(self, field)}: unknown; choose from {', '.join(choices)}"
             for field, choices in _CHOICES.items()
@@ -74,16 +89,21 @@ class Dialect:
 PORTABLE = Dialect(
     attention="pattern", norms="decomposed", rotary="decomposed", gelu="decomposed", opset=PORTABLE_OPSET
 )
-"""What every TensorRT from 10.3 on parses."""
+"""Dialect that every TensorRT from 10.3 on can parse."""
 
 
 FEWEST_LAUNCHES = Dialect(attention="pattern", heads="joined")
-"""What the search finds for TensorRT-RTX and graphs in 16 bits: InternViT-6B 9 launches a block, 300M 8, QLLaMA's
-text 9, decode step 9, query layer with cross-attention 14 (plain exports: 10, 10, 10, 11, 16). The towers' figures hold
-for sm_75, 80, 86, 89 and 120."""
+"""Dialect that the search of forms finds for TensorRT-RTX and 16-bit graphs.
+
+Launches per block: InternViT-6B 9, 300M 8, QLLaMA's text 9, decode step 9, query layer with cross-attention 14; plain
+exports have 10, 10, 10, 11 and 16. The figures of the towers hold for sm_75, 80, 86, 89 and 120.
+"""
 
 FEWEST_LAUNCHES_8_BITS = replace(FEWEST_LAUNCHES, values="with keys")
-"""The same where linears give 8-bit products: a kernel brings each back to 16 bits anyway, and one does for k and v."""
+"""The same for graphs whose linears multiply 8-bit codes.
+
+A kernel converts each product to 16 bits anyway, and one kernel does it for k and v.
+"""
 
 
 def dialect_for(
@@ -97,18 +117,19 @@ def dialect_for(
     sm: int | None = None,
     batch: int = 1,
 ) -> Dialect:
-    """Return the dialect of a TensorRT with IAttention (`attention`) that parses `opset`; 8-bit graphs have one too.
+    """Return the dialect for a TensorRT that has IAttention or not (`attention`) and parses `opset`.
 
-    `plugins` says whether it takes plugins whose kernels lie in the plan, `plugins_v3` whether those that our runtime
-    launches, `sm` for which device; without either the pattern stands for ``plugin``, with a warning. Since plans with
-    the latter open in our runtime alone, only ``plugin`` takes them.
+    `quantized` says whether linears multiply 8-bit codes. `plugins` says whether the library takes plugins whose
+    kernels are in the plan, `plugins_v3` whether it takes plugins that our runtime launches; `sm` is their device.
+    Without either, the pattern replaces ``plugin``, with a warning. Plans with plugins of the second kind can be opened
+    by our runtime only, so that only ``plugin`` uses them.
 
-    A parser without attention knows none of opset 23's operators. ``auto`` takes the pattern, which gives fewer
-    launches than the operator, whose packed heads are copied by a transpose kernel each; and plugins where they are
-    predicted to be faster.
+    A parser without the Attention operator has none of opset 23's operators. ``auto`` takes plugins where they are
+    predicted to be faster, and otherwise the pattern: it needs fewer launches than the operator, whose packed heads are
+    each copied by a transpose kernel.
 
     Raises:
-        EngineError: attention is `wanted` as what this TensorRT does not have.
+        EngineError: this TensorRT does not have the attention `wanted`.
     """
     modern = attention and opset >= OPSET
     if wanted == "op":

@@ -1,4 +1,4 @@
-"""Split q, k and v of an attention into heads in one go, so that one kernel moves, norms or rotates all three."""
+"""Split q, k and v of an attention into heads together, so that one kernel moves, norms or rotates all three."""
 
 from dataclasses import dataclass
 
@@ -15,19 +15,19 @@ Three = tuple[ir.Value, ir.Value, ir.Value]
 
 @dataclass(frozen=True, slots=True)
 class HeadsMatch:
-    """An attention of rows on themselves, and on what they follow in a cache."""
+    """Parts of a self-attention, with or without a cache."""
 
     rows: Three
-    """q, k, v packed, ``[B, N, H*D]``, as the linears give them."""
+    """Packed q, k, v ``[B, N, H*D]``, the outputs of the linears."""
     per_head: Three
-    """What these become for the attention and the cache: normed or rotated, and per head unless it is packed."""
+    """The q, k, v of the attention and the cache: after norms or rotaries, and per head unless it is packed."""
     between: tuple[ir.Node, ir.Node] | None
-    """Norm or rotary of q and of k."""
+    """Norm or rotary of q and of k; None if there are none."""
     heads: int
 
     @property
     def packed(self) -> ir.Value | None:
-        """Return ``[B, N, 3*H*D]`` of which q, k, v are the parts, or None."""
+        """Return the value ``[B, N, 3*H*D]`` whose parts are q, k, v, or None."""
         splits = {value.producer() for value in self.rows}
         split = splits.pop()
         whole = not splits and split is not None and split.op_type == "Split" and tuple(split.outputs) == self.rows
@@ -35,23 +35,23 @@ class HeadsMatch:
 
     @property
     def rotary(self) -> ir.Node | None:
-        """Return the rotary of q; that of k is its like."""
+        """Return the rotary of q, or None; that of k has the same angles."""
         return self.between[0] if self.between is not None and self.between[0].op_type == "RotaryEmbedding" else None
 
 
 class JoinHeadsPass(ir.passes.InPlacePass):
-    """Rewrite q, k, v to parts of one ``Transpose(Reshape(qkv))``, normed or rotated behind it.
+    """Rewrite q, k, v to parts of one ``Transpose(Reshape(qkv))``, with norms or rotaries after it.
 
-    Where they are no parts of one product, they are laid side by side by a Concat, which moves nothing: builders merge
-    the three products. Keys and values that are kept in a cache, or follow on one, are the same values as before.
-    A norm over the whole width keeps its statistics in front, and is applied per head; a builder else writes q and k
-    to memory in fp32 between the two. The attention is per head afterwards.
+    If they are not parts of one product, a Concat joins them. It costs no copy, since builders merge the three
+    products. Keys and values in a cache are the same values as before. The statistics of a norm over the whole width
+    are computed before the Transpose and applied per head; otherwise a builder would write q and k to memory in fp32.
+    The attention is per head afterwards.
 
-    Three products with nothing behind the Transpose stay: a builder takes them apart again.
+    Three products without norm or rotary are left alone, because a builder separates them again.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Rewrite every attention of rows on themselves, with as many key as query heads."""
+        """Rewrite every self-attention with as many key as query heads."""
         modified = False
         for node in [node for node in model.graph if node.op_type == "Attention"]:
             if (match := match_heads(node)) is not None:
@@ -63,7 +63,7 @@ class JoinHeadsPass(ir.passes.InPlacePass):
 
 
 def match_heads(node: ir.Node) -> HeadsMatch | None:
-    """Return the parts of an attention whose q, k and v are rows of one shape, with as many key as query heads."""
+    """Return the parts of an attention if q, k and v have one shape and equal numbers of heads, else None."""
     if len(node.inputs) < 3 or len(node.outputs) != 1 or any(value is None for value in node.inputs[:3]):
         return None
     if any(value is not None for value in node.inputs[4:]):
@@ -87,7 +87,7 @@ def match_heads(node: ir.Node) -> HeadsMatch | None:
 
 
 def _new_rows(value: ir.Value) -> ir.Value:
-    """Return the rows of this call: the last part where keys or values follow on a cache."""
+    """Return keys or values of this call, without the cached ones in front of them."""
     node = value.producer()
     if node is None or node.op_type != "Concat" or node.inputs[-1] is None:
         return value
@@ -95,7 +95,7 @@ def _new_rows(value: ir.Value) -> ir.Value:
 
 
 def _between(q: ir.Value, k: ir.Value) -> tuple[ir.Node, ir.Node] | None:
-    """Return the rotaries by the same angles, or the norms, that q and k come from."""
+    """Return the two rotaries with the same angles, or the two norms, that write q and k, or None."""
     of_q, of_k = q.producer(), k.producer()
     if of_q is None or of_k is None:
         return None
@@ -105,7 +105,7 @@ def _between(q: ir.Value, k: ir.Value) -> tuple[ir.Node, ir.Node] | None:
 
 
 def _packed_rows(value: ir.Value | None) -> ir.Value | None:
-    """Return ``[B, N, H*D]`` of which `value` is the split into heads, or None."""
+    """Return the value ``[B, N, H*D]`` whose split into heads is `value`, or None."""
     transpose = value.producer() if value is not None else None
     if transpose is None or transpose.op_type != "Transpose":
         return None
@@ -145,7 +145,7 @@ def _rewrite(graph: ir.Graph, attention: ir.Node, match: HeadsMatch) -> None:
     if "q_num_heads" in attention.attributes:
         _attend_per_head(write, attention, made, total)
     else:
-        _stand_in(match.per_head, made)
+        _replace_values(match.per_head, made)
 
 
 def _rotated(write: NodeWriter, per_head: ir.Value, match: HeadsMatch) -> Three:
@@ -164,12 +164,12 @@ def _rotated(write: NodeWriter, per_head: ir.Value, match: HeadsMatch) -> Three:
 
 
 def _settings(rotary: ir.Node) -> dict[str, int]:
-    """Return the attributes of `rotary` that hold per head, too."""
+    """Return the attributes of `rotary` that also apply to heads that are split already."""
     return {name: int(attr.value) for name, attr in rotary.attributes.items() if name != "num_heads"}
 
 
 def _normed(graph: ir.Graph, write: NodeWriter, per_head: ir.Value, match: HeadsMatch) -> Three:
-    """Return q and k, normed where they were, and v."""
+    """Return q and k, with their norms if they had any, and v."""
     q, k, v = write.parts(per_head, "qkv_parts", 3, axis=1)
     if match.between is None:
         return q, k, v
@@ -177,9 +177,9 @@ def _normed(graph: ir.Graph, write: NodeWriter, per_head: ir.Value, match: Heads
 
 
 def _norm_heads(graph: ir.Graph, norm: ir.Node, x: ir.Value, heads: int) -> ir.Value:
-    """Return `x` ``[B, H, N, D]`` as the RMSNormalization `norm` makes it of ``[B, N, H*D]``.
+    """Return `x` ``[B, H, N, D]`` after the RMSNormalization `norm` of ``[B, N, H*D]``.
 
-    By the reciprocal, since with a division in its place the builder spends a kernel more.
+    It multiplies by the reciprocal, since a division costs the builder one more kernel.
     """
     rows, gain = norm.inputs
     assert rows is not None
@@ -195,7 +195,7 @@ def _norm_heads(graph: ir.Graph, norm: ir.Node, x: ir.Value, heads: int) -> ir.V
 
 
 def _attend_per_head(write: NodeWriter, attention: ir.Node, parts: Three, total: int) -> None:
-    """Write a packed `attention` as one per head, under its name, its output packed again."""
+    """Replace a packed `attention` by one per head of the same name, and pack its output again."""
     kept = {a.name: a.value for a in attention.attributes.values() if not a.name.endswith("_num_heads")}
     attended = write.op("Attention", [*parts, *_others(attention)], "per_head", **kept)
     attended.shape = parts[0].shape
@@ -209,12 +209,12 @@ def _attend_per_head(write: NodeWriter, attention: ir.Node, parts: Three, total:
 
 
 def _others(attention: ir.Node) -> list[ir.Value]:
-    """Return what `attention` reads besides q, k and v: a mask, or nothing."""
+    """Return the inputs of `attention` besides q, k and v: a mask, or nothing."""
     return [value for value in attention.inputs[3:] if value is not None]
 
 
-def _stand_in(old: Three, made: Three) -> None:
-    """Let `made` stand for `old` wherever they are read, or given out, under their names."""
+def _replace_values(old: Three, made: Three) -> None:
+    """Replace the values `old` by `made` under their names, for all readers and as outputs of the graph."""
     for before, after in zip(old, made, strict=True):
         name = before.name
         before.replace_all_uses_with(after, replace_graph_outputs=True)

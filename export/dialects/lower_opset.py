@@ -1,4 +1,4 @@
-"""Say the graph in an older opset: what moved is moved, what did not exist then is refused by name."""
+"""Lower a graph to an older opset, and refuse nodes that the older opset does not have."""
 
 import numpy as np
 import onnx
@@ -7,14 +7,14 @@ import onnx_ir as ir
 from internvl_edge.runtime.errors import EngineError
 
 _IR_VERSIONS = {20: 9, 21: 10, 22: 10, 23: 11}
-"""The format version that came out with each opset: what a parser of that time reads."""
+"""Opset -> version of the ONNX file format that was released with it, which a parser of that time can read."""
 
 
 class LowerOpsetPass(ir.passes.InPlacePass):
-    """Import `opset` instead of a newer one.
+    """Make the graph import `opset` instead of a newer one.
 
-    QuantizeLinear's ``output_dtype`` (21) becomes a zero point of that type. Every other operator of our graphs has
-    kept its meaning since opset 20; attributes and operators that `opset` does not have are refused.
+    QuantizeLinear's ``output_dtype`` (opset 21) becomes a zero point of that type. All other operators of our graphs
+    have the same meaning since opset 20; attributes and operators that `opset` does not have are refused.
     """
 
     def __init__(self, opset: int) -> None:
@@ -22,10 +22,10 @@ class LowerOpsetPass(ir.passes.InPlacePass):
         self._opset = opset
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Lower the imports.
+        """Lower the opset of `model`.
 
         Raises:
-            EngineError: nodes cannot be said in the opset, all of them named.
+            EngineError: with all nodes that the opset does not have.
         """
         if model.opset_imports.get("", 0) <= self._opset:
             return ir.passes.PassResult(model, False)
@@ -43,7 +43,7 @@ class LowerOpsetPass(ir.passes.InPlacePass):
 
 
 def _move_output_dtype(graph: ir.Graph, node: ir.Node) -> None:
-    """Replace the attribute ``output_dtype`` of a quantization by what says the same: the type of its zero point."""
+    """Replace the attribute ``output_dtype`` of a QuantizeLinear by a zero point of that type."""
     stated = node.attributes.get_int("output_dtype", 0)
     if node.op_type != "QuantizeLinear" or "output_dtype" not in node.attributes:
         return
@@ -62,7 +62,7 @@ def _move_output_dtype(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _finding(node: ir.Node, opset: int) -> str | None:
-    """Return what of `node` the opset does not have, or None."""
+    """Return the operator or attributes of `node` that the opset does not have, in words, or None."""
     if node.domain not in ("", "ai.onnx"):
         return None
     try:

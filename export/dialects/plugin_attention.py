@@ -1,4 +1,4 @@
-"""Write attention as nodes of our plugins: the packed projection in, rows ready for the next linear out."""
+"""Replace attention by nodes of our plugins, which read packed projections and write rows for the next linear."""
 
 import logging
 import math
@@ -28,11 +28,11 @@ _CODES = {dtype: name for dtype, name in _TYPES.items() if name in CODE_TYPES}
 
 
 class PluginAttentionPass(ir.passes.InPlacePass):
-    """Rewrite attention that a kernel serves; what none serves stays, and the log says why.
+    """Replace attention that a kernel supports; other attention stays, and the log has the reason.
 
-    `sm` is the device's; None writes every node that a kernel could have, as for a run of the functions on a CPU. With
-    `batch` a plugin must also be predicted to be faster than the pattern, for so many rows of a batch. `version` is
-    the plugins'.
+    `sm` is the SM of the device; None replaces every attention that any kernel supports, for runs of the functions on a
+    CPU. With `batch`, a plugin must also be predicted to be faster than the pattern at that batch size. `version` is
+    the version of the plugins.
     """
 
     def __init__(self, sm: int | None = None, batch: int | None = None, version: str = VERSION) -> None:
@@ -41,7 +41,7 @@ class PluginAttentionPass(ir.passes.InPlacePass):
         self._weighed: dict[str, Choice] = {}
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Rewrite in place, and add the functions of the plugins used."""
+        """Replace attention in `model`, and add the ONNX functions of the plugins used."""
         used: dict[str, str] = {}
         mixed = _is_mixed(model.graph)
         for node in [node for node in model.graph if node.op_type == "Attention"]:
@@ -55,7 +55,7 @@ class PluginAttentionPass(ir.passes.InPlacePass):
                 calls[-1] = self._with_codes(calls[-1], used)
                 self._require_win(node, calls)
             except _NotServedError as reason:
-                level = logging.WARNING if self._batch is None else logging.INFO  # asked for, or weighed
+                level = logging.WARNING if self._batch is None else logging.INFO  # a warning if plugins were asked for
                 logger.log(level, "%s: no attention kernel: %s", node.name, reason)
                 continue
             for call in calls:
@@ -80,7 +80,7 @@ class PluginAttentionPass(ir.passes.InPlacePass):
             raise _NotServedError(reason)
 
     def _require_win(self, node: ir.Node, calls: Sequence["_Call"]) -> None:
-        """Refuse what the pattern is predicted to do faster; equal attentions are weighed once."""
+        """Raise an error if the pattern is predicted to be faster; the prediction for equal attentions is cached."""
         if self._batch is None or self._sm is None:
             return
         weighed = [call.weighed(self._batch) for call in calls]
@@ -95,7 +95,7 @@ class PluginAttentionPass(ir.passes.InPlacePass):
         logger.info("%s: %s", node.name, self._weighed[key])
 
     def _with_codes(self, call: "_Call", used: Mapping[str, str]) -> "_Call":
-        """Return `call` with its result quantized as its readers do; as it is if they do not, or no kernel does."""
+        """Return `call` with a quantized output if all readers quantize it alike and a kernel can, else `call`."""
         attended = call.outputs["out"]
         assert isinstance(attended, ir.Value)
         if (codes := _codes(attended)) is None:
@@ -123,11 +123,11 @@ _FAMILIES = {family.name: family for family in FAMILIES}
 
 
 class _NotServedError(Exception):
-    """Why an attention stays as it is."""
+    """Reason why an attention is not replaced."""
 
 
 class _Call:
-    """One node to write: its inputs by the plugin's names, and the values that its outputs stand for."""
+    """One plugin node to write: inputs and outputs by the plugin's names; outputs are the values that they replace."""
 
     def __init__(
         self,
@@ -140,15 +140,15 @@ class _Call:
 
     @property
     def variant(self) -> str:
-        """Return what the node tells, as text."""
+        """Return the attributes as the text of the node's ``variant``."""
         return variant_text(self.attributes)
 
     def types(self) -> dict[str, str]:
-        """Return our names of the inputs' types."""
+        """Return the type of each input, by our names of types."""
         return {name: _TYPES.get(value.dtype, str(value.dtype)) for name, value in self.inputs.items()}  # type: ignore[arg-type]
 
     def weighed(self, batch: int) -> Call:
-        """Return it at the sizes that the graph fixes, `batch` rows, and else those that are typical of the plugin."""
+        """Return the call with its sizes: `batch`, those that the graph fixes, and typical ones for the rest."""
         family = _FAMILIES[self.plugin]
         shapes = {name: value.shape for name, value in self.inputs.items()}
         fixed = {size: _fixed(shapes[tensor], axis) for size, [(tensor, axis), *_] in family.sizes.items()}
@@ -157,7 +157,7 @@ class _Call:
         return Call(plugin=self.plugin, types=self.types(), attributes=self.attributes, sizes=sizes)
 
     def write(self, graph: ir.Graph, anchor: ir.Node, version: str) -> None:
-        """Insert the node; its outputs take the places and names of those that they stand for."""
+        """Insert the node before `anchor`; its outputs replace the values in `outputs` under their names."""
         if "scales" in self.inputs:
             graph.register_initializer(self.inputs["scales"])  # type: ignore[arg-type]
         made = ir.node(
@@ -178,13 +178,13 @@ class _Call:
             known, quantizer = old.name, old.producer()
             if quantizer is not None and quantizer.op_type == "QuantizeLinear":
                 for other in list(_given(quantizer.inputs[0]).consumers()):
-                    other.outputs[0].replace_all_uses_with(value)  # all quantize alike
+                    other.outputs[0].replace_all_uses_with(value)  # all readers quantize alike
             old.replace_all_uses_with(value, replace_graph_outputs=True)
             old.name, value.name = f"{known}/apart", known
 
 
 class _Made:
-    """An output that only the next call reads; `value` holds it once it is written."""
+    """Output that only the next call reads; `value` holds the value once the node is written."""
 
     def __init__(self, shape: ir.Shape, dtype: ir.DataType) -> None:
         self.shape, self.dtype = shape, dtype
@@ -192,13 +192,13 @@ class _Made:
 
 
 def _fixed(shape: ir.Shape | None, axis: int) -> int | None:
-    """Return the size of an axis, where the graph fixes it."""
+    """Return the size of an axis if the graph fixes it, else None."""
     size = shape[axis] if shape is not None else None
     return size if isinstance(size, int) else None
 
 
 def _require_known_attributes(node: ir.Node) -> None:
-    """Refuse what makes another function, as ``softcap`` or ``is_causal``."""
+    """Raise an error for attributes that kernels do not support, such as ``softcap`` or ``is_causal``."""
     if others := set(node.attributes) - {"q_num_heads", "kv_num_heads", "scale"}:
         raise _NotServedError(f"it has {', '.join(sorted(others))}")
     if len(node.outputs) != 1 or any(value is not None for value in node.inputs[4:]):
@@ -206,13 +206,13 @@ def _require_known_attributes(node: ir.Node) -> None:
 
 
 def _require_no_island(node: ir.Node, mixed: bool) -> None:
-    """Refuse an attention that a 16-bit graph keeps in fp32: kernels hold its values in 16 bits."""
+    """Raise an error for an attention that a 16-bit graph keeps in fp32, since kernels compute it in 16 bits."""
     if mixed and any(value is not None and value.dtype == ir.DataType.FLOAT for value in node.inputs[:3]):
         raise _NotServedError("it is kept in fp32, since values of it overflow 16 bits")
 
 
 def _is_mixed(graph: ir.Graph) -> bool:
-    """Return whether a graph has values of 16 bits."""
+    """Return whether a graph has 16-bit values."""
     return any(value.dtype in _16_BITS for node in graph for value in node.outputs)
 
 
@@ -223,7 +223,7 @@ def _require_usual_scale(node: ir.Node, call: _Call) -> None:
 
 
 def _codes(attended: ir.Value) -> tuple[ir.Value, str, float] | None:
-    """Return codes of `attended`, their type and their scale, if nothing reads it but to quantize it so."""
+    """Return codes, type and scale of `attended` if all its readers quantize it by this type and scale, else None."""
     found = [_quantizer(node) for node in attended.consumers()]
     if attended.is_graph_output() or not found or any(one is None for one in found):
         return None
@@ -234,7 +234,7 @@ def _codes(attended: ir.Value) -> tuple[ir.Value, str, float] | None:
 
 
 def _quantizer(node: ir.Node) -> tuple[ir.Value, str, float] | None:
-    """Return codes, type and scale of a node that quantizes a whole tensor by one scale, symmetrically."""
+    """Return codes, type and scale of a node that quantizes symmetrically by one scale, or None."""
     if node.op_type != "QuantizeLinear" or any(value.is_graph_output() for value in node.outputs):
         return None
     scale = ir.convenience.get_const_tensor(_given(node.inputs[1]))
@@ -247,10 +247,10 @@ def _quantizer(node: ir.Node) -> tuple[ir.Value, str, float] | None:
 
 
 def _calls(graph: ir.Graph, node: ir.Node) -> list[_Call]:
-    """Return what stands for `node`, in order.
+    """Return the calls that replace `node`, in order.
 
     Raises:
-        _NotServedError: no plugin is for attention of its form.
+        _NotServedError: there is no plugin for this form of attention.
     """
     if (match := match_heads(node)) is None:
         return [_on_other_rows(node)]
@@ -260,7 +260,7 @@ def _calls(graph: ir.Graph, node: ir.Node) -> list[_Call]:
 
 
 def _on_packed_rows(graph: ir.Graph, node: ir.Node, match: HeadsMatch) -> list[_Call]:
-    """Return the calls of a tower: with norms of q and k a pass over rows in front."""
+    """Return the calls for a tower's attention; with norms of q and k, the first computes their statistics."""
     packed = match.packed
     if packed is None or len(node.inputs) > 3:
         raise _NotServedError("q, k and v are no parts of one product, or a mask is added")
@@ -280,7 +280,7 @@ def _on_packed_rows(graph: ir.Graph, node: ir.Node, match: HeadsMatch) -> list[_
 
 
 def _on_rotated_rows(graph: ir.Graph, node: ir.Node, match: HeadsMatch) -> _Call:
-    """Return the call of QLLaMA's self attention; its role shows in the mask and the cache."""
+    """Return the call for QLLaMA's self-attention; mask and cache determine the plugin."""
     rotary, (_, keys, values) = match.rotary, match.per_head
     assert rotary is not None
     cos, sin, positions = (_given(value) for value in rotary.inputs[1:4])
@@ -317,7 +317,7 @@ def _role(past: object, mask: object, causal: bool) -> str:
 
 
 def _on_other_rows(node: ir.Node) -> _Call:
-    """Return the call of packed queries on other rows: cross attention, or pooling by one query."""
+    """Return the call for packed queries on other rows: cross-attention, or attention pooling by one query."""
     heads = node.attributes.get_int("q_num_heads", 0)
     if not heads or heads != node.attributes.get_int("kv_num_heads", 0) or len(node.inputs) != 3:
         raise _NotServedError("q, k and v are not packed, or a mask is added")
@@ -341,7 +341,7 @@ def _head_attributes(match: HeadsMatch) -> dict[str, Constant]:
 
 
 def _packed(graph: ir.Graph, node: ir.Node, match: HeadsMatch) -> ir.Value:
-    """Return q, k and v side by side: the product they are parts of, or a Concat, which merges their products."""
+    """Return packed q, k and v: the product whose parts they are, or else a Concat of three products."""
     if match.packed is not None:
         return match.packed
     attributes = _head_attributes(match)
@@ -352,7 +352,7 @@ def _packed(graph: ir.Graph, node: ir.Node, match: HeadsMatch) -> ir.Value:
 
 
 def _merged(node: ir.Node) -> ir.Value:
-    """Return ``[B, N, H*D]`` that the heads of `node` are merged to; a packed attention does so itself."""
+    """Return the output of `node` with merged heads, ``[B, N, H*D]``; a packed attention writes it itself."""
     if "q_num_heads" in node.attributes:
         return node.outputs[0]
     transpose = _only_reader(node.outputs[0], "Transpose")
@@ -369,7 +369,7 @@ def _only_reader(value: ir.Value, op_type: str) -> ir.Node | None:
 
 
 def _past(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
-    """Return cached keys and values that the new rows follow on, or None."""
+    """Return the cached keys and values in front of the new ones, or None."""
     concats = [_given(value).producer() for value in node.inputs[1:3]]
     if any(made is None or made.op_type != "Concat" for made in concats):
         return None
@@ -378,7 +378,7 @@ def _past(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
 
 
 def _mask(node: ir.Node) -> tuple[ir.Value | None, bool]:
-    """Return what says which keys count, ``[B, total]`` above 0, and whether rows see no later ones."""
+    """Return the integers ``[B, total]`` that are above 0 for keys that count, or None, and whether it is causal."""
     if len(node.inputs) < 4 or node.inputs[3] is None:
         return None, False
     comparisons: list[ir.Node] = []

@@ -1,4 +1,4 @@
-"""Take packed q, k, v apart by slices instead of one Split, so that each is a view of its own to the builder."""
+"""Separate packed q, k, v by Slices instead of one Split, so that the builder sees three views."""
 
 import onnx_ir as ir
 
@@ -6,7 +6,7 @@ from internvl_edge.calib.qdq.node_writer import NodeWriter
 
 
 class SlicePackedPass(ir.passes.InPlacePass):
-    """Rewrite ``Split(x)`` in equal parts to one ``Slice`` a part."""
+    """Rewrite ``Split(x)`` into equal parts to one ``Slice`` for each part."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite every Split along an axis of known size."""
@@ -19,7 +19,7 @@ class SlicePackedPass(ir.passes.InPlacePass):
 
 
 def _part_size(node: ir.Node) -> int | None:
-    """Return the size of each part, or None if they are not equal or not known."""
+    """Return the size of each part, or None if sizes differ or are not known."""
     x = node.inputs[0] if node.inputs else None
     if node.op_type != "Split" or len(node.inputs) != 1 or x is None or x.shape is None:
         return None

@@ -1,1 +1,1 @@
-"""What 16 bits do to a graph: rounding and ranges of every value in it, and the nodes that have to stay in fp32."""
+"""Measure rounding and overflow of 16-bit values in a graph, and keep the nodes that overflow in fp32."""

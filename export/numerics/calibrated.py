@@ -1,4 +1,4 @@
-"""How far values reach on all samples of a calibration, by the names that they have in a graph."""
+"""Find the largest magnitudes that calibration measured for the 16-bit values of a graph."""
 
 from collections.abc import Iterator, Mapping
 
@@ -15,14 +15,14 @@ from internvl_edge.export.numerics.reach import Reach
 from internvl_edge.export.numerics.values import LARGEST, typed
 
 _PROJECTIONS = ("proj", "o_proj")
-"""Linears behind an attention, whose smoothing divides its values."""
+"""Names of linears after an attention; their smoothing divides the attention's values."""
 
 
 def calibrated_reach(model: ir.Model, ranges: Ranges, recipe: Recipe) -> list[Reach]:
-    """Return the reach of the 16-bit values of graph `model` that calibration has seen, on all of its samples.
+    """Return the reach of the 16-bit values of graph `model` that calibration measured, over all of its samples.
 
-    These are the inputs of linears as smoothing leaves them, q, k and v, and what leaves each block: far more pictures
-    than verification runs, of far fewer values.
+    These are the inputs of linears after smoothing, q, k and v, and the residual stream after each block. They are
+    fewer values than verification measures, but on many more pictures.
     """
     name = str(model.graph.name)
     if name not in ranges.info.graphs:
@@ -71,7 +71,7 @@ def _reach(value: ir.Value, largest: float) -> Reach:
 
 
 class _Values:
-    """Finds the values of a graph by what calibration calls them."""
+    """Lookup of the values of a graph by their names in calibration."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self._nodes = {str(node.name): node for node in graph}
@@ -79,17 +79,17 @@ class _Values:
         self._values = {str(value.name): value for node in graph for value in node.outputs}
 
     def residual(self, path: str) -> ir.Value | None:
-        """Return what leaves a block."""
+        """Return the residual stream after the block at `path`, or None."""
         name = self._residuals.get(path)
         return self._values.get(name) if name is not None else None
 
     def attended(self, path: str, index: int) -> ir.Value | None:
-        """Return q, k or v of an attention that is one node."""
+        """Return input `index` (q, k or v) of the attention at `path`, or None if it is not one node."""
         node = self._nodes.get(f"{path}/Attention")
         return node.inputs[index] if node is not None else None
 
     def read_by(self, linear: str) -> ir.Value | None:
-        """Return what a linear reads, before it is quantized."""
+        """Return the input of a linear before its Q/DQ nodes, or None."""
         node = self._nodes.get(linear)
         value = node.inputs[0] if node is not None else None
         for op_type in ("DequantizeLinear", "QuantizeLinear"):

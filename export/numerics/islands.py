@@ -1,4 +1,4 @@
-"""Keep nodes of an fp16 graph in fp32: those that make or read what fp16 cannot hold, with Casts around them."""
+"""Rewrite islands of a 16-bit graph to fp32: nodes that write or read a value which overflows, with Casts around."""
 
 import numpy as np
 import onnx_ir as ir
@@ -9,15 +9,15 @@ from internvl_edge.runtime.numbers.tensor_types import BFLOAT16, FLOAT16
 
 _WIDE = ir.DataType.FLOAT
 _MASK_FACTOR = 1e30
-"""Deepens a mask of -30000 where scores are fp32, since they may be larger than that."""
+"""Factor on a mask of -30000 where scores are fp32, since they may be larger than 30000."""
 
 
 class KeepWidePass(ir.passes.InPlacePass):
-    """Compute in fp32 what makes and what reads the values named, and the nodes named.
+    """Compute in fp32 the nodes that write or read the named values, and the named nodes.
 
-    Values between two such nodes stay fp32; what the others read is cast back. A named value that is an input or an
-    output of the graph changes its type. Weights keep their place: a Cast stands behind them. Quantized inputs come
-    from a DequantizeLinear with an fp32 scale, so that the product stays one of 8-bit codes.
+    Values between two such nodes stay in fp32; other nodes read them through a Cast. A named value that is an input or
+    an output of the graph changes its type. Weights stay as stored, with a Cast after them. Quantized inputs come from
+    a DequantizeLinear with an fp32 scale, so that products still are of 8-bit codes.
     """
 
     def __init__(self, values: frozenset[str], nodes: frozenset[str] = frozenset()) -> None:
@@ -26,7 +26,7 @@ class KeepWidePass(ir.passes.InPlacePass):
         self._nodes = nodes
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Rewrite every node that is concerned and not in fp32 yet."""
+        """Rewrite every node of the island that is not in fp32 yet."""
         graph = model.graph
         wide = _with_moved(graph, self._values)
         island = _island(graph, wide, self._nodes)
@@ -42,23 +42,23 @@ class KeepWidePass(ir.passes.InPlacePass):
 
 
 def keep_wide(model: ir.Model, values: frozenset[str], nodes: frozenset[str] = frozenset()) -> ir.Model:
-    """Return `model` with islands in fp32 around the values and nodes named."""
+    """Return `model` with islands in fp32 around the named values and nodes."""
     return KeepWidePass(values, nodes)(typed(model)).model
 
 
 def islands_of(graph: ir.Graph, values: frozenset[str], nodes: frozenset[str] = frozenset()) -> tuple[str, ...]:
-    """Return the names of the nodes that `KeepWidePass` would keep in fp32, in the order of the graph."""
+    """Return the names of the nodes that `KeepWidePass` would rewrite, in the order of the graph."""
     return tuple(str(node.name) for node in _island(graph, _with_moved(graph, values), nodes))
 
 
 def wide_borders(graph: ir.Graph, values: frozenset[str]) -> frozenset[str]:
-    """Return the names of the inputs and outputs of the graph that become fp32 with `values`."""
+    """Return the names of the graph's inputs and outputs that become fp32 if `values` do."""
     wide = _with_moved(graph, values)
     return frozenset(str(value.name) for value in (*graph.inputs, *graph.outputs) if value in wide)
 
 
 def _with_moved(graph: ir.Graph, names: frozenset[str]) -> set[ir.Value]:
-    """Return the 16-bit values of these names, and what only moves their numbers."""
+    """Return the 16-bit values of these names, and the outputs of nodes that only move their numbers."""
     values = [*graph.inputs, *(value for node in graph for value in node.outputs)]
     found = {value for value in values if value.name in names and is_narrow(value)}
     for node in graph:
@@ -68,7 +68,7 @@ def _with_moved(graph: ir.Graph, names: frozenset[str]) -> set[ir.Value]:
 
 
 def _island(graph: ir.Graph, wide: set[ir.Value], names: frozenset[str]) -> list[ir.Node]:
-    """Return the nodes to rewrite, in order: they make, read or hold what is wide, or transpose a weight for these."""
+    """Return the nodes to rewrite, in order: named ones, those that write or read `wide`, Transposes of weights."""
     fixed = constants(graph)
     chosen = {node for node in graph if str(node.name) in names and any(map(is_narrow, node.outputs))}
     chosen |= {node for value in wide for node in (value.producer(), *value.consumers()) if node is not None}
@@ -80,7 +80,7 @@ def _island(graph: ir.Graph, wide: set[ir.Value], names: frozenset[str]) -> list
 
 
 class _Writer:
-    """Rewrites the nodes of an island one by one, in the order of the graph."""
+    """Writer that rewrites the nodes of an island one by one, in the order of the graph."""
 
     def __init__(self, graph: ir.Graph, wide: set[ir.Value], island: list[ir.Node]) -> None:
         self._graph = graph
@@ -91,11 +91,11 @@ class _Writer:
         self._left: set[ir.Node] = set()
 
     def widen(self, value: ir.Value) -> None:
-        """Give a value fp32."""
+        """Set the type of a value to fp32."""
         value.type = ir.TensorType(_WIDE)
 
     def rewrite(self, node: ir.Node) -> None:
-        """Let `node` read and make fp32, and cast back what others read of it."""
+        """Make `node` read and write fp32, with Casts to 16 bits for readers outside of the island."""
         deep = node.op_type in ("Attention", "Add")
         for index, value in enumerate(node.inputs):
             if value is not None and is_narrow(value):
@@ -107,13 +107,13 @@ class _Writer:
                 self._down(node, value)
 
     def drop_unread(self) -> None:
-        """Remove the nodes whose only reader read a copy in fp32 in the end."""
+        """Remove the nodes that no longer have a reader because their readers use an fp32 copy."""
         for node in self._left:
             if not any(value.uses() or value.is_graph_output() for value in node.outputs):
                 self._graph.remove(node, safe=True)
 
     def _up(self, node: ir.Node, value: ir.Value, *, deep: bool) -> ir.Value:
-        """Return 16-bit `value` in fp32: made once, and where it is made."""
+        """Return 16-bit `value` in fp32; a second call for it returns the same value."""
         if (held := self._casts.get((value, deep))) is not None:
             return held
         source = value.producer()
@@ -139,7 +139,7 @@ class _Writer:
         return cast.outputs[0]
 
     def _deepened(self, mask: ir.Value) -> ir.Value:
-        """Return an fp32 mask that outweighs scores of any size; 0 stays 0."""
+        """Return an fp32 mask times `_MASK_FACTOR`, which is below scores of any size; 0 stays 0."""
         factor = initializer(self._graph, f"{mask.name}/factor", np.array(_MASK_FACTOR, np.float32))
         cast = mask.producer()
         assert cast is not None
@@ -149,7 +149,7 @@ class _Writer:
         return node.outputs[0]
 
     def _dequantized(self, source: ir.Node) -> ir.Value:
-        """Return what `source` makes of its codes, in fp32."""
+        """Return the output of the DequantizeLinear `source` in fp32, from a copy of it with an fp32 scale."""
         scale = source.inputs[1]
         assert scale is not None
         inputs = [source.inputs[0], self._constant(scale), *source.inputs[2:]]
@@ -162,13 +162,13 @@ class _Writer:
         return node.outputs[0]
 
     def _constant(self, value: ir.Value) -> ir.Value:
-        """Return the values of an initializer in fp32: scales must be constants, not casts of such."""
+        """Return an fp32 copy of an initializer; scales must be constants, not Casts of constants."""
         tensor = value.const_value
         assert tensor is not None
         return initializer(self._graph, f"{value.name}/fp32", tensor.numpy().astype(np.float32))
 
     def _down(self, node: ir.Node, value: ir.Value) -> None:
-        """Give an output fp32, and those outside of the island that read it a Cast to what it was."""
+        """Set an output to fp32, and insert a Cast to its former type for readers outside of the island."""
         narrow, given_out = value.dtype, value.is_graph_output()
         assert narrow is not None
         self.widen(value)
@@ -192,14 +192,14 @@ def _is_scale(node: ir.Node, value: ir.Value) -> bool:
 
 
 def _home(node: ir.Node, value: ir.Value) -> str:
-    """Return the path that a Cast of `value` is named by: that of its maker, its own for a weight."""
+    """Return the prefix of the name of a Cast of `value`: the producer's name, or the weight's own."""
     if value.producer() is not None:
         return _made_at(value)
     return str(value.name) if value.is_initializer() else f"{node.name}/{value.name}"
 
 
 def _made_at(value: ir.Value) -> str:
-    """Return the name of the node that makes `value`, and which output it is where there are several."""
+    """Return the name of the node that writes `value`, with the output's index if the node has several."""
     node = value.producer()
     assert node is not None
     return str(node.name) if len(node.outputs) == 1 else f"{node.name}/{value.index()}"

@@ -1,4 +1,4 @@
-"""Verify the graphs of an export, and keep in fp32 what its 16-bit type cannot hold: until nothing overflows."""
+"""Rewrite parts of 16-bit graphs to fp32 until no value overflows."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,46 +12,46 @@ from internvl_edge.export.numerics.reach import HEADROOM, Reach
 from internvl_edge.runtime.errors import VerificationError
 
 ROUNDS = 4
-"""Times that a graph is rewritten: the first finds all that overflows, a second what only its own rounding shows."""
+"""Most rounds of measuring and rewriting: the first finds all overflows, later ones those that rewriting caused."""
 SHOWN = 8
-"""Places that a message lists."""
+"""Most places that a message lists."""
 _CACHE = re.compile(r"^(?:present|past_key_values)\.(\d+\.(?:key|value))$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Island:
-    """A value that 16 bits do not hold, or hardly; what makes and reads it is computed in fp32."""
+    """A value that overflows 16 bits or comes near it; nodes that write or read it compute in fp32."""
 
     value: str
     place: str
-    """Module path of what makes it."""
+    """Node and part that write the value, as `Reach.place`."""
     largest: float
     limit: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fp32Parts:
-    """What of one graph is fp32."""
+    """Parts of a 16-bit graph that compute in fp32."""
 
     islands: tuple[Island, ...] = ()
     nodes: tuple[str, ...] = ()
-    """Every node that computes in fp32 for their sake."""
+    """Names of all nodes that compute in fp32 because of the islands."""
 
     @property
     def values(self) -> frozenset[str]:
-        """Names of the values."""
+        """Names of the values of the islands."""
         return frozenset(island.value for island in self.islands)
 
 
 Measure = Callable[[str, Fp32Parts], Sequence[Reach]]
-"""Verifies a graph as its file is now; returns what comes near its limit."""
+"""Function that verifies the graph of a name, as its file is now, and returns the reach of its 16-bit values."""
 
 
 def resolve_overflows(files: Mapping[str, Path], measure: Measure, on_overflow: str) -> dict[str, Fp32Parts]:
-    """Return what is kept in fp32 in each graph; the files are rewritten to it.
+    """Rewrite the graphs in `files` until no value overflows, and return the parts of each that are in fp32.
 
     Raises:
-        VerificationError: something overflows, and `on_overflow` is ``refuse``; or rewriting does not help.
+        VerificationError: a value overflows and `on_overflow` is ``refuse``, or rewriting does not help.
     """
     kept = {name: Fp32Parts() for name in files}
     waiting = list(files)
@@ -68,7 +68,7 @@ def resolve_overflows(files: Mapping[str, Path], measure: Measure, on_overflow: 
 
 
 def overflow_lines(kept: Mapping[str, Fp32Parts]) -> Iterator[str]:
-    """Yield a line for each graph with islands."""
+    """Yield a line of text for each graph with islands."""
     for name, held in kept.items():
         if held.islands:
             worst = sorted(held.islands, key=lambda island: -island.largest / island.limit)
@@ -80,7 +80,7 @@ def overflow_lines(kept: Mapping[str, Fp32Parts]) -> Iterator[str]:
 def _rewrite(
     files: Mapping[str, Path], kept: dict[str, Fp32Parts], near: Mapping[str, Sequence[Reach]]
 ) -> Iterator[str]:
-    """Write islands into every graph that `near` concerns, directly or by what graphs pass on; yield their names."""
+    """Rewrite every graph with values in `near`, or that shares such a value with another; yield their names."""
     models = {name: ir.load(file) for name, file in files.items()}
     values = _linked(models, {name: frozenset(r.value for r in near.get(name, ()) if not r.inside) for name in files})
     for name, model in models.items():
@@ -99,7 +99,7 @@ def _rewrite(
 
 
 def _linked(models: Mapping[str, ir.Model], values: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
-    """Return `values` with those that a graph passes on, to another or to its next call: both ends have one type."""
+    """Return `values` with the inputs and outputs connected to them in other graphs, since both ends have one type."""
     found = dict(values)
     while True:
         passed = {_link(name) for graph, model in models.items() for name in wide_borders(model.graph, found[graph])}
@@ -117,13 +117,13 @@ def _borders(graph: ir.Graph) -> Iterator[str]:
 
 
 def _link(name: str) -> str:
-    """Return what an input and the output that feeds it have in common."""
+    """Return a name that an input and the output that feeds it have in common."""
     match = _CACHE.match(name)
     return f"cache.{match[1]}" if match else name
 
 
 def _passed_on(value: str, near: Mapping[str, Sequence[Reach]]) -> Island:
-    """Return the island of a value that another graph needs in fp32."""
+    """Return the island of a value that is fp32 because of another graph."""
     reached = [r for found in near.values() for r in found]
     worst = max(reached, key=lambda reach: reach.largest / reach.limit)
     return Island(value=value, place=value, largest=worst.largest, limit=worst.limit)

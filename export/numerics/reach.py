@@ -1,4 +1,4 @@
-"""How far the values of a 16-bit graph reach on given inputs, beside what its type can hold."""
+"""Measure the reach of the values of a 16-bit graph on given inputs: the largest magnitude, beside the type's limit."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,62 +15,64 @@ from internvl_edge.export.numerics.round_values import REACH, Measured, rounded
 from internvl_edge.export.numerics.values import LARGEST
 
 HEADROOM = 4.0
-"""How many times further than measured a value must be able to reach.
+"""Factor between the largest measured magnitude of a value and the limit that is required.
 
-A range is measured on a few pictures and texts, and others go further: `benchmarks/headroom.py` prints how far.
+A few pictures and texts are measured, and others reach further; `benchmarks/headroom.py` prints how much.
 """
 MASKED_LIMIT = -MASKED / 2
-"""What fp16 scores that a mask is added to may reach: two that are further apart than the mask is deep would let a
-masked key outweigh one that counts."""
+"""Limit of fp16 scores that a mask is added to.
+
+If two scores differ by more than the mask's depth, a masked key can get more weight than one that counts.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reach:
-    """The largest magnitude of one value, before it is rounded."""
+    """Largest magnitude of one value before rounding."""
 
     value: str
-    """In the graph that ships; internals of a node have names of their own."""
+    """Name of the value in the graph that ships; values inside of a node have names that the rewriting gives."""
     node: str
-    """The node that makes it or holds it, by module path; the name of the value for an input."""
+    """Name of the node that writes or contains the value; for an input of the graph, the value's name."""
     inside: str
-    """Which part of the node: ``scores`` of an attention, ``sum`` of a mean; empty for its output."""
+    """Part of the node: ``scores`` of an attention, ``sum`` of a mean; empty for the node's output."""
     largest: float
     limit: float
 
     @property
     def overflows(self) -> bool:
-        """Whether the type cannot hold it; what is not finite in fp32 either is told by the distance."""
+        """Whether the type cannot hold the value. Values that are infinite in fp32 too show up as errors of outputs."""
         return math.isfinite(self.largest) and self.largest > self.limit
 
     @property
     def is_near(self) -> bool:
-        """Whether it comes within `HEADROOM` of the limit, or beyond it."""
+        """Whether `largest` times `HEADROOM` is beyond the limit."""
         return math.isfinite(self.largest) and self.largest * HEADROOM > self.limit
 
     @property
     def place(self) -> str:
-        """Where it is, for people."""
+        """Node and part, as text for messages."""
         return f"{self.node} ({self.inside})" if self.inside else self.node
 
 
 def run_rounded(onnx_file: Path, inputs: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[Reach]]:
-    """Return what the graph computes on ONNX Runtime with every 16-bit value rounded, and how far each reaches.
+    """Return the outputs of a graph on ONNX Runtime with every 16-bit value rounded, and the reach of each value.
 
-    Runs segment by segment where its weights are large. A segment in which a value overflows runs once more with such
-    values kept, so that those behind them are measured too.
+    A graph with large weights runs in segments. A segment in which an fp16 value overflows runs again with such values
+    not rounded, so that the values computed from them are measured too.
     """
     graph = rounded(ir.load(onnx_file))
     feeds, reached = _feeds(graph.model.graph, graph.inputs, inputs)
-    rerun = _RerunUnclipped(onnx_file, [item.told for item in graph.measured])
+    rerun = _RerunUnclipped(onnx_file, [item.rounded_value for item in graph.measured])
     proto, segments = ir.to_proto(graph.model), cut(graph.model.graph)
     found = run_segments(proto, segments, onnx_file.parent, feeds, rerun.proto)
     for item in graph.measured:
-        reached += _reaches(item, float(found.pop(f"{item.told}{REACH}")))
+        reached += _reaches(item, float(found.pop(f"{item.rounded_value}{REACH}")))
     return found, reached
 
 
 def most(reached: Iterable[Reach]) -> Reach | None:
-    """Return the value that comes closest to its limit; None where nothing is measured."""
+    """Return the value that comes closest to its limit, or None if `reached` is empty."""
     return max(reached, key=lambda reach: reach.largest / reach.limit, default=None)
 
 
@@ -83,9 +85,9 @@ class _RerunUnclipped:
         self._proto: onnx.ModelProto | None = None
 
     def proto(self, found: Mapping[str, np.ndarray]) -> onnx.ModelProto | None:
-        """Return the graph that keeps what overflows, where something in `found` does."""
+        """Return the graph to run again if an fp16 value in `found` overflows, else None."""
         if all(value <= LARGEST[ir.DataType.FLOAT16] for name, value in found.items() if name in self._outputs):
-            return None  # bf16 holds what fp32 does, so that nothing is gained by running it again
+            return None  # bf16 has the range of fp32, so a second run would find nothing more
         if self._proto is None:
             self._proto = ir.to_proto(rounded(ir.load(self._file), finite=True).model)
         return self._proto
@@ -94,7 +96,7 @@ class _RerunUnclipped:
 def _feeds(
     graph: ir.Graph, narrow: Mapping[str, ir.DataType], inputs: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, np.ndarray], list[Reach]]:
-    """Return the inputs rounded to the types of the shipped graph, and how far those of 16 bits reach."""
+    """Return the inputs rounded to the types of the shipped graph, and the reach of the 16-bit ones."""
     feeds, reached = {}, []
     for value in graph.inputs:
         name = str(value.name)
@@ -113,7 +115,7 @@ def _input_reach(name: str, values: np.ndarray, limit: float) -> Reach:
 
 
 def _reaches(item: Measured, largest: float) -> Iterator[Reach]:
-    """Yield what was measured, and what it tells of the inside of its node."""
+    """Yield the reach of a measured value, and that of the sum inside of a mean."""
     masked = item.masked and item.dtype == ir.DataType.FLOAT16
     limit = LARGEST[item.dtype]
     yield Reach(

@@ -1,8 +1,8 @@
-"""Compute a 16-bit graph as a strongly typed plan holds it: every intermediate rounded to its type, its range measured.
+"""Rewrite a 16-bit graph so that every intermediate is rounded and measured, as in a strongly typed plan.
 
-ONNX Runtime computes fp16 nodes on a CPU in fp32 and drops the casts that it puts between them, also without graph
-optimizations; of bf16 it has no kernels. So the graph is rewritten to fp32 with the rounding said in the graph: a
-Cast down and a Cast up that stand there are kept.
+On CPUs, ONNX Runtime computes fp16 nodes in fp32 and removes the Casts that it inserts between them, even without graph
+optimizations; it has no bf16 kernels. The rewritten graph computes in fp32 and rounds explicitly: ONNX Runtime keeps a
+Cast down and a Cast up that are nodes of the graph.
 """
 
 from collections.abc import Mapping
@@ -26,45 +26,45 @@ from internvl_edge.export.numerics.values import (
 
 _WIDE = ir.DataType.FLOAT
 _ATTENDED = "attended"
-"""What the product of probabilities and values is called where an attention is written out."""
+"""Last component of the name of the product of probabilities and values in a decomposed attention."""
 REACH = "/largest"
-"""Behind the name of a value: the output that says the largest magnitude in it before it is rounded."""
+"""Suffix that makes a value's name the name of the output with its largest magnitude before rounding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """One value that is measured, and where it belongs in the graph that ships."""
+    """One measured value, and its place in the graph that ships."""
 
-    told: str
-    """The value whose range is an output of the rewritten graph."""
+    rounded_value: str
+    """Name of the value in the rewritten graph, which has its largest magnitude as an output."""
     value: str
-    """The same in the shipped graph; internals of a node have names of their own."""
+    """Name of the same value in the shipped graph; values inside of a node have names that the rewriting gives."""
     node: str
-    """The node of the shipped graph that makes the value, or has it inside."""
+    """Name of the node of the shipped graph that writes or contains the value."""
     inside: str
-    """Which part of the node; empty where the value is in the graph itself."""
+    """Part of the node; empty if the value is in the shipped graph."""
     dtype: ir.DataType
     masked: bool
-    """Whether a mask is added to it."""
+    """Whether a mask is added to the value."""
     terms: int = 1
-    """How many numbers a mean adds up before it divides."""
+    """Number of terms that a mean adds up before it divides; 1 for other nodes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rounded:
-    """A graph in fp32 that rounds, and what it tells of itself."""
+    """A rewritten graph, with the values that it measures."""
 
     model: ir.Model
     measured: tuple[Measured, ...]
     inputs: Mapping[str, ir.DataType]
-    """16-bit inputs -> their type in the shipped graph."""
+    """16-bit input -> its type in the shipped graph."""
 
 
 def rounded(model: ir.Model, *, finite: bool = False) -> Rounded:
-    """Return `model`, in place, computing in fp32 with every 16-bit value rounded; one without any is unchanged.
+    """Return `model`, rewritten in place to compute in fp32 and to round and measure every 16-bit value.
 
-    With `finite` a value beyond its type's range stays what it is, as if the node before it were kept in fp32, so that
-    what lies behind it can be measured as well. Without, it becomes infinite.
+    With `finite`, an fp16 value beyond the type's range keeps its magnitude, as if its node were kept in fp32, so that
+    values computed from it can be measured; otherwise it becomes infinite. A graph without 16-bit values is unchanged.
     """
     model = typed(model)
     graph = model.graph
@@ -81,15 +81,15 @@ def rounded(model: ir.Model, *, finite: bool = False) -> Rounded:
         if value not in fixed and value not in added and _is_read(value, fixed, added)
     ]
     _widen(graph)
-    told = {item.told for item in measured}
+    measured_names = {item.rounded_value for item in measured}
     for value, dtype in narrow.items():
         if value not in fixed and value not in added:
-            _round(graph, value, dtype, tell=str(value.name) in told, finite=finite)
+            _round(graph, value, dtype, measure=str(value.name) in measured_names, finite=finite)
     return Rounded(model, tuple(measured), inputs)
 
 
 def _is_read(value: ir.Value, fixed: set[ir.Value], added: set[ir.Value]) -> bool:
-    """Return whether a value is measured: moved ones reach as far as their source, masked scores by construction."""
+    """Return whether a value is measured; moved values have the reach of their source, masked scores a known one."""
     node = _maker(value)
     return not (only_moves(node) or is_from_table(node, fixed) or _is_masked_sum(node, added))
 
@@ -103,12 +103,12 @@ def _measured(value: ir.Value, dtype: ir.DataType, attentions: Mapping[str, str]
     name = str(node.name)
     owner = next((path for path in attentions if name.startswith(f"{path}/")), name)
     inside = name.removeprefix(f"{owner}/") if owner != name else ""
-    if inside == _ATTENDED:  # only moved behind this
+    if inside == _ATTENDED:  # only moved after this node
         shipped, inside = attentions[owner], ""
     else:
         shipped = str(value.name)
     return Measured(
-        told=str(value.name),
+        rounded_value=str(value.name),
         value=shipped,
         node=owner,
         inside=inside,
@@ -119,7 +119,7 @@ def _measured(value: ir.Value, dtype: ir.DataType, attentions: Mapping[str, str]
 
 
 def _terms(node: ir.Node) -> int:
-    """Return how many numbers each output of a mean is made of."""
+    """Return the number of terms of each output of a mean; 1 for other nodes."""
     if node.op_type != "ReduceMean" or node.inputs[0] is None or node.inputs[0].shape is None:
         return 1
     before, after = node.inputs[0].shape, node.outputs[0].shape
@@ -131,7 +131,7 @@ def _terms(node: ir.Node) -> int:
 
 
 def _widen(graph: ir.Graph) -> None:
-    """Give every 16-bit value fp32, with a Cast behind each weight, and let every Cast to 16 bits give fp32."""
+    """Set every 16-bit value to fp32, with a Cast after each weight, and make every Cast to 16 bits a Cast to fp32."""
     casts: dict[ir.Value, ir.Value] = {}
     for node in list(graph):
         table = node.inputs[0] if node.op_type == "Gather" else None
@@ -153,7 +153,7 @@ def _widen(graph: ir.Graph) -> None:
 
 
 def _widen_rows(graph: ir.Graph, node: ir.Node) -> None:
-    """Cast the rows that are taken from a table, not the table: a vocabulary in fp32 outweighs a block."""
+    """Cast the rows gathered from a table instead of the table: a vocabulary in fp32 is larger than a block."""
     rows = node.outputs[0]
     name = str(rows.name)
     made = _cast(rows, f"{name}/widened")
@@ -178,11 +178,11 @@ def _widen_value(value: ir.Value) -> None:
         value.type = ir.TensorType(_WIDE)
 
 
-def _round(graph: ir.Graph, exact: ir.Value, dtype: ir.DataType, *, tell: bool, finite: bool) -> None:
-    """Put the rounding of `exact` behind it, under its name; and the range in front of that, if it is to be told."""
+def _round(graph: ir.Graph, exact: ir.Value, dtype: ir.DataType, *, measure: bool, finite: bool) -> None:
+    """Round `exact` after its node, under its old name; with `measure`, add its largest magnitude as an output."""
     node, name = _maker(exact), str(exact.name)
-    write = _Behind(graph, node, f"{node.name}/{name}")
-    if tell:
+    write = _NodeInserter(graph, node, f"{node.name}/{name}")
+    if measure:
         highest, lowest = (write.op(f"Reduce{which}", [exact], which, keepdims=0) for which in ("Max", "Min"))
         largest = write.op("Max", [highest, write.op("Neg", [lowest], "Neg")], "Largest")
         largest.name, largest.shape = f"{name}{REACH}", ir.Shape([])
@@ -199,8 +199,8 @@ def _round(graph: ir.Graph, exact: ir.Value, dtype: ir.DataType, *, tell: bool, 
     exact.name, made.name = f"{name}/exact", name
 
 
-class _Behind:
-    """Inserts nodes one behind the other, after the node that they follow."""
+class _NodeInserter:
+    """Inserts nodes one after the other, behind the node `anchor`."""
 
     def __init__(self, graph: ir.Graph, anchor: ir.Node, prefix: str) -> None:
         self._graph, self._last, self._prefix = graph, anchor, prefix
@@ -214,7 +214,7 @@ class _Behind:
         return made.outputs[0]
 
     def rounded(self, exact: ir.Value, dtype: ir.DataType, finite: bool) -> ir.Value:
-        """Return `exact` as `dtype` holds it; with `finite` its part beyond that range is added again."""
+        """Return `exact` rounded to `dtype`; with `finite`, the part beyond the type's range is added again."""
         inside = self._clipped(exact, LARGEST[dtype]) if finite else exact
         low = self.op("Cast", [inside], "Down", to=dtype.value)
         low.dtype = dtype

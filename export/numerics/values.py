@@ -1,4 +1,4 @@
-"""What a value of a graph is: of a 16-bit type, a constant, a mask, or only moved from one place to another."""
+"""Classify the values of a graph: 16-bit ones, constants, masks, and those that are only moved."""
 
 import onnx
 import onnx_ir as ir
@@ -6,17 +6,18 @@ import onnx_ir as ir
 from internvl_edge.runtime.numbers.tensor_types import BFLOAT16, FLOAT16
 
 LARGEST = {ir.DataType(row.onnx): row.largest for row in (FLOAT16, BFLOAT16)}
-"""16-bit type -> its largest finite number."""
+"""16-bit type -> its largest finite value."""
 
 _MOVING = frozenset({"Reshape", "Transpose", "Unsqueeze", "Squeeze", "Expand", "Concat", "Identity", "Flatten", "Pad"})
-"""Operators whose output holds the numbers of their inputs and no others."""
+"""Operators whose outputs hold all numbers of their inputs and no others."""
 _TAKING = frozenset({"Split", "Slice", "Gather", "GatherND"})
-"""Operators whose output holds some of the numbers of their first input."""
+"""Operators whose outputs hold some of the numbers of their first input and no others."""
 _TAKES_INDEXES = {"Reshape": 1, "Unsqueeze": 1, "Squeeze": 1, "Expand": 1, "Pad": 1}
+"""Operator -> number of its leading inputs whose numbers are moved; the others are shapes or axes."""
 
 
 def typed(model: ir.Model) -> ir.Model:
-    """Return `model` with a type at every value: what rewriting inserts may have none."""
+    """Return `model` with the type of every value known; nodes that a rewriting inserted may lack types."""
     values = [value for node in model.graph for value in node.outputs if not node.domain]
     if all(value.dtype is not None for value in values):
         return model
@@ -39,15 +40,15 @@ def only_takes(node: ir.Node) -> bool:
 
 
 def moved_inputs(node: ir.Node) -> list[ir.Value]:
-    """Return the inputs of a node that moves or takes whose numbers are in its outputs."""
+    """Return the inputs whose numbers are in the outputs of a node that only moves or takes."""
     count = 1 if only_takes(node) else _TAKES_INDEXES.get(node.op_type, len(node.inputs))
     return [value for value in node.inputs[:count] if value is not None]
 
 
 def constants(graph: ir.Graph) -> set[ir.Value]:
-    """Return the weights and tables, moved, cast or dequantized as they may be.
+    """Return weights and tables, also after nodes that move, cast or dequantize them.
 
-    What they reach is known when weights are written. What is computed of them, as of the queries, is none of these.
+    Their reach is known when weights are written. Values computed from them by other nodes are not included.
     """
     found: set[ir.Value] = set(graph.initializers.values())
     for node in graph:
@@ -59,12 +60,12 @@ def constants(graph: ir.Graph) -> set[ir.Value]:
 
 
 def is_from_table(node: ir.Node, fixed: set[ir.Value]) -> bool:
-    """Return whether the outputs of a node are rows or parts of a constant."""
+    """Return whether a node takes rows or parts of a constant."""
     return only_takes(node) and all(value in fixed for value in moved_inputs(node))
 
 
 def masks(graph: ir.Graph) -> set[ir.Value]:
-    """Return the values that hold what is added to scores: a choice between two constants, and its moves."""
+    """Return the masks that are added to scores: Where nodes between two constants, also after moves and casts."""
     fixed = constants(graph)
     found: set[ir.Value] = set()
     for node in graph:
