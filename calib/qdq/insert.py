@@ -36,7 +36,8 @@ class FoldLayerScalePass(ir.passes.InPlacePass):
 class InsertQdqPass(ir.passes.InPlacePass):
     """Quantize the sites of one graph: ``x -> Q -> DQ -> MatMul <- Transpose <- DQ <- codes``.
 
-    Linears that read the same tensor share its Q and DQ. Scales are initializers, weights keep their names.
+    Linears that read the same tensor share its Q and DQ. Scales are initializers, weights keep their names. In a graph of
+    which nothing was measured, the weights alone are codes: it shares them with the graphs that were.
     """
 
     def __init__(self, recipe: Recipe, graph: str) -> None:
@@ -48,11 +49,12 @@ class InsertQdqPass(ir.passes.InPlacePass):
         """Quantize every site whose linears are in the graph and not quantized yet."""
         products = {str(node.name): node for node in model.graph if node.op_type == "MatMul"}
         modified = False
-        for site, clip in self._recipe.quantized(self._graph):
+        for decision in self._recipe.decisions:
+            site, clip = decision.site, decision.clips.get(self._graph)
             nodes = [products[path] for path in site.linears if path in products]
-            if not nodes or _is_quantized(nodes[0]):
+            if not decision.quantized or not nodes or _is_quantized(nodes[0]):
                 continue
-            if (form := self._recipe.activations) is not None:
+            if (form := self._recipe.activations) is not None and clip is not None:
                 self._quantize_input(model.graph, site, clip, form, nodes)
             if (form := self._recipe.weights) is not None:
                 for path, node in zip(site.linears, nodes, strict=True):
@@ -111,7 +113,14 @@ def quantize_graph(model: ir.Model, recipe: Recipe) -> ir.Model:
 
 
 def _is_quantized(node: ir.Node) -> bool:
-    source = node.inputs[0].producer() if node.inputs[0] is not None else None
+    """Return whether the input of a product or its weight comes from codes; between weight and product is a Transpose."""
+    x, turned = node.inputs[0], node.inputs[1]
+    transpose = turned.producer() if turned is not None else None
+    return any(_from_codes(value) for value in (x, transpose.inputs[0] if transpose is not None else None))
+
+
+def _from_codes(value: ir.Value | None) -> bool:
+    source = value.producer() if value is not None else None
     return source is not None and source.op_type == "DequantizeLinear"
 
 

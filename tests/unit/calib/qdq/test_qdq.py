@@ -81,10 +81,14 @@ def load(text: str, weights: Arrays) -> ir.Model:
     return model
 
 
-def run(model: ir.Model, x: np.ndarray) -> list[np.ndarray]:
+def run(model: ir.Model, x: np.ndarray, *, as_written: bool = False) -> list[np.ndarray]:
+    """Run it; `as_written` keeps ONNX Runtime from quantizing the inputs of products that have a quantized weight."""
     proto = ir.to_proto(model)
     onnx.checker.check_model(proto, full_check=True)
-    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    if as_written:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return list(session.run(None, {"x": x}))
 
 
@@ -262,13 +266,33 @@ class TestInsert:
 
     def test_what_stays_high_is_untouched(self, weights: Arrays) -> None:
         form = INT8
-        quantized = recipe(form, weights, [decision("q", form)])
         high = recipe(form, weights, [decision("q", form, quantized=False)])
-        for asked, graph in ((high, "g"), (quantized, "another graph"), (recipe(form, weights, []), "g")):
+        for asked, graph in ((high, "g"), (high, "another graph"), (recipe(form, weights, []), "g")):
             model = load(BLOCK, weights)
             before = serialized(model)
             assert not InsertQdqPass(asked, graph)(model).modified
             assert serialized(model) == before
+
+    @both
+    def test_a_graph_that_was_not_measured_reads_the_codes_of_weights_that_it_shares(
+        self, form: Format, weights: Arrays, x: np.ndarray
+    ) -> None:
+        asked = recipe(form, weights, [decision("q", form), decision("fc", form)])
+        model = load(BLOCK, weights)
+        FoldLayerScalePass(frozenset(["ls"]))(model)
+        insert = InsertQdqPass(asked, "another graph")
+        assert insert(model).modified
+        assert ops(model).count("QuantizeLinear") == 0
+        assert ops(model).count("DequantizeLinear") == 3
+        before = serialized(model)
+        assert not insert(model).modified
+        assert serialized(model) == before
+        kept = stored(weights)
+        a, c = (x @ rounded(kept[f"{path}.weight"], form).T for path in "qk")
+        y = x + (a * c) @ rounded(kept["fc.weight"], form).T + kept["fc.bias"]
+        found = run(attach(model, asked, kept), x, as_written=True)
+        for output, wanted in zip(found, (a, c, y), strict=True):
+            np.testing.assert_allclose(output, wanted, rtol=1e-5, atol=1e-5)  # order of summation
 
     def test_a_site_of_another_graph_is_passed_over(self, weights: Arrays) -> None:
         form = INT8
