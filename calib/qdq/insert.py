@@ -36,8 +36,8 @@ class FoldLayerScalePass(ir.passes.InPlacePass):
 class InsertQdqPass(ir.passes.InPlacePass):
     """Quantize the sites of one graph: ``x -> Q -> DQ -> MatMul <- Transpose <- DQ <- codes``.
 
-    Linears that read the same tensor share its Q and DQ. Scales are initializers, weights keep their names. In a graph of
-    which nothing was measured, the weights alone are codes: it shares them with the graphs that were.
+    Linears that read the same tensor share its Q and DQ. Scales are initializers, weights keep their names. In a graph
+    of which nothing was measured, the weights alone are codes: it shares them with the graphs that were.
     """
 
     def __init__(self, recipe: Recipe, graph: str) -> None:
@@ -113,7 +113,7 @@ def quantize_graph(model: ir.Model, recipe: Recipe) -> ir.Model:
 
 
 def _is_quantized(node: ir.Node) -> bool:
-    """Return whether the input of a product or its weight comes from codes; between weight and product is a Transpose."""
+    """Return whether the input of a product comes from codes, or its weight, which a Transpose follows."""
     x, turned = node.inputs[0], node.inputs[1]
     transpose = turned.producer() if turned is not None else None
     return any(_from_codes(value) for value in (x, transpose.inputs[0] if transpose is not None else None))
