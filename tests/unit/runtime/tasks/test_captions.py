@@ -15,6 +15,8 @@ from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.monitor import Monitor
 from internvl_edge.runtime.outputs.results import lines_text, streamed_lines
 from internvl_edge.runtime.stages import POSTPROCESS, TOKENIZE, Stages
+from internvl_edge.runtime.tasks.captions import continue_from
+from internvl_edge.runtime.tasks.generation.search import GenerationConfig
 
 
 def test_vision_and_query_run_once_a_picture_whatever_the_beams(
@@ -131,3 +133,34 @@ def test_a_picture_passes_few_files_and_none_twice(
     assert handed == {("captions.py", "preprocess.py"), ("preprocess.py", "decode.py"), ("captions.py", "opened.py")}
     assert ("opened.py", "fake_graphs.py") in calls
     assert not any("model.py" in call for call in calls)
+
+
+@pytest.mark.parametrize("call", ["generate", "stream", "caption"])
+def test_no_picture_is_refused(model: InternVL, calls: list[tuple[str, int]], call: str) -> None:
+    prompt = np.array([[1, 259]]) if call == "generate" else "cat"
+    with pytest.raises(InputError, match="no picture given; give at least one"):
+        getattr(model, call)([], prompt)
+    assert [graph for graph, rows in calls if rows > 0] == []
+
+
+@pytest.mark.parametrize(
+    ("prompts", "told"),
+    [([[1, 259]] * 3, "2 pictures but prompts [3, 2]"), ([[]], "2 pictures but prompts [1, 0]")],
+)
+def test_prompts_that_do_not_match_the_pictures(
+    model: InternVL, pixels: np.ndarray, prompts: list[list[int]], told: str
+) -> None:
+    with pytest.raises(InputError, match="give one, or one a picture") as caught:
+        model.generate(pixels[:2], np.array(prompts, np.int64))
+    assert told in str(caught.value)
+
+
+def test_several_prompts_go_on_from_one_query(
+    model: InternVL, calls: list[tuple[str, int]], pixels: np.ndarray
+) -> None:
+    states = model.run_graph("vision", {"pixel_values": pixels[:2]})["vision_states"]
+    query = model.run_graph("query", {"vision_states": states})
+    config = GenerationConfig(max_new_tokens=3, eos_token_id=2)
+    for first in (259, 261):
+        found = continue_from(model, query, np.array([[1, first]] * 2), config)
+        np.testing.assert_array_equal(found, model.generate(pixels[:2], np.array([[1, first]]), max_new_tokens=3))

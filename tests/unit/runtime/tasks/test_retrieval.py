@@ -4,8 +4,12 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from internvl_edge.runtime import InternVL
+from internvl_edge.runtime.errors import BundleError, InputError
+from internvl_edge.runtime.monitor import UNMONITORED
+from internvl_edge.runtime.tasks.retrieval import encode_image, image_features, similarity, stacked
 from tests.unit.runtime.fake_graphs import unit
 from tests.unit.runtime.tiny_bundle import MODEL, write_bundle
 
@@ -46,3 +50,34 @@ def test_a_text_is_cut_at_the_models_own_length(bundle_folder: Path, tmp_path: P
 
 def test_a_video_is_the_mean_of_its_frames(model: InternVL, pixels: np.ndarray) -> None:
     np.testing.assert_allclose(model.encode_video(pixels, "g"), model.encode_image(pixels, "g").mean(axis=0), rtol=1e-6)
+
+
+def test_rows_of_batches_are_joined_and_none_is_refused() -> None:
+    np.testing.assert_array_equal(stacked([np.ones((2, 3)), np.zeros((1, 3))]), [[1] * 3, [1] * 3, [0] * 3])
+    with pytest.raises(InputError, match="no input given; give at least one picture or text"):
+        stacked([])
+
+
+def test_no_picture_is_refused(model: InternVL) -> None:
+    with pytest.raises(InputError, match="no input given"):
+        encode_image(model, [])
+
+
+def test_features_follow_the_geometry_of_their_task(model: InternVL, rng: np.random.Generator) -> None:
+    wide = rng.integers(0, 256, (4, 9, 3), dtype=np.uint8)
+    for geometry in ("squash", "crop"):
+        expected = model.encode_image(model.preprocess([wide], geometry), "c")
+        np.testing.assert_array_equal(image_features(model, [wide], "c", geometry, UNMONITORED), expected)
+
+
+def test_a_model_without_a_scale_is_named(tmp_path: Path, pixels: np.ndarray) -> None:
+    info = dataclasses.replace(MODEL, logit_scale=None)
+    model = InternVL.open(write_bundle(tmp_path / "part", ("vision", "text"), info, None))
+    with pytest.raises(BundleError, match="internvl has no logit scale; use a bundle of InternVL-14B"):
+        similarity(model, pixels, ["cat"])
+
+
+def test_mode_g_without_its_graph_says_how_to_get_it(tmp_path: Path, pixels: np.ndarray) -> None:
+    model = InternVL.open(write_bundle(tmp_path / "c", ("vision", "text"), MODEL, None))
+    with pytest.raises(BundleError, match="which mode g"):
+        encode_image(model, pixels, "g")

@@ -9,6 +9,8 @@ import pytest
 
 from internvl_edge.runtime.backends import SessionOptions
 from internvl_edge.runtime.backends.lowering.cpu import lower
+from internvl_edge.runtime.backends.lowering.integer_linears import fuse_linears, shift_activations
+from internvl_edge.runtime.backends.lowering.onnx_model import OnnxModel
 from internvl_edge.runtime.backends.onnxruntime import OnnxRuntimeSession
 from tests.unit.runtime.lowered_graphs import lowered_model, op_types, reference, write_graph
 
@@ -149,3 +151,12 @@ def options_of(path: Path) -> onnxruntime.SessionOptions:
     for key, value in lower(path).config.items():
         options.add_session_config_entry(key, value)
     return options
+
+
+def test_each_pass_counts_what_it_changed_and_changes_nothing_the_second_time(
+    tmp_path: Path, weights: dict[str, np.ndarray]
+) -> None:
+    model = OnnxModel(write_graph(tmp_path, LINEAR, weights).read_bytes(), tmp_path)
+    assert fuse_linears(model) == 0, "codes that are signed still"
+    assert (shift_activations(model), shift_activations(model)) == (1, 0)
+    assert (fuse_linears(model), fuse_linears(model)) == (1, 0)
