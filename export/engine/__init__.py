@@ -1,1 +1,1 @@
-"""From a graph to a TensorRT plan, one code path over flavours and versions; imports neither torch nor onnx."""
+"""Build TensorRT plans from graphs with all flavours and versions; imports neither torch nor onnx."""

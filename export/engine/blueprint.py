@@ -1,6 +1,7 @@
-"""What a build needs and nothing else: the graphs in their target's dialect, in parts.
+"""The blueprint of a build: a file that lists all ONNX files from which the plans of a bundle are built.
 
-Drawing one takes onnx_ir (`export.draw`); building from one takes TensorRT alone. So a device can build from a kit.
+Each graph is in the dialect of the target, and cut into parts where it is too large. `export.plans.lower_graph` writes
+these files and needs onnx_ir; building from them needs TensorRT only, so that a device can build from a kit.
 """
 
 import json
@@ -18,12 +19,12 @@ BLUEPRINT_SCHEMA = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """Consecutive nodes of a graph: one ONNX file, one plan."""
+    """One part of a graph: consecutive nodes in one ONNX file, for one plan."""
 
     name: str
-    """``vision``, or ``vision.0``, ``vision.1`` where the graph is cut."""
+    """Name of the part: ``vision``, or ``vision.0``, ``vision.1`` if the graph is cut."""
     file: str
-    """Relative to the blueprint's folder; its weights lie beside it."""
+    """Path of the ONNX file relative to the blueprint's folder; its weights are beside it."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[str, ...]
     weight_bytes: int
@@ -31,21 +32,21 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphParts:
-    """One graph in its target's dialect."""
+    """Parts of one graph in the dialect of the target."""
 
     graph_sha256: str
-    """Of the canonical graph that it was lowered from."""
+    """Digest of the canonical graph from which the parts were written."""
     parts: tuple[Part, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blueprint:
-    """All graphs of a bundle for one target."""
+    """Graphs of a bundle in the dialect of one target."""
 
     target: str
     sm: int
     flags: Mapping[str, Any]
-    """The dialect."""
+    """Fields of the dialect."""
     graphs: Mapping[str, GraphParts]
     schema: int = BLUEPRINT_SCHEMA
 
@@ -58,7 +59,7 @@ class Blueprint:
         """Read the blueprint of a kit.
 
         Raises:
-            BundleError: `folder` is no kit, or its blueprint is damaged.
+            BundleError: the blueprint is missing or damaged.
         """
         path = folder / BLUEPRINT_FILE
         try:

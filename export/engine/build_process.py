@@ -1,6 +1,6 @@
-"""Build one plan in a process of its own: its memory goes when it ends, and a crash of its library is an error.
+"""Build one plan in a separate process, so that its memory is freed and a crash of the library is an error.
 
-The kernel's figure for that process (VmHWM) is what the build took, and nothing else.
+The peak memory of that process, which Linux reports as VmHWM, is the memory of the build.
 """
 
 import ctypes
@@ -18,16 +18,16 @@ from internvl_edge.runtime.bundle.engines import Profile, plugins_of, profile_of
 from internvl_edge.runtime.errors import EngineError
 
 _PR_SET_PDEATHSIG = 1
-"""prctl: the signal that this process gets when the one that started it dies."""
+"""Option of prctl: the signal that this process gets when its parent dies."""
 
 
 class BuilderMemoryError(EngineError):
-    """The builder ran out of memory, its own or the device's."""
+    """The build ran out of memory of the machine or of the device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One plan to build."""
+    """Inputs of the build of one plan."""
 
     onnx_file: Path
     plan_file: Path
@@ -35,12 +35,12 @@ class Job:
     target: str
     profiles: Sequence[Profile]
     workspace_bytes: int | None = None
-    """Scratch memory that kernels may ask for; None: what the library allows by itself."""
+    """Most scratch memory for kernels; None leaves the library's default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Built:
-    """What came of it."""
+    """Result of the build of one plan."""
 
     bytes: int
     sha256: str
@@ -48,11 +48,11 @@ class Built:
     seconds: float
     peak_bytes: int
     plugins: tuple[tuple[str, str], ...] = ()
-    """Name and version of what must be registered before the plan is opened."""
+    """Name and version of each plugin that must be registered before the plan is opened."""
 
 
-def build_apart(job: Job) -> Built:
-    """Build `job`'s plan in a process of its own.
+def build_in_process(job: Job) -> Built:
+    """Build the plan of `job` in a separate process.
 
     Raises:
         BuilderMemoryError: memory ran out, or the process was killed.
@@ -79,7 +79,7 @@ def build_apart(job: Job) -> Built:
 
 
 def main() -> None:
-    """Read a job from stdin, build it, write the result to the descriptor named on the command line."""
+    """Read a job from stdin, build its plan, and write the result to the file descriptor in ``argv``."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     job = _from_json(json.loads(sys.stdin.read()))
     with os.fdopen(int(sys.argv[1]), "wb") as answer:
@@ -117,7 +117,7 @@ def _outcome(job: Job) -> dict[str, Any]:
 
 
 def peak_bytes() -> int:
-    """Return the most memory that this process had resident so far, from the kernel."""
+    """Return the peak resident memory of this process so far, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
 

@@ -1,6 +1,6 @@
-"""One ONNX graph to one plan, over whatever TensorRT is found: what differs is asked of its capability table.
+"""Build one plan from one ONNX file, with any TensorRT; its capability table decides what differs.
 
-TensorRT-RTX compiles ahead of time on a CPU for a GPU that is not here; the standard TensorRT for the GPU that is.
+TensorRT-RTX builds on a CPU, for a GPU that need not be there. The standard TensorRT builds for the GPU of the machine.
 """
 
 import hashlib
@@ -25,14 +25,14 @@ from internvl_edge.runtime.targets.flavour import Flavour, load_flavour
 logger = logging.getLogger(__name__)
 
 _LOGS: list[Any] = []
-"""For as long as the process lives: TensorRT keeps the first logger that it is given, by its address."""
+"""Loggers, kept until the process ends: TensorRT keeps the address of the first logger that it gets."""
 _OUR_DOMAIN = b"\x3a\x08" + NAMESPACE.encode()
-"""As a node's domain in a file: field 7 of ``NodeProto``, 8 bytes long."""
+"""Bytes of our domain in a node of an ONNX file: field 7 of ``NodeProto``, with a length of 8."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanInfo:
-    """What a plan is, as `engine.json` records it."""
+    """Description of a plan for `engine.json`."""
 
     flavour: str
     version: str
@@ -42,7 +42,7 @@ class PlanInfo:
     seconds: float
     profiles: Sequence[Profile]
     plugins: tuple[tuple[str, str], ...] = ()
-    """Name and version of what must be registered before the plan is opened."""
+    """Name and version of each plugin that must be registered before the plan is opened."""
 
 
 def build_plan(
@@ -54,13 +54,13 @@ def build_plan(
     flavour: str = "tensorrt_rtx",
     workspace_bytes: int | None = None,
 ) -> PlanInfo:
-    """Build the plan of `onnx_file` for `target`; the file appears whole or not at all.
+    """Build the plan of `onnx_file` for `target`, and write it to `plan_file`, whole or not at all.
 
-    The network is strongly typed: every precision is in the graph. Weights are read in place from beside the graph.
+    The network is strongly typed: the graph states every precision. Weights are read from the files beside the graph.
 
     Raises:
-        EngineError: the library is not installed, or refuses the graph or a profile, in its own words.
-        OSError: the plan cannot be written, as on a full disk.
+        EngineError: the library is not installed, or refuses the graph or a profile.
+        OSError: the plan cannot be written, for example because the disk is full.
     """
     found = load_flavour(flavour)
     trt = found.trt
@@ -103,9 +103,9 @@ def build_plan(
 
 
 def _plugins_in(onnx_file: Path) -> dict[str, list[str]]:
-    """Return version -> names of our plugins that the graph holds as nodes; functions of the same names count as none.
+    """Return version -> names of our plugins among the graph's nodes, except those that have a function in the file.
 
-    A version is as TensorRT's parser understands it. Most graphs hold none, which their bytes tell.
+    The version is the one that TensorRT's parser reads. Files without our domain are not parsed.
     """
     data = onnx_file.read_bytes()
     if _OUR_DOMAIN not in data:
@@ -120,10 +120,10 @@ def _plugins_in(onnx_file: Path) -> dict[str, list[str]]:
 
 
 def _register(flavour: Flavour, wanted: Mapping[str, Sequence[str]], onnx_file: Path, target: Target) -> None:
-    """Make the attention kernels of `wanted` known to the library, compiled for `target`.
+    """Register the plugins of `wanted` with the library, with kernels compiled for `target`.
 
     Raises:
-        EngineError: the library takes no plugins of that kind, or knows no such plugin.
+        EngineError: the library takes no plugins of that version, or a plugin does not exist.
     """
     from internvl_edge.export.plugins.families import plugins
     from internvl_edge.export.plugins.tensorrt_plugins import register_plugins, require_plugins
@@ -144,10 +144,10 @@ def _register(flavour: Flavour, wanted: Mapping[str, Sequence[str]], onnx_file: 
 
 
 def _kernel_driver(onnx_file: Path) -> KernelDriver:
-    """Return what launches the kernels while TensorRT times them.
+    """Return the driver that launches the kernels while TensorRT times them.
 
     Raises:
-        EngineError: there is no device.
+        EngineError: there is no GPU.
     """
     from internvl_edge.runtime.backends.cuda.kernels import KernelLoader
 
@@ -158,9 +158,9 @@ def _kernel_driver(onnx_file: Path) -> KernelDriver:
 
 
 def _network_flags(flavour: Flavour, *, plugins: bool) -> int:
-    """Return the flags of a strongly typed network; where there is no such flag, every network is one.
+    """Return the flags of a strongly typed network; versions without the flag have no other networks.
 
-    Plugins are to bring their kernels where they can: by default TensorRT would ask for those that run from Python.
+    With `plugins`, ahead-of-time plugins are preferred; by default TensorRT would take those that run from Python.
     """
     known = flavour.trt.NetworkDefinitionCreationFlag
     flags = 1 << int(known.STRONGLY_TYPED) if flavour.capabilities.strongly_typed_flag else 0
@@ -169,9 +169,9 @@ def _network_flags(flavour: Flavour, *, plugins: bool) -> int:
 
 
 def _allow_decomposition(flavour: Flavour, network: Any) -> None:
-    """Let attention without a kernel of its own (fp32, heads of an odd size) be built from plain operations.
+    """Allow attention without a fused kernel (fp32, unusual head sizes) to be built from plain operations.
 
-    Attention that has a kernel still gets it (seen in plans).
+    Attention that has a fused kernel still gets it, as plans show.
     """
     if not flavour.capabilities.decomposable_attention:
         return
@@ -179,13 +179,13 @@ def _allow_decomposition(flavour: Flavour, network: Any) -> None:
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         if layer.type == trt.LayerType.ATTENTION_OUTPUT:
-            layer.__class__ = trt.IAttentionOutputLayer  # the documented downcast: get_layer gives the base class
+            layer.__class__ = trt.IAttentionOutputLayer  # the documented downcast: get_layer returns the base class
             layer.attention.decomposable = True
 
 
 def _config(flavour: Flavour, builder: Any, target: Target, workspace_bytes: int | None) -> Any:
     trt, config = flavour.trt, builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # readers of layers want tensors, formats and tactics
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # plans then list tensors, formats and tactics
     if known := flavour.capabilities.compute_capabilities:
         if target.sm not in known:
             built = ", ".join(f"sm_{sm}" for sm in known)
@@ -198,10 +198,10 @@ def _config(flavour: Flavour, builder: Any, target: Target, workspace_bytes: int
 
 
 def _build(flavour: Flavour, builder: Any, network: Any, config: Any, writer: Any) -> bool:
-    """Build into `writer`, streamed where the library can; return whether there is a plan.
+    """Build into `writer`, as a stream if the library can, and return whether there is a plan.
 
     Raises:
-        OSError: the writer failed; the builder itself swallows what its writer raises.
+        OSError: the writer failed; the builder does not pass on errors of its writer.
     """
     if flavour.capabilities.stream_build:
         built = bool(builder.build_serialized_network_to_stream(network, config, writer))
@@ -214,7 +214,7 @@ def _build(flavour: Flavour, builder: Any, network: Any, config: Any, writer: An
 
 
 def _profile_findings(network: Any, profiles: Sequence[Profile]) -> list[str]:
-    """Return what `profiles` name too much or too little; TensorRT-RTX itself lets unknown names pass."""
+    """Return findings about inputs that `profiles` lack or do not know; TensorRT-RTX ignores unknown names."""
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     known = {tensor.name for tensor in inputs}
     dynamic = {tensor.name for tensor in inputs if -1 in tuple(tensor.shape)}
@@ -247,13 +247,13 @@ def _parser_message(onnx_file: Path, flavour: Flavour, parser: Any) -> str:
 
 
 def _place(error: Any) -> str:
-    """Return the node that a parser error is about, by name and operator; the whole file if it is about none."""
+    """Return the node of a parser error by name and operator, or "the file" if it names none."""
     name, operator = error.node_name(), error.node_operator()
     return f"{name} ({operator})" if name and operator else name or operator or "the file"
 
 
 def _build_message(onnx_file: Path, flavour: Flavour, target: Target, errors: Sequence[str]) -> str:
-    reason = message_line(errors[0]) if errors else "no reason given"  # the last one only says that no GPU is here
+    reason = message_line(errors[0]) if errors else "no reason given"  # the last one only says that there is no GPU
     return (
         f"{onnx_file.name}: {flavour.name} {flavour.version} cannot build it for sm_{target.sm} "
         f"({explained(reason)}); choose another --target, or leave it out to ship ONNX alone"
@@ -261,7 +261,7 @@ def _build_message(onnx_file: Path, flavour: Flavour, target: Target, errors: Se
 
 
 def _log(trt: Any) -> Any:
-    """Return a TensorRT logger that keeps errors for our own message and passes the rest on."""
+    """Return a TensorRT logger that keeps errors for our message and logs everything at debug level."""
 
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -278,7 +278,7 @@ def _log(trt: Any) -> Any:
 
 
 def _writer(flavour: Flavour, file: IO[bytes]) -> Any:
-    """Return a writer into `file` that digests what passes and keeps the first error; the library may stream to it."""
+    """Return a stream writer into `file` that computes a digest and keeps the first error."""
     base: Any = flavour.trt.IStreamWriter if flavour.capabilities.stream_build else object
 
     class Writer(base):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Optimization profiles of each graph: min, opt and max of every dynamic axis, from what the manifest says of it."""
+"""Make the optimization profiles of a graph: min, opt and max of every dynamic axis, from the manifest."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,20 +9,25 @@ from internvl_edge.runtime.bundle.manifest import Manifest, TensorSpec
 from internvl_edge.runtime.errors import EngineError
 
 Range = tuple[int, int, int]
+"""Minimum, optimum and maximum of an axis."""
 MOST_ROWS = 4096
-"""Pictures, texts or tokens of one call: a plan reserves memory for its largest shape."""
+"""Largest maximum of an axis, since a plan reserves memory for its largest shape."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AxisRanges:
-    """min, opt and max of the axes that a user chooses."""
+    """Ranges of the axes that a user can choose."""
 
     batch: Range = (1, 1, 8)
     text_length: Range = (1, 16, 80)
-    """80 tokens is the model's limit, bos and eos included."""
+    """Range of tokens of a text, bos and eos included; the model's limit is 80."""
 
     def __post_init__(self) -> None:
-        """Refuse ranges that are none, all at once."""
+        """Check both ranges.
+
+        Raises:
+            EngineError: with all ranges that are not valid.
+        """
         named = {"--batch": self.batch, "--text-length": self.text_length}
         wrong = [f"{flag} {':'.join(map(str, r))}" for flag, r in named.items() if not 1 <= r[0] <= r[1] <= r[2]]
         if wrong:
@@ -32,10 +37,10 @@ class AxisRanges:
 
 
 def parse_range(flag: str, text: str) -> Range:
-    """Return ``1:8:32`` as min, opt, max; one number stands for all three, two for min and max with opt at max.
+    """Return min, opt, max of a text such as ``1:8:32``; one number is all three, two are min and max with opt at max.
 
     Raises:
-        EngineError: it is no such text.
+        EngineError: the text is no range.
     """
     if not re.fullmatch(r"[0-9]{1,18}(:[0-9]{1,18}){0,2}", text):
         raise EngineError(f"{flag} {text}: not a range; give min:opt:max as 1:8:32, or one number")
@@ -44,12 +49,12 @@ def parse_range(flag: str, text: str) -> Range:
 
 
 def profiles_for(name: str, inputs: Sequence[TensorSpec], manifest: Manifest, ranges: AxisRanges) -> list[Profile]:
-    """Return the profiles of graph `name`, or of a part of it that has `inputs`.
+    """Return the profiles of graph `name`, or of a part of it, for the dynamic axes of `inputs`.
 
-    A graph with a cache has two: a prompt chunk, and one token on a growing past.
+    A graph with a cache has two profiles: one for the prompt, and one for a single token after a growing past.
 
     Raises:
-        EngineError: texts longer than the model takes, or an axis that no range is known for.
+        EngineError: texts may be longer than the model's limit, or an axis has no known range.
     """
     use, model = manifest.graphs[name].use, manifest.model
     if use.takes_texts and ranges.text_length[2] > (longest := model.require_text().max_text_length):
@@ -92,5 +97,5 @@ def _profile(name: str, inputs: Sequence[TensorSpec], ranges: Mapping[str, Range
 
 
 def _axes(dim: str) -> list[str]:
-    """Return the axes and numbers that add up to `dim`: inside a graph, ``past + length`` or ``length + 96``."""
+    """Return the terms of the sum `dim`, which are axes and numbers, as in ``past + length`` or ``length + 96``."""
     return dim.split(" + ")

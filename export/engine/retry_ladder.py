@@ -1,4 +1,4 @@
-"""What to give up, step by step, when memory runs out while building."""
+"""Retry ladder of a build: when memory runs out, build again with smaller limits, step by step."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -9,29 +9,30 @@ from internvl_edge.export.engine.build_process import BuilderMemoryError
 T = TypeVar("T")
 
 _WORKSPACES = (1 << 30, 256 << 20)
-"""Scratch memory that kernels may ask for; attention at 1,025 tokens and batch 8 wants less than 1 GiB."""
+"""Limits of scratch memory in bytes, tried in order; attention at 1,025 tokens and batch 8 needs less than 1 GiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildLimits:
-    """What a build may take."""
+    """Limits of a build that determine how much memory it needs."""
 
     workspace_bytes: int | None = None
-    """None: what the library allows by itself."""
+    """Most scratch memory for kernels; None leaves the library's default."""
     largest_batch: int = 8
     part_bytes: int | None = None
-    """Weights of one part; None: the graph is not cut."""
+    """Most bytes of weights in one part; None does not cut the graph."""
 
 
 def retry_with_less(
     attempt: Callable[[BuildLimits], T], limits: BuildLimits, weight_bytes: int, block_bytes: int
 ) -> tuple[T, list[str]]:
-    """Return what `attempt` gives with the most means that do not run out of memory, and what was given up.
+    """Return the result of `attempt` with the largest limits that fit into memory, and the steps that were needed.
 
-    `block_bytes` is the least that a part can hold; 0 says that parts cannot be cut any finer here.
+    `weight_bytes` is the size of the graph's weights and `block_bytes` that of its largest block, the smallest possible
+    part; 0 means that parts cannot be cut further.
 
     Raises:
-        BuilderMemoryError: memory runs out on every step; the last message, with all that was tried.
+        BuilderMemoryError: memory runs out at every step; the message lists all steps.
     """
     given_up: list[str] = []
     steps = _steps(limits, weight_bytes, block_bytes)
@@ -48,7 +49,7 @@ def retry_with_less(
 
 
 def _steps(limits: BuildLimits, weight_bytes: int, block_bytes: int) -> Iterator[tuple[BuildLimits, str]]:
-    """Yield ever smaller limits: less scratch memory, then smaller batches, then finer parts."""
+    """Yield smaller and smaller limits: less scratch memory, then smaller batches, then smaller parts."""
     for workspace in _WORKSPACES:
         if limits.workspace_bytes is None or limits.workspace_bytes > workspace:
             limits = replace(limits, workspace_bytes=workspace)

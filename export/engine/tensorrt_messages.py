@@ -1,4 +1,4 @@
-"""What known messages of TensorRT mean, and what to do next; the message itself is always kept."""
+"""Explain known messages of TensorRT: their cause and the next command; the message itself is always shown."""
 
 import re
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from internvl_edge.runtime.errors import one_line
 
 _REBUILD = "internvl-edge build BUNDLE --target TARGET"
-"""Also on the device, from a kit; a plan that is current is not built again, a damaged or foreign one is."""
+"""Command that builds plans again; current plans are kept, damaged ones and those for other devices are rebuilt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """A cause in the user's terms, and the command that comes next."""
+    """Cause of a message in the user's terms, and the command to run next."""
 
     cause: str
     next_command: str
@@ -19,7 +19,7 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Known:
-    """A kind of message; `pattern` matches what versions have in common, its groups fill the cause."""
+    """A known kind of message; groups of `pattern` fill the placeholders of `cause`."""
 
     pattern: re.Pattern[str]
     cause: str
@@ -114,11 +114,14 @@ _MESSAGES = (
         f"{_REBUILD} --attention pattern",
     ),
 )
-"""First match wins: the special before the general, memory before the missing kernel that it may be behind."""
+"""Known messages; the first match is used.
+
+Special ones come before general ones, and memory before a missing kernel, which lack of memory may cause.
+"""
 
 
 def explain(message: str) -> Explanation | None:
-    """Return what `message` means; None if it is not known."""
+    """Return the explanation of `message`, or None if it is not known."""
     for known in _MESSAGES:
         if match := known.pattern.search(message):
             words = {name: value or "" for name, value in match.groupdict().items()}
@@ -127,7 +130,7 @@ def explain(message: str) -> Explanation | None:
 
 
 def explained(text: str) -> str:
-    """Return `text` and, where it is known, its cause and the next command, on one line."""
+    """Return `text` on one line, with cause and next command if it is known."""
     meaning = explain(text)
     line = one_line(text)
     return line if meaning is None else f"{line} [{meaning.cause}; next: {meaning.next_command}]"

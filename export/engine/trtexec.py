@@ -1,4 +1,4 @@
-"""The trtexec command that builds the same plan as `build` does, for TensorRT 10.x and 11.x."""
+"""Write the trtexec command that builds the same plan as `build`, for TensorRT 10.x and 11.x."""
 
 import shlex
 from collections.abc import Iterator, Sequence
@@ -11,9 +11,9 @@ _SHAPES = ("minShapes", "optShapes", "maxShapes")
 def trtexec_line(
     onnx_file: str, plan_file: str, profiles: Sequence[Profile], *, major: int, workspace_bytes: int | None = None
 ) -> str:
-    """Return the command for TensorRT `major`.
+    """Return the command for TensorRT of version `major`.
 
-    10.x types a network by its graph only when asked (``--stronglyTyped``); 11.x always does.
+    Networks of 10.x are strongly typed only with ``--stronglyTyped``; those of 11.x always are.
     """
     words = [
         "trtexec",

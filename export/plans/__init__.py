@@ -1,1 +1,1 @@
-"""Plans of a bundle for a device: each graph in its target's dialect, built here or packed as a kit."""
+"""Build the plans of a bundle for a device, or write a kit from which the device builds them."""

@@ -1,4 +1,7 @@
-"""Bundle to plans: `internvl-edge build`, top to bottom. What cannot be built here becomes a kit for the device."""
+"""Build the plans of a bundle: what `internvl-edge build` does, step by step.
+
+If this machine cannot build for the target, it writes a kit for the device instead.
+"""
 
 import shutil
 import time
@@ -9,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from internvl_edge.export.engine.blueprint import BLUEPRINT_FILE, Blueprint, GraphParts, Part
-from internvl_edge.export.engine.build_process import BuilderMemoryError, Built, Job, build_apart
+from internvl_edge.export.engine.build_process import BuilderMemoryError, Built, Job, build_in_process
 from internvl_edge.export.engine.profiles import AxisRanges, parse_range, profiles_for
 from internvl_edge.export.engine.retry_ladder import BuildLimits, retry_with_less
 from internvl_edge.export.plans.kit import KitReport, make_kit
@@ -41,29 +44,37 @@ from internvl_edge.runtime.targets.targets import find_target, require_precision
 ATTENTIONS = ("auto", "op", "pattern", "plugin")
 
 Builder = Callable[[Job], Built]
+"""Function that builds one plan."""
 _DETAILED = "layers in detail"
-"""Stands in the key of each plan: those built before plans told their layers in detail are built again."""
+"""Part of every plan's key, so that plans from before detailed layer information are built again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildOptions:
-    """One build; defaults live here alone."""
+    """Options of one build and their defaults."""
 
     target: str | None = None
-    """None: the target of a kit."""
+    """Name of the target device; None takes that of a kit."""
     graphs: tuple[str, ...] | None = None
-    """None: every graph of the bundle."""
+    """Names of the graphs to build; None builds every graph of the bundle."""
     ranges: AxisRanges = field(default_factory=AxisRanges)
     limits: Limits = field(default_factory=Limits)
     attention: str = "auto"
-    """How attention is written; ``auto`` takes what the library at hand does best."""
+    """Form of attention, one of `ATTENTIONS`; ``auto`` takes the fastest that the library supports."""
     search_forms: bool = False
-    """Build a few blocks of each graph in every form, and take the leanest; else the form that is known to be lean."""
+    """Whether to build a few blocks of each graph in every form and take the one with the fewest launches and bytes.
+
+    Otherwise the default form is used, which an earlier search found.
+    """
     output: Path | None = None
-    """Folder of a kit; None: beside the bundle, named after it and the target."""
+    """Folder of a kit; None places it beside the bundle, named after the bundle and the target."""
 
     def __post_init__(self) -> None:
-        """Refuse an attention that no dialect has."""
+        """Check the form of attention.
+
+        Raises:
+            EngineError: it is not known.
+        """
         if self.attention not in ATTENTIONS:
             raise EngineError(f"--attention {self.attention}: unknown; choose from {', '.join(ATTENTIONS)}")
 
@@ -75,10 +86,10 @@ def build_options(
     max_host_mem: int | None,
     **settings: Any,
 ) -> BuildOptions:
-    """Return the options that the command line says in words.
+    """Return the options of a build from texts of the command line.
 
     Raises:
-        EngineError: a range is none.
+        EngineError: a text is no range.
     """
     ranges = AxisRanges(batch=parse_range("--batch", batch), text_length=parse_range("--text-length", text_length))
     return BuildOptions(ranges=ranges, limits=Limits(host_bytes=max_host_mem), **settings)
@@ -86,22 +97,22 @@ def build_options(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildReport:
-    """What was built, and where it lies."""
+    """Result of a build."""
 
     target: Target
     folder: Path
-    """Of the plans."""
+    """Folder of the plans."""
     record: EngineRecord
     reused: tuple[str, ...]
-    """Graphs whose plans were there already."""
+    """Names of the graphs whose plans were current and were kept."""
     page: Path | str
-    """What the plans tell, as HTML; or why there is none, in words."""
+    """Path of the HTML page about the plans, or the reason why there is none."""
     seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _BuildContext:
-    """Where a build takes place: the bundle, the target, and what builds."""
+    """Values that all steps of a build share."""
 
     bundle: Bundle
     target: Target
@@ -111,10 +122,10 @@ class _BuildContext:
 
 
 def build(path: Path, options: BuildOptions, progress: Progress | None = None) -> BuildReport | KitReport:
-    """Build the plans of the bundle in folder `path`, or make a kit where nothing here builds for the target.
+    """Build the plans of the bundle in folder `path`, or write a kit if no library here builds for the target.
 
     Raises:
-        EdgeError: the bundle, an option, a graph or the library is not right, in one line.
+        EdgeError: the bundle, an option, a graph or the library is not valid.
     """
     progress = progress or Silent()
     with progress.task("Opening", 1, "bundle") as advance:
@@ -146,12 +157,12 @@ def build_plans(
     options: BuildOptions,
     kit: Blueprint | None = None,
     progress: Progress | None = None,
-    builder: Builder = build_apart,
+    builder: Builder = build_in_process,
 ) -> BuildReport:
-    """Build the plans of `bundle` into ``engines/<target>``, which appears whole; plans that are current are kept.
+    """Build the plans of `bundle` into ``engines/<target>``, whole or not at all; current plans are kept.
 
     Raises:
-        EngineError: the library refuses a graph, or memory runs out on every step down.
+        EngineError: the library refuses a graph, or memory runs out with the smallest limits too.
     """
     started = time.monotonic()
     if options.search_forms and flavour.name != "tensorrt_rtx":
@@ -186,7 +197,7 @@ def build_plans(
 
 
 def _require_room(bundle: Bundle, options: BuildOptions, kit: Blueprint | None) -> None:
-    """Check that the smallest parts of the graphs can be built within the limits; those of a kit are cut already."""
+    """Check that the smallest possible parts of the graphs can be built in the memory that the user allows."""
     if options.limits.host_bytes is None:
         return
     names = options.graphs or tuple(kit.graphs if kit is not None else bundle.manifest.graphs)
@@ -216,7 +227,7 @@ def _flags(flavour: Flavour, target: Target, options: BuildOptions, precision: s
     dialect = dialect_for(
         attention=flavour.capabilities.attention,
         wanted=options.attention,
-        quantized=row is not None and row.activations is not None,  # products are of codes
+        quantized=row is not None and row.activations is not None,  # linears multiply codes
         plugins=flavour.capabilities.plugins_aot,
         plugins_v3=launches_plugins(flavour),
         sm=target.sm,
@@ -226,12 +237,12 @@ def _flags(flavour: Flavour, target: Target, options: BuildOptions, precision: s
 
 
 def _run_key(keys: Mapping[str, str]) -> dict[str, object]:
-    """Return what a build depends on: each graph with its weights and settings, and the program."""
+    """Return the key of a build: each graph with its weights and settings, and the program."""
     return {**{f"graph {name}": key for name, key in keys.items()}, "the program's code": code_digest()}
 
 
 def _key(context: _BuildContext, name: str) -> str:
-    """Return the digest of all that the plans of graph `name` depend on."""
+    """Return the digest of everything that the plans of graph `name` depend on."""
     manifest, options = context.bundle.manifest, context.options
     return key_of(
         manifest.files[manifest.graphs[name].file].sha256,
@@ -245,11 +256,11 @@ def _key(context: _BuildContext, name: str) -> str:
 
 
 def _current(folder: Path, keys: Mapping[str, str]) -> dict[str, GraphEngines]:
-    """Return the plans in `folder` that a build would write again."""
+    """Return the plans in `folder` that are undamaged and have the current key."""
     try:
         record = EngineRecord.load(folder)
     except BundleError:
-        return {}  # none are there, or nothing that can be trusted: all are built
+        return {}  # missing or damaged: all plans are built
     return {
         name: engines
         for name, engines in record.graphs.items()
@@ -258,7 +269,7 @@ def _current(folder: Path, keys: Mapping[str, str]) -> dict[str, GraphEngines]:
 
 
 def _others(context: _BuildContext, folder: Path, names: Sequence[str]) -> dict[str, GraphEngines]:
-    """Return the plans in `folder` of graphs that are not asked for, where they still belong to this bundle."""
+    """Return the plans in `folder` of other graphs than `names`, if they still belong to this bundle."""
     try:
         record = EngineRecord.load(folder)
         require_engines(
@@ -278,14 +289,14 @@ def _keep(engines: GraphEngines, folder: Path, staging: Path) -> GraphEngines:
 def _build_graph(
     context: _BuildContext, name: str, key: str, kit: Blueprint | None, staging: Staging, builder: Builder
 ) -> GraphEngines:
-    """Build all parts of one graph, giving up means while memory runs out."""
+    """Build all parts of one graph, with smaller limits if memory runs out, and without plugins if they fail."""
     work = staging.folder / "work"
     form = _form(context, name, kit, staging, work)
 
     def attempt(limits: BuildLimits, context: _BuildContext = context) -> GraphEngines:
         root = context.bundle.path if kit is not None else work
         graph = kit.graphs[name] if kit is not None else _lowered(context, name, form, limits, work)
-        ranges = _at_most(context.options.ranges, limits.largest_batch)
+        ranges = _with_largest_batch(context.options.ranges, limits.largest_batch)
         plans = [_build_part(context, name, part, root, ranges, limits, staging, builder) for part in graph.parts]
         profiles = profiles_for(name, context.bundle.manifest.graphs[name].inputs, context.bundle.manifest, ranges)
         return GraphEngines(
@@ -313,7 +324,7 @@ def _build_graph(
 def _form(
     context: _BuildContext, name: str, kit: Blueprint | None, staging: Staging, work: Path
 ) -> dict[str, Any] | None:
-    """Return the record of the form that a search chose for a graph; None where none was asked for or can be."""
+    """Return the record of the form that a search chose for a graph; None without a search or for too few blocks."""
     if not context.options.search_forms or kit is not None:
         return None
     done = staging.finished(f"form {name}")
@@ -328,7 +339,7 @@ def _form(
 
 
 def _sizes(bundle: Bundle, name: str) -> tuple[int, int]:
-    """Return the bytes of weights of a graph, and of its largest block."""
+    """Return the bytes of weights of a graph and of its largest block."""
     import onnx_ir as ir
 
     from internvl_edge.export.plans.lower_graph import block_bytes, weight_bytes
@@ -357,7 +368,7 @@ def _build_part(
     staging: Staging,
     builder: Builder,
 ) -> PlanRecord:
-    """Build one plan unless a killed run has; what it took is recorded with it."""
+    """Build one plan unless an interrupted run has built it, and return its record."""
     stage = f"plan {part.name} {key_of(part.outputs, ranges, limits)}"
     done = staging.finished(stage)
     file = f"{part.name}.plan"
@@ -378,7 +389,7 @@ def _build_part(
 
 
 def _page(bundle: Bundle, folder: Path, record: EngineRecord) -> Path | str:
-    """Write the page of the plans and return where it lies, or why there is none: that takes no plan with it."""
+    """Write the page about the plans and return its path, or return why there is none; plans stay valid without it."""
     if record.flavour != "tensorrt_rtx":
         return f"plans of {record.flavour} do not tell their launches"
     phases = {name: graph.use.phases for name, graph in bundle.manifest.graphs.items()}
@@ -388,7 +399,7 @@ def _page(bundle: Bundle, folder: Path, record: EngineRecord) -> Path | str:
         return str(error)
 
 
-def _at_most(ranges: AxisRanges, batch: int) -> AxisRanges:
+def _with_largest_batch(ranges: AxisRanges, batch: int) -> AxisRanges:
     low, usual, high = (min(value, batch) for value in ranges.batch)
     return replace(ranges, batch=(low, usual, high))
 

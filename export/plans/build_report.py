@@ -1,4 +1,4 @@
-"""The summary of a build in words; a device prints it too, so it loads nothing heavy."""
+"""Write the summary of a build as text; devices use it too, so it imports no large libraries."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from internvl_edge.export.plans.kit import LINES_FILE, KitReport
 
 
 def build_text(report: BuildReport | KitReport) -> str:
-    """Return what was built, a line for each plan; or what the kit is and how it is used."""
+    """Return the summary of a build with a line for each plan, or the description of a kit."""
     if isinstance(report, KitReport):
         parts = [part for graph in report.blueprint.graphs.values() for part in graph.parts]
         return (
@@ -40,17 +40,17 @@ def build_text(report: BuildReport | KitReport) -> str:
 
 
 def _form_text(form: Mapping[str, Any]) -> str:
-    """Return what a search found: the knobs of the dialect, launches and bytes of the middle block by profile."""
+    """Return the result of a search of forms: launches and bytes of a block in each profile, and the dialect."""
     costs = "; ".join(
         f"{cost['launches']} launches" + (f", {cost['bytes'] / 1e6:.1f} MB" if cost["bytes"] is not None else "")
         for cost in form["costs"]
     )
-    knobs = ", ".join(f"{knob} {value}" for knob, value in form["dialect"].items() if knob != "opset")
-    return f"{form['block']} takes {costs} in the form {knobs}"
+    fields = ", ".join(f"{name} {value}" for name, value in form["dialect"].items() if name != "opset")
+    return f"{form['block']} takes {costs} in the form {fields}"
 
 
 def trtexec_text(report: BuildReport | KitReport) -> str:
-    """Return the trtexec commands of a kit; plans that are built already need none."""
+    """Return the trtexec commands of a kit, or a line that says that built plans need none."""
     if isinstance(report, KitReport):
         return "\n".join(report.lines)
     return "trtexec: not needed, the plans are built; a kit has the commands"

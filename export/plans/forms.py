@@ -1,4 +1,4 @@
-"""Find the form of a graph that a target runs with the fewest launches and bytes: build each, read the plans, count."""
+"""Search the form of a graph with the fewest launches and bytes: build blocks in each form and read the plans."""
 
 import hashlib
 import logging
@@ -42,28 +42,28 @@ FORMS: tuple[Dialect, ...] = (
     Dialect(qkv="slices"),
     PORTABLE,
 )
-"""What is tried where nothing else is asked for. Of equals the first wins: the simplest stand in front."""
+"""Forms that a search tries by default. The first of equal ones is chosen, so simple forms come first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockCost:
-    """What one block costs in one optimization profile, at its opt shapes."""
+    """Cost of one block in one optimization profile, at its opt shapes."""
 
     launches: int
     bytes: int | None
-    """Read and written by its kernels, weights included; None where the plan does not tell all sizes."""
+    """Bytes that its kernels read and write, weights included; None if the plan does not state all sizes."""
     kernels: tuple[str, ...]
-    """Names of the kernels, in order."""
+    """Names of its kernels, in order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """One dialect and what a block costs in it."""
+    """One dialect, and the cost of a block in it."""
 
     dialect: Dialect
     block: str
     costs: tuple[BlockCost, ...]
-    """One a profile; empty where TensorRT refuses the form."""
+    """Cost in each profile; empty if TensorRT refuses the form."""
     refused: str = ""
 
     @property
@@ -78,7 +78,7 @@ class Form:
         return sum(known) if len(known) == len(self.costs) else None
 
     def record(self) -> dict[str, Any]:
-        """Return what JSON can hold of it."""
+        """Return the fields as JSON content."""
         return asdict(self)
 
 
@@ -93,8 +93,8 @@ def search_forms(
 ) -> list[Form]:
     """Return every form of the canonical graph `blocks` with the cost of its `block`, the cheapest first.
 
-    Launches decide, then bytes. `folder` holds the weights; graphs and plans are written there one by one and removed.
-    Forms that lower to the same graph are built once. A form that TensorRT refuses comes last, with its reason.
+    Forms are ordered by launches, then by bytes. `folder` holds the weights; graphs and plans are written there and
+    deleted. Forms with equal graphs are built once. Forms that TensorRT refuses come last, with the reason.
 
     Raises:
         EngineError: TensorRT refuses every form, or a plan cannot be read.
@@ -114,16 +114,16 @@ def search_forms(
 
 
 def cheapest_form(forms: Sequence[Form], most_launches: int | None = None) -> Form:
-    """Return the form of at most `most_launches` that moves the fewest bytes; the first of `forms` if none has so few.
+    """Return the form with the fewest bytes among those of at most `most_launches`, or the first of `forms`.
 
-    A launch less can cost a pass over the activations more, so where launches are few enough bytes decide.
+    One launch less may need one more pass over the activations, so bytes decide among forms with few launches.
     """
     few = [form for form in forms if form.costs and most_launches is not None and form.launches <= most_launches]
     return min(few, key=lambda form: (form.bytes is None, form.bytes or 0, form.launches), default=forms[0])
 
 
 def block_cost(plan: Path, block: str, profiles: Sequence[Mapping[str, Shapes]]) -> tuple[BlockCost, ...]:
-    """Return what `block` costs in each profile of `plan`.
+    """Return the cost of `block` in each profile of `plan`.
 
     Raises:
         EngineError: the plan's schedules cannot be read, or do not name the block.

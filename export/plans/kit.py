@@ -1,6 +1,7 @@
-"""A build kit: a bundle whose graphs are in the dialect of one target, for the device to build its plans from.
+"""Write a kit: a bundle with its graphs in the dialect of one target, from which the device builds its plans.
 
-The device needs the runtime's packages and its own TensorRT: ``internvl-edge build KIT``, or the trtexec lines inside.
+The device needs the packages of the runtime and TensorRT. It runs ``internvl-edge build KIT``, or the kit's commands
+for trtexec.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,13 +25,13 @@ _MAJORS = (10, 11)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KitReport:
-    """What was made."""
+    """Description of a written kit."""
 
     target: Target
     folder: Path
     blueprint: Blueprint
     lines: tuple[str, ...]
-    """trtexec commands for TensorRT 10.x, one a plan; those for 11.x stand beside them in the kit."""
+    """trtexec commands for TensorRT 10.x, one for each plan; the kit's script has those for 11.x too."""
 
 
 def make_kit(
@@ -44,11 +45,11 @@ def make_kit(
 ) -> KitReport:
     """Write a kit of `bundle` for `target`; the folder appears whole or not at all.
 
-    The graphs take nothing newer than TensorRT 10.3 unless `attention` asks for more: the device may have any version.
-    `only` names the graphs that the kit holds; None: every graph of the bundle.
+    The device may have any TensorRT from 10.3 on, so the graphs need no newer one unless `attention` does. `only` names
+    the graphs of the kit; None takes every graph of the bundle.
 
     Raises:
-        EngineError: a range that a graph does not take.
+        EngineError: a range does not fit a graph.
     """
     from internvl_edge.export.dialects import dialect_for
     from internvl_edge.export.plans.lower_graph import lower_graph
@@ -98,7 +99,7 @@ def _script(target: Target, lines: Mapping[int, tuple[str, ...]]) -> str:
 
 
 def _copy_companions(bundle: Bundle, folder: Path) -> None:
-    """Take along what is neither graph nor weight: tokenizer, preprocessor, reports, calibration."""
+    """Copy all files that are neither graphs nor weights: tokenizer, preprocessor, reports, calibration."""
     for name in bundle.manifest.files:
         target = folder / name
         if not name.startswith(("onnx/", "engines/")):
@@ -106,7 +107,7 @@ def _copy_companions(bundle: Bundle, folder: Path) -> None:
 
 
 def _digests(bundle: Bundle, folder: Path) -> dict[str, FileInfo]:
-    """Return size and digest of every file of the kit; those of the weights are known."""
+    """Return size and digest of every file of the kit; those of weights come from the bundle's manifest."""
     known: Mapping[str, FileInfo] = bundle.manifest.files
     found = {}
     for path in sorted(folder.rglob("*")):

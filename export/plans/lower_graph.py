@@ -1,4 +1,4 @@
-"""Draw the blueprint of a build: each graph in its target's dialect, cut where needed, weights beside it."""
+"""Write a graph in the dialect of its target, cut into parts if it is large, with its weights beside it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.file_copy import symlink_to
 
 PlaceFile = Callable[[Path, Path], None]
-"""Makes the second path hold what the first does."""
+"""Function that makes the first file available at the second path, as a copy or a link."""
 
 
 def lower_graph(
@@ -29,8 +29,8 @@ def lower_graph(
 ) -> GraphParts:
     """Write graph `name` of `bundle` in `dialect` to ``root/folder``, in parts of at most `part_bytes` of weights.
 
-    Cuts fall between blocks only, so a part is never smaller than a block. None leaves the graph whole. The weights are
-    symbolic links to the bundle's unless `place_file` says otherwise.
+    The graph is cut between blocks only, so that a part has at least one block; None does not cut it. `place_file` puts
+    the bundle's weight files beside the graph, by default as symbolic links.
     """
     place = root / folder
     place.mkdir(parents=True, exist_ok=True)
@@ -44,8 +44,8 @@ def lower_graph(
         part_name = name if len(wholes) == 1 else f"{name}.{index}"
         part.graph.name = part_name
         lower(part, dialect)
-        part.functions.clear()  # of plugins: a builder's parser would write them out in place of the plugin
-        ShapeInferencePass()(part)  # a device has no onnx to infer them: `inspect` and `doctor` read what the file says
+        part.functions.clear()  # of plugins: the parser would inline them instead of using the plugin
+        ShapeInferencePass()(part)  # for `inspect` and `doctor` on a device without onnx
         file = Path(folder) / f"{part_name}.onnx"
         ir.save(part, root / file)
         parts.append(
@@ -61,13 +61,13 @@ def lower_graph(
 
 
 def weight_bytes(model: ir.Model) -> int:
-    """Return the bytes of all weights that lie outside the graph file."""
+    """Return the bytes of all weights that are external data."""
     held = (value.const_value for value in model.graph.initializers.values())
     return sum(tensor.nbytes for tensor in held if isinstance(tensor, ir.ExternalTensor))
 
 
 def block_bytes(model: ir.Model) -> int:
-    """Return the weights of the largest stretch of `model` that cannot be cut: a block, or what stands before them."""
+    """Return the bytes of weights of the largest segment of `model`: a block, or the nodes before or after them."""
     return max(segment.weight_bytes for segment in cut(model.graph, 1))
 
 
@@ -78,7 +78,7 @@ def _extracted(model: ir.Model, pieces: list[Segment]) -> list[ir.Model]:
 
 
 def place_weights(bundle: Bundle, source: Path, place: Path, place_file: PlaceFile = symlink_to) -> None:
-    """Put every weight file of the graphs' folder `source` into `place`."""
+    """Make every weight file of the graphs' folder `source` available in `place`."""
     folder = source.relative_to(bundle.path)
     for name in bundle.manifest.files:
         path = bundle.path / name

@@ -1,4 +1,4 @@
-"""The page of all plans of one target, which `build` puts into the bundle: each at the sizes that it was tuned for."""
+"""Write the HTML page about the plans of one target, with each plan at the shapes that it is optimized for."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,24 +16,24 @@ from internvl_edge.runtime.targets.data_sheet import Target
 from internvl_edge.runtime.targets.targets import find_target
 
 PAGE_FILE = "reports/engine.html"
-"""In the bundle; it is of the target that was built last."""
+"""Path of the page in the bundle; it is about the target that was built last."""
 Phases = Mapping[str, Sequence[str]]
-"""Graph -> the kinds of call that its profiles are tuned for, where there is more than one."""
+"""Graph -> names of the phases that its profiles are for; empty for a graph with one profile."""
 _HEAD_BYTES = 4096
-"""Of a page: its mark lies in them."""
+"""Number of bytes at the start of a page that contain its mark."""
 
 
 def write_plans_page(bundle: Path, folder: Path, record: EngineRecord, phases: Phases) -> Path:
-    """Write the page of the plans in `folder` into `bundle` unless it is there already; return where it lies.
+    """Write the page about the plans in `folder` into `bundle` unless it is current, and return its path.
 
-    `phases` of the bundle's graphs give profiles their names.
+    `phases` names the profiles.
 
     Raises:
-        ExportError: it cannot be written.
+        ExportError: the page cannot be written.
     """
     page, name = bundle / PAGE_FILE, bundle.resolve().name
     mark = key_of(code_digest(), name, record.target, record.version, [_identity(e) for e in record.graphs.values()])
-    if _bears(page, mark):
+    if _has_mark(page, mark):
         return page
     cover = Cover(
         title=f"X-ray of {name} for {record.target}",
@@ -55,7 +55,7 @@ def write_plans_page(bundle: Path, folder: Path, record: EngineRecord, phases: P
 
 
 def xrays_of(folder: Path, record: EngineRecord, phases: Phases) -> dict[str, PlanXray]:
-    """Return what each plan in `folder` tells, by heading: one for each profile; what cannot be read says so."""
+    """Return the analysis of each plan in `folder` and profile, by heading; unreadable plans have the reason."""
     target = find_target(record.target)
     return {
         heading: found
@@ -67,7 +67,7 @@ def xrays_of(folder: Path, record: EngineRecord, phases: Phases) -> dict[str, Pl
 def _graph_xrays(
     engines: GraphEngines, folder: Path, target: Target, phases: Sequence[str]
 ) -> Iterator[tuple[str, PlanXray]]:
-    """Yield the X-rays of one graph; what one part gives gives the next one its sizes."""
+    """Yield heading and analysis of the plans of one graph; output shapes of a part are input shapes of the next."""
     known = [{value: shapes[1] for value, shapes in profile.items()} for profile in engines.profiles]
     for plan in engines.plans:
         path = folder / plan.file
@@ -82,11 +82,11 @@ def _graph_xrays(
         for index, sizes in enumerate(known):
             found = _seen(text, target, sizes, index)
             sizes |= _outputs(found, plan)
-            yield f"{plan.file}{_behind(phases, index, len(known))}", found
+            yield f"{plan.file}{_profile_suffix(phases, index, len(known))}", found
 
 
 def _seen(text: PlanText, target: Target, known: Mapping[str, Sequence[int]], profile: int) -> PlanXray:
-    """Return what a plan tells of one profile at those of the `known` sizes that are of its inputs."""
+    """Return the analysis of one profile of a plan, at the shapes of its inputs in `known`."""
     inputs = inputs_of(text.schedules[profile].program) if profile < len(text.schedules) else {}
     try:
         sizes = {name: known[name] for name in inputs if name in known}
@@ -96,28 +96,28 @@ def _seen(text: PlanText, target: Target, known: Mapping[str, Sequence[int]], pr
 
 
 def _outputs(found: PlanXray, plan: PlanRecord) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a plan's outputs by their names in the graph; its record has them in the same order."""
+    """Return the shapes of a plan's outputs by their names in the graph, which `plan` has in the same order."""
     pairs = list(zip(plan.outputs, found.outputs.items(), strict=False))
     if len(plan.outputs) != len(found.outputs) or any(seen in plan.outputs and seen != n for n, (seen, _) in pairs):
         return {}
     return {name: shape for name, (_, shape) in pairs if shape is not None}
 
 
-def _behind(phases: Sequence[str], index: int, count: int) -> str:
-    """Return what tells a profile from the others of its plan."""
+def _profile_suffix(phases: Sequence[str], index: int, count: int) -> str:
+    """Return the suffix of the heading for a profile; empty if it is the only one."""
     return "" if count == 1 else f", {phases[index] if len(phases) == count else f'profile {index}'}"
 
 
 def _reason(error: EngineError, path: Path) -> str:
-    return str(error).removeprefix(f"{path}: ")  # the page has its own heading, and no path of this machine
+    return str(error).removeprefix(f"{path}: ")  # the page has its own heading, and must not show local paths
 
 
 def _identity(engines: GraphEngines) -> tuple[object, ...]:
     return (engines.profiles, [(plan.file, plan.sha256) for plan in engines.plans])
 
 
-def _bears(page: Path, mark: str) -> bool:
-    """Return whether there is a page with `mark`."""
+def _has_mark(page: Path, mark: str) -> bool:
+    """Return whether `page` exists and contains `mark`."""
     try:
         with page.open("rb") as file:
             return mark.encode() in file.read(_HEAD_BYTES)

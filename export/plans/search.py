@@ -1,4 +1,4 @@
-"""Choose how a graph is written for a target by building a few of its blocks in every form."""
+"""Choose the form of a graph for a target by building a few of its blocks in every form."""
 
 from pathlib import Path
 
@@ -15,16 +15,16 @@ from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.targets.data_sheet import Target
 
 _ALLOWED_LAUNCHES = 1
-"""Above the fewest: a launch costs a few microseconds, as a few megabytes do, so among nearly equals bytes decide."""
+"""Launches above the fewest that are allowed for fewer bytes: a launch takes as long as moving a few megabytes."""
 
 
 def best_form(bundle: Bundle, name: str, target: Target, ranges: AxisRanges, work: Path) -> Form | None:
-    """Return the form of graph `name` with the fewest launches, and among nearly as few the fewest bytes.
+    """Return the form of graph `name` with the fewest bytes among those with at most one launch above the fewest.
 
-    None for a graph of too few blocks to see one between two others. `work` is left with links to the weights.
+    Return None if the graph has fewer than `BLOCKS` blocks. Links to the weights stay in `work`.
 
     Raises:
-        EngineError: TensorRT refuses every form, or its plans do not tell.
+        EngineError: TensorRT refuses every form, or plans cannot be read.
     """
     model = ir.load(bundle.graph_file(name))
     if len(blocks_of(model.graph)) < BLOCKS:
@@ -41,7 +41,8 @@ def best_form(bundle: Bundle, name: str, target: Target, ranges: AxisRanges, wor
 def verified_forms(graph: ir.Graph) -> tuple[Dialect, ...]:
     """Return the forms whose values verification has measured.
 
-    In 16 bits that leaves out scores that are scaled behind their product: before it they are sqrt(d) times as large.
+    For 16-bit graphs, forms that scale the scores after their product are left out: unscaled scores are sqrt(D) times
+    as large as those measured.
     """
     narrow = any(is_narrow(value) for node in graph for value in node.outputs)
     return tuple(form for form in FORMS if not (narrow and form.scale == "scores"))

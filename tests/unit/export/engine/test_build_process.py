@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from internvl_edge.export.engine.build_process import BuilderMemoryError, Job, _crash, _result, build_apart
+from internvl_edge.export.engine.build_process import BuilderMemoryError, Job, _crash, _result, build_in_process
 from internvl_edge.runtime.bundle.bundle import sha256_file
 from internvl_edge.runtime.errors import EngineError
 
@@ -34,7 +34,7 @@ def job(folder: Path, text: str, *shape: int) -> Job:
 
 
 def test_the_plan_and_what_it_took(tmp_path: Path) -> None:
-    built = build_apart(job(tmp_path, GELU, 4, 4))
+    built = build_in_process(job(tmp_path, GELU, 4, 4))
     plan = tmp_path / "g.plan"
     assert (built.bytes, built.sha256) == (plan.stat().st_size, sha256_file(plan))
     assert 50 << 20 < built.peak_bytes < 4 << 30
@@ -49,20 +49,20 @@ def test_the_plugins_that_a_plan_needs_come_back() -> None:
 
 def test_a_refusal_comes_back_as_it_was_said(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"cannot parse .*Det.*UNSUPPORTED_NODE"):
-        build_apart(job(tmp_path, "g (float16[b, 4, 4] x) => (float16[b] y) { y = Det(x) }", 4, 4))
+        build_in_process(job(tmp_path, "g (float16[b, 4, 4] x) => (float16[b] y) { y = Det(x) }", 4, 4))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["g.onnx"]
 
 
 def test_a_library_that_crashes_is_an_error_and_not_the_end(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"g.onnx: the builder crashed .*report this graph") as caught:
-        build_apart(job(tmp_path, TWINS, 4, 16, 64))
+        build_in_process(job(tmp_path, TWINS, 4, 16, 64))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "g.plan").exists()
 
 
 def test_an_unknown_flavour_of_tensorrt_names_the_extra(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"pip install .*internvl-edge\[gpu\]"):
-        build_apart(replace(job(tmp_path, GELU, 4, 4), flavour="tensorrt"))
+        build_in_process(replace(job(tmp_path, GELU, 4, 4), flavour="tensorrt"))
 
 
 @pytest.mark.parametrize(("code", "said"), [(-signal.SIGKILL, ""), (-signal.SIGABRT, "what(): std::bad_alloc")])
@@ -75,7 +75,7 @@ def test_a_process_that_is_killed_ran_out_of_memory(tmp_path: Path, code: int, s
 @pytest.mark.usefixtures("small_files")
 def test_a_full_disk_is_said_as_the_system_says_it(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="File too large"):
-        build_apart(job(tmp_path, GELU, 4, 4))
+        build_in_process(job(tmp_path, GELU, 4, 4))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["g.onnx"]
 
 
