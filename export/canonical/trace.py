@@ -2,8 +2,9 @@
 
 import inspect
 import logging
+import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,7 +26,7 @@ _EXAMPLE_SIZES = {"batch": 2, "texts": 2, "length": 5, "past": 11, "total": 16}
 """Sizes of dynamic axes while tracing: above 1, which torch.export would take for a constant; total = past + length."""
 
 
-_TO_BLOCKS = 0.4
+_TO_BLOCKS = 0.5
 """Part of the time that torch takes to trace the blocks; writing them as ONNX takes the rest."""
 
 
@@ -43,11 +44,13 @@ def trace_graph(
     Raises:
         ExportError: torch cannot trace the graph.
     """
-    with FakeTensorMode(), _default_dtype(dtype), _quiet():
-        spec = graph_spec(name, config, InternVLModel(config), dtype, feature_layers)
+    with _default_dtype(dtype), _quiet():
         try:
-            with _telling_blocks(spec.module, lambda part: advance(_TO_BLOCKS * part)):
-                program = _to_onnx(spec)
+            with FakeTensorMode():
+                spec = graph_spec(name, config, InternVLModel(config), dtype, feature_layers)
+                with _telling_blocks(spec.module, lambda part: advance(_TO_BLOCKS * part)):
+                    exported = _exported(spec)
+            program = _to_onnx(spec, exported)
         except (torch.onnx.errors.OnnxExporterError, torch._dynamo.exc.UserError) as error:
             raise ExportError(
                 f"{name}: torch cannot trace the graph ({first_line(error)}); report this with the config"
@@ -81,20 +84,32 @@ def _telling_blocks(module: torch.nn.Module, advance: Advance) -> Iterator[None]
     advance(1 - len(traced) / len(blocks) if blocks else 1.0)
 
 
-def _to_onnx(spec: GraphSpec) -> torch.onnx.ONNXProgram:
-    exported = torch.export.export(
+def _exported(spec: GraphSpec) -> torch.export.ExportedProgram:
+    return torch.export.export(
         spec.module.eval(),
         tuple(_example(item) for item in spec.inputs),
         dynamic_shapes=_dynamic_shapes(spec),
         strict=False,
     )
+
+
+def _to_onnx(spec: GraphSpec, exported: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram:
     program = torch.onnx.export(
-        exported,
+        _Translatable(
+            exported.graph_module,
+            exported.graph,
+            exported.graph_signature,
+            exported.state_dict,
+            exported.range_constraints,
+            exported.module_call_graph,
+            exported.example_inputs,
+            exported.constants,
+        ),
         dynamo=True,
         opset_version=OPSET,
         input_names=[item.name for item in spec.inputs],
         output_names=list(spec.outputs),
-        custom_translation_table={torch.ops.internvl_edge.select_rows.default: _select_rows},
+        custom_translation_table=_TRANSLATIONS,
         optimize=False,
         verbose=False,
     )
@@ -102,9 +117,54 @@ def _to_onnx(spec: GraphSpec) -> torch.onnx.ONNXProgram:
     return program
 
 
+class _Translatable(torch.export.ExportedProgram):
+    """A program whose operators all have a translation to ONNX, those of `_TRANSLATIONS` among them.
+
+    The exporter decomposes every program, which traces it a second time and takes as long as the first. Nothing of
+    ours needs it: what it would replace are `to`, `flatten` and `&`, which are translated as they are.
+    """
+
+    def run_decompositions(self, *_: object, **__: object) -> "_Translatable":
+        """Return the program as it is."""
+        return self
+
+
 def _select_rows(x: Any, index: Any) -> Any:
     axes: Any = op.Constant(value_ints=[1])
     return op.GatherND(x, op.Unsqueeze(index, axes), batch_dims=1)
+
+
+def _to(x: Any, dtype: int, non_blocking: bool = False, copy: bool = False) -> Any:
+    return op.Cast(x, to=dtype)
+
+
+def _flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
+    """Reshape to a constant target, which torch's own translation computes at run time; axes behind must be known."""
+    end = end_dim % len(x.shape) + 1
+    sizes = [size if isinstance(size, int) else None for size in x.shape]
+    merged = [size for size in sizes[start_dim:end] if size is not None]
+    product = math.prod(merged) if len(merged) == end - start_dim else -1
+    target = [*sizes[:start_dim], product, *sizes[end:]]
+    if target.count(None) + target.count(-1) <= 1:  # one size is inferred; a 0 is a size, as where torch decomposes
+        return op.Reshape(x, _constant(-1 if size is None else size for size in target), allowzero=1)
+    return op.Reshape(x, _constant(0 if size is None else size for size in target))
+
+
+def _constant(sizes: Iterable[int]) -> Any:
+    return op.Constant(value_ints=list(sizes))
+
+
+def _and(x: Any, y: Any) -> Any:
+    return op.And(x, y)
+
+
+_TRANSLATIONS: dict[Any, Any] = {
+    torch.ops.internvl_edge.select_rows.default: _select_rows,
+    torch.ops.aten.to.dtype: _to,
+    torch.ops.aten.flatten.using_ints: _flatten,
+    torch.ops.aten.__and__.Tensor: _and,
+}
+"""Operator of torch -> what writes it in ONNX, where torch's exporter has nothing or something longer."""
 
 
 def _example(item: GraphInput) -> torch.Tensor:

@@ -8,11 +8,13 @@ _DEFAULTS: dict[str, dict[str, int | float | str]] = {
     "RMSNormalization": {"stash_type": 1, "axis": -1},
     "LayerNormalization": {"stash_type": 1, "axis": -1},
     "Gelu": {"approximate": "none"},
+    "Cast": {"saturate": 1},
+    "Reshape": {"allowzero": 0},
 }
 
 
 class DropDefaultAttributesPass(ir.passes.InPlacePass):
-    """Remove attributes of attention, norms and convolutions whose value the operator's default already is."""
+    """Remove attributes whose value the operator's default already is."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Return `modified` true if any attribute went."""

@@ -1,10 +1,19 @@
-"""A bar moves while torch traces: block by block, one graph in all."""
+"""A bar moves while torch traces; operators are translated as they are, to the graph that torch would decompose to."""
 
+from pathlib import Path
+
+import onnx_ir as ir
 import pytest
 import torch
 
+from internvl_edge.export.canonical import trace
+from internvl_edge.export.canonical.passes import canonicalize
 from internvl_edge.export.canonical.trace import trace_graph
+from internvl_edge.export.checkpoint import open_checkpoint
 from internvl_edge.export.models.config import ModelConfig, VisionConfig
+from tests.project import ROOT
+
+GOLDEN = ROOT / "tests" / "data" / "golden"
 
 
 def test_parts_of_a_graph_are_told_block_by_block() -> None:
@@ -14,3 +23,51 @@ def test_parts_of_a_graph_are_told_block_by_block() -> None:
     assert sum(parts) == pytest.approx(1)
     assert len(parts) >= 4
     assert all(0 <= part < 0.7 for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("name", "checkpoint"),
+    [
+        ("decoder", GOLDEN / "case_a_internvl14b" / "checkpoint"),  # two dynamic axes, a type, a mask of two masks
+        ("connector", GOLDEN / "case_b_internvit300m" / "checkpoint_chat"),  # axes merged in the middle
+    ],
+)
+def test_graphs_are_those_that_torch_would_decompose_first(
+    name: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = open_checkpoint(checkpoint).config
+    ours = _described(canonicalize(trace_graph(name, config, torch.float16)))
+    decompose = torch.export.ExportedProgram.run_decompositions
+    monkeypatch.setattr(trace._Translatable, "run_decompositions", decompose)
+    monkeypatch.setattr(trace, "_TRANSLATIONS", {k: v for k, v in trace._TRANSLATIONS.items() if "aten" not in str(k)})
+    assert ours == _described(canonicalize(trace_graph(name, config, torch.float16)))
+
+
+def _described(model: ir.Model) -> list[object]:
+    """Return all that a graph computes and how its nodes and weights are named; other values by their order."""
+    names: dict[str | None, str] = {}
+
+    def describe(value: ir.Value | None) -> object:
+        if value is None:
+            return None
+        constant = value.const_value
+        if constant is not None:
+            return constant.dtype, constant.numpy().tolist()
+        kept = value.is_graph_input() or value.is_graph_output() or value.is_initializer()
+        name = value.name if kept else names.setdefault(value.name, f"value {len(names)}")
+        return name, value.dtype, str(value.shape)
+
+    return [
+        *([describe(value) for value in values] for values in (model.graph.inputs, model.graph.outputs)),
+        *(
+            (
+                node.name,
+                node.op_identifier(),
+                [describe(value) for value in node.inputs],
+                [describe(value) for value in node.outputs],
+                {key: attribute.value for key, attribute in node.attributes.items()},
+            )
+            for node in model.graph
+        ),
+        sorted(key for key, value in model.graph.initializers.items() if value.const_value is None),
+    ]

@@ -123,6 +123,17 @@ def test_default_attributes_go_and_others_stay() -> None:
     assert not DropDefaultAttributesPass()(load(text.replace("is_causal=0, softcap=0.0", "is_causal=1"))).modified
 
 
+def test_defaults_of_casts_and_reshapes_go_and_what_differs_stays() -> None:
+    model = load("""g (float[b, 8] x) => (float16[c, 4] y, float16[d, 8] z) {
+      shape = Constant<value_ints=[-1, 4]>()
+      h = Cast<to=10, saturate=1>(x)
+      y = Reshape<allowzero=0>(h, shape)
+      z = Reshape<allowzero=1>(h, shape)
+    }""")
+    assert DropDefaultAttributesPass()(model).modified
+    assert [sorted(node.attributes) for node in model.graph] == [["value_ints"], ["to"], [], ["allowzero"]]
+
+
 def test_nodes_are_named_by_the_module_that_owns_the_weight() -> None:
     text = """g (float[b, 8] x, float[4, 8] w) => (float[b, 4] z) {
       t = Transpose<perm=[1, 0]>(w)
