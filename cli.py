@@ -1,4 +1,4 @@
-"""The `internvl-edge` command: the group, its errors, and which commands it has."""
+"""The command `internvl-edge`: the group of all commands, and how their errors are printed."""
 
 import errno
 import sys
@@ -26,15 +26,15 @@ from internvl_edge.runtime.errors import EdgeError
 from internvl_edge.runtime.outputs.stdout import drop_stdout, prepare_streams
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What the system says of a disk without room, wherever a command meets it."""
+"""Error numbers of a disk or quota without room."""
 _BREAKS = ("Cc", "Zl", "Zp")
-"""Unicode's categories of letters that end a line or steer a terminal."""
+"""Unicode categories of characters that end a line or control a terminal."""
 
 
 class _Group(click.Group):
-    """Turns an `EdgeError` and what is not installed into one line and exit code 1; all else keeps its traceback.
+    """Prints an `EdgeError` or a missing package as one line and exits with 1; other errors keep their traceback.
 
-    A stdout that is full is such an error; one whose reader has left ends the command without a word, as `cat` does.
+    A full disk under stdout is such an error. If the reader of stdout ends, the command ends silently, as `cat` does.
     """
 
     def main(self, *args: Any, **settings: Any) -> Any:
@@ -68,27 +68,27 @@ def _end(ctx: click.Context, text: str) -> None:
 
 
 def _one_line(text: str) -> str:
-    """Return `text` with the line breaks and escapes that names of files may hold written out."""
+    """Return `text` with line breaks and control characters, which names of files may hold, as escapes."""
     return "".join(repr(letter)[1:-1] if unicodedata.category(letter) in _BREAKS else letter for letter in text)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
-@click.option("-v", "--verbose", count=True, help="Log what each stage does; -vv: also what libraries log.")
+@click.option("-v", "--verbose", count=True, help="Log what each stage does; -vv: also log records of libraries.")
 def main(verbose: int) -> None:
-    """Compile InternVL checkpoints for edge and data-center GPUs, and run what came out.
+    """Compile InternVL checkpoints for edge and data-center GPUs, and run the bundles.
 
     \b
     internvl-edge export CHECKPOINT -o BUNDLE      checkpoint to verified ONNX graphs (and plans)
     internvl-edge export CHECKPOINT -o BUNDLE --precision int8 --data PICTURES
-    internvl-edge eval BUNDLE --data JSONL         what it is worth, and what it lost against another bundle
-    internvl-edge compare BUNDLE CHECKPOINT --data PICTURES    after which block they part
+    internvl-edge eval BUNDLE --data JSONL         accuracy, and loss against another bundle
+    internvl-edge compare BUNDLE CHECKPOINT --data PICTURES    first block that diverges
     internvl-edge build BUNDLE --target rtx-4090   plans, or a kit for a device that builds its own
     internvl-edge run retrieve BUNDLE IMAGES -t "a red kite"
-    internvl-edge bench BUNDLE                     what it costs here: latency, throughput, energy
-    internvl-edge inspect BUNDLE                   what is inside
-    internvl-edge serve BUNDLE                     over HTTP and gRPC: Open Inference Protocol, streams, embeddings
-    internvl-edge package triton BUNDLE -o FOLDER  for NVIDIA Triton; also: package ray
+    internvl-edge bench BUNDLE                     latency, throughput and energy on this device
+    internvl-edge inspect BUNDLE                   shapes, operators, parameters, bytes and FLOPs
+    internvl-edge serve BUNDLE                     HTTP and gRPC: Open Inference Protocol, streams, embeddings
+    internvl-edge package triton BUNDLE -o FOLDER  model repository for NVIDIA Triton; also: package ray
     """
     configure_logging(verbose)
 

@@ -1,1 +1,1 @@
-"""Ranges, scales, Q/DQ and error reports: the room that quantization moves into."""
+"""Quantization: calibration data, ranges, recipes, Q/DQ nodes, accuracy gate, reports and evaluation."""

@@ -1,4 +1,4 @@
-"""Choose what is quantized and how: ranges, recipe, and the fewest sites kept high that keep the accuracy."""
+"""Choose a recipe: decide every site, then keep the fewest sites in high precision that pass the accuracy gate."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,50 +23,55 @@ from internvl_edge.runtime.numbers.formats import QUANTIZED
 from internvl_edge.runtime.progress import Progress
 
 _SMALL_VALUES = 1_000_000_000
-"""Weights below which the damage of every site is measured always: it takes one pass over the model for each."""
+"""Number of weights below which sensitivity is always measured: each site takes one run of the model."""
 
 Inputs = Callable[[str], Mapping[str, np.ndarray]]
-"""Gives the inputs of a graph by its name, to tell damage by."""
+"""Function that returns the inputs of a graph, by its name, on which sensitivity is measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrecisionOptions:
-    """What is quantized, how, and what accuracy it may cost."""
+    """Settings of a quantization: what is quantized, how, and which loss of accuracy is allowed."""
 
     graphs: tuple[str, ...]
-    """Those of the bundle."""
+    """Names of the graphs in the bundle."""
     precision: str
     dtype: str
-    """Type of scales and of what is not quantized, as torch names it."""
+    """Type of the scales and of everything in high precision, as torch names it."""
     method: str | None
-    """Rule for clips; None: that of the ranges."""
+    """Method that chooses clipping thresholds; None: the method stored with the ranges."""
     smooth: str
-    """``auto``, ``off``, or SmoothQuant's alpha."""
+    """Smoothing: ``auto``, ``off``, or SmoothQuant's alpha."""
     fp8_attention: bool
     keep_high: tuple[str, ...]
-    """Names or globs of linears that stay in `dtype`."""
+    """Names or globs of linears that stay in high precision."""
     data: str | None
-    """What accuracy is measured on; None: what the ranges were measured on."""
+    """Data set that accuracy is measured on; None: the one that the ranges were measured on."""
     gate_samples: int
+    """Number of pictures for the gate; 0: no gate."""
     max_drop: float
+    """Largest loss in percentage points of the mean metric."""
     budget_layers: int | None
+    """Largest number of sites kept in high precision to pass the gate; None: any number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Precision:
-    """What was chosen, and what it was chosen by."""
+    """The chosen recipe, and the measurements that it was chosen by."""
 
     recipe: Recipe
     ranges: Ranges
     damages: Sequence[Damage]
+    """Sensitivity of each quantized site, the most sensitive first; empty where it was not measured."""
     gate: AccuracyGate | None
+    """The gate that the written graphs have to pass; None: accuracy is not measured."""
     notes: list[str] = field(default_factory=list)
 
 
 def choose_precision(
     model: CalibrationModel, ranges: Ranges, options: PrecisionOptions, inputs: Inputs, progress: Progress
 ) -> Precision:
-    """Decide the recipe on `ranges`, and keep sites high until the gate is passed.
+    """Decide the recipe from `ranges`, then keep sites in high precision until the accuracy gate is passed.
 
     Raises:
         CalibrationError: ranges of something else, or that lack a graph; patterns that match nothing.
@@ -96,7 +101,7 @@ def choose_precision(
 def with_enough_keys(
     attention: Mapping[str, Mapping[str, AttentionRange]], model: CalibrationModel, notes: list[str]
 ) -> dict[str, dict[str, AttentionRange]]:
-    """Return the attentions that stay one kernel when they are quantized; a note counts the others."""
+    """Return the attentions that remain one kernel when they are quantized; `notes` gets the number of the others."""
     found = {
         graph: {path: held for path, held in ranges.items() if model.fewest_rows(graph, path) >= FEWEST_KEYS}
         for graph, ranges in attention.items()
@@ -115,7 +120,11 @@ def fewest_high(
     model: CalibrationModel,
     ranges: Ranges,
 ) -> Recipe:
-    """Return `recipe` with the fewest of the worst sites kept high that stay within the drop, or all of the budget."""
+    """Return `recipe` with the fewest of the most sensitive sites in high precision that pass the gate.
+
+    The number is found by doubling and bisection, one run of the gate for each trial. If no number within the budget
+    passes, all sites of the budget are kept in high precision.
+    """
     limit = len(damages) if options.budget_layers is None else min(options.budget_layers, len(damages))
 
     def kept(count: int) -> Recipe:
@@ -135,7 +144,7 @@ def fewest_high(
 
 
 def run_with(model: CalibrationModel, recipe: Recipe | None) -> RunGraph:
-    """Return what runs a graph of `model` as `recipe` says."""
+    """Return a function that runs a graph of `model`, quantized as `recipe` says."""
     return partial(model.run, recipe=recipe)
 
 
@@ -163,7 +172,7 @@ def _sensitivity_inputs(
 def _accuracy_gate(
     model: CalibrationModel, ranges: Ranges, options: PrecisionOptions, notes: list[str]
 ) -> AccuracyGate | None:
-    """Return who tells the drop, or None with a note where there is nothing to tell it on."""
+    """Return the accuracy gate, or None and a note where there is no data or graph to measure accuracy with."""
     source = options.data or str(ranges.info.data[0]["source"])
     if options.gate_samples == 0 or EXPORTED_AS[IMAGE_ENCODER] not in options.graphs or source == RANDOM:
         notes.append("accuracy: not measured; give --data with pictures, --gate-samples and the vision graph")

@@ -1,4 +1,7 @@
-"""Codes and fake quantization in torch, as Q/DQ nodes compute them, for the formats of `runtime.numbers.formats`."""
+"""Quantized codes, fake quantization and scales in torch, as Q/DQ nodes compute them.
+
+The formats are those of `runtime.numbers.formats`.
+"""
 
 import math
 
@@ -8,13 +11,13 @@ from torch import Tensor
 from internvl_edge.runtime.numbers.formats import Format, Granularity
 
 SMALLEST_NORMAL = {"float32": 1.2e-38, "float16": 6.2e-5, "bfloat16": 1.2e-38}
-"""Smallest normal number of each type a scale may be stored in: a subnormal scale loses the digits it is there for."""
+"""Smallest normal number of each type that a scale is stored in; a subnormal scale would lose digits."""
 
 
 def encode(x: Tensor, scale: Tensor, form: Format) -> Tensor:
-    """Return the codes of `x`, in use on both sides of 0; `scale` broadcasts against `x`.
+    """Return the codes of `x`, from minus to plus the largest code; `scale` broadcasts against `x`.
 
-    Integers are int8, also those of which several share a byte; floating-point codes have torch's type of the format.
+    Integer codes are int8, also where several share a byte in storage; floating-point codes have the format's own type.
     """
     scaled = x / scale
     if form.mantissa_bits is None:
@@ -23,7 +26,10 @@ def encode(x: Tensor, scale: Tensor, form: Format) -> Tensor:
 
 
 def fake_quantize(x: Tensor, scale: Tensor, form: Format) -> Tensor:
-    """Return `x` as QuantizeLinear and DequantizeLinear give it back, in fp32; integers saturate at their lowest."""
+    """Return what QuantizeLinear and DequantizeLinear make of `x`, in fp32.
+
+    Integers saturate at the lowest code, which is one below minus the largest, as ONNX defines it.
+    """
     scaled = x / scale
     if form.mantissa_bits is None:
         return scaled.round_().clamp_(form.lowest, form.largest).mul_(scale)
@@ -31,7 +37,7 @@ def fake_quantize(x: Tensor, scale: Tensor, form: Format) -> Tensor:
 
 
 def amax_of(x: Tensor, granularity: Granularity) -> Tensor:
-    """Return the largest magnitude of all that share a scale, in the scale's shape.
+    """Return the largest magnitude of the values that share a scale, in the shape of the scale.
 
     Raises:
         ValueError: blocks do not fill their axis.
@@ -47,7 +53,7 @@ def amax_of(x: Tensor, granularity: Granularity) -> Tensor:
 
 
 def broadcast_scale(scale: Tensor, granularity: Granularity, ndim: int) -> Tensor:
-    """Return a scale so that it broadcasts against its tensor, of `ndim` axes."""
+    """Return `scale` in a shape that broadcasts against its tensor, which has `ndim` axes."""
     if granularity.axis is None:
         return scale
     if granularity.block is None:
@@ -56,15 +62,15 @@ def broadcast_scale(scale: Tensor, granularity: Granularity, ndim: int) -> Tenso
 
 
 def scale_of(amax: Tensor, form: Format, dtype: str) -> Tensor:
-    """Return the scale that maps `amax` to the largest code, as a graph of type `dtype` can store it, in fp32."""
+    """Return the scale that maps `amax` to the largest code, rounded to the graph's type `dtype`, in fp32."""
     scale = (amax.float() / form.largest).clamp(min=SMALLEST_NORMAL[dtype])
     return scale.to(getattr(torch, dtype)).float()
 
 
 def sqnr_db(reference: Tensor, found: Tensor) -> float:
-    """Return the signal-to-quantization-noise ratio ``10 log10(sum r^2 / sum (r - f)^2)``.
+    """Return the signal-to-quantization-noise ratio ``10 log10(sum r^2 / sum (r - f)^2)`` in dB.
 
-    200 if nothing differs, -200 if a value is not finite.
+    It is 200 if nothing differs, and -200 if a value is not finite.
     """
     signal = float(reference.double().square().sum())
     noise = float((reference.double() - found.double()).square().sum())
@@ -74,7 +80,7 @@ def sqnr_db(reference: Tensor, found: Tensor) -> float:
 
 
 def ratio_db(signal: float, noise: float) -> float:
-    """Return ``10 log10(signal / noise)`` between -200 and 200."""
+    """Return ``10 log10(signal / noise)`` in dB, limited to -200 to 200."""
     ratio = torch.tensor(max(signal, 1e-300) / max(noise, 1e-300), dtype=torch.float64)
     return float((10 * ratio.log10()).clamp(-200, 200))
 

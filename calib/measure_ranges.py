@@ -1,4 +1,4 @@
-"""Measure the ranges of a model: all samples pass through it block by block, and every block's statistics are kept."""
+"""Measure the ranges of a model: run all samples block by block, and write the statistics of each block."""
 
 import time
 from collections.abc import Mapping
@@ -18,30 +18,35 @@ from internvl_edge.runtime.progress import Progress
 
 _STATE = "state.safetensors"
 _SAVED_EVERY_SECONDS = 20.0
-"""How much work a kill may cost; the streams of 128 pictures of a 6 B tower are 421 MB, saved in half a second."""
+"""Longest time between two saved states, and so the work that is lost when the process is killed.
+
+A state of 128 pictures in a 6 B tower is 421 MB, which is saved in half a second.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RangeOptions:
-    """What is measured on, and how."""
+    """Settings of a measurement of ranges."""
 
     data: str
-    """A folder, a JSONL, or the word ``random``."""
+    """Folder, table or archive of pictures, or the word ``random``."""
     samples: int
+    """Number of pictures."""
     method: str
-    """Rule for clips that is noted with the ranges."""
+    """Method that chooses clipping thresholds; it is stored with the ranges for the export."""
     graphs: tuple[str, ...] | None
-    """None: all of the model."""
+    """Names of the graphs to measure; None: all graphs of the model."""
     compute: str
     """Type of the matrix products: ``auto``, ``fp32`` or ``bf16``."""
     producer: Mapping[str, str]
+    """Versions of this package and of the libraries that measure."""
     code: str
-    """What measures: versions, and a digest of the program."""
+    """Digest of the code that measures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RangeMeasurement:
-    """The samples in front of the first block, and what will have been measured when they are through."""
+    """A blockwise forward before its first block, and the description of the ranges that it will give."""
 
     model: CalibrationModel
     forward: BlockwiseForward
@@ -49,10 +54,10 @@ class RangeMeasurement:
 
 
 def start_measurement(model: CalibrationModel, options: RangeOptions) -> RangeMeasurement:
-    """Read the samples, and bring them to the inputs of `model`.
+    """Read the samples and convert them to the inputs of `model`.
 
     Raises:
-        CalibrationError: samples that nothing can be measured on.
+        CalibrationError: there are too few samples, or they cannot be read.
     """
     data = load_data(options.data, model.pictures, options.samples)
     inputs = model_inputs(data, model.tokenizer, model.vocabulary)
@@ -75,9 +80,10 @@ def start_measurement(model: CalibrationModel, options: RangeOptions) -> RangeMe
 
 
 def run_measurement(measurement: RangeMeasurement, folder: Path, progress: Progress) -> None:
-    """Take the samples through all blocks; write each block's statistics to `folder`, and last what they are of.
+    """Run all blocks; write the statistics of each block to `folder`, and last the description of the ranges.
 
-    From time to time the place and the streams are saved there: another run of the same measurement goes on from them.
+    The position and the residual streams are saved there from time to time, so that a run of the same measurement
+    continues from them.
     """
     forward, blocks = measurement.forward, measurement.model.blocks
     _resume(forward, folder)
@@ -98,7 +104,7 @@ def run_measurement(measurement: RangeMeasurement, folder: Path, progress: Progr
 
 
 def compute_type(compute: str) -> str:
-    """Return the type of the matrix products: bf16 if asked for, or if the CPU multiplies it in hardware."""
+    """Return the type of matrix products as torch names it: with auto bf16 if the CPU multiplies it in hardware."""
     wide = compute == "fp32" or (compute == "auto" and not multiplies_bf16())
     return "float32" if wide else "bfloat16"
 
@@ -110,7 +116,7 @@ def _save_state(forward: BlockwiseForward, folder: Path) -> None:
 
 
 def _resume(forward: BlockwiseForward, folder: Path) -> None:
-    """Go on where an earlier run saved its place: what it measured up to there lies beside."""
+    """Continue from the state that an earlier run saved, if there is one; the statistics up to it are in the folder."""
     file = folder / _STATE
     if file.exists():
         with safe_open(file, "pt") as saved:

@@ -8,11 +8,11 @@ RECALL_AT = (1, 5, 10)
 
 
 def recall(scores: np.ndarray, right: np.ndarray | None = None) -> dict[str, float]:
-    """Return ``{"R@1": percent, ...}`` of queries x candidates ``[Q, C]``.
+    """Return recall at k in percent, as ``{"R@1": 83.0, ...}``, of the scores of queries x candidates ``[Q, C]``.
 
-    `right` ``[Q, C]`` says which candidates answer a query, of which the best ranked counts; None: the diagonal. A rank
-    is the number of candidates with a strictly higher score, so a tie does not count against the right answer; NaN
-    does.
+    `right` ``[Q, C]`` marks the correct candidates of each query, of which the one with the highest score counts; None
+    stands for the diagonal. The rank is the number of candidates with a strictly higher score, so that a tie does not
+    count against the correct candidate. NaN counts as a miss.
     """
     best = _best(scores, right)
     ranks = (~(scores <= best[:, None])).sum(axis=1)
@@ -20,32 +20,32 @@ def recall(scores: np.ndarray, right: np.ndarray | None = None) -> dict[str, flo
 
 
 def strict_recall_at_1(scores: np.ndarray, right: np.ndarray | None = None) -> float:
-    """Return R@1 of ``[Q, C]`` as `recall` does, but ties count as misses: features all alike are no match."""
+    """Return R@1 of ``[Q, C]`` in percent with ties as misses, unlike `recall`: equal features match nothing."""
     own = np.eye(len(scores), dtype=bool) if right is None else right
     others = np.where(own, -np.inf, scores)
     return 100.0 * float((others.max(axis=1) < _best(scores, right)).mean())
 
 
 def accuracy(scores: np.ndarray, right: np.ndarray) -> float:
-    """Return how often the highest of ``[N, classes]`` is the class ``right`` ``[N]``."""
+    """Return the percentage of rows ``[N, classes]`` whose highest score is that of the class ``right`` ``[N]``."""
     return 100.0 * float((scores.argmax(axis=1) == right).mean())
 
 
 def exact_match(found: Sequence[str], expected: Sequence[str | Sequence[str]]) -> float:
-    """Return how often a text equals the one expected, or one of several, but for white space around them."""
+    """Return the percentage of texts that equal an expected one, without white space at the ends."""
     pairs = zip(found, expected, strict=True)
     return 100.0 * float(np.mean([text.strip() in _stripped(others) for text, others in pairs]))
 
 
 def caption_owners(counts: Sequence[int]) -> np.ndarray:
-    """Return which of all captions are those of each picture, ``[pictures, captions]``, of how many each has."""
+    """Return which captions belong to which picture, ``[pictures, captions]``, given the number of captions of each."""
     owners = np.repeat(np.arange(len(counts)), counts)
     found: np.ndarray = owners == np.arange(len(counts))[:, None]
     return found
 
 
 def _best(scores: np.ndarray, right: np.ndarray | None) -> np.ndarray:
-    """Return the highest score ``[Q]`` of a right answer, NaN where one is."""
+    """Return the highest score ``[Q]`` of a correct candidate; NaN if any of them is NaN."""
     return np.diag(scores) if right is None else np.where(right, scores, -np.inf).max(axis=1)
 
 

@@ -1,4 +1,4 @@
-"""A model as calibration sees it: its blocks, the linears in them, and its graphs run on named arrays."""
+"""The interface of a model to calibration: its blocks, their linears, and functions that run its graphs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -14,121 +14,124 @@ from internvl_edge.runtime.inputs.pictures.preprocess import Preprocessing
 
 
 class BlockObserver(Protocol):
-    """Hears what passes through a block."""
+    """Receives the activations of a block while samples pass through it, as a forward hook does."""
 
     def enter(self, graph: str, samples: int, valid: Tensor | None) -> None:
-        """A chunk of `samples` samples of `graph` comes; `valid` ``[B, n]`` tells rows from padding."""
+        """Begin a chunk of `samples` samples of `graph`.
+
+        `valid` ``[B, n]`` is False for rows of padding; None: there is no padding.
+        """
 
     def linear(self, path: str, x: Tensor) -> None:
-        """Linear `path` is about to be applied to `x` ``[B, n, C]``."""
+        """Observe the input `x` ``[B, n, C]`` of the linear `path`."""
 
     def attention(self, path: str, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> None:
-        """Attention `path` is about to be applied to q, k, v ``[B, H, n, D]``."""
+        """Observe the inputs q, k, v ``[B, H, n, D]`` of the attention `path`; `bias` is added to its scores."""
 
     def leave(self, path: str, x: Tensor) -> None:
-        """The chunk leaves block `path` as `x` ``[B, n, C]``."""
+        """Observe the output `x` ``[B, n, C]`` of block `path` for the chunk."""
 
 
 class BlockwiseForward(Protocol):
-    """All samples on their way through the blocks; it can be stopped between two blocks, and gone on with."""
+    """A forward of all samples block by block, which can be stopped between two blocks and resumed there."""
 
     @property
     def blocks(self) -> Sequence[str]:
-        """Paths of the blocks that the samples pass, in order."""
+        """Module paths of the blocks, in the order of the forward."""
         ...
 
     @property
     def samples(self) -> Mapping[str, int]:
-        """Graph -> how many samples pass."""
+        """Graph -> number of samples that pass through it."""
         ...
 
     @property
     def position(self) -> int:
-        """How many blocks are behind."""
+        """Number of blocks that are done."""
         ...
 
     @property
     def states(self) -> Mapping[str, Tensor]:
-        """The residual streams at this position."""
+        """Residual stream of each graph at this position, by name, ``[B, n, C]``."""
         ...
 
     def resume(self, position: int, states: dict[str, Tensor]) -> None:
-        """Go to a place where an earlier walk on the same inputs has been."""
+        """Continue at a position of an earlier forward on the same inputs, with its residual streams."""
         ...
 
     def step(self, observer: BlockObserver) -> str:
-        """Take all samples through the next block; return its path."""
+        """Run the next block on all samples, and return its path."""
         ...
 
 
 class CalibrationModel(Protocol):
-    """What quantization has to know of a model; whoever has one in hand implements it."""
+    """The interface through which quantization sees a model; the export implements it."""
 
     @property
     def name(self) -> str:
-        """What users call it."""
+        """Name of the checkpoint as the user gave it."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """Its identity: weights and shape, but for the picture size."""
+        """Digest of weights and configuration, without the picture size."""
         ...
 
     @property
     def pictures(self) -> Preprocessing:
-        """What becomes of pictures."""
+        """Preprocessing of pictures."""
         ...
 
     @property
     def tokenizer(self) -> Tokenizer | None:
-        """Its tokenizer, if it has one."""
+        """Tokenizer of the checkpoint; None if it has none."""
         ...
 
     @property
     def vocabulary(self) -> int | None:
-        """Token ids that it knows; None if it takes no texts."""
+        """Number of token ids; None if the model takes no texts."""
         ...
 
     @property
     def values_per_picture(self) -> int:
-        """Values of the widest activation of one picture."""
+        """Number of values in the widest activation of one picture."""
         ...
 
     @property
     def graphs(self) -> tuple[str, ...]:
-        """Graphs that it can run, in the order in which they feed each other."""
+        """Names of the graphs, each after those whose outputs it takes."""
         ...
 
     @property
     def blocks(self) -> Mapping[str, Sequence[Site]]:
-        """Path of every block, in the order of the forward -> its linears that may be quantized."""
+        """Module path of every block, in the order of the forward -> its sites."""
         ...
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Name of every weight -> its axes."""
+        """Name of every weight -> its shape."""
         ...
 
     def weight(self, name: str) -> Tensor:
-        """Return a weight in fp32."""
+        """Return the weight `name` in fp32."""
         ...
 
     def is_quantized(self, graph: str) -> bool:
-        """Return whether `graph` has linears that may be quantized: only then anything of it is measured."""
+        """Return whether `graph` has sites; ranges are measured for such graphs only."""
         ...
 
     def sensitivity_output(self, graph: str) -> str | None:
-        """Return the output by which the damage of `graph` is told; None if it is told by no output of its own."""
+        """Return the output of `graph` whose SQNR is its sensitivity; None if the graph has no such output."""
         ...
 
     def fewest_rows(self, graph: str, attention: str) -> int:
-        """Return the fewest rows that an attention of `graph` sees in a call."""
+        """Return the smallest number of key rows that an attention of `graph` can have in a call."""
         ...
 
     def blockwise_forward(self, inputs: CalibrationInputs, graphs: Sequence[str], compute: str) -> BlockwiseForward:
-        """Return the samples in front of the first block; `compute` is the type of matrix products, as torch names it.
+        """Return a forward before its first block, for the samples `inputs` and the graphs `graphs`.
 
-        Samples pass the graphs of `graphs` only.
+        `compute` is the type of the matrix products, as torch names it.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Quantize a checkpoint on its ranges: decide site by site, then say how every parameter is stored."""
+"""Make a recipe from ranges: decide site by site, then derive how every parameter is stored."""
 
 import difflib
 import fnmatch
@@ -20,13 +20,16 @@ from internvl_edge.runtime.errors import CalibrationError
 from internvl_edge.runtime.progress import Progress
 
 _PROJECTIONS = ("proj", "o_proj")
-"""Linears behind an attention."""
+"""Names of the linears that take the output of an attention."""
 
 
 def make_recipe(
     model: CalibrationModel, ranges: Ranges, rules: Rules, high: Mapping[str, str], progress: Progress
 ) -> Recipe:
-    """Return the recipe of all sites that the ranges cover; `high` says which stay in high precision, and why."""
+    """Return the recipe of all sites that have ranges.
+
+    `high` gives the sites that stay in high precision, each with the reason.
+    """
     measured = set(ranges.info.blocks)
     blocks = [path for path in model.blocks if path in measured]
     decisions: list[Decision] = []
@@ -40,7 +43,7 @@ def make_recipe(
 
 
 def keep_high(recipe: Recipe, high: Mapping[str, str], model: CalibrationModel, ranges: Ranges) -> Recipe:
-    """Return `recipe` with the sites of `high` in high precision too, and the attention in front of them."""
+    """Return `recipe` with the sites of `high` in high precision as well, and the attentions whose output they take."""
     decisions = tuple(
         replace(d, quantized=False, reason=high[d.site.name]) if d.site.name in high else d for d in recipe.decisions
     )
@@ -54,7 +57,7 @@ def keep_high(recipe: Recipe, high: Mapping[str, str], model: CalibrationModel, 
 
 
 def with_weights(recipe: Recipe, model: CalibrationModel, ranges: Ranges) -> Recipe:
-    """Return `recipe` with factors, scales and corrections that follow from its decisions."""
+    """Return `recipe` with the factors, scales and bias corrections that follow from its decisions."""
     scales = {d.site.layer_scale: model.weight(d.site.layer_scale) for d in recipe.decisions if d.site.layer_scale}
     factors = folded(recipe.decisions, scales)
     linears: dict[str, LinearWeights] = {}
@@ -71,7 +74,7 @@ def with_weights(recipe: Recipe, model: CalibrationModel, ranges: Ranges) -> Rec
 
 
 def fake_quantizers(recipe: Recipe, graph: str) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Return what each quantized linear of `graph` does to its input, by its path."""
+    """Return the fake quantization of the input of each quantized linear of `graph`, by the linear's path."""
     found: dict[str, Callable[[Tensor], Tensor]] = {}
     if (form := recipe.activations) is None:
         return found
@@ -82,10 +85,12 @@ def fake_quantizers(recipe: Recipe, graph: str) -> dict[str, Callable[[Tensor], 
 
 
 def matching_sites(patterns: Sequence[str], sites: Sequence[Site]) -> dict[str, str]:
-    """Return the sites that `patterns` (globs on names of linears, with or without their tower's path) keep high.
+    """Return the sites that `patterns` keep in high precision, each with the reason.
+
+    A pattern is a glob over names of linears, with or without the path of their tower.
 
     Raises:
-        CalibrationError: patterns that match nothing, all of them, with near names.
+        CalibrationError: patterns match nothing; all of them are named, with similar names.
     """
     names = {path: site.name for site in sites for path in site.linears}
     found: dict[str, str] = {}
@@ -122,7 +127,7 @@ def _decide_block(
 def _attention(
     model: CalibrationModel, decisions: Sequence[Decision], ranges: Ranges
 ) -> dict[str, dict[str, AttentionRange]]:
-    """Return the ranges of every attention in front of a quantized projection; v as its smoothing leaves it."""
+    """Return the ranges of every attention whose projection is quantized; the range of v is that after smoothing."""
     block_of = _block_of_sites(model)
     found: dict[str, dict[str, AttentionRange]] = {}
     for decision in decisions:
@@ -139,12 +144,12 @@ def _attention(
 
 
 def _block_of_sites(model: CalibrationModel) -> dict[str, str]:
-    """Return the block of every site, by the site's name."""
+    """Return the path of the block of every site, by the name of the site."""
     return {site.name: path for path, sites in model.blocks.items() for site in sites}
 
 
 def _scaled(site: Site, model: CalibrationModel, name: str) -> Tensor:
-    """Return a weight with its layer scale: an error counts by what it does to the residual stream."""
+    """Return a weight times its layer scale, so that an error counts as much as it changes the residual stream."""
     weight = model.weight(name)
     return weight if site.layer_scale is None else weight * model.weight(site.layer_scale)[:, None]
 
@@ -173,5 +178,5 @@ def _weights_of(
 
 
 def _padded(weight: Tensor, multiple: int) -> Tensor:
-    """Return ``[out, C]`` with rows of zeros up to a multiple of `multiple`."""
+    """Return the weight ``[out, C]``, padded with rows of zeros to a multiple of `multiple` rows."""
     return torch.nn.functional.pad(weight, (0, 0, 0, -weight.shape[0] % multiple))

@@ -1,23 +1,27 @@
-"""Places where a graph is quantized: one activation tensor, the linears that read it, and where smoothing folds."""
+"""Sites, the places where a graph is quantized: one activation tensor and the linears that read it.
+
+A site is either quantized, with its weights and its activation, or it *stays in high precision*: its linears keep the
+type of the bundle (fp32, fp16 or bf16). `keep_high`, `kept_high` and ``high`` in options and reports mean the latter.
+"""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NormFold:
-    """The tensor is a norm's output: dividing its channels divides the norm's parameters."""
+    """Smoothing of the output of a norm: dividing channels of the tensor divides the parameters of the norm."""
 
     parameters: tuple[str, ...]
-    """Gain, and bias where the norm has one, each ``[C]``."""
+    """Names of the gain and, where the norm has one, of the bias, each ``[C]``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowFold:
-    """The tensor is linear in some output rows of another linear: dividing its channels divides those rows."""
+    """Smoothing of a tensor that is linear in output rows of another linear: dividing channels divides those rows."""
 
     weight: str
     start: int = 0
-    """First of the C rows."""
+    """Index of the first of the C rows."""
     bias: str | None = None
 
 
@@ -26,24 +30,24 @@ Fold = NormFold | RowFold
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """One place. `name` is that of its first linear; all of `linears` read the same tensor and share its quantizer."""
+    """One place where a graph is quantized; `name` is the module path of its first linear."""
 
     name: str
     linears: tuple[str, ...]
-    """Module paths; the weight is ``<path>.weight`` ``[out, C]``."""
+    """Module paths of the linears, which read the same tensor and share its quantizer."""
     tower: str
-    """The part of the model that it lies in, as reports call it."""
+    """Part of the model, as reports name it."""
     block: int
     kind: str
     channels: int
     fold: Fold | None
-    """None: nothing before the tensor takes a factor exactly (GELU)."""
+    """Where smoothing is folded; None where no parameter before the tensor takes a factor exactly, as behind GELU."""
     layer_scale: str | None = None
-    """Vector that multiplies the linear's output, folded into its rows."""
+    """Name of the vector that multiplies the output of the linear; it is folded into the rows of the weight."""
     row_multiple: int = 1
-    """Output rows are padded with zeros to a multiple of this, and cut again behind the product."""
+    """Number to whose multiple the output rows are padded with zeros; they are removed again after the product."""
 
     @property
     def weights(self) -> tuple[str, ...]:
-        """Names of the weights."""
+        """Names of the weights, each ``[out, C]``."""
         return tuple(f"{path}.weight" for path in self.linears)

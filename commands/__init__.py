@@ -1,1 +1,1 @@
-"""The commands of `internvl-edge`, one file per room of the flow: each parses, calls one function, prints."""
+"""The commands of `internvl-edge`, each in a file of its own: it parses, calls one function, and prints."""

@@ -1,1 +1,1 @@
-"""What is measured on: pictures and texts of a data set, brought to the model's inputs."""
+"""Data sets: pictures and texts, read from files and converted to the inputs of a model."""

@@ -1,4 +1,4 @@
-"""The samples of a calibration: pictures and texts of a data set, read, checked and brought to the model's inputs."""
+"""Samples of a calibration: pictures and texts, read, checked and converted to the inputs of a model."""
 
 import hashlib
 from collections.abc import Sequence
@@ -21,29 +21,30 @@ from internvl_edge.runtime.inputs.read import Record
 from internvl_edge.runtime.tasks.captions import DEFAULT_PROMPT
 
 FEWEST = 16
-"""Samples below which a range says little: a percentile of 99.99 over 16 pictures of a 6 B tower is 1,600 values."""
+"""Smallest number of samples: with 16 pictures, the percentile 99.99 of a 6 B tower rests on 1,600 values."""
 UNREADABLE_SHARE = 0.05
+"""Largest share of pictures that may be unreadable, or of one colour only."""
 RANDOM = "random"
-"""The name that asks for random pictures; nothing else does."""
+"""Word that stands for random pictures in place of a path."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationData:
-    """What is measured on, and its identity."""
+    """Samples of a calibration, and the identity of their data set."""
 
     pixel_values: np.ndarray
     texts: tuple[str, ...]
     prompts: tuple[str, ...]
-    """The prompt that a caption follows, one a text."""
+    """Prompt before each of the texts."""
     class_texts: tuple[str, ...] = ()
-    """Class names in their templates, where the data set has them: what zero-shot classification embeds."""
+    """Class names in their templates, which zero-shot classification embeds; empty if the data set has none."""
     source: str
     sha256: str
     unreadable: tuple[str, ...] = ()
 
 
 def load_data(source: str, settings: Preprocessing, count: int) -> CalibrationData:
-    """Return `count` samples of `source`, evenly spread over it; each takes a caption in one of its languages in turn.
+    """Return `count` samples, evenly spaced over `source`; the captions of a picture are taken in turn.
 
     Raises:
         CalibrationError: too few samples, too many unreadable ones, or pictures that are all of one colour.
@@ -83,9 +84,9 @@ def load_data(source: str, settings: Preprocessing, count: int) -> CalibrationDa
 
 
 def model_inputs(data: CalibrationData, tokenizer: Tokenizer | None, vocabulary: int | None) -> CalibrationInputs:
-    """Return the inputs of a model that knows `vocabulary` ids; None: it takes no texts.
+    """Return the inputs of a model with `vocabulary` token ids; None: the model takes no texts.
 
-    Without a tokenizer random ids stand in for texts, but only beside random pictures.
+    Without a tokenizer, random ids are used in place of texts, but only with random pictures.
     """
     if vocabulary is None:
         return CalibrationInputs(pixel_values=data.pixel_values)
@@ -122,7 +123,7 @@ def _read(data: DataSet) -> tuple[list[Image.Image], list[bytes], list[Record], 
 
 
 def _caption(data: DataSet, row: Record, index: int) -> tuple[str, str]:
-    """Return the caption of sample `index` and its prompt: all captions of a picture, in all languages, take turns."""
+    """Return the caption of sample `index` and its prompt, taken in turn from all captions in all languages."""
     captions = row.captions()
     if not captions:
         return STOCK_TEXTS[index % len(STOCK_TEXTS)], DEFAULT_PROMPT
@@ -131,9 +132,9 @@ def _caption(data: DataSet, row: Record, index: int) -> tuple[str, str]:
 
 
 def _class_texts(prompts: Prompts, count: int) -> tuple[str, ...]:
-    """Return at most `count` class texts, evenly spread over languages, classes and templates.
+    """Return at most `count` class texts, evenly spaced over languages, classes and templates.
 
-    They are no captions, and drive other channels: the demo's "people & body" reaches 8 times what captions do.
+    Class texts reach other channels than captions: the demo's "people & body" has 8 times the magnitude of captions.
     """
     texts = [
         template.replace("{}", name)

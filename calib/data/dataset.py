@@ -1,4 +1,4 @@
-"""Labelled pictures as every command reads them, and how to ask for their labels in each language."""
+"""Data sets of labelled pictures, and the prompts and class names that belong to them."""
 
 import hashlib
 import json
@@ -23,20 +23,21 @@ _PROMPTS = "prompts.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompts:
-    """What `prompts.json` beside a table says: how to ask in each language."""
+    """Content of the `prompts.json` beside a table: prompts, class names and templates of each language."""
 
     caption_prompts: Mapping[str, str] = field(default_factory=dict)
-    """Language -> text after which a caption follows."""
+    """Language -> prompt before a caption."""
     classes: tuple[str, ...] = ()
     """Values that `Record.group` takes, in the order of `class_names`."""
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Language -> names of the classes."""
     templates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Language -> texts with ``{}`` where the class name goes."""
+    """Language -> texts with ``{}`` in place of the class name."""
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """Rows in order; pictures are read when asked for."""
+    """A data set: its rows in order; pictures are read on demand."""
 
     source: Path
     rows: tuple[Record, ...]
@@ -44,7 +45,7 @@ class DataSet:
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """Languages that any row has a caption in, in order of appearance."""
+        """Languages in which any row has a caption, in the order of appearance."""
         return tuple(dict.fromkeys(language for row in self.rows for language in row.texts))
 
     def content(self, row: Record) -> bytes:
@@ -73,7 +74,7 @@ class DataSet:
             raise InputError(f"{name}: {error}; repair or remove it") from error
 
     def subsample(self, count: int) -> "DataSet":
-        """Return `count` rows spread evenly over the set, all of them if there are fewer."""
+        """Return `count` evenly spaced rows, or all rows if there are fewer."""
         if count >= len(self.rows):
             return self
         step = len(self.rows) / count
@@ -81,11 +82,11 @@ class DataSet:
 
 
 def open_data(source: Path) -> DataSet:
-    """Open a folder of pictures, a table, an archive or a picture, as docs/inputs.md says; reads no picture.
+    """Open a folder of pictures, a table, an archive or a picture, as docs/inputs.md describes; no picture is read.
 
     Raises:
-        InputError: nothing is there, or rows without a picture, all of them named.
-        BackendError: Parquet without pyarrow.
+        InputError: nothing is there, or rows have no picture; all of these are named.
+        BackendError: it is Parquet, and pyarrow is not installed.
     """
     if not is_there(source):
         raise InputError(f"{in_one_line(source)}: no such file or folder; give pictures, or a table that names them")

@@ -1,4 +1,4 @@
-"""The samples of a calibration as a model takes them."""
+"""Samples of a calibration as inputs of a model."""
 
 from dataclasses import dataclass
 
@@ -9,17 +9,17 @@ from internvl_edge.runtime.bundle.graph_roles import Ids
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationInputs:
-    """What the samples are; ids are right-padded with 0."""
+    """Samples as arrays; token ids are padded with 0 on the right."""
 
     pixel_values: np.ndarray
-    """``[S, 3, H, W]``."""
+    """Preprocessed pictures ``[S, 3, H, W]``."""
     text_ids: np.ndarray | None = None
-    """``[T, L]`` for `text`."""
+    """Token ids ``[T, L]`` for the graph `text`."""
     caption_ids: np.ndarray | None = None
-    """``[S, n]`` for `decoder`: prompt, caption and eos."""
+    """Token ids ``[S, n]`` for the graph `decoder`: prompt, caption and eos."""
     match_ids: np.ndarray | None = None
-    """``[S, L]`` for `itm`."""
+    """Token ids ``[S, L]`` for the graph `itm`."""
 
     def ids(self, kind: Ids) -> np.ndarray | None:
-        """Return the ids of one kind."""
+        """Return the token ids of one kind."""
         return {"texts": self.text_ids, "prompts": self.caption_ids, "pairs": self.match_ids}[kind]

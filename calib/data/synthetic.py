@@ -1,4 +1,4 @@
-"""What stands in for pictures and texts where there are none."""
+"""Synthetic pictures and texts, for use without a data set."""
 
 import numpy as np
 
@@ -20,7 +20,7 @@ def synthetic_pixels(image_size: int, count: int) -> np.ndarray:
 
 
 def random_ids(rows: int, length: int, vocabulary: int) -> np.ndarray:
-    """Return seeded ids ``[rows, length]`` where no tokenizer gives them: bos first, no other special one."""
+    """Return seeded random ids ``[rows, length]`` for use without a tokenizer: bos first, then no special id."""
     ids = np.random.default_rng(0).integers(3, vocabulary, (rows, length))
     ids[:, 0] = 1
     return ids

@@ -1,4 +1,4 @@
-"""What a bundle is worth on labelled pictures: recall, zero-shot accuracy, captions, nearness to another bundle."""
+"""Evaluation of a bundle on labelled pictures: recall, zero-shot accuracy, captions, cosines to another bundle."""
 
 from internvl_edge.calib.evaluation.eval_report import EvalReport, Evaluation
 from internvl_edge.calib.evaluation.features import Features, measure

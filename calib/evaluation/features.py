@@ -1,4 +1,4 @@
-"""What a model answers to a data set: each picture is read once."""
+"""Features and captions that a model computes for a data set."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,30 +16,30 @@ from internvl_edge.runtime.tasks.features import unit
 from internvl_edge.runtime.tasks.generation.search import GenerationConfig
 
 MAX_NEW_TOKENS = 32
-"""Greedy captions end here, as those that the demo's figures were recorded with."""
+"""Largest number of tokens in a caption, as in the recorded figures of the demo."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
-    """What a model answers to a data set, before any comparison."""
+    """Features and captions of a model for a data set."""
 
     images: Mapping[str, np.ndarray]
-    """Mode -> raw ``[B, D]``."""
+    """Mode -> picture features ``[B, D]``, not normalised."""
     texts: Mapping[str, np.ndarray]
-    """Language -> raw ``[T, D]`` of the rows that have a caption in it."""
+    """Language -> text features ``[T, D]``, not normalised, of the captions in this language."""
     classifiers: Mapping[str, np.ndarray]
     """Language -> zero-shot classifier ``[D, classes]``."""
     captions: Mapping[str, list[str]]
-    """Language -> one caption a picture."""
+    """Language -> one generated caption for each picture."""
     skipped: tuple[tuple[str, str], ...] = ()
 
 
 def measure(model: InternVL, data: DataSet, options: EvalOptions, progress: Progress | None = None) -> Features:
-    """Return what the model answers; each picture is read once and passes `vision` and `query` once.
+    """Return features and captions; each picture is read once and passes `vision` and `query` once.
 
     Raises:
         InputError: pictures that cannot be read, languages or prompts that do not fit the data.
-        BundleError: features that are no numbers.
+        BundleError: features are NaN, infinite or all 0.
     """
     progress = progress or Silent()
     selection = select(parts_of(model), data, options)
@@ -65,7 +65,7 @@ def measure(model: InternVL, data: DataSet, options: EvalOptions, progress: Prog
 def _through_vision(
     model: InternVL, selection: Selection, batch_size: int, advance: Advance
 ) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
-    """Return picture features by mode and captions by language, of one pass over the pictures."""
+    """Return picture features by mode and captions by language, from one pass over the pictures."""
     images: dict[str, list[np.ndarray]] = {mode: [] for mode in selection.modes}
     captions: dict[str, list[str]] = {language: [] for language in selection.caption_prompts}
     if not images and not captions:
@@ -98,7 +98,7 @@ def _captions(model: InternVL, query: Mapping[str, np.ndarray], prompt: str) -> 
 
 
 def _checked(features: np.ndarray, name: str) -> np.ndarray:
-    """Return `features`, of which every row has a direction: NaN compares as never higher, and would rank first."""
+    """Return `features` after checking that every row is finite and not all 0: a NaN would rank first in recall."""
     if wrong := int((~(np.isfinite(features).all(axis=1) & features.any(axis=1))).sum()):
         raise BundleError(f"{name}: {wrong} of {len(features)} rows are NaN, inf or all 0; export with a wider type")
     return features

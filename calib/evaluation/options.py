@@ -1,4 +1,4 @@
-"""What is measured, and on how much."""
+"""Settings of an evaluation."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ TASKS = ("retrieval", "zero_shot", "captions")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalOptions:
-    """What is measured, and on how much.
+    """Settings of an evaluation.
 
     Raises:
         InputError: options that leave nothing to measure, all of them named.
@@ -17,13 +17,13 @@ class EvalOptions:
 
     tasks: tuple[str, ...] = TASKS
     sample_count: int | None = None
-    """Pictures, spread evenly over the set; fewer candidates make retrieval easier."""
+    """Number of pictures, evenly spaced over the data; None: all. Fewer candidates make retrieval easier."""
     languages: tuple[str, ...] | None = None
-    """Default: all that the data knows."""
+    """Languages to evaluate; None: all languages of the data."""
     batch_size: int = 64
     backend: str = "onnxruntime"
     bf16: bool = False
-    """Let a processor compute the bundle in bf16; the baseline never is."""
+    """Whether a CPU may compute the bundle in bf16; the baseline is never computed in bf16."""
 
     def __post_init__(self) -> None:
         """Check the options, all at once."""

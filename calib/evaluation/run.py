@@ -1,4 +1,4 @@
-"""Measure a bundle on labelled pictures, and a baseline on the same."""
+"""Evaluate a bundle on labelled pictures, and a baseline on the same pictures."""
 
 from pathlib import Path
 
@@ -16,10 +16,10 @@ from internvl_edge.runtime.progress import Progress, Silent
 def evaluate_bundle(
     bundle: Path, data: Path, options: EvalOptions, baseline: Path | None = None, progress: Progress | None = None
 ) -> Evaluation:
-    """Measure a bundle on a data set, and a baseline on the same rows.
+    """Evaluate a bundle on a data set, and a baseline on the same rows.
 
     Raises:
-        EdgeError: a bundle or data that cannot be read; data without labels, and no baseline.
+        EdgeError: a bundle or the data cannot be read, or the data has no labels and there is no baseline.
     """
     content = open_data(data)
     if baseline is None:
@@ -43,7 +43,7 @@ def evaluate(model: InternVL, data: DataSet, options: EvalOptions, progress: Pro
 
     Raises:
         InputError: data without labels for any of the tasks.
-        BundleError: features that are no numbers.
+        BundleError: features are NaN, infinite or all 0.
     """
     check_labels(data, options)
     return score(measure(model, data, options, progress), data, options)

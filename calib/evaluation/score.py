@@ -1,4 +1,4 @@
-"""Figures of features: recall, accuracy, exact match, cosines to other features."""
+"""Figures from features and captions: recall, accuracy, exact match, and cosines to other features."""
 
 import numpy as np
 
@@ -13,10 +13,10 @@ from internvl_edge.runtime.tasks.features import unit
 
 
 def score(features: Features, data: DataSet, options: EvalOptions) -> EvalReport:
-    """Return the figures of features that `measure` took with the same data and options.
+    """Return the figures of features that `measure` returned for the same data and options.
 
     Raises:
-        InputError: features of another number of pictures.
+        InputError: the features are of another number of pictures.
     """
     rows = chosen_rows(data, options).rows
     counts = {*map(len, features.images.values()), *map(len, features.captions.values())}
@@ -64,10 +64,10 @@ def score(features: Features, data: DataSet, options: EvalOptions) -> EvalReport
 
 
 def cosines(a: Features, b: Features) -> dict[str, dict[str, float]]:
-    """Return the mean and lowest cosine between the same pictures and texts of two models.
+    """Return the mean and the lowest cosine between the features of two models for the same pictures and texts.
 
     Raises:
-        InputError: features of different shapes.
+        InputError: the features have different shapes.
     """
     others = _named(b)
     pairs = {name: (values, others[name]) for name, values in _named(a).items() if name in others}

@@ -1,4 +1,4 @@
-"""What both a bundle and the data allow, and why not the rest."""
+"""Selection of what is evaluated: the tasks and languages that both the bundle and the data allow."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ _NEEDS = {
 
 @dataclass
 class Selection:
-    """What both the bundle and the data allow."""
+    """Tasks and languages to evaluate, and why others are skipped."""
 
     data: DataSet
     modes: list[str] = field(default_factory=list)
@@ -33,7 +33,7 @@ class Selection:
 
 
 def select(parts: set[str], data: DataSet, options: EvalOptions) -> Selection:
-    """Return what can be measured of a model with these parts.
+    """Return what can be evaluated of a model with these parts.
 
     Raises:
         InputError: languages or prompts that do not fit the data.
@@ -50,7 +50,7 @@ def select(parts: set[str], data: DataSet, options: EvalOptions) -> Selection:
         languages, reasons = wanted[task]
         lacking = _lacking(parts, _NEEDS[task])
         if task == "retrieval" and languages and not _lacking(parts, (TEXT_ENCODER, _TOKENIZER)):
-            # texts can be compared to a baseline's though there are no pictures to retrieve
+            # texts are compared with a baseline's even where there are no pictures to retrieve
             selection.texts = {
                 name: [text for row in chosen.rows for text in row.texts.get(name, ())] for name in languages
             }
@@ -86,12 +86,12 @@ def check_labels(data: DataSet, options: EvalOptions) -> None:
 
 
 def chosen_rows(data: DataSet, options: EvalOptions) -> DataSet:
-    """Return the rows that the options leave."""
+    """Return the rows that the options select."""
     return data if options.sample_count is None else data.subsample(options.sample_count)
 
 
 def parts_of(model: InternVL) -> set[str]:
-    """Return what the model has: roles of graphs, image embedding, tokenizer."""
+    """Return the parts of the model: roles of its graphs, image embedding, tokenizer."""
     manifest = model.bundle.manifest
     parts = set(manifest.roles)
     if IMAGE_ENCODER in parts and model.info.embed_dim is not None:
@@ -100,7 +100,7 @@ def parts_of(model: InternVL) -> set[str]:
 
 
 def language_name(language: str) -> str:
-    """Return a language as messages name it."""
+    """Return the name of a language in messages."""
     return language or "captions without a language"
 
 
@@ -158,6 +158,6 @@ def _check_languages(data: DataSet, options: EvalOptions) -> None:
 
 
 def _lacking(parts: set[str], needed: Iterable[str]) -> list[str]:
-    """Return the absent parts by the names that users know."""
+    """Return the names of the needed parts that are absent, as users know them."""
     absent = [part for part in needed if part not in parts]
     return [f"{EXPORTED_AS[part]} graph" if part in EXPORTED_AS else part for part in absent]

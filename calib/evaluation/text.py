@@ -1,4 +1,4 @@
-"""A report as tables with a column a language."""
+"""Text of an evaluation: tables with one column for each language."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ from internvl_edge.calib.evaluation.eval_report import Cosines, EvalReport, mean
 
 
 def evaluation_text(report: EvalReport, baseline: EvalReport | None = None, cosines: Cosines | None = None) -> str:
-    """Return the figures as tables with a column a language; with a baseline also the difference to it in points."""
+    """Return the figures as tables with a column for each language, and the differences to a baseline in points."""
     found = _figures(report)
     blocks = [[f"{report.pictures} pictures, percent", *_table(found, ".1f")]] if found else []
     if baseline is not None and (differences := _differences(found, _figures(baseline))):
@@ -23,7 +23,7 @@ def evaluation_text(report: EvalReport, baseline: EvalReport | None = None, cosi
 
 
 def _figures(report: EvalReport) -> dict[str, dict[str, float]]:
-    """Return all figures as named rows: language -> percent."""
+    """Return all figures as rows: name -> language -> percent."""
     rows: dict[str, dict[str, float]] = {}
     for mode, languages in report.retrieval.items():
         for direction in ("image_to_text", "text_to_image"):
@@ -37,7 +37,7 @@ def _figures(report: EvalReport) -> dict[str, dict[str, float]]:
 def _differences(
     found: Mapping[str, Mapping[str, float]], other: Mapping[str, Mapping[str, float]]
 ) -> dict[str, dict[str, float]]:
-    """Return found minus other where both have a figure."""
+    """Return `found` minus `other` where both have a figure."""
     rows = {
         name: {language: value - other[name][language] for language, value in row.items() if language in other[name]}
         for name, row in found.items()
@@ -47,7 +47,7 @@ def _differences(
 
 
 def _table(rows: Mapping[str, Mapping[str, float]], number: str) -> list[str]:
-    """Return the lines of a table: a column a language and one for their mean."""
+    """Return the lines of a table with a column for each language and one for their mean."""
     languages = list(dict.fromkeys(language for row in rows.values() for language in row))
     cells = [["", *(language or "-" for language in languages), "mean"]]
     for name, row in rows.items():
@@ -64,7 +64,7 @@ def _table(rows: Mapping[str, Mapping[str, float]], number: str) -> list[str]:
 
 
 def _mean_lines(report: EvalReport, baseline: EvalReport | None) -> list[str]:
-    """Return the three means; a difference only of means over the same figures."""
+    """Return a line for each mean, with the difference to the baseline if both are means of the same figures."""
     lines = []
     means = {
         "R@1": "mean_recall_at_1",

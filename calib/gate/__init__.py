@@ -1,1 +1,1 @@
-"""What quantization costs: on a task, and site by site."""
+"""The loss of accuracy by quantization: on a task (the accuracy gate), and of each site alone (sensitivity)."""

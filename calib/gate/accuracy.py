@@ -1,4 +1,4 @@
-"""What quantization costs on a task: recall of a data set's captions, or nearness of features where it has none."""
+"""The accuracy gate: the loss of recall on a data set with captions, or of cosine similarity on one without."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -15,15 +15,15 @@ from internvl_edge.runtime.progress import Advance, Progress, Silent
 from internvl_edge.runtime.tasks.features import unit
 
 RunGraph = Callable[[str, Mapping[str, np.ndarray]], dict[str, np.ndarray]]
-"""Runs a graph by name on named inputs."""
+"""Function that runs a graph, by its name, on named inputs and returns its named outputs."""
 
 _VISION, _QUERY, _TEXT = (EXPORTED_AS[role] for role in (IMAGE_ENCODER, QUERY_ENCODER, TEXT_ENCODER))
 _WIDEST_VALUES = 128 << 20
-"""Values of the widest activation of one batch of pictures: 512 MiB in fp32."""
+"""Largest number of values in the widest activation of one batch of pictures: 512 MiB in fp32."""
 
 
 class AccuracyGate:
-    """Compares models on the same pictures and captions; the reference runs once."""
+    """Measures the accuracy of models on the same pictures and captions; the reference model runs only once."""
 
     def __init__(
         self,
@@ -50,9 +50,9 @@ class AccuracyGate:
         self._expected: dict[str, np.ndarray] | None = None
 
     def measure(self, run: RunGraph, progress: Progress | None = None) -> GateResult:
-        """Return what is lost when `run` computes the graphs instead of the reference."""
+        """Return the accuracy with the graphs that `run` computes, beside that of the reference."""
         runs = 2 if self._expected is None else 1
-        with (progress or Silent()).task("Judging", runs * len(self._data.rows), "pictures") as advance:
+        with (progress or Silent()).task("Measuring accuracy", runs * len(self._data.rows), "pictures") as advance:
             if self._expected is None:
                 self._expected = self._features(self._reference, advance)
             found = self._features(run, advance)
@@ -97,13 +97,16 @@ class AccuracyGate:
         return [rows[start : start + size] for start in range(0, len(rows), size)]
 
     def _captioned(self) -> tuple[str, ...]:
-        """Return the languages in which all pictures have a caption."""
+        """Return the languages in which every picture has a caption."""
         rows = self._data.rows
         return tuple(language for language in self._data.languages if all(language in row.texts for row in rows))
 
 
 def held_out(data: DataSet, calibrated: int, count: int) -> DataSet:
-    """Return `count` rows that calibration on `calibrated` rows does not see, or of all rows if those are too few."""
+    """Return `count` rows, evenly spaced, that are not among the `calibrated` rows of calibration.
+
+    If fewer than `count` such rows are left, the rows are taken from the whole data set.
+    """
     used = {row.file for row in data.subsample(calibrated).rows}
     rest = tuple(row for row in data.rows if row.file not in used)
     return DataSet(data.source, rest if len(rest) >= count else data.rows, data.prompts).subsample(count)
@@ -114,7 +117,7 @@ def _text_name(language: str) -> str:
 
 
 def _recalls(what: str, before: np.ndarray, after: np.ndarray, right: np.ndarray) -> list[AccuracyMetric]:
-    """Return R@1 of scores ``[pictures, captions]`` in both directions; `right` says whose captions they are."""
+    """Return R@1 of scores ``[pictures, captions]`` in both directions; `right` marks the captions of each picture."""
     directions = {"to text": (before, after, right), "to image": (before.T, after.T, right.T)}
     return [
         AccuracyMetric(

@@ -1,4 +1,4 @@
-"""What quantization cost: figures before and after, and the damage of single sites."""
+"""The result of the accuracy gate: metrics before and after quantization."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccuracyMetric:
-    """One figure of the model before and after, in percent."""
+    """One metric of the model before and after quantization, in percent."""
 
     name: str
     reference: float
@@ -15,19 +15,21 @@ class AccuracyMetric:
 
     @property
     def drop(self) -> float:
-        """Points lost."""
+        """Loss in percentage points."""
         return self.reference - self.quantized
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateResult:
-    """What the gate saw."""
+    """Metrics of a quantized model beside those of the reference."""
 
     metrics: tuple[AccuracyMetric, ...]
     pictures: int
+    """Number of pictures that were measured."""
     source: str
+    """The data set, as the user named it."""
 
     @property
     def drop(self) -> float:
-        """Points that the mean of all metrics lost."""
+        """Loss of the mean of all metrics in percentage points."""
         return float(np.mean([metric.drop for metric in self.metrics]))

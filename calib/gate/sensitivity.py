@@ -1,4 +1,4 @@
-"""How much each site costs alone: the tower's output when only that site is quantized, against the output in fp32."""
+"""Sensitivity of each site: the error of a graph's output when only this site is quantized."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,12 +16,12 @@ from internvl_edge.runtime.progress import Progress
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Damage:
-    """What one site costs alone, in the graph where it costs most."""
+    """The sensitivity of one site, in the graph where it is largest."""
 
     site: str
     graph: str
     sqnr_db: float
-    """Of the graph's output, against fp32."""
+    """SQNR in dB of the output of the graph with only this site quantized; a low value is a large damage."""
 
 
 def rank(
@@ -31,7 +31,7 @@ def rank(
     inputs: Mapping[str, Mapping[str, np.ndarray]],
     progress: Progress,
 ) -> list[Damage]:
-    """Return the damage of every quantized site, the largest first; `inputs` holds those of each graph to judge by."""
+    """Return the damage of every quantized site, the largest first; `inputs` are the inputs of each graph to run."""
     reference: dict[str, torch.Tensor] = {}
     judged = [graph for graph in model.graphs if graph in inputs and model.sensitivity_output(graph) is not None]
     with progress.task("Running the reference", len(judged), "graphs") as advance:

@@ -1,1 +1,1 @@
-"""A recipe written into a graph as QuantizeLinear and DequantizeLinear."""
+"""Passes that write a recipe into a graph, as QuantizeLinear and DequantizeLinear nodes."""

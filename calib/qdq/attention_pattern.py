@@ -1,4 +1,4 @@
-"""Attention written out as MatMul, Softmax, MatMul: what all of its rewritings share."""
+"""Attention as the pattern MatMul, Softmax, MatMul: the parts that all rewritings of attention share."""
 
 import math
 from collections.abc import Callable
@@ -9,35 +9,35 @@ import onnx_ir as ir
 from internvl_edge.calib.qdq.node_writer import NodeWriter
 
 SPLIT_HEADS = (0, 2, 1, 3)
-"""The order of axes that brings heads in front of rows, and back."""
+"""Permutation that moves the axis of heads before that of rows, and back."""
 TRANSPOSED = (0, 1, 3, 2)
 _KNOWN = {"scale", "q_num_heads", "kv_num_heads"}
-"""Attributes that the pattern expresses; any other (``is_causal``, ``softcap``) makes another function."""
+"""Attributes that the pattern can express; others, as ``is_causal`` and ``softcap``, it cannot."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attention:
-    """An attention that is plain: q, k, v, a mask perhaps, one output, as many key as query heads."""
+    """An attention with q, k, v, an optional mask, one output, and as many key heads as query heads."""
 
     q: ir.Value
     k: ir.Value
     v: ir.Value
     mask: ir.Value | None
     heads: int | None
-    """How many are packed in one axis; None where they lie apart already."""
+    """Number of heads that are packed in the last axis; None if heads have an axis of their own."""
     width: int
-    """Of one head."""
+    """Width of one head."""
     factor: float
-    """What scores are multiplied by."""
+    """Factor of the scores."""
 
     @property
     def qkv(self) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """Return what is attended with, over and to."""
+        """Queries, keys and values."""
         return self.q, self.k, self.v
 
 
 def plain_attention(node: ir.Node) -> Attention | None:
-    """Return what `node` attends over; None if it is no attention, or one that the pattern does not express."""
+    """Return the attention that `node` computes; None if it is none, or one that the pattern cannot express."""
     if node.op_type != "Attention" or not set(node.attributes) <= _KNOWN or len(node.outputs) != 1:
         return None
     if len(node.inputs) < 3 or any(value is not None for value in node.inputs[4:]):
@@ -65,7 +65,7 @@ def plain_attention(node: ir.Node) -> Attention | None:
 def split_heads(
     write: NodeWriter, x: ir.Value, heads: int | None, width: int, name: str, perm: tuple[int, ...] = SPLIT_HEADS
 ) -> ir.Value:
-    """Return packed `x` ``[B, N, H*D]`` per head, its axes in the order of `perm`; per head it is already done."""
+    """Return packed `x` ``[B, N, H*D]`` with an axis of heads, its axes in the order of `perm`; else `x` itself."""
     if heads is None:
         return x
     split = write.op("Reshape", [x, write.ints(0, 0, heads, width)], f"{name}_split")
@@ -82,10 +82,16 @@ def write_products(
     on_scores: bool = False,
     weights: Callable[[ir.Value], ir.Value] = lambda x: x,
 ) -> None:
-    """Write the products of `queries` ``[B, H, N, D]``, `keys` ``[B, H, D, M]`` and `values` ``[B, H, M, D]``.
+    """Replace the attention by products of its queries, keys and values.
 
-    The result stands for the attention. `values` are written behind the softmax; `on_scores` multiplies by the factor
-    there; `weights` may do something to the probabilities.
+    Args:
+        write: Writer whose anchor is the attention.
+        found: The attention.
+        queries: ``[B, H, N, D]``.
+        keys: ``[B, H, D, M]``.
+        values: Function that writes and returns ``[B, H, M, D]``; it is called after the softmax is written.
+        on_scores: Whether the scores are multiplied by the factor; otherwise the queries have been already.
+        weights: Function from the probabilities to what multiplies the values.
     """
     scores = write.op("MatMul", [queries, keys], "scores")
     if on_scores:

@@ -1,4 +1,4 @@
-"""Attention in FP8: the operator written out, with Q/DQ on q, k, v and on the probabilities."""
+"""Attention in FP8: the pattern of products, with Q/DQ on q, k, v and on the probabilities."""
 
 from collections.abc import Mapping
 
@@ -17,17 +17,20 @@ from internvl_edge.calib.recipes.recipe import AttentionRange
 from internvl_edge.runtime.numbers.formats import FP8
 
 FEWEST_KEYS = 32
-"""Rows that an attention must see in every call. Of fewer, TensorRT-RTX 1.7 makes up to eight kernels in FP8 where it
-has one in 16 bits (seen in plans of sm_89, sm_120 and sm_121, masked or not; the number of queries does not matter)."""
+"""Smallest number of key rows with which an attention is quantized.
+
+With fewer, TensorRT-RTX 1.7 builds up to eight kernels in FP8 where it has one in 16 bits. This is so in plans for
+sm_89, sm_120 and sm_121, with and without a mask, for any number of queries.
+"""
 PROBABILITY_SCALE = 1 / 448
-"""Probabilities lie in [0, 1]: the largest code of E4M3 stands for 1, as TensorRT's kernels expect."""
+"""Scale of the probabilities, which lie in [0, 1]: the largest code of E4M3 stands for 1, as TensorRT expects."""
 _CODES = ir.DataType(FP8.type.onnx)
 
 
 class QuantizeAttentionPass(ir.passes.InPlacePass):
     """Rewrite ``Attention(q, k, v, mask)`` to ``softmax(q k^T / sqrt(d) + mask) v`` with Q/DQ on both products' inputs.
 
-    Attentions without a range (the pools, those that see few rows), and those that compute more than that, stay.
+    Attentions without ranges (pools, and those with few key rows) and those that the pattern cannot express stay.
     """
 
     def __init__(self, ranges: Mapping[str, AttentionRange]) -> None:
@@ -35,7 +38,7 @@ class QuantizeAttentionPass(ir.passes.InPlacePass):
         self._ranges = ranges
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Rewrite every attention whose module has a range."""
+        """Rewrite every attention whose module has ranges."""
         modified = False
         for node in list(model.graph):
             path = str(node.name).rpartition("/")[0]
@@ -46,7 +49,7 @@ class QuantizeAttentionPass(ir.passes.InPlacePass):
 
 
 def _rewrite(write: NodeWriter, found: Attention, largest: AttentionRange) -> None:
-    """Write one attention out in front of the node that it replaces."""
+    """Write the pattern of one attention before the node that it replaces."""
     q, k, v = (split_heads(write, x, found.heads, found.width, name) for x, name in zip(found.qkv, "qkv", strict=True))
     assert q.dtype is not None
     factor = write.constant("factor", np.array(found.factor).astype(q.dtype.numpy()))

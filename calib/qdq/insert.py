@@ -1,4 +1,4 @@
-"""Write a recipe into a graph: Q/DQ in front of every quantized linear, DQ behind its weight, layer scale gone."""
+"""Write a recipe into a graph: Q/DQ before every quantized linear, DQ after its weight, and no layer scale."""
 
 import numpy as np
 import onnx_ir as ir
@@ -13,14 +13,14 @@ from internvl_edge.runtime.numbers.formats import Format
 
 
 class FoldLayerScalePass(ir.passes.InPlacePass):
-    """Remove ``Mul(x, ls)``: the vector is in the rows of the weight and in the bias of the linear before it."""
+    """Remove ``Mul(x, ls)``, whose vector is folded into weight and bias of the linear before it."""
 
     def __init__(self, layer_scales: frozenset[str]) -> None:
         super().__init__()
         self._names = layer_scales
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Remove every product with one of the vectors."""
+        """Remove every product with a layer scale."""
         modified = False
         for node in list(model.graph):
             scaled = [value for value in node.inputs if value is None or value.name not in self._names]
@@ -46,7 +46,7 @@ class InsertQdqPass(ir.passes.InPlacePass):
         self._graph = graph
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Quantize every site whose linears are in the graph and not quantized yet."""
+        """Quantize every site whose linears are in the graph and are not quantized yet."""
         products = {str(node.name): node for node in model.graph if node.op_type == "MatMul"}
         modified = False
         for decision in self._recipe.decisions:
@@ -104,7 +104,7 @@ class InsertQdqPass(ir.passes.InPlacePass):
 
 
 def quantize_graph(model: ir.Model, recipe: Recipe) -> ir.Model:
-    """Return traced graph `model` quantized, in place; its weights need no values."""
+    """Quantize the traced graph `model` in place and return it; its weights need no values."""
     scales = frozenset(d.site.layer_scale for d in recipe.decisions if d.site.layer_scale is not None)
     FoldLayerScalePass(scales)(model)
     InsertQdqPass(recipe, str(model.graph.name))(model)
@@ -125,7 +125,7 @@ def _from_codes(value: ir.Value | None) -> bool:
 
 
 def _cut_padding(graph: ir.Graph, path: str, node: ir.Node, recipe: Recipe) -> None:
-    """Cut the rows of padding off the product, where there are any."""
+    """Remove the rows of padding from the product, if there are any."""
     product = node.outputs[0]
     assert product.shape is not None
     assert product.dtype is not None
@@ -144,7 +144,7 @@ def _cut_padding(graph: ir.Graph, path: str, node: ir.Node, recipe: Recipe) -> N
 
 
 def _placeholder(value: ir.Value) -> ir.Value:
-    """Give an initializer a place that the weight store will tell."""
+    """Give an initializer an external tensor without a place, which the weight store sets later."""
     assert value.dtype is not None
     assert value.shape is not None
     value.const_value = ir.ExternalTensor("unplaced", 0, 0, value.dtype, shape=value.shape, name=str(value.name))

@@ -1,1 +1,1 @@
-"""The ranges of a model on a data set: statistics of every tensor that may be quantized."""
+"""Ranges: the statistics of every tensor that may be quantized, measured on a data set."""

@@ -1,4 +1,4 @@
-"""What is kept of one tensor while samples pass: ranges per channel, counts of magnitudes, a few rows as they were."""
+"""Statistics of one tensor over all samples: range of each channel, histogram of magnitudes, and a few rows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,16 +11,16 @@ from internvl_edge.calib.ranges.magnitudes import Magnitudes
 from internvl_edge.runtime.errors import CalibrationError
 
 COUNTED_VALUES = 2 << 20
-"""Values of one batch that are counted, in rows evenly spaced: counting all of a 6 B tower would double its time."""
+"""Number of values of a batch that are counted, in evenly spaced rows; to count all would double a 6 B tower's time."""
 CURVE_POINTS = 8
-"""Of one batch: a batch is as many samples as memory allows, which may be all of them."""
+"""Number of points on the curve for each batch, since one batch may hold all samples."""
 EXTREME_SHARE = 4
-"""One in this many kept rows is one of the largest of its batch: a massive token is rare, and must not be missed."""
+"""One of this many kept rows is among the largest of its batch, so that a rare massive token is not missed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """What was seen of one tensor with C channels in one graph."""
+    """Statistics of one tensor with C channels in one graph."""
 
     amax: np.ndarray
     """Largest magnitude of each channel, over all rows, ``[C]`` fp32."""
@@ -29,9 +29,9 @@ class Statistics:
     counted_rows: int
     magnitudes: Magnitudes
     rows: np.ndarray
-    """Rows as they were, ``[R, C]`` fp32: those to try a quantization on."""
+    """Rows of the tensor, ``[R, C]`` fp32, on which quantizations are tried."""
     curve: np.ndarray
-    """Largest magnitude after each stretch of rows, `CURVE_POINTS` a batch: how the range moved over the samples."""
+    """Largest magnitude so far, at `CURVE_POINTS` points of each batch: how the range grew over the samples."""
     token_amax: float
     """Largest magnitude of any row."""
     token_median: float
@@ -45,11 +45,11 @@ class Statistics:
 
 @dataclass
 class Observer:
-    """Collects the statistics of one tensor, batch by batch."""
+    """Collects the statistics of one tensor batch by batch."""
 
     name: str
     rows_per_sample: float
-    """How many rows to keep of each sample; below 1, every n-th sample gives one."""
+    """Number of rows to keep of each sample; below 1, one row of every n-th sample."""
     amax: Tensor | None = None
     total: Tensor | None = None
     counted_rows: int = 0
@@ -61,7 +61,7 @@ class Observer:
     token_amax: list[np.ndarray] = field(default_factory=list)
 
     def observe(self, rows: Tensor, samples: int) -> None:
-        """Add one batch ``[R, C]`` that stands for `samples` samples.
+        """Add one batch of rows ``[R, C]`` of `samples` samples.
 
         Raises:
             CalibrationError: a value is NaN or infinite.
@@ -86,10 +86,10 @@ class Observer:
         self._keep(rows, tokens)
 
     def statistics(self) -> Statistics:
-        """Return what was seen.
+        """Return the statistics of all batches.
 
         Raises:
-            CalibrationError: no batch reached the tensor.
+            CalibrationError: there was no batch.
         """
         if self.amax is None or self.total is None:
             raise CalibrationError(f"{self.name}: no sample reached it; add samples, or leave out its graph")
@@ -106,14 +106,14 @@ class Observer:
         )
 
     def _extend_curve(self, tokens: Tensor) -> None:
-        """Go on with the curve: rows come in the order of their samples."""
+        """Add the points of one batch to the curve; its rows are in the order of their samples."""
         reached = self.curve[-1] if self.curve else 0.0
         for stretch in tokens.tensor_split(min(CURVE_POINTS, tokens.numel())):
             reached = max(reached, float(stretch.max()))
             self.curve.append(reached)
 
     def _keep(self, rows: Tensor, tokens: Tensor) -> None:
-        """Keep this batch's part of the rows: the largest few, and seeded ones of the rest."""
+        """Keep rows of this batch: a few of the largest, and seeded random ones of the rest."""
         due = int(self.samples * self.rows_per_sample) - self.kept_rows
         due = min(due, rows.shape[0])
         if due <= 0:
@@ -127,9 +127,9 @@ class Observer:
 
 
 def merge_statistics(parts: list[Statistics], rows: int) -> Statistics:
-    """Return what one run over all parts' samples would have seen; of their kept rows, `rows` evenly spaced ones.
+    """Return the statistics of one run over the samples of all parts, with `rows` of their kept rows, evenly spaced.
 
-    Only the median token is not exact: it is the median of the parts' medians.
+    The median token alone is not exact: it is the median of the medians.
     """
     counted = sum(part.counted_rows for part in parts)
     mean = sum(part.mean.astype(np.float64) * part.counted_rows for part in parts) / max(1, counted)
@@ -152,7 +152,7 @@ def merge_statistics(parts: list[Statistics], rows: int) -> Statistics:
 
 
 def to_arrays(name: str, seen: Statistics) -> dict[str, np.ndarray]:
-    """Return `seen` as named arrays: only codes that occur are stored, and rows in fp16 of their largest value."""
+    """Return `seen` as named arrays: counts of the codes that occur, and rows in fp16 over the largest magnitude."""
     codes = np.flatnonzero(seen.magnitudes.counts)
     unit = np.float32(max(seen.largest, 1e-30))
     return {
@@ -167,7 +167,7 @@ def to_arrays(name: str, seen: Statistics) -> dict[str, np.ndarray]:
 
 
 def from_arrays(name: str, arrays: Mapping[str, np.ndarray]) -> Statistics:
-    """Return what `to_arrays` stored under `name`."""
+    """Return the statistics that `to_arrays` stored under `name`."""
     magnitudes = Magnitudes()
     magnitudes.counts[arrays[f"{name}/codes"]] = arrays[f"{name}/counts"]
     counted, token_amax, token_median, unit = arrays[f"{name}/numbers"]

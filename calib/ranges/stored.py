@@ -1,4 +1,4 @@
-"""The ranges of a checkpoint on a data set: a folder with one file of statistics a block, and what they are of."""
+"""Ranges on disk: a folder with one file of statistics for each block, and ranges.json, which describes them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,19 +17,19 @@ from internvl_edge.runtime.outputs.strict_json import json_text
 
 SCHEMA = 1
 MARKER = "ranges.json"
-"""Written last: a folder without it is no ranges."""
+"""Name of the description, which is written last: a folder without it is incomplete."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RangesInfo:
-    """What the statistics are of."""
+    """Description of the measurement: checkpoint, data, settings and versions."""
 
     checkpoint: str
-    """As the user named it; `fingerprint` says which weights."""
+    """Name of the checkpoint as the user gave it; `fingerprint` identifies its weights."""
     fingerprint: str
     image_size: int
     data: tuple[Mapping[str, Any], ...]
-    """One entry a shard: source, sha256, pictures, texts, unreadable."""
+    """For each part of the data: source, sha256, pictures, texts, unreadable."""
     method: str
     compute: str
     producer: Mapping[str, str]
@@ -42,13 +42,13 @@ class RangesInfo:
 
 @dataclass(frozen=True, slots=True)
 class Ranges:
-    """An opened folder; statistics are read block by block."""
+    """An opened folder of ranges; statistics are read block by block."""
 
     folder: Path
     info: RangesInfo
 
     def block(self, path: str) -> dict[Key, Statistics]:
-        """Return the statistics of block `path` by graph and tensor.
+        """Return the statistics of block `path`, by graph and tensor.
 
         Raises:
             CalibrationError: the block was not measured, or its file is damaged.
@@ -65,7 +65,7 @@ class Ranges:
 
 
 def open_ranges(folder: Path) -> Ranges:
-    """Open what `calibrate` wrote.
+    """Open a folder that `calibrate` wrote.
 
     Raises:
         CalibrationError: it is no such folder, damaged, or of another schema.
@@ -99,21 +99,21 @@ def save_block(folder: Path, path: str, found: Mapping[Key, Statistics]) -> None
 
 
 def save_info(folder: Path, info: RangesInfo) -> None:
-    """Write what the folder is, as the last thing."""
+    """Write the description of the ranges, which must be the last file."""
     text = json_text(asdict(info))
     (folder / MARKER).write_text(text + "\n", encoding="utf-8")
 
 
 def block_file(folder: Path, path: str) -> Path:
-    """Return where the statistics of block `path` lie."""
+    """Return the file of the statistics of block `path`."""
     return folder / f"{path}.safetensors"
 
 
 def check_fits(ranges: Ranges, fingerprint: str, image_size: int, checkpoint: str) -> None:
-    """Refuse ranges of other weights or another picture size.
+    """Check that the ranges are of these weights and this picture size.
 
     Raises:
-        CalibrationError: naming both sides.
+        CalibrationError: they are not; both sides are named.
     """
     info = ranges.info
     if info.fingerprint != fingerprint:
@@ -129,7 +129,7 @@ def check_fits(ranges: Ranges, fingerprint: str, image_size: int, checkpoint: st
 
 
 def merge_ranges(shards: Sequence[Ranges], folder: Path) -> RangesInfo:
-    """Write into `folder` what one run over the data of all shards would have measured.
+    """Write the ranges of one run over the data of all shards into `folder`, and return their description.
 
     Raises:
         CalibrationError: the shards are of different weights, picture sizes, graphs or arithmetic.

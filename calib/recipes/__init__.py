@@ -1,1 +1,1 @@
-"""What is done to a model to quantize it, decided from its ranges."""
+"""Recipes: what is done to the weights and graphs of a model to quantize it, decided from its ranges."""

@@ -1,4 +1,4 @@
-"""Decide how one site is quantized: smoothing, clip and scale, each by the error of the linears' own output."""
+"""Decide how one site is quantized: smoothing, threshold and scale, by the error of the output of its linears."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,71 +15,75 @@ from internvl_edge.calib.sites import Site
 from internvl_edge.runtime.numbers.formats import Format, Precision
 
 ALPHAS = (0.25, 0.5, 0.65, 0.8, 1.0)
-"""How much of a channel's range smoothing moves from activation to weight: 1 all of it (SmoothQuant's alpha)."""
+"""Candidates for SmoothQuant's alpha, the share of a channel's range that moves from the activation to the weight."""
 SAMPLED_WEIGHT_ROWS = 512
-"""Output rows on which an error is measured, evenly spaced over all linears of the site."""
+"""Number of output rows on which an error is measured, evenly spaced over all linears of the site."""
 OUTLIER_RATIO = 100.0
-"""Largest channel over the median channel from which on activations are called massive (Sun et al. 2024)."""
+"""Ratio of the largest channel to the median channel above which activations are called massive (Sun et al. 2024)."""
 KEEP_HIGH_DB = 14.0
-"""Output SQNR below which a site stays in high precision: 4 % of the output's energy would be noise."""
+"""SQNR in dB of the output below which a site stays in high precision: 4 % of the output's energy would be noise."""
 WORTH_DB = 1.0
-"""Gain from which on a report calls clipping or smoothing a prescription."""
+"""Gain in dB above which a report names clipping or smoothing as the remedy of a site."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
-    """How the activation of a site is quantized in one graph."""
+    """The activation quantizer of a site in one graph."""
 
     threshold: float
+    """Magnitude above which values are clipped."""
     scale: float | None
-    """None where activations are not quantized."""
+    """Scale per tensor; None where activations are not quantized."""
     method: str
     clipped_share: float
+    """Share of the values that are clipped, from 0 to 1."""
     sqnr_db: float
-    """Of the linears' output, on the kept rows."""
+    """SQNR in dB of the output of the linears, on the rows that were kept from calibration."""
     errors: Mapping[str, float]
-    """Candidate -> relative error energy of the output."""
+    """Name of each candidate threshold -> error energy of the output over the output's energy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """How a site is quantized, or why it is not."""
+    """The decision on a site: how it is quantized, or why it stays in high precision."""
 
     site: Site
     alpha: float | None
+    """SmoothQuant's alpha; None without smoothing."""
     smoothing: np.ndarray | None
-    """Powers of two that the activation's channels are divided by and the weights' columns multiplied, ``[C]``."""
+    """Powers of two ``[C]`` that divide the channels of the activation and multiply the columns of the weights."""
     smoothing_errors: Mapping[str, float]
+    """Each candidate alpha, or ``off`` -> relative error energy of the output without clipping."""
     clips: Mapping[str, Clip]
-    """Graph -> its activation quantizer: graphs share weights, not ranges."""
+    """Graph -> activation quantizer; graphs share weights but have ranges of their own."""
     quantized: bool
     reason: str
     prescription: str
 
     @property
     def sqnr_db(self) -> float:
-        """The worst graph's."""
+        """Lowest SQNR in dB over the graphs."""
         return min((clip.sqnr_db for clip in self.clips.values()), default=200.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What may be decided."""
+    """The settings under which sites are decided."""
 
     precision: Precision
-    """Names the format of weights and that of activations."""
+    """Formats of weights and of activations."""
     dtype: str
-    """Type of scales and of what is not quantized, as torch names it."""
+    """Type of the scales and of everything in high precision, as torch names it."""
     method: str = "auto"
     smooth: str | float = "auto"
     fp8_attention: bool = False
-    """Whether attention itself is quantized as well, where the precision can."""
+    """Whether the products of attention are quantized as well, in a precision that allows it."""
 
 
 def decide(site: Site, seen: Mapping[str, Statistics], weights: Sequence[Tensor], rules: Rules) -> Decision:
-    """Return how to quantize `site` given what each graph saw and its weights ``[out, C]`` in fp32.
+    """Return how to quantize `site`, from the statistics `seen` of each graph and the weights ``[out, C]`` in fp32.
 
-    A site whose columns do not fill the blocks of the format stays high.
+    A site whose columns do not fill the blocks of the format stays in high precision.
     """
     unfit = _unfit(weights, rules)
     if unfit:
@@ -108,13 +112,13 @@ def decide(site: Site, seen: Mapping[str, Statistics], weights: Sequence[Tensor]
 
 
 def outlier_ratio(seen: Statistics) -> float:
-    """Return the largest channel over the median channel."""
+    """Return the ratio of the largest channel to the median channel."""
     median = float(np.median(seen.amax))
     return seen.largest / median if median > 0 else 0.0
 
 
 class _CandidateErrors:
-    """Tries quantizations on the kept rows: error of ``x w^T`` over the sampled rows of the weights."""
+    """Measures the error of ``x w^T`` of candidate quantizations, on kept rows of x and sampled rows of weights."""
 
     def __init__(self, seen: Mapping[str, Statistics], sampled: Tensor, rules: Rules) -> None:
         self._seen = seen
@@ -124,13 +128,13 @@ class _CandidateErrors:
         self._rules = rules
 
     def error(self, smoothing: Tensor | None) -> float:
-        """Return the mean over graphs of the relative error with the whole range kept."""
+        """Return the relative error without clipping, as the mean over the graphs."""
         weights = self._weights(smoothing)
         found = [self._error(graph, self._range(graph, smoothing), smoothing, weights) for graph in self._seen]
         return float(np.mean(found))
 
     def clip(self, graph: str, smoothing: Tensor | None) -> Clip:
-        """Return the activation quantizer of `graph`: the candidate with the smallest error, or the method's own."""
+        """Return the quantizer of `graph`: with ``auto`` the candidate of the smallest error, else the method's own."""
         form, method = self._rules.precision.activations, self._rules.method
         if form is None:
             return self._unclipped(graph, smoothing)
@@ -150,7 +154,7 @@ class _CandidateErrors:
         )
 
     def _unclipped(self, graph: str, smoothing: Tensor | None) -> Clip:
-        """Return what stands for an activation quantizer where only weights are quantized: nothing is clipped."""
+        """Return the quantizer without clipping and scale, for the case that only weights are quantized."""
         limit = self._range(graph, smoothing)
         error = self._error(graph, limit, smoothing, self._weights(smoothing))
         return Clip(
@@ -183,7 +187,7 @@ class _CandidateErrors:
         return float((amax if smoothing is None else amax / smoothing).max())
 
     def _magnitudes(self, graph: str, smoothing: Tensor | None) -> Magnitudes:
-        """Return the counts of the tensor: exact ones, or those of the kept rows where smoothing has changed it."""
+        """Return the magnitudes of the tensor: exact ones, or those of the kept rows where smoothing has changed it."""
         if smoothing is None:
             return self._seen[graph].magnitudes
         counts = Magnitudes()
@@ -195,7 +199,7 @@ class _CandidateErrors:
 
 
 def _unfit(weights: Sequence[Tensor], rules: Rules) -> str:
-    """Return why the weights cannot have scales of the format; empty if they can."""
+    """Return why the weights cannot have scales of the format; the empty text if they can."""
     if (form := rules.precision.weights) is None:
         return ""
     try:
@@ -213,7 +217,7 @@ def _sampled_rows(weights: Sequence[Tensor]) -> Tensor:
 
 
 def _vectors(site: Site, seen: Mapping[str, Statistics], columns: Tensor, rules: Rules) -> dict[str, Tensor | None]:
-    """Return the smoothing vectors that may be chosen, by their alpha, decided over all graphs at once."""
+    """Return the candidate smoothing vectors by their alpha; one vector serves all graphs, which share weights."""
     if site.fold is None or rules.smooth == "off":
         return {"off": None}
     amax = torch.from_numpy(np.max([found.amax for found in seen.values()], axis=0))
@@ -223,9 +227,10 @@ def _vectors(site: Site, seen: Mapping[str, Statistics], columns: Tensor, rules:
 
 
 def smoothing_vector(amax: Tensor, columns: Tensor, alpha: float) -> Tensor:
-    """Return ``amax^alpha / columns^(1 - alpha)`` around 1 as powers of two: these fold without any rounding.
+    """Return SmoothQuant's ``amax^alpha / columns^(1 - alpha)`` as powers of two with the median 1.
 
-    Channels that are silent on either side count as a hundred-thousandth of the loudest, so that no factor is 0.
+    Powers of two fold into weights without rounding. Channels without values on either side count as 1e-5 of the
+    largest, so that no factor is 0.
     """
     a = amax.float().clamp(min=1e-5 * float(amax.max().clamp(min=1e-20)))
     w = columns.float().clamp(min=1e-5 * float(columns.max().clamp(min=1e-20)))

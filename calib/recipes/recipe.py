@@ -1,4 +1,4 @@
-"""What is done to a model's weights and graphs to quantize it: the decisions, and what follows from them."""
+"""A recipe: the decisions on all sites, and the factors, scales and corrections that follow from them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,24 +18,24 @@ from internvl_edge.runtime.numbers.formats import Format
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinearWeights:
-    """How the weight of one linear becomes codes."""
+    """Scale and bias correction of the quantized weight of one linear."""
 
     scale: Tensor
-    """Of each output row, ``[out]``, or of blocks in it, ``[out, C / n]``; fp32, as the graph stores it."""
+    """Scale of each output row, ``[out]``, or of each block of n columns, ``[out, C / n]``, in fp32."""
     correction: Tensor | None = None
-    """Added to the bias for what rounding the weight does to the mean output, ``[out]``."""
+    """Vector ``[out]`` added to the bias to undo the change of the mean output by rounding; None without a bias."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Factors:
-    """What one parameter is multiplied by, exactly: layer scale, and powers of two of smoothing."""
+    """Factors of one parameter: the layer scale, and the powers of two of smoothing."""
 
     rows: Tensor | None = None
     columns: Tensor | None = None
     added: Tensor | None = None
 
     def apply(self, value: Tensor) -> Tensor:
-        """Return fp32 `value` times rows and columns, plus what is added."""
+        """Return `value` in fp32 times the factors of its rows and columns, plus `added`."""
         if self.rows is not None:
             value = value * (self.rows if value.ndim == 1 else self.rows[:, None])
         if self.columns is not None:
@@ -45,7 +45,7 @@ class Factors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionRange:
-    """Largest magnitudes of what one attention reads, as the graph has it (v after smoothing)."""
+    """Largest magnitudes of the inputs of one attention; that of v is after smoothing."""
 
     q: float
     k: float
@@ -54,36 +54,36 @@ class AttentionRange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """A quantized model, but for its weights."""
+    """Everything that describes a quantized model, without the values of its weights."""
 
     rules: Rules
     decisions: tuple[Decision, ...]
     factors: Mapping[str, Factors] = field(default_factory=dict)
-    """Parameter -> what it is multiplied by."""
+    """Name of a parameter -> its factors."""
     linears: Mapping[str, LinearWeights] = field(default_factory=dict)
-    """Module path of every quantized linear."""
+    """Module path of every quantized linear -> scale and correction of its weight."""
     attention: Mapping[str, Mapping[str, AttentionRange]] = field(default_factory=dict)
-    """Graph -> attention that is quantized too -> its ranges; on demand only."""
+    """Graph -> module path of each attention that is quantized -> its ranges; empty unless --fp8-attention is given."""
 
     @property
     def weights(self) -> Format | None:
-        """The format of weights; None where they are not quantized."""
+        """Format of the weights; None if they are not quantized."""
         return self.rules.precision.weights
 
     @property
     def activations(self) -> Format | None:
-        """The format of activations; None where they are not quantized."""
+        """Format of the activations; None if they are not quantized."""
         return self.rules.precision.activations
 
     def quantized(self, graph: str) -> list[tuple[Site, Clip]]:
-        """Return the sites of `graph` that are quantized, with their activation quantizers."""
+        """Return the quantized sites of `graph`, each with its activation quantizer."""
         return [(d.site, d.clips[graph]) for d in self.decisions if d.quantized and graph in d.clips]
 
 
 def folded(decisions: Sequence[Decision], layer_scales: Mapping[str, Tensor]) -> dict[str, Factors]:
-    """Return the factors of every parameter that smoothing or layer scale touches.
+    """Return the factors of every parameter that smoothing or layer scale changes.
 
-    A site kept in high precision is not smoothed. Layer scale folds into every block's proj and fc2.
+    A site that stays in high precision is not smoothed. Layer scale is folded into the proj and fc2 of every block.
     """
     factors: dict[str, Factors] = {}
     for decision in decisions:
@@ -126,7 +126,7 @@ def _product(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 
 def save_recipe(recipe: Recipe, folder: Path) -> None:
-    """Write the decisions (json) and the vectors of smoothing and weight scales (safetensors)."""
+    """Write the decisions as recipe.json, and smoothing vectors and weight scales as vectors.safetensors."""
     content = {
         "precision": recipe.rules.precision.name,
         "weights": str(recipe.weights) if recipe.weights is not None else None,
@@ -162,5 +162,5 @@ def _entry(decision: Decision) -> dict[str, Any]:
 
 
 def mean_correction(weight: Tensor, rounded: Tensor, mean: np.ndarray) -> Tensor:
-    """Return what rounding takes from the mean output: ``(W - rounded) E[x]``, ``[out]``."""
+    """Return the change of the mean output by rounding the weight, ``(W - rounded) E[x]``, ``[out]``."""
     return (weight - rounded) @ torch.from_numpy(mean)

@@ -1,4 +1,4 @@
-"""Where to clip a tensor: the classic rules, each from the counts of its magnitudes."""
+"""Clipping thresholds of a tensor by the usual methods, from the histogram of its magnitudes."""
 
 import math
 
@@ -9,15 +9,20 @@ from internvl_edge.runtime.numbers.formats import Format
 
 METHODS = ("auto", "max", "percentile", "entropy", "mse")
 PERCENTILES = (99.9, 99.99, 99.999)
-"""The first clips a thousandth; activations of a trained tower seldom gain by less, the last is nearly the maximum."""
+"""Percentiles that are tried as thresholds.
+
+The first clips a thousandth of the values, and activations of a trained tower seldom gain by clipping more; the last
+is nearly the maximum.
+"""
 
 _STEPS = 2.0 ** (-np.arange(0, 33) / 8)
-"""Candidate thresholds below the maximum: eight per octave, four octaves."""
+"""Candidate thresholds as shares of the maximum: eight in an octave, over four octaves."""
 _ENTROPY_BINS = 2048
+"""Number of bins in which distributions are compared, from 0 to the threshold."""
 
 
 def candidates(seen: Magnitudes, largest: float, form: Format, method: str) -> dict[str, float]:
-    """Return the thresholds that `method` may choose from, by name; `auto` may choose from all.
+    """Return the candidate thresholds of `method` by name; those of `auto` are the candidates of all methods.
 
     Args:
         seen: Counts of the tensor's magnitudes, or of a sample of it.
@@ -36,12 +41,12 @@ def candidates(seen: Magnitudes, largest: float, form: Format, method: str) -> d
 
 
 def default_choice(method: str) -> str:
-    """Return the name in `candidates` that `method` stands for where it does not choose by error."""
+    """Return the name of the candidate that `method` takes where candidates are not compared by their error."""
     return {"percentile": f"percentile {PERCENTILES[1]:g}", "auto": "max"}.get(method, method)
 
 
 def mse_threshold(seen: Magnitudes, form: Format) -> float:
-    """Return the threshold with the smallest mean squared error of the tensor itself."""
+    """Return the threshold with the smallest mean squared error of the quantized tensor; 0 for a tensor of zeros."""
     values, counts = seen.seen()
     if seen.largest == 0:
         return 0.0
@@ -51,9 +56,10 @@ def mse_threshold(seen: Magnitudes, form: Format) -> float:
 
 
 def entropy_threshold(seen: Magnitudes, form: Format) -> float:
-    """Return the threshold whose quantized distribution is nearest in Kullback-Leibler divergence (TensorRT's rule).
+    """Return the threshold with the smallest Kullback-Leibler divergence after quantization; 0 for a tensor of zeros.
 
-    The codes of a floating-point format are not equally wide, so the distribution is compared over their own cells.
+    This is the rule of TensorRT's entropy calibrator. The codes of a floating-point format are not equally spaced, so
+    the values that share a code are found by rounding.
     """
     values, counts = seen.seen()
     if seen.largest == 0:
@@ -64,7 +70,7 @@ def entropy_threshold(seen: Magnitudes, form: Format) -> float:
 
 
 def _divergence(values: np.ndarray, counts: np.ndarray, limit: float, form: Format) -> float:
-    """Return KL(P || Q): P the clipped distribution in fine bins, Q what is left of it after quantization."""
+    """Return KL(P || Q) of the clipped distribution P in fine bins and its quantized distribution Q."""
     edges = np.linspace(0, limit, _ENTROPY_BINS + 1)
     bins = np.minimum(np.searchsorted(edges, values, side="left") - 1, _ENTROPY_BINS - 1).clip(0)
     p = np.bincount(bins, counts, _ENTROPY_BINS)
@@ -85,7 +91,7 @@ def _kullback_leibler(p: np.ndarray, q: np.ndarray) -> float:
 
 
 def _rounded(values: np.ndarray, limit: float, form: Format) -> np.ndarray:
-    """Return magnitudes quantized with their largest code at `limit`."""
+    """Return magnitudes rounded to the codes of `form` whose largest stands for `limit`."""
     scaled = np.minimum(values / (limit / form.largest), form.largest)
     if form.mantissa_bits is None:
         rounded: np.ndarray = np.rint(scaled)

@@ -18,7 +18,7 @@ class Axis:
     log: bool = False
 
     def at(self, value: float) -> float:
-        """Return the pixel of `value`; what lies outside is drawn at the end."""
+        """Return the pixel of `value`; a value outside the axis is drawn at its end."""
         value = min(max(value, self.low), self.high)
         if self.log:
             share = math.log(value / self.low) / math.log(self.high / self.low)
@@ -27,7 +27,7 @@ class Axis:
         return self.start + share * (self.end - self.start)
 
     def ticks(self, count: int = 6) -> list[float]:
-        """Return at most about `count` round values from low to high."""
+        """Return about `count` or fewer round values from low to high."""
         return _log_ticks(self.low, self.high, count) if self.log else _linear_ticks(self.low, self.high, count)
 
 
@@ -47,7 +47,7 @@ def log_range(values: Iterable[float]) -> tuple[float, float]:
 
 
 def number(value: float | None) -> str:
-    """Return about three digits: ``0.0123``, ``12.3``, ``12300``, ``1.2e-5``; a dash for what is not known."""
+    """Return `value` with about three digits: ``0.0123``, ``12.3``, ``12300``, ``1.2e-5``; a dash if not known."""
     if value is None or not math.isfinite(value):
         return "–"
     size = abs(value)

@@ -8,21 +8,21 @@ from markupsafe import Markup
 from internvl_edge.calib.report.axes import Axis, linear_range, log_range, number
 
 HEAT_EDGES = (1.0, 1.5, 2.5, 5.0, 10.0, 20.0, 50.0, 100.0, 300.0)
-"""Colours of the heat map change here, about evenly on a log scale; from 100 on a channel is called massive."""
+"""Ratios at which the colour of the heat map changes, about evenly on a log scale; above 100 a channel is massive."""
 
 _CHARACTER = 6.7
-"""Pixels of a character of the label font, 11 px monospace."""
+"""Width in pixels of a character of the label font, 11 px monospace."""
 _LONGEST_LABEL = 56
 _LONGEST_NOTE = 72
 _HOT = 10.0
-"""Cells from here on carry their own hover text, ..."""
+"""Smallest ratio of a cell that has a hover text of its own."""
 _HOTTEST = 150
-"""... but no more than this many a map: a page must stay small."""
+"""Largest number of such cells in a map, so that the page stays small."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """One line: `style` is the CSS class that colours it."""
+    """One line of a chart; `style` is the CSS class of its colour."""
 
     name: str
     style: str
@@ -31,26 +31,26 @@ class Series:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LineChart:
-    """Lines over blocks or samples."""
+    """A chart of lines over blocks or samples."""
 
     title: str
     series: Sequence[Series]
     y_label: str
     x_label: str = "block"
     y_range: tuple[float, float] | None = None
-    """None: from the values."""
+    """Lowest and highest value of the y axis; None: chosen from the values."""
     log: bool = True
     marked: Mapping[float, str] | None = None
-    """x -> why it is marked with a triangle."""
+    """Value of x that is marked with a triangle -> reason."""
     limit: tuple[float, str] | None = None
-    """A level that must not be reached, and its name."""
+    """A value that must not be reached, and its name."""
     width: int = 304
     height: int = 186
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """One bar with the text to its left, the text behind it and its hover text."""
+    """One bar, with the text to its left, the text after it and its hover text."""
 
     label: str
     value: float
@@ -61,17 +61,17 @@ class Bar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BarChart:
-    """Horizontal bars, the first on top."""
+    """A chart of horizontal bars, the first on top."""
 
     bars: Sequence[Bar]
     label: str
     log: bool = False
     largest: float = float("inf")
-    """Longer bars are cut here; their text says the value."""
+    """Value at which longer bars are cut; their text has the true value."""
 
 
 def line_chart(chart: LineChart) -> Markup:
-    """Return lines with a dot a value and a hover text for each x."""
+    """Return a chart of lines, with a dot for each value and a hover text for each x."""
     xs = sorted({x for line in chart.series for x in line.points})
     values = [y for line in chart.series for y in line.points.values()]
     low, high = chart.y_range or (log_range(values) if chart.log else linear_range(values))
@@ -109,7 +109,7 @@ def line_chart(chart: LineChart) -> Markup:
 
 
 def heat_map(title: str, rows: Mapping[int, Sequence[float]], hovers: Mapping[int, str]) -> Markup:
-    """Return blocks x channel groups, coloured by the ratio in each cell.
+    """Return a map of blocks x channel groups, coloured by the ratio in each cell.
 
     Args:
         title: Name of the graph.
@@ -149,7 +149,7 @@ def heat_map(title: str, rows: Mapping[int, Sequence[float]], hovers: Mapping[in
 
 
 def bar_chart(chart: BarChart) -> Markup:
-    """Return horizontal bars with their notes behind them."""
+    """Return a chart of horizontal bars, with the note of each after it."""
     labels = [_shortened(bar.label, _LONGEST_LABEL) for bar in chart.bars]
     left = 14 + _CHARACTER * max((len(label) for label in labels), default=0)
     top, tall, right = 20, 19, left + 420
@@ -182,7 +182,7 @@ def bar_chart(chart: BarChart) -> Markup:
 def column_chart(
     title: str, groups: Mapping[int, Sequence[Bar]], label: str, value_range: tuple[float, float]
 ) -> Markup:
-    """Return thin columns on a log scale, those of one block side by side; a value of 0 draws none.
+    """Return a chart of thin columns on a log scale, with those of a block side by side; a value of 0 has no column.
 
     Args:
         title: Name of the graph.
@@ -214,7 +214,7 @@ def column_chart(
 
 
 def _runs(levels: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Return ``(start, end, level)`` of neighbours with one level."""
+    """Return ``(start, end, level)`` of each run of neighbours with the same level."""
     found: list[tuple[int, int, int]] = []
     for i, level in enumerate(levels):
         if found and found[-1][2] == level:
@@ -262,7 +262,7 @@ def _hover(text: str) -> Markup:
 
 
 def _shortened(text: str, longest: int) -> str:
-    """Return `text` without its middle: start and end of a module path tell more."""
+    """Return `text` without its middle if it is too long: start and end of a module path matter most."""
     return text if len(text) <= longest else f"{text[: longest // 2]}…{text[len(text) - longest // 2 + 1 :]}"
 
 

@@ -1,4 +1,4 @@
-"""The quantization report as data: ranges, outliers, clips, sensitivity and accuracy, for JSON and for the page."""
+"""Content of the quantization report: ranges, outliers, thresholds, sensitivity and accuracy, as JSON types."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from internvl_edge.calib.recipes.recipe import Recipe
 from internvl_edge.runtime.numbers.tensor_types import FLOAT16
 
 MAP_COLUMNS = 64
-"""Channels are drawn in this many groups, each by its largest."""
+"""Number of groups of channels in the map, each of which shows its largest channel."""
 PLACEMENT_RULES = (
     ("linears of attention, MLP and cross-attention, and lm_head are quantized", "99.9 % of the weights and products"),
     ("q, k and v, and gate and up, share one quantizer", "they read one tensor: one kernel quantizes it once"),
@@ -36,7 +36,7 @@ def build_report(
     max_drop: float,
     notes: Sequence[str],
 ) -> dict[str, Any]:
-    """Return the report; the statistics are read block by block."""
+    """Return the report as JSON types; statistics are read block by block."""
     by_site = {decision.site.name: decision for decision in recipe.decisions}
     sites: list[dict[str, Any]] = []
     attention: list[dict[str, Any]] = []
@@ -120,7 +120,7 @@ def _residual(graph: str, path: str, seen: Statistics) -> dict[str, Any]:
 
 
 def _channel_map(seen: Statistics) -> list[float]:
-    """Return the largest channel of each group over the median channel."""
+    """Return the ratio of the largest channel of each group to the median channel."""
     groups = np.array_split(seen.amax, min(MAP_COLUMNS, len(seen.amax)))
     median = max(float(np.median(seen.amax)), 1e-30)
     return [float(group.max()) / median for group in groups]

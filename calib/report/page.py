@@ -1,4 +1,4 @@
-"""The quantization report as one HTML page that opens offline: answers first, then pictures, then every site."""
+"""The quantization report as one HTML page that opens offline: results first, then charts, then every site."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,13 +24,13 @@ from internvl_edge.runtime.numbers.tensor_types import FLOAT16
 Entry = Mapping[str, Any]
 
 _RANKED = 24
-"""Sites in the picture of the sensitivity ranking; the table has all."""
+"""Number of sites in the chart of sensitivity; the table has all sites."""
 _MOVED = 6
-"""Sites in the picture of convergence: those whose range moved most in the second half of the samples."""
+"""Number of sites in the chart of convergence, those whose range changed most in the second half of the samples."""
 
 
 def render_html(report: Mapping[str, Any]) -> str:
-    """Return the page for what `build_report` returned."""
+    """Return the page of a report that `build_report` returned."""
     environment = Environment(
         loader=PackageLoader("internvl_edge.calib.report"),
         autoescape=True,
@@ -54,7 +54,7 @@ def render_html(report: Mapping[str, Any]) -> str:
 
 
 def _by_name(sites: Iterable[Entry]) -> list[Entry]:
-    """Return one entry a site: that of its worst graph."""
+    """Return one entry for each site, that of the graph with the lowest SQNR."""
     found: dict[str, Entry] = {}
     for site in sites:
         if site["name"] not in found or site["sqnr_db"] < found[site["name"]]["sqnr_db"]:
@@ -71,7 +71,7 @@ def _groups(entries: Sequence[Entry], *keys: str) -> Iterable[tuple[tuple[Any, .
 
 
 def _ranges(sites: Sequence[Entry]) -> Iterable[Markup]:
-    """Yield a chart for each graph and kind of site: largest value before and after smoothing, clip, median channel."""
+    """Yield a chart for each graph and kind of site: largest value before and after smoothing, threshold, median."""
     lines = {"as measured": "amax", "smoothed": "smoothed_amax", "clip": "threshold", "median": "median_channel_amax"}
     for (graph, kind), group in _groups(sites, "graph", "kind"):
         series = [
@@ -137,7 +137,7 @@ def _sensitivity(entries: Sequence[Entry]) -> Markup | None:
 
 
 def _convergence(sites: Sequence[Entry]) -> Markup | None:
-    """Draw the ranges that moved most in the second half of the samples, as shares of where they ended."""
+    """Return a chart of the ranges that changed most in the second half of the samples, over their final value."""
     curves = {f"{s['graph']} {s['name']}": s["convergence"] for s in sites if len(s["convergence"]) > 1}
     moved = sorted(curves, key=lambda name: curves[name][(len(curves[name]) - 1) // 2] / max(curves[name][-1], 1e-30))
     if not moved:

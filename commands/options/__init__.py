@@ -1,1 +1,1 @@
-"""Arguments and options that several commands take, and the types of their values."""
+"""Arguments and options that several commands take, types of their values, and headings in --help."""

@@ -1,1 +1,1 @@
-"""What commands print: results on stdout; progress, log records and what is not installed on stderr."""
+"""Output of commands: results on stdout; progress, log records and missing packages on stderr."""

@@ -1,4 +1,4 @@
-"""Log records on stderr: warnings always, our own stages with ``-v``, all that libraries say as well with ``-vv``."""
+"""Log records on stderr: warnings always, the stages of this package with ``-v``, those of libraries with ``-vv``."""
 
 import logging
 import sys
@@ -8,7 +8,7 @@ _FORMAT = "%(levelname)s %(name)s: %(message)s"
 
 
 class _Stderr(logging.Handler):
-    """Writes to the stderr of the moment, so that records appear above bars that are being drawn there."""
+    """Handler that writes to the current `sys.stderr`, so that records appear above progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
@@ -19,7 +19,7 @@ class _Stderr(logging.Handler):
 
 
 def configure_logging(verbosity: int) -> None:
-    """Send log records to stderr: from 1 on also what our own stages do, from 2 on all that is told at INFO."""
+    """Send log records to stderr: warnings, from 1 on also INFO of this package, from 2 on INFO of all libraries."""
     handler = _Stderr()
     handler.setFormatter(logging.Formatter(_FORMAT))
     logging.basicConfig(level=logging.INFO if verbosity > 1 else logging.WARNING, handlers=[handler], force=True)

@@ -1,6 +1,6 @@
-"""Which extra of this package brings which module, and what to say where one is not installed.
+"""Modules that the extras of this package install, and the message where one of them is missing.
 
-A device has the base alone, and a library that runs graphs; commands that need more say so in one line.
+A device has the package without extras, and a library that runs graphs; commands that need more say so in one line.
 """
 
 from importlib.util import find_spec
@@ -31,32 +31,32 @@ MODULES = {
     "tracing": ("opentelemetry",),
     "ray": ("ray",),
 }
-"""Extra of pyproject.toml -> what of it our code imports."""
+"""Extra of pyproject.toml -> modules of it that our code imports."""
 
 
-_ELSEWHERE = {
+_ALTERNATIVES = {
     "build": ", or make a kit where it is (`internvl-edge build BUNDLE --target DEVICE -o KIT`) and build that here",
 }
-"""What works without the extra."""
+"""Command -> what to do where its extra cannot be installed."""
 
 
 def missing_text(command: str, error: ModuleNotFoundError) -> str | None:
-    """Return what to install for `command`, in one line with all that is missing of the extra.
+    """Return a line with the missing modules of an extra and how to install them.
 
-    None for a module that no extra brings, or that is installed and lacks a part: that is a fault of the code, not of
-    the installation.
+    None if no extra has the module, or if it is installed and lacks a part: then the code is wrong, not the
+    installation.
     """
     for extra, modules in MODULES.items():
         missing = [module for module in modules if not _is_installed(module)]
         if any(_is_of(str(error.name), module) for module in missing):
             verb = "is" if len(missing) == 1 else "are"
-            remedy = f"pip install 'internvl-edge[{extra}]'{_ELSEWHERE.get(command, '')}"
+            remedy = f"pip install 'internvl-edge[{extra}]'{_ALTERNATIVES.get(command, '')}"
             return f"{command}: {', '.join(missing)} {verb} not installed; {remedy}"
     return None
 
 
 def _is_of(name: str, module: str) -> bool:
-    """Return whether `name` is `module`, lies in it, or is the package around it."""
+    """Return whether `name` is `module`, a part of it, or a package that contains it."""
     return f"{name}.".startswith(f"{module}.") or module.startswith(f"{name}.")
 
 

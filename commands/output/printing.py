@@ -1,4 +1,4 @@
-"""What commands print to stdout: text for people, JSON for programs."""
+"""Printing to stdout: text for people, JSON for programs."""
 
 import click
 
@@ -8,11 +8,11 @@ from internvl_edge.runtime.outputs.strict_json import json_text
 
 
 def show(text: str | bytes, *, newline: bool = True, to_stderr: bool = False) -> None:
-    """Print `text`, or the bytes of one; `to_stderr`: where stdout is the place of a file.
+    """Print `text`, or its bytes; `to_stderr` is for commands whose file goes to stdout.
 
     Raises:
-        EdgeError: stdout cannot take it, as on a full disk.
-        BrokenPipeError: the reader of stdout has left.
+        EdgeError: stdout cannot be written, as on a full disk.
+        BrokenPipeError: the reader of stdout has ended.
     """
     try:
         click.echo(text, nl=newline, err=to_stderr)
@@ -25,7 +25,7 @@ def show(text: str | bytes, *, newline: bool = True, to_stderr: bool = False) ->
 
 
 def show_json(content: object) -> None:
-    """Print `content` as JSON, in UTF-8 whatever the terminal's encoding is.
+    """Print `content` as JSON in UTF-8, whatever the encoding of the terminal is.
 
     Raises:
         EdgeError: as `show`.

@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: bars on a terminal, elsewhere a line now and then for who reads a log."""
+"""Progress of long work on stderr: bars on a terminal, and elsewhere a line at intervals."""
 
 import logging
 import sys
@@ -15,25 +15,26 @@ from internvl_edge.runtime.progress import BYTES, Advance
 logger = logging.getLogger(__name__)
 
 QUIET_SECONDS = 10.0
-"""A command that is done by then says nothing of its stages."""
+"""Time in seconds within which a command prints no progress."""
 _LINE_SECONDS = 10.0
 _LATER_LINE_SECONDS = 60.0
-"""Between two lines of one stage, in its first minute and later."""
+"""Seconds between two lines of a stage: in its first minute, and later."""
 _FIRST_MINUTE = 60.0
 
 
 def shown_progress(*, redraw_on_advance: bool = False, transient: bool = False) -> "Bars | Lines":
     """Return bars where stderr is a terminal, else lines.
 
-    Bars that are `still` are drawn when something advances and not meanwhile: drawing takes time from what is being
-    measured. `transient` ones leave the terminal when they are done.
+    Args:
+        redraw_on_advance: Draw bars only when something advances, since drawing in between would disturb a measurement.
+        transient: Remove bars from the terminal when they are done.
     """
     return Bars(redraw_on_advance=redraw_on_advance, transient=transient) if sys.stderr.isatty() else Lines()
 
 
 @dataclass(slots=True)
 class Stage:
-    """One task: how much of it is done, and since when."""
+    """One task: its amount of work, how much of it is done, and when it began."""
 
     label: str
     total: float
@@ -41,26 +42,26 @@ class Stage:
     began: float
     done: float = 0.0
     reported: float = field(default=0.0)
-    """When a line was last written of it."""
+    """Time at which a line about it was last written."""
 
     def state(self, now: float) -> str:
-        """Return what is done of what and how long the rest will take, in words."""
+        """Return a text with the amount that is done and the time that is left."""
         rest = self.rest(now)
         left = f", {duration(rest)} left" if rest is not None else ""
         percent = f" ({self.done / self.total:.0%})" if self.total else ""
         return f"{self.label}: {amount(self.done, self.unit, self.total)}{percent}{left}"
 
     def end(self, now: float) -> str:
-        """Return what was done in which time, in words."""
+        """Return a text with the amount that was done and the time that it took."""
         return f"{self.label}: {amount(self.done, self.unit)} in {duration(now - self.began)}"
 
     def rest(self, now: float) -> float | None:
-        """Return the seconds that the rest will take if it goes on as up to here; None before anything is done."""
+        """Return the seconds that are left at the speed so far; None before anything is done."""
         return (now - self.began) * (self.total - self.done) / self.done if 0 < self.done < self.total else None
 
 
 def amount(done: float, unit: str, total: float | None = None) -> str:
-    """Return how much is done, of `total` where it is given: ``3 of 5 graphs``, ``1.2 of 11.8 GB``."""
+    """Return a text with the amount that is done, and `total` if it is given: ``3 of 5 graphs``, ``1.2 of 11.8 GB``."""
     size, name, digits = 1.0, f" {unit}", 0
     if unit == BYTES:
         scale = max(done, total or 0)
@@ -82,9 +83,9 @@ def duration(seconds: float) -> str:
 
 
 class Lines:
-    """Writes a line of each stage, and more of long ones, to stderr; nothing of commands that are soon done.
+    """Writes a line for each stage to stderr, and several for a long one; nothing for a short command.
 
-    With ``-v`` stages are log records from their beginning on.
+    With ``-v`` each stage is a log record instead.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, write: Callable[[str], None] | None = None) -> None:
@@ -93,26 +94,26 @@ class Lines:
         self._began = clock()
         self._running: list[Stage] = []
         self._held: list[str] = []
-        """Lines of stages that were over before anything was said."""
+        """Lines of stages that ended before the first line was due."""
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
 
     def __enter__(self) -> "Lines":
-        """Begin to tell."""
+        """Start the thread that writes lines."""
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Fall silent."""
+        """Stop the thread that writes lines."""
         self._stop.set()
         self._thread.join()
 
     @contextmanager
     def task(self, label: str, total: float, unit: str) -> Iterator[Advance]:
-        """Open a stage of `total` units; the block gets a function that advances it."""
+        """Begin a stage of `total` units; yields a function that adds to what is done."""
         stage = Stage(label, total, unit, self._clock())
         stage.reported = stage.began
         logger.info("%s: %s to do", label, amount(total, unit))
@@ -131,7 +132,7 @@ class Lines:
                 self._running.remove(stage)
 
     def report_due(self) -> None:
-        """Write what is due: after the quiet time a line of every stage that is over, then of running ones."""
+        """Write the lines that are due: after `QUIET_SECONDS` those of ended stages, then those of running ones."""
         now = self._clock()
         if now - self._began < QUIET_SECONDS:
             return
@@ -170,7 +171,7 @@ def _write(line: str) -> None:
 
 
 class Bars:
-    """One bar per task, kept on screen when done; they move on stderr while any task runs."""
+    """Draws one bar for each task on stderr while any task runs."""
 
     def __init__(self, *, redraw_on_advance: bool = False, transient: bool = False) -> None:
         self._redraw_on_advance, self._transient = redraw_on_advance, transient
@@ -178,7 +179,7 @@ class Bars:
         self._open = 0
 
     def __enter__(self) -> "Bars":
-        """Nothing is drawn before there is a task."""
+        """Return itself; nothing is drawn before there is a task."""
         return self
 
     def __exit__(
@@ -190,7 +191,7 @@ class Bars:
 
     @contextmanager
     def task(self, label: str, total: float, unit: str) -> Iterator[Advance]:
-        """Open a bar of `total` units; the block gets a function that advances it."""
+        """Begin a bar of `total` units; yields a function that adds to what is done."""
         stage = Stage(label, total, unit, time.monotonic())
         if self._open == 0:
             self._bars = _new_bars(self._redraw_on_advance, self._transient)
