@@ -1,4 +1,4 @@
-"""Libraries that run graphs, behind one protocol; each is imported when its first graph is opened."""
+"""Open graphs with inference libraries behind one protocol; a library is imported when its first graph is opened."""
 
 import os
 from functools import partial
@@ -16,7 +16,7 @@ __all__ = ["BACKENDS", "Session", "SessionOptions", "TensorInfo", "open_session"
 
 
 def require_backend(backend: str) -> None:
-    """Check a backend's name, without loading its library.
+    """Check the name of a backend without loading its library.
 
     Raises:
         BackendError: there is no such backend.
@@ -26,12 +26,12 @@ def require_backend(backend: str) -> None:
 
 
 def open_session(backend: str, bundle: Bundle, graph: str, options: SessionOptions | None = None) -> Session:
-    """Open `graph` of `bundle` with `backend`; ``auto`` takes the fastest that can run it here.
+    """Open `graph` of `bundle` with `backend`; ``auto`` selects the fastest that can run it on this machine.
 
     Raises:
         BundleError: the bundle has no such graph.
         BackendError: the backend is unknown, not installed, or refuses the graph.
-        InputError: more threads than this machine has a use for.
+        InputError: no thread, or far more than this machine has cores.
     """
     require_backend(backend)
     _require_threads(options)
@@ -39,7 +39,7 @@ def open_session(backend: str, bundle: Bundle, graph: str, options: SessionOptio
 
 
 def _require_threads(options: SessionOptions | None) -> None:
-    """Refuse threads that would only wait for each other: 128 on 2 cores take a minute for what 2 do in a second."""
+    """Check the number of threads, of which far more than cores are slow: on 2 cores 2 take a second, 128 a minute."""
     cores = os.cpu_count() or 1
     most = max(4 * cores, 16)
     if options is not None and options.threads is not None and not 1 <= options.threads <= most:

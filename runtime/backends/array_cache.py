@@ -1,4 +1,4 @@
-"""A decoder's cache as arrays that go in and out of `Session.run`: for backends that keep none of their own."""
+"""A decoder's cache as inputs and outputs of `Session.run`, for backends that keep no cache of their own."""
 
 from collections.abc import Callable, Mapping
 
@@ -8,16 +8,17 @@ from internvl_edge.runtime.backends.session import CacheSession, KeyValueCache, 
 from internvl_edge.runtime.stages import UNMEASURED, Stages
 
 Run = Callable[[Mapping[str, np.ndarray], Stages], Mapping[str, np.ndarray]]
-"""The decoder graph: ids, mask, positions and ``past_key_values.*`` in, ``logits`` and ``present.*`` out."""
+"""Function that runs the decoder: from ids, mask, positions and ``past_key_values.*`` to ``logits`` and
+``present.*``."""
 
 
 class ArrayCache:
-    """What the last step gave is what the next is fed with."""
+    """A cache of arrays: the outputs of a step are the inputs of the next."""
 
     def __init__(self, run: Run, present: Mapping[str, np.ndarray]) -> None:
         self._run = run
         self._present = dict(present)
-        self._borrowed = True  # the caller's until the first step
+        self._borrowed = True  # the arrays are the caller's until the first step
 
     def step(self, inputs: Mapping[str, np.ndarray], stages: Stages = UNMEASURED) -> np.ndarray:
         """Append the keys and values of new columns; return logits ``[R, V]`` of the last."""
@@ -28,7 +29,7 @@ class ArrayCache:
         return logits
 
     def select(self, rows: np.ndarray, shared: int) -> None:
-        """Keep the rows of these indexes: as many as there are in place, another number in new arrays."""
+        """Keep the rows of these indexes, in place if their number stays the same, else in new arrays."""
         for name, values in self._present.items():
             if self._borrowed or len(values) != len(rows) or not values.flags.writeable:
                 self._present[name] = values[rows]
@@ -42,19 +43,19 @@ class ArrayCache:
 
 
 def open_cache(session: Session, present: Mapping[str, np.ndarray], rows: int, length: int) -> KeyValueCache:
-    """Return the session's own cache for `rows` rows of `length` positions, or one of arrays where it has none."""
+    """Return the session's own cache for `rows` rows of `length` positions, or one of arrays if it has none."""
     if isinstance(session, CacheSession):
         return session.open_cache(present, rows, length)
     return ArrayCache(lambda inputs, stages: session.run(inputs, stages=stages), present)
 
 
 def past_name(present: str) -> str:
-    """Return the input that takes up the output `present`."""
+    """Return the name of the input that takes the output `present` of the last step."""
     return present.replace("present", "past_key_values", 1)
 
 
 def move_rows(values: np.ndarray, rows: np.ndarray, shared: int) -> None:
-    """Replace rows of `values` ``[R, H, P, D]`` by those of `rows`, which agree on the first `shared` positions."""
+    """Replace the rows of `values` ``[R, H, P, D]`` by those of `rows`; all agree on the first `shared` positions."""
     moved = np.flatnonzero(rows != np.arange(len(rows)))
     if moved.size:
         values[moved, :, shared:] = values[rows[moved], :, shared:]

@@ -1,4 +1,4 @@
-"""Seeded arrays that a graph takes: ids of its vocabulary, whole masks, positions in order, a cache that fits."""
+"""Random inputs of a graph: ids of its vocabulary, full masks, consecutive positions, a cache of fitting size."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,23 +10,23 @@ from internvl_edge.runtime.bundle.manifest import ModelInfo, TensorSpec
 from internvl_edge.runtime.errors import InputError
 
 PROMPT_IDS = 5
-"""The ids of "English caption:" and its bos, rounded up: what a caption's first pass feeds."""
+"""Number of ids in the first call of a caption: bos and "English caption:", rounded up."""
 WRITTEN_IDS = 15
-"""Half of a caption of 30 ids: the cache of a mean step."""
+"""Number of generated ids in the cache of a mean step: half of a caption of 30 ids."""
 _FIRST_WORD = 3
-"""Ids below are bos, eos, padding and unknown."""
+"""First id of a word. Lower ids are bos, eos, padding and unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """Lengths of the axes that have names."""
+    """Lengths of the named axes."""
 
     batch: int
     length: int
     past: int
 
     def of(self, axis: str) -> int | None:
-        """Return the length of an axis, or None for a name that no graph of ours has."""
+        """Return the length of an axis, or None for a name that no exported graph has."""
         return {
             "batch": self.batch,
             "texts": self.batch,
@@ -39,7 +39,7 @@ class Sizes:
 def sizes_of(graph: str, phase: str, model: ModelInfo, batch: int) -> Sizes:
     """Return the lengths of one call of `graph`; `phase` is ``prompt`` or ``step`` of a decoder, otherwise empty."""
     text = model.text
-    if text is None:  # no graph of such a model has another named axis than the batch
+    if text is None:  # graphs of such a model name no axis but the batch
         return Sizes(batch=batch, length=1, past=0)
     queries = text.num_query_tokens
     if phase == "prompt":
@@ -58,10 +58,10 @@ def graph_inputs(
     sizes: Sizes,
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-    """Return what `graph` takes; `declared` is the manifest's signature, which names axes that a session does not.
+    """Return inputs of `graph`; `declared` is the manifest's signature, which names axes that sessions do not.
 
     Raises:
-        InputError: the graph has a fixed axis of another size, or an axis without a known meaning; all of them.
+        InputError: the graph has a fixed axis of another size, or an axis of unknown meaning. The message names all.
     """
     axes = {spec.name: spec.shape for spec in declared}
     arrays, wrong = {}, []

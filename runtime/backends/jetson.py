@@ -1,14 +1,14 @@
-"""Whether this machine is a Jetson: its TensorRT is JetPack's, for the system's Python, and no package of an index."""
+"""Find out whether this machine is a Jetson, whose TensorRT comes with JetPack for the system's Python."""
 
 import sys
 from pathlib import Path
 
 RELEASE_FILE = Path("/etc/nv_tegra_release")
-"""What Jetson Linux says of itself, JetPack 6 and 7 alike."""
+"""File with the release of Jetson Linux in JetPack 6 and 7."""
 
 
 def tensorrt_remedy() -> str:
-    """Return how TensorRT comes to be importable here, as the end of a message."""
+    """Return how to install TensorRT on this machine, as the end of a message."""
     in_environment = sys.prefix != sys.base_prefix
     if not RELEASE_FILE.exists():
         other = ", or on a Jetson make the environment with --system-site-packages" if in_environment else ""

@@ -1,4 +1,4 @@
-"""Graphs on OpenVINO: processors of any maker, and Intel GPUs."""
+"""Run graphs with OpenVINO, on processors of any maker and on Intel GPUs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,9 +22,10 @@ _BACKENDS: dict[Device, str] = {"CPU": "openvino", "GPU": "openvino_gpu"}
 
 
 class OpenVinoSession:
-    """One graph on OpenVINO; `declared` are its inputs as the manifest has them, whose axes have names.
+    """One graph on OpenVINO; `declared` are its inputs in the manifest, whose axes have names.
 
-    On a processor, what is fp16 or bf16 crosses the border in fp32; on a GPU only bf16 does, which NumPy does not have.
+    On a processor, inputs and outputs in fp16 or bf16 are changed to fp32; on a GPU only those in bf16, which NumPy
+    lacks.
 
     Raises:
         BackendError: OpenVINO is not installed, has no such device, or refuses the graph.
@@ -75,7 +76,7 @@ class OpenVinoSession:
         """
         names = list(self.outputs if outputs is None else outputs)
         require_arrays(self._file.stem, inputs, names, self.inputs, self.outputs)
-        arrays = self._arrays(inputs)  # the request reads them where they lie
+        arrays = self._arrays(inputs)  # the request reads them in place
         with self._request() as request:
             _set_inputs(request, arrays)
             try:
@@ -85,22 +86,22 @@ class OpenVinoSession:
                 raise BackendError(
                     f"{self._file.name}: failed at run time ({_reason(error)}); check its inputs"
                 ) from error
-            return {name: request.get_tensor(name).data.copy() for name in names}  # its memory serves the next call
+            return {name: request.get_tensor(name).data.copy() for name in names}  # the request is reused
 
     def layer_times(self, inputs: Mapping[str, np.ndarray], runs: int) -> "list[LayerTime]":
-        """Return the layers as they run, from a compiled graph of its own that counts their times."""
+        """Return the layers as they run, from a graph that is compiled again with performance counters."""
         from internvl_edge.runtime.backends.layer_times.openvino import layers_of_runs
 
         compiled = self._compile(self._read(), profile=True)
         request = compiled.create_infer_request()
         arrays = self._arrays(inputs)
         _set_inputs(request, arrays)
-        request.infer(share_outputs=True)  # the first one takes memory
+        request.infer(share_outputs=True)  # the first run allocates memory
         found = []
         for _ in range(runs):
             request.infer(share_outputs=True)
             found.append(request.get_profiling_info())
-        model = compiled.get_runtime_model()  # read behind the runs: its shapes are theirs
+        model = compiled.get_runtime_model()  # after the runs, so that it has their shapes
         return layers_of_runs(found, model, list(self.outputs))
 
     def close(self) -> None:
@@ -109,7 +110,7 @@ class OpenVinoSession:
 
     @contextmanager
     def _request(self) -> Iterator[Any]:
-        """Lend an infer request: a thread has one to itself for a call, and there are as many as calls at one time."""
+        """Return a context with an infer request for one call; there are as many requests as concurrent calls."""
         try:
             request = self._idle.pop()
         except IndexError:
@@ -120,7 +121,7 @@ class OpenVinoSession:
             self._idle.append(request)
 
     def _arrays(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return what a tensor can lie on: never written to, but OpenVINO refuses arrays that are read-only."""
+        """Return arrays that tensors can share. OpenVINO does not write to them, but refuses read-only ones."""
         return {name: np.require(inputs[name], info.dtype, ["C", "W"]) for name, info in self.inputs.items()}
 
     def _settings(self, version: str) -> dict[str, str]:
@@ -134,7 +135,7 @@ class OpenVinoSession:
         return settings
 
     def _read(self) -> Any:
-        """Return the graph of the file, with the border that `inputs` and `outputs` tell; weights are mapped."""
+        """Return the graph of the file, with the types of `inputs` and `outputs` and with mapped weights."""
         model = self._core.read_model(self._file)
         _widen_inputs_and_outputs(model, ("bf16", "f16") if self._device == "CPU" else ("bf16",))
         return model
@@ -151,10 +152,11 @@ class OpenVinoSession:
         return self._core.compile_model(model, self._device, settings)
 
     def _precision(self, model: Any) -> str:
-        """Return the type that arithmetic is done in, never less exact than the graph's unless that was allowed.
+        """Return the type of the arithmetic, which is never less exact than the graph's unless the user allowed bf16.
 
-        Left alone, OpenVINO computes fp32 graphs in bf16 on processors that have it, and in fp16 on GPUs. A GPU is told
-        to keep each layer's own type; a processor computes fp16 in fp32: what is fp16 there has its norms in fp16 too.
+        By default OpenVINO computes fp32 graphs in bf16 on processors that have it, and in fp16 on GPUs. Here a GPU
+        keeps
+        the type of each layer, and a processor computes fp16 in fp32, since its fp16 would include norms.
         """
         from openvino import Type
 
@@ -167,11 +169,11 @@ class OpenVinoSession:
 
 @cache
 def process_core() -> Any:
-    """Return OpenVINO's core, one for as long as the process lives.
+    """Return OpenVINO's core, of which the process has one until it ends.
 
-    Each core of 2026.4 gives the thread a stack for signals, and with its end puts back the stack from before its
-    beginning: of two cores that end in their order the second puts back one that the first has freed, and the next
-    signal, Ctrl-C for one, ends the process with a segmentation fault.
+    Each core of 2026.4 gives the thread a new stack for signals, and restores the earlier stack when it is deleted. If
+    two cores are deleted in the order of their creation, the second restores a stack that the first has freed, and the
+    next signal, such as Ctrl-C, ends the process with a segmentation fault.
     """
     import openvino
 
@@ -179,7 +181,7 @@ def process_core() -> Any:
 
 
 def _set_inputs(request: Any, arrays: Mapping[str, np.ndarray]) -> None:
-    """Let `request` read `arrays` in place; they must outlive its runs."""
+    """Set `arrays` as inputs of `request`, which reads them in place, so that they must outlive its runs."""
     from openvino import Tensor
 
     for name, array in arrays.items():
@@ -187,7 +189,7 @@ def _set_inputs(request: Any, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _widen_inputs_and_outputs(model: Any, narrow: Sequence[str]) -> None:
-    """Make inputs and outputs of the `narrow` types float32."""
+    """Change inputs and outputs of the `narrow` types to float32."""
     from openvino import Type
     from openvino.preprocess import PrePostProcessor
 
@@ -202,9 +204,9 @@ def _widen_inputs_and_outputs(model: Any, narrow: Sequence[str]) -> None:
 
 
 def _info(port: Any, axes: Mapping[str, Sequence[int | str]]) -> TensorInfo:
-    """Return what a tensor at the border is; OpenVINO keeps no names of axes, `axes` has those that are known.
+    """Return type and shape of an input or output; OpenVINO keeps no names of axes, so that they come from `axes`.
 
-    `port` is of the graph as it was read: compiled, a tensor may have taken on the names of others.
+    `port` belongs to the graph before compilation, in which tensors may get the names of others.
     """
     name = port.get_any_name()
     sizes = [dimension.get_length() if dimension.is_static else None for dimension in port.get_partial_shape()]
@@ -214,6 +216,6 @@ def _info(port: Any, axes: Mapping[str, Sequence[int | str]]) -> TensorInfo:
 
 
 def _reason(error: RuntimeError) -> str:
-    """Return the last line of OpenVINO's message: those before it say where in its source."""
+    """Return the last line of OpenVINO's message, since those before it name positions in its source."""
     lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else "no reason given"

@@ -1,4 +1,4 @@
-"""What every backend gives: an opened graph, its inputs and outputs, and the same findings on wrong arrays."""
+"""The protocols of opened graphs that all backends implement, and the check of input arrays that they share."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,60 +11,61 @@ from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.stages import UNMEASURED, Stages
 
 _CASTABLE = {"f": "f", "i": "iub", "u": "iub", "b": "b"}
-"""Kind of a graph's type -> kinds of NumPy types that are cast to it: another width, never another meaning."""
+"""Kinds of NumPy types that may be cast to each kind of a graph's type: the width may differ, not the meaning."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One input or output of a graph."""
+    """Name, type and shape of an input or output of a graph."""
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | str | None, ...]
-    """A number, the name of a dynamic axis, or None where it is dynamic without a name."""
+    """Sizes, names of dynamic axes, or None for dynamic axes without a name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionOptions:
-    """What a user may set of a backend; each takes what it knows."""
+    """Options of a session; each backend uses those that apply to it."""
 
     threads: int | None = None
-    """Of a CPU backend; None: one for a small graph, else one for each core."""
+    """Number of threads of a CPU backend; None means one for a small graph, else one for each core."""
     bf16: bool = False
-    """A processor with units for bf16 may compute in it what the graph has in fp16 or fp32: faster, and less exact."""
+    """Whether a processor with units for bf16 may compute fp16 and fp32 graphs in bf16, which is faster and less
+    exact."""
     rows: int = 1
-    """Pictures or texts that most calls will have: `auto` takes what is fastest with so many."""
+    """Number of pictures or texts of most calls, with which `auto` measures backends."""
     target: str | None = None
-    """Whose plans to open; None: those that fit the device that is here."""
+    """Name of the target whose plans are opened; None means those for the device of this machine."""
     cuda_graph: bool = True
-    """Replay launches of a shape that was run before; off: enqueue each time."""
+    """Whether launches for a shape that ran before are replayed as a CUDA graph instead of enqueued again."""
     spin: bool = False
-    """Wait for the device by polling."""
+    """Whether threads wait for the device by polling."""
     streams: int = 1
-    """Contexts that may run side by side on a device."""
+    """Number of execution contexts that may run concurrently on a device."""
 
 
 class Session(Protocol):
-    """One opened graph. Threads may share it."""
+    """An opened graph. Threads may share it."""
 
     @property
     def backend(self) -> str:
-        """Return the backend's name."""
+        """Return the name of the backend."""
         ...
 
     @property
     def inputs(self) -> Mapping[str, TensorInfo]:
-        """Return what the graph takes."""
+        """Return the inputs of the graph by name."""
         ...
 
     @property
     def outputs(self) -> Mapping[str, TensorInfo]:
-        """Return what the graph gives."""
+        """Return the outputs of the graph by name."""
         ...
 
     @property
     def settings(self) -> Mapping[str, str]:
-        """Return what changes the meaning of a time: versions, threads, lowering, CUDA graph, how it waits."""
+        """Return the settings that times depend on: versions, threads, lowering, CUDA graph, way of waiting."""
         ...
 
     def run(
@@ -79,29 +80,30 @@ class Session(Protocol):
         ...
 
     def close(self) -> None:
-        """Free what the graph holds; a second call does nothing."""
+        """Free the graph; a second call does nothing."""
         ...
 
 
 Opener = Callable[[Bundle, str, SessionOptions], Session]
-"""Opens a graph of a bundle by name."""
+"""Function that opens a graph of a bundle by name."""
 
 
 class KeyValueCache(Protocol):
-    """Keys and values of the rows of one generation, in the memory that the decoder reads. For one thread."""
+    """The keys and values of all rows of one generation, in memory that the decoder reads. It is not thread-safe."""
 
     def step(self, inputs: Mapping[str, np.ndarray], stages: Stages = UNMEASURED) -> np.ndarray:
-        """Append the keys and values of new columns; return logits ``[R, V]`` of the last, the caller's to keep.
+        """Append the keys and values of new positions; return logits ``[R, V]`` of the last, which the caller may keep.
 
-        `inputs` are the decoder's without its past: ids ``[R, n]``, mask ``[R, held + n]`` and positions ``[R, n]``.
+        `inputs` are the decoder's without its past: ids ``[R, n]``, mask ``[R, past + n]`` and positions ``[R, n]``.
         """
         ...
 
     def select(self, rows: np.ndarray, shared: int) -> None:
         """Keep the rows of these indexes, in this order, repeats allowed.
 
-        The first `shared` positions are the same in every row that one index may be replaced by: while the number of
-        rows stays, only what lies behind them, and only rows that change, need to move.
+        Rows that replace each other agree on the first `shared` positions. As long as the number of rows stays the
+        same,
+        only later positions of the rows that change have to be copied.
         """
         ...
 
@@ -112,25 +114,25 @@ class KeyValueCache(Protocol):
 
 @runtime_checkable
 class RowLimit(Protocol):
-    """A session whose graph takes a certain number of rows at most."""
+    """A session whose graph takes a limited number of rows."""
 
     @property
     def max_rows(self) -> int | None:
-        """Return what axis 0 may be at most; None: any size."""
+        """Return the largest size of axis 0; None for any size."""
         ...
 
 
 @runtime_checkable
 class CacheSession(Session, Protocol):
-    """A session that keeps a decoder's cache in its own memory: nothing of it crosses the border from step to step."""
+    """A session that keeps a decoder's cache in its own memory, so that no step copies the cache."""
 
     def open_cache(self, present: Mapping[str, np.ndarray], rows: int, length: int) -> KeyValueCache:
-        """Return a cache that begins with `present`, as another graph gave it: ``present.*`` ``[R, H, P, D]``.
+        """Return a cache that begins with `present`, the ``present.*`` ``[R, H, P, D]`` of another graph.
 
-        Memory is taken once, for at most `rows` rows of `length` positions. `present` is not written to.
+        Memory is allocated once, for at most `rows` rows of `length` positions. `present` is not written to.
 
         Raises:
-            BackendError: there is no room for it.
+            BackendError: there is not enough memory.
         """
         ...
 
@@ -142,10 +144,10 @@ def require_arrays(
     takes: Mapping[str, TensorInfo],
     gives: Mapping[str, TensorInfo],
 ) -> None:
-    """Check what `run` was given against the graph's signature.
+    """Check the inputs and the names of outputs of a call of `run` against the graph's signature.
 
     Raises:
-        InputError: naming all that is wrong.
+        InputError: some do not fit; the message names all.
     """
     wrong = [f"input {name} is missing" for name in takes if name not in inputs]
     wrong += [f"no input {name}" for name in inputs if name not in takes]
@@ -162,7 +164,7 @@ def require_arrays(
 
 
 def _misfits(given: Mapping[str, np.ndarray], takes: Mapping[str, TensorInfo]) -> Iterator[str]:
-    """Yield what is wrong with the shapes: a fixed axis of another size, or one axis name with two sizes."""
+    """Yield faults of shapes: a fixed axis of another size, or one axis name with two sizes."""
     sizes: dict[str, tuple[int, str]] = {}
     for name, value in given.items():
         shape = takes[name].shape

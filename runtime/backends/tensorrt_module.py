@@ -1,4 +1,4 @@
-"""Import the TensorRT of a flavour, or say how it comes to be installed."""
+"""Import the TensorRT of a flavour, with messages that say how to install it."""
 
 import importlib
 import re
@@ -11,14 +11,15 @@ TENSORRT_MODULES = {
     "tensorrt_rtx": ("onnxruntime_ep_nv_tensorrt_rtx", "tensorrt_rtx_bindings"),
     "tensorrt": ("tensorrt",),
 }
-"""What each flavour imports, in order; the first of TensorRT-RTX only brings the libraries that its bindings load."""
+"""Modules that each flavour imports, in order. The first one of TensorRT-RTX only loads the libraries for its
+bindings."""
 
 
 def import_tensorrt(flavour: str) -> ModuleType:
     """Return the module of `flavour`, ``tensorrt`` or ``tensorrt_rtx``.
 
     Raises:
-        ImportError: it is not installed or does not load; the message says so, and what to install.
+        ImportError: it is not installed or does not load. The message says what to install.
     """
     try:
         return [importlib.import_module(module) for module in TENSORRT_MODULES[flavour]][-1]
@@ -28,10 +29,10 @@ def import_tensorrt(flavour: str) -> ModuleType:
 
 
 def message_line(message: str) -> str:
-    """Return a message of TensorRT on one line, without the place in its source code."""
+    """Return a message of TensorRT on one line, without the position in its source code."""
     return re.sub(r"\.? In \w+ at [^\s)]+", "", one_line(message))
 
 
 def tensorrt_version(trt: ModuleType) -> str:
-    """Return the version of a TensorRT module, as messages and manifests have it."""
+    """Return the version of a TensorRT module as text for messages and manifests."""
     return str(getattr(trt, "__version__", "of unknown version"))

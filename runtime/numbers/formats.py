@@ -118,8 +118,7 @@ class Precision:
 
     @property
     def needs(self) -> str:
-        """Return the argument of `Target.has` for devices that support it: products have the type of linears'
-        inputs."""
+        """Return the argument of `Target.has` for this precision: products have the type of the linears' inputs."""
         kind = self.activations.type if self.activations is not None else self.type
         return kind.needs if kind is not None else ""
 

@@ -53,7 +53,7 @@ def output_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write `text` in UTF-8 to `path` by the rules of `written`, and return `path`; its line ends stay as they are.
+    """Write `text` in UTF-8 to `path` as `output_file` does, with its line ends unchanged, and return `path`.
 
     Bytes of file names that are no UTF-8 are written as they are.
 

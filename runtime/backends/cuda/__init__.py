@@ -1,4 +1,4 @@
-"""The one place that talks to CUDA: the device that is here, its memory and streams, captured launches, kernels."""
+"""All calls of CUDA: find the device, allocate memory, create streams, capture graphs, launch kernels."""
 
 from internvl_edge.runtime.backends.cuda.device import Device, find_device
 from internvl_edge.runtime.backends.cuda.driver import Cuda, CudaError, DeviceMemoryError, Event, Stream

@@ -1,4 +1,4 @@
-"""The device through the driver's own library: nothing is compiled, so it works where pycuda is not installed."""
+"""Use the device through the driver's own library by ctypes, which works where pycuda is not installed."""
 
 import ctypes
 import logging
@@ -15,20 +15,20 @@ from internvl_edge.runtime.backends.cuda.libcuda import call
 logger = logging.getLogger(__name__)
 
 _DEFAULT = 0
-"""CU_STREAM_DEFAULT, CU_EVENT_DEFAULT, and no flag of pinned memory."""
+"""Value of CU_STREAM_DEFAULT and CU_EVENT_DEFAULT, and of pinned memory without flags."""
 _BLOCKING_SYNC = 1
-"""CU_EVENT_BLOCKING_SYNC."""
+"""Value of CU_EVENT_BLOCKING_SYNC."""
 
 
 class DriverHandle:
-    """A ``CUstream`` or ``CUevent``."""
+    """Owner of a ``CUstream`` or ``CUevent``."""
 
     def __init__(self, handle: int) -> None:
         self.handle = handle
 
 
 class CtypesDriver:
-    """`Cuda` over ``libcuda``: the primary context of the first device, which other libraries share."""
+    """`Cuda` over ``libcuda``, in the primary context of the first device, which other libraries share."""
 
     def __init__(self) -> None:
         device, context = ctypes.c_int(), ctypes.c_void_p()
@@ -40,12 +40,12 @@ class CtypesDriver:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Make the primary context this thread's."""
+        """Make the primary context current in this thread."""
         call("cuCtxPushCurrent_v2", self._context)
         try:
             yield
         except BaseException:
-            self._pop(quietly=True)  # on a broken device this fails as well, and the first error says why
+            self._pop(quietly=True)  # it fails too on a broken device, and the first error has the reason
             raise
         self._pop(quietly=False)
 
@@ -56,13 +56,13 @@ class CtypesDriver:
         return int(address.value)
 
     def free(self, address: int) -> None:
-        """Free what `allocate` gave."""
+        """Free memory that `allocate` returned."""
         call("cuMemFree_v2", ctypes.c_uint64(address))
 
     def allocate_pinned(self, size_bytes: int) -> np.ndarray:
         """Return new page-locked host memory."""
         address = ctypes.c_void_p()
-        size = max(size_bytes, 1)  # the driver gives none of no bytes
+        size = max(size_bytes, 1)  # the driver refuses 0 bytes
         call("cuMemHostAlloc", ctypes.byref(address), ctypes.c_size_t(size), ctypes.c_uint(_DEFAULT))
         place = int(address.value or 0)
         self._pinned.add(place)
@@ -70,7 +70,7 @@ class CtypesDriver:
         return memory[:size_bytes]
 
     def free_pinned(self, memory: np.ndarray) -> None:
-        """Free what `allocate_pinned` gave."""
+        """Free memory that `allocate_pinned` returned."""
         place = int(memory.ctypes.data)
         self._pinned.remove(place)
         call("cuMemFreeHost", ctypes.c_void_p(place))
@@ -84,44 +84,44 @@ class CtypesDriver:
         return self._made("cuEventCreate", "cuEventDestroy_v2", _BLOCKING_SYNC if blocking else _DEFAULT)
 
     def record(self, event: Event, stream: Stream) -> None:
-        """Put `event` behind what `stream` holds."""
+        """Record `event` after all work that `stream` has now."""
         call("cuEventRecord", ctypes.c_void_p(event.handle), ctypes.c_void_p(stream.handle))
 
     def wait(self, event: Event) -> None:
-        """Wait until the device has passed `event`; other threads of Python run meanwhile."""
+        """Wait until the device has reached `event`; other threads of Python run meanwhile."""
         call("cuEventSynchronize", ctypes.c_void_p(event.handle))
 
     def elapsed_ms(self, start: Event, end: Event) -> float:
-        """Return the time between two events."""
+        """Return the milliseconds between two events."""
         spent = ctypes.c_float()
         call("cuEventElapsedTime", ctypes.byref(spent), ctypes.c_void_p(start.handle), ctypes.c_void_p(end.handle))
         return float(spent.value)
 
     def synchronize(self, stream: Stream) -> None:
-        """Wait for all that `stream` holds; other threads of Python run meanwhile."""
+        """Wait for all work of `stream`; other threads of Python run meanwhile."""
         call("cuStreamSynchronize", ctypes.c_void_p(stream.handle))
 
     def copy_in(self, address: int, values: np.ndarray, stream: Stream) -> None:
-        """Copy to the device."""
+        """Copy an array to the device."""
         source, size = ctypes.c_void_p(values.ctypes.data), ctypes.c_size_t(values.nbytes)
         call("cuMemcpyHtoDAsync_v2", ctypes.c_uint64(address), source, size, ctypes.c_void_p(stream.handle))
 
     def copy_out(self, values: np.ndarray, address: int, stream: Stream) -> None:
-        """Copy from the device."""
+        """Copy an array from the device."""
         target, size = ctypes.c_void_p(values.ctypes.data), ctypes.c_size_t(values.nbytes)
         call("cuMemcpyDtoHAsync_v2", target, ctypes.c_uint64(address), size, ctypes.c_void_p(stream.handle))
 
     def copy(self, target: int, source: int, size_bytes: int, stream: Stream) -> None:
-        """Copy within the device."""
+        """Copy memory within the device."""
         places = ctypes.c_uint64(target), ctypes.c_uint64(source)
         call("cuMemcpyDtoDAsync_v2", *places, ctypes.c_size_t(size_bytes), ctypes.c_void_p(stream.handle))
 
     def capture(self, stream: Stream, enqueue: Callable[[], None]) -> int:
-        """Return what `enqueue` puts into `stream` as one CUDA graph."""
+        """Return the work that `enqueue` adds to `stream`, as one CUDA graph."""
         return graphs.capture(stream.handle, enqueue)
 
     def launch(self, graph: int, stream: Stream) -> None:
-        """Put a captured graph into `stream`."""
+        """Launch a captured graph on `stream`."""
         graphs.launch(graph, stream.handle)
 
     def drop(self, graph: int) -> None:
@@ -133,11 +133,11 @@ class CtypesDriver:
         call(create, ctypes.byref(handle), ctypes.c_uint(flags))
         made = DriverHandle(int(handle.value or 0))
         ending = weakref.finalize(made, self._destroy, destroy, made.handle)
-        ending.atexit = False  # the process's end frees all, and other libraries may have closed the driver before
+        ending.atexit = False  # the end of the process frees it, and other libraries may have closed the driver before
         return made
 
     def _destroy(self, function: str, handle: int) -> None:
-        """Free a handle from whatever thread the garbage collector runs in."""
+        """Free a handle, in any thread in which the garbage collector runs."""
         try:
             with self.current():
                 call(function, ctypes.c_void_p(handle))

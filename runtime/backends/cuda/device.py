@@ -1,4 +1,4 @@
-"""What the NVIDIA driver says of this machine; no CUDA library but the driver's own is needed."""
+"""Find the CUDA device of this machine with the NVIDIA driver's own library; no other CUDA library is needed."""
 
 import ctypes
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from internvl_edge.runtime.backends.cuda.libcuda import LIBCUDA
 
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
-"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR."""
+"""Values of CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR."""
 _NAME_BYTES = 256
 
 
@@ -18,11 +18,11 @@ class Device:
     sm: int
     memory_bytes: int
     driver: str
-    """CUDA version that the driver speaks, as ``12.6``."""
+    """CUDA version that the driver supports, as ``12.6``."""
 
 
 def find_device() -> Device | str:
-    """Return the first device, or why there is none, in a few words."""
+    """Return the first device, or in a few words the reason why there is none."""
     try:
         cuda = ctypes.CDLL(LIBCUDA)
     except OSError:

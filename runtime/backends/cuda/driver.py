@@ -1,4 +1,4 @@
-"""What a backend asks of CUDA: a protocol, so that its logic runs against a fake as well."""
+"""The calls of CUDA that backends need, as a protocol, so that backends can be tested without a GPU."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -10,51 +10,51 @@ from internvl_edge.runtime.errors import BackendError
 
 
 class CudaError(BackendError):
-    """A call of CUDA that failed."""
+    """A call of CUDA has failed."""
 
 
 class DeviceMemoryError(CudaError):
-    """No memory is left on the device."""
+    """The device has not enough free memory."""
 
 
 class Stream(Protocol):
-    """An order of work on the device."""
+    """A sequence of work on the device."""
 
     @property
     def handle(self) -> int:
-        """Return the ``CUstream`` that libraries take."""
+        """Return the ``CUstream`` as an integer, as libraries take it."""
         ...
 
 
 Event = Any
-"""A place in a stream that can be waited for and timed; what it is, the driver knows."""
+"""A point in a stream that can be waited for and timed, of a type that the driver defines."""
 
 
 class Cuda(Protocol):
-    """One device. Every call but `current` is made inside ``with current()``, by whatever thread."""
+    """One device. All calls but `current` must be made inside ``with current()``, in any thread."""
 
     def current(self) -> AbstractContextManager[None]:
-        """Return a context in which the device's primary context is this thread's."""
+        """Return a context manager that makes the device's primary context current in this thread."""
         ...
 
     def allocate(self, size_bytes: int) -> int:
         """Return the address of new device memory.
 
         Raises:
-            DeviceMemoryError: there is none left.
+            DeviceMemoryError: the device has not enough free memory.
         """
         ...
 
     def free(self, address: int) -> None:
-        """Free what `allocate` gave."""
+        """Free memory that `allocate` returned."""
         ...
 
     def allocate_pinned(self, size_bytes: int) -> np.ndarray:
-        """Return new host memory ``uint8 [size_bytes]`` that the device copies from and to by itself."""
+        """Return new page-locked host memory ``uint8 [size_bytes]``, which the device reads and writes by itself."""
         ...
 
     def free_pinned(self, memory: np.ndarray) -> None:
-        """Free what `allocate_pinned` gave."""
+        """Free memory that `allocate_pinned` returned."""
         ...
 
     def stream(self) -> Stream:
@@ -62,23 +62,23 @@ class Cuda(Protocol):
         ...
 
     def event(self, *, blocking: bool) -> Event:
-        """Return a new event; who waits for it sleeps if it is `blocking`, else polls."""
+        """Return a new event; a thread that waits for it sleeps if it is `blocking`, else it polls."""
         ...
 
     def record(self, event: Event, stream: Stream) -> None:
-        """Put `event` behind what `stream` holds."""
+        """Record `event` after all work that `stream` has now."""
         ...
 
     def wait(self, event: Event) -> None:
-        """Wait until the device has passed `event`."""
+        """Wait until the device has reached `event`."""
         ...
 
     def elapsed_ms(self, start: Event, end: Event) -> float:
-        """Return the time between two events that have passed, on the device's clock."""
+        """Return the milliseconds between two events that the device has reached, by its clock."""
         ...
 
     def synchronize(self, stream: Stream) -> None:
-        """Wait for all that `stream` holds."""
+        """Wait for all work of `stream`."""
         ...
 
     def copy_in(self, address: int, values: np.ndarray, stream: Stream) -> None:
@@ -94,17 +94,17 @@ class Cuda(Protocol):
         ...
 
     def capture(self, stream: Stream, enqueue: Callable[[], None]) -> Any:
-        """Return what `enqueue` puts into `stream` as one CUDA graph; nothing of it runs.
+        """Return the work that `enqueue` adds to `stream` as one CUDA graph, without running it.
 
         Raises:
-            CudaError: something in it cannot be captured.
+            CudaError: some of the work cannot be captured.
         """
         ...
 
     def launch(self, graph: Any, stream: Stream) -> None:
-        """Put a captured graph into `stream`."""
+        """Launch a captured graph on `stream`."""
         ...
 
     def drop(self, graph: Any) -> None:
-        """Free a captured graph that does not run."""
+        """Free a captured graph that is not running."""
         ...

@@ -1,4 +1,4 @@
-"""CUDA graphs: what a stream is given, captured once and launched as one. pycuda has no calls for them."""
+"""Capture the work of a stream as a CUDA graph and launch it as one. pycuda has no calls for this."""
 
 import ctypes
 from collections.abc import Callable
@@ -7,14 +7,14 @@ from internvl_edge.runtime.backends.cuda.driver import CudaError
 from internvl_edge.runtime.backends.cuda.libcuda import call
 
 _THREAD_LOCAL = 1
-"""CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may allocate memory meanwhile."""
+"""Value of CU_STREAM_CAPTURE_MODE_THREAD_LOCAL, in which other threads may allocate memory meanwhile."""
 
 
 def capture(stream: int, enqueue: Callable[[], None]) -> int:
-    """Return the executable graph of what `enqueue` puts into the stream of that handle.
+    """Return the executable graph of the work that `enqueue` adds to the stream with this handle.
 
     Raises:
-        CudaError: a call in it cannot be captured.
+        CudaError: some of the work cannot be captured.
     """
     call("cuStreamBeginCapture_v2", ctypes.c_void_p(stream), ctypes.c_int(_THREAD_LOCAL))
     try:
@@ -32,7 +32,7 @@ def capture(stream: int, enqueue: Callable[[], None]) -> int:
 
 
 def launch(executable: int, stream: int) -> None:
-    """Put a captured graph into the stream of that handle."""
+    """Launch a captured graph on the stream with this handle."""
     call("cuGraphLaunch", ctypes.c_void_p(executable), ctypes.c_void_p(stream))
 
 
@@ -42,7 +42,7 @@ def drop(executable: int) -> None:
 
 
 def _abandon(stream: int) -> None:
-    """End a capture that failed: the stream takes nothing else until then, and may say once more what was wrong."""
+    """End a failed capture, without which the stream takes no other work; a second error of the driver is ignored."""
     graph = ctypes.c_void_p()
     try:
         call("cuStreamEndCapture", ctypes.c_void_p(stream), ctypes.byref(graph))

@@ -1,4 +1,4 @@
-"""Kernels of PTX, loaded and launched: what attention plugins ask of a device."""
+"""Load kernels from PTX and launch them, for attention plugins."""
 
 import ctypes
 from collections.abc import Sequence
@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from internvl_edge.runtime.backends.cuda.libcuda import call
 
 _MAX_DYNAMIC_SHARED = 8
-"""CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES."""
+"""Value of CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES."""
 _SHARED_WITHOUT_ASKING = 48 << 10
-"""What every device gives a kernel by default."""
+"""Bytes of shared memory that a kernel may use on every device without an attribute."""
 _TYPES = {"u64": ctypes.c_uint64, "u32": ctypes.c_uint32}
 
 
 class KernelLoader:
-    """A `KernelDriver`; its functions live as long as the process, as the plugins that hold them do."""
+    """A `KernelDriver`. Functions stay loaded until the process ends, like the plugins that use them."""
 
     def load(self, ptx: bytes, entry: str, shared_bytes: int) -> int:
-        """Return the handle of function `entry`, which may use so much shared memory.
+        """Return the handle of function `entry` of `ptx`, which may use `shared_bytes` of shared memory.
 
         Raises:
             CudaError: the driver does not compile it for this device.
@@ -37,7 +37,7 @@ class KernelLoader:
         arguments: Sequence[tuple[str, int]],
         stream: int,
     ) -> None:
-        """Launch `function` on the stream of that handle.
+        """Launch `function` on the stream with this handle.
 
         Raises:
             CudaError: the launch is refused.

@@ -1,4 +1,4 @@
-"""Calls of the driver's C interface; but for those that open a device they act on the context that is current."""
+"""Calls of the driver's C interface. All but those that open a device act on the current context."""
 
 import ctypes
 from functools import cache
@@ -8,14 +8,14 @@ from internvl_edge.runtime.backends.cuda.driver import CudaError, DeviceMemoryEr
 
 LIBCUDA = "libcuda.so.1"
 _OUT_OF_MEMORY = 2
-"""CUDA_ERROR_OUT_OF_MEMORY."""
+"""Value of CUDA_ERROR_OUT_OF_MEMORY."""
 
 
 def call(function: str, *arguments: Any) -> None:
     """Call `function` of the driver, with ctypes as arguments.
 
     Raises:
-        CudaError: it does not succeed.
+        CudaError: the call fails.
     """
     code = getattr(_library(), function)(*arguments)
     if code == _OUT_OF_MEMORY:

@@ -1,4 +1,4 @@
-"""The device of this process: through pycuda where it is installed and loads, otherwise through the driver itself."""
+"""Open the device: through pycuda where it is installed and loads, otherwise through the driver itself."""
 
 import logging
 from functools import cache
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 @cache
 def open_cuda() -> Cuda:
-    """Return the first device: one object for the whole process.
+    """Return the first device, always as the same object.
 
     Raises:
         BackendError: there is no device, or the driver does not start it.

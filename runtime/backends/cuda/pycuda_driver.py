@@ -1,4 +1,4 @@
-"""The device through pycuda: memory, streams and events of its primary context, which other libraries share."""
+"""Use the device through pycuda, in its primary context, which other libraries share."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ class PycudaDriver:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Make the primary context this thread's; what CUDA says is raised as errors of ours."""
+        """Make the primary context current in this thread; errors of CUDA become `CudaError`."""
         self._context.push()
         try:
             yield
@@ -40,7 +40,7 @@ class PycudaDriver:
         return int(allocation)
 
     def free(self, address: int) -> None:
-        """Free what `allocate` gave."""
+        """Free memory that `allocate` returned."""
         self._allocations.pop(address).free()
 
     def allocate_pinned(self, size_bytes: int) -> np.ndarray:
@@ -49,7 +49,7 @@ class PycudaDriver:
         return memory
 
     def free_pinned(self, memory: np.ndarray) -> None:
-        """Free what `allocate_pinned` gave."""
+        """Free memory that `allocate_pinned` returned."""
         memory.base.free()  # type: ignore[union-attr]
 
     def stream(self) -> Any:
@@ -62,39 +62,39 @@ class PycudaDriver:
         return self._driver.Event(flags.BLOCKING_SYNC if blocking else flags.DEFAULT)
 
     def record(self, event: Event, stream: Stream) -> None:
-        """Put `event` behind what `stream` holds."""
+        """Record `event` after all work that `stream` has now."""
         event.record(stream)
 
     def wait(self, event: Event) -> None:
-        """Wait until the device has passed `event`; other threads of Python run meanwhile."""
+        """Wait until the device has reached `event`; other threads of Python run meanwhile."""
         event.synchronize()
 
     def elapsed_ms(self, start: Event, end: Event) -> float:
-        """Return the time between two events."""
+        """Return the milliseconds between two events."""
         return float(end.time_since(start))
 
     def synchronize(self, stream: Any) -> None:
-        """Wait for all that `stream` holds."""
+        """Wait for all work of `stream`."""
         stream.synchronize()
 
     def copy_in(self, address: int, values: np.ndarray, stream: Stream) -> None:
-        """Copy to the device."""
+        """Copy an array to the device."""
         self._driver.memcpy_htod_async(address, values, stream)
 
     def copy_out(self, values: np.ndarray, address: int, stream: Stream) -> None:
-        """Copy from the device."""
+        """Copy an array from the device."""
         self._driver.memcpy_dtoh_async(values, address, stream)
 
     def copy(self, target: int, source: int, size_bytes: int, stream: Stream) -> None:
-        """Copy within the device."""
+        """Copy memory within the device."""
         self._driver.memcpy_dtod_async(target, source, size_bytes, stream)
 
     def capture(self, stream: Stream, enqueue: Callable[[], None]) -> int:
-        """Return what `enqueue` puts into `stream` as one CUDA graph."""
+        """Return the work that `enqueue` adds to `stream`, as one CUDA graph."""
         return graphs.capture(stream.handle, enqueue)
 
     def launch(self, graph: int, stream: Stream) -> None:
-        """Put a captured graph into `stream`."""
+        """Launch a captured graph on `stream`."""
         graphs.launch(graph, stream.handle)
 
     def drop(self, graph: int) -> None:

@@ -1,1 +1,1 @@
-"""How long each layer of a graph takes, as each backend tells it."""
+"""Measure how long each layer of a graph takes, by the means of each backend."""

@@ -1,7 +1,7 @@
-"""The file of ``--export-layer-info``: a graph's layers in the words of TensorRT's engine inspector.
+"""The content of ``--export-layer-info``: the layers of a graph in the format of TensorRT's engine inspector.
 
-Field names and strings are those that an engine of detailed profiling verbosity has in JSON, so that readers of such
-files (NVIDIA's Engine Explorer, TREx) find types, shapes and edges: a layer reads what others write, by name.
+Field names and strings are those of an engine with detailed profiling verbosity, so that readers of such files
+(NVIDIA's Engine Explorer, TREx) find types, shapes and edges, which connect layers by the names of tensors.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,10 +25,10 @@ _FORMATS = {
     "UInt32": ("uint32", "u32"),
     "UInt64": ("uint64", "u64"),
 }
-"""What the inspector calls a dense tensor -> its type as ONNX Runtime and OpenVINO call it."""
+"""Types in ONNX Runtime and OpenVINO for each name of a dense tensor in the inspector."""
 _FORMAT_OF = {dtype: name for name, dtypes in _FORMATS.items() for dtype in dtypes}
 UNKNOWN_FORMAT = "Unknown format"
-"""The inspector's words for it; of tensors of texts, for one."""
+"""The inspector's name of types that it does not know, as those of strings."""
 _WEIGHT_TYPES = {"float": "Float", "f32": "Float", "float16": "Half", "f16": "Half", "int8": "Int8", "i8": "Int8"}
 _KINDS = {
     "MatrixMultiply": (
@@ -45,15 +45,15 @@ _KINDS = {
     "Dequantize": ("DequantizeLinear",),
     "Concat": ("Concat", "Concatenation"),
 }
-"""TensorRT's kind of a layer -> operators of that kind."""
+"""Operators for each of TensorRT's kinds of layers."""
 _KIND_OF = {op: kind for kind, ops in _KINDS.items() for op in ops}
 _CONVOLUTIONS = ("Conv", "FusedConv", "Convolution")
 _SPATIAL_RANK = 4
-"""Of a convolution's weights ``[out, in, height, width]``."""
+"""Number of axes of a convolution's weights ``[out, in, height, width]``."""
 
 
 def layer_info(layers: Sequence[LayerTime], bindings: Sequence[str], *, on_device: bool = False) -> Mapping[str, Any]:
-    """Return ``{"Layers": [...], "Bindings": [...]}`` for a backend without an inspector; `on_device`: of a GPU."""
+    """Return ``{"Layers": [...], "Bindings": [...]}`` for a backend without an inspector; on a GPU if `on_device`."""
     location = "Device" if on_device else "Host"
     return {"Layers": [_layer(layer, location) for layer in layers], "Bindings": list(bindings)}
 
@@ -81,7 +81,7 @@ def _tensor(tensor: LayerTensor, location: str) -> dict[str, Any]:
 
 
 def _parameters(layer: LayerTime) -> dict[str, Any]:
-    """Return the kind of a layer with its weights; a convolution's readers ask for its geometry as well."""
+    """Return the kind of a layer with its weights, and the geometry of a convolution, which readers need."""
     weights = next((tensor for tensor in layer.weights if len(tensor.shape) > 1), None)
     fields: dict[str, Any] = {"ParameterType": _KIND_OF.get(layer.op, layer.op)}
     if weights is not None and weights.dtype in _WEIGHT_TYPES:
@@ -98,7 +98,7 @@ def _parameters(layer: LayerTime) -> dict[str, Any]:
             "ParameterType": "Convolution",
             "Kernel": kernel,
             "Groups": max(layer.inputs[0].shape[1] // in_maps, 1),
-            "OutMaps": layer.outputs[0].shape[1],  # its weights may be padded
+            "OutMaps": layer.outputs[0].shape[1],  # not from the weights, which may be padded
             "HasBias": int(any(len(tensor.shape) == 1 for tensor in layer.weights)),
         }
     return fields

@@ -1,4 +1,4 @@
-"""How long each layer of a graph took, and to which module of the checkpoint it belongs."""
+"""Times of the layers of a graph, and the modules of the checkpoint that the layers belong to."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,72 +10,72 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 _PATH = re.compile(r"[A-Za-z_]\w*(?:\.\w+)+|^[A-Za-z_]\w*(?=/)")
-"""Dotted words; or the single one in front of a slash, which is the graph's own."""
+"""Words joined by dots, or a single word before a slash, which is in the graph's top level."""
 UNMAPPED = "(made by the backend)"
-"""Layers whose name holds no module path, as a fusion that the backend named anew."""
+"""Path of layers whose names contain no module path, such as fusions that the backend renamed."""
 
 
 class LayerTensor(NamedTuple):
-    """What a layer reads or writes."""
+    """A tensor that a layer reads or writes."""
 
     name: str
-    """Equal where one layer reads what another wrote."""
+    """Name, by which the output of one layer is the input of another."""
     dtype: str
-    """In the backend's words."""
+    """Type, by the backend's name."""
     shape: tuple[int, ...]
 
     @property
     def values(self) -> int:
-        """How many values it has."""
+        """Return the number of values."""
         return prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerTime:
-    """One layer as the backend runs it."""
+    """The times of one layer as the backend runs it."""
 
     name: str
     op: str
-    """What kind of layer, in the backend's words."""
+    """Kind of the layer, by the backend's name."""
     times_ms: tuple[float, ...]
-    """One for each run."""
+    """Milliseconds of each run."""
     tactic: str = ""
-    """Which kernel ran it, where the backend tells."""
+    """Name of the kernel; empty where the backend does not report it."""
     inputs: tuple[LayerTensor, ...] = ()
-    """What other layers or the caller gave, where the backend tells."""
+    """Tensors from other layers or the caller; empty where the backend does not report them."""
     weights: tuple[LayerTensor, ...] = ()
     """Inputs that are constants of the graph."""
     outputs: tuple[LayerTensor, ...] = ()
 
     @property
     def kind(self) -> str:
-        """The kind of layer with its kernel, as people read it."""
+        """Return the kind of the layer with its kernel, as text."""
         return f"{self.op} ({self.tactic})" if self.tactic else self.op
 
     @property
     def path(self) -> str:
-        """The module path, or `UNMAPPED`."""
+        """Return the module path, or `UNMAPPED`."""
         return module_path(self.name)
 
     @property
     def total_ms(self) -> float:
-        """Over all runs."""
+        """Return the sum over all runs."""
         return float(sum(self.times_ms))
 
     @property
     def mean_ms(self) -> float:
-        """Of one run."""
+        """Return the mean of one run."""
         return float(np.mean(self.times_ms))
 
     @property
     def median_ms(self) -> float:
-        """Of one run."""
+        """Return the median of one run."""
         return float(np.median(self.times_ms))
 
 
 @runtime_checkable
 class LayerTimes(Protocol):
-    """A session that can tell its layers apart; the run is a separate one, since telling costs time."""
+    """A session that can measure its layers, in separate runs, since measuring takes time."""
 
     def layer_times(self, inputs: Mapping[str, np.ndarray], runs: int) -> list[LayerTime]:
         """Return the layers in the order in which they run, after `runs` runs on `inputs`."""
@@ -92,7 +92,7 @@ class LayerInfo(Protocol):
 
 
 def module_path(name: str) -> str:
-    """Return the module path that a layer's name holds; of several (a fusion) the part that they share."""
+    """Return the module path in a layer's name; for several paths, as in a fusion, the part that they share."""
     paths = [match.split(".") for match in _PATH.findall(name)]
     if not paths:
         return UNMAPPED
@@ -102,7 +102,7 @@ def module_path(name: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModuleTime:
-    """All layers of one module."""
+    """The sum of the times of all layers of one module."""
 
     path: str
     mean_ms: float

@@ -1,4 +1,4 @@
-"""Layer times from ONNX Runtime's profiler, with the tensors of the graph that it wrote for itself."""
+"""Read layer times from ONNX Runtime's profiler, and the layers' tensors from the optimized graph that it writes."""
 
 import json
 import logging
@@ -19,26 +19,27 @@ logger = logging.getLogger(__name__)
 _SUFFIX = "_kernel_time"
 _US_PER_MS = 1e3
 _DTYPES = {1: "float", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 16: "bfloat16"}
-"""TensorProto.DataType as the profiler calls it."""
+"""The profiler's name of each TensorProto.DataType."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileFiles:
-    """Where a session that is profiled writes."""
+    """The files that a profiled session writes."""
 
     trace: Path
-    """Prefix of the trace's name."""
+    """Prefix of the path of the trace."""
     graph: Path | None
-    """The graph as it runs; None: it is not written."""
+    """Path of the optimized graph; None if it is not written."""
 
 
 def profiled_layers(
     open_session: Callable[[ProfileFiles], Any], inputs: Mapping[str, np.ndarray], runs: int, graph_bytes: int | None
 ) -> list[LayerTime]:
-    """Return the layers of an ``InferenceSession``, after one run that does not count and `runs` that do.
+    """Return the layers of an ``InferenceSession`` after one warm-up run and `runs` measured ones.
 
-    `open_session` opens it for the files that it is given. `graph_bytes` is what the graph takes on a disk with its
-    weights, which ONNX Runtime writes beside it; None where it cannot write it. Layers have no tensors then.
+    `open_session` opens the session, which writes the given files. `graph_bytes` is the size on disk of the optimized
+    graph and of its weights, which ONNX Runtime writes beside it; None where it cannot write them. Layers have no
+    tensors then.
     """
     with tempfile.TemporaryDirectory(prefix="internvl-edge-") as folder:
         graph = Path(folder) / "graph.onnx" if _has_room(Path(folder), graph_bytes) else None
@@ -51,7 +52,7 @@ def profiled_layers(
 
 
 def layers_of_trace(events: Sequence[Mapping[str, Any]], runs: int, model: OnnxModel | None = None) -> list[LayerTime]:
-    """Return the layers of the last `runs` runs in a trace, in the order in which they ran; `model` is what ran."""
+    """Return the layers of the last `runs` runs in a trace, in the order of running; `model` is the optimized graph."""
     kernels = [event for event in events if event.get("cat") == "Node" and str(event["name"]).endswith(_SUFFIX)]
     times: dict[tuple[str, str], list[float]] = {}
     seen: dict[tuple[str, str], Mapping[str, Any]] = {}
@@ -67,7 +68,7 @@ def layers_of_trace(events: Sequence[Mapping[str, Any]], runs: int, model: OnnxM
 
 
 def _opened(open_session: Callable[[ProfileFiles], Any], trace: Path, graph: Path | None) -> tuple[Any, Path | None]:
-    """Return a session and the graph that it wrote; without one where it cannot write it."""
+    """Return a session and the path of the graph that it wrote, or None where it cannot write one."""
     try:
         return open_session(ProfileFiles(trace=trace, graph=graph)), graph
     except Exception as error:  # the library raises classes of its own, without a common base but this
@@ -99,9 +100,9 @@ def _nodes_by_name(model: OnnxModel | None) -> dict[str, list[Node]]:
 
 
 def _next(nodes: dict[str, list[Node]], name: str, index: str) -> Node | None:
-    """Take the first node of that name: nodes of one name ran in their order.
+    """Return and remove the first node with that name, since nodes of one name run in their order.
 
-    One without a name is reported by its operator and index.
+    A node without a name is reported by its operator and index.
     """
     waiting = nodes.get(name) or nodes.get(name.removesuffix(f"_{index}"))
     return waiting.pop(0) if waiting else None
@@ -114,7 +115,7 @@ def _layer(
     node: Node | None,
     constants: Mapping[str, Tensor],
 ) -> LayerTime:
-    """Return one layer; of its tensors the profiler tells types and shapes, the graph names."""
+    """Return one layer, with types and shapes of tensors from the profiler and names from the graph."""
     name = " ".join(key)
     inputs = _named(
         _reported(reported.get("input_type_shape", ())), node.inputs if node else (), constants, f"{name} input"
@@ -132,15 +133,15 @@ def _layer(
 
 
 def _reported(entries: Sequence[Mapping[str, Sequence[int]]]) -> list[tuple[str, tuple[int, ...]]]:
-    """Return type and shape of what the profiler tells: all but constants that a kernel keeps in a form of its own."""
+    """Return the types and shapes that the profiler reports: all but those of constants that a kernel has repacked."""
     return [(dtype, tuple(shape)) for entry in entries for dtype, shape in entry.items()]
 
 
 def _named(
     reported: list[tuple[str, tuple[int, ...]]], names: Sequence[str], constants: Mapping[str, Tensor], otherwise: str
 ) -> tuple[LayerTensor, ...]:
-    """Return the tensors of a node; where names and what is reported do not fit, names that no other tensor has."""
-    given = [name for name in names if name]  # an input that is left out has no name, and is not reported
+    """Return the tensors of a node, with unique names where its names do not fit the reported tensors."""
+    given = [name for name in names if name]  # an omitted input has no name and is not reported
     missing = len(given) - len(reported)
     found, rest = [], list(reported)
     for name in given:

@@ -1,4 +1,4 @@
-"""Layer times from OpenVINO's counters, with the tensors of the graph that it executes."""
+"""Read layer times from OpenVINO's performance counters, and the layers' tensors from the graph that it executes."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,10 +11,10 @@ _CONSTANT, _BORDER = "Const", "Parameter"
 
 
 def layers_of_runs(runs: Sequence[Sequence[Any]], model: Any, outputs: Sequence[str]) -> list[LayerTime]:
-    """Return what ran of each run's profiling, in order; layers that were fused into others did not.
+    """Return the layers that ran, in order, from the profiling of each run; layers fused into others did not run.
 
-    `model` is the compiled graph as it runs, `outputs` the names of its results in order. A run that took less than a
-    microsecond counts as none with OpenVINO: one of them suffices.
+    `model` is the graph as it is executed, `outputs` the names of its results in order. OpenVINO counts a layer as not
+    run if it took less than a microsecond, so that it is enough if a layer ran in one of the runs.
     """
     layers = list(zip(*runs, strict=True))
     nodes = list(_nodes_of([layer[0].node_name for layer in layers], model))
@@ -37,7 +37,7 @@ def layers_of_runs(runs: Sequence[Sequence[Any]], model: Any, outputs: Sequence[
 
 
 def _nodes_of(names: Sequence[str], model: Any) -> Iterator[Any]:
-    """Yield the node of each name, or None; those of one name are told apart by the order of execution."""
+    """Yield the node of each name, or None. Nodes of one name are distinguished by the order of execution."""
     waiting: dict[str, list[Any]] = {}
     for node in sorted(model.get_ordered_ops(), key=_order):
         waiting.setdefault(node.get_friendly_name(), []).append(node)
@@ -46,7 +46,7 @@ def _nodes_of(names: Sequence[str], model: Any) -> Iterator[Any]:
 
 
 class _Tensors:
-    """What the nodes of a running graph read and write; nodes that do not run pass on what they were given."""
+    """The inputs and outputs of the nodes of an executed graph, looking through nodes that do not run."""
 
     def __init__(self, model: Any, executed: set[str], outputs: Sequence[str]) -> None:
         self._executed = executed
@@ -59,7 +59,7 @@ class _Tensors:
                 self._results[_place(port)] = name
 
     def inputs(self, node: Any) -> tuple[LayerTensor, ...]:
-        """Return what a node reads of others and of the caller."""
+        """Return the tensors that a node reads from other nodes and from the caller."""
         return tuple(self._tensor(port) for port in self._read(node) if not _is_constant(port))
 
     def weights(self, node: Any) -> tuple[LayerTensor, ...]:
@@ -67,7 +67,7 @@ class _Tensors:
         return tuple(self._tensor(port) for port in self._read(node) if _is_constant(port))
 
     def outputs(self, node: Any) -> tuple[LayerTensor, ...]:
-        """Return what a node writes."""
+        """Return the tensors that a node writes."""
         return () if node is None else tuple(self._tensor(port) for port in node.outputs())
 
     def _read(self, node: Any) -> list[Any]:
@@ -75,7 +75,7 @@ class _Tensors:
         return [port for source in sources for port in self._origins(source)]
 
     def _origins(self, port: Any) -> list[Any]:
-        """Return what `port` hands on: tensors of nodes that ran, of the caller, and constants."""
+        """Return the origins of `port`: outputs of nodes that ran, inputs of the graph, and constants."""
         place = _place(port)
         if place not in self._known:
             node = port.get_node()

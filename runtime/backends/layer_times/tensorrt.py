@@ -1,7 +1,7 @@
-"""Layer by layer: times from TensorRT's profiler, descriptions from its engine inspector.
+"""Read layer times from TensorRT's profiler, and descriptions of layers from its engine inspector.
 
-An engine of several optimization profiles has all its layers once for each: names of those of profile N > 0 end in
-``[profile N]``. A run has one profile, so only that one's layers are told, and by the names that profile 0 has.
+An engine with several optimization profiles has all its layers once for each profile, and the names for profile N > 0
+end in ``[profile N]``. Only the layers of the profile of the run are returned, under their names in profile 0.
 """
 
 import json
@@ -13,19 +13,19 @@ from typing import Any
 from internvl_edge.runtime.backends.layer_times.layers import LayerTime
 
 _UNKNOWN_KIND = "layer"
-"""The kind of a layer whose plan was built without details."""
+"""Kind of layers whose plan was built without details."""
 _PROFILE = re.compile(r"\s*\[profile +(\d+)\]")
 
 
 class LayerTimer:
-    """Collects what contexts with its `profiler` report: each layer's time, run after run."""
+    """A collector of the times of layers in each run, from contexts that use its `profiler`."""
 
     def __init__(self, trt: ModuleType) -> None:
         self.times: dict[str, list[float]] = {}
         self.profiler = _profiler(trt, self.times)
 
     def layers(self, runs: int, info: Mapping[str, Any]) -> list[LayerTime]:
-        """Return the layers in order, with the times of the last `runs` runs; `info` tells their kinds."""
+        """Return the layers in order with the times of the last `runs` runs, and kinds from the inspector's `info`."""
         kinds = {layer["Name"]: layer["LayerType"] for layer in info["Layers"] if isinstance(layer, dict)}
         return [
             LayerTime(name=(shown := _plain(name)), op=kinds.get(shown, _UNKNOWN_KIND), times_ms=tuple(times[-runs:]))
@@ -34,10 +34,10 @@ class LayerTimer:
 
 
 def inspected(trt: ModuleType, engines: Sequence[Any], contexts: Sequence[Any], profile: int) -> Mapping[str, Any]:
-    """Return ``{"Layers": [...], "Bindings": [...]}`` of plans that run one behind the other.
+    """Return ``{"Layers": [...], "Bindings": [...]}`` of the plans of a graph, in the order in which they run.
 
-    `contexts` have `profile` and the shapes set: without them the inspector tells neither sizes nor formats of what
-    varies. A layer is an object if its plan was built with details, else its name.
+    `profile` and the shapes are set in `contexts`: without them the inspector reports neither sizes nor formats of
+    dynamic tensors. A layer is an object if its plan was built with details, else its name.
     """
     found: dict[str, list[Any]] = {"Layers": [], "Bindings": []}
     for engine, context in zip(engines, contexts, strict=True):
@@ -51,7 +51,7 @@ def inspected(trt: ModuleType, engines: Sequence[Any], contexts: Sequence[Any], 
 
 
 def _of_profile(entries: Sequence[Any], profile: int) -> list[Any]:
-    """Return the layers or bindings of one profile by their plain names; all where none is told apart."""
+    """Return the layers or bindings of one profile under their plain names; all where names have no profile."""
     chosen = [entry for entry in entries if _profile_of(entry) == profile]
     return [_renamed(entry) for entry in chosen or entries]
 

@@ -1,1 +1,1 @@
-"""Rewrite a bundle's graph in memory, as it is opened, into what ONNX Runtime's CPU kernels are fast in."""
+"""Rewrite a graph in memory when it is opened, into a form for which ONNX Runtime has fast CPU kernels."""

@@ -1,4 +1,4 @@
-"""What is rewritten for a CPU, in order, and what there is to say of it."""
+"""Apply all rewrites for a CPU in order, and report them as settings of the session."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,40 +14,40 @@ from internvl_edge.runtime.backends.lowering.widen import NARROW, widen
 
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _NO_OTHER_FUSIONS = {"session.disable_quant_qdq": "1"}
-"""ONNX Runtime's own rewriting of Q/DQ takes scales of input channels for those of output channels, and quantizes
-activations that the graph does not: what is left to it here stays in floats."""
+"""Switches off ONNX Runtime's own fusions of Q/DQ, which mistake scales of input channels for those of output channels
+and quantize activations that the graph does not. Q/DQ that is not fused here is computed in floats."""
 _WIDE_SUMS = {"session.x64quantprecision": "1"}
-"""Unsigned by unsigned bytes, which every processor sums in 32 bits. ONNX Runtime converts packed weights alone, and
-on a processor with VNNI the sums are as wide anyway, and faster."""
+"""Multiplies unsigned by unsigned bytes, which every processor sums in 32 bits. ONNX Runtime converts only packed
+weights. Processors with VNNI do not need it: their sums have 32 bits anyway, and are faster."""
 _BF16_PRODUCTS = {"mlas.enable_gemm_fastmath_arm64_bfloat16": "1"}
-"""An Arm processor that has bf16 units multiplies with them; any other multiplies in fp32."""
+"""Lets Arm processors with bf16 units use them; others multiply in fp32."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoweredGraph:
-    """A model in memory that refers to the same files of weights as the one it was made of."""
+    """A rewritten model in memory, which refers to the same weight files as the original."""
 
     model: bytes
     config: Mapping[str, str]
-    """ONNX Runtime's session options that belong to it."""
+    """Session options of ONNX Runtime that the model needs."""
     settings: Mapping[str, str]
-    """What was done, in words."""
+    """Descriptions of the rewrites, for the settings of the session."""
     weights: int
-    """How many values its constants have."""
+    """Number of values of its constants."""
     arena: bool = True
     """Whether ONNX Runtime may keep the memory of one run for the next."""
 
 
 def lower(graph_file: Path, bf16: bool = False) -> LoweredGraph:
-    """Return the graph of a file, rewritten for a CPU; with `bf16` products may be in it whatever the graph has.
+    """Return the graph of a file, rewritten for a CPU; with `bf16` products may be computed in bf16.
 
     Raises:
-        ValueError: the file holds no model.
+        ValueError: the file contains no model.
     """
     model = OnnxModel(graph_file.read_bytes(), graph_file.parent)
     config = {_WEIGHTS_FOLDER: str(graph_file.parent), **_NO_OTHER_FUSIONS}
     settings: dict[str, str] = {}
-    if any(node.has_graphs for node in model.nodes):  # bodies of loops and branches are not looked into
+    if any(node.has_graphs for node in model.nodes):  # the rewrites do not handle bodies of loops and branches
         return LoweredGraph(model.encode(), config, settings, _weights(model))
     if narrow := widen(model):
         settings["floats"] = f"fp32 for {' and '.join(NARROW[dtype] for dtype in sorted(narrow))}"

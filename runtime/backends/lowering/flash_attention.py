@@ -1,8 +1,8 @@
-"""Give attention over many rows to the kernel that goes through it block by block: `MultiHeadAttention`.
+"""Rewrite attention over many rows to `MultiHeadAttention`, whose kernel computes it block by block.
 
-ONNX Runtime's `Attention` writes all scores of a head to memory and reads them again: at 1,025 tokens 4 MB a head, more
-than a core's cache. Its other kernel keeps a block at a time. The same sums in another order: equal to about 1e-6. With
-wide heads, or few rows, it is the slower of the two (`docs/tables/cpu.md`).
+ONNX Runtime's `Attention` writes all scores of a head to memory and reads them again: at 1,025 tokens 4 MB for each
+head, more than the cache of a core. `MultiHeadAttention` keeps one block at a time. It adds in another order, so that
+results are equal to about 1e-6. With wide heads or few rows it is the slower of the two (`docs/tables/cpu.md`).
 """
 
 from internvl_edge.runtime.backends.lowering.onnx_model import MICROSOFT, Node, OnnxModel
@@ -10,11 +10,11 @@ from internvl_edge.runtime.backends.lowering.onnx_model import MICROSOFT, Node, 
 FEWEST_ROWS = 256
 WIDEST_HEAD = 64
 _KNOWN = {"q_num_heads", "kv_num_heads", "scale"}
-"""Attributes; any other (a causal mask, a cap, another precision) asks for what the other kernel does not do."""
+"""Attributes that both kernels support. Others (a causal mask, a cap, another precision) exclude a node."""
 
 
 def flash_attention(model: OnnxModel) -> int:
-    """Rewrite each attention that gains by it; return how many."""
+    """Rewrite each attention node that becomes faster; return their number."""
     found = [node for node in model.nodes if _gains(node, model)]
     for node in found:
         heads = node.integer("q_num_heads", 0)

@@ -1,9 +1,9 @@
-"""Turn ``DQ(x) @ DQ(w)`` into one integer product with its scales, the form that ONNX Runtime's kernels are fast in.
+"""Rewrite ``DQ(x) @ DQ(w)`` into one integer product with scales, for which ONNX Runtime has fast kernels.
 
-Bundles hold what TensorRT wants: signed activations around zero. The kernels multiply unsigned by signed bytes. So
-codes move up by 128, and so does their zero point: every quantized value, and every sum of products in 32 bits, stays
-the same to the bit. Only the floats behind it are rounded elsewhere: a sum is scaled once, by ``scale(x) * scale(w)``,
-instead of every factor on its own.
+Bundles hold signed activations with zero point 0, as TensorRT needs them. The kernels multiply unsigned by signed
+bytes. So 128 is added to the codes and to their zero point, which changes no bit of the quantized values and of the
+sums of products in 32 bits. Only the results in floats are rounded at another place: a sum is scaled once, by
+``scale(x) * scale(w)``, instead of each factor by its own scale.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _Q, _DQ = "QuantizeLinear", "DequantizeLinear"
 
 
 def shift_activations(model: OnnxModel) -> int:
-    """Make codes (s8, zero 0) of activations (u8, zero 128); return how many tensors that were."""
+    """Change codes of activations from s8 with zero point 0 to u8 with 128; return the number of tensors."""
     uses = model.uses()
     shifted = 0
     for node in model.nodes:
@@ -34,7 +34,7 @@ def shift_activations(model: OnnxModel) -> int:
 
 
 def fuse_linears(model: OnnxModel) -> int:
-    """Make a `MatMulIntegerToFloat` of every product of quantized activations and weights; return how many."""
+    """Rewrite products of quantized activations and weights to `MatMulIntegerToFloat`; return their number."""
     producers, uses = model.producers(), model.uses()
     nodes: list[Node] = []
     transposed: set[str] = set()
@@ -42,7 +42,7 @@ def fuse_linears(model: OnnxModel) -> int:
     for node in model.nodes:
         if (linear := _linear(node, producers, model)) is not None:
             codes, turned = linear.codes, f"{linear.codes}/transposed"
-            if linear.is_transposed and codes not in transposed:  # of bytes: folded when the session opens
+            if linear.is_transposed and codes not in transposed:  # the session folds a transpose of bytes when it opens
                 nodes.append(Node("Transpose", [codes], [turned]))
                 transposed.add(codes)
             _fuse(node, linear, turned if linear.is_transposed else codes, _bias(node, linear, uses, model))
@@ -57,19 +57,19 @@ def fuse_linears(model: OnnxModel) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Linear:
-    """The names of what one product is made of."""
+    """Names of the values of one product."""
 
     activation: str
     activation_scale: str
     activation_zero_point: str
     codes: str
-    """Of the weights, constants ``[K, N]``, or ``[N, K]`` if they are transposed first."""
+    """Name of the weights' codes, constants ``[K, N]``, or ``[N, K]`` if they are transposed first."""
     weight_scale: str
     is_transposed: bool
 
 
 def _linear(node: Node, producers: dict[str, Node], model: OnnxModel) -> _Linear | None:
-    """Return what `node` multiplies, if it is a product that one kernel can do."""
+    """Return the values that `node` multiplies, if it is a product that the kernel supports."""
     if node.op_type != "MatMul" or node.domain:
         return None
     activation, weight = (producers.get(name) for name in node.inputs)
@@ -97,7 +97,7 @@ def _linear(node: Node, producers: dict[str, Node], model: OnnxModel) -> _Linear
 
 
 def _bias(node: Node, linear: _Linear, uses: dict[str, list[Node]], model: OnnxModel) -> tuple[Node, str] | None:
-    """Return the `Add` behind a product and the constant row that it adds, if that is all it is used for."""
+    """Return the `Add` after a product and the constant row that it adds, if the product has no other use."""
     product = node.outputs[0]
     readers = uses.get(product, [])
     if len(readers) != 1 or readers[0].op_type != "Add" or product in model.outputs:
@@ -118,7 +118,7 @@ def _fuse(node: Node, linear: _Linear, codes: str, bias: tuple[Node, str] | None
 
 
 def _is_transpose(node: Node) -> bool:
-    """Return whether `node` swaps the axes of a matrix, which is also what no `perm` means."""
+    """Return whether `node` swaps the axes of a matrix, as it also does without `perm`."""
     return node.op_type == "Transpose" and node.integers("perm") in ([1, 0], [])
 
 

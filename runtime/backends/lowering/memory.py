@@ -1,4 +1,4 @@
-"""How much memory a process may still take."""
+"""Find out how much memory a process may still allocate."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ _KIB = 1 << 10
 
 
 def available_bytes(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int | None:
-    """Return what the system has to give, or a container's limit where that is less; None where neither tells."""
+    """Return the available bytes of the system, or what a container's limit leaves if that is less; None if unknown."""
     found = [value for value in (_of_system(meminfo), _of_container(cgroup)) if value is not None]
     return min(found, default=None)
 
@@ -16,7 +16,7 @@ def available_bytes(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int | N
 def _of_system(meminfo: Path) -> int | None:
     try:
         lines = meminfo.read_text().splitlines()
-    except OSError:  # not Linux
+    except OSError:  # the system is not Linux
         return None
     return next((int(line.split()[1]) * _KIB for line in lines if line.startswith("MemAvailable:")), None)
 
@@ -25,5 +25,5 @@ def _of_container(cgroup: Path) -> int | None:
     try:
         limit = int((cgroup / "memory.max").read_text())
         return limit - int((cgroup / "memory.current").read_text())
-    except (OSError, ValueError):  # no limit, written "max"
+    except (OSError, ValueError):  # "max" is written where there is no limit
         return None

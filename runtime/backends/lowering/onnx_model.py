@@ -1,6 +1,6 @@
-"""An ONNX model as the passes see it: nodes and initializers, all else as the file has it.
+"""An ONNX model with parsed nodes and initializers; everything else is kept as in the file.
 
-Numbers of fields and types are those of onnx.proto, which are fixed for good. The package `onnx` is not on a device.
+Numbers of fields and types are those of onnx.proto, which never change. Devices do not have the package `onnx`.
 """
 
 from collections.abc import Container
@@ -14,7 +14,7 @@ from internvl_edge.runtime.numbers import tensor_types as types
 
 _READ = (types.FLOAT32, types.UINT8, types.INT8, types.FLOAT16, types.BFLOAT16)
 FLOAT, UINT8, INT8, FLOAT16, BFLOAT16 = (row.onnx for row in _READ)
-"""TensorProto.DataType."""
+"""Numbers in TensorProto.DataType of the types whose values are read."""
 MICROSOFT = "com.microsoft"
 """Domain of ONNX Runtime's own operators."""
 
@@ -32,29 +32,30 @@ _SHAPE_DIMS, _DIM_VALUE, _DIM_NAME = 1, 1, 2
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 
 _STORED = {row.onnx: np.dtype(row.stored) for row in _READ}
-"""Types whose values are read, as NumPy holds them: bfloat16 as its bits."""
+"""NumPy types of the types that are read; bfloat16 is held as its 16-bit encoding."""
 _CODES = {np.dtype(np.float32): FLOAT, np.dtype(np.uint8): UINT8, np.dtype(np.int8): INT8}
 
 
 @dataclass(frozen=True, slots=True)
 class DeclaredType:
-    """What the file says of a value."""
+    """Type and shape of a value in the file."""
 
     dtype: int
-    """TensorProto.DataType."""
+    """Number of the element type in TensorProto.DataType."""
     axes: tuple[int | str | None, ...] | None
-    """Sizes, or the names or expressions of axes that vary, None for one without a name; None for no shape at all."""
+    """Sizes of axes, names or expressions of dynamic ones, None for dynamic ones without a name; None without a
+    shape."""
 
 
 @dataclass(slots=True, eq=False)
 class Tensor:
-    """One constant, whose values may lie in another file."""
+    """A constant, whose values may be in another file."""
 
     message: Message
 
     @classmethod
     def of(cls, name: str, values: np.ndarray) -> "Tensor":
-        """Return `values`, held in the model itself."""
+        """Return a constant whose `values` are in the model itself."""
         message = Message()
         message.put(_TENSOR_DIMS, *values.shape)
         message.put(_TENSOR_TYPE, _CODES[values.dtype])
@@ -84,18 +85,18 @@ class Tensor:
 
     @property
     def is_external(self) -> bool:
-        """Return whether the values lie in another file."""
+        """Return whether the values are in another file."""
         return bool(self.message.all_data(_TENSOR_EXTERNAL))
 
     @property
     def place(self) -> tuple[str, int]:
-        """Return the file of the values, as the model names it, and where in it they begin."""
+        """Return the file of the values, as the model names it, and their offset in bytes."""
         entries = self.message.messages(_TENSOR_EXTERNAL)
         where = {entry.text(_ENTRY_KEY): entry.text(_ENTRY_VALUE) for entry in entries}
         return where["location"], int(where.get("offset", 0))
 
     def values(self, folder: Path) -> np.ndarray:
-        """Return a copy of the values; external ones lie beside the model, in `folder`."""
+        """Return a copy of the values; `folder` is that of the model, relative to which external files are named."""
         stored = _STORED[self.dtype]
         if self.is_external:
             location, offset = self.place
@@ -110,7 +111,7 @@ class Tensor:
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """One operator."""
+    """A node of the graph."""
 
     op_type: str
     inputs: list[str]
@@ -118,7 +119,7 @@ class Node:
     domain: str = ""
     attributes: dict[str, Message] = field(default_factory=dict)
     rest: list[Field] = field(default_factory=list)
-    """Its name and what else the file says of it."""
+    """Name of the node and all other fields."""
 
     @classmethod
     def parse(cls, message: Message) -> "Node":
@@ -134,7 +135,7 @@ class Node:
         )
 
     def message(self) -> Message:
-        """Return the node as it is stored."""
+        """Return the node as a message of the file."""
         message = Message(list(self.rest))
         message.put(_NODE_INPUTS, *self.inputs)
         message.put(_NODE_OUTPUTS, *self.outputs)
@@ -145,7 +146,7 @@ class Node:
 
     @property
     def name(self) -> str:
-        """Return its name."""
+        """Return the name."""
         return Message(list(self.rest)).text(_NODE_NAME)
 
     def integer(self, name: str, default: int) -> int:
@@ -179,13 +180,13 @@ class Node:
 
     @property
     def has_graphs(self) -> bool:
-        """Return whether it is a loop or a branch, whose body names values of the graph around it."""
+        """Return whether it has a subgraph, as loops and branches do, which uses values of the outer graph by name."""
         graphs = (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS)
         return any(each.data(number) for each in self.attributes.values() for number in graphs)
 
 
 class OnnxModel:
-    """A model whose constants may lie in other files of `folder`."""
+    """A model whose constants may be in other files of `folder`."""
 
     def __init__(self, data: bytes, folder: Path) -> None:
         self.folder = folder
@@ -198,7 +199,7 @@ class OnnxModel:
         self.outputs = frozenset(value.text(_VALUE_NAME) for value in self._graph.messages(_GRAPH_OUTPUTS))
 
     def encode(self) -> bytes:
-        """Return the model's bytes. Types of inner values are left out: they are inferred, and may have changed."""
+        """Return the model's bytes, without types of inner values, which may have changed and are inferred."""
         self._graph.put(_GRAPH_NODES, *(node.message() for node in self.nodes))
         self._graph.put(_GRAPH_INITIALIZERS, *(tensor.message for tensor in self.initializers.values()))
         self._graph.put(_GRAPH_VALUE_INFOS)
@@ -206,31 +207,31 @@ class OnnxModel:
         return self._model.encode()
 
     def shape(self, name: str) -> tuple[int | None, ...]:
-        """Return the shape of an inner value as the file tells it, None for axes that vary; () where it does not."""
+        """Return the shape of an inner value in the file, None for dynamic axes; () where the file has no shape."""
         return self._shapes.get(name, ())
 
     def input_names(self) -> list[str]:
-        """Return the inputs in order."""
+        """Return the names of the inputs in order."""
         return [value.text(_VALUE_NAME) for value in self._graph.messages(_GRAPH_INPUTS)]
 
     def declared(self) -> dict[str, DeclaredType]:
-        """Return what the file says of inputs, inner values, outputs and constants."""
+        """Return type and shape of inputs, inner values, outputs and constants by name."""
         numbers = (_GRAPH_INPUTS, _GRAPH_VALUE_INFOS, _GRAPH_OUTPUTS)
         values = (value for number in numbers for value in self._graph.messages(number))
         constants = {name: DeclaredType(tensor.dtype, tensor.shape) for name, tensor in self.initializers.items()}
         return {value.text(_VALUE_NAME): _declared(value) for value in values} | constants
 
     def functions(self) -> set[tuple[str, str]]:
-        """Return domain and name of the operators that the model itself writes out."""
+        """Return domain and name of the functions that the model defines."""
         found = self._model.messages(_MODEL_FUNCTIONS)
         return {(each.text(_FUNCTION_DOMAIN), each.text(_FUNCTION_NAME)) for each in found}
 
     def producers(self) -> dict[str, Node]:
-        """Return each value's node."""
+        """Return the node that computes each value, by the value's name."""
         return {name: node for node in self.nodes for name in node.outputs if name}
 
     def uses(self) -> dict[str, list[Node]]:
-        """Return the nodes that read each value, once for each time that they do."""
+        """Return the nodes that read each value, once for each use."""
         uses: dict[str, list[Node]] = {}
         for node in self.nodes:
             for name in node.inputs:
@@ -238,14 +239,14 @@ class OnnxModel:
         return uses
 
     def constant(self, name: str, values: np.ndarray) -> str:
-        """Add a constant, unless there is one of that name; return the name."""
+        """Add a constant unless its name exists already; return the name."""
         self.initializers.setdefault(name, Tensor.of(name, values))
         return name
 
     def drop_unused(self) -> None:
-        """Take out nodes and constants that lead to no output."""
+        """Remove nodes and constants that no output depends on."""
         used, kept = set(self.outputs), []
-        for node in reversed(self.nodes):  # ONNX orders nodes: who reads a value stands behind it
+        for node in reversed(self.nodes):  # ONNX sorts nodes, so that a value's readers come after its node
             if used.intersection(node.outputs):
                 used.update(node.inputs)
                 kept.append(node)
@@ -253,7 +254,7 @@ class OnnxModel:
         self.initializers = {name: tensor for name, tensor in self.initializers.items() if name in used}
 
     def require_domain(self, domain: str) -> None:
-        """Declare the operators of `domain`, version 1."""
+        """Add version 1 of the operator set `domain`."""
         opsets = self._model.messages(_MODEL_OPSETS)
         if domain not in (opset.text(_OPSET_DOMAIN) for opset in opsets):
             opset = Message()
@@ -262,7 +263,7 @@ class OnnxModel:
             self._model.put(_MODEL_OPSETS, *opsets, opset)
 
     def retype_inputs_and_outputs(self, types: Container[int], to: int) -> set[int]:
-        """Give inputs and outputs of these element types the type `to`; return those that were found."""
+        """Change inputs and outputs of these element types to the type `to`; return the types that were changed."""
         found = set()
         for number in (_GRAPH_INPUTS, _GRAPH_OUTPUTS):
             values = self._graph.messages(number)

@@ -1,10 +1,10 @@
-"""Protocol Buffers' wire format, as much as it takes to change an ONNX file and keep the rest byte for byte."""
+"""Read and write the wire format of Protocol Buffers, to change an ONNX file and keep the rest byte for byte."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 Value = int | bytes
-"""An integer; or the bytes of a string, a message, packed numbers or a float."""
+"""An integer, or the bytes of a string, a message, packed numbers or a float."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED_BYTES = {_FIXED64: 8, _FIXED32: 4}
@@ -14,7 +14,7 @@ _SIGN = 1 << 63
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field as it lies in the file; a repeated field is several of them."""
+    """One field of the file; a repeated field is several of them."""
 
     number: int
     wire_type: int
@@ -23,16 +23,16 @@ class Field:
 
 @dataclass(slots=True)
 class Message:
-    """A message's fields in order. What lies deeper stays bytes until it is asked for."""
+    """The fields of a message in order. Messages inside it stay bytes until they are requested."""
 
     fields: list[Field] = field(default_factory=list)
 
     @classmethod
     def parse(cls, data: bytes) -> "Message":
-        """Read one message.
+        """Parse a message.
 
         Raises:
-            ValueError: these bytes are none.
+            ValueError: the bytes are no message.
         """
         try:
             return cls(list(_fields(data)))
@@ -51,49 +51,49 @@ class Message:
         return bytes(out)
 
     def integer(self, number: int, default: int = 0) -> int:
-        """Return the last integer of that number, with its sign."""
+        """Return the last integer with that field number, or `default`."""
         values = self.integers(number)
         return values[-1] if values else default
 
     def integers(self, number: int) -> list[int]:
-        """Return all integers of that number, packed or not."""
+        """Return all integers with that field number, packed or not."""
         values: list[int] = []
         for value in self._values(number):
             values += [value] if isinstance(value, int) else _packed(value)
         return [value - (1 << 64) if value & _SIGN else value for value in values]
 
     def data(self, number: int) -> bytes:
-        """Return the last bytes of that number; none: empty."""
+        """Return the last bytes with that field number; empty if there are none."""
         values = self.all_data(number)
         return values[-1] if values else b""
 
     def all_data(self, number: int) -> list[bytes]:
-        """Return all bytes of that number."""
+        """Return all bytes with that field number."""
         return [value for value in self._values(number) if isinstance(value, bytes)]
 
     def text(self, number: int) -> str:
-        """Return the last string of that number."""
+        """Return the last string with that field number."""
         return self.data(number).decode()
 
     def texts(self, number: int) -> list[str]:
-        """Return all strings of that number."""
+        """Return all strings with that field number."""
         return [value.decode() for value in self.all_data(number)]
 
     def message(self, number: int) -> "Message":
-        """Return the last message of that number, parsed."""
+        """Return the last message with that field number, parsed."""
         return Message.parse(self.data(number))
 
     def messages(self, number: int) -> list["Message"]:
-        """Return all messages of that number, parsed."""
+        """Return all messages with that field number, parsed."""
         return [Message.parse(value) for value in self.all_data(number)]
 
     def put(self, number: int, *values: "int | str | bytes | Message") -> None:
-        """Replace all fields of that number by `values`, behind the others."""
+        """Replace all fields with that number by `values`, after the other fields."""
         self.fields = [item for item in self.fields if item.number != number]
         self.fields += [_field(number, value) for value in values]
 
     def without(self, numbers: Iterable[int]) -> list[Field]:
-        """Return the fields of all other numbers."""
+        """Return the fields with other numbers than these."""
         left_out = set(numbers)
         return [item for item in self.fields if item.number not in left_out]
 
@@ -127,7 +127,7 @@ def _fields(data: bytes) -> Iterator[Field]:
 
 
 def _size(data: bytes, position: int, wire_type: int) -> tuple[int, int]:
-    """Return the bytes of a field that is no varint, and where they begin."""
+    """Return the number of bytes of a field that is no varint, and their position."""
     if wire_type == _BYTES:
         return _read_varint(data, position)
     if wire_type not in _FIXED_BYTES:
@@ -136,7 +136,7 @@ def _size(data: bytes, position: int, wire_type: int) -> tuple[int, int]:
 
 
 def _read_varint(data: bytes, position: int) -> tuple[int, int]:
-    """Return an integer of seven bits a byte, lowest first, and where it ends."""
+    """Return an integer, which has seven bits in each byte, lowest first, and the position after it."""
     value = shift = 0
     while True:
         byte = data[position]

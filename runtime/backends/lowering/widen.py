@@ -1,7 +1,7 @@
-"""Compute in fp32 what a graph computes in fp16 or bf16: CPUs have few kernels for these, and casts between are slow.
+"""Change fp16 and bf16 in a graph to fp32, since CPUs have few kernels for them and casts between are slow.
 
-Widening a constant is exact. Results are rounded less often than the graph asks for, so that they lie closer to the
-checkpoint's than the graph's own do.
+Widening a constant is exact. Results are rounded less often than in the original graph, so that they are closer to
+those of the checkpoint.
 """
 
 import numpy as np
@@ -10,14 +10,15 @@ from internvl_edge.runtime.backends.lowering.onnx_model import BFLOAT16, FLOAT, 
 from internvl_edge.runtime.numbers import tensor_types as types
 
 NARROW = {row.onnx: row.short for row in (types.FLOAT16, types.BFLOAT16)}
-"""Types that are widened, and their names."""
+"""Names of the types that are widened."""
 INLINE_VALUES = 1 << 16
-"""Larger constants stay in their file, with a `Cast` behind them: a model in memory is limited to 2 GiB."""
+"""Most values of a constant that is widened in memory, where a model is limited to 2 GiB. Larger ones stay in their
+file and get a `Cast`."""
 _TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype", "softmax_precision")
 
 
 def widen(model: OnnxModel) -> frozenset[int]:
-    """Rewrite the model, inputs and outputs included; return the types that were there."""
+    """Widen the model with its inputs and outputs; return the narrow types that it had."""
     narrow = [tensor for tensor in model.initializers.values() if tensor.dtype in NARROW]
     found = {tensor.dtype for tensor in narrow} | model.retype_inputs_and_outputs(set(NARROW), FLOAT)
     for node in model.nodes:
@@ -31,13 +32,13 @@ def widen(model: OnnxModel) -> frozenset[int]:
 
 def _widened(tensor: Tensor, model: OnnxModel) -> Tensor:
     values = tensor.values(model.folder)
-    if tensor.dtype == BFLOAT16:  # the upper half of an fp32
+    if tensor.dtype == BFLOAT16:  # bf16 is the upper half of an fp32 number
         return Tensor.of(tensor.name, (values.astype(np.uint32) << 16).view(np.float32))
     return Tensor.of(tensor.name, values.astype(np.float32))
 
 
 def _widen_attributes(node: Node, model: OnnxModel) -> set[int]:
-    """Widen the types that a node names and the constant that it holds; return what they were."""
+    """Widen the type attributes of a node and its constant; return the narrow types that they had."""
     named = {name: node.integer(name, FLOAT) for name in _TYPE_ATTRIBUTES}
     found = {name: dtype for name, dtype in named.items() if dtype in NARROW}
     for name in found:
@@ -50,7 +51,7 @@ def _widen_attributes(node: Node, model: OnnxModel) -> set[int]:
 
 
 def _cast_behind(large: set[str], model: OnnxModel) -> None:
-    """Cast large constants where they are used: as a whole, or the rows alone that a `Gather` takes."""
+    """Cast large constants where they are used, or only the rows that a `Gather` takes of them."""
     nodes: list[Node] = []
     cast: set[str] = set()
     for node in model.nodes:

@@ -1,1 +1,1 @@
-"""Which backend `auto` takes for a graph: what is installed, tried on sample inputs, remembered for this machine."""
+"""Select the backend of `auto` for a graph: measure installed ones on sample inputs and store the decision."""

@@ -1,4 +1,4 @@
-"""Which backends may run the graphs of a bundle on this machine: libraries that are installed, plans that fit."""
+"""Find backends that can run the graphs of a bundle on this machine, by installed libraries and usable plans."""
 
 import hashlib
 import logging
@@ -13,21 +13,21 @@ from internvl_edge.runtime.bundle.bundle import Bundle
 logger = logging.getLogger(__name__)
 
 _ONNXRUNTIME = ("onnxruntime", "onnxruntime-gpu")
-"""Packages that hold the module of this name."""
+"""Packages with the module `onnxruntime`."""
 _OPENVINO = ("openvino",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A backend that may run graphs here."""
+    """A backend that may run graphs on this machine."""
 
     backend: str
     version: str
-    """Of all that it brings along: another one is measured again."""
+    """Versions of all its parts. After a change it is measured again."""
 
 
 def find_candidates(bundle: Bundle, options: SessionOptions) -> list[Candidate]:
-    """Return the candidates, first the one that is likely the fastest; no library is loaded for a CPU."""
+    """Return the candidates, the likely fastest first. CPU libraries are found without loading them."""
     return [*_tensorrt(bundle, options), *_onnxruntime(), *_openvino()]
 
 
@@ -70,7 +70,7 @@ def _has_cuda() -> bool:
 
 
 def _version(module: str, packages: Sequence[str]) -> str:
-    """Return the version of the package that holds `module`, or where a module of no package lies."""
+    """Return the version of the package that contains `module`, or the file of a module without a package."""
     for package in packages:
         try:
             return version(package)

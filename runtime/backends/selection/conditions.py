@@ -1,4 +1,4 @@
-"""What of this machine changes the meaning of a time: processor, governor, power mode, versions."""
+"""Find the conditions of this machine that times depend on: processor, governor, power mode, versions."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ _MODEL_KEYS = ("model name", "Model", "Hardware", "CPU part")
 
 
 def host_conditions() -> dict[str, str]:
-    """Return what can be known of the machine, by name; what it does not tell is left out."""
+    """Return the conditions by name, without those that the machine does not report."""
     from internvl_edge.runtime.backends.cuda import Device, find_device
 
     found = {"processor": _processor(), "cores": str(_cores()), "machine": platform.machine()}
@@ -34,7 +34,7 @@ def host_conditions() -> dict[str, str]:
 
 
 def cpu_clock(folder: Path) -> dict[str, str]:
-    """Return governor and clock limits from a ``cpufreq`` folder of sysfs; nothing where there is none."""
+    """Return governor and clock limits from a ``cpufreq`` folder of sysfs; empty where there is none."""
     values = {
         name: path.read_text().strip()
         for name in ("scaling_governor", "scaling_min_freq", "scaling_max_freq")
@@ -49,7 +49,7 @@ def cpu_clock(folder: Path) -> dict[str, str]:
 
 
 def power_mode(text: str) -> str:
-    """Return the mode from what ``nvpmodel -q`` prints: its name and number."""
+    """Return name and number of the power mode from the output of ``nvpmodel -q``."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("NV Power Mode:")]
     numbers = [line for line in lines if line.isdigit()]

@@ -1,4 +1,4 @@
-"""Decisions of `auto` on disk, one small file each: what was measured once is not measured again."""
+"""Store decisions of `auto` in small files, so that nothing is measured twice."""
 
 import hashlib
 import json
@@ -18,19 +18,19 @@ _FOLDER = "backends"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """Which backend runs a graph, and why in one line."""
+    """The backend that runs a graph, and the reason in one line."""
 
     backend: str
     because: str
 
 
 def decision_key(facts: Mapping[str, Any]) -> str:
-    """Return the name of a decision that depends on `facts`."""
+    """Return the key of a decision, a digest of the facts that it depends on."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def read_decision(key: str) -> Decision | None:
-    """Return the decision of this name; None if there is none, or, with a warning, if it cannot be read."""
+    """Return the decision with this key; None if there is none or, with a warning, if it cannot be read."""
     try:
         path = _path(key)
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -43,7 +43,7 @@ def read_decision(key: str) -> Decision | None:
 
 
 def write_decision(key: str, decision: Decision) -> None:
-    """Keep a decision; where the folder cannot be written, the next process measures again."""
+    """Store a decision. If the folder cannot be written, the next process measures again."""
     try:
         replace_file(_path(key), json.dumps(asdict(decision), ensure_ascii=False).encode())
     except (OSError, RuntimeError) as error:

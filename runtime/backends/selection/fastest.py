@@ -1,4 +1,4 @@
-"""`auto`: of the backends that give what ONNX Runtime gives on the CPU, the one that is the fastest here."""
+"""Open the fastest backend for a graph on this machine among those whose outputs equal ONNX Runtime's on the CPU."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -28,32 +28,32 @@ from internvl_edge.runtime.numbers.formats import PRECISIONS
 logger = logging.getLogger(__name__)
 
 REFERENCE = "onnxruntime"
-"""Every bundle was verified on it when it was exported."""
+"""Backend that outputs are compared with, since every bundle was verified on it when it was exported."""
 
 COMPARISON_SHARE = 1 / 12
-"""Of free memory that the weights may take in a contest, where two sessions are open at once: ONNX Runtime holds them
-twice, OpenVINO too (mapped, and packed for its kernels) but fp16, which it widens, four times over; and half of what is
-free is left to others."""
+"""Largest share of free memory that the weights may have for a comparison, in which two sessions are open at once. ONNX
+Runtime holds weights twice. OpenVINO holds them twice too (mapped, and packed for its kernels), but fp16 weights, which
+it widens, four times. Half of the free memory is left to others."""
 
 _OPTIONAL = ("open_cache", "layer_times", "layer_info", "max_rows")
-"""What only some sessions have: `CacheSession`, `LayerTimes`, `LayerInfo`, `RowLimit`."""
+"""Members that only some sessions have, those of `CacheSession`, `LayerTimes`, `LayerInfo` and `RowLimit`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """What one candidate did with the sample."""
+    """Result of one candidate on the sample inputs."""
 
     backend: str
     quickest_ms: float = 0.0
-    """For all rows of the sample."""
+    """Shortest time of a call with all rows of the sample, in milliseconds."""
     difference: float = 0.0
-    """From the reference."""
+    """Difference of the outputs from the reference's."""
     refusal: str = ""
-    """Why it is out; empty if it is not."""
+    """Reason why the candidate is excluded; empty if it is not."""
 
 
 class SelectedSession:
-    """A session that was chosen: the same in all but its settings, which tell why as ``chosen``."""
+    """A session that `auto` selected, whose settings contain the reason as ``chosen``."""
 
     def __init__(self, session: Session, because: str) -> None:
         self._session, self._because = session, because
@@ -65,13 +65,13 @@ class SelectedSession:
 
     @property
     def settings(self) -> Mapping[str, str]:
-        """Return what changes the meaning of a time, and why this backend runs the graph."""
+        """Return the settings of the session, and why its backend was selected."""
         return {**self._session.settings, "chosen": self._because}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenRequest:
-    """What a session is opened for."""
+    """A graph to open, with its bundle and options."""
 
     bundle: Bundle
     graph: str
@@ -79,7 +79,7 @@ class OpenRequest:
 
     @property
     def largest_difference(self) -> float:
-        """Return how far a backend may be from the reference."""
+        """Return the largest difference from the reference that a backend's outputs may have."""
         largest = PRECISIONS[self.bundle.manifest.precision].largest_difference
         return max(largest, PRECISIONS["bf16"].largest_difference) if self.options.bf16 else largest
 
@@ -89,9 +89,9 @@ class OpenRequest:
 
 
 def open_fastest(bundle: Bundle, graph: str, options: SessionOptions) -> Session:
-    """Open `graph` with the backend that was found to be the fastest here; its settings tell why as ``chosen``.
+    """Open `graph` with the backend that was measured to be the fastest; its settings give the reason as ``chosen``.
 
-    The first time the candidates are measured, and the decision is kept for later.
+    The candidates are measured the first time, and the decision is stored.
 
     Raises:
         BundleError: the bundle has no such graph.
@@ -111,7 +111,7 @@ def open_fastest(bundle: Bundle, graph: str, options: SessionOptions) -> Session
 
 
 def _why_not_compared(request: OpenRequest, candidates: Sequence[Candidate]) -> str:
-    """Return why nothing is measured; empty if something is."""
+    """Return the reason why no candidates are compared; empty if they are."""
     if len(candidates) == 1:
         return "the only one here"
     if REFERENCE not in {candidate.backend for candidate in candidates}:
@@ -126,7 +126,7 @@ def _first(request: OpenRequest, candidates: Sequence[Candidate], reason: str) -
     """Return a session of the first candidate that opens the graph.
 
     Raises:
-        BackendError: none does, each with its reason.
+        BackendError: none does; the message has the reason of each.
     """
     refusals = []
     for candidate in candidates:
@@ -141,7 +141,7 @@ def _first(request: OpenRequest, candidates: Sequence[Candidate], reason: str) -
 
 
 def _fastest(request: OpenRequest, candidates: Sequence[Candidate]) -> tuple[Session, Decision]:
-    """Return a session of the backend that was, or now is, found to be the fastest.
+    """Return a session of the fastest backend, by a stored decision or by a comparison.
 
     Raises:
         BackendError: no candidate opens the graph.
@@ -153,14 +153,14 @@ def _fastest(request: OpenRequest, candidates: Sequence[Candidate]) -> tuple[Ses
         return session, decision
     try:
         session, decision = _compare(request, candidates)
-    except EdgeError as error:  # of the reference
+    except EdgeError as error:  # the reference failed
         return _first(request, candidates, f"the first that opens; nothing to compare with: {error}")
     write_decision(key, decision)
     return session, decision
 
 
 def _reopened(request: OpenRequest, decision: Decision | None, candidates: Sequence[Candidate]) -> Session | None:
-    """Return a session of the backend of an earlier decision; None where there is none, or it does not open."""
+    """Return a session of the backend of a stored decision; None where there is none, or it does not open."""
     if decision is None or decision.backend not in {candidate.backend for candidate in candidates}:
         return None
     try:
@@ -171,7 +171,7 @@ def _reopened(request: OpenRequest, decision: Decision | None, candidates: Seque
 
 
 def _compare(request: OpenRequest, candidates: Sequence[Candidate]) -> tuple[Session, Decision]:
-    """Return the fastest session of those that are equal to the reference; at most two are open at once.
+    """Return the fastest session among those with the reference's outputs; at most two are open at once.
 
     Raises:
         EdgeError: the reference does not open the graph, or does not run it.
@@ -190,13 +190,13 @@ def _compare(request: OpenRequest, candidates: Sequence[Candidate]) -> tuple[Ses
             best, fastest, session = session, trial, best
         if session is not None:
             session.close()
-    return best, Decision(backend=fastest.backend, because=sentence(fastest, trials, row_count(sample)))
+    return best, Decision(backend=fastest.backend, because=decision_text(fastest, trials, row_count(sample)))
 
 
 def _try(
     request: OpenRequest, backend: str, sample: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
 ) -> tuple[Session | None, Trial]:
-    """Return a session that may win and its trial; no session where `backend` refuses or its outputs differ."""
+    """Return a session and its trial; None for a session where `backend` refuses or its outputs differ."""
     session = None
     try:
         session = request.open(backend)
@@ -215,7 +215,7 @@ def _try(
     return None, Trial(backend=backend, refusal=refusal)
 
 
-def sentence(fastest: Trial, trials: Sequence[Trial], rows: int) -> str:
+def decision_text(fastest: Trial, trials: Sequence[Trial], rows: int) -> str:
     """Return the decision in one line: ``openvino 12.3 ms (onnxruntime 20.1 ms; 8 rows; equal within 3e-06)``."""
     others = [trial for trial in trials if trial is not fastest]
     notes = [", ".join(f"{trial.backend} {trial.quickest_ms:.1f} ms" for trial in others if not trial.refusal)]
@@ -226,7 +226,7 @@ def sentence(fastest: Trial, trials: Sequence[Trial], rows: int) -> str:
 
 
 def _facts(request: OpenRequest, candidates: Sequence[Candidate]) -> dict[str, object]:
-    """Return all that a decision depends on."""
+    """Return all facts that a decision depends on."""
     manifest = request.bundle.manifest
     return {
         "graph": manifest.files[manifest.graphs[request.graph].file].sha256,
@@ -246,7 +246,7 @@ def _machine() -> Mapping[str, str]:
 
 
 def _weight_bytes(request: OpenRequest) -> int:
-    """Return the size of the weight files beside the graph, which share them: an upper bound of its own."""
+    """Return the bytes of all weight files beside the graph, an upper bound of its own weights."""
     manifest = request.bundle.manifest
     folder = PurePosixPath(manifest.graphs[request.graph].file).parent
     return sum(

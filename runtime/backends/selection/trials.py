@@ -1,4 +1,4 @@
-"""What backends are compared by: a sample that a graph takes, how far apart two outputs are, how long its rows take."""
+"""Compare backends: sample inputs of a graph, the difference of two outputs, and the time of a call."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -12,20 +12,20 @@ from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.bundle.manifest import ModelInfo
 
 _SECONDS = 0.3
-"""What one candidate is measured for; a call that has begun is finished."""
-_LEAST = 3
-"""Calls: other work on the machine lengthens some, and shortens none..."""
-_ENOUGH_SECONDS = 5.0
-"""...but of long calls fewer, which average over it."""
-_CALLS = 50
+"""Seconds for which one candidate is measured once it has `_FEWEST_CALLS`; a call that has begun is finished."""
+_FEWEST_CALLS = 3
+"""Calls of which the shortest counts, since other work on the machine makes some of them slower and none faster."""
+_LIMIT_SECONDS = 5.0
+"""Seconds after which fewer calls suffice: long calls average over other work."""
+_MOST_CALLS = 50
 _SEED = 20231222
 _MS_PER_S = 1e3
 LONGEST_MS = 10e3
-"""What a call of many rows may take: a batch that would take longer is measured by fewer rows."""
+"""Longest call of many rows in milliseconds. A batch that would take longer is measured with fewer rows."""
 
 
 def sample_inputs(bundle: Bundle, graph: str, session: Session, rows: int = 1) -> dict[str, np.ndarray]:
-    """Return random inputs of `rows`, or as many as the graph is fixed to; texts end in padding, as most do.
+    """Return random inputs of `rows` rows, or of the graph's fixed number; texts end in padding, as most texts do.
 
     Raises:
         InputError: the graph has an axis of unknown meaning.
@@ -43,7 +43,7 @@ def sample_inputs(bundle: Bundle, graph: str, session: Session, rows: int = 1) -
 
 
 def affordable_inputs(bundle: Bundle, graph: str, session: Session, rows: int) -> dict[str, np.ndarray]:
-    """Return inputs of `rows`, or of as many as `session` runs within `LONGEST_MS`, at least one.
+    """Return inputs of `rows` rows, or of as many, at least one, as `session` runs within `LONGEST_MS`.
 
     Raises:
         EdgeError: the graph has an axis of unknown meaning, or fails.
@@ -56,27 +56,27 @@ def affordable_inputs(bundle: Bundle, graph: str, session: Session, rows: int) -
 
 
 def row_count(sample: Mapping[str, np.ndarray]) -> int:
-    """Return how many rows the inputs have; 1 without any."""
+    """Return the number of rows of the inputs; 1 if there are no inputs."""
     return len(next(iter(sample.values()), (None,)))
 
 
 def fitting_inputs(session: Session, sample: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the first rows of `sample`, as many as `session` takes at once."""
+    """Return the first rows of `sample`, as many as `session` takes in one call."""
     limit = session.max_rows if isinstance(session, RowLimit) else None
     return {name: values[:limit] for name, values in sample.items()}
 
 
 def difference(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> float:
-    """Return the largest root mean square of the differences of one output, relative to that of what is expected."""
+    """Return the largest relative root mean square difference of one output from the expected one."""
     return max(_relative_rms(found[name], values) for name, values in expected.items())
 
 
 def quickest_ms(session: Session, sample: Mapping[str, np.ndarray], model: ModelInfo) -> float:
-    """Return the time of the quickest of some calls, after one on `sample`; of a decoder, of a caption's steps."""
+    """Return the shortest time of several calls after one on `sample`; for a decoder, of the steps of a caption."""
     if "attention_mask" not in sample:
-        return _quickest_ms(lambda: session.run(sample), _CALLS)
+        return _quickest_ms(lambda: session.run(sample), _MOST_CALLS)
     rows, held = sample["attention_mask"].shape
-    steps = min(_CALLS, model.require_text().max_positions - held)
+    steps = min(_MOST_CALLS, model.require_text().max_positions - held)
     present = {
         name.replace("past_key_values", "present", 1): values
         for name, values in sample.items()
@@ -88,7 +88,7 @@ def quickest_ms(session: Session, sample: Mapping[str, np.ndarray], model: Model
 
 
 def _step(input_ids: np.ndarray, position: int) -> dict[str, np.ndarray]:
-    """Return what a decoder takes for one more column."""
+    """Return the inputs of a decoder for one more position."""
     rows = len(input_ids)
     return {
         "input_ids": input_ids,
@@ -100,7 +100,7 @@ def _step(input_ids: np.ndarray, position: int) -> dict[str, np.ndarray]:
 def _quickest_ms(call: Callable[[], object], most: int) -> float:
     times: list[float] = []
     began = start = time.perf_counter()
-    while len(times) < most and start - began < (_SECONDS if len(times) >= _LEAST else _ENOUGH_SECONDS):
+    while len(times) < most and start - began < (_SECONDS if len(times) >= _FEWEST_CALLS else _LIMIT_SECONDS):
         call()
         end = time.perf_counter()
         times.append(_MS_PER_S * (end - start))
@@ -109,7 +109,7 @@ def _quickest_ms(call: Callable[[], object], most: int) -> float:
 
 
 def _relative_rms(found: np.ndarray, expected: np.ndarray) -> float:
-    """Return the ratio; infinite where a shape differs or a value is not a number."""
+    """Return the relative root mean square; infinite if shapes differ or a value is NaN."""
     if found.shape != expected.shape:
         return np.inf
     scale = float(np.linalg.norm(expected.astype(np.float64)))

@@ -1,4 +1,4 @@
-"""Graphs as plans, on TensorRT or TensorRT-RTX."""
+"""Run graphs as plans with TensorRT or TensorRT-RTX."""
 
 from internvl_edge.runtime.backends.tensorrt.open import open_tensorrt, unavailable
 

@@ -1,4 +1,4 @@
-"""A decoder's cache on the device: two sets of buffers, taken once, that steps read and write in turn."""
+"""A decoder's cache on the device: two sets of buffers, allocated once, which steps read and write alternately."""
 
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
@@ -21,10 +21,10 @@ _LOGITS = "logits"
 
 
 class TensorRTCache:
-    """Keys and values that never cross the border: of a step, ids go in and logits come out.
+    """Keys and values that stay on the device: a step copies only ids to it and logits from it.
 
     Raises:
-        BackendError: the device has no room for the buffers.
+        BackendError: the device has not enough memory for the buffers.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class TensorRTCache:
             raise
 
     def step(self, inputs: Mapping[str, np.ndarray], stages: Stages = UNMEASURED) -> np.ndarray:
-        """Append the keys and values of new columns; return logits ``[R, V]`` of the last.
+        """Append the keys and values of new positions; return logits ``[R, V]`` of the last.
 
         Raises:
-            InputError: more positions than the cache or the plan has.
+            InputError: there are more positions than the cache or the plan allows.
             BackendError: the plan fails.
         """
         columns = inputs["input_ids"].shape[1]
@@ -67,9 +67,10 @@ class TensorRTCache:
         return logits
 
     def select(self, rows: np.ndarray, shared: int) -> None:
-        """Keep the rows of these indexes, in the other set of buffers.
+        """Copy the rows of these indexes to the other set of buffers.
 
-        Whole rows are copied, neighbours together: on a device calls cost more than the bytes behind `shared` save.
+        Whole rows are copied, and adjacent rows in one call: a call on the device costs more than copying the shared
+        positions again.
         """
         if all(np.array_equal(rows, np.arange(shape[0])) for shape in self._shapes.values()):
             return
@@ -97,7 +98,7 @@ class TensorRTCache:
         return DeviceTensor(buffers[name].address, shape)
 
     def _require_room(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Refuse tensors that are larger than the buffers: the device would write beyond them unasked."""
+        """Check that tensors fit into the buffers, since the device would write beyond their end."""
         for name, shape in shapes.items():
             if prod(shape) * self._item_bytes[name] > self._free[name].size_bytes:
                 raise InputError(
@@ -105,12 +106,12 @@ class TensorRTCache:
                 )
 
     def _swap(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Make what was written the cache; what it was made from is free."""
+        """Make the buffers that were written the cache, and the others free."""
         self._used, self._free, self._shapes = self._free, self._used, shapes
 
 
 def _runs(rows: np.ndarray) -> Iterator[tuple[int, int, int]]:
-    """Yield (place, first row, count) of the stretches in which `rows` counts up by one."""
+    """Yield (index, first row, count) of the runs of consecutive rows in `rows`."""
     edges = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
     for first, end in pairwise(edges):
         yield first, int(rows[first]), end - first

@@ -1,4 +1,4 @@
-"""Execution contexts that take their activation memory from us; on TensorRT-RTX with kernels kept between processes."""
+"""Create execution contexts without activation memory; with TensorRT-RTX, store compiled kernels between processes."""
 
 import logging
 from typing import Any
@@ -13,10 +13,10 @@ logger = logging.getLogger(__name__)
 
 
 class ContextFactory:
-    """Makes the contexts of one plan.
+    """A factory of the execution contexts of one plan.
 
-    TensorRT-RTX compiles kernels on the device. For a graph whose shapes come again they are compiled for each shape
-    before it runs, and kept in a file; a graph whose past grows with every step (`growing`) runs with general ones.
+    TensorRT-RTX compiles kernels on the device. They are compiled for each shape before it runs and stored in a file,
+    since shapes recur. A graph whose past grows with every step (`growing`) runs with kernels for all shapes.
     """
 
     def __init__(self, library: Library, plan: Plan, graph: str, sm: int, *, growing: bool) -> None:
@@ -29,10 +29,10 @@ class ContextFactory:
             self._configure(growing)
 
     def new(self) -> Any:
-        """Return a context without memory.
+        """Return a new context without activation memory.
 
         Raises:
-            BackendError: TensorRT makes none.
+            BackendError: TensorRT cannot create it.
         """
         self._library.errors.clear()
         if self._config is None:
@@ -46,7 +46,7 @@ class ContextFactory:
         return context
 
     def keep_kernels(self) -> None:
-        """Write the kernels that were compiled since the last time into the user's cache, for the next process."""
+        """Store all compiled kernels in the user's cache for the next process, if there are new ones."""
         if self._cache is None:
             return
         content = memoryview(self._cache.serialize())

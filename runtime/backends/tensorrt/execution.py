@@ -1,7 +1,7 @@
-"""One shape of a graph, ready to run: contexts of its plans with shapes and addresses set, and their CUDA graph.
+"""Run one shape of a graph: contexts of its plans with shapes and addresses set, and their CUDA graph.
 
-A captured graph holds the state of the contexts it was captured from, so that each shape has contexts of its own; they
-are small, since weights and activation memory are shared.
+A captured graph depends on the state of the contexts it was captured from, so that each shape has contexts of its own.
+They are small, since weights and activation memory are shared.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ _REMEDY = "check the inputs, or build the plans again"
 
 
 class Execution:
-    """The plans of one graph, one behind the other: what one puts out, the next finds on the device."""
+    """The plans of one graph in sequence. The outputs of one stay on the device as inputs of the next."""
 
     def __init__(
         self, library: Library, cuda: Cuda, graph: str, plans: Sequence[Plan], contexts: Sequence[Any]
@@ -27,26 +27,26 @@ class Execution:
         self._steps = list(zip(plans, contexts, strict=True))
         self._given: tuple[int, Mapping[str, Shape]] | None = None
         self.shapes: Mapping[str, Shape] = {}
-        """Of all tensors, once those of the inputs are set."""
+        """Shapes of all tensors, once those of the inputs are set."""
         self._bound: dict[str, int] = {}
         self._scratch = 0
         self._captured: Any = None
 
     @property
     def contexts(self) -> list[Any]:
-        """The contexts, in the order in which they run."""
+        """Return the contexts, in the order in which they run."""
         return [context for _, context in self._steps]
 
     @property
     def captured(self) -> bool:
-        """Whether its launches are replayed."""
+        """Return whether launches replay a CUDA graph."""
         return self._captured is not None
 
     def shape(self, profile: int, inputs: Mapping[str, Shape], stream: Stream) -> None:
-        """Set the shapes of the graph's inputs; those of all tensors follow.
+        """Set the shapes of the graph's inputs, which determine those of all tensors.
 
         Raises:
-            BackendError: a plan does not take them.
+            BackendError: a plan refuses them.
         """
         if self._given != (profile, inputs):
             self._given = None
@@ -57,11 +57,11 @@ class Execution:
             self._given, self.shapes = (profile, dict(inputs)), shapes
 
     def bind(self, addresses: Mapping[str, int], scratch: DeviceBuffer) -> None:
-        """Say where each tensor lies, and where activations may."""
+        """Set the address of each tensor and of the memory for activations."""
         if self._bound == addresses and self._scratch == scratch.address:
             return
         before = self._bound
-        self._unbind()  # a refusal on the way leaves nothing to build on
+        self._unbind()  # if a call below fails, no address counts as set
         for plan, context in self._steps:
             if plan.scratch_bytes:
                 context.set_device_memory(scratch.address, scratch.size_bytes)
@@ -71,10 +71,10 @@ class Execution:
         self._bound, self._scratch = dict(addresses), scratch.address
 
     def launch(self, stream: Stream) -> None:
-        """Put one run into `stream`.
+        """Enqueue one run on `stream`.
 
         Raises:
-            BackendError: a plan is refused.
+            BackendError: TensorRT refuses to run a plan.
         """
         if self._captured is not None:
             self._cuda.launch(self._captured, stream)
@@ -82,10 +82,10 @@ class Execution:
             self._enqueue(stream)
 
     def capture(self, stream: Stream) -> None:
-        """Make all further launches replay what one puts into `stream`, which is empty; a run of it came before.
+        """Capture one run on `stream`, which is empty and has run it before; all further launches replay it.
 
         Raises:
-            CudaError: it cannot be captured.
+            CudaError: the run cannot be captured.
         """
         for plan, context in self._steps:
             capturable = getattr(context, "is_stream_capturable", None)
@@ -94,16 +94,16 @@ class Execution:
         self._captured = self._cuda.capture(stream, lambda: self._enqueue(stream))
 
     def close(self) -> None:
-        """Free the graph and the contexts."""
+        """Free the CUDA graph and the contexts."""
         self._drop()
         self._steps.clear()
 
     def _shape_one(
         self, plan: Plan, context: Any, profile: int, known: Mapping[str, Shape], stream: Stream
     ) -> dict[str, Shape]:
-        """Set one plan's input shapes; return its outputs' shapes."""
+        """Set the input shapes of one plan; return the shapes of its outputs."""
         if context.active_optimization_profile != profile:
-            selected = context.set_optimization_profile_async(profile, stream.handle)  # before the run, in its stream
+            selected = context.set_optimization_profile_async(profile, stream.handle)  # ordered before the run
             self._require(selected, f"does not take profile {profile}")
         for name in plan.record.inputs:
             self._require(context.set_input_shape(name, known[name]), f"does not take {name} {list(known[name])}")

@@ -1,4 +1,4 @@
-"""Lanes: what runs side by side on the device. A lane runs one graph at a time, so its graphs share scratch memory."""
+"""Run graphs concurrently on lanes: streams with memory for activations, which the graphs of a lane share in turn."""
 
 import queue
 import threading
@@ -10,11 +10,11 @@ from internvl_edge.runtime.backends.cuda import Cuda
 from internvl_edge.runtime.backends.tensorrt.memory import DeviceBuffer
 
 _MARKS = 4
-"""Before and behind copying in, computing and copying out."""
+"""Number of events of a run: at its start, and after copying in, computing and copying out."""
 
 
 class Lane:
-    """A stream, its clock, and the activation memory of the graph that runs on it."""
+    """A stream with events that time a run, and the activation memory of the graph that runs on it."""
 
     def __init__(self, cuda: Cuda, index: int, *, spin: bool) -> None:
         self.index = index
@@ -24,24 +24,24 @@ class Lane:
         self._marks = [cuda.event(blocking=not spin) for _ in range(_MARKS)]
 
     def mark(self, place: int) -> None:
-        """Note when the device gets here."""
+        """Record event `place` of the run in the stream."""
         self._cuda.record(self._marks[place], self.stream)
 
     def wait(self) -> None:
-        """Wait until the device has passed the last mark."""
+        """Wait until the device has reached the last event."""
         self._cuda.wait(self._marks[-1])
 
     def spans_ms(self) -> list[float]:
-        """Return the times between the marks, once it has passed them all."""
+        """Return the milliseconds between the events, all of which the device has reached."""
         return [self._cuda.elapsed_ms(start, end) for start, end in pairwise(self._marks)]
 
     def drain(self) -> None:
-        """Wait for all that the lane was given."""
+        """Wait for all work of the lane."""
         self._cuda.synchronize(self.stream)
 
 
 class Lanes:
-    """All lanes of a process with the same settings; graphs of all bundles take turns on them."""
+    """All lanes of a process with the same settings, shared by the graphs of all bundles."""
 
     def __init__(self, cuda: Cuda, count: int, *, spin: bool) -> None:
         self.count = count
@@ -56,14 +56,14 @@ class Lanes:
 
     @contextmanager
     def free(self) -> Iterator[Lane]:
-        """Wait for a free lane, and hold it with the device's context; it is empty when it is given back."""
+        """Return a context that holds a free lane, in the device's context. The lane has no work left at its end."""
         lane = self._idle.get()
         try:
             with self._cuda.current():
                 try:
                     yield lane
                 except BaseException:
-                    with suppress(Exception):  # on a broken device this fails as well, and the first error says why
+                    with suppress(Exception):  # it fails too on a broken device, and the first error has the reason
                         lane.drain()
                     raise
         finally:
@@ -71,35 +71,35 @@ class Lanes:
 
     @contextmanager
     def all(self) -> Iterator[list[Lane]]:
-        """Hold every lane: nothing runs meanwhile."""
+        """Return a context that holds all lanes, in which nothing runs."""
         with ExitStack() as held:
-            with self._taking_all:  # two that each hold a part would wait for each other
+            with self._taking_all:  # two callers with some of the lanes each would be a deadlock
                 lanes = [held.enter_context(self.free()) for _ in range(self.count)]
             yield lanes
 
     def free_memory(self) -> None:
-        """Give the scratch memory back."""
+        """Free the activation memory of all lanes."""
         with self.all() as lanes:
             for lane in lanes:
                 lane.scratch.free()
 
 
 class SharedLanes:
-    """The lanes of each setting, as long as a session uses them."""
+    """The lanes for each setting, counted by the sessions that use them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._users: dict[tuple[Cuda, int, bool], tuple[Lanes, int]] = {}
 
     def acquire(self, cuda: Cuda, count: int, *, spin: bool) -> Lanes:
-        """Return the lanes of this setting, and count one more user."""
+        """Return the lanes of this setting for one more session."""
         with self._lock:
             lanes, users = self._users.get((cuda, count, spin)) or (Lanes(cuda, count, spin=spin), 0)
             self._users[cuda, count, spin] = lanes, users + 1
             return lanes
 
     def release(self, lanes: Lanes) -> None:
-        """Count one user less; the last one frees the scratch memory."""
+        """Release the lanes of a session; the last release frees their activation memory."""
         with self._lock:
             _, users = self._users.pop(lanes.setting)
             if users > 1:
@@ -109,4 +109,4 @@ class SharedLanes:
 
 
 SHARED = SharedLanes()
-"""One for the process: graphs that run in turn need the memory of the largest, not of all."""
+"""The lanes of the process. Graphs that run one after another need the memory of the largest, not of all."""

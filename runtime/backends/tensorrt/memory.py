@@ -1,4 +1,4 @@
-"""Memory that grows to the largest shape seen and is kept: on the device, and page-locked on the host."""
+"""Memory on the device and page-locked memory on the host that grow to the largest size requested and are kept."""
 
 from math import prod
 from typing import Any
@@ -9,7 +9,7 @@ from internvl_edge.runtime.backends.cuda import Cuda
 
 
 class DeviceBuffer:
-    """Device memory; what it held is lost when it grows. It is freed and grown only while nothing uses it."""
+    """Device memory that loses its content when it grows. It may grow or be freed only while no work uses it."""
 
     def __init__(self, cuda: Cuda) -> None:
         self._cuda = cuda
@@ -19,7 +19,7 @@ class DeviceBuffer:
         """Return the address of at least `size_bytes`.
 
         Raises:
-            DeviceMemoryError: the device has no room.
+            DeviceMemoryError: the device has not enough free memory.
         """
         if size_bytes > self.size_bytes:
             self.free()
@@ -35,14 +35,14 @@ class DeviceBuffer:
 
 
 class PinnedBuffer:
-    """Page-locked host memory, from and to which the device copies while the host goes on."""
+    """Page-locked host memory, from and to which the device copies while the host continues."""
 
     def __init__(self, cuda: Cuda) -> None:
         self._cuda = cuda
         self._memory: np.ndarray | None = None
 
     def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-        """Return an array on the memory, which grows if it has to."""
+        """Return an array in the memory, which grows if needed."""
         size_bytes = prod(shape) * dtype.itemsize
         if self._memory is None or size_bytes > len(self._memory):
             self.free()

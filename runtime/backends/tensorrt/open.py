@@ -1,4 +1,4 @@
-"""From a bundle to a session: which plans fit this device, and why none do."""
+"""Open the plans of a bundle that fit this device, or report why none do."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -18,9 +18,9 @@ def open_tensorrt(bundle: Bundle, graph: str, options: SessionOptions, flavour: 
     """Open the plans of `graph` that `flavour` (``tensorrt`` or ``tensorrt_rtx``) built for this device.
 
     Raises:
-        BundleError: there are none, or they are for another device, library or bundle.
+        BundleError: there are no plans, or they are for another device, library or bundle.
         BackendError: the library or the device is missing, or refuses a plan.
-        InputError: no stream at all.
+        InputError: the number of streams is below 1.
     """
     bundle.require(graph)
     if options.streams < 1:
@@ -40,7 +40,7 @@ def open_tensorrt(bundle: Bundle, graph: str, options: SessionOptions, flavour: 
 
 
 def unavailable(bundle: Bundle, flavour: str, options: SessionOptions) -> str | None:
-    """Return why plans of `flavour` cannot run here, in one line; None if they can, as far as is known unopened."""
+    """Return in one line why plans of `flavour` cannot run here; None if nothing is wrong before they are opened."""
     try:
         _folder(bundle, flavour, _device(flavour), options.target)
         load_library(flavour)
@@ -58,10 +58,10 @@ def _device(flavour: str) -> Device:
 
 
 def _folder(bundle: Bundle, flavour: str, device: Device, target: str | None) -> Path:
-    """Return the folder of plans that `flavour` built for `target`, else for this device.
+    """Return the folder of plans that `flavour` built for `target`, or without a target for this device.
 
     Raises:
-        BundleError: there is none; with what there is.
+        BundleError: there is none; the message names the plans that exist.
     """
     found = list(_engine_folders(bundle))
     for folder, record in found:
@@ -80,10 +80,10 @@ def _engine_folders(bundle: Bundle) -> Iterator[tuple[Path, EngineRecord]]:
         try:
             yield file.parent, EngineRecord.load(file.parent)
         except BundleError:
-            continue  # another target's plans may be sound; `open` of this one says what is wrong
+            continue  # other targets' plans may be intact; opening this one reports what is wrong
 
 
 @lru_cache(maxsize=8)
 def _checked(bundle: Path, folder: Path, written_ns: int, flavour: str, version: str, sm: int) -> EngineRecord:
-    """Return the record of plans whose files are as they were built; read once, for all graphs."""
+    """Return the record of plans after checking their files, once for all graphs."""
     return require_engines(Bundle.open(bundle, verify=False), folder, flavour=flavour, version=version, sm=sm)

@@ -1,4 +1,4 @@
-"""One graph on one lane: arrays are staged in, its plans run, and arrays come out."""
+"""Run one graph on one lane: copy arrays to the device, run the plans, and copy the outputs back."""
 
 import logging
 from collections import OrderedDict
@@ -22,12 +22,12 @@ from internvl_edge.runtime.stages import COMPUTE, DEVICE_TO_HOST, ENQUEUE, HOST_
 logger = logging.getLogger(__name__)
 
 _RECENT_SHAPES = 4
-"""Shapes of which contexts and CUDA graphs are kept: those of a service are few, and each takes some memory."""
+"""Number of shapes whose contexts and CUDA graphs are kept. A service has few shapes, and each takes some memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceTensor:
-    """A tensor that stays on the device, in memory that is not the program's."""
+    """A tensor on the device in memory of another owner than the program."""
 
     address: int
     shape: Shape
@@ -35,12 +35,12 @@ class DeviceTensor:
 
 @dataclass(slots=True, kw_only=True)
 class Replay:
-    """Whether the launches of a graph are captured; one for all its lanes, so that a failure is told once."""
+    """A switch for CUDA graphs, shared by all lanes of a graph, so that a failure is reported once."""
 
     on: bool
 
     def stop(self, graph: str, error: BackendError) -> None:
-        """Go on without CUDA graphs."""
+        """Continue without CUDA graphs."""
         if self.on:
             logger.warning("graph %s: runs without CUDA graphs, capturing one failed (%s)", graph, error)
         self.on = False
@@ -48,7 +48,7 @@ class Replay:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphOnDevice:
-    """What the programs of one graph share."""
+    """The parts of one graph that its programs on all lanes share."""
 
     name: str
     plans: Sequence[Plan]
@@ -60,12 +60,12 @@ class GraphOnDevice:
 
     @property
     def scratch_bytes(self) -> int:
-        """Return the activation memory of the plan that needs most: they run one behind the other."""
+        """Return the most activation memory that any plan needs, since plans run one after another."""
         return max(plan.scratch_bytes for plan in self.plans)
 
 
 class Program:
-    """Buffers, staging and executions of one graph; used by who holds the lane, and by nobody else."""
+    """Buffers and executions of one graph on one lane; only the holder of the lane may use it."""
 
     def __init__(self, graph: GraphOnDevice, cuda: Cuda, lane: Lane) -> None:
         self._graph, self._cuda, self._lane = graph, cuda, lane
@@ -81,9 +81,9 @@ class Program:
         stages: Stages,
         held: Mapping[str, DeviceTensor] | None = None,
     ) -> dict[str, np.ndarray]:
-        """Return the outputs `wanted`; tensors that are `held` are read and written where they are.
+        """Return the outputs `wanted`; tensors in `held` are read and written in their own memory on the device.
 
-        A run with `held` tensors has another shape each time, and is never captured.
+        A run with `held` tensors is never captured, since its shape changes each time.
         """
         held = held or {}
         taken = {name: held[name].shape for name in self._graph.inputs if name in held}
@@ -114,17 +114,17 @@ class Program:
 
     @contextmanager
     def shaped(self, profile: int, inputs: Mapping[str, Shape]) -> Iterator[list[Any]]:
-        """Lend contexts whose shapes are set, which run nothing."""
+        """Return a context manager with execution contexts whose shapes are set, which are not run."""
         execution = self._graph.new_execution()
         try:
             execution.shape(profile, inputs, self._lane.stream)
             yield execution.contexts
         finally:
-            self._lane.drain()  # a profile is selected in the order of the stream
+            self._lane.drain()  # the selection of a profile is work of the stream
             execution.close()
 
     def close(self) -> None:
-        """Free all that it holds on the device and beside it."""
+        """Free all memory on the device and the host."""
         for execution in self._executions.values():
             execution.close()
         self._executions.clear()
@@ -134,7 +134,7 @@ class Program:
             host.free()
 
     def _execution(self, key: object) -> tuple[Execution, bool]:
-        """Return the execution of a shape, and whether that shape ran before; the oldest makes room for a new one."""
+        """Return the execution of a shape, and whether that shape ran before; a new one may replace the oldest."""
         if again := key in self._executions:
             self._executions.move_to_end(key)
         elif len(self._executions) < _RECENT_SHAPES:
@@ -180,7 +180,7 @@ class Program:
             return {name: values.copy() for name, values in results.items()}
 
     def _staged(self, name: str, value: np.ndarray) -> np.ndarray:
-        """Return `value` in memory that the device can read by itself, in the graph's type."""
+        """Return `value` in page-locked memory and in the graph's type."""
         staged = self._pinned(name).array(value.shape, self._graph.inputs[name].dtype)
         np.copyto(staged, value, casting="unsafe")
         return staged

@@ -1,4 +1,4 @@
-"""A graph of plans behind the protocol that all backends share."""
+"""The session of a graph that consists of plans."""
 
 import logging
 import threading
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PAST = "past_key_values."
-"""Inputs of a graph whose past grows with every step."""
+"""Prefix of inputs of a graph whose past grows with every step."""
 _DTYPES = ("float32", "float16", "int64")
-"""What can cross the border as NumPy arrays, with or without a package that adds bfloat16 to it."""
+"""Types of inputs and outputs that NumPy has without a package that adds bfloat16."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What graphs run on here."""
+    """The library, the CUDA driver and the device that graphs run on."""
 
     library: Library
     cuda: Cuda
@@ -48,10 +48,10 @@ class Machine:
 
 
 class TensorRTSession:
-    """One graph, whose plans lie in `folder` and are known to be for this device and library.
+    """One graph, whose plans are in `folder` and have been checked to be for this device and library.
 
     Raises:
-        BackendError: TensorRT refuses a plan, or the device has no room for it.
+        BackendError: TensorRT refuses a plan, or the device has not enough memory.
     """
 
     def __init__(
@@ -79,12 +79,12 @@ class TensorRTSession:
 
     @property
     def max_rows(self) -> int | None:
-        """What the profiles of the plans allow."""
+        """Return the most rows that the profiles of the plans allow."""
         return self._engines.max_rows
 
     @property
     def settings(self) -> Mapping[str, str]:
-        """What changes the meaning of a time; who opened the session may add to it."""
+        """Return the settings that times depend on; the opener of the session may add to them."""
         return {**self._settings, "CUDA graph": "on" if self._replay.on else "off"}
 
     @settings.setter
@@ -94,11 +94,11 @@ class TensorRTSession:
     def run(
         self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None, stages: Stages = UNMEASURED
     ) -> dict[str, np.ndarray]:
-        """Return the named outputs; floats and integers are cast to the graph's own width.
+        """Return the named outputs; floats and integers are cast to the width of the graph's types.
 
         Raises:
-            InputError: names, types or shapes that the graph or its plans do not take.
-            BackendError: a plan fails, or the device has no room.
+            InputError: the graph or its plans do not take the names, types or shapes.
+            BackendError: a plan fails, or the device has not enough memory.
         """
         names = list(self.outputs if outputs is None else outputs)
         require_arrays(self._graph, inputs, names, self.inputs, self.outputs)
@@ -116,8 +116,8 @@ class TensorRTSession:
         """Return the named outputs of a run whose other tensors are `held` on the device.
 
         Raises:
-            InputError: shapes that no profile takes.
-            BackendError: as `run`.
+            InputError: no profile contains the shapes.
+            BackendError: as for `run`.
         """
         taken = {name: held[name].shape for name in self.inputs if name in held}
         profile = self._profile({name: value.shape for name, value in inputs.items()} | taken)
@@ -130,12 +130,12 @@ class TensorRTSession:
 
     @contextmanager
     def lane(self) -> Iterator[Lane]:
-        """Hold a lane of the device, for work that is no run of the graph."""
+        """Return a context that holds a lane of the device, for work other than a run of the graph."""
         with _room_for(self._graph), self._lanes.free() as lane:
             yield lane
 
     def layer_times(self, inputs: Mapping[str, np.ndarray], runs: int) -> "list[LayerTime]":
-        """Return the layers as they run one by one: without CUDA graphs, in contexts of their own."""
+        """Return the times of layers from separate contexts that run without CUDA graphs."""
         from internvl_edge.runtime.backends.layer_times.tensorrt import LayerTimer
 
         clock = LayerTimer(self._machine.library.trt)
@@ -145,7 +145,7 @@ class TensorRTSession:
         return clock.layers(runs, self.layer_info(inputs))
 
     def layer_info(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
-        """Return what the engine inspector says of all plans, as one, for the shapes of `inputs`."""
+        """Return the engine inspector's description of all plans as one, for the shapes of `inputs`."""
         from internvl_edge.runtime.backends.layer_times.tensorrt import inspected
 
         shapes = {name: value.shape for name, value in inputs.items()}
@@ -160,7 +160,7 @@ class TensorRTSession:
         return found
 
     def close(self) -> None:
-        """Free the graph's memory once nothing runs; a second call does nothing."""
+        """Free the graph's memory after all runs have ended; a second call does nothing."""
         with self._closing:
             if not self._programs:
                 return
@@ -173,7 +173,7 @@ class TensorRTSession:
 
     @contextmanager
     def _program(self) -> Iterator[Program]:
-        """Hold a free lane, with this graph's program on it."""
+        """Return a context that holds a free lane, with this graph's program on it."""
         with self.lane() as lane:
             if not self._programs:
                 raise BackendError(f"graph {self._graph}: is closed; open it again")
@@ -183,7 +183,7 @@ class TensorRTSession:
         return choose_profile(self._graph, self._engines.profiles, shapes)
 
     def _on_device(self) -> GraphOnDevice:
-        """Return what the lanes share of the graph."""
+        """Return the parts of the graph that its programs share."""
         library, cuda, sm = self._machine.library, self._machine.cuda, self._machine.device.sm
         growing = any(name.startswith(_PAST) for name in self.inputs)
         factories = [ContextFactory(library, plan, self._graph, sm, growing=growing) for plan in self._plans]
@@ -218,7 +218,7 @@ def _keep_kernels(factories: Sequence[ContextFactory]) -> None:
 
 @contextmanager
 def _room_for(graph: str) -> Iterator[None]:
-    """Say of which graph it is when the device runs out of memory."""
+    """Return a context in which the error of a device without free memory names the graph."""
     try:
         yield
     except DeviceMemoryError as error:

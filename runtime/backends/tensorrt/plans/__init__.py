@@ -1,1 +1,1 @@
-"""TensorRT's library and its plans: found, read, checked, and the kernels that they carry."""
+"""Load TensorRT's library and its plans, and run the kernels that plans contain."""

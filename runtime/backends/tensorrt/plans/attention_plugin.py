@@ -1,7 +1,7 @@
-"""Attention kernels that a plan calls through Python, as TensorRT 10.3 to 10.8 need it: they take no PTX into a plan.
+"""Attention kernels that a plan calls through Python, for TensorRT 10.3 to 10.8, whose plans cannot contain PTX.
 
-The plan holds, as one field of each plugin, the kernels' PTX and how they are launched. On the device,
-`provide_plugins` must have been called before the plan is deserialized; it needs neither Triton nor an exporter.
+The plan stores the kernels' PTX and how to launch them as a field of each plugin. On the device `provide_plugins` must
+be called before the plan is deserialized; it needs neither Triton nor the exporter.
 """
 
 import json
@@ -21,21 +21,21 @@ from internvl_edge.runtime.errors import BackendError, InputError
 
 NAMESPACE = "internvl"
 VERSION = "3"
-"""Not the "1" of ahead-of-time plugins: both kinds may be known to one TensorRT."""
+"""Version of these plugins. It is not the "1" of ahead-of-time plugins, since TensorRT may have both kinds."""
 RECORD_FIELD = "kernels"
 
 _ALIGNMENT_BYTES = 16
-"""Of every pointer, which the kernels are compiled for; TensorRT aligns to 256."""
+"""Alignment of all pointers that the kernels are compiled for. TensorRT aligns to 256 bytes."""
 
 _CREATORS: list[Any] = []
-"""All that were registered, for as long as the process lives: TensorRT's registry holds bare pointers to them."""
+"""All registered creators, which live until the process ends, since TensorRT's registry holds bare pointers to them."""
 
 
 class KernelDriver(Protocol):
-    """What loads and launches a kernel."""
+    """A driver that loads and launches kernels."""
 
     def load(self, ptx: bytes, entry: str, shared_bytes: int) -> Any:
-        """Return the function `entry` of `ptx`, which may use so much shared memory."""
+        """Return the function `entry` of `ptx`, which may use `shared_bytes` of shared memory."""
         ...
 
     def launch(
@@ -47,44 +47,44 @@ class KernelDriver(Protocol):
         arguments: Sequence[tuple[str, int]],
         stream: int,
     ) -> None:
-        """Launch on the stream of that handle; arguments are ``("u64", pointer)`` or ``("u32", number)``."""
+        """Launch on the stream with this handle; arguments are ``("u64", pointer)`` or ``("u32", number)``."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredKernel:
-    """One choice of tiles."""
+    """A kernel that is compiled for one choice of tile sizes."""
 
     entry: str
     ptx: str
     threads: int
     shared_bytes: int
     grid: tuple[Any, Any, Any]
-    """Formulas of the sizes, as `grid_sizes.formula_json` writes them."""
+    """Numbers of blocks as formulas of the sizes, in the form of `grid_sizes.formula_json`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelRecord:
-    """What a plan keeps of one plugin."""
+    """The kernels of one plugin, as a plan stores them."""
 
     plugin: str
     outputs: int
     sizes: Mapping[str, tuple[tuple[int, int], ...]]
-    """A size -> the axes (input, axis) whose product it is."""
+    """Axes (input, axis) whose product is each size, by the size's name."""
     integers: tuple[str, ...]
     kernels: tuple[StoredKernel, ...]
-    """By tactic, which counts from 1."""
+    """Kernels in the order of their tactics, which count from 1."""
 
     def text(self) -> str:
-        """Return it as a field of the plan."""
+        """Return the record as text for a field of the plan."""
         return json.dumps(asdict(self))
 
     @classmethod
     def of_text(cls, text: str) -> "KernelRecord":
-        """Return what `text` made.
+        """Return the record from its `text`.
 
         Raises:
-            BackendError: it is damaged.
+            BackendError: the text is damaged.
         """
         try:
             found = json.loads(text.rstrip("\0"))
@@ -98,19 +98,19 @@ class KernelRecord:
 
 
 class KernelLauncher:
-    """The kernels of one plugin on one device; each is loaded when it is first launched."""
+    """The kernels of one plugin on one device. Each is loaded when it is first launched."""
 
     def __init__(self, record: KernelRecord, driver: KernelDriver) -> None:
         self.record = record
         self._driver = driver
         self._loaded: dict[int, tuple[Any, list[Number]]] = {}
-        """A choice's function and grid, by its place."""
+        """Function and grid of each loaded kernel, by its index."""
 
     def sizes(self, shapes: Sequence[Sequence[int]]) -> dict[str, int]:
-        """Return the sizes of inputs of these shapes.
+        """Return the sizes for inputs of these shapes, by name.
 
         Raises:
-            InputError: an input without rows.
+            InputError: an input has no rows.
         """
         if empty := [index for index, shape in enumerate(shapes) if any(size <= 0 for size in shape)]:
             listed = ", ".join(f"input {index} is {list(shapes[index])}" for index in empty)
@@ -122,10 +122,10 @@ class KernelLauncher:
     def launch(
         self, tactic: int, shapes: Sequence[Sequence[int]], inputs: Sequence[int], outputs: Sequence[int], stream: int
     ) -> None:
-        """Launch the choice `tactic` on these pointers: inputs, then integers, then outputs, as its PTX takes them.
+        """Launch the kernel of `tactic`, whose PTX takes pointers of inputs, then integers, then pointers of outputs.
 
         Raises:
-            InputError: an input without rows, or a pointer that the kernel's loads would fault on.
+            InputError: an input has no rows, or a pointer is not aligned for the kernel's loads.
         """
         if odd := [pointer for pointer in (*inputs, *outputs) if pointer % _ALIGNMENT_BYTES]:
             listed = ", ".join(f"{pointer:#x}" for pointer in odd)
@@ -147,10 +147,10 @@ class KernelLauncher:
 
 
 def provide_plugins(trt: ModuleType, wanted: Sequence[tuple[str, str]], driver: KernelDriver, what: str | Path) -> None:
-    """Make known to the TensorRT of a device what the plan `what` needs, as `engine.json` records it.
+    """Register the plugins that the plan `what` needs with TensorRT, as `engine.json` records them.
 
     Raises:
-        BackendError: it needs a plugin that is not there, by name and version, or the bindings misread fields.
+        BackendError: a plugin is missing, which the message names with its version, or the bindings misread fields.
     """
     if not wanted:
         return
@@ -165,7 +165,7 @@ def provide_plugins(trt: ModuleType, wanted: Sequence[tuple[str, str]], driver: 
 
 
 def kernel_plugin(trt: ModuleType, *more: type) -> Any:
-    """Return the class of plugins that run a `KernelRecord`; `more` are further capabilities of `trt`."""
+    """Return the class of plugins that run a `KernelRecord`; `more` are further capability classes of `trt`."""
     bases = (trt.IPluginV3, trt.IPluginV3OneCore, trt.IPluginV3OneRuntime, *more)
 
     class KernelPlugin(*bases):  # type: ignore[misc]
@@ -194,7 +194,7 @@ def kernel_plugin(trt: ModuleType, *more: type) -> Any:
         def get_fields_to_serialize(self) -> Any:
             text = self.launcher.record.text().encode()
             fields = trt.PluginFieldCollection([trt.PluginField(RECORD_FIELD, text, trt.PluginFieldType.CHAR)])
-            self.serialized = text, fields  # TensorRT reads them later, by bare pointers
+            self.serialized = text, fields  # kept, since TensorRT reads them later through bare pointers
             return fields
 
         def enqueue(
@@ -213,7 +213,7 @@ def kernel_plugin(trt: ModuleType, *more: type) -> Any:
 
 
 def kernel_creator(trt: ModuleType, name: str, make: Callable[[Mapping[str, bytes]], Any], field: str) -> Any:
-    """Return a creator of plugins `name` of one field; `make` gets what fields there are, by name."""
+    """Return a creator of the plugins `name` with one field; `make` gets the fields by name."""
 
     class Creator(trt.IPluginCreatorV3One):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
@@ -228,7 +228,7 @@ def kernel_creator(trt: ModuleType, name: str, make: Callable[[Mapping[str, byte
 
 
 def plugin_maker(trt: ModuleType, driver: KernelDriver) -> Callable[[Mapping[str, bytes]], Any]:
-    """Return what makes plugins of the fields that a plan holds."""
+    """Return a function that creates plugins from the fields in a plan."""
     plugin = kernel_plugin(trt)
 
     @cache
@@ -236,13 +236,13 @@ def plugin_maker(trt: ModuleType, driver: KernelDriver) -> Callable[[Mapping[str
         return KernelLauncher(KernelRecord.of_text(record.decode(errors="replace")), driver)
 
     def make(fields: Mapping[str, bytes]) -> Any:
-        return plugin(launcher(fields[RECORD_FIELD]))  # the equal blocks of a tower share one, which loads once
+        return plugin(launcher(fields[RECORD_FIELD]))  # equal blocks of a tower share a launcher, which loads once
 
     return make
 
 
 def register_creators(trt: ModuleType, names: Iterable[str], creator: Callable[[str], Any]) -> tuple[str, ...]:
-    """Register what `creator` makes for each of `names` that is not known yet; return those.
+    """Register a creator, made by `creator`, for each of `names` that is not registered yet; return those names.
 
     Raises:
         BackendError: the bindings misread fields.
@@ -258,9 +258,9 @@ def register_creators(trt: ModuleType, names: Iterable[str], creator: Callable[[
 
 
 def misread_fields(trt: ModuleType) -> str:
-    """Return why a plugin's fields cannot be read here; empty if they can.
+    """Return why the fields of a plugin cannot be read here; empty if they can.
 
-    Bindings compiled before NumPy 2 (10.3 to 10.13) give a field beside it as an array of its first value, repeated.
+    Bindings compiled before NumPy 2 (10.3 to 10.13) return, with NumPy 2, the first value of a field repeated.
     """
     probe = b"ab"
     if bytes(trt.PluginField("probe", probe, trt.PluginFieldType.CHAR).data.tobytes()) == probe:
@@ -269,7 +269,7 @@ def misread_fields(trt: ModuleType) -> str:
 
 
 def absent_creators(trt: ModuleType, wanted: Iterable[tuple[str, str]]) -> list[str]:
-    """Return each of `wanted` (name, version) that `trt` does not have, as a message names it."""
+    """Return those of `wanted` (name, version) that `trt` lacks, as text for a message."""
     registry = trt.get_plugin_registry()
     return [
         f"{NAMESPACE}::{name} version {version}"

@@ -1,4 +1,4 @@
-"""What TensorRT refuses, in one line of ours: it tells its logger why, and returns nothing."""
+"""Turn failures of TensorRT into errors of one line; TensorRT returns nothing and writes the reason to its logger."""
 
 import re
 
@@ -10,7 +10,7 @@ _NO_MEMORY = re.compile(r"out ?of ?memory", re.IGNORECASE)
 
 
 def out_of_memory(graph: str) -> BackendError:
-    """Return the error of a graph for which the device has no room."""
+    """Return the error for a graph that needs more memory than the device has free."""
     return BackendError(
         f"graph {graph}: the device is out of memory; lower the batch, the beams or the streams, or close what else "
         "runs on it"
@@ -18,7 +18,7 @@ def out_of_memory(graph: str) -> BackendError:
 
 
 def refusal(graph: str, what: str, library: Library, remedy: str) -> BackendError:
-    """Return the error of something that `library` has just refused, with the first reason that it gave."""
+    """Return the error for something that `library` has just refused, with the first reason that it logged."""
     reasons = [message_line(error) for error in library.errors]
     if any(_NO_MEMORY.search(reason) for reason in reasons):
         return out_of_memory(graph)

@@ -1,7 +1,7 @@
-"""Sizes that are known only when a plan runs, in the arithmetic of a grid: `+`, `-`, `*`, `//` and nothing else.
+"""Formulas of sizes that are known only when a plan runs, with the operators `+`, `-`, `*` and `//`.
 
-A grid is plain Python over integers. Given `Size` objects instead, the same function yields what TensorRT stores in a
-plan, or an error where it asks something that TensorRT cannot answer there.
+A grid is a Python function of integers. Called with `Size` objects instead, it returns the formulas that TensorRT
+stores in a plan, or raises an error where it uses an operation that TensorRT does not have.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,10 +15,10 @@ _UNDECIDED = "a grid cannot compare sizes or branch on them: a plan holds formul
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Size:
-    """A named size, a constant, or an operation on two of them."""
+    """A symbol, a constant, or an operation on two sizes."""
 
     operation: str
-    """``name``, ``constant``, or one of ``+ - * //``."""
+    """Kind of the size: ``name``, ``constant``, or one of ``+ - * //``."""
     left: "Size | str | int"
     right: "Size | None" = None
 
@@ -55,7 +55,7 @@ class Size:
         return Size("//", _size(other), self)
 
     def __neg__(self) -> "Size":
-        """Return -self; ``-(-a // b)`` becomes a division that rounds up."""
+        """Return -self, in a form by which ``-(-a // b)`` becomes a division that rounds up."""
         if self.operation == "//" and isinstance(self.left, Size) and self.right is not None:
             numerator = self.left
             if numerator.operation == "-" and _is_zero(numerator.left) and numerator.right is not None:
@@ -74,14 +74,14 @@ class Size:
     __hash__ = object.__hash__
 
     def to_json(self) -> list[Any]:
-        """Return the formula as JSON takes it."""
+        """Return the formula as nested lists for JSON."""
         right = [] if self.right is None else [self.right.to_json()]
         return [self.operation, self.left.to_json() if isinstance(self.left, Size) else self.left, *right]
 
     def evaluate(self, names: Mapping[str, Any], constant: Callable[[int], Any] = int) -> Any:
-        """Return the value for what `names` holds: integers, or objects with the same operators.
+        """Return the value with `names` as values of the symbols: integers, or objects with the same operators.
 
-        `constant` turns a number that stands left of an operator into such an object.
+        `constant` turns a number on the left of an operator into such an object.
         """
         if self.operation == "name":
             return names[str(self.left)]
@@ -98,7 +98,7 @@ class Size:
 
 
 def formula_json(value: Number) -> Any:
-    """Return `value` as JSON takes it."""
+    """Return a number or a formula in the form for JSON."""
     return value.to_json() if isinstance(value, Size) else value
 
 
@@ -116,12 +116,12 @@ def formula_from_json(value: Any) -> Number:
 
 
 def evaluate(value: Number, names: Mapping[str, Any], constant: Callable[[int], Any] = int) -> Any:
-    """Return a number, or a formula's value for what `names` holds."""
+    """Return a number, or the value of a formula with `names` as values of the symbols."""
     return value.evaluate(names, constant) if isinstance(value, Size) else constant(value)
 
 
 def symbol(name: str) -> Size:
-    """Return the size called `name`."""
+    """Return the symbol `name`."""
     return Size("name", name)
 
 
@@ -134,5 +134,5 @@ def _is_zero(value: object) -> bool:
 
 
 def _rounded_up(numerator: Size, denominator: Size) -> Size:
-    """Return ``ceil(numerator / denominator)``: TensorRT's division of negative numbers rounds as it likes."""
+    """Return ``ceil(numerator / denominator)``, since TensorRT's rounding of negative quotients is not specified."""
     return (numerator + denominator - 1) // denominator

@@ -1,4 +1,4 @@
-"""The TensorRT that is installed here, with the logger and the runtime that a process has one of."""
+"""Load the installed TensorRT with a logger and a runtime, of which a process has one each."""
 
 import logging
 from collections import deque
@@ -13,26 +13,26 @@ from internvl_edge.runtime.errors import BackendError
 logger = logging.getLogger(__name__)
 
 _LOGS: list[Any] = []
-"""For as long as the process lives: TensorRT keeps the first logger that it is given, by its address."""
+"""All loggers, which live until the process ends, since TensorRT keeps the address of the first one."""
 _REMEMBERED = 16
-"""Errors; the first of a failure names its cause, the others follow from it."""
+"""Number of errors that are kept. The first error of a failure names its cause, the others follow from it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Library:
-    """One flavour, loaded."""
+    """A loaded flavour of TensorRT."""
 
     flavour: str
     trt: ModuleType
     version: str
     runtime: Any
     errors: "deque[str]"
-    """What the library said last, oldest first."""
+    """Last errors that the library logged, oldest first."""
 
 
 @cache
 def load_library(flavour: str) -> Library:
-    """Return the library of `flavour`, once loaded always the same.
+    """Return the library of `flavour`, always as the same object.
 
     Raises:
         BackendError: it is not installed, or does not start.
@@ -48,7 +48,7 @@ def load_library(flavour: str) -> Library:
 
 
 def _log(trt: ModuleType, errors: "deque[str]") -> Any:
-    """Return a logger that keeps errors for our own messages and passes everything on."""
+    """Return a logger that keeps errors for messages and passes all records to Python's logging."""
 
     class Log(trt.ILogger):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""One plan, loaded: what it takes and gives, and what it needs of the device."""
+"""Load a plan, with the sizes of its tensors and of its activation memory."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,28 +14,28 @@ from internvl_edge.runtime.bundle.engines import PlanRecord
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A whole graph, or a segment of it; its weights are on the device once, for all contexts."""
+    """A loaded plan of a graph or of a segment of it. All contexts share its weights on the device."""
 
     record: PlanRecord
     engine: Any
     item_bytes: Mapping[str, int]
-    """Tensor -> bytes of one element."""
+    """Bytes of one element of each tensor, by name."""
 
     @property
     def scratch_bytes(self) -> int:
-        """Return the activation memory that a run takes at most, over all profiles."""
+        """Return the most bytes of activation memory that a run takes, over all profiles."""
         return int(self.engine.device_memory_size_v2)
 
     def tensor_bytes(self, name: str, shape: tuple[int, ...]) -> int:
-        """Return the size of a tensor of that shape."""
+        """Return the bytes of the tensor `name` with this shape."""
         return prod(shape) * self.item_bytes[name]
 
 
 def load_plan(library: Library, folder: Path, record: PlanRecord, graph: str) -> Plan:
-    """Return the plan in file `record.file` of `folder`, on the device.
+    """Load the plan in file `record.file` of `folder` onto the device.
 
     Raises:
-        BackendError: TensorRT does not take it, or the device has no room for it.
+        BackendError: TensorRT refuses it, or the device has not enough memory.
     """
     if record.plugins:
         from internvl_edge.runtime.backends.cuda.kernels import KernelLoader

@@ -1,4 +1,4 @@
-"""A plan's file as TensorRT reads it: in pieces where it can, so that host memory never holds a plan as a whole."""
+"""Deserialize a plan from its file, in pieces where TensorRT can, so that host memory never holds the whole plan."""
 
 import mmap
 from pathlib import Path

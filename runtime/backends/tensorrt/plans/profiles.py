@@ -1,4 +1,4 @@
-"""Which optimization profile of a graph's plans takes arrays of given shapes."""
+"""Select the optimization profile of a graph's plans for arrays of given shapes."""
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -10,13 +10,13 @@ Shape = tuple[int, ...]
 
 
 def choose_profile(graph: str, profiles: Sequence[Profile], shapes: Mapping[str, Shape]) -> int:
-    """Return the index of the first profile within which all `shapes` lie.
+    """Return the index of the first profile that contains all `shapes`.
 
     Raises:
-        InputError: there is none; with what each takes instead.
+        InputError: there is none; the message has the limits of each profile.
     """
     if not profiles:
-        return 0  # a graph without dynamic axes has none
+        return 0  # graphs without dynamic axes have no profiles
     beyond = [_beyond(profile, shapes) for profile in profiles]
     if [] in beyond:
         return beyond.index([])
@@ -32,7 +32,7 @@ def choose_profile(graph: str, profiles: Sequence[Profile], shapes: Mapping[str,
 
 
 def _beyond(profile: Profile, shapes: Mapping[str, Shape]) -> list[str]:
-    """Return the inputs that lie outside of `profile`."""
+    """Return the names of inputs that are outside of `profile`."""
     return [
         name
         for name, (smallest, _, largest) in profile.items()
