@@ -143,7 +143,7 @@ def bench(
     from internvl_edge.runtime.backends import SessionOptions
     from internvl_edge.runtime.backends.selection.conditions import host_conditions
     from internvl_edge.runtime.latency.bench import BenchOptions, run_cases
-    from internvl_edge.runtime.latency.cases import Chosen, cases_of
+    from internvl_edge.runtime.latency.cases import CaseSelection, cases_of
     from internvl_edge.runtime.latency.interrupt import STOPPED, finish_on_interrupt
     from internvl_edge.runtime.latency.measure.measure import MeasureOptions
     from internvl_edge.runtime.latency.report.files import LAYERED, write_files
@@ -164,7 +164,7 @@ def bench(
         percents=percents,
         layers=any(files[option] for option in LAYERED),
     )
-    chosen = Chosen(graphs=graphs, tasks=tasks, batches=batches, streams=streams)
+    chosen = CaseSelection(graphs=graphs, tasks=tasks, batches=batches, streams=streams)
     report = Report(
         bundle=str(bundle), precision=model.bundle.manifest.precision, host=host_conditions(), baseline=earlier
     )

@@ -1,1 +1,1 @@
-"""How long graphs and requests take: measured, summed up, and reported."""
+"""Latency of graphs and requests: measurement, summary and report."""

@@ -1,4 +1,4 @@
-"""Measure the cases of a bundle one after the other, with their layers where they are wanted."""
+"""Measurement of the cases of a bundle, one after the other, with the times of layers if wanted."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,16 +18,17 @@ from internvl_edge.runtime.model import InternVL
 from internvl_edge.runtime.progress import Progress, Silent
 
 LAYER_RUNS = 20
+"""Runs of a graph over which the times of its layers are averaged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchOptions:
-    """How each case is measured and what is told of it."""
+    """Settings of the measurement and of its summary."""
 
     measure: MeasureOptions
     percents: Sequence[float] = (50.0, 90.0, 95.0, 99.0)
     layers: bool = False
-    """Run each graph once more with its layers told apart, where the backend can."""
+    """Whether the layers of each graph are timed in further runs, where the backend supports it."""
 
 
 def run_cases(
@@ -37,7 +38,7 @@ def run_cases(
     stop: threading.Event,
     progress: Progress | None = None,
 ) -> Iterator[Summary]:
-    """Yield the summary of each case as soon as it is measured; `stop` ends with what there is."""
+    """Yield the summary of each case as soon as it is measured; the event `stop` ends the measurement early."""
     progress = progress or Silent()
     watch = DeviceMonitor(find_sensor())
     source = watch.sensor.name if watch.sensor is not None else ""
@@ -58,7 +59,7 @@ def run_cases(
 
 
 def _layers(model: InternVL, case: Case) -> tuple[list[LayerTime], Mapping[str, Any] | None]:
-    """Return a graph's layers from runs of their own, with their description; none of a request or a silent backend."""
+    """Return the times of a graph's layers and their description; none for a request or an unsupported backend."""
     if not case.graph:
         return [], None
     session = model.session(case.graph)
@@ -73,11 +74,11 @@ def _layers(model: InternVL, case: Case) -> tuple[list[LayerTime], Mapping[str, 
 
 
 _SOURCES: tuple[Callable[[], Sensor], ...] = (TegrastatsSensor, NvmlSensor, NvidiaSmiSensor)
-"""A Jetson's own program first: its NVML tells no power."""
+"""Sources in order of preference: a Jetson's NVML reports no power, so tegrastats is first."""
 
 
 def find_sensor() -> Sensor | None:
-    """Return the first source that answers, or None."""
+    """Return the first source that works here, or None."""
     for source in _SOURCES:
         try:
             return source()

@@ -1,4 +1,4 @@
-"""What can be measured of a bundle: each graph alone, and whole requests over several."""
+"""The cases of a bundle that can be measured: each graph alone, and whole requests over several graphs."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from internvl_edge.runtime.bundle.manifest import GraphInfo, ModelInfo
 from internvl_edge.runtime.bundle.modes import MODE_ROLES
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.latency.measure.measure import Case, Opened
-from internvl_edge.runtime.latency.measure.streams import Work
+from internvl_edge.runtime.latency.measure.streams import Workload
 from internvl_edge.runtime.latency.samples import HEIGHT, WIDTH, texts, write_pictures
 from internvl_edge.runtime.model import InternVL
 from internvl_edge.runtime.monitor import Monitor
@@ -21,27 +21,29 @@ from internvl_edge.runtime.stages import Stages
 from internvl_edge.runtime.tasks.captions import ROLES as CAPTION_ROLES
 
 SEED = 20231222
+"""Seed of all sampled inputs."""
 CAPTION_IDS = 16
-"""Every caption is made to have as many, so that calls do equal work."""
+"""Number of tokens of every measured caption, so that all calls do equal work."""
 _TRANSFERS = {"copies to and from the device": "in each call"}
+"""Setting of sessions on a device: they take and return arrays in host memory, as trtexec without --noDataTransfers."""
 ON_PROCESSOR = ("onnxruntime", "openvino")
-"""Backends on the processor, where nothing is copied."""
-"""As in trtexec without --noDataTransfers: a session takes and gives arrays of the host."""
+"""Backends on the processor, which need no copies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Request:
-    """A kind of whole requests."""
+    """One kind of whole requests."""
 
     roles: Callable[[InternVL], tuple[str, ...]]
-    """Gives the roles of the graphs that it goes through."""
+    """Function that returns the roles of the graphs that the request uses."""
     takes: str
-    """What one call takes and gives, behind the number of rows."""
+    """Description of inputs and outputs of one call; the number of rows is written before it."""
     call: Callable[[InternVL, Sequence[Path], Sequence[str], Monitor], object]
-    """Makes a request of pictures, or of texts."""
+    """Function that runs the request on pictures or on texts."""
     rows: str = "pictures"
+    """Name of the rows of a batch."""
     tokenizer: bool = True
-    """Whether it takes the bundle's tokenizer."""
+    """Whether it needs the bundle's tokenizer."""
 
 
 def _encode_image(model: InternVL, pictures: Sequence[Path], sentences: Sequence[str], monitor: Monitor) -> object:
@@ -76,8 +78,8 @@ TASKS = tuple(_REQUESTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chosen:
-    """What the user wants to have measured; both None: all that the bundle can."""
+class CaseSelection:
+    """Selection of cases by the user; with both `graphs` and `tasks` None: all cases of the bundle."""
 
     graphs: Sequence[str] | None = None
     tasks: Sequence[str] | None = None
@@ -85,12 +87,12 @@ class Chosen:
     streams: int = 1
 
 
-def cases_of(model: InternVL, chosen: Chosen, folder: Path) -> list[Case]:
+def cases_of(model: InternVL, chosen: CaseSelection, folder: Path) -> list[Case]:
     """Return the cases in the order of the bundle's graphs, requests last; pictures are written into `folder`.
 
     Raises:
-        InputError: an unknown task.
-        BundleError: the bundle lacks a graph that was asked for.
+        InputError: A task is not known.
+        BundleError: The bundle lacks a selected graph.
     """
     if unknown := [task for task in chosen.tasks or () if task not in TASKS]:
         raise InputError(f"task {', '.join(unknown)}: unknown; choose from {', '.join(TASKS)}")
@@ -112,7 +114,7 @@ def cases_of(model: InternVL, chosen: Chosen, folder: Path) -> list[Case]:
 
 
 def possible_tasks(model: InternVL) -> tuple[str, ...]:
-    """Return the tasks for which the bundle has graphs and, where they need one, a tokenizer."""
+    """Return the tasks for which the bundle has all graphs and, if needed, a tokenizer."""
     manifest = model.bundle.manifest
     tokenizer = any(name.startswith("tokenizer.") for name in manifest.files)
     return tuple(
@@ -125,7 +127,7 @@ def possible_tasks(model: InternVL) -> tuple[str, ...]:
 
 
 def layer_inputs(model: InternVL, graph: str, phase: str, batch: int) -> dict[str, np.ndarray]:
-    """Return the arrays that the case of this graph is measured with."""
+    """Return the inputs with which the case of this graph is measured."""
     manifest = model.bundle.manifest
     return graph_inputs(
         graph,
@@ -146,7 +148,7 @@ def _graph_case(model: InternVL, graph: str, phase: str, batch: int, streams: in
         def call(stages: Stages) -> None:
             session.run(inputs, stages=stages)
 
-        return Opened(works=[call] * streams, settings=_settings([session]))
+        return Opened(workloads=[call] * streams, settings=_settings([session]))
 
     info = model.bundle.manifest.graphs[graph]
     return Case(
@@ -161,7 +163,7 @@ def _graph_case(model: InternVL, graph: str, phase: str, batch: int, streams: in
 
 
 def _shape(info: GraphInfo, model: ModelInfo, sizes: Sizes) -> str:
-    """Return what a row of a graph's inputs is, in words."""
+    """Return a description of one row of a graph's inputs."""
     side = model.vision.image_size
     words = {
         "pixel_values": f"3 x {side} x {side}",
@@ -176,7 +178,7 @@ def _shape(info: GraphInfo, model: ModelInfo, sizes: Sizes) -> str:
 
 
 def _close(model: InternVL, batch: int) -> None:
-    """Free the graphs; the next ones are opened for calls of `batch`."""
+    """Close all graphs; the next ones are opened for calls of `batch` rows."""
     model.close()
     model.options = replace(model.options, rows=batch)
 
@@ -187,7 +189,7 @@ def _task_case(model: InternVL, task: str, batch: int, streams: int, folder: Pat
     def open_task() -> Opened:
         _close(model, batch)
         sessions = [model.session(graph) for graph in model.bundle.graphs_of(*request.roles(model))]
-        return Opened(works=list(_works(model, request, batch, streams, folder)), settings=_settings(sessions))
+        return Opened(workloads=list(_workloads(model, request, batch, streams, folder)), settings=_settings(sessions))
 
     return Case(
         name=f"request {task}",
@@ -200,8 +202,8 @@ def _task_case(model: InternVL, task: str, batch: int, streams: int, folder: Pat
     )
 
 
-def _works(model: InternVL, request: _Request, batch: int, streams: int, folder: Path) -> Iterator[Work]:
-    """Yield one request for each stream; they share the opened graphs and have stages of their own."""
+def _workloads(model: InternVL, request: _Request, batch: int, streams: int, folder: Path) -> Iterator[Workload]:
+    """Yield one workload for each stream; they share the opened graphs, and each records stages of its own."""
     rng = np.random.default_rng(SEED)
     sentences = texts(batch, rng)
     pictures = write_pictures(folder, batch, rng) if request.rows == "pictures" else []
@@ -214,7 +216,7 @@ def _works(model: InternVL, request: _Request, batch: int, streams: int, folder:
 
 
 def _settings(sessions: Sequence[Session]) -> dict[str, str]:
-    """Return the settings of all sessions; where they differ, each value once."""
+    """Return the settings of all sessions; different values of one setting are joined, each once."""
     found: dict[str, list[str]] = {}
     for session in sessions:
         for name, value in {"backend": session.backend, **session.settings}.items():

@@ -1,4 +1,4 @@
-"""Ctrl-C as a request to finish: the first sets an event, the second is Python's own."""
+"""Ctrl-C as a request to finish: the first one sets an event, the second one has Python's own effect."""
 
 import signal
 import threading
@@ -12,7 +12,7 @@ STOPPED = 130
 
 @contextmanager
 def finish_on_interrupt() -> Iterator[threading.Event]:
-    """Give the event that the first Ctrl-C sets; afterwards, and from the second on, it raises as before."""
+    """Yield an event that the first Ctrl-C sets; from the second on, Ctrl-C has its effect from before."""
     stop = threading.Event()
     before = signal.getsignal(signal.SIGINT)
 

@@ -1,19 +1,19 @@
-"""Seeded pictures and texts for whole requests."""
+"""Seeded random pictures and texts for whole requests."""
 
 from pathlib import Path
 
 import numpy as np
 
 WIDTH, HEIGHT = 640, 480
-"""Of a picture as cameras and COCO have it."""
+"""Size of a sampled picture: that of most pictures of COCO."""
 WORDS_PER_TEXT = 10
-"""The mean length of a COCO caption."""
+"""Number of words in a sampled text: the mean of COCO's captions."""
 _WORDS = (
     *("a", "red", "small", "old", "kite", "dog", "street", "with", "two", "people", "on", "the", "beach", "near"),
     *("green", "boat", "and", "blue", "sky", "over", "house", "tree", "white", "car"),
 )
 _CELLS = 24
-"""Smooth patches over noise: a file of the size of a photo's, not of noise's."""
+"""Smooth patches along the width, with a little noise, so that the JPEG file has the size of a photo's."""
 
 
 def write_pictures(folder: Path, count: int, rng: np.random.Generator) -> list[Path]:

@@ -1,1 +1,1 @@
-"""A bundle in the form that another server takes: NVIDIA Triton's model repository, or Ray Serve's configuration."""
+"""Packaging of a bundle for another server: NVIDIA Triton's model repository, or Ray Serve's configuration."""

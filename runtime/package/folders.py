@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all, and what a bundle's files become in it."""
+"""An output folder that is created completely or not at all, and copies of a bundle's files in it."""
 
 import os
 import shutil
@@ -14,10 +14,10 @@ from internvl_edge.runtime.outputs.folders import folder_at
 
 @contextmanager
 def new_folder(output: Path) -> Iterator[Path]:
-    """Give a folder beside `output` to write into; it gets that name when the block ends well, and is removed if not.
+    """Yield a temporary folder beside `output`; it is renamed to `output` on success, and removed on an error.
 
     Raises:
-        InputError: `output` is there already, or cannot be written.
+        InputError: `output` exists, or cannot be written.
     """
     output = folder_at(output)
     if output.exists():
@@ -36,17 +36,18 @@ def new_folder(output: Path) -> Iterator[Path]:
 
 @dataclass(slots=True, kw_only=True)
 class FileCopies:
-    """Puts a bundle's files into a folder; the bundle itself is never changed, its link counts included."""
+    """Copies a bundle's files; the bundle itself is never changed, not even its link counts."""
 
     link: bool = False
-    """Give the second and later copies of a file as hard links to the first."""
+    """Whether the second and later copies of a file are hard links to the first."""
     _first: dict[Path, Path] = field(default_factory=dict)
+    """Source -> its first copy."""
 
     def place(self, source: Path, target: Path) -> None:
-        """Make `target` a copy of `source`, sharing blocks where the file system can.
+        """Copy `source` to `target`, sharing blocks where the file system supports it.
 
         Raises:
-            InputError: hard links are asked for, and the file system has none.
+            InputError: Hard links are wanted, and the file system has none.
         """
         first = self._first.setdefault(source, target)
         if not self.link or first is target:
@@ -61,7 +62,7 @@ class FileCopies:
             ) from error
 
     def place_free(self, source: Path, target: Path) -> bool:
-        """Make `target` a copy of `source` if that takes no room, and return whether it does."""
+        """Copy `source` to `target` if that needs no disk space, and return whether it was copied."""
         if self.link:
             self.place(source, target)
             return True

@@ -1,4 +1,4 @@
-"""One graph of a bundle on its own: its ONNX file, and of the shared weight store no more than it reads."""
+"""A copy of one graph: its ONNX file, and of the shared weight store only the tensors that it uses."""
 
 import mmap
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from internvl_edge.runtime.file_copy import append_range
 from internvl_edge.runtime.package.folders import FileCopies
 
 OWN_WEIGHTS = "weights.bin"
-"""What a graph reads of stores that cannot be shared for free."""
+"""File with a graph's tensors of those stores whose copy would need disk space."""
 _MODEL_GRAPH, _GRAPH_INITIALIZERS, _TENSOR_EXTERNAL, _ENTRY_KEY, _ENTRY_VALUE = 7, 5, 13, 1, 2
-"""Numbers of onnx.proto, which are fixed for good."""
+"""Field numbers of onnx.proto; protobuf never changes them."""
 _ALIGNMENT = mmap.ALLOCATIONGRANULARITY
-"""Where ONNX Runtime can map a tensor in place."""
+"""Alignment of tensors that ONNX Runtime maps into memory instead of copying."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +28,19 @@ class _Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphCopy:
-    """The files of a graph on its own."""
+    """The files of a copied graph."""
 
     same: tuple[Path, ...]
-    """Byte for byte what the bundle has under that name."""
+    """Files that are byte for byte equal to the bundle's file of that name."""
     new: tuple[Path, ...]
+    """Files that the bundle does not have."""
 
 
 def copy_graph(source: Path, target: Path, copies: FileCopies) -> GraphCopy:
-    """Write the graph of file `source`, whose weights are initializers, to `target` and its weights beside it.
+    """Copy the ONNX file `source`, whose weights are initializers, to `target`, with its weights beside it.
 
-    Weight files that it refers to come along whole where that takes no room; of all others its own tensors alone are
-    copied, so that the graphs of a bundle on their own take no more than each of them needs.
+    Weight files are copied as a whole if that needs no disk space; of all others only the graph's own tensors are
+    copied.
 
     Raises:
         BundleError: `source` is no ONNX model.
@@ -69,12 +70,12 @@ def copy_graph(source: Path, target: Path, copies: FileCopies) -> GraphCopy:
 
 
 def _place(tensor: Message) -> _Place | None:
-    """Return where the values of a tensor lie; None if they are in the model itself."""
+    """Return the location of a tensor's values; None if they are in the model itself."""
     entries = tensor.messages(_TENSOR_EXTERNAL)
     if not entries:
         return None
-    told = {entry.text(_ENTRY_KEY): entry.text(_ENTRY_VALUE) for entry in entries}
-    return _Place(told["location"], int(told.get("offset", 0)), int(told["length"]))
+    external = {entry.text(_ENTRY_KEY): entry.text(_ENTRY_VALUE) for entry in entries}
+    return _Place(external["location"], int(external.get("offset", 0)), int(external["length"]))
 
 
 def _order(place: _Place) -> tuple[str, int]:
@@ -82,7 +83,7 @@ def _order(place: _Place) -> tuple[str, int]:
 
 
 def _write_own(places: list[_Place], folder: Path, target: Path) -> dict[_Place, int]:
-    """Write the bytes at `places` one after the other, and return where each begins."""
+    """Write the bytes at `places` one after the other, and return the offset of each."""
     target.parent.mkdir(parents=True, exist_ok=True)
     offsets: dict[_Place, int] = {}
     with target.open("xb", buffering=0) as write:
@@ -95,10 +96,10 @@ def _write_own(places: list[_Place], folder: Path, target: Path) -> dict[_Place,
 
 
 def _point(tensor: Message, offset: int, count: int) -> None:
-    """Say that the values of `tensor` lie in `OWN_WEIGHTS`."""
-    told = {"location": OWN_WEIGHTS, "offset": str(offset), "length": str(count)}
+    """Make `tensor` refer to its values in `OWN_WEIGHTS`."""
+    external = {"location": OWN_WEIGHTS, "offset": str(offset), "length": str(count)}
     entries = []
-    for key, value in told.items():
+    for key, value in external.items():
         entry = Message()
         entry.put(_ENTRY_KEY, key)
         entry.put(_ENTRY_VALUE, value)

@@ -1,4 +1,4 @@
-"""The graphs of a bundle as models of Triton: on its ONNX Runtime or TensorRT, or on this runtime in its Python."""
+"""The graphs of a bundle as Triton models: on ONNX Runtime, on TensorRT, or on this runtime in its Python backend."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -22,11 +22,11 @@ from internvl_edge.runtime.serve.signature import Signature
 
 VERSION = "1"
 PYTHON_MODEL = "from internvl_edge.runtime.package.python_backend import TritonPythonModel  # noqa: F401\n"
-"""`model.py`, where Triton looks for the class; the code is the installed package's."""
+"""Content of `model.py`, in which Triton looks for the class; the code is in the installed package."""
 
 
 def write_model(folder: Path, name: str, config: Mapping[str, Any]) -> Path:
-    """Write the `config.pbtxt` of a model, and return the folder of its version."""
+    """Write the `config.pbtxt` of a model, and return the folder of its one version."""
     version = folder / name / VERSION
     version.mkdir(parents=True, exist_ok=True)
     (folder / name / "config.pbtxt").write_text(config_text({"name": name, **config}), encoding="utf-8")
@@ -36,10 +36,10 @@ def write_model(folder: Path, name: str, config: Mapping[str, Any]) -> Path:
 def write_graphs(
     model: InternVL, folder: Path, options: RepositoryOptions, advance: Advance = lambda graphs: None
 ) -> list[str]:
-    """Write a model per graph into `folder` and return their names; `advance` is told of every graph.
+    """Write a model for each graph into `folder` and return their names; call `advance` after each graph.
 
     Raises:
-        BundleError: no plans of the standard TensorRT for the target, or damaged ones.
+        BundleError: The target has no plans of the standard TensorRT, or damaged ones.
     """
     writers = {"onnxruntime": _on_onnxruntime, "tensorrt": _on_tensorrt, "runtime": _on_runtime}
     written = []
@@ -74,9 +74,9 @@ def _on_tensorrt(model: InternVL, folder: Path, options: RepositoryOptions) -> I
 def _chain(
     model: InternVL, graph: str, engines: GraphEngines, plans: Path, folder: Path, options: RepositoryOptions
 ) -> Iterator[str]:
-    """Write the parts of a graph that was cut, and an ensemble that hands on what lies between them.
+    """Write the parts of a graph that was cut, and an ensemble that passes tensors between them.
 
-    What a part takes and gives, Triton reads from its plan.
+    The inputs and outputs of a part are not written: Triton reads them from its plan.
     """
     steps = []
     for number, plan in enumerate(engines.plans, 1):
@@ -105,15 +105,15 @@ def _on_runtime(model: InternVL, folder: Path, options: RepositoryOptions) -> It
     copies = FileCopies(link=options.weights == "link")
     for graph in model.bundle.manifest.graphs:
         config = _config(model, graph, folder, options)
-        told = parameters({"graph": graph, "backend": options.backend})
-        version = write_model(folder, graph, {"backend": "python", **config, **told})
+        settings = parameters({"graph": graph, "backend": options.backend})
+        version = write_model(folder, graph, {"backend": "python", **config, **settings})
         (version / "model.py").write_text(PYTHON_MODEL, encoding="utf-8")
         _write_part(model.bundle, graph, version / "bundle", copies)
         yield graph
 
 
 def _write_part(bundle: Bundle, graph: str, folder: Path, copies: FileCopies) -> None:
-    """Write a bundle of one graph."""
+    """Write a bundle with one graph."""
     manifest, info = bundle.manifest, bundle.manifest.graphs[graph]
     copied = copy_graph(bundle.path / info.file, folder / info.file, copies)
     files = {name: manifest.files[name] for name in (path.relative_to(folder).as_posix() for path in copied.same)}
@@ -142,7 +142,7 @@ def _signature(bundle: Bundle, graph: str) -> Signature:
 
 
 def _plans(bundle: Bundle, target: str | None) -> tuple[Path, EngineRecord]:
-    """Return the folder of a target's plans and what they are."""
+    """Return the folder of a target's plans and their record."""
     engines = bundle.path / "engines"
     targets = sorted(path.parent.name for path in engines.glob("*/engine.json"))
     chosen = [target] if target else targets

@@ -1,4 +1,4 @@
-"""Triton's `config.pbtxt`: a model's inputs, outputs, batching, instances and warm-up, as protobuf text."""
+"""Triton's `config.pbtxt`: inputs, outputs, batching, instances and warm-up of a model as protobuf text."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,43 +11,43 @@ from internvl_edge.runtime.serve.signature import DATATYPES, Signature, Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
-    """A name of an enumeration, which stands without quotes."""
+class EnumValue:
+    """The name of an enumeration's value, which protobuf text writes without quotes."""
 
     name: str
 
 
 def config_text(fields: Mapping[str, Any]) -> str:
-    """Return a message as protobuf text: mappings are messages, lists repeated fields."""
+    """Return a message as protobuf text; mappings become messages, lists become repeated fields."""
     return "\n".join(_lines(fields)) + "\n"
 
 
 def tensors(signature: Signature, *, batched: bool) -> dict[str, Any]:
-    """Return `input` and `output`; where requests are batched, axis 0 counts rows and is left out."""
+    """Return the fields `input` and `output`; with `batched`, shapes lack axis 0, which counts rows."""
     return {
         "input": [_tensor(tensor, batched) for tensor in signature.inputs],
         "output": [_tensor(tensor, batched) for tensor in signature.outputs],
     }
 
 
-def data_type(dtype: np.dtype[Any]) -> Word:
-    """Return Triton's name of a type."""
+def data_type(dtype: np.dtype[Any]) -> EnumValue:
+    """Return Triton's name of a NumPy type."""
     return _type(next(name for name, numpy_type in DATATYPES.items() if numpy_type == dtype))
 
 
 def batching(max_delay_ms: float) -> dict[str, Any]:
-    """Return `dynamic_batching`: requests of equal shapes wait this long for company."""
+    """Return the field `dynamic_batching`: a request waits so long for others of equal shapes."""
     return {"dynamic_batching": {"max_queue_delay_microseconds": round(max_delay_ms * 1000)}}
 
 
 def instances(count: int, device: str, gpus: Sequence[int] = ()) -> dict[str, Any]:
-    """Return `instance_group`; `device` is ``auto``, ``cpu`` or ``gpu``."""
+    """Return the field `instance_group`; `device` is ``auto``, ``cpu`` or ``gpu``."""
     where = {"gpus": list(gpus)} if gpus else {}
-    return {"instance_group": [{"count": count, "kind": Word(f"KIND_{device.upper()}"), **where}]}
+    return {"instance_group": [{"count": count, "kind": EnumValue(f"KIND_{device.upper()}"), **where}]}
 
 
 def parameters(values: Mapping[str, str]) -> dict[str, Any]:
-    """Return `parameters`, which a Python model reads."""
+    """Return the field `parameters`, which a model of the Python backend reads."""
     return {"parameters": [{"key": key, "value": {"string_value": value}} for key, value in values.items()]}
 
 
@@ -57,8 +57,8 @@ def _tensor(tensor: Tensor, batched: bool) -> dict[str, Any]:
     return {"name": tensor.name, "data_type": _type(tensor.datatype), "dims": dims, **optional}
 
 
-def _type(datatype: str) -> Word:
-    return Word(f"TYPE_{'STRING' if datatype == 'BYTES' else datatype}")
+def _type(datatype: str) -> EnumValue:
+    return EnumValue(f"TYPE_{'STRING' if datatype == 'BYTES' else datatype}")
 
 
 def _lines(fields: Mapping[str, Any], indent: str = "") -> Iterator[str]:
@@ -80,4 +80,4 @@ def _are_messages(value: Any) -> bool:
 def _scalar(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_scalar, value))}]"
-    return value.name if isinstance(value, Word) else json.dumps(value, ensure_ascii=False)
+    return value.name if isinstance(value, EnumValue) else json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""How a bundle is laid out as Triton's model repository."""
+"""The settings of a Triton model repository."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,36 +13,39 @@ Weights = Literal["auto", "link"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepositoryOptions:
-    """Settings of every model."""
+    """Settings of all models in the repository."""
 
     platform: Platform = "onnxruntime"
     """What runs the graphs: Triton's ONNX Runtime, Triton's TensorRT, or this runtime in Triton's Python backend."""
     target: str | None = None
-    """Whose plans, for ``tensorrt``; None: the only ones that the bundle has."""
+    """Target of the plans for ``tensorrt``; None: the only target for which the bundle has plans."""
     backend: str = "auto"
-    """Of this runtime, for ``runtime``."""
+    """Backend of this runtime for ``runtime``."""
     weights: Weights = "auto"
-    """Each graph has its own weights, which share blocks where the file system can; or ``link``: graphs have one copy
-    by hard links, which takes less room and which onnx 1.23 and later refuses to read."""
+    """With ``auto``, each graph has its own weights, which share blocks where the file system supports it. With
+    ``link``, graphs share one copy by hard links; it needs less space, but onnx 1.23 and later refuses to read it."""
     max_batch: int = 16
+    """Largest number of rows in one batch of a graph."""
     max_delay_ms: float = 2.0
+    """Longest time that a request waits for others to join its batch."""
     instances: int = 1
-    """Of each graph."""
+    """Number of instances of each graph."""
     task_instances: int = 2
-    """Of each task: so many requests are decoded, scaled and tokenized side by side."""
+    """Number of instances of each task: so many requests are decoded, scaled and tokenized concurrently."""
     device: Device = "auto"
+    """Where the instances of graphs run."""
     gpus: tuple[int, ...] = ()
-    """Numbers of the GPUs that have instances; empty: all."""
+    """Indices of the GPUs with instances; empty: all."""
     images: tuple[Path, ...] = field(default=())
-    """Pictures that models warm up on."""
+    """Pictures for the warm-up of models."""
     texts: tuple[str, ...] = field(default=())
-    """Texts that models warm up on."""
+    """Texts for the warm-up of models."""
 
     def __post_init__(self) -> None:
         """Check the values.
 
         Raises:
-            InputError: values out of their range, all of them named.
+            InputError: Values are out of their ranges; the message names all of them.
         """
         counts = ("max_batch", "instances", "task_instances")
         wrong = [f"{name} {getattr(self, name)} (1 or more)" for name in counts if getattr(self, name) < 1]

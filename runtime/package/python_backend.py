@@ -1,4 +1,4 @@
-"""What Triton's Python backend runs: a graph on this runtime, or a task whose graphs are other models of the server."""
+"""The model of Triton's Python backend: a graph on this runtime, or a task whose graphs are other Triton models."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,39 +22,39 @@ from internvl_edge.runtime.serve.workers.model_runner import ModelRunner
 
 
 class TritonPythonModel:
-    """One model of the repository; Triton makes one for each of its instances."""
+    """One instance of a model; Triton finds the class by its name."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        """Open what the parameters of `config.pbtxt` name: ``graph`` or ``task``."""
-        import triton_python_backend_utils as server  # Triton's own, known inside its process alone
+        """Open the ``graph`` or ``task`` that the parameters of `config.pbtxt` name."""
+        import triton_python_backend_utils as server  # Triton's module, which exists only in its process
 
         self._server = server
         config = json.loads(args["model_config"])
-        told = {key: value["string_value"] for key, value in config["parameters"].items()}
+        settings = {key: value["string_value"] for key, value in config["parameters"].items()}
         folder = Path(args["model_repository"]) / args["model_version"] / "bundle"
         batch = max(int(config["max_batch_size"]), 1)
-        if "graph" in told:
-            model = InternVL.open(folder, told["backend"], batch_size=batch)
+        if "graph" in settings:
+            model = InternVL.open(folder, settings["backend"], batch_size=batch)
         else:
-            batch = int(told["max_batch"])
+            batch = int(settings["max_batch"])
             model = InternVL(Bundle(folder, Manifest.load(folder / "manifest.json")), self._graph, batch)
             _ = model.tokenizer
-        self._name = told.get("graph") or told["task"]
+        self._name = settings.get("graph") or settings["task"]
         self._served = served_models(model.bundle.manifest)[self._name]
         self._options = ServeOptions(max_batch=batch)
         self._info = model.info
-        self._answers = ModelRunner(model, self._options)
+        self._runner = ModelRunner(model, self._options)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer requests, which go through a graph together: Triton joins none whose shapes differ."""
+        """Answer requests; those of a graph are computed together, since Triton joins only requests of equal shapes."""
         taken = [self._taken(request) for request in requests]
         parts = [request for request in taken if isinstance(request, Request)]
         results = iter(self._results(parts))
         return [self._response(next(results) if isinstance(request, Request) else request) for request in taken]
 
     def finalize(self) -> None:
-        """Free the model."""
-        self._answers.close()
+        """Close the model."""
+        self._runner.close()
 
     def _graph(self, bundle: Bundle, graph: str, options: SessionOptions) -> ServerGraph:
         return ServerGraph(self._server, graph, bundle.manifest.graphs[graph])
@@ -73,7 +73,7 @@ class TritonPythonModel:
             return refusal
 
     def _results(self, requests: Sequence[Request]) -> Sequence[Arrays | RefusalError]:
-        """Return what becomes of requests: those of a graph as one job, those of a task one by one."""
+        """Return the result of each request; requests of a graph are one job, those of a task one job each."""
         served = self._served
         jobs = [requests] if served.axes else [[request] for request in requests]
         results: list[Arrays | RefusalError] = []
@@ -87,7 +87,7 @@ class TritonPythonModel:
                 parameters=served.parameters(first),
                 outputs=None,
             )
-            results += self._answers.answer(self._answers.prepare(job))
+            results += self._runner.answer(self._runner.prepare(job))
         return results
 
     def _response(self, result: Arrays | RefusalError) -> Any:

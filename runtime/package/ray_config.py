@@ -1,4 +1,4 @@
-"""Ray Serve's configuration of a bundle: what `serve deploy` takes."""
+"""Ray Serve's configuration file of a bundle, for `serve deploy`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,21 +16,23 @@ _APPLICATION = "internvl_edge.runtime.ray.application:build"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayServeOptions:
-    """How replicas are placed; what each of them does is `ServeOptions`."""
+    """Number and resources of replicas; `ServeOptions` has the settings of each replica's engine."""
 
     replicas: int = 1
     cpus: float = 1
-    """Of a replica."""
+    """Number of CPUs of a replica."""
     gpus: float = 0
+    """Number of GPUs of a replica."""
     http: int = 8000
+    """Port of HTTP."""
 
 
 def write_config(bundle: Path, output: Path, engine: ServeOptions, options: RayServeOptions) -> None:
-    """Write the configuration of one application to the new file `output`; the bundle stays where it is.
+    """Write the configuration of one application to the new file `output`; it refers to the bundle by its path.
 
     Raises:
         BundleError: `bundle` is damaged.
-        InputError: `output` is there already, or cannot be written.
+        InputError: `output` exists, or cannot be written.
     """
     require_writable([output])
     Bundle.open(bundle)
@@ -53,7 +55,7 @@ def write_config(bundle: Path, output: Path, engine: ServeOptions, options: RayS
 
 
 def _yaml(arguments: Mapping[str, Any], http: int) -> str:
-    """Return YAML, whose values are those of JSON."""
+    """Return the configuration as YAML; values are written as JSON, which YAML includes."""
     lines = [f"      {name}: {json_text(value)}" for name, value in arguments.items()]
     return "\n".join(
         [

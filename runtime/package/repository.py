@@ -1,4 +1,4 @@
-"""NVIDIA Triton's model repository of a bundle: a model per graph, and the whole tasks in Python on top of them."""
+"""NVIDIA Triton's model repository of a bundle: a model for each graph, and a Python model for each task."""
 
 from pathlib import Path
 
@@ -15,14 +15,14 @@ from internvl_edge.runtime.progress import Progress, Silent
 def write_repository(
     bundle: Path, output: Path, options: RepositoryOptions, progress: Progress | None = None
 ) -> list[str]:
-    """Write the new folder `output`, and return the names of its models.
+    """Write the repository into the new folder `output`, and return the names of its models.
 
-    Each graph has what it reads of the weights; files share their blocks with the bundle's where the file system can.
+    Each graph gets the weights that it uses; files share blocks with the bundle's where the file system supports it.
     The bundle is not changed.
 
     Raises:
-        BundleError: `bundle` is damaged, or has no plans for this.
-        InputError: `output` is there, cannot be written, or a sample cannot be read.
+        BundleError: `bundle` is damaged, or lacks the needed plans.
+        InputError: `output` exists or cannot be written, or a sample cannot be read.
     """
     progress = progress or Silent()
     with progress.task("Opening", 1, "bundle") as advance:
@@ -35,7 +35,7 @@ def write_repository(
 
 
 def _require_numpy_types(model: InternVL) -> None:
-    """Check that Triton's Python backend, which hands tensors on as NumPy arrays, has every type."""
+    """Check that Triton's Python backend, which passes tensors as NumPy arrays, supports every type."""
     bundle = model.bundle
     found = [
         f"{graph} {spec.name}"

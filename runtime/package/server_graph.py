@@ -1,4 +1,4 @@
-"""A graph that is a model of the Triton that this process belongs to: called inside the server, batched by it."""
+"""A session over a graph that is another model of the same Triton server, which batches its requests."""
 
 from collections.abc import Mapping, Sequence
 from types import ModuleType
@@ -12,7 +12,7 @@ from internvl_edge.runtime.stages import COMPUTE, UNMEASURED, Stages
 
 
 class ServerGraph:
-    """A session over business logic scripting of `server`, which is `triton_python_backend_utils`."""
+    """A session that uses Triton's business logic scripting; `server` is `triton_python_backend_utils`."""
 
     backend = "triton"
 
@@ -25,11 +25,11 @@ class ServerGraph:
     def run(
         self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None, stages: Stages = UNMEASURED
     ) -> dict[str, np.ndarray]:
-        """Return the named outputs.
+        """Return the named outputs, or all.
 
         Raises:
-            InputError: names, types or shapes that the graph does not take, all of them.
-            BackendError: the server refuses.
+            InputError: Names, types or shapes do not fit the graph; the message names all of them.
+            BackendError: The server refuses the request.
         """
         server, names = self._server, list(self.outputs if outputs is None else outputs)
         require_arrays(self._graph, inputs, names, self.inputs, self.outputs)
@@ -51,7 +51,7 @@ class ServerGraph:
         return {name: server.get_output_tensor_by_name(response, name).as_numpy() for name in names}
 
     def close(self) -> None:
-        """Do nothing: the server keeps its models."""
+        """Do nothing, since the server owns its models."""
 
 
 def _info(spec: TensorSpec) -> TensorInfo:

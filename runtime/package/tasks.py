@@ -1,4 +1,4 @@
-"""The whole tasks of a bundle as models of Triton in Python, over the models of its graphs."""
+"""The tasks of a bundle as models of Triton's Python backend, which call the models of its graphs."""
 
 from pathlib import Path
 
@@ -10,17 +10,17 @@ from internvl_edge.runtime.package.options import RepositoryOptions
 from internvl_edge.runtime.serve.models import served_models
 
 _NEEDED = ("manifest.json", "tokenizer.model", "preprocessor.json")
-"""What a task takes of the bundle; its graphs are the server's."""
+"""Files of the bundle that a task reads; its graphs are models of the server."""
 
 
 def write_tasks(model: InternVL, folder: Path, options: RepositoryOptions) -> list[str]:
-    """Write a model per task into `folder` and return their names."""
+    """Write a model for each task into `folder` and return their names."""
     bundle = model.bundle
     served = {name: task for name, task in served_models(bundle.manifest).items() if name not in bundle.manifest.graphs}
     for name, task in served.items():
         config = {
             "backend": "python",
-            "max_batch_size": 0,  # graphs join the rows of several requests; a task takes them as they come
+            "max_batch_size": 0,  # Triton batches the requests of the graphs, so tasks need no batching of their own
             **tensors(task.signature, batched=False),
             **instances(options.task_instances, "cpu"),
             **parameters({"task": name, "max_batch": str(options.max_batch)}),

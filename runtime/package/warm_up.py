@@ -1,4 +1,4 @@
-"""What Triton runs on a graph before it serves it: real pictures and texts where the graph takes them."""
+"""Warm-up samples, which Triton runs before it serves a graph: the user's pictures and texts where these fit."""
 
 import zlib
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ from internvl_edge.runtime.package.options import RepositoryOptions
 from internvl_edge.runtime.serve.signature import Signature
 
 _FOLDER = "warmup"
-"""Of a model, where Triton looks for the files of its warm-up."""
+"""Folder in a model's folder in which Triton looks for warm-up files."""
 
 
 def write_warm_up(model: InternVL, signature: Signature, folder: Path, options: RepositoryOptions) -> dict[str, Any]:
-    """Write samples of a graph into its model's `folder`, and return its `model_warmup`: one row, and a full batch."""
+    """Write samples of a graph into its model's `folder`; return `model_warmup`: one row, and a full batch."""
     entries = []
     for phase in model.bundle.manifest.graphs[signature.name].use.phases or ("",):
         name = phase or "sample"
@@ -33,7 +33,7 @@ def write_warm_up(model: InternVL, signature: Signature, folder: Path, options: 
 
 
 def _samples(model: InternVL, graph: str, phase: str, options: RepositoryOptions) -> dict[str, np.ndarray]:
-    """Return inputs of batch 1: the first picture and text of `options`, and seeded numbers for what else there is."""
+    """Return inputs of batch 1: the first picture and text of `options`, and seeded random numbers for all others."""
     info = model.bundle.manifest.graphs[graph]
     specs = info.inputs
     takes = {spec.name: TensorInfo(spec.name, np.dtype(spec.dtype), spec.shape) for spec in specs}

@@ -1,1 +1,1 @@
-"""The same work on a cluster of Ray: bulk embedding, and a Serve application."""
+"""Bulk embedding and serving on a Ray cluster."""

@@ -1,4 +1,4 @@
-"""A Ray Serve application: every replica answers the protocol of `internvl-edge serve` around an engine of its own.
+"""A Ray Serve application: every replica serves the HTTP protocol of `internvl-edge serve` with an engine of its own.
 
 serve run internvl_edge.runtime.ray.application:build bundle=/models/bundle replicas=2
 """
@@ -21,17 +21,18 @@ if TYPE_CHECKING:
 
 DEPLOYMENT = "InternVL"
 _DRAIN_S = 20.0
-"""What Ray grants a replica that it stops, by default."""
+"""Ray's default time for a replica to stop."""
 
 
 def build(arguments: Mapping[str, Any]) -> Any:
-    """Return the application; Ray calls this with the arguments of its configuration.
+    """Return the application; Ray calls this function with the arguments of its configuration.
 
-    ``bundle`` is a path on every node, ``replicas``, ``cpus`` and ``gpus`` (of each) are Ray's, the others those of
-    `ServeOptions`.
+    Args:
+        arguments: ``bundle`` (a path on every node), ``replicas``, ``cpus`` and ``gpus`` of each replica, and fields of
+            `ServeOptions`.
 
     Raises:
-        InputError: arguments that are not known, or out of their range.
+        InputError: Arguments are not known, or out of their ranges.
         BackendError: Ray Serve is not installed.
     """
     try:
@@ -58,10 +59,10 @@ def build(arguments: Mapping[str, Any]) -> Any:
 
 
 def serve_options(arguments: Mapping[str, Any]) -> ServeOptions:
-    """Return the options of an engine; a command line gives all of them as text.
+    """Return the options of an engine; values from a command line are texts and are converted.
 
     Raises:
-        InputError: names that are not known, values that are no numbers or out of their range.
+        InputError: Names are not known, or values are no numbers or out of their ranges.
     """
     defaults = {field.name: field.default for field in fields(ServeOptions)}
     if unknown := [name for name in arguments if name not in defaults]:
@@ -75,7 +76,7 @@ def serve_options(arguments: Mapping[str, Any]) -> ServeOptions:
 
 
 class Replica:
-    """The HTTP application of `serve`, whose engine lives from the replica's start to its end."""
+    """The HTTP application of `serve` in one replica, which starts its engine and ends it."""
 
     def __init__(self, bundle: Path, options: ServeOptions) -> None:
         from internvl_edge.runtime.serve.protocol.http.app import Application
@@ -96,7 +97,7 @@ class Replica:
         self._application = Application(self._service)
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Answer a request, or live: ASGI's lifespan starts and ends the engine."""
+        """Answer a request, or an event of ASGI's lifespan, which starts and ends the engine."""
         if scope["type"] == "lifespan":
             await self._live(receive, send)
         else:
@@ -117,7 +118,7 @@ class Replica:
 
 
 def _like(default: Any, value: Any) -> Any:
-    """Return `value` as the type of `default`."""
+    """Return `value`, converted to the type of `default` if it is a text."""
     if isinstance(value, str) and isinstance(default, bool):
         if value.lower() not in ("true", "false"):
             raise ValueError(f"{value!r} is neither true nor false")

@@ -1,7 +1,7 @@
-"""Bulk embedding on a Ray cluster: Ray Data streams chunks of inputs through sessions, one a worker, back in order.
+"""Bulk embedding on a Ray cluster: Ray Data streams chunks of inputs through workers with a session each, in order.
 
-Chunks are what a node loses when it dies: Ray computes them again elsewhere. The driver writes the shards, so that
-nodes need to read the bundle and the inputs, and to write nothing.
+If a node fails, Ray computes its chunks again on another. The driver writes the shards, so nodes only read the bundle
+and the inputs.
 """
 
 import logging
@@ -26,30 +26,30 @@ from internvl_edge.runtime.inputs.read import UnusableText
 from internvl_edge.runtime.model import InternVL
 
 _CHUNK_ROWS = 256
-"""About: a multiple of the batch, as a shard is."""
+"""Inputs of a chunk, rounded up to a multiple of the batch, as the rows of a shard are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayOptions:
-    """What is taken of a cluster."""
+    """Workers and their resources on a cluster."""
 
     workers: int | None = None
-    """Sessions; None: as many as its GPUs, or else its CPUs, suffice for."""
+    """Number of workers; None: as many as fit on the cluster's GPUs, or on its CPUs if workers use no GPU."""
     backend: str = "auto"
     threads: int = 1
-    """CPUs of a worker: they decode, and compute where it has no GPU."""
+    """Number of CPUs of a worker: they decode, and compute if it has no GPU."""
     bf16: bool = False
-    """A processor with units for bf16 may compute in it."""
+    """Whether a processor with bf16 units may compute in bf16."""
     gpus: float = 0
-    """Of a worker; 0.5: two share one."""
+    """Number of GPUs of a worker; 0.5: two workers share one."""
     max_pixels: int | None = None
-    """That a picture may have; 0: any number; None: the default."""
+    """Largest number of pixels in one picture; 0: no limit; None: the default."""
 
     def __post_init__(self) -> None:
         """Check the values.
 
         Raises:
-            InputError: values out of their range.
+            InputError: Values are out of their ranges.
         """
         if (self.workers is not None and self.workers < 1) or self.threads < 1 or not self.gpus >= 0:
             raise InputError(
@@ -58,7 +58,7 @@ class RayOptions:
 
 
 class RayEngine:
-    """A cluster: the one that `RAY_ADDRESS` names, or one of this machine alone, which starts now.
+    """Computes features on the cluster that `RAY_ADDRESS` names, or on a new one of this machine alone.
 
     Raises:
         BackendError: Ray is not installed, or the cluster does not answer.
@@ -69,29 +69,29 @@ class RayEngine:
         self._ray = _connected()
 
     def backend(self, kind: Kind) -> str:
-        """Return what the workers were told: each chooses for its node."""
+        """Return the backend option, as each worker chooses the backend of its node."""
         return described(self._options.backend, self._options.bf16)
 
     def pictures(self, pictures: Sequence[SourcePicture], options: EmbedOptions) -> Compute:
-        """Return what sends pictures by name; workers read them."""
+        """Return a function that sends workers the names of pictures, which they read themselves."""
         return _Streamed(self, "image", pictures, options)
 
     def texts(self, texts: Sequence[str | UnusableText], options: EmbedOptions) -> Compute:
-        """Return what sends texts."""
+        """Return a function that sends workers texts."""
         return _Streamed(self, "text", texts, options)
 
     def parts(self, kind: Kind, chunks: Sequence[Sequence[Any]], options: EmbedOptions) -> Generator[Part, None, None]:
-        """Yield the parts of all chunks, in order.
+        """Yield the features of all chunks, in order.
 
         Raises:
-            EdgeError: what a worker found wrong.
+            EdgeError: A worker failed with this error.
         """
         data = self._ray.data
         context = data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        told = _Told(
+        settings = _WorkerSettings(
             folder=Path.cwd(),
             bundle=self._bundle.path.resolve(),
             digest=sha256_file(self._bundle.path / "manifest.json"),
@@ -99,7 +99,7 @@ class RayEngine:
             options=replace(options, workers=self._options.threads),
             cluster=self._options,
         )
-        rows = [{"job": pickle.dumps((told, chunk))} for chunk in chunks]
+        rows = [{"job": pickle.dumps((settings, chunk))} for chunk in chunks]
         answers = data.from_items(rows, override_num_blocks=len(rows)).map(
             _Worker,
             concurrency=self._workers(len(rows)),
@@ -113,7 +113,7 @@ class RayEngine:
             yield from result
 
     def _workers(self, chunks: int) -> int:
-        """Return how many sessions there are, never more than there are chunks."""
+        """Return the number of workers, at most the number of chunks."""
         options, has = self._options, self._ray.cluster_resources()
         fit = has.get("GPU", 0) // options.gpus if options.gpus else has.get("CPU", 0) // options.threads
         if fit < 1:
@@ -125,7 +125,7 @@ class RayEngine:
 
 
 class _Streamed:
-    """The features of inputs by their indices."""
+    """Computes the features of inputs, given by their indices, on the cluster."""
 
     def __init__(self, engine: RayEngine, kind: Kind, inputs: Sequence[Any], options: EmbedOptions) -> None:
         self._engine, self._kind, self._inputs, self._options = engine, kind, inputs, options
@@ -139,11 +139,11 @@ class _Streamed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Told:
-    """What every worker is told."""
+class _WorkerSettings:
+    """The settings that every worker gets."""
 
     folder: Path
-    """Of the driver: relative paths of inputs mean what they mean there."""
+    """Working directory of the driver, to which relative paths of inputs refer."""
     bundle: Path
     digest: str
     kind: Kind
@@ -152,33 +152,34 @@ class _Told:
 
 
 class _Worker:
-    """One session, opened by the first chunk: what Ray's constructors are given does not outlive a lost node."""
+    """One session, which the first chunk opens: arguments of Ray's constructors are lost with their node."""
 
     def __init__(self) -> None:
         self._model: InternVL | None = None
 
     def __call__(self, row: dict[str, bytes]) -> dict[str, bytes]:
-        """Return the parts of a chunk, or what is wrong, which the driver raises: Ray would retry it for ever."""
-        told, chunk = pickle.loads(row["job"])
+        """Return the features of a chunk, or an error for the driver to raise: Ray would retry a raised one forever."""
+        settings, chunk = pickle.loads(row["job"])
         try:
-            self._model = self._model or _opened(told)
+            self._model = self._model or _opened(settings)
             engine = LocalEngine(self._model)
-            compute = engine.pictures if told.kind == "image" else engine.texts
-            result: object = list(compute(chunk, told.options)(range(len(chunk))))
+            compute = engine.pictures if settings.kind == "image" else engine.texts
+            result: object = list(compute(chunk, settings.options)(range(len(chunk))))
         except EdgeError as error:
             result = error
         return {"parts": pickle.dumps(result)}
 
 
-def _opened(told: _Told) -> InternVL:
-    os.chdir(told.folder)
-    if told.cluster.max_pixels is not None:
-        limit_pixels(told.cluster.max_pixels or None)
-    bundle = Bundle.open(told.bundle)
-    if sha256_file(told.bundle / "manifest.json") != told.digest:
-        raise InputError(f"{told.bundle}: another bundle on this node than on the driver; copy it there")
-    session = SessionOptions(threads=told.cluster.threads, bf16=told.cluster.bf16, rows=told.options.batch_size)
-    return InternVL(bundle, told.cluster.backend, told.options.batch_size, session)
+def _opened(settings: _WorkerSettings) -> InternVL:
+    os.chdir(settings.folder)
+    cluster, rows = settings.cluster, settings.options.batch_size
+    if cluster.max_pixels is not None:
+        limit_pixels(cluster.max_pixels or None)
+    bundle = Bundle.open(settings.bundle)
+    if sha256_file(settings.bundle / "manifest.json") != settings.digest:
+        raise InputError(f"{settings.bundle}: another bundle on this node than on the driver; copy it there")
+    session = SessionOptions(threads=cluster.threads, bf16=cluster.bf16, rows=rows)
+    return InternVL(bundle, cluster.backend, rows, session)
 
 
 def _connected() -> ModuleType:

@@ -1,1 +1,1 @@
-"""Calls one after the other or side by side, their times, and what these come to."""
+"""Measurement of calls on one or several streams, and the statistics of their times."""

@@ -1,4 +1,4 @@
-"""One measured call: its times apart, as trtexec's trace has them, from the spans of its stages."""
+"""The parts of one measured call, as in trtexec's trace, computed from the spans of its stages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ _NS_PER_MS = 1e6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """When a part of a call began, and how long it took; parts of several graphs are added up."""
+    """Start and duration of one part of a call; the durations of several graphs are added."""
 
     start_ms: float
     length_ms: float
@@ -18,20 +18,25 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call. Times count from the start of the measurement; what a backend does not tell apart has length 0."""
+    """One call, with times from the start of the measurement; parts that a backend does not report have length 0."""
 
     stream: int
     host: Part
-    """As the caller saw it."""
+    """The whole call as the caller measures it."""
     enqueue: Part
+    """Submission of the work to the device."""
     h2d: Part
+    """Copy from host to device."""
     compute: Part
+    """Computation."""
     d2h: Part
+    """Copy from device to host."""
     spans: tuple[Span, ...]
+    """Spans of all stages of the call."""
 
     @property
     def latency_ms(self) -> float:
-        """The way through the device, as trtexec defines it: copy in, compute, copy out."""
+        """Return the latency as trtexec defines it: copy to the device, computation, copy to the host."""
         return self.h2d.length_ms + self.compute.length_ms + self.d2h.length_ms
 
 
@@ -45,7 +50,7 @@ def call_of(start_ns: int, end_ns: int, spans: Sequence[Span], stream: int, orig
 
 
 def _part(spans: Sequence[Span], stage: str, otherwise_ns: int, origin_ns: int) -> Part:
-    """Return the sum of a stage's spans; a graph that was timed by the device's clock counts by that alone."""
+    """Return the sum of a stage's spans; for a graph with spans of the device's clock, only these are added."""
     found = [span for span in spans if span.stage == stage]
     on_device = {span.graph for span in found if span.on_device}
     counted = [span for span in found if span.on_device or span.graph not in on_device]

@@ -1,4 +1,4 @@
-"""One measurement: open, first call, warm-up until steady, then calls for a given time while the board is watched."""
+"""One measurement: open, first call, warm-up to a steady state, then timed calls while the device's state is read."""
 
 import threading
 import time
@@ -15,56 +15,59 @@ from internvl_edge.runtime.latency.measure.steady_state import (
     is_steady,
     spread_of,
 )
-from internvl_edge.runtime.latency.measure.streams import Work, run_streams, timed_call
+from internvl_edge.runtime.latency.measure.streams import Workload, run_streams, timed_call
 from internvl_edge.runtime.latency.sensors.device_state import DeviceMonitor, DeviceSample
 from internvl_edge.runtime.progress import Advance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """A case that is ready to run."""
+    """An opened case."""
 
-    works: Sequence[Work]
-    """One for each stream."""
+    workloads: Sequence[Workload]
+    """One workload for each stream."""
     settings: Mapping[str, str]
-    """What changes the meaning of its times."""
+    """Settings without which its times cannot be compared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """What is measured: a graph or a whole request at one batch."""
+    """A graph or a whole request at one batch size."""
 
     name: str
     graph: str
-    """Empty for a whole request."""
+    """Name of the graph; empty for a whole request."""
     phase: str
-    """``prompt`` or ``step`` of a decoder, otherwise empty."""
+    """Phase of a graph with a cache, ``prompt`` or ``step``; empty for all others."""
     batch: int
     shape: str
-    """What one call takes, in words."""
+    """Description of the inputs of one call."""
     rows: str
-    """What the rows of a batch are called."""
+    """Name of the rows of a batch, such as ``pictures``."""
     open: Callable[[], Opened]
+    """Function that opens the graphs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasureOptions:
-    """How long; the defaults are those of the command."""
+    """Duration of a measurement."""
 
     seconds: float = 10.0
+    """Shortest time of the measured calls, and longest time of the warm-up."""
     calls: int = 10
-    """At least so many, also where that takes longer; trtexec's minimum too."""
+    """Smallest number of measured calls, also if they take longer than `seconds`; trtexec's default too."""
     streams: int = 1
+    """Number of threads that make calls concurrently."""
 
     @property
     def longest_seconds(self) -> float:
-        """The warm-up and the calls of a case, unless a few calls take longer."""
+        """Return the time of warm-up and calls, unless the smallest number of calls takes longer."""
         return 2 * self.seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """All that was seen of one case."""
+    """The raw results of one case."""
 
     name: str
     graph: str
@@ -79,16 +82,17 @@ class Measured:
     warm_up: WarmUp
     calls: Sequence[Call]
     start_ns: int
-    """Of the first measured call, on the clock of the spans."""
+    """Start of the first measured call, on the clock of the spans."""
     end_ns: int
-    """Of the last one."""
+    """End of the last measured call."""
     samples: Sequence[DeviceSample] = field(default=())
+    """Readings of the device's state during the calls."""
     stopped: bool = False
-    """The user ended it early."""
+    """Whether the user ended it early."""
 
     @property
     def wall_s(self) -> float:
-        """From the start of the first measured call to the end of the last."""
+        """Return the seconds from the start of the first measured call to the end of the last."""
         return (self.end_ns - self.start_ns) / 1e9
 
 
@@ -99,20 +103,20 @@ def measure(
     watch: DeviceMonitor,
     advance: Advance = lambda seconds: None,
 ) -> Measured | None:
-    """Measure `case`; None where `stop` came before the first measured call.
+    """Measure `case`; return None if `stop` was set before the first measured call.
 
-    `advance` is told of `longest_seconds`: the warm-up takes up to half of them.
+    `advance` is called with seconds that add up to `longest_seconds`; the warm-up counts as half of them.
     """
     begin = time.perf_counter_ns()
     opened = case.open()
     open_ms = (time.perf_counter_ns() - begin) / 1e6
-    first = timed_call(opened.works[0])
-    warm_up = _warm_up(opened.works, options, stop)
+    first = timed_call(opened.workloads[0])
+    warm_up = _warm_up(opened.workloads, options, stop)
     advance(options.seconds)
     if stop.is_set():
         return None
     with watch.during() as samples:
-        raw = run_streams(opened.works, options.seconds, options.calls, stop)
+        raw = run_streams(opened.workloads, options.seconds, options.calls, stop)
     advance(options.seconds)
     if not raw:
         return None
@@ -137,11 +141,11 @@ def measure(
     )
 
 
-def _warm_up(works: Sequence[Work], options: MeasureOptions, stop: threading.Event) -> WarmUp:
-    """Run windows until their medians agree, at most as long as the measurement will take."""
+def _warm_up(workloads: Sequence[Workload], options: MeasureOptions, stop: threading.Event) -> WarmUp:
+    """Run windows of calls until their medians agree, for at most the time of the measurement."""
     begin, calls, medians = time.perf_counter(), 0, []
     while not stop.is_set():
-        window = run_streams(works, WINDOW_SECONDS, WINDOW_CALLS, stop)
+        window = run_streams(workloads, WINDOW_SECONDS, WINDOW_CALLS, stop)
         if window:
             calls += len(window)
             medians.append(float(np.median([call.end_ns - call.start_ns for call in window])))

@@ -1,4 +1,4 @@
-"""Percentiles of measured times and how sure they are: order statistics and exact binomial probabilities."""
+"""Percentiles of measured times with confidence intervals, from order statistics and exact binomial probabilities."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ CONFIDENCE = 0.95
 class Percentile:
     """One percentile in ms with its confidence interval.
 
-    A bound is None where the calls are too few to know one: the 99th percentile of 50 calls has no upper bound.
+    A bound is None if there are too few calls for it: the 99th percentile of 50 calls has no upper bound.
     """
 
     percent: float
@@ -24,7 +24,7 @@ class Percentile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distribution:
-    """What a series of times looks like, in ms."""
+    """Statistics of a series of times, in ms."""
 
     count: int
     min_ms: float
@@ -35,13 +35,13 @@ class Distribution:
     """Coefficient of variation: standard deviation over mean."""
     percentiles: tuple[Percentile, ...]
     outliers: int
-    """Calls beyond Tukey's outer fence, 3 interquartile ranges above the third quartile."""
+    """Number of calls beyond Tukey's outer fence, 3 interquartile ranges above the third quartile."""
     autocorrelation: float
-    """Of neighbours; far from 0 the intervals, which suppose independent calls, are too narrow."""
+    """Correlation of neighbouring calls; if it is far from 0, intervals are too narrow: they assume independence."""
 
 
 def distribution(times_ms: Sequence[float] | np.ndarray, percents: Sequence[float]) -> Distribution:
-    """Return the distribution of at least one time, in the order in which they were measured."""
+    """Return the statistics of at least one time; times are given in the order of measurement."""
     times = np.asarray(times_ms, np.float64)
     ordered = np.sort(times)
     mean = float(times.mean())
@@ -59,7 +59,7 @@ def distribution(times_ms: Sequence[float] | np.ndarray, percents: Sequence[floa
 
 
 def percentile(ordered: np.ndarray, percent: float, confidence: float = CONFIDENCE) -> Percentile:
-    """Return a percentile of sorted times ``[N]``, by trtexec's rule: the value that it prints."""
+    """Return a percentile of sorted times ``[N]``, by trtexec's rule."""
     low, high = interval_ranks(len(ordered), percent / 100, confidence)
     return Percentile(
         percent=percent,
@@ -70,7 +70,7 @@ def percentile(ordered: np.ndarray, percent: float, confidence: float = CONFIDEN
 
 
 def trtexec_rank(count: int, percent: float) -> int:
-    """Return the index into the sorted times that trtexec takes (`findPercentile` of its sampleReporting.cpp)."""
+    """Return the index into the sorted times that trtexec uses (`findPercentile` in its sampleReporting.cpp)."""
     excluded = int(np.float32(1 - np.float32(percent) / np.float32(100)) * np.float32(count))
     return max(count - 1 - excluded, 0)
 
@@ -78,8 +78,8 @@ def trtexec_rank(count: int, percent: float) -> int:
 def interval_ranks(count: int, quantile: float, confidence: float) -> tuple[int | None, int | None]:
     """Return the ranks, from 1, of the order statistics that enclose the quantile with at least this confidence.
 
-    The number of times at or below the true quantile is binomial, whatever the distribution; each tail gets half of
-    what is left. None where no order statistic bounds that side.
+    The number of times at or below the true quantile has a binomial distribution, whatever the distribution of times.
+    Each tail gets half of the remaining probability. None: no order statistic is a bound on that side.
     """
     tail = (1 - confidence) / 2
     below = binomial_cdf(count, quantile)
@@ -91,7 +91,7 @@ def interval_ranks(count: int, quantile: float, confidence: float) -> tuple[int 
 
 
 def binomial_cdf(count: int, chance: float) -> np.ndarray:
-    """Return P(B <= k) for k = 0 to `count`, ``[count + 1]``, B binomial; `chance` lies in [0, 1]."""
+    """Return P(B <= k) for k = 0 to `count`, ``[count + 1]``, with B binomial and `chance` in [0, 1]."""
     hits = np.arange(count + 1)
     if chance in (0.0, 1.0):
         return np.where(hits >= count * chance, 1.0, 0.0)
@@ -101,12 +101,12 @@ def binomial_cdf(count: int, chance: float) -> np.ndarray:
 
 
 def calls_needed(quantile: float, confidence: float = CONFIDENCE) -> int:
-    """Return how many calls give this quantile an upper bound."""
+    """Return the number of calls from which this quantile has an upper bound."""
     return ceil(log((1 - confidence) / 2) / log(quantile))
 
 
 def _log_choose(count: int) -> np.ndarray:
-    """Return log(count over k) for k = 0 to `count`."""
+    """Return the logarithms of the binomial coefficients (count, k) for k = 0 to `count`."""
     factorials = np.array([lgamma(value + 1) for value in range(count + 1)])
     result: np.ndarray = factorials[count] - factorials - factorials[::-1]
     return result
@@ -118,7 +118,7 @@ def _outer_fence(ordered: np.ndarray) -> float:
 
 
 def _autocorrelation(times: np.ndarray) -> float:
-    """Return the correlation of each time with the next; 0 where they are all equal or too few."""
+    """Return the correlation of each time with the next; 0 if all are equal or too few."""
     centred = times - times.mean()
     spread = float((centred**2).sum())
     if len(times) < 3 or sqrt(spread) <= 1e-12 * float(np.abs(times).max()) * len(times):

@@ -1,4 +1,4 @@
-"""The stage times of one real request as a table: what ``run ... --latency`` prints."""
+"""The times of stages of one request, as the table that ``run ... --latency`` prints."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ _NS_PER_MS = 1e6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageTime:
-    """All spans of one stage of one graph."""
+    """The sum of all spans of one stage of one graph."""
 
     stage: str
     graph: str
@@ -22,7 +22,7 @@ class StageTime:
 def stage_times(spans: Sequence[Span]) -> list[StageTime]:
     """Return the time of each stage and graph, graphs in order of their first span, stages in the order of `STAGES`.
 
-    Spans of one stage that overlap (threads) are added: the sum is work, not waiting.
+    Overlapping spans of one stage, as of several threads, are added: the sum is time of work, not of waiting.
     """
     graphs = list(dict.fromkeys(span.graph for span in spans))
     groups: dict[tuple[str, str, bool], list[Span]] = {}
@@ -42,9 +42,9 @@ def stage_times(spans: Sequence[Span]) -> list[StageTime]:
 
 
 def request_report(stages: Stages, seconds: float) -> str:
-    """Return the table of one request that took `seconds` from end to end, with what no stage covers.
+    """Return the table of one request that took `seconds` in all, with the time that no stage covers.
 
-    Time on the device's clock is marked: it lies within the host's wait, except where the host goes on meanwhile.
+    Times of the device's clock are marked: they are part of the host's waiting, unless the host works meanwhile.
     """
     spans = list(stages.spans)
     total_ms = seconds * 1e3
@@ -63,7 +63,7 @@ def request_report(stages: Stages, seconds: float) -> str:
 
 
 def covered_ms(spans: Sequence[Span]) -> float:
-    """Return how long at least one span was open: overlapping ones count once."""
+    """Return the time during which at least one span was open; overlaps count once."""
     covered, end = 0, 0
     for span in sorted(spans, key=lambda span: span.start_ns):
         covered += max(span.end_ns - max(span.start_ns, end), 0)
@@ -76,7 +76,7 @@ def _place(stage: str) -> int:
 
 
 def aligned(rows: Sequence[tuple[str, ...]], words: int) -> list[str]:
-    """Return the rows as lines: the first `words` columns to the left, numbers to the right."""
+    """Return the rows as lines: the first `words` columns are aligned to the left, all others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(

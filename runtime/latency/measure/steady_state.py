@@ -1,7 +1,7 @@
-"""When a warm-up is over: the medians of the last windows no longer move.
+"""Detection of the steady state that ends a warm-up: the medians of the last windows of calls agree.
 
 The rule follows Georges, Buytaert and Eeckhout, "Statistically rigorous Java performance evaluation" (OOPSLA 2007), who
-watch the variation of the last k iterations; medians stand for means here, so that one slow call does not restart it.
+use the variation of the last k iterations. Medians replace their means, so that one slow call does not restart it.
 """
 
 from collections.abc import Sequence
@@ -10,28 +10,31 @@ from dataclasses import dataclass
 import numpy as np
 
 WINDOWS = 3
+"""Number of windows whose medians have to agree."""
 WINDOW_SECONDS = 0.25
+"""Shortest time of a window."""
 WINDOW_CALLS = 5
+"""Smallest number of calls in a window."""
 TOLERANCE = 0.02
-"""As the 2 % of that paper: a clock that still rises or a cache that still fills moves a median by more."""
+"""Largest relative difference of the medians: 2 %, as in that paper. A rising clock or a cold cache exceeds it."""
 
 RULE = f"medians of {WINDOWS} windows of {WINDOW_SECONDS:g} s and {WINDOW_CALLS} calls within {TOLERANCE:.0%}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarmUp:
-    """What ran before the measurement."""
+    """The calls before the measurement."""
 
     calls: int
     seconds: float
     steady: bool
-    """False: the time limit ended it."""
+    """Whether the steady state was reached; if not, the time limit ended the warm-up."""
     spread: float | None
-    """Largest over smallest of the last medians, less 1; None where there were too few windows."""
+    """Largest of the last medians over the smallest, minus 1; None if there were too few windows."""
 
 
 def spread_of(medians: Sequence[float]) -> float | None:
-    """Return how far the last `WINDOWS` medians lie apart, relative to the smallest; None for fewer."""
+    """Return the largest of the last `WINDOWS` medians over the smallest, minus 1; None for fewer medians."""
     last = medians[-WINDOWS:]
     if len(last) < WINDOWS or min(last) <= 0:
         return None
@@ -39,13 +42,13 @@ def spread_of(medians: Sequence[float]) -> float | None:
 
 
 def is_steady(medians: Sequence[float]) -> bool:
-    """Whether the last windows agree."""
+    """Return whether the medians of the last windows agree."""
     spread = spread_of(medians)
     return spread is not None and spread < TOLERANCE
 
 
 def drift(times_ms: Sequence[float]) -> float:
-    """Return how much the median of the last third exceeds that of the first, relative to it; 0 below 9 times."""
+    """Return the median of the last third of the times over that of the first, minus 1; 0 for fewer than 9 times."""
     third = len(times_ms) // 3
     if third < 3:
         return 0.0

@@ -1,4 +1,4 @@
-"""Calls in a loop on one or several threads, each call timed with the spans of its stages."""
+"""Calls in a loop on one or several threads; each call is timed and the spans of its stages are recorded."""
 
 import threading
 import time
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from internvl_edge.runtime.stages import Span, Stages
 
-Work = Callable[[Stages], None]
-"""One call of what is measured; it gives its stages to the stages that it is handed."""
+Workload = Callable[[Stages], None]
+"""Function that makes one call and records its stages in the given object."""
 
 
 @dataclass(frozen=True, slots=True)
 class RawCall:
-    """A call before its spans are read: reading them is left for after the measurement."""
+    """One timed call; its spans are evaluated after the measurement."""
 
     stream: int
     start_ns: int
@@ -21,7 +21,7 @@ class RawCall:
     spans: list[Span]
 
 
-def timed_call(work: Work, stream: int = 0) -> RawCall:
+def timed_call(work: Workload, stream: int = 0) -> RawCall:
     """Run `work` once."""
     stages = Stages()
     start = time.perf_counter_ns()
@@ -29,27 +29,27 @@ def timed_call(work: Work, stream: int = 0) -> RawCall:
     return RawCall(stream, start, time.perf_counter_ns(), stages.spans)
 
 
-def run_streams(works: Sequence[Work], seconds: float, calls: int, stop: threading.Event) -> list[RawCall]:
-    """Run each of `works` again and again in its own thread, until `seconds` are over and `calls` are done in all.
+def run_streams(workloads: Sequence[Workload], seconds: float, calls: int, stop: threading.Event) -> list[RawCall]:
+    """Call each of `workloads` repeatedly in a thread of its own, for `seconds` and until `calls` are done in all.
 
-    `stop` ends it after the calls that are under way. The calls come in order of their start. An error in a thread is
-    raised here.
+    Setting `stop` ends it after the calls under way. Returns the calls in order of their start; raises the first error
+    of a thread.
     """
     deadline = time.perf_counter_ns() + round(seconds * 1e9)
-    if len(works) == 1:
-        return _loop(works[0], 0, deadline, calls, stop)
-    share = -(-calls // len(works))
-    done: list[list[RawCall]] = [[] for _ in works]
+    if len(workloads) == 1:
+        return _loop(workloads[0], 0, deadline, calls, stop)
+    share = -(-calls // len(workloads))
+    done: list[list[RawCall]] = [[] for _ in workloads]
     failures: list[BaseException] = []
 
     def stream(index: int) -> None:
         try:
-            done[index] = _loop(works[index], index, deadline, share, stop)
-        except BaseException as error:  # handed to the thread that waits, which raises it
+            done[index] = _loop(workloads[index], index, deadline, share, stop)
+        except BaseException as error:  # the waiting thread raises it
             failures.append(error)
             stop.set()
 
-    threads = [threading.Thread(target=stream, args=(index,), daemon=True) for index in range(len(works))]
+    threads = [threading.Thread(target=stream, args=(index,), daemon=True) for index in range(len(workloads))]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -59,7 +59,7 @@ def run_streams(works: Sequence[Work], seconds: float, calls: int, stop: threadi
     return sorted((call for part in done for call in part), key=lambda call: call.start_ns)
 
 
-def _loop(work: Work, stream: int, deadline_ns: int, calls: int, stop: threading.Event) -> list[RawCall]:
+def _loop(work: Workload, stream: int, deadline_ns: int, calls: int, stop: threading.Event) -> list[RawCall]:
     done: list[RawCall] = []
     while not stop.is_set() and (len(done) < calls or time.perf_counter_ns() < deadline_ns):
         done.append(timed_call(work, stream))

@@ -1,4 +1,4 @@
-"""The figures of one measurement, and what a reader should know before trusting them."""
+"""The statistics of one measurement, with notes on whether they can be trusted."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,48 +15,51 @@ from internvl_edge.runtime.latency.measure.steady_state import RULE, TOLERANCE, 
 from internvl_edge.runtime.latency.sensors.device_state import DeviceSample, energy_j
 
 UNSTABLE_PERCENT = 5.0
-"""Coefficient of variation above which a mean says little. trtexec warns from 1 % of a device's own clock on, which a
-host that shares its cores never keeps."""
+"""Coefficient of variation above which a case is noted as unstable. trtexec warns above 1 % of times of the device's
+clock, which times of a host with shared cores always exceed."""
 _CORRELATED = 0.3
+"""Autocorrelation of neighbouring calls above which the intervals are noted as too narrow."""
 _ENQUEUE_BOUND = 0.8
-"""Of the compute time: trtexec's threshold."""
+"""Part of the compute time above which enqueueing is noted as the bottleneck: trtexec's threshold."""
 _CLOCK_DROP = 0.05
+"""Relative decrease of the clock above which it is noted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageSummary:
-    """One stage over all calls, per call."""
+    """Statistics of one stage of one graph over all calls."""
 
     stage: str
     graph: str
     on_device: bool
     per_call: float
-    """How often it ran in a call."""
+    """Mean number of spans in a call."""
     mean_ms: float
     median_ms: float
     share: float
-    """Of the host's time."""
+    """Part of the host's time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BoardSummary:
-    """What the board told during the measurement; None where it does not tell."""
+class DeviceSummary:
+    """Summary of the device's state during the measurement; None for values that the device does not report."""
 
     source: str
     readings: int
     power_w: float | None
     joule_per_row: float | None
-    """A row is a picture, or a text."""
+    """Energy for each row, that is, each picture or text."""
     temperature_c: float | None
-    """The highest."""
+    """Highest temperature."""
     clock_mhz: tuple[float, float] | None
-    """Lowest and highest."""
+    """Lowest and highest clock."""
     throttled: tuple[str, ...]
+    """Reasons for throttling, each once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """One case, ready to be written."""
+    """The statistics of one case."""
 
     measured: Measured
     host: Distribution
@@ -68,26 +71,27 @@ class Summary:
     throughput_qps: float
     rows_per_s: float
     stages: tuple[StageSummary, ...]
-    board: BoardSummary | None
+    board: DeviceSummary | None
     layers: tuple[LayerTime, ...]
     layer_info: Mapping[str, Any] | None
-    """The layers as TensorRT's engine inspector tells them; None where the backend does not."""
+    """Description of the layers in the form of TensorRT's engine inspector; None if the backend has none."""
     notes: tuple[str, ...]
+    """Sentences on what limits the meaning of the figures."""
 
     @property
     def title(self) -> str:
-        """Name, batch and streams."""
+        """Return a title with name, batch and streams."""
         streams = f", {self.measured.streams} streams" if self.measured.streams > 1 else ""
         return f"{self.measured.name}, batch {self.measured.batch}{streams}"
 
     @property
     def on_device(self) -> bool:
-        """Whether a device's own clock timed the work; a processor is timed by the host alone."""
+        """Return whether a device's own clock timed the work; a processor is timed by the host."""
         return any(span.on_device for call in self.measured.calls for span in call.spans)
 
     @property
     def host_ms(self) -> list[float]:
-        """The calls as the host saw them, in their order."""
+        """Return the time of each call on the host's clock, in order."""
         return [call.host.length_ms for call in self.measured.calls]
 
 
@@ -98,14 +102,14 @@ def summarize(
     layers: Sequence[LayerTime] = (),
     info: Mapping[str, Any] | None = None,
 ) -> Summary:
-    """Return the summary of a measurement; `source` names what read the board."""
+    """Return the summary of a measurement; `source` names the source of the readings of the device's state."""
     calls = measured.calls
     host = distribution([call.host.length_ms for call in calls], percents)
     enqueue = distribution([call.enqueue.length_ms for call in calls], percents)
     h2d = distribution([call.h2d.length_ms for call in calls], percents)
     compute = distribution([call.compute.length_ms for call in calls], percents)
     d2h = distribution([call.d2h.length_ms for call in calls], percents)
-    board = _board(measured, source)
+    board = _device_summary(measured, source)
     throughput = len(calls) / measured.wall_s if measured.wall_s > 0 else 0.0
     return Summary(
         measured=measured,
@@ -121,7 +125,7 @@ def summarize(
         board=board,
         layers=tuple(layers),
         layer_info=info,
-        notes=(*_notes(measured, host), *_bound_notes(enqueue, h2d, compute, d2h), *_board_notes(measured, board)),
+        notes=(*_notes(measured, host), *_bound_notes(enqueue, h2d, compute, d2h), *_device_notes(measured, board)),
     )
 
 
@@ -145,7 +149,7 @@ def _stages(calls: Sequence[Call], host_mean_ms: float) -> Iterator[StageSummary
         )
 
 
-def _board(measured: Measured, source: str) -> BoardSummary | None:
+def _device_summary(measured: Measured, source: str) -> DeviceSummary | None:
     samples = measured.samples
     if not samples:
         return None
@@ -153,7 +157,7 @@ def _board(measured: Measured, source: str) -> BoardSummary | None:
     rows = len(measured.calls) * measured.batch
     clocks = [sample.clock_mhz for sample in samples if sample.clock_mhz is not None]
     heat = [sample.temperature_c for sample in samples if sample.temperature_c is not None]
-    return BoardSummary(
+    return DeviceSummary(
         source=source,
         readings=len(samples),
         power_w=None if joule is None else joule / measured.wall_s,
@@ -193,7 +197,7 @@ def _bound_notes(enqueue: Distribution, h2d: Distribution, compute: Distribution
             yield f"throughput may be bound by {direction} copies rather than Compute Time"
 
 
-def _board_notes(measured: Measured, board: BoardSummary | None) -> Iterator[str]:
+def _device_notes(measured: Measured, board: DeviceSummary | None) -> Iterator[str]:
     if board is None:
         return
     if board.throttled:
@@ -203,7 +207,7 @@ def _board_notes(measured: Measured, board: BoardSummary | None) -> Iterator[str
 
 
 def clock_drop(samples: Sequence[DeviceSample]) -> float:
-    """Return how much the median clock of the last quarter lies below that of the first; 0 if by no more than 5 %."""
+    """Return the relative decrease of the median clock from the first to the last quarter; 0 if it is at most 5 %."""
     clocks = [sample.clock_mhz for sample in samples if sample.clock_mhz is not None]
     quarter = len(clocks) // 4
     if quarter == 0:

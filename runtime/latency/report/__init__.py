@@ -1,1 +1,1 @@
-"""What a measurement says, as text, HTML, JSON, and the files that other tools read."""
+"""Reports of measurements as text, HTML and JSON, and files for other tools."""

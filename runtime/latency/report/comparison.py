@@ -1,4 +1,4 @@
-"""Faster, slower or equal: a bootstrap interval of the ratio of two medians."""
+"""Comparison with a baseline: a bootstrap confidence interval of the ratio of two medians."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,36 +9,40 @@ import numpy as np
 from internvl_edge.runtime.latency.measure.steady_state import drift
 
 RESAMPLES = 2000
+"""Number of bootstrap resamples."""
 EQUAL = 1.02
-"""Ratios from 1 / 1.02 to 1.02 are equal: two runs of one bundle on one machine differ by so much for reasons of their
-own, which resampling the calls of either run cannot see."""
+"""Ratios from 1 / 1.02 to 1.02 count as equal: two runs of one bundle on one machine differ by so much, for reasons
+that resampling the calls of each run cannot show."""
 _BLOCKS = 20
+"""Smallest number of blocks into which a run is divided for resampling."""
 _SEED = 20231222
 _MOST_CALLS = 5000
-"""More calls are thinned evenly: the interval of a median over 5,000 is already far below `EQUAL`."""
+"""Largest number of resampled calls; longer runs are thinned evenly, as the interval is then far below `EQUAL`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """This run against an earlier one."""
+class Comparison:
+    """The result of comparing a run with an earlier one."""
 
     answer: Literal["faster", "slower", "equal"]
     ratio: float
-    """Of the medians, this over the earlier: below 1 is faster."""
+    """Median of this run over that of the earlier one: below 1 is faster."""
     low: float
+    """Lower bound of the ratio's confidence interval."""
     high: float
+    """Upper bound of the ratio's confidence interval."""
     margin: float
-    """Ratios from 1 / margin to margin tell nothing: `EQUAL`, or the drift of the run that drifts more."""
+    """Ratios from 1 / margin to margin count as equal: `EQUAL`, or the drift of the run that drifts more."""
     median_ms: float
     baseline_ms: float
 
 
-def verdict(times_ms: Sequence[float], baseline_ms: Sequence[float], confidence: float = 0.95) -> Verdict:
+def compare(times_ms: Sequence[float], baseline_ms: Sequence[float], confidence: float = 0.95) -> Comparison:
     """Compare two series of at least one call, each in its order.
 
-    Blocks of neighbouring calls are drawn, not single calls: latencies follow each other (clocks, other work), and a
-    bootstrap of single calls would be too sure. Blocks have n^(1/3) calls (Hall, Horowitz and Jing, 1995), or a
-    twentieth of the run where that is longer: other work on a machine comes and goes in seconds.
+    Blocks of neighbouring calls are resampled (block bootstrap): neighbouring latencies are correlated, through clocks
+    and other work, so resampling single calls would give too narrow an interval. Blocks have n^(1/3) calls (Hall,
+    Horowitz and Jing, 1995), or a twentieth of the run if that is longer, since other work on a machine lasts seconds.
     """
     rng = np.random.default_rng(_SEED)
     mine, theirs = _thinned(times_ms), _thinned(baseline_ms)
@@ -52,7 +56,7 @@ def verdict(times_ms: Sequence[float], baseline_ms: Sequence[float], confidence:
         answer = "faster"
     elif low > margin:
         answer = "slower"
-    return Verdict(
+    return Comparison(
         answer=answer,
         ratio=ratio,
         low=low,
@@ -64,7 +68,7 @@ def verdict(times_ms: Sequence[float], baseline_ms: Sequence[float], confidence:
 
 
 def _drift_factor(times: Sequence[float]) -> float:
-    """Return the drift as a factor of at least 1: calls that become twice as fast drift as much as the reverse."""
+    """Return the drift as a factor of at least 1, the same for calls that become twice as fast and twice as slow."""
     grown = 1 + drift(times)
     return max(grown, 1 / grown)
 
@@ -75,7 +79,7 @@ def _thinned(times: Sequence[float]) -> np.ndarray:
 
 
 def _medians(times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return the median of each resample, drawn in blocks that wrap around the end."""
+    """Return the median of each resample; blocks wrap around the end of the run."""
     count = len(times)
     block = max(round(count ** (1 / 3)), count // _BLOCKS, 1)
     offsets = np.arange(block)

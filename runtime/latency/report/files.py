@@ -1,4 +1,4 @@
-"""The files of a run: where each case goes, written whole or not at all."""
+"""The files of a run, each written completely or not at all."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -17,19 +17,19 @@ WHOLE: Mapping[str, Callable[[Report], str]] = {
     "html": page_html,
     "trace": lambda report: trace_json([case.measured for case in report.cases]),
 }
-"""Option -> content of a file that holds all cases."""
+"""Option -> function that returns the content of a file with all cases."""
 EACH: Mapping[str, Callable[[Summary], str]] = {
     "export_times": lambda case: times_json(case.measured.calls),
     "export_profile": lambda case: profile_json(case.layers),
     "export_layer_info": lambda case: json_text(case.layer_info) + "\n",
 }
-"""Option -> content of a file that holds one case, as trtexec's do."""
+"""Option -> function that returns the content of a file with one case, as trtexec writes it."""
 LAYERED = ("html", "export_profile", "export_layer_info")
-"""Options for which layers are told apart."""
+"""Options that need the times of layers."""
 
 
 def write_files(report: Report, paths: Mapping[str, Path | None]) -> list[Path]:
-    """Write what `paths` names by option, and return the files; layers only of cases that have some."""
+    """Write the files of all options in `paths`, and return them; files of layers only for cases with layers."""
     written = [write_text(path, WHOLE[option](report)) for option, path in paths.items() if path and option in WHOLE]
     for option, content in EACH.items():
         if path := paths.get(option):
@@ -40,7 +40,7 @@ def write_files(report: Report, paths: Mapping[str, Path | None]) -> list[Path]:
 
 
 def case_path(path: Path, case: Summary, many: bool) -> Path:
-    """Return the file of one case: `path` if it is the only one or a stream, otherwise ``times.vision-b1.json``."""
+    """Return the path for one case: `path` for an only case or a stream, otherwise as ``times.vision-b1.json``."""
     if not many or is_stream(path):
         return path
     measured = case.measured

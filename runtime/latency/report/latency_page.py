@@ -1,4 +1,4 @@
-"""A run of `bench` as one page that needs no network: figures, histograms, stages and layers of each case."""
+"""The HTML page of a run of `bench`: figures, histograms, stages and layers of each case; it needs no network."""
 
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -9,14 +9,14 @@ from internvl_edge.runtime.backends.layer_times.layers import LayerTime, ModuleT
 from internvl_edge.runtime.latency.measure.percentiles import CONFIDENCE, Distribution, Percentile
 from internvl_edge.runtime.latency.measure.steady_state import RULE
 from internvl_edge.runtime.latency.measure.summary import Summary
-from internvl_edge.runtime.latency.report.comparison import Verdict
+from internvl_edge.runtime.latency.report.comparison import Comparison
 from internvl_edge.runtime.latency.report.latency_report import (
     STAGE_HEAD,
     Report,
-    board_text,
+    comparison_text,
+    device_text,
     percentile_row,
     stage_rows,
-    verdict_text,
 )
 from internvl_edge.runtime.latency.report.svg import bars, histogram, timeline
 from internvl_edge.runtime.latency.report.trtexec import named_parts
@@ -28,7 +28,7 @@ _CLASSES = {"faster": "good", "slower": "bad", "equal": "soft"}
 
 
 def page_html(report: Report) -> str:
-    """Return the page."""
+    """Return the page of a report."""
     template = Template(files(__package__).joinpath(_TEMPLATE).read_text(encoding="utf-8"))
     return template.substitute(
         bundle=escape(report.bundle),
@@ -54,7 +54,7 @@ def _overview_row(report: Report, index: int, case: Summary) -> str:
         f"{case.measured.first_ms:.2f}",
         f"{case.host.variation_percent:.1f} %",
     ]
-    return f"<tr>{_cells(cells)}<td class=l>{_verdict(report.verdict_of(case))}</td></tr>"
+    return f"<tr>{_cells(cells)}<td class=l>{_comparison(report.comparison_of(case))}</td></tr>"
 
 
 def _case(report: Report, index: int, case: Summary) -> str:
@@ -65,7 +65,7 @@ def _case(report: Report, index: int, case: Summary) -> str:
         f'<h2 id="case{index}">{escape(case.title)}</h2>',
         f'<p class="soft">{escape(measured.shape)}</p>',
         f'<p class="settings">{escape(_pairs(measured.settings))}</p>',
-        f'<div class="answers">{"".join(_answers(report, case))}</div>',
+        f'<div class="answers">{"".join(_figures(report, case))}</div>',
         _notes(report, case),
         '<div class="parts">',
         _part("Latency", histogram(times, marks)),
@@ -91,32 +91,32 @@ def _part_rows(case: Summary) -> list[tuple[str, ...]]:
     ]
 
 
-def _answers(report: Report, case: Summary) -> Iterator[str]:
+def _figures(report: Report, case: Summary) -> Iterator[str]:
     measured = case.measured
-    yield _answer(
+    yield _figure(
         "How long does a call take?", f"{case.host.median_ms:.3f} ms", f"{_median_interval(case.host)}, median"
     )
-    yield _answer("How much in a second?", f"{case.rows_per_s:.1f}", f"{case.throughput_qps:.1f} calls")
-    yield _answer("And the first time?", f"{measured.first_ms:.2f} ms", f"after {measured.open_ms:.1f} ms to open")
+    yield _figure("How much in a second?", f"{case.rows_per_s:.1f}", f"{case.throughput_qps:.1f} calls")
+    yield _figure("And the first time?", f"{measured.first_ms:.2f} ms", f"after {measured.open_ms:.1f} ms to open")
     warm_up = measured.warm_up
     state = "yes" if warm_up.steady else '<span class="bad">not yet</span>'
-    yield _answer("Is it steady?", state, f"{warm_up.calls} calls, {warm_up.seconds:.1f} s of warm-up")
+    yield _figure("Is it steady?", state, f"{warm_up.calls} calls, {warm_up.seconds:.1f} s of warm-up")
     if case.board is not None and case.board.joule_per_row is not None:
-        yield _answer("What energy?", f"{case.board.joule_per_row * 1e3:.1f} mJ", f"a row, {case.board.power_w:.1f} W")
-    if (found := report.verdict_of(case)) is not None:
-        yield _answer("Against the baseline?", _verdict(found), f"{found.baseline_ms:.3f} ms then")
+        yield _figure("What energy?", f"{case.board.joule_per_row * 1e3:.1f} mJ", f"a row, {case.board.power_w:.1f} W")
+    if (found := report.comparison_of(case)) is not None:
+        yield _figure("Against the baseline?", _comparison(found), f"{found.baseline_ms:.3f} ms then")
 
 
-def _answer(question: str, answer: str, more: str) -> str:
+def _figure(question: str, answer: str, more: str) -> str:
     return f"<div>{escape(question)}<b>{answer}</b>{escape(more)}</div>"
 
 
 def _notes(report: Report, case: Summary) -> str:
     notes = [*case.notes]
     if case.board is not None:
-        notes.append(board_text(case.board))
-    if (found := report.verdict_of(case)) is not None:
-        notes.append(f"against the baseline: {verdict_text(found)}")
+        notes.append(device_text(case.board))
+    if (found := report.comparison_of(case)) is not None:
+        notes.append(f"against the baseline: {comparison_text(found)}")
         notes += [f"changed since the baseline: {change}" for change in report.changed_settings(case)]
     return f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>" if notes else ""
 
@@ -146,7 +146,7 @@ def _module_label(module: ModuleTime) -> str:
     return f"{module.mean_ms:.3f} ms, {module.share:.1%}  {', '.join(module.ops[:_MOST_OPS])}{more}"
 
 
-def _verdict(found: Verdict | None) -> str:
+def _comparison(found: Comparison | None) -> str:
     if found is None:
         return ""
     return f'<span class="{_CLASSES[found.answer]}">{found.answer}, x {found.ratio:.3f}</span>'

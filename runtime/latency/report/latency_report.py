@@ -1,4 +1,4 @@
-"""A run of `bench` as text for people and as JSON for programs and for a later ``--baseline``."""
+"""The report of a run of `bench`, as text for people and as JSON for programs and for a later ``--baseline``."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,8 +10,8 @@ from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.latency.measure.percentiles import CONFIDENCE, Distribution, Percentile
 from internvl_edge.runtime.latency.measure.stage_times import aligned
 from internvl_edge.runtime.latency.measure.steady_state import RULE
-from internvl_edge.runtime.latency.measure.summary import BoardSummary, Summary
-from internvl_edge.runtime.latency.report.comparison import Verdict, verdict
+from internvl_edge.runtime.latency.measure.summary import DeviceSummary, Summary
+from internvl_edge.runtime.latency.report.comparison import Comparison, compare
 from internvl_edge.runtime.latency.report.trtexec import distribution_text, summary_lines
 from internvl_edge.runtime.outputs.strict_json import json_text
 
@@ -19,12 +19,12 @@ SCHEMA = 1
 """Version of the JSON report."""
 
 Key = tuple[str, int, int]
-"""Name, batch and streams: what two runs are matched by."""
+"""Name, batch and streams of a case; cases of two runs with equal keys are compared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
-    """An earlier report, as far as a verdict needs it."""
+    """The times and settings of an earlier report."""
 
     times_ms: Mapping[Key, Sequence[float]]
     settings: Mapping[Key, Mapping[str, str]]
@@ -32,18 +32,18 @@ class Baseline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """One run of `bench`."""
+    """The results of one run of `bench`."""
 
     bundle: str
     precision: str
     host: Mapping[str, str]
     cases: tuple[Summary, ...] = ()
     stopped: bool = False
-    """Ctrl-C ended it: cases are missing, and the last one may be in part."""
+    """Whether Ctrl-C ended the run, so that cases are missing and the last one may be incomplete."""
     baseline: Baseline | None = None
 
     def with_case(self, case: Summary) -> "Report":
-        """Return the report with one case more."""
+        """Return the report with a further case."""
         return replace(self, cases=(*self.cases, case))
 
     def ended(self, *, stopped: bool) -> "Report":
@@ -52,14 +52,14 @@ class Report:
 
     def slower(self) -> list[str]:
         """Return the titles of the cases that are slower than the baseline."""
-        verdicts = [(case.title, self.verdict_of(case)) for case in self.cases]
-        return [title for title, found in verdicts if found is not None and found.answer == "slower"]
+        comparisons = [(case.title, self.comparison_of(case)) for case in self.cases]
+        return [title for title, found in comparisons if found is not None and found.answer == "slower"]
 
-    def verdict_of(self, case: Summary) -> Verdict | None:
-        """Return the verdict on a case that the baseline has too."""
+    def comparison_of(self, case: Summary) -> Comparison | None:
+        """Return the comparison of a case with the baseline; None if the baseline lacks the case."""
         if self.baseline is None or key_of(case) not in self.baseline.times_ms:
             return None
-        return verdict(case.host_ms, self.baseline.times_ms[key_of(case)])
+        return compare(case.host_ms, self.baseline.times_ms[key_of(case)])
 
     def changed_settings(self, case: Summary) -> list[str]:
         """Return the settings that differ from the baseline's, as ``threads: 4 -> 2``."""
@@ -72,17 +72,17 @@ class Report:
         ]
 
     def settings_of(self, case: Summary) -> dict[str, str]:
-        """Return all that changes the meaning of this case's numbers."""
+        """Return all settings without which the case's times cannot be compared."""
         return {**case.measured.settings, "precision": self.precision, **self.host}
 
 
 def key_of(case: Summary) -> Key:
-    """Return what a case is matched by."""
+    """Return the key of a case."""
     return case.measured.name, case.measured.batch, case.measured.streams
 
 
 def case_text(report: Report, case: Summary) -> str:
-    """Return one case: its settings, trtexec's lines, percentiles with their intervals, stages, notes, verdict."""
+    """Return the text of one case: settings, trtexec's lines, percentiles, stages, notes, comparison."""
     return "\n".join(_case_lines(report, case))
 
 
@@ -104,10 +104,10 @@ def _case_lines(report: Report, case: Summary) -> Iterator[str]:
         yield "Stages, per call:"
         yield from aligned([STAGE_HEAD, *stage_rows(case)], words=2)
     if case.board is not None:
-        yield board_text(case.board)
+        yield device_text(case.board)
     yield from (f"Note: {note}" for note in case.notes)
-    if (found := report.verdict_of(case)) is not None:
-        yield f"Against the baseline: {verdict_text(found)}"
+    if (found := report.comparison_of(case)) is not None:
+        yield f"Against the baseline: {comparison_text(found)}"
         yield from (f"Changed: {change}" for change in report.changed_settings(case))
     elif report.baseline is not None:
         yield "Against the baseline: it has no such case"
@@ -117,13 +117,13 @@ STAGE_HEAD = ("stage", "graph", "calls", "mean ms", "median ms", "share")
 
 
 def percentile_row(item: Percentile) -> tuple[str, str, str, str]:
-    """Return a percentile with its interval; a bound that the calls do not give is a dash."""
+    """Return a percentile and its interval as table cells; a missing bound is a dash."""
     low, high = ("-" if bound is None else f"{bound:.3f}" for bound in (item.low_ms, item.high_ms))
     return f"p{item.percent:g}", f"{item.value_ms:.3f}", low, high
 
 
 def stage_rows(case: Summary) -> list[tuple[str, ...]]:
-    """Return the stages of a case as rows under `STAGE_HEAD`; a star marks the device's clock."""
+    """Return the stages of a case as table rows under `STAGE_HEAD`; a star marks times of the device's clock."""
     return [
         (
             stage.stage + (" *" if stage.on_device else ""),
@@ -137,8 +137,8 @@ def stage_rows(case: Summary) -> list[tuple[str, ...]]:
     ]
 
 
-def board_text(board: BoardSummary) -> str:
-    """Return power, energy, heat and clock in one line."""
+def device_text(board: DeviceSummary) -> str:
+    """Return power, energy, temperature and clock as one line."""
     parts = [f"Board ({board.source}, {board.readings} readings):"]
     if board.power_w is not None and board.joule_per_row is not None:
         parts.append(f"{board.power_w:.2f} W, {board.joule_per_row * 1e3:.2f} mJ a row,")
@@ -149,8 +149,8 @@ def board_text(board: BoardSummary) -> str:
     return " ".join(parts).rstrip(",:")
 
 
-def verdict_text(found: Verdict) -> str:
-    """Return the verdict with what it rests on."""
+def comparison_text(found: Comparison) -> str:
+    """Return the comparison as text, with medians, ratio, interval and margin."""
     return (
         f"{found.answer} (median {found.median_ms:.3f} ms against {found.baseline_ms:.3f} ms,"
         f" ratio {found.ratio:.3f} [{found.low:.3f}, {found.high:.3f}],"
@@ -159,7 +159,7 @@ def verdict_text(found: Verdict) -> str:
 
 
 def report_json(report: Report) -> str:
-    """Return the report for programs."""
+    """Return the report as JSON."""
     content = {
         "schema": SCHEMA,
         "bundle": report.bundle,
@@ -176,7 +176,7 @@ def read_baseline(path: Path) -> Baseline:
     """Read a report that `report_json` wrote.
 
     Raises:
-        InputError: it is absent, not such a report, or of a newer schema.
+        InputError: The file is missing, no such report, or of a newer schema.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -195,7 +195,7 @@ def read_baseline(path: Path) -> Baseline:
 
 
 def _case_json(report: Report, case: Summary) -> dict[str, Any]:
-    measured, found = case.measured, report.verdict_of(case)
+    measured, found = case.measured, report.comparison_of(case)
     return {
         "name": measured.name,
         "graph": measured.graph,

@@ -1,4 +1,4 @@
-"""Small charts as inline SVG; their colours come from the page's style."""
+"""Small charts as inline SVG; the page's style sheet gives their colours."""
 
 from collections.abc import Sequence
 from html import escape
@@ -12,7 +12,7 @@ _MOST_POINTS = 500
 
 
 def histogram(times_ms: Sequence[float], marks: Sequence[tuple[str, float]]) -> str:
-    """Return how often each latency was seen, with marks at named values; the slowest 0.5 % share the last bar."""
+    """Return a histogram of latencies with marks at named values; the slowest 0.5 % are joined in the last bar."""
     times = np.asarray(times_ms, np.float64)
     top = float(np.percentile(times, 99.5))
     low = float(times.min())
@@ -41,7 +41,7 @@ def histogram(times_ms: Sequence[float], marks: Sequence[tuple[str, float]]) -> 
 
 
 def timeline(start_ms: Sequence[float], times_ms: Sequence[float]) -> str:
-    """Return the latency of each call over the time of the measurement; long runs are thinned to their extremes."""
+    """Return a chart of each call's latency over time; long runs are thinned to their extreme values."""
     starts, times = np.asarray(start_ms) / 1e3, np.asarray(times_ms)
     kept = _extremes(times)
     plot = _Plot(x=(0.0, max(float(starts.max()), 1e-6)), y=(0.0, float(times.max()) * 1.05))
@@ -53,7 +53,7 @@ def timeline(start_ms: Sequence[float], times_ms: Sequence[float]) -> str:
 
 
 def bars(rows: Sequence[tuple[str, float, str]]) -> str:
-    """Return horizontal bars: name, length as a share of the longest, and what to write behind it."""
+    """Return a chart of horizontal bars; each row has a name, a value and a label behind the bar."""
     longest = max((value for _, value, _ in rows), default=0.0) or 1.0
     height = 20
     parts = []
@@ -73,7 +73,7 @@ def bars(rows: Sequence[tuple[str, float, str]]) -> str:
 
 
 class _Plot:
-    """Where values lie in the picture."""
+    """The mapping of values to positions in the chart."""
 
     def __init__(self, x: tuple[float, float], y: tuple[float, float]) -> None:
         self._x, self._y = x, y
@@ -121,7 +121,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _bins(times: np.ndarray, top: float) -> int:
-    """Return the number of bins by Freedman and Diaconis, within limits."""
+    """Return the number of bins by the rule of Freedman and Diaconis, within limits."""
     first, third = np.percentile(times, (25, 75))
     width = 2 * (third - first) / len(times) ** (1 / 3)
     if width <= 0:
@@ -130,7 +130,7 @@ def _bins(times: np.ndarray, top: float) -> int:
 
 
 def _extremes(times: np.ndarray) -> np.ndarray:
-    """Return the indexes of the smallest and the largest of each of at most `_MOST_POINTS` / 2 neighbourhoods."""
+    """Return the indices of the smallest and largest value in each of at most `_MOST_POINTS` / 2 intervals."""
     if len(times) <= _MOST_POINTS:
         return np.arange(len(times))
     parts = np.array_split(np.arange(len(times)), _MOST_POINTS // 2)

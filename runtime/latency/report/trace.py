@@ -1,4 +1,4 @@
-"""Spans as a trace for Chrome's tracing page and Perfetto: the JSON array format of the Trace Event Format."""
+"""Spans as a trace for Chrome's tracing page and Perfetto, in the JSON array form of the Trace Event Format."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -8,11 +8,11 @@ from internvl_edge.runtime.outputs.strict_json import json_text
 from internvl_edge.runtime.stages import Span
 
 _DEVICE_TRACK = 1_000_000
-"""Added to a stream's number: the device's clock has a track of its own below the host's."""
+"""Number that is added to a stream's: times of the device's clock have a track of their own below the host's."""
 
 
 def trace_json(measured: Sequence[Measured]) -> str:
-    """Return the trace: a process for each case, a track for each stream and for the device's side of it."""
+    """Return the trace: a process for each case, with a track for each stream and one for its device's clock."""
     events = [event for pid, case in enumerate(measured, 1) for event in _events(pid, case)]
     return json_text({"traceEvents": events, "displayTimeUnit": "ms"}, indent=None)
 

@@ -1,7 +1,7 @@
-"""The lines and files that trtexec writes, so that its readers read ours: `sampleReporting.cpp` of TensorRT 8.6 to 10.
+"""Output in the form of trtexec, for tools that read its output: `sampleReporting.cpp` of TensorRT 8.6 to 10.
 
-Numbers are printed with six significant digits, as a C++ stream does. On a processor there is no time of a GPU and
-there are no copies; the summary has the other lines.
+Numbers have six significant digits, as in a C++ stream. On a processor there are no copies and no times of a GPU, so
+the summary lacks these lines.
 """
 
 import json
@@ -15,7 +15,7 @@ from internvl_edge.runtime.latency.measure.summary import Summary
 
 
 def summary_lines(summary: Summary) -> list[str]:
-    """Return the lines of its performance summary, names and order as there."""
+    """Return the lines of the performance summary, with trtexec's names and order."""
     compute_s = summary.compute.mean_ms * summary.compute.count / 1e3
     return [
         "=== Performance summary ===",
@@ -27,7 +27,7 @@ def summary_lines(summary: Summary) -> list[str]:
 
 
 def named_parts(summary: Summary) -> dict[str, Distribution]:
-    """Return the parts of a call by the names that trtexec gives them; on a processor those that there are."""
+    """Return the parts of a call by trtexec's names; on a processor, those that exist there."""
     if not summary.on_device:
         return {"Latency": summary.latency, _compute(summary): summary.compute}
     return {
@@ -44,7 +44,7 @@ def _compute(summary: Summary) -> str:
 
 
 def distribution_text(times: Distribution) -> str:
-    """Return ``min = 1 ms, max = 2 ms, mean = 1.5 ms, median = 1.5 ms, percentile(90%) = 1.9 ms``."""
+    """Return a text as ``min = 1 ms, max = 2 ms, mean = 1.5 ms, median = 1.5 ms, percentile(90%) = 1.9 ms``."""
     parts = [
         f"min = {_number(times.min_ms)} ms",
         f"max = {_number(times.max_ms)} ms",
@@ -56,13 +56,13 @@ def distribution_text(times: Distribution) -> str:
 
 
 def times_json(calls: Sequence[Call]) -> str:
-    """Return the file of ``--exportTimes``: start and end of each part of each call, and their lengths, in ms."""
+    """Return the content of ``--exportTimes``: start, end and length of each part of each call, in ms."""
     rows = [json.dumps(_times(call), separators=(", ", " : ")) for call in calls]
     return _array(rows)
 
 
 def profile_json(layers: Sequence[LayerTime]) -> str:
-    """Return the file of ``--exportProfile``: how many runs, then each layer."""
+    """Return the content of ``--exportProfile``: the number of runs, then each layer."""
     total = sum(layer.total_ms for layer in layers)
     count = max((len(layer.times_ms) for layer in layers), default=0)
     rows: list[dict[str, Any]] = [{"count": count}]
@@ -93,7 +93,7 @@ def _edges(part: Part) -> tuple[float, float]:
 
 
 def _array(rows: Sequence[str]) -> str:
-    """Return a JSON array with a row a line and the commas in front, as trtexec writes it."""
+    """Return a JSON array with one row on each line and commas at their start, as trtexec writes it."""
     lines = [f"{', ' if index else '  '}{_spaced(row)}" for index, row in enumerate(rows)]
     return "\n".join(["[", *lines, "]"]) + "\n"
 
@@ -107,5 +107,5 @@ def _number(value: float) -> str:
 
 
 def _rounded(value: float) -> float:
-    """Return the value to a nanosecond, where the clock ends."""
+    """Return the value in ms rounded to a nanosecond, the resolution of the clock."""
     return round(value, 6)

@@ -1,1 +1,1 @@
-"""Clocks, temperatures, power and throttling of the board while it is measured."""
+"""Readings of power, temperature, clock and throttling of the device during a measurement."""

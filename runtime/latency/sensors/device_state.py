@@ -1,4 +1,4 @@
-"""What the board says of itself while it works: power, temperature, clock and why it slows down."""
+"""The state of a device during a measurement: power, temperature, clock and reasons for throttling."""
 
 import threading
 import time
@@ -9,19 +9,19 @@ from itertools import pairwise
 from typing import Protocol
 
 INTERVAL_S = 0.1
-"""Boards update their power reading about ten times a second."""
+"""Seconds between two readings: devices update their power about ten times a second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceSample:
-    """One reading; None where the board does not tell."""
+    """One reading; None for values that the device does not report."""
 
     time_ns: int
     power_w: float | None = None
     temperature_c: float | None = None
     clock_mhz: float | None = None
     throttled: tuple[str, ...] = ()
-    """Reasons for a clock below the wanted one, in words."""
+    """Reasons for a clock below the requested one."""
 
 
 class Sensor(Protocol):
@@ -29,20 +29,20 @@ class Sensor(Protocol):
 
     @property
     def name(self) -> str:
-        """Return which library or program answers."""
+        """Return the name of the library or program."""
         ...
 
     def read(self) -> DeviceSample:
-        """Return the reading of now; it may wait for one up to a second."""
+        """Return the current reading; it may wait for one for up to a second."""
         ...
 
     def close(self) -> None:
-        """Let the source go."""
+        """Close the source."""
         ...
 
 
 class DeviceMonitor:
-    """Reads a sensor from a thread of its own while something is measured; without a sensor it sees nothing."""
+    """Reads a sensor in a thread of its own during a measurement; without a sensor there are no readings."""
 
     def __init__(self, sensor: Sensor | None, interval_s: float = INTERVAL_S) -> None:
         self.sensor = sensor
@@ -50,7 +50,7 @@ class DeviceMonitor:
 
     @contextmanager
     def during(self) -> Iterator[Sequence[DeviceSample]]:
-        """Collect readings into the list that is given, one at least, until the block ends."""
+        """Yield a list to which readings, at least one, are added until the block ends."""
         samples: list[DeviceSample] = []
         if self.sensor is None:
             yield samples
@@ -72,15 +72,15 @@ class DeviceMonitor:
                 return
 
     def close(self) -> None:
-        """Let the sensor go."""
+        """Close the sensor."""
         if self.sensor is not None:
             self.sensor.close()
 
 
 def energy_j(samples: Sequence[DeviceSample], start_ns: int, end_ns: int) -> float | None:
-    """Return the energy between two times by the trapezoid rule; readings at the edges are held.
+    """Return the energy in joules between two times, by the trapezoid rule; None for fewer than two readings of power.
 
-    None where fewer than two readings carry a power.
+    Before the first and after the last reading, the power counts as constant.
     """
     points = [(sample.time_ns, sample.power_w) for sample in samples if sample.power_w is not None]
     if len(points) < 2 or end_ns <= start_ns:
@@ -91,7 +91,7 @@ def energy_j(samples: Sequence[DeviceSample], start_ns: int, end_ns: int) -> flo
 
 
 def _power_at(points: Sequence[tuple[int, float]], stamp: int) -> float:
-    """Return the power at a time, between its neighbours, or that of the nearest reading outside."""
+    """Return the power at a time, interpolated between readings, or that of the nearest reading outside them."""
     if stamp <= points[0][0]:
         return points[0][1]
     for before, after in pairwise(points):
@@ -102,7 +102,7 @@ def _power_at(points: Sequence[tuple[int, float]], stamp: int) -> float:
 
 
 def now_ns() -> int:
-    """Return the time on the clock of the spans."""
+    """Return the current time on the clock of the spans."""
     return time.perf_counter_ns()
 
 
@@ -113,9 +113,10 @@ _REASONS = {
     0x40: "hardware thermal slowdown",
     0x80: "hardware power brake",
 }
-"""Idle (0x1), application clocks (0x2), sync boost (0x10) and display clocks (0x100) are settings, not distress."""
+"""Bit of NVML's throttle reasons -> text. Left out are idle (0x1), application clocks (0x2), sync boost (0x10) and
+display clocks (0x100), which are settings and no throttling."""
 
 
 def reasons(mask: int) -> tuple[str, ...]:
-    """Return the reasons whose bits are set."""
+    """Return the reasons whose bits are set in `mask`."""
     return tuple(text for bit, text in _REASONS.items() if mask & bit)

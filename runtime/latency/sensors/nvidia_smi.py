@@ -1,4 +1,4 @@
-"""Readings of an NVIDIA GPU by the driver's own program, where NVML's package is not installed."""
+"""Readings of an NVIDIA GPU from the driver's program nvidia-smi, for machines without NVML's Python package."""
 
 import shutil
 import subprocess
@@ -10,10 +10,10 @@ _TIMEOUT_S = 5
 
 
 class NvidiaSmiSensor:
-    """The first GPU; each reading starts the program, which takes tens of milliseconds.
+    """A sensor of the first GPU; each reading starts the program, which takes tens of milliseconds.
 
     Raises:
-        OSError: the program or a GPU is not there.
+        OSError: The program or a GPU is missing.
     """
 
     name = "nvidia-smi"
@@ -26,14 +26,14 @@ class NvidiaSmiSensor:
         self._ask()
 
     def read(self) -> DeviceSample:
-        """Return the reading of now; one that fails is empty."""
+        """Return the current reading, without values if the program fails."""
         try:
             return parse_line(self._ask(), now_ns())
         except OSError:
             return DeviceSample(time_ns=now_ns())
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing, since nothing stays open."""
 
     def _ask(self) -> str:
         try:
@@ -44,7 +44,7 @@ class NvidiaSmiSensor:
 
 
 def parse_line(text: str, time_ns: int) -> DeviceSample:
-    """Return the reading of one line of `FIELDS`; ``[N/A]`` and other words are None."""
+    """Return the reading of one line of `FIELDS`; ``[N/A]`` and other words become None."""
     cells = [cell.strip() for cell in text.strip().split("\n")[0].split(",")]
     power, temperature, clock, mask = (*cells, "", "", "", "")[:4]
     return DeviceSample(

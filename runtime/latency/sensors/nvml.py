@@ -1,4 +1,4 @@
-"""Readings of an NVIDIA GPU through NVML, by the package nvidia-ml-py (it is imported as `pynvml`)."""
+"""Readings of an NVIDIA GPU through NVML, with the package nvidia-ml-py, whose module is `pynvml`."""
 
 from importlib import import_module
 from typing import Any
@@ -7,11 +7,11 @@ from internvl_edge.runtime.latency.sensors.device_state import DeviceSample, now
 
 
 class NvmlSensor:
-    """The first GPU.
+    """A sensor of the first GPU.
 
     Raises:
-        ImportError: the package is not installed.
-        OSError: the driver or a GPU is not there.
+        ImportError: The package is not installed.
+        OSError: The driver or a GPU is missing.
     """
 
     name = "NVML"
@@ -26,7 +26,7 @@ class NvmlSensor:
             raise OSError(str(error)) from error
 
     def read(self) -> DeviceSample:
-        """Return the reading of now; what this GPU does not support is None."""
+        """Return the current reading; values that this GPU does not support are None."""
         nvml, gpu = self._nvml, self._gpu
         power_mw = self._asked(nvml.nvmlDeviceGetPowerUsage, gpu)
         mask = self._asked(nvml.nvmlDeviceGetCurrentClocksThrottleReasons, gpu)
@@ -39,11 +39,11 @@ class NvmlSensor:
         )
 
     def close(self) -> None:
-        """Let NVML go."""
+        """Shut down NVML."""
         self._nvml.nvmlShutdown()
 
     def _asked(self, question: Any, *arguments: Any) -> Any:
         try:
             return question(*arguments)
         except self._nvml.NVMLError:
-            return None  # this GPU does not tell; the others still count
+            return None  # this GPU does not support the value

@@ -1,4 +1,4 @@
-"""Readings of a Jetson by its own program `tegrastats`, which prints a line each interval."""
+"""Readings of a Jetson from its program `tegrastats`, which prints a line in each interval."""
 
 import re
 import shutil
@@ -8,17 +8,17 @@ import threading
 from internvl_edge.runtime.latency.sensors.device_state import INTERVAL_S, DeviceSample, now_ns
 
 _WHOLE = ("VDD_IN", "POM_5V_IN")
-"""The rail in front of all others, where a module has one."""
+"""Rails that supply the whole module; not every module has one."""
 _BEHIND = ("VDDQ_VDD2_1V8AO",)
-"""Fed from a rail that is listed too (VIN_SYS_5V0 of AGX Orin): adding it would count it twice."""
+"""Rails that another listed rail supplies (VIN_SYS_5V0 of AGX Orin); adding them would count their power twice."""
 _FIRST_LINE_S = 2.0
 
 
 class TegrastatsSensor:
-    """The board, by the latest line.
+    """A sensor that gives the values of the program's latest line.
 
     Raises:
-        OSError: the program is not there or prints nothing.
+        OSError: The program is missing or prints nothing.
     """
 
     name = "tegrastats"
@@ -38,7 +38,7 @@ class TegrastatsSensor:
             raise OSError("tegrastats prints nothing")
 
     def read(self) -> DeviceSample:
-        """Return the latest reading, with the time at which it came."""
+        """Return the latest reading, with the time of its line."""
         return self._latest or DeviceSample(time_ns=now_ns())
 
     def close(self) -> None:
@@ -55,7 +55,7 @@ class TegrastatsSensor:
 def parse_line(line: str, time_ns: int) -> DeviceSample:
     """Return the reading of one line of L4T 32 to 36: milliwatts with or without their unit, clocks with or without [].
 
-    Without a rail for the whole module its power is the sum of the rails that it lists: less than a meter shows.
+    If no rail supplies the whole module, the power is the sum of the listed rails, which is less than the true power.
     """
     rails = {name: int(value) for name, value in re.findall(r"\b([A-Z][A-Z0-9_]*) (\d+)(?:mW)?/\d+(?:mW)?(?!\w)", line)}
     rails = {name: value for name, value in rails.items() if name not in ("RAM", "SWAP", "IRAM", *_BEHIND)}

@@ -12,7 +12,7 @@ from internvl_edge.commands.bench import bench
 from internvl_edge.runtime.backends import SessionOptions
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.latency.bench import BenchOptions
-from internvl_edge.runtime.latency.cases import Chosen
+from internvl_edge.runtime.latency.cases import CaseSelection
 from internvl_edge.runtime.latency.measure.measure import MeasureOptions
 from internvl_edge.runtime.latency.measure.summary import Summary, summarize
 from tests.unit.commands.conftest import Invoke, Replace
@@ -33,10 +33,10 @@ class Measuring:
     def __init__(self) -> None:
         self.compute_ms = 5.0
         self.stops = False
-        self.chosen: Chosen | None = None
+        self.chosen: CaseSelection | None = None
         self.options: BenchOptions | None = None
 
-    def cases_of(self, model: object, chosen: Chosen, folder: Path) -> list[str]:
+    def cases_of(self, model: object, chosen: CaseSelection, folder: Path) -> list[str]:
         assert folder.is_dir()
         self.chosen = chosen
         return ["vision", "text"]
@@ -63,7 +63,7 @@ def measuring(monkeypatch: pytest.MonkeyPatch, model: Mock) -> Measuring:
 def test_defaults(invoke: Invoke, model: Mock, measuring: Measuring) -> None:
     done = invoke(bench, "b")
     model.opened.assert_called_once_with(Path("b"), backend="auto", batch_size=1, options=SessionOptions(streams=1))
-    assert measuring.chosen == Chosen()
+    assert measuring.chosen == CaseSelection()
     assert measuring.options == BenchOptions(measure=MeasureOptions(seconds=10.0, calls=10, streams=1))
     assert done.exit_code == 0
     assert done.stdout.startswith("b (int8), 2 cases\n\n--- vision, batch 2: ")
@@ -78,7 +78,7 @@ def test_options_reach_sessions_cases_and_measurement(invoke: Invoke, model: Moc
     invoke(bench, asked)
     settings = SessionOptions(threads=2, bf16=True, cuda_graph=False, spin=True, streams=3)
     model.opened.assert_called_once_with(Path("b"), backend="openvino", batch_size=8, options=settings)
-    assert measuring.chosen == Chosen(graphs=("vision",), tasks=("image", "text"), batches=(1, 8), streams=3)
+    assert measuring.chosen == CaseSelection(graphs=("vision",), tasks=("image", "text"), batches=(1, 8), streams=3)
     assert measuring.options == BenchOptions(
         measure=MeasureOptions(seconds=2.5, calls=7, streams=3), percents=(50.0, 99.9)
     )

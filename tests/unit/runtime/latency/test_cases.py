@@ -6,7 +6,7 @@ from pathlib import Path
 from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.bundle.manifest import Manifest, TensorSpec
 from internvl_edge.runtime.inspect.graph_stats import axis_sizes
-from internvl_edge.runtime.latency.cases import Chosen, cases_of, possible_tasks
+from internvl_edge.runtime.latency.cases import CaseSelection, cases_of, possible_tasks
 from internvl_edge.runtime.model import InternVL
 from tests.unit.runtime.graph_uses import USES
 from tests.unit.runtime.tiny_bundle import MODEL, write_bundle
@@ -37,7 +37,7 @@ def open_model(folder: Path) -> InternVL:
 
 
 def test_each_graph_is_measured_in_each_of_its_phases(tmp_path: Path) -> None:
-    cases = cases_of(open_model(tmp_path / "bundle"), Chosen(batches=(2,)), tmp_path)
+    cases = cases_of(open_model(tmp_path / "bundle"), CaseSelection(batches=(2,)), tmp_path)
     assert [(case.name, case.shape, case.rows) for case in cases] == [
         ("vision_graph", "2 x 3 x 4 x 4", "pictures"),
         ("query_graph", "2 x 1 vision tokens", "pictures"),
@@ -55,7 +55,7 @@ def test_requests_of_texts_need_a_tokenizer_and_their_graphs(tmp_path: Path, bun
     tower = InternVL.open(write_bundle(tmp_path / "tower", ("vision",), MODEL, bundle_folder / "tokenizer.model"))
     assert possible_tasks(whole) == ("image", "text", "caption")
     assert possible_tasks(tower) == ("image",)
-    requests = cases_of(whole, Chosen(tasks=("text", "caption")), tmp_path)
+    requests = cases_of(whole, CaseSelection(tasks=("text", "caption")), tmp_path)
     assert [(case.name, case.rows) for case in requests] == [("request text", "texts"), ("request caption", "pictures")]
 
 

@@ -20,7 +20,7 @@ from internvl_edge.runtime.bundle.engines import EngineRecord, GraphEngines, Pla
 from internvl_edge.runtime.bundle.manifest import FileInfo, GraphInfo, Manifest, TensorSpec
 from internvl_edge.runtime.errors import BundleError, InputError
 from internvl_edge.runtime.package.folders import new_folder
-from internvl_edge.runtime.package.model_config import Word, config_text
+from internvl_edge.runtime.package.model_config import EnumValue, config_text
 from internvl_edge.runtime.package.options import RepositoryOptions
 from internvl_edge.runtime.package.ray_config import RayServeOptions, write_config
 from internvl_edge.runtime.package.repository import write_repository
@@ -174,7 +174,7 @@ def test_text_is_what_protobuf_reads() -> None:
     text = config_text({"name": 'say "é"\n', "max_batch_size": 4, "input": [{"name": "x", "dims": [2, -1]}]})
     read = text_format.Parse(text, model_config_pb2.ModelConfig())
     assert (read.name, read.max_batch_size, list(read.input[0].dims)) == ('say "é"\n', 4, [2, -1])
-    assert config_text({"kind": Word("KIND_CPU"), "on": True}) == "kind: KIND_CPU\non: true\n"
+    assert config_text({"kind": EnumValue("KIND_CPU"), "on": True}) == "kind: KIND_CPU\non: true\n"
 
 
 def test_graphs_run_on_tritons_onnxruntime(bundle: Path, tmp_path: Path) -> None:

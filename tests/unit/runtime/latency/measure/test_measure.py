@@ -7,22 +7,22 @@ import numpy as np
 import pytest
 
 from internvl_edge.runtime.latency.measure.measure import Case, MeasureOptions, Opened, measure
-from internvl_edge.runtime.latency.measure.streams import Work, run_streams, timed_call
+from internvl_edge.runtime.latency.measure.streams import Workload, run_streams, timed_call
 from internvl_edge.runtime.latency.sensors.device_state import DeviceMonitor, DeviceSample
 from internvl_edge.runtime.stages import COMPUTE, Stages
 from tests.tolerances import HANG_S, SPAN_MICROSECONDS
 from tests.unit.runtime.latency_fakes import SleepingSession
 
 
-def work_of(session: SleepingSession) -> Work:
+def work_of(session: SleepingSession) -> Workload:
     def call(stages: Stages) -> None:
         session.run({}, stages=stages)
 
     return call
 
 
-def case_of(works: list[Work]) -> Case:
-    opened = Opened(works=works, settings={"backend": "sleeping"})
+def case_of(workloads: list[Workload]) -> Case:
+    opened = Opened(workloads=workloads, settings={"backend": "sleeping"})
     return Case(name="graph", graph="graph", phase="", batch=1, shape="1", rows="rows", open=lambda: opened)
 
 

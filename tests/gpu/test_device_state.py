@@ -1,4 +1,4 @@
-"""What the board tells of itself while it works, and what a measurement makes of it."""
+"""The readings of a device's state during a measurement, and what a measurement makes of them."""
 
 import time
 
