@@ -11,16 +11,19 @@ A run that was ended goes on where it was: faults that stand in the file given b
 
 import ast
 import json
+import multiprocessing
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -32,12 +35,15 @@ from cosmic_ray.plugins import get_operator, operator_names
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("calib", "export/canonical", "export/checkpoint", "runtime/tasks")
 """What makes a wrong answer when it is wrong: ranges and codes, passes, weights, and the tasks with generation."""
+SERVER = multiprocessing.get_context("forkserver")
+LOADED = ("onnx", "onnx_ir", "onnxruntime", "onnxscript", "torch", "transformers")
+"""What most tests import, and what takes seconds to: it is loaded once, and each run of tests is a fork."""
 NEAR = ("tests/unit/", "tests/parity/")
 """Where tests stand that need no whole bundle."""
 SILENT = frozenset(("strict", "slots", "frozen", "kw_only"))
 """Arguments that change no result of a right program."""
-SECONDS = 300
-"""After which a run of the near tests counts as failed: they take less than a tenth of that."""
+SECONDS = 900
+"""After which a run of the near tests counts as endless: alone on a machine they take less than a tenth of that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +63,17 @@ class Outcome:
     """What the near tests made of it."""
 
     fault: Fault
-    caught: bool
+    result: str
+    """`failed`, `endless`, `passed`, or `no tests` where none is near."""
     tests: int
-    """Test files that ran."""
+    """Test files that are near."""
+    change: str
+    """The line after the change."""
+
+    @property
+    def caught(self) -> bool:
+        """Whether a test failed, or did not end."""
+        return self.result in ("failed", "endless")
 
 
 def operators() -> list[str]:
@@ -72,10 +86,11 @@ def operators() -> list[str]:
 def faults(file: Path) -> Iterator[Fault]:
     """Yield every fault that can be made in `file`."""
     source = file.read_text(encoding="utf-8")
-    tree, hidden = get_ast(source), _hidden(ast.parse(source))
+    hidden = _hidden(ast.parse(source))
+    nodes = list(_nodes(get_ast(source)))
     for name in operators():
-        operator = get_operator(name)()
-        places = [place for node in _nodes(tree) for place in operator.mutation_positions(node)]
+        positions = get_operator(name)().mutation_positions
+        places = (place for node in nodes for place in positions(node))
         for occurrence, (start, _) in enumerate(places):
             if not any(first <= start < last for first, last in hidden):
                 where = file.relative_to(ROOT).as_posix()
@@ -95,25 +110,32 @@ def drawn(count: int, seed: int) -> list[Fault]:
 
 
 def near_tests(file: str) -> list[str]:
-    """Return the test files that import `file`; if there are none, those that import what imports it."""
-    module = _module(file)
-    if tests := _importers({module}, "tests"):
-        return tests
-    users = {_module(path) for room in ("export", "calib", "runtime") for path in _importers({module}, room)}
-    return _importers(users, "tests")
+    """Return the test files that import `file`; if there are none, those that import what imports it, and so on."""
+    modules, seen = {_module(file)}, set[str]()
+    while modules:
+        if tests := _importers(modules, "tests"):
+            return tests
+        seen |= modules
+        modules = {
+            _module(path) for room in ("export", "calib", "runtime") for path in _importers(modules, room)
+        } - seen
+    return []
 
 
 def outcome(fault: Fault, tree: Path) -> Outcome:
     """Return what the near tests make of `fault`, made in the copy `tree` and mended after it."""
     tests = near_tests(fault.file)
+    _check_sound(tuple(tests), tree)
     path = tree / fault.file
     source = path.read_text(encoding="utf-8")
-    path.write_text(mutate_code(source, get_operator(fault.operator)(), fault.occurrence), encoding="utf-8")
+    changed = mutate_code(source, get_operator(fault.operator)(), fault.occurrence)
+    path.write_text(changed, encoding="utf-8")
     try:
-        caught = not tests or not _passes(tests, tree)
+        result = _result(tests, tree) if tests else "no tests"
     finally:
         path.write_text(source, encoding="utf-8")
-    return Outcome(fault=fault, caught=caught and bool(tests), tests=len(tests))
+    line = changed.splitlines()[fault.line - 1].strip()
+    return Outcome(fault=fault, result=result, tests=len(tests), change=line)
 
 
 @click.command()
@@ -126,6 +148,7 @@ def main(count: int, seed: int, jobs: int, out: Path) -> None:
     chosen = drawn(count, seed)
     done = {entry.fault: entry for entry in _read(out)}
     waiting = [fault for fault in chosen if fault not in done]
+    SERVER.set_forkserver_preload(list(LOADED))
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder, out.open("a", encoding="utf-8") as lines:
         trees: SimpleQueue[Path] = SimpleQueue()
         for number in range(jobs):
@@ -143,6 +166,7 @@ def main(count: int, seed: int, jobs: int, out: Path) -> None:
                 done[entry.fault] = entry
                 lines.write(json.dumps(asdict(entry)) + "\n")
                 lines.flush()
+                click.echo(f"{len(done)} of {len(chosen)}: {entry.result}: {entry.fault.file}", err=True)
     _print([done[fault] for fault in chosen])
 
 
@@ -157,9 +181,8 @@ def _print(entries: list[Outcome]) -> None:
     for entry in entries:
         if not entry.caught:
             fault = entry.fault
-            click.echo(
-                f"not caught: {fault.file}:{fault.line}:{fault.column} {fault.operator} ({entry.tests} test files)"
-            )
+            click.echo(f"{entry.result}, {entry.tests} test files: {fault.file}:{fault.line}:{fault.column}")
+            click.echo(f"  {fault.operator.removeprefix('core/')}: {entry.change}")
 
 
 def _folder(entry: Outcome) -> str:
@@ -183,19 +206,38 @@ def _copied(tree: Path) -> Path:
     return tree
 
 
-def _passes(tests: list[str], tree: Path) -> bool:
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
-    try:
-        done = subprocess.run(
-            command, cwd=tree, capture_output=True, timeout=SECONDS, check=False, env=_environment(tree)
-        )
-    except subprocess.TimeoutExpired:
-        return False
-    return done.returncode == 0
+@cache
+def _check_sound(tests: tuple[str, ...], tree: Path) -> None:
+    """Refuse tests that fail without a fault: they would seem to catch every one."""
+    if tests and _result(tests, tree) != "passed":
+        raise click.ClickException(f"{' '.join(tests)}: fail as they are; repair them first")
 
 
-def _environment(tree: Path) -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(tree / ".import"), "PYTHONDONTWRITEBYTECODE": "1"}
+def _result(tests: Sequence[str], tree: Path) -> str:
+    process = SERVER.Process(target=_run, args=(tests, tree))
+    process.start()
+    process.join(SECONDS)
+    if process.exitcode is None:
+        os.killpg(int(process.pid or 0), signal.SIGKILL)
+        process.join()
+        return "endless"
+    return "failed" if process.exitcode else "passed"
+
+
+def _run(tests: Sequence[str], tree: Path) -> None:
+    """Run tests on the copy `tree` in a process that has loaded the large libraries already."""
+    os.setsid()
+    os.chdir(tree)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nothing, stream)
+    sys.path.insert(0, str(tree / ".import"))
+    os.environ |= {"PYTHONPATH": str(tree / ".import"), "PYTHONDONTWRITEBYTECODE": "1"}
+    sys.dont_write_bytecode = True
+    import pytest
+
+    loaded = "ignore::pytest.PytestAssertRewriteWarning"  # a plugin came with a library, before pytest
+    os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-W", loaded, *tests]))
 
 
 def _module(file: str) -> str:
@@ -208,16 +250,19 @@ def _importers(modules: set[str], room: str) -> list[str]:
     found = []
     for path in sorted((ROOT / room).rglob("*.py")):
         name = path.relative_to(ROOT).as_posix()
-        if room == "tests" and not (
-            path.name.startswith("test_") and name.startswith(("tests/unit/", "tests/parity/"))
-        ):
+        if room == "tests" and not (name.startswith(NEAR) and path.name.startswith("test_")):
             continue
-        if modules & set(_imports(ast.parse(path.read_text(encoding="utf-8")))):
+        if modules & _imports(path):
             found.append(name)
     return found
 
 
-def _imports(tree: ast.Module) -> Iterator[str]:
+@cache
+def _imports(path: Path) -> frozenset[str]:
+    return frozenset(_imported(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+def _imported(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
