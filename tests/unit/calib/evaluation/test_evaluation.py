@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 
 from internvl_edge.calib.data.dataset import DataSet, open_data
-from internvl_edge.calib.evaluation import EvalOptions, EvalReport, cosines, evaluate, evaluation_text, score
+from internvl_edge.calib.evaluation import EvalReport, cosines, evaluation_text, score
 from internvl_edge.calib.evaluation.features import Features, measure
+from internvl_edge.calib.evaluation.options import EvalOptions
+from internvl_edge.calib.evaluation.run import evaluate
 from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.bundle.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, ModelInfo, TextInfo, VisionInfo
 from internvl_edge.runtime.errors import BundleError, InputError
