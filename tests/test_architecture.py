@@ -86,42 +86,64 @@ ORDER = {
 }
 """Room -> its folders, and the files at its top: each imports itself and what stands after it."""
 TESTED_THROUGH: dict[str, str] = {
-    "export/blockwise/streamed.py": "to be tested",
-    "export/blockwise/widen.py": "to be tested",
-    "export/canonical/axes.py": "to be tested",
-    "export/canonical/opset.py": "to be tested",
-    "export/canonical/tensor_specs.py": "to be tested",
-    "export/check/block_runners.py": "to be tested",
-    "export/check/verification_inputs.py": "to be tested",
-    "export/check/verification_stage.py": "to be tested",
-    "export/checkpoint/adapters.py": "to be tested",
-    "export/checkpoint/config/config_tables.py": "to be tested",
-    "export/checkpoint/files/agreement.py": "to be tested",
-    "export/checkpoint/files/hub.py": "to be tested",
-    "export/checkpoint/files/json_file.py": "to be tested",
-    "export/checkpoint/files/pointers.py": "to be tested",
-    "export/checkpoint/files/weight_files.py": "to be tested",
-    "export/checkpoint/shapes.py": "to be tested",
-    "export/dialects/dialect.py": "to be tested",
-    "export/models/families/common_fields.py": "to be tested",
-    "export/models/families/rope.py": "to be tested",
-    "export/models/graph_modules/connector.py": "to be tested",
-    "export/models/graph_modules/decoder.py": "to be tested",
-    "export/models/graph_modules/itm.py": "to be tested",
-    "export/models/graph_modules/query.py": "to be tested",
-    "export/models/graph_modules/text.py": "to be tested",
-    "export/models/graph_modules/vision.py": "to be tested",
-    "export/models/pool.py": "to be tested",
-    "export/numerics/calibrated.py": "to be tested",
-    "export/numerics/values.py": "to be tested",
-    "export/plugins/functions.py": "to be tested",
-    "export/plugins/kernels/codes.py": "to be tested",
-    "export/plugins/kernels/tiles.py": "to be tested",
-    "export/plugins/tiling/tiles_table.py": "to be tested",
-    "export/plugins/work.py": "to be tested",
-    "export/quantization.py": "to be tested",
-    "export/run/export_run.py": "to be tested",
-    "export/store_graphs.py": "to be tested",
+    "export/blockwise/streamed.py": (
+        "tests/unit/export/blockwise/test_torch_outputs.py: one part of a model after another, changed or not"
+    ),
+    "export/canonical/opset.py": (
+        "tests/e2e/test_bundle_readers.py: two numbers, which other readers find in every exported graph"
+    ),
+    "export/check/block_runners.py": (
+        "tests/e2e/test_compare.py: its runners need the graphs of a bundle and the checkpoint"
+    ),
+    "export/check/verification_stage.py": (
+        "tests/e2e/test_overflow.py: a stage of an export, with graphs that overflow and graphs that differ"
+    ),
+    "export/checkpoint/adapters.py": (
+        "tests/unit/export/checkpoint/test_adapters.py: an adapter is opened with its checkpoint"
+    ),
+    "export/checkpoint/config/config_tables.py": (
+        "tests/unit/export/checkpoint/config/test_config_json.py: a table, asserted by what reads it"
+    ),
+    "export/checkpoint/files/weight_files.py": (
+        "tests/unit/export/checkpoint/test_weight_files.py: which files hold weights is asked by open_checkpoint"
+    ),
+    "export/checkpoint/shapes.py": "tests/unit/export/checkpoint/test_opening.py: weights without a config are opened",
+    "export/dialects/dialect.py": "tests/unit/export/dialects/test_dialect.py: what it offers is the folder's own",
+    "export/models/families/rope.py": "tests/unit/export/models/families/test_rope.py: its fields are part of a config",
+    "export/models/graph_modules/connector.py": (
+        "tests/parity/test_torch_golden.py: against recorded outputs, by its row of the table of graphs"
+    ),
+    "export/models/graph_modules/decoder.py": (
+        "tests/parity/test_torch_golden.py: against recorded outputs, by its row of the table of graphs"
+    ),
+    "export/models/graph_modules/itm.py": (
+        "tests/parity/test_torch_golden.py: against recorded outputs, by its row of the table of graphs"
+    ),
+    "export/models/graph_modules/query.py": (
+        "tests/parity/test_torch_golden.py: against recorded outputs, by its row of the table of graphs"
+    ),
+    "export/models/graph_modules/text.py": (
+        "tests/parity/test_torch_golden.py: against recorded outputs, by its row of the table of graphs"
+    ),
+    "export/models/graph_modules/vision.py": (
+        "tests/parity/test_torch_golden.py: against recorded outputs, by its row of the table of graphs"
+    ),
+    "export/models/pool.py": "tests/parity/test_torch_golden.py: against recorded embeddings, which it makes",
+    "export/plugins/functions.py": (
+        "tests/unit/export/dialects/test_plugin_attention.py: outputs are those of the pattern it stands for"
+    ),
+    "export/plugins/kernels/codes.py": (
+        "tests/parity/plugins/test_vit_attention.py: Triton functions run inside of a kernel only"
+    ),
+    "export/plugins/kernels/tiles.py": (
+        "tests/parity/plugins/test_vit_attention.py: Triton functions run inside of a kernel only"
+    ),
+    "export/plugins/tiling/tiles_table.py": (
+        "tests/unit/export/plugins/test_families.py: a generated table, asserted by what reads it"
+    ),
+    "export/quantization.py": "tests/e2e/test_gate.py: a stage of an export",
+    "export/run/export_run.py": "tests/e2e/test_cli.py: an export is opened with its checkpoint and its samples",
+    "export/store_graphs.py": "tests/e2e/test_internvl_c_bundle.py: a stage of an export",
     "runtime/backends/layer_times/openvino.py": (
         "tests/unit/runtime/backends/layer_times/test_layer_info.py: it reads objects that"
         " only OpenVINO's sessions give"
