@@ -47,9 +47,11 @@ class TegrastatsSensor:
         self._process.wait()
 
     def _follow(self) -> None:
-        for line in self._process.stdout or ():
-            self._latest = parse_line(line, now_ns())
-            self._arrived.set()
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                self._latest = parse_line(line, now_ns())
+                self._arrived.set()
 
 
 def parse_line(line: str, time_ns: int) -> DeviceSample:
