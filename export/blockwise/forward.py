@@ -18,9 +18,10 @@ from internvl_edge.calib.data.inputs import CalibrationInputs
 from internvl_edge.calib.heap import trim_heap
 from internvl_edge.calib.model import BlockObserver
 from internvl_edge.export.blockwise.streamed import Fetch, Loader
-from internvl_edge.export.models.config import ModelConfig, QllamaConfig
-from internvl_edge.export.models.families.internvit import VISION_BLOCK
-from internvl_edge.export.models.families.qllama import HEAD, qllama_blocks
+from internvl_edge.export.models.config import ModelConfig
+from internvl_edge.export.models.families import FAMILIES
+from internvl_edge.export.models.families.family import BlockStack, Head
+from internvl_edge.export.models.families.internvit import VISION_STACK
 from internvl_edge.export.models.graph_modules.specs import Stream
 from internvl_edge.export.models.graphs import GRAPHS, graph_row
 from internvl_edge.export.models.internvl import InternVLModel
@@ -51,11 +52,12 @@ class TorchBlockwiseForward:
         with torch.device("meta"):
             self._model = InternVLModel(config).eval()
         self._loader = Loader(fetch, compute)
-        self._streams = _text_streams(self._model, inputs, graphs)
-        self.blocks = _blocks(config, graphs, bool(self._streams))
+        self._streams = _streams(self._model, inputs, graphs)
+        self._stack_of = _blocks(config, self._streams)
+        self.blocks = list(self._stack_of)
         self.position = 0
         self.states: dict[str, Tensor] = {}
-        self._started = False
+        self._entered: BlockStack | None = None
 
     def resume(self, position: int, states: dict[str, Tensor]) -> None:
         """Continue at the `position` and `states` of an earlier run on the same inputs."""
@@ -72,82 +74,72 @@ class TorchBlockwiseForward:
     def step(self, observer: BlockObserver) -> str:
         """Run all samples through the next block, and return the block's path."""
         path = self.blocks[self.position]
-        if self.position == 0:
-            self.states["vision"] = self._embedded_pictures()
-        if not path.startswith("vision_model") and not self._started:
-            self._loader.free()
-            self._start_streams()
-            self._started = True
-        if path == HEAD:
-            self._head(observer)
+        stack = self._stack_of[path]
+        if stack is not self._entered:
+            self._enter(stack)
+            self._entered = stack
+        if stack.head is not None and path == stack.head.path:
+            self._head(stack.head, observer)
         else:
-            self._block(path, observer)
+            self._block(path, stack, observer)
         self.position += 1
         trim_heap()
         return path
 
-    def _block(self, path: str, observer: BlockObserver) -> None:
+    def _enter(self, stack: BlockStack) -> None:
+        """Load what `stack` needs outside of its blocks, and start its streams; the embeddings are unloaded again."""
+        self._loader.free()
+        loader = Loader(self._fetch, self._compute)
+        for name in stack.kept:
+            self._load_kept(name, loader)
+        absent = [name for name in self._of_stack(stack) if name not in self.states]
+        if absent:
+            embeddings = self._model.get_submodule(stack.embeddings)
+            loader.load(stack.embeddings, embeddings)
+            self.states |= {name: self._streams[name].start().float() for name in absent}
+            loader.unload(embeddings)
+
+    def _load_kept(self, name: str, loader: Loader) -> None:
+        """Load the module or the parameter `name`, if the model has it."""
+        parameter = dict(self._model.named_parameters(recurse=False)).get(name)
+        if parameter is not None:
+            value = torch.empty(parameter.shape)
+            self._fetch(name, value)
+            setattr(self._model, name, nn.Parameter(value, requires_grad=False))
+        elif "." in name:
+            loader.load(name, self._model.get_submodule(name))
+
+    def _of_stack(self, stack: BlockStack) -> list[str]:
+        return [name for name in self._streams if graph_row(name).stack is stack]
+
+    def _block(self, path: str, stack: BlockStack, observer: BlockObserver) -> None:
         layer = self._model.get_submodule(path)
         self._loader.load(path, layer)
         try:
             with _observed(layer, path, observer), self._arithmetic():
-                if path.startswith("vision_model"):
-                    self._vision(path, layer, observer)
-                else:
-                    for chunk in self._text_chunks():
-                        chunk.advance(path, layer, observer)
+                for chunk in self._chunks_of(stack):
+                    chunk.advance(path, layer, observer)
         finally:
             self._loader.unload(layer)
 
-    def _vision(self, path: str, layer: nn.Module, observer: BlockObserver) -> None:
-        states = self.states["vision"]
-        for rows in _chunks(states, self._config.vision.intermediate_size):
-            observer.enter("vision", rows.stop - rows.start, None)
-            states[rows] = layer(states[rows])
-            observer.leave(path, states[rows])
-
-    def _embedded_pictures(self) -> Tensor:
-        embeddings = self._model.vision_model.embeddings
-        path, loader = "vision_model.embeddings", Loader(self._fetch)
-        loader.load(path, embeddings)
-        pixels = torch.from_numpy(self._inputs.pixel_values)
-        states = torch.cat([embeddings(part) for part in torch.split(pixels, 8)])
-        loader.unload(embeddings)
-        return states
-
-    def _start_streams(self) -> None:
-        """Load the parts of QLLaMA outside of its blocks and start the streams; embeddings are unloaded again."""
-        text = self._model.qllama.model
-        loader = Loader(self._fetch, self._compute)
-        loader.load("qllama.model.rotary", text.rotary)
-        if hasattr(self._model, "query_tokens"):
-            value = torch.empty(self._model.query_tokens.shape)
-            self._fetch("query_tokens", value)
-            self._model.query_tokens = nn.Parameter(value, requires_grad=False)
-        absent = {name: stream for name, stream in self._streams.items() if name not in self.states}
-        if absent:
-            loader.load("qllama.model.embed_tokens", text.embed_tokens)
-            self.states |= {name: stream.start().float() for name, stream in absent.items()}
-            loader.unload(text.embed_tokens)
-
-    def _text_chunks(self) -> Iterator["_Chunk"]:
-        width = self._config.need(QllamaConfig).intermediate_size
-        for name, stream in self._streams.items():
-            if graph_row(name).continues in self._streams:
+    def _chunks_of(self, stack: BlockStack) -> Iterator["_Chunk"]:
+        names = self._of_stack(stack)
+        for name in names:
+            if graph_row(name).continues in names:
                 continue  # it runs together with the graph whose cache it reads
-            followers = {other: s for other, s in self._streams.items() if graph_row(other).continues == name}
-            for rows in _chunks(self.states[name], width):
-                yield _Chunk(self._model, self.states, rows, name, {name: stream, **followers})
+            streams = {other: self._streams[other] for other in names if graph_row(other).continues == name}
+            for rows in _chunks(self.states[name], stack.width(self._config)):
+                yield _Chunk(self._model, stack, self.states, rows, name, {name: self._streams[name], **streams})
 
-    def _head(self, observer: BlockObserver) -> None:
-        norm = self._model.qllama.model.norm
+    def _head(self, head: Head, observer: BlockObserver) -> None:
+        norm = self._model.get_submodule(head.norm)
         loader = Loader(self._fetch)
-        loader.load("qllama.model.norm", norm)
+        loader.load(head.norm, norm)
         name = next(name for name in self._streams if graph_row(name).has_head)
         stream, states = self._streams[name], self.states[name]
         for rows in _chunks(states, states.shape[2]):
             observer.enter(name, rows.stop - rows.start, stream.valid(rows))
-            observer.linear(HEAD, norm(states[rows]))
+            observer.linear(head.path, norm(states[rows]))
         loader.unload(norm)
 
     @contextmanager
@@ -164,6 +156,7 @@ class _Chunk:
     """Some samples of a stream, and of the streams that continue from its cache."""
 
     model: InternVLModel
+    stack: BlockStack
     states: dict[str, Tensor]
     rows: slice
     name: str
@@ -171,27 +164,28 @@ class _Chunk:
     """Graph -> its stream: the chunk's own, and those that continue from its cache."""
 
     def advance(self, path: str, layer: nn.Module, observer: BlockObserver) -> None:
+        """Run the samples through `layer`, whose path is `path`."""
         cache = self._through(self.name, None, path, layer, observer)
         for name in self.streams:
             if name != self.name:
                 self._through(name, cache, path, layer, observer)
 
-    def _through(self, name: str, past: Cache | None, path: str, layer: nn.Module, observer: BlockObserver) -> Cache:
-        stream, vision = self.streams[name], None
-        if "vision_states" in graph_row(name).feeds:
-            vision = self.states["vision"][self.rows]
-        held = past[0].shape[2] if past is not None else 0
-        context = stream.context(self.rows, vision, held)
+    def _through(
+        self, name: str, past: Cache | None, path: str, layer: nn.Module, observer: BlockObserver
+    ) -> Cache | None:
+        stream, attended = self.streams[name], graph_row(name).attends_to
+        states = self.states[attended][self.rows] if attended is not None else None
+        context = stream.context(self.rows, states, past[0].shape[2] if past is not None else 0)
         observer.enter(name, self.rows.stop - self.rows.start, stream.valid(self.rows))
-        x, cache = layer(self.states[name][self.rows], context, self.model.qllama.model.rotary, past)
-        self.states[name][self.rows] = x
+        rows, cache = self.stack.run(self.model, layer, self.states[name][self.rows], context, past)
+        self.states[name][self.rows] = rows
         observer.leave(path, self.states[name][self.rows])
-        result: Cache = cache
+        result: Cache | None = cache
         return result
 
 
-def _text_streams(model: InternVLModel, inputs: CalibrationInputs, graphs: tuple[str, ...]) -> dict[str, Stream]:
-    """Return the streams of `graphs` that `inputs` has samples for, and the streams whose cache these read."""
+def _streams(model: InternVLModel, inputs: CalibrationInputs, graphs: tuple[str, ...]) -> dict[str, Stream]:
+    """Return the streams of the tower, of the `graphs` that there are samples for, and of those that these continue."""
     rows = {name: graph_row(name) for name in graphs}
     asked = {
         name
@@ -199,21 +193,26 @@ def _text_streams(model: InternVLModel, inputs: CalibrationInputs, graphs: tuple
         if row.stream is not None and (row.use.ids is None or inputs.ids(row.use.ids) is not None)
     }
     asked |= {row.continues for name, row in rows.items() if name in asked and row.continues is not None}
+    asked |= {row.name for row in GRAPHS if row.stack is VISION_STACK}
+    pixels = torch.from_numpy(inputs.pixel_values)
     streams = {}
     for row in GRAPHS:
         if row.name in asked and row.stream is not None:
             ids = inputs.ids(row.use.ids) if row.use.ids is not None else None
-            held = torch.from_numpy(ids) if ids is not None else None
-            streams[row.name] = row.stream(model, len(inputs.pixel_values), held)
+            streams[row.name] = row.stream(model, pixels, torch.from_numpy(ids) if ids is not None else None)
     return streams
 
 
-def _blocks(config: ModelConfig, graphs: tuple[str, ...], texts: bool) -> list[str]:
-    blocks = [VISION_BLOCK.format(index) for index in range(config.vision.num_layers)]
-    if texts and config.find(QllamaConfig) is not None:
-        blocks += qllama_blocks(config)
-        if any(graph_row(name).has_head for name in graphs):
-            blocks.append(HEAD)
+def _blocks(config: ModelConfig, streams: Mapping[str, Stream]) -> dict[str, BlockStack]:
+    """Return the path of every block that the streams pass, in the order of the forward -> its stack."""
+    blocks: dict[str, BlockStack] = {}
+    rows = [graph_row(name) for name in streams]
+    for stack in (family.stack for family in FAMILIES):
+        passing = [row for row in rows if row.stack is stack]
+        if stack is not None and passing:
+            blocks |= dict.fromkeys(stack.blocks(config), stack)
+            if stack.head is not None and any(row.has_head for row in passing):
+                blocks[stack.head.path] = stack
     return blocks
 
 

@@ -17,7 +17,7 @@ from internvl_edge.export.blockwise.torch_outputs import torch_outputs
 from internvl_edge.export.checkpoint import Checkpoint
 from internvl_edge.export.checkpoint.fingerprint import fingerprint
 from internvl_edge.export.checkpoint.store.weight_sources import whole
-from internvl_edge.export.models.config import ModelConfig, QllamaConfig
+from internvl_edge.export.models.config import ModelConfig
 from internvl_edge.export.models.graphs import available_graphs, graph_row
 from internvl_edge.export.models.sites import block_of, model_sites
 from internvl_edge.runtime.bundle.tokenizer import Tokenizer
@@ -47,8 +47,7 @@ class BlockwiseModel:
     @property
     def vocabulary(self) -> int | None:
         """Size of the vocabulary; None if the model takes no texts."""
-        text = self.config.find(QllamaConfig)
-        return text.vocab_size if text is not None else None
+        return self.config.vocabulary
 
     @property
     def values_per_picture(self) -> int:

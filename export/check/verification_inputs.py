@@ -12,7 +12,7 @@ from internvl_edge.export.blockwise.streamed import Change
 from internvl_edge.export.blockwise.torch_outputs import torch_outputs
 from internvl_edge.export.check.graph_inputs import inputs_of
 from internvl_edge.export.checkpoint.store.weight_sources import Source
-from internvl_edge.export.models.config import ModelConfig, QllamaConfig
+from internvl_edge.export.models.config import ModelConfig
 from internvl_edge.export.models.graphs import graph_row
 from internvl_edge.export.run.samples import Samples
 from internvl_edge.runtime.bundle.graph_roles import Ids
@@ -73,7 +73,9 @@ class VerificationInputs:
 
     def _random_ids(self, rows: int, length: int) -> np.ndarray:
         """Return seeded random ids ``[rows, length]`` that begin with bos; later rows are shorter and padded with 0."""
-        ids = random_ids(rows, length, self._config.need(QllamaConfig).vocab_size)
+        vocabulary = self._config.vocabulary
+        assert vocabulary is not None
+        ids = random_ids(rows, length, vocabulary)
         for row in range(rows):
             ids[row, max(2, length - 3 * row) :] = 0
         return ids

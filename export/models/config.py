@@ -30,6 +30,11 @@ class PartConfig:
         """Refuse what cannot be built, with a CheckpointError."""
         _refuse(self.part, [*_not_positive(self, *self.positive)] or [*self._findings()])
 
+    @property
+    def vocabulary(self) -> int | None:
+        """Number of token ids that the part knows; None: it takes no texts."""
+        return None
+
     def _findings(self) -> Iterator[str]:
         """Yield what contradicts itself, once all of `positive` are above 0."""
         yield from ()
@@ -117,6 +122,11 @@ class QllamaConfig(PartConfig):
                 yield f"{name} {getattr(self, name)} is outside the vocabulary of {self.vocab_size}"
 
     @property
+    def vocabulary(self) -> int:
+        """Number of token ids."""
+        return self.vocab_size
+
+    @property
     def head_dim(self) -> int:
         """Channels of one head."""
         return self.hidden_size // self.num_heads
@@ -197,6 +207,11 @@ class ModelConfig:
     def vision(self) -> VisionConfig:
         """The tower."""
         return self.need(VisionConfig)
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Number of token ids that the model knows; None: it takes no texts."""
+        return next((part.vocabulary for part in self.parts if part.vocabulary is not None), None)
 
     @property
     def pictures(self) -> Preprocessing:

@@ -7,6 +7,9 @@ import torch
 from torch import nn
 
 from internvl_edge.export.models.config import ConnectorConfig, ModelConfig, QllamaConfig
+from internvl_edge.export.models.families.family import BlockStack
+from internvl_edge.export.models.families.internvit import VISION_STACK
+from internvl_edge.export.models.families.qllama import QLLAMA_STACK
 from internvl_edge.export.models.graph_modules import connector, decoder, itm, query, text, vision
 from internvl_edge.export.models.graph_modules.specs import (
     PAST,
@@ -58,7 +61,9 @@ class GraphRow:
     fewest_rows: Callable[[ModelConfig], int] = lambda config: 1
     """Gives the fewest rows that its self-attention sees in a call."""
     stream: StreamOf | None = None
-    """Takes samples through QLLaMA block by block; None: the graph runs none of its blocks."""
+    """Takes samples through `stack` block by block; None: nothing of the graph is measured."""
+    stack: BlockStack | None = None
+    """The blocks that its samples pass."""
     has_head: bool = False
     """Whether the language model's head follows its last block."""
     quantized: bool = True
@@ -70,6 +75,11 @@ class GraphRow:
     def name(self) -> str:
         """The name of its file."""
         return EXPORTED_AS[self.use.role]
+
+    @property
+    def attends_to(self) -> str | None:
+        """The graph whose residual stream its layers attend to."""
+        return self.fed_by if "vision_states" in self.feeds and self.stack is not None else None
 
     @property
     def continues(self) -> str | None:
@@ -99,6 +109,8 @@ GRAPHS: tuple[GraphRow, ...] = (
         module=vision,
         has_weights=lambda config: True,
         fewest_rows=lambda config: config.vision.tokens,
+        stream=vision.stream,
+        stack=VISION_STACK,
         sensitivity_output="vision_states",
     ),
     GraphRow(
@@ -109,6 +121,7 @@ GRAPHS: tuple[GraphRow, ...] = (
         feeds=_STATES,
         fewest_rows=_queries,
         stream=query.stream,
+        stack=QLLAMA_STACK,
         sensitivity_output="query_states",
     ),
     GraphRow(
@@ -116,6 +129,7 @@ GRAPHS: tuple[GraphRow, ...] = (
         module=text,
         has_weights=_reads_texts,
         stream=text.stream,
+        stack=QLLAMA_STACK,
         sensitivity_output="text_embeds",
     ),
     GraphRow(
@@ -132,6 +146,7 @@ GRAPHS: tuple[GraphRow, ...] = (
         feeds={PAST: PRESENT},
         fewest_rows=lambda config: _queries(config) + 1,
         stream=decoder.stream,
+        stack=QLLAMA_STACK,
         has_head=True,
         sensitivity_output="logits",
     ),
@@ -144,6 +159,7 @@ GRAPHS: tuple[GraphRow, ...] = (
         leading_queries=True,
         fewest_rows=lambda config: _queries(config) + 1,
         stream=itm.stream,
+        stack=QLLAMA_STACK,
     ),
     GraphRow(
         use=GraphUse(role=CONNECTOR, rows="pictures"),

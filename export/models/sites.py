@@ -13,5 +13,5 @@ def model_sites(config: ModelConfig) -> list[Site]:
 def block_of(site: Site) -> str:
     """Return the path of the block that holds `site`; a head is its own."""
     family = next(family for family in FAMILIES if family.owns(site.name))
-    block = family.block.format(site.block) if family.block is not None else ""
+    block = family.stack.path.format(site.block) if family.stack is not None else ""
     return block if site.name.startswith(f"{block}.") else site.name

@@ -62,6 +62,40 @@ class StoredShapes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """A linear behind the last block, and the norm before it, by their module paths."""
+
+    path: str
+    norm: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockStack:
+    """The blocks of a part, and how samples pass through them one block at a time."""
+
+    path: str
+    """Module path of a block, with ``{}`` for its index."""
+    count: Callable[[ModelConfig], int]
+    """Return the number of blocks."""
+    width: Callable[[ModelConfig], int]
+    """Return the number of values in the widest activation of one row."""
+    embeddings: str
+    """Module path of what gives the rows before the first block; its weights are in memory only while it does."""
+    run: Callable[[Any, nn.Module, Tensor, Any, Any], tuple[Tensor, Any]]
+    """Return the rows after a block, and its cache, from the model, the block, the rows before it, what the layers see
+    beside them, and the cache that the rows continue.
+    """
+    kept: tuple[str, ...] = ()
+    """Module paths and parameters outside of the blocks that all blocks need."""
+    head: Head | None = None
+    """What stands behind the last block, where it is quantized."""
+
+    def blocks(self, model: ModelConfig) -> tuple[str, ...]:
+        """Return the module paths of the blocks in order."""
+        return tuple(self.path.format(index) for index in range(self.count(model)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
     """One kind of part. `kind` is the class of its config; every function takes or gives a config of that class."""
 
@@ -88,8 +122,8 @@ class Family:
     """Return the name of a head that may be stored tied, and that of the table which then is the head too."""
     sites: Callable[[ModelConfig], Iterator[Site]] = lambda model: iter(())
     """Yield the linears that are quantized, in the order of the forward."""
-    block: str | None = None
-    """Module path of a block, with ``{}`` for its index."""
+    stack: BlockStack | None = None
+    """Its blocks; None: it has none."""
     plain_root: tuple[str, str] | None = None
     """The beginning of most names in plain-PyTorch files, as ``blocks.``, and of the official ones."""
     plain_names: tuple[tuple[re.Pattern[str], str], ...] = ()

@@ -20,6 +20,7 @@ from internvl_edge.export.models.families.common_fields import (
     square,
 )
 from internvl_edge.export.models.families.family import (
+    BlockStack,
     ConfigSource,
     Family,
     Module,
@@ -190,6 +191,14 @@ def _block_sites(config: VisionConfig, index: int) -> Iterator[Site]:
     yield site("fc2", fc2, None, config.intermediate_size, f"{path}.ls2")
 
 
+VISION_STACK = BlockStack(
+    path=VISION_BLOCK,
+    count=lambda model: model.vision.num_layers,
+    width=lambda model: model.vision.intermediate_size,
+    embeddings="vision_model.embeddings",
+    run=lambda model, block, rows, context, past: (block(rows), None),
+)
+
 INTERNVIT = Family(
     name="internvit",
     kind=VisionConfig,
@@ -201,7 +210,7 @@ INTERNVIT = Family(
     modules=_modules,
     computed=_computed,
     sites=_sites,
-    block=VISION_BLOCK,
+    stack=VISION_STACK,
     plain_root=("blocks.", VISION_BLOCK.format("")),
     plain_names=(
         (re.compile(r"^cls_token$"), "vision_model.embeddings.class_embedding"),

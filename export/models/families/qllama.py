@@ -28,8 +28,10 @@ from internvl_edge.export.models.families.common_fields import (
     token_ids,
 )
 from internvl_edge.export.models.families.family import (
+    BlockStack,
     ConfigSource,
     Family,
+    Head,
     Module,
     Shapes,
     StoredShapes,
@@ -107,11 +109,6 @@ QLLAMA = FieldTable(
     },
 )
 """``cross_attention_frequency`` is overwritten by the top level's on loading (MODEL.md T2)."""
-
-
-def qllama_blocks(model: ModelConfig) -> tuple[str, ...]:
-    """Return the paths of the blocks of QLLaMA in order."""
-    return tuple(QLLAMA_BLOCK.format(index) for index in range(model.need(QllamaConfig).num_layers))
 
 
 def _read(source: ConfigSource, parts: Sequence[PartConfig]) -> QllamaConfig:
@@ -284,6 +281,16 @@ def _head(text: QllamaConfig) -> Site:
     )
 
 
+QLLAMA_STACK = BlockStack(
+    path=QLLAMA_BLOCK,
+    count=lambda model: model.need(QllamaConfig).num_layers,
+    width=lambda model: model.need(QllamaConfig).intermediate_size,
+    embeddings="qllama.model.embed_tokens",
+    run=lambda model, block, rows, context, past: block(rows, context, model.qllama.model.rotary, past),
+    kept=("qllama.model.rotary", _QUERIES),
+    head=Head(path=HEAD, norm="qllama.model.norm"),
+)
+
 QLLAMA_FAMILY = Family(
     name="qllama",
     kind=QllamaConfig,
@@ -296,7 +303,7 @@ QLLAMA_FAMILY = Family(
     computed=_computed,
     tied=_tied,
     sites=_sites,
-    block=QLLAMA_BLOCK,
+    stack=QLLAMA_STACK,
     plain_root=("transformer.", "qllama.model."),
     unused=(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$",),
 )

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from internvl_edge.export.models.config import QllamaConfig
-from internvl_edge.export.models.families.qllama import qllama_blocks
+from internvl_edge.export.models.families.qllama import QLLAMA_STACK
 from internvl_edge.export.models.graph_modules.specs import (
     PAST,
     PRESENT,
@@ -60,22 +60,22 @@ def inputs(options: GraphOptions) -> tuple[GraphInput, ...]:
     shape = ("batch", qllama.num_heads, "past", qllama.head_dim)
     mask = GraphInput(name="attention_mask", dtype=torch.int64, shape=("batch", "total"))
     positions = GraphInput(name="position_ids", dtype=torch.int64, shape=("batch", "length"))
-    names = cache_names(options.config, PAST)
+    names = cache_names(qllama.num_layers, PAST)
     past = (GraphInput(name=name, dtype=options.dtype, shape=shape) for name in names)
     return (input_ids("batch"), mask, positions, *past)
 
 
 def outputs(options: GraphOptions) -> tuple[str, ...]:
     """Return the logits, and the cache with the new rows."""
-    return ("logits", *cache_names(options.config, PRESENT))
+    return ("logits", *cache_names(options.config.need(QllamaConfig).num_layers, PRESENT))
 
 
 def blocks(options: GraphOptions) -> tuple[str, ...]:
     """Return all blocks of QLLaMA."""
-    return qllama_blocks(options.config)
+    return QLLAMA_STACK.blocks(options.config)
 
 
-def stream(model: InternVLModel, pictures: int, ids: Tensor | None) -> Stream:
+def stream(model: InternVLModel, pixel_values: Tensor, ids: Tensor | None) -> Stream:
     """Return the stream of captions ``[B, n]`` behind the rows that are cached."""
     assert ids is not None
     known, graph = ids, DecoderGraph(model, torch.float32)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from internvl_edge.export.models.families.qllama import qllama_blocks
+from internvl_edge.export.models.families.qllama import QLLAMA_STACK
 from internvl_edge.export.models.graph_modules.specs import (
     GraphInput,
     GraphOptions,
@@ -69,10 +69,10 @@ def outputs(options: GraphOptions) -> tuple[str, ...]:
 
 def blocks(options: GraphOptions) -> tuple[str, ...]:
     """Return all blocks of QLLaMA."""
-    return qllama_blocks(options.config)
+    return QLLAMA_STACK.blocks(options.config)
 
 
-def stream(model: InternVLModel, pictures: int, ids: Tensor | None) -> Stream:
+def stream(model: InternVLModel, pixel_values: Tensor, ids: Tensor | None) -> Stream:
     """Return the stream of queries with the texts ``[B, L]`` behind them."""
     assert ids is not None
     known, graph = ids, ItmGraph(model, torch.float32)

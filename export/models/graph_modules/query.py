@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from internvl_edge.export.models.families.qllama import qllama_blocks
+from internvl_edge.export.models.config import QllamaConfig
+from internvl_edge.export.models.families.qllama import QLLAMA_STACK
 from internvl_edge.export.models.graph_modules.specs import (
     PRESENT,
     GraphInput,
@@ -51,15 +52,15 @@ def inputs(options: GraphOptions) -> tuple[GraphInput, ...]:
 
 def outputs(options: GraphOptions) -> tuple[str, ...]:
     """Return the pooled feature, the states, and the cache."""
-    return ("query_embeds", "query_states", *cache_names(options.config, PRESENT))
+    return ("query_embeds", "query_states", *cache_names(options.config.need(QllamaConfig).num_layers, PRESENT))
 
 
 def blocks(options: GraphOptions) -> tuple[str, ...]:
     """Return all blocks of QLLaMA."""
-    return qllama_blocks(options.config)
+    return QLLAMA_STACK.blocks(options.config)
 
 
-def stream(model: InternVLModel, pictures: int, ids: Tensor | None) -> Stream:
+def stream(model: InternVLModel, pixel_values: Tensor, ids: Tensor | None) -> Stream:
     """Return the stream of the queries; it takes no ids."""
     graph = QueryGraph(model)
 
@@ -67,4 +68,4 @@ def stream(model: InternVLModel, pictures: int, ids: Tensor | None) -> Stream:
         assert vision is not None
         return graph.context(vision)
 
-    return Stream(lambda: model.query_tokens.repeat(pictures, 1, 1), context, lambda rows: None)
+    return Stream(lambda: model.query_tokens.repeat(len(pixel_values), 1, 1), context)

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from internvl_edge.export.models.config import ModelConfig, QllamaConfig
+from internvl_edge.export.models.config import ModelConfig
 from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.export.models.qllama import Context
 
@@ -62,18 +62,18 @@ class GraphModule(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """How samples of a graph pass through the blocks of QLLaMA one by one."""
+    """How samples of a graph pass through the blocks of a stack one by one."""
 
     start: Callable[[], Tensor]
-    """Gives the residual stream ``[B, n, Ht]`` before the first block; reads embeddings."""
-    context: Callable[[slice, Tensor | None, int], Context]
-    """Gives what the layers see of some samples, from their vision states and the number of rows that are cached."""
-    valid: Callable[[slice], Tensor | None]
+    """Gives the residual stream ``[B, n, H]`` before the first block; needs the stack's embeddings."""
+    context: Callable[[slice, Tensor | None, int], Context | None] = lambda rows, states, held: None
+    """Gives what the layers see of some samples, from the states that they attend to and the number of cached rows."""
+    valid: Callable[[slice], Tensor | None] = lambda rows: None
     """Tells which rows ``[B, n]`` of some samples are no padding; None: all of them."""
 
 
-StreamOf = Callable[[InternVLModel, int, Tensor | None], Stream]
-"""Gives the stream of a graph from the model, the number of pictures and the ids ``[B, n]`` that the graph takes."""
+StreamOf = Callable[[InternVLModel, Tensor, Tensor | None], Stream]
+"""Gives the stream of a graph from the model, the pictures ``[B, 3, S, S]`` and the graph's ids ``[B, n]``."""
 
 
 def pixel_values(options: GraphOptions) -> GraphInput:
@@ -93,7 +93,6 @@ def input_ids(rows: str) -> GraphInput:
     return GraphInput(name="input_ids", dtype=torch.int64, shape=(rows, "length"))
 
 
-def cache_names(config: ModelConfig, prefix: str) -> tuple[str, ...]:
-    """Return the names of the key and the value of every layer of QLLaMA, in order."""
-    layers = config.need(QllamaConfig).num_layers
+def cache_names(layers: int, prefix: str) -> tuple[str, ...]:
+    """Return the names of the key and the value of every layer, in order."""
     return tuple(f"{prefix}{layer}.{part}" for layer in range(layers) for part in ("key", "value"))

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from internvl_edge.export.models.families.qllama import qllama_blocks
+from internvl_edge.export.models.families.qllama import QLLAMA_STACK
 from internvl_edge.export.models.graph_modules.specs import GraphInput, GraphOptions, Stream, input_ids
 from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.export.models.layers import AttentionBias, select_rows
@@ -58,10 +58,10 @@ def outputs(options: GraphOptions) -> tuple[str, ...]:
 
 def blocks(options: GraphOptions) -> tuple[str, ...]:
     """Return all blocks of QLLaMA."""
-    return qllama_blocks(options.config)
+    return QLLAMA_STACK.blocks(options.config)
 
 
-def stream(model: InternVLModel, pictures: int, ids: Tensor | None) -> Stream:
+def stream(model: InternVLModel, pixel_values: Tensor, ids: Tensor | None) -> Stream:
     """Return the stream of texts ``[T, L]``."""
     assert ids is not None
     known, graph = ids, TextGraph(model, torch.float32)

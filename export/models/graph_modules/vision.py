@@ -8,8 +8,11 @@ from torch import Tensor, nn
 from internvl_edge.export.models.config import ConnectorConfig, PoolConfig
 from internvl_edge.export.models.connector import patch_grid
 from internvl_edge.export.models.families.internvit import VISION_BLOCK
-from internvl_edge.export.models.graph_modules.specs import GraphInput, GraphOptions, pixel_values
+from internvl_edge.export.models.graph_modules.specs import GraphInput, GraphOptions, Stream, pixel_values
 from internvl_edge.export.models.internvl import InternVLModel
+
+_EMBEDDED_AT_ONCE = 8
+"""Pictures of one call of the patch embedding, whose unfolded patches are as large as the pictures."""
 
 
 class VisionGraph(nn.Module):
@@ -61,3 +64,9 @@ def _last(options: GraphOptions) -> int:
     """Return which of the tower's states are given, counted as Python does: 0 is before the first block."""
     connector = options.config.find(ConnectorConfig)
     return connector.select_layer if connector is not None else -1
+
+
+def stream(model: InternVLModel, pixel_values: Tensor, ids: Tensor | None) -> Stream:
+    """Return the stream of the patches, embedded from a few pictures at a time."""
+    embeddings = model.vision_model.embeddings
+    return Stream(lambda: torch.cat([embeddings(part) for part in torch.split(pixel_values, _EMBEDDED_AT_ONCE)]))

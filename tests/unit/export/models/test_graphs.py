@@ -98,7 +98,8 @@ def test_blocks_are_parts_of_the_module_and_hold_its_sites(row: GraphRow) -> Non
     sites = [site.name for site in model_sites(CONFIG) if site.name in parts]
     assert bool(sites) == row.quantized == bool(blocks)
     assert row.has_head == ("logits" in row.module.outputs(OPTIONS))
-    assert (row.stream is not None) == any(path.startswith("qllama.") for path in blocks)
+    assert (row.stream is not None) == (row.stack is not None) == bool(blocks)
+    assert row.stack is None or set(blocks) <= set(row.stack.blocks(CONFIG))
 
 
 def test_a_cache_has_a_prompt_and_steps() -> None:

@@ -22,7 +22,7 @@ from internvl_edge.export.models.families.family import ConfigSource, StoredShap
 from internvl_edge.export.models.families.fields import FieldReader
 from internvl_edge.export.models.families.internvit import INTERNVIT
 from internvl_edge.export.models.families.pool import POOL
-from internvl_edge.export.models.families.qllama import QLLAMA_FAMILY, qllama_blocks
+from internvl_edge.export.models.families.qllama import QLLAMA_FAMILY, QLLAMA_STACK
 from internvl_edge.runtime.errors import CheckpointError
 
 TOWER = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 96}
@@ -89,7 +89,7 @@ def test_fields_of_qllama_at_the_top_level() -> None:
     assert changed(QllamaConfig, said, OFFICIAL) == {"num_queries": 5, "cross_attention_layers": (0, 1, 2)}
     wider = {**OFFICIAL, "vision_config": {**TOWER, "hidden_size": 128}}
     assert changed(QllamaConfig, wider, OFFICIAL) == {"vision_hidden_size": 128}
-    assert qllama_blocks(config_from_json(OFFICIAL))[-1] == "qllama.model.layers.2"
+    assert QLLAMA_STACK.blocks(config_from_json(OFFICIAL))[-1] == "qllama.model.layers.2"
 
 
 def test_fields_of_the_pool() -> None:

@@ -58,7 +58,7 @@ def test_sites_are_all_linears_of_the_blocks_and_the_head(checkpoint: Checkpoint
     sites = model_sites(checkpoint.config)
     for site in sites:
         assert [modules[path].in_features for path in site.linears] == [site.channels] * len(site.linears)
-    blocks = tuple(family.block.format("") for family in FAMILIES if family.block is not None)
+    blocks = tuple(family.stack.path.format("") for family in FAMILIES if family.stack is not None)
     wanted = {name for name in modules if name.startswith((*blocks, "qllama.lm_head"))}
     found = [path for site in sites for path in site.linears]
     assert set(found) == wanted
