@@ -1,4 +1,4 @@
-"""What the compiled attention kernels take of each GPU, without one: `python benchmarks/attention_aot.py`.
+"""Resources of the compiled attention kernels on each GPU, without a GPU: `python benchmarks/attention_aot.py`.
 
 Prints one Markdown table per plugin: registers and spills by ptxas, shared memory against what a block may have,
 tensor-core instruction in the PTX, theoretical occupancy, arithmetic intensity and the model's time for the first of
@@ -28,14 +28,15 @@ _COLUMNS = (
 
 
 def main() -> None:
-    """Print the tables."""
+    """Print a table for each plugin."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", action="append", help="Plugins; by default all.")
     options = parser.parse_args()
     for family in FAMILIES:
         if options.only and family.name not in options.only:
             continue
-        print(f"\n## {family.name}\n\n`{family.kernel}`, {_told(family.variants[0][1])}, {_told(family.typical[0])}\n")
+        case = f"{_values_text(family.variants[0][1])}, {_values_text(family.typical[0])}"
+        print(f"\n## {family.name}\n\n`{family.kernel}`, {case}\n")
         print(f"| {' | '.join(_COLUMNS)} |\n|{' --- |' * len(_COLUMNS)}")
         for types, attributes in family.variants:
             for sm in SMS:
@@ -81,7 +82,7 @@ def _figures(family: Family, launch: Launch, kernel: CompiledKernel) -> tuple[st
     )
 
 
-def _told(values: Mapping[str, object]) -> str:
+def _values_text(values: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 

@@ -1,7 +1,7 @@
-"""Which way of writing attention `--attention auto` takes: `python benchmarks/attention_choice.py [--sm 90]`.
+"""The form of attention that `--attention auto` chooses: `python benchmarks/attention_choice.py [--sm 90]`.
 
-Prints, for the variants of every plugin that stands for a whole attention, what the plugin and the pattern would
-launch, move and take on the device that stands for an SM. All times are predictions; nothing runs on a GPU.
+For the variants of every plugin that replaces a whole attention, it prints launches, bytes and predicted time of the
+plugin and of the pattern, on one device of each SM. Nothing runs on a GPU.
 """
 
 import argparse
@@ -42,31 +42,31 @@ def _attentions() -> Iterator[tuple[str, list[Call]]]:
         plain = family.name.removesuffix(CODED_NAME)
         if plain not in WIDE or (plain != family.name and CODED[plain] == WIDE[plain]):
             continue
-        for types, told in family.variants:
-            if types[family.typed_by] != "fp16" or told.get("out") == "fp8":
+        for types, attributes in family.variants:
+            if types[family.typed_by] != "fp16" or attributes.get("out") == "fp8":
                 continue
             for usual in family.typical:
                 for batch in BATCHES:
                     sizes = {**usual, "B": batch}
-                    name = f"{family.name}, {_told({**told, **sizes})}"
+                    name = f"{family.name}, {_values_text({**attributes, **sizes})}"
                     yield (
                         name,
                         [
-                            *_norms(family, types, told, sizes),
-                            Call(plugin=family.name, types=types, told=told, sizes=sizes),
+                            *_norms(family, types, attributes, sizes),
+                            Call(plugin=family.name, types=types, told=attributes, sizes=sizes),
                         ],
                     )
 
 
 def _norms(
-    family: Family, types: Mapping[str, str], told: Mapping[str, Constant], sizes: Mapping[str, int]
+    family: Family, types: Mapping[str, str], attributes: Mapping[str, Constant], sizes: Mapping[str, int]
 ) -> Iterator[Call]:
     if family.name in _NORMED:
-        width = int(told["heads"]) * int(told["head_dim"])
+        width = int(attributes["heads"]) * int(attributes["head_dim"])
         yield Call(plugin="vit_norms", types={"qkv": types["qkv"]}, told={"width": width, "eps": 1e-6}, sizes=sizes)
 
 
-def _told(values: Mapping[str, object]) -> str:
+def _values_text(values: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 

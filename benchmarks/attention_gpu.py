@@ -1,10 +1,10 @@
-"""Attention kernels on the GPU of this machine: right, and how fast beside torch's own operators.
+"""Correctness of the attention kernels on the GPU of this machine, and their time beside torch's own operators.
 
 Usage: ``python benchmarks/attention_gpu.py [FILE.json] [--only KERNEL] [--workers N] [--timings-only]``
 
-Prints a Markdown table; needs torch with CUDA and Triton. First all cases of ``tests/parity/plugins``, large too, each
-in a worker; workers compile what is timed, too. Then times, one by one: of a CUDA graph of ten launches, so that the
-host's share falls away on both sides.
+Prints a Markdown table; needs torch with CUDA and Triton. First all cases of ``tests/parity/plugins`` run,
+also the large ones, in worker processes, which compile the kernels as well. Then times are measured one by one, of a
+CUDA graph of ten launches, so that the time of the host is excluded on both sides.
 """
 
 import argparse
@@ -27,7 +27,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
-    """Check, then time."""
+    """Run the cases of the tests, then measure times."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", nargs="?", type=Path)
     parser.add_argument("--only", action="append", choices=KERNELS)

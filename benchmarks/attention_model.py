@@ -1,4 +1,4 @@
-"""How good the model of tiles is, against an H100: `python benchmarks/attention_model.py [--only FAMILY]`.
+"""Quality of the cost model of tiles on an H100: `python benchmarks/attention_model.py [--only FAMILY]`.
 
 Compiles every measured tile for sm_90 (minutes), and prints for each row of the table of tiles how much slower the
 model's first choice, and the better of its first two, ran than the fastest: geometric means over the row's sizes and
@@ -25,7 +25,7 @@ Times = tuple[float, float]
 
 
 def main() -> None:
-    """Print the table."""
+    """Print a row for each row of the table of tiles."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", action="append", help="Families; by default all.")
     options = parser.parse_args()
@@ -38,7 +38,7 @@ def main() -> None:
     print("| row | tiles | first choice | best of two | predicted off by |\n| --- | ---: | ---: | ---: | ---: |")
     firsts = []
     for row, found in rows.items():
-        first, best_of_two, off = _judged(found)
+        first, best_of_two, off = _compared(found)
         firsts.append(first)
         print(f"| {row} | {len(found)} | {first:.2f} | {best_of_two:.2f} | {off:.2f} |")
     print(f"\nFirst choice: {sum(firsts) / len(firsts):.2f} of the fastest on average, {max(firsts):.2f} at worst.")
@@ -56,15 +56,15 @@ def _times(family: Family, measured: Mapping[tuple[str, ...], float]) -> Iterato
             launch = family.launch(types, attributes, tiles)
             kinds = "/".join(dict.fromkeys(tensor.type for tensor in launch.inputs))
             for sizes in family.typical:
-                key = (family.name, kinds, _told(attributes), _told(sizes), tiles.text())
+                key = (family.name, kinds, _values_text(attributes), _values_text(sizes), tiles.text())
                 if key in measured:
                     kernel = compile_kernel(launch, _SM)
                     predicted = predicted_us(kernel, family.work(launch, sizes), launch.stages)
                     yield family.key(types, attributes), key[-1], (math.log(predicted), math.log(measured[key]))
 
 
-def _judged(found: Mapping[str, list[Times]]) -> tuple[float, float, float]:
-    """Return what the first choice and the better of two take of the fastest, and the error of single predictions."""
+def _compared(found: Mapping[str, list[Times]]) -> tuple[float, float, float]:
+    """Return the time of the first choice and of the better of two over the fastest, and the error of predictions."""
     means = [[sum(times) / len(all_times) for times in zip(*all_times, strict=True)] for all_times in found.values()]
     ranked = [measured for _, measured in sorted((predicted, measured) for predicted, measured in means)]
     fastest = min(ranked)
@@ -73,7 +73,7 @@ def _judged(found: Mapping[str, list[Times]]) -> tuple[float, float, float]:
     return math.exp(ranked[0] - fastest), math.exp(min(ranked[:2]) - fastest), off
 
 
-def _told(numbers: Mapping[str, object]) -> str:
+def _values_text(numbers: Mapping[str, object]) -> str:
     return " ".join(f"{name}={value}" for name, value in numbers.items())
 
 

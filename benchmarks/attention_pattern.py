@@ -1,4 +1,4 @@
-"""What attention costs without plugins, read from plans: `python benchmarks/attention_pattern.py FOLDER`.
+"""Cost of attention without plugins, read from plans: `python benchmarks/attention_pattern.py FOLDER`.
 
 Blocks of InternVL are built for sm_89 with the form that the dialect takes, in 16 bits and in INT8; counted are the
 launches that compute attention, those that only scale the products before it among them, and the bytes they move as a
@@ -33,7 +33,7 @@ _SCALED = re.compile(r"\.weight/DequantizeLinear$")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a family's attention stands: a module of a case's block, at the case's usual sizes."""
+    """The attention of a plugin family: a module of the block of a case, at the usual sizes of the case."""
 
     family: str
     case: str
@@ -61,7 +61,7 @@ pool (float16[batch, 1, 3200] mean, float16[batch, 1025, 3200] rows, float16[320
 
 
 def main(folder: Path) -> None:
-    """Print a line per family and kind of linear."""
+    """Print a line for each family and format of linears."""
     folder.mkdir(parents=True, exist_ok=True)
     for quantized in (False, True):
         print("CODED" if quantized else "WIDE")
@@ -109,7 +109,7 @@ def _built(
 
 
 def _is_of(launch: Launch, module: str) -> bool:
-    """Return whether it computes attention: a node of the module itself, or its norms of q and k; no linear's."""
+    """Return whether a launch computes attention: a node of the module or its norms of q and k, but no linear."""
     direct = re.compile(rf"{re.escape(module)}(/|\.[qk]_norm/)")
     return launch.category != "matmul" and any(direct.match(layer) for layer in launch.step.layers)
 
@@ -121,8 +121,8 @@ def _line(place: Place, own: Sequence[Launch], schedule: Schedule, shapes: Mappi
     least = family.work(family.launch(types, attributes, family.choices[0]), place.sizes).unique_bytes
     scaling = sum(any(_SCALED.search(layer) for layer in launch.step.layers) for launch in own)
     kernels = ", ".join(launch.step.name[:40] for launch in own)
-    told = f"launches={len(own)}, passes={moved / least:.2f}, scaling={scaling}"
-    return f'    "{place.family}": PatternCost({told}),  # {kernels}'
+    costs = f"launches={len(own)}, passes={moved / least:.2f}, scaling={scaling}"
+    return f'    "{place.family}": PatternCost({costs}),  # {kernels}'
 
 
 def _bytes(own: Sequence[Launch], schedule: Schedule, shapes: Mapping[str, Sequence[int]]) -> Iterator[int]:

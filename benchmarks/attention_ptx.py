@@ -1,10 +1,10 @@
-"""Kernels compiled ahead of time, as a plan would carry them, launched by the CUDA driver and held against torch.
+"""Kernels compiled ahead of time, as in a plan, launched by the CUDA driver and compared with torch.
 
     python benchmarks/attention_ptx.py compile FILE.json --sm 90 [--every FAMILY]     # anywhere with Triton, no GPU
     python benchmarks/attention_ptx.py run FILE.json [RESULTS.json]                   # torch with CUDA; no Triton
 
-`compile` takes the tiles of the table, with ``--every`` all choices of a family; `run` prints error, measured and
-predicted time.
+`compile` takes the tiles of the table, or with ``--every`` all choices of a family; `run` prints the error, the
+measured and the predicted time of each kernel.
 """
 
 import argparse
@@ -18,12 +18,12 @@ from typing import Any
 from graph_time import microseconds
 
 _RELATIVE = {"fp16": 4e-3, "bf16": 3e-2, "fp32": 1e-4, "int8": 4e-2, "fp8": 1e-1}
-"""Of the largest value expected, by the output's type; 8-bit inputs widen it."""
+"""Tolerance by the type of the output, as a share of the largest expected value; 8-bit inputs increase it."""
 _CODES_RELATIVE = 4e-2
 
 
 def main() -> None:
-    """Compile or run."""
+    """Compile the kernels, or run them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=["compile", "run"])
     parser.add_argument("file", type=Path)
@@ -80,8 +80,8 @@ def _compiled(sm: int, every: list[str]) -> Iterator[dict[str, Any]]:
 def _ran(entry: Mapping[str, Any]) -> dict[str, Any]:
     import torch
 
-    told = {name: entry[name] for name in ("family", "attributes", "sizes", "tiles", "predicted_us")}
-    told["types"] = "/".join(dict.fromkeys(kind for _, kind in entry["inputs"]))
+    record = {name: entry[name] for name in ("family", "attributes", "sizes", "tiles", "predicted_us")}
+    record["types"] = "/".join(dict.fromkeys(kind for _, kind in entry["inputs"]))
     try:
         inputs = _inputs(entry)
         outputs = {tensor["name"]: _poison(tensor, entry) for tensor in entry["outputs"]}
@@ -89,11 +89,11 @@ def _ran(entry: Mapping[str, Any]) -> dict[str, Any]:
         arguments = _arguments([*inputs.values()], entry["integers"], [*outputs.values()])
         _launch(function, entry, arguments)
         torch.cuda.synchronize()
-        told |= _compared(entry, inputs, outputs)
-        told["us"] = microseconds(lambda: _launch(function, entry, arguments))
+        record |= _compared(entry, inputs, outputs)
+        record["us"] = microseconds(lambda: _launch(function, entry, arguments))
     except Exception as error:
-        told["failed"] = f"{type(error).__name__}: {error}"[:600]
-    return told
+        record["failed"] = f"{type(error).__name__}: {error}"[:600]
+    return record
 
 
 def _inputs(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,10 +127,10 @@ def _inputs(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shape(name: str, entry: Mapping[str, Any]) -> tuple[int, ...]:
-    sizes, told = entry["sizes"], entry["attributes"]
+    sizes, attributes = entry["sizes"], entry["attributes"]
     batch, rows, total = sizes.get("B", sizes.get("R", 1)), sizes.get("N", 1), sizes.get("TOTAL", 1)
-    heads, head_dim = told.get("heads", 1), told.get("head_dim", 1)
-    width = told.get("width", heads * head_dim)
+    heads, head_dim = attributes.get("heads", 1), attributes.get("head_dim", 1)
+    width = attributes.get("width", heads * head_dim)
     vision = entry["family"].startswith(("query_cross", "attention_pool"))
     return {
         "qkv": (batch, rows, 3 * width),
@@ -147,8 +147,8 @@ def _shape(name: str, entry: Mapping[str, Any]) -> tuple[int, ...]:
         "mask": (batch, total),
         "key_cache": (batch, heads, total, head_dim),
         "value_cache": (batch, heads, total, head_dim),
-        "partial": (batch, heads, told.get("splits", 1), head_dim),
-        "stats": (batch, heads, told.get("splits", 1), 2),
+        "partial": (batch, heads, attributes.get("splits", 1), head_dim),
+        "stats": (batch, heads, attributes.get("splits", 1), 2),
     }[name]
 
 
@@ -180,7 +180,7 @@ def _poison(tensor: Mapping[str, Any], entry: Mapping[str, Any]) -> Any:
 
 
 def _expected(entry: Mapping[str, Any], x: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what torch makes of the inputs, in fp32."""
+    """Return the outputs that torch computes in fp32."""
     import torch
 
     kinds = dict(entry["inputs"])
@@ -306,8 +306,8 @@ def _dtype(kind: str) -> Any:
 
 
 def _line(found: Mapping[str, Any]) -> str:
-    told = [found[name] for name in ("family", "types", "sizes", "tiles")]
-    name = " | ".join(map(str, told))
+    parts = [found[name] for name in ("family", "types", "sizes", "tiles")]
+    name = " | ".join(map(str, parts))
     if "failed" in found:
         return f"| FAILED {name} | {found['failed'][:300]} |"
     return f"| {name} | {found['share_of_bound']:.2f} | {found['us']:.1f} | {found['predicted_us']:.1f} |"

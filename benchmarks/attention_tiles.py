@@ -1,8 +1,8 @@
 """Choose the tiles of the attention kernels: `python benchmarks/attention_tiles.py [--only NAME] [--minutes M]`.
 
-Every choice of a family is compiled once for each kind of tensor core and ranked for each SM by `tiles_model`; the best
-are compiled for that SM itself: without spills, within shared memory, on tensor cores. Nothing runs on a GPU. Writes
-`export/plugins/tiling/tiles_table.py`; rows of families that were not searched stay.
+Every choice of a family is compiled once for each kind of tensor core and ranked for each SM by `tiles_model`. The best
+are compiled for that SM itself, and kept if they do not spill, fit into shared memory and use tensor cores. Nothing
+runs on a GPU. The table `export/plugins/tiling/tiles_table.py` is written; rows of other families stay.
 """
 
 import argparse
@@ -26,14 +26,14 @@ from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.targets.sms import FIRST_TENSOR_CORE_SM, SMS
 
 KEPT = 2
-"""Choices per row: TensorRT times them where it builds."""
+"""Number of choices in a row, of which TensorRT measures the time when it builds a plan."""
 Variant = tuple[Family, Mapping[str, str], Mapping[str, Constant]]
-"""A family with the types and attributes of one launch."""
+"""A plugin family with the types and attributes of one launch."""
 _TABLE_FILE = Path(__file__).resolve().parent.parent / "export" / "plugins" / "tiling" / "tiles_table.py"
 
 
 def main() -> None:
-    """Search, and write the table after every family."""
+    """Search the tiles of each family, and write the table after each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", action="append", help="Families; by default all.")
     parser.add_argument("--minutes", type=float, default=math.inf, help="Begin no further row after these.")
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def _rows() -> dict[str, list[Variant]]:
-    """Return the rows of the table, each with the variants that share it; the first stands for its time."""
+    """Return the rows of the table, each with the variants that share it; the first one gives the time of the row."""
     rows: dict[str, list[Variant]] = {}
     for family in FAMILIES:
         if len(family.choices) > 1:
@@ -75,7 +75,7 @@ def _searched(variants: Sequence[Variant]) -> Iterator[tuple[int, tuple[str, ...
 
 
 def _best(variants: Sequence[Variant], compiled: Mapping[Tiles, CompiledKernel], sm: int) -> Iterator[str]:
-    """Yield the best choices that hold on `sm` itself for all `variants`, which differ by a few registers.
+    """Yield the best choices that are valid on `sm` for all `variants`, which differ by a few registers.
 
     On Turing there are none with tensor cores.
     """
@@ -85,7 +85,11 @@ def _best(variants: Sequence[Variant], compiled: Mapping[Tiles, CompiledKernel],
     for tiles in ranked:
         if kept == KEPT or (family.products and sm < FIRST_TENSOR_CORE_SM):
             return
-        alike = [one.launch(kinds, told, tiles, sm) for one, kinds, told in variants if sm >= first_sm(kinds, told)]
+        alike = [
+            one.launch(kinds, attributes, tiles, sm)
+            for one, kinds, attributes in variants
+            if sm >= first_sm(kinds, attributes)
+        ]
         if all(_serves(launch, family, sm) for launch in alike):
             kept += 1
             yield tiles.text()
@@ -97,7 +101,7 @@ def _serves(launch: Launch, family: Family, sm: int) -> bool:
 
 
 def serves(family: Family, kernel: CompiledKernel) -> bool:
-    """Return whether a plan may hold it: no spills, shared memory fits, tensor cores where products are the work."""
+    """Return whether a plan may contain it: it does not spill, fits into shared memory and uses tensor cores."""
     return kernel.spill_bytes == 0 and fits(kernel) and bool(kernel.tensor_cores or not family.products)
 
 
@@ -109,7 +113,7 @@ def _score(
     kernel: CompiledKernel,
     sm: int,
 ) -> float:
-    """Return the predicted time relative to the work, as a geometric mean over the family's typical sizes."""
+    """Return the predicted time over the work, as the geometric mean over the typical sizes of the family."""
     launch, there = family.launch(types, attributes, tiles, sm), replace(kernel, sm=sm)
     times = []
     for sizes in family.typical:
@@ -127,15 +131,15 @@ def _compiled(launch: Launch, sm: int) -> CompiledKernel | None:
 
 
 def _write(key: str, row: Mapping[int, tuple[str, ...]]) -> None:
-    """Put one row into the table as it stands now: two searches may run beside each other."""
+    """Write one row into the current table, since several searches may run at the same time."""
     head = _TABLE_FILE.read_text(encoding="utf-8").partition("TABLE:")[0]
     table = runpy.run_path(str(_TABLE_FILE))["TABLE"] | {key: dict(sorted(row.items()))}
     lines = ["TABLE: dict[str, dict[int, tuple[str, ...]]] = {"]
     for name, found in sorted(table.items()):
         lines.append(f'    "{name}": {{')
         for sm, choices in found.items():
-            told = ", ".join(f'"{choice}"' for choice in choices)
-            lines.append(f"        {sm}: ({told}{',' if len(choices) == 1 else ''}),")
+            listed = ", ".join(f'"{choice}"' for choice in choices)
+            lines.append(f"        {sm}: ({listed}{',' if len(choices) == 1 else ''}),")
         lines.append("    },")
     _TABLE_FILE.write_text(head + "\n".join([*lines, "}"]) + "\n", encoding="utf-8")
 

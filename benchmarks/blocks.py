@@ -1,4 +1,4 @@
-"""Blocks of InternVL at full width without weights: plain as torch exports them, canonical, and with stand-in scales.
+"""Blocks of InternVL at full width without trained weights: exported by torch, canonical, or with made-up scales.
 
 What a plan looks like does not depend on the values of weights, so none are made: all weights of a graph lie,
 staggered, in a few files of random numbers.
@@ -40,12 +40,15 @@ from internvl_edge.runtime.numbers.formats import QUANTIZED
 DTYPE = torch.float16
 CANONICAL_OPSET = 23
 TORCH_OPSET = 18
-"""The oldest that torch's exporter writes. Older ones come of a conversion that forgets the names by which kernels are
-counted, and fails for RMSNorm: 17 is counted as 18."""
+"""Opset of plain exports, the oldest that torch's exporter writes.
+
+Older ones need a conversion that drops the names by which kernels are counted, and that fails for RMSNorm; so 17 is
+counted as 18.
+"""
 STAGGER_BYTES = 4096
-"""Between the beginnings of two weights in the file: equal weights would let the builder merge their products."""
+"""Distance between the starts of two weights in the file; equal weights would let the builder merge their products."""
 STAND_IN_SCALE = 1 / 64
-"""Of activations and weights in 8 bits; any value gives the same plan."""
+"""Scale of activations and weights in 8 bits; any value gives the same plan."""
 FP8_ATTENTION = "fp8, attention too"
 _EXAMPLE_SIZES = {"batch": 2, "texts": 2, "length": 5, "past": 11, "total": 16}
 
@@ -65,7 +68,7 @@ class VisionBlocks(nn.Module):
 
 
 class QllamaBlocks(nn.Module):
-    """QLLaMA's layers alone; `use` says which graph they are in."""
+    """QLLaMA's layers alone, as they are used in one of the graphs."""
 
     def __init__(self, model: InternVLModel, use: str) -> None:
         super().__init__()
@@ -90,20 +93,20 @@ class QllamaBlocks(nn.Module):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One block that is judged."""
+    """One block that is measured."""
 
     title: str
     preset: str
     graph: str
     block: str
-    """The one that counts: it has a block on either side."""
+    """Path of the measured block, which has a block on either side."""
     layers: int
     ranges: Mapping[str, Range]
     wanted: Mapping[str, int]
-    """Precision -> most launches; elsewhere fewer than the plain exports."""
+    """Precision -> largest number of launches; without an entry, fewer than the plain exports have."""
     precisions: Sequence[str] = ("fp16", "int8", "fp8", FP8_ATTENTION)
     narrow: bool = False
-    """Whether widths are cut, for a tool that runs the graph."""
+    """Whether the width is reduced, for a tool that runs the graph."""
 
 
 CASES = {
@@ -157,7 +160,7 @@ CASES = {
 
 
 def config_of(case: Case) -> ModelConfig:
-    """Return the preset cut to the layers that are judged, and to narrow width where the case says so."""
+    """Return the preset with the measured layers only, and at narrow width if the case asks for it."""
     content = json.loads(json.dumps(PRESETS[case.preset]))
     if "qllama_config" in content:
         content["qllama_config"]["num_hidden_layers"] = case.layers
@@ -225,7 +228,7 @@ def traced(case: Case, opset: int, *, plain: bool) -> ir.Model:
 
 
 def _write_out_rotary(module: nn.Module) -> None:
-    """Rotate by plain torch operations: no graph that a user exports calls ONNX operators from torch."""
+    """Rotate with plain torch operations, as in a graph that a user exports."""
 
     def rotate(table: RotaryTable, x: Tensor, positions: Tensor) -> Tensor:
         cos, sin = (part[positions].unsqueeze(1) for part in (table.cos, table.sin))
@@ -301,7 +304,7 @@ def stand_in_recipe(case: Case, precision: str, model: ir.Model) -> Recipe:
 
 
 def attach_stand_ins(model: ir.Model, folder: Path) -> None:
-    """Point every weight of `model` into the random file of its kind, each at a place of its own."""
+    """Point every weight of `model` to a place of its own in the random file of its type."""
     waiting = [
         value
         for value in model.graph.initializers.values()
@@ -320,7 +323,7 @@ def attach_stand_ins(model: ir.Model, folder: Path) -> None:
 
 
 def _grow(path: Path, nbytes: int) -> None:
-    """Make a random file at least `nbytes` long: codes that are numbers in FP8, or fp16.
+    """Write a random file of at least `nbytes`, whose values are finite in FP8 or fp16.
 
     Vectors are positive, as scales must be; matrices have both signs, so that a graph that is run does not overflow.
     """

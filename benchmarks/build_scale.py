@@ -1,4 +1,4 @@
-"""Plans of InternViT-6B for sm_89: time, and peak memory as the kernel counts it: `build_scale.py FOLDER`.
+"""Time and peak memory of building plans of InternViT-6B for sm_89: `build_scale.py FOLDER`.
 
 Writes tens of GB of random checkpoints, bundles and plans below FOLDER and removes each when measured. The peak is
 that of the process which builds a plan (VmHWM), the larger of all parts and of the command that starts them.
@@ -59,7 +59,7 @@ def built(bundle: Path, what: str, limit: str | None, wanted: str) -> Row:
 
 
 def int8(folder: Path, layers: int | None) -> Iterator[Row]:
-    """InternViT-6B in INT8: whole, and in parts of at most 6 GiB."""
+    """Measure InternViT-6B in INT8, as a whole and in parts of at most 6 GiB."""
     checkpoint, bundle = folder / "checkpoint", folder / "bundle"
     try:
         write_checkpoint(checkpoint, "internvit-6b", layers)
@@ -74,7 +74,7 @@ def int8(folder: Path, layers: int | None) -> Iterator[Row]:
 
 
 def fp16(folder: Path, layers: int | None) -> Iterator[Row]:
-    """InternViT-6B in fp16, which does not fit 24 GiB of memory whole."""
+    """Measure InternViT-6B in fp16, which does not fit into 24 GiB of memory as a whole."""
     checkpoint, bundle = folder / "checkpoint", folder / "bundle"
     try:
         write_checkpoint(checkpoint, "internvit-6b", layers)

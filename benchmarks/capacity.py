@@ -1,9 +1,9 @@
-"""Devices that a load takes, on paper: FLOPs of the model, peaks of data sheets, and a share of these that is assumed.
+"""Number of devices for a load, estimated from FLOPs, peak rates of data sheets and an assumed share of these.
 
     python benchmarks/capacity.py [--efficiency 0.5] [--utilization 0.6] [--rate 10000] [--pictures 1e9]
 
-Nothing here is measured. `internvl-edge bench --json` on the device gives the true pictures a second: put it in with
-``--measured NAME=RATE`` and the row is computed from it instead.
+Nothing here is measured. `internvl-edge bench --json` on the device gives the true pictures per second; with
+``--measured NAME=RATE`` a row is computed from it.
 """
 
 from argparse import ArgumentParser
@@ -30,7 +30,7 @@ _DAY_S = 86_400
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tower:
-    """A vision tower; a picture's FLOPs are two a weight and token, and attention's products."""
+    """A vision tower; the FLOPs of a picture are two for each weight and token, and the products of attention."""
 
     name: str
     layers: int
@@ -40,14 +40,14 @@ class Tower:
 
     @property
     def flops(self) -> float:
-        """Of one picture."""
+        """FLOPs of one picture."""
         weights = self.layers * (4 * self.width**2 + 2 * self.width * self.hidden)
         attention = self.layers * 4 * self.tokens**2 * self.width
         return 2 * weights * self.tokens + attention
 
     @property
     def weights(self) -> int:
-        """How many."""
+        """Number of weights."""
         return self.layers * (4 * self.width**2 + 2 * self.width * self.hidden)
 
 
@@ -59,7 +59,7 @@ TOWERS = (
 
 
 def pictures_a_second(tower: Tower, device: Target, precision: str, efficiency: float) -> float:
-    """Return what a device computes at a share of its peak in large batches; 0 where the weights do not fit."""
+    """Return pictures per second of a device at a share of its peak; 0 if the weights do not fit."""
     sheet = device.sheet
     if sheet is None or precision not in sheet.tflops:
         return 0.0

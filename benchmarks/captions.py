@@ -1,4 +1,4 @@
-"""Tokens a second of captions against a loop in torch that keeps the same cache: `captions.py CHECKPOINT BUNDLE`.
+"""Tokens per second of captions, beside a torch loop with the same cache: `captions.py CHECKPOINT BUNDLE`.
 
 Both begin with the query cache of the same pictures, and write as many tokens with the same search, in turns.
 """
@@ -27,11 +27,11 @@ from internvl_edge.runtime.tasks.generation.search import GenerationConfig, gene
 
 PROMPT = "English caption:"
 Open = Callable[[Mapping[str, np.ndarray], int, int], KeyValueCache]
-"""Query cache, rows and length to a cache."""
+"""Function that returns a cache of a number of rows and a length from the query cache."""
 
 
 class TorchCache:
-    """Keys and values that stay in torch: what a caption loop in torch does."""
+    """Cache whose keys and values stay in torch, as in a caption loop in torch."""
 
     def __init__(self, decoder: nn.Module, present: Mapping[str, np.ndarray]) -> None:
         self._decoder = decoder
@@ -48,7 +48,7 @@ class TorchCache:
 
     @torch.inference_mode()
     def select(self, rows: np.ndarray, shared: int) -> None:
-        """Keep the rows of these indexes, as `transformers` reorders its cache."""
+        """Keep the rows with these indices, as `transformers` reorders its cache."""
         index = torch.from_numpy(rows)
         self._past = [values.index_select(0, index) for values in self._past]
 
@@ -70,7 +70,7 @@ def torch_decoder(checkpoint_folder: Path) -> nn.Module:
 
 
 def seconds(open_one: Open, query: Mapping[str, np.ndarray], prompts: np.ndarray, config: GenerationConfig) -> float:
-    """Return the time of one caption of every picture, from the query cache on."""
+    """Return the time in seconds of a caption for every picture, beginning with the query cache."""
     return _written(open_one, query, prompts, config)[1]
 
 
@@ -98,7 +98,7 @@ def _written(
 def main(
     checkpoint: Path, bundle: Path, backend: str, tokens: int, repeats: int, threads: int, batches: tuple[int, ...]
 ) -> None:
-    """Print tokens a second of BUNDLE, in fp32, and of its CHECKPOINT in torch."""
+    """Print tokens per second of BUNDLE, in fp32, and of its CHECKPOINT in torch."""
     torch.set_num_threads(threads)
     model = InternVL.open(bundle, backend, verify=False, options=SessionOptions(threads=threads))
     session, decoder = model.session("decoder"), torch_decoder(checkpoint)
@@ -130,7 +130,7 @@ def main(
 
 
 def model_states(model: InternVL, pixels: np.ndarray) -> dict[str, np.ndarray]:
-    """Return what the query graph takes."""
+    """Return the inputs of the query graph."""
     return {"vision_states": model.run_graph("vision", {"pixel_values": pixels})["vision_states"]}
 
 

@@ -1,6 +1,7 @@
-"""ONNX Runtime's two kernels for attention on a CPU, by heads, rows and batch: `cpu_attention.py --threads 1`.
+"""Time of ONNX Runtime's two CPU kernels for attention, by heads, rows and batch: `cpu_attention.py --threads 1`.
 
-What `runtime/backends/lowering/flash_attention.py` decides by. Both sides run in turns; a cell is a median.
+The choice in `runtime/backends/lowering/flash_attention.py` rests on these times. Both kernels run in turn; a cell is a
+median.
 """
 
 import time
@@ -16,17 +17,17 @@ from export_scale import machine
 from onnx import parser
 
 HEADS = ((3, 64), (12, 64), (16, 64), (25, 128))
-"""Number and size: the demo's, ViT-B's, InternViT-300M's, InternViT-6B's."""
+"""Number and size of heads in the demo, ViT-B, InternViT-300M and InternViT-6B."""
 ROWS = (26, 257, 577, 1025)
 BATCHES = (1, 8)
 LARGEST = 4 * 1025 * 1024
-"""Values of q beyond which a case is left out."""
+"""Largest number of values in q of a case that is measured."""
 NODES = {
     "Attention": "Attention<q_num_heads = {heads}, kv_num_heads = {heads}>",
     "MultiHeadAttention": "com.microsoft.MultiHeadAttention<num_heads = {heads}>",
 }
 LEAST_SECONDS = 0.05
-"""What one measurement takes at least, by calls one behind the other."""
+"""Shortest time in seconds of one measurement, which is filled with calls."""
 
 
 def opened(node: str, heads: int, rows: int, width: int, threads: int) -> onnxruntime.InferenceSession:
@@ -42,7 +43,7 @@ def opened(node: str, heads: int, rows: int, width: int, threads: int) -> onnxru
 
 
 def seconds(call: Callable[[], object], calls: int) -> float:
-    """Return how long one of some calls takes."""
+    """Return the seconds of one call."""
     start = time.perf_counter()
     for _ in range(calls):
         call()
@@ -50,7 +51,7 @@ def seconds(call: Callable[[], object], calls: int) -> float:
 
 
 def case(heads: int, size: int, rows: int, batch: int, threads: int, repeats: int) -> list[float]:
-    """Return each node's milliseconds on random values."""
+    """Return the milliseconds of each node on random values."""
     rng = np.random.default_rng(0)
     feeds = {name: rng.normal(size=(batch, rows, heads * size)).astype(np.float32) for name in "qkv"}
     sessions = [opened(node, heads, rows, heads * size, threads) for node in NODES]

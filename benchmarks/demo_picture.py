@@ -1,4 +1,4 @@
-"""Run what `make demo` runs and draw its real output: `python benchmarks/demo_picture.py docs/demo.svg`."""
+"""Run the commands of `make demo` and draw their output: `python benchmarks/demo_picture.py docs/demo.svg`."""
 
 import re
 import subprocess

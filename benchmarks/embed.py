@@ -1,4 +1,4 @@
-"""Pictures per second of `run embed` against the bare graph's, interleaved in one run: `embed.py BUNDLE PICTURES`.
+"""Pictures per second of `run embed` and of the graphs alone, interleaved in one run: `embed.py BUNDLE PICTURES`.
 
 The bare rate is that of the graphs alone, on as many threads, on batches of pixel values that lie in memory. Rates are
 medians over the rounds, the ratio is the median of the rounds' ratios. Where the graphs fill the cores of a CPU, what
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from internvl_edge.runtime.bundle.modes import Mode
 
 _NOISE = 12
-"""Deviation of the noise on made photographs: JPEGs of 640 x 480 have 120 KB with it, as photographs do."""
+"""Standard deviation of the noise on generated photographs, with which a JPEG of 640 x 480 has 120 KB as usual."""
 
 
 @click.command()
@@ -94,9 +94,9 @@ def main(
 
 class _Cost(NamedTuple):
     rate: float
-    """Pictures a second."""
+    """Pictures per second."""
     core_ms: float
-    """Processor time of a picture, of all threads."""
+    """Processor time of one picture in seconds, over all threads."""
 
 
 def _measured(count: int, work: Callable[[], None]) -> _Cost:
@@ -117,14 +117,14 @@ def _run_graph(model: InternVL, pixels: np.ndarray, count: int, mode: "Mode") ->
 def _run_embed(
     model: InternVL, pictures: list[SourcePicture], mode: "Mode", batch_size: int, workers: int | None
 ) -> None:
-    """Take the whole call: shards and the file included."""
+    """Run the whole call, with shards and the file."""
     with tempfile.TemporaryDirectory() as folder:
         options = EmbedOptions(output=Path(folder) / "f.npy", mode=mode, batch_size=batch_size, workers=workers)
         embed(model, pictures, options)
 
 
 def _read(model: InternVL, pictures: list[SourcePicture]) -> None:
-    """Decode and scale, in one thread."""
+    """Decode and scale the pictures in one thread."""
     for picture in pictures:
         model.preprocess([picture.content()])
 

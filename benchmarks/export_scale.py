@@ -1,4 +1,4 @@
-"""Export at full size: time, and peak memory as the kernel counts it: `python benchmarks/export_scale.py FOLDER`.
+"""Time and peak memory of exports at full size: `python benchmarks/export_scale.py FOLDER`.
 
 Writes tens of GB of random checkpoints and bundles below FOLDER and removes each when it is measured.
 """
@@ -46,7 +46,7 @@ def measured(command: Sequence[str]) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
-    """One export, measured as a whole and by stage."""
+    """Cost of one export, as a whole and by stage."""
 
     seconds: float
     peak_gib: float
@@ -54,7 +54,7 @@ class Export:
 
 
 def export(checkpoint: Path, bundle: Path, weights: str) -> Export:
-    """Export with everything that the command does: trace, link or write, digest, verify on one picture and text."""
+    """Export as the command does: trace, link or write, digest, and verify on one picture and text."""
     options = ["--weights", weights, "--sample-count", "1"]
     command = [sys.executable, "-m", "internvl_edge.cli", "export", str(checkpoint), "-o", str(bundle), *options]
     try:
@@ -74,7 +74,7 @@ def export_row(what: str, gigabytes: float, done: Export, wanted: str) -> Row:
 
 
 def six_billion(folder: Path) -> list[Row]:
-    """InternViT-6B in fp16: as by default, linked, and `cp` of the same bytes."""
+    """Measure InternViT-6B in fp16: by default, with links, and `cp` of the same bytes."""
     checkpoint = folder / "internvit-6b"
     size = write_checkpoint(checkpoint, "internvit-6b") / 1e9
     cp, _ = measured(["cp", "-r", str(checkpoint), str(folder / "cp")])
@@ -90,7 +90,7 @@ def six_billion(folder: Path) -> list[Row]:
 
 
 def by_layers(folder: Path) -> list[Row]:
-    """Towers of 12 to 48 blocks, linked: memory should be flat and time linear."""
+    """Measure towers of 12 to 48 blocks with links; memory should be constant and time linear."""
     rows = []
     for layers in LAYERS:
         checkpoint = folder / f"layers-{layers}"
@@ -106,7 +106,7 @@ def by_layers(folder: Path) -> list[Row]:
 
 
 def fourteen_billion(folder: Path) -> list[Row]:
-    """The whole model, all five graphs, linked."""
+    """Measure the whole model, with all five graphs and links."""
     checkpoint = folder / "internvl-14b"
     size = write_checkpoint(checkpoint, "internvl-14b") / 1e9
     done = export(checkpoint, folder / "bundle", "link")
@@ -115,7 +115,7 @@ def fourteen_billion(folder: Path) -> list[Row]:
 
 
 def runtime_import(_: Path) -> list[Row]:
-    """`import internvl_edge.runtime` in a fresh interpreter, its own start left out, median of a few."""
+    """Measure `import internvl_edge.runtime` in new interpreters, without their own start, as a median."""
     code = "import time; t = time.perf_counter(); import internvl_edge.runtime; print(time.perf_counter() - t)"
     runs = [float(subprocess.check_output([sys.executable, "-c", code])) for _ in range(IMPORT_RUNS)]
     return [
@@ -138,7 +138,7 @@ CASES: dict[str, Callable[[Path], list[Row]]] = {
 
 
 def machine() -> str:
-    """Return what the figures were measured on."""
+    """Return a description of the machine."""
     model = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         "",

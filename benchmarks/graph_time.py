@@ -1,4 +1,4 @@
-"""Time on a GPU without the host's share: launches captured in a CUDA graph and replayed."""
+"""Time of launches on a GPU without that of the host: they are captured in a CUDA graph and replayed."""
 
 from collections.abc import Callable
 from statistics import median

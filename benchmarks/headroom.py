@@ -1,4 +1,4 @@
-"""How much further values reach on many samples than on two: `headroom.py CHECKPOINT BUNDLE DATA`."""
+"""Ratio of the largest values on many samples to those on two: `headroom.py CHECKPOINT BUNDLE DATA`."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from internvl_edge.runtime.bundle.tokenizer import Tokenizer
 @click.option("--few", default=2, show_default=True, help="Samples of a verification.")
 @click.option("--many", default=64, show_default=True, help="Samples to hold them against.")
 def main(checkpoint: Path, bundle: Path, data: Path, few: int, many: int) -> None:
-    """Print, for each graph of a 16-bit BUNDLE, the ratios of what its values reach on DATA."""
+    """Print for each graph of a 16-bit BUNDLE the ratios of the largest values on DATA."""
     opened = open_checkpoint(str(checkpoint))
     manifest = Bundle.open(bundle).manifest
     tokenizer = Tokenizer(opened.tokenizer_file) if opened.tokenizer_file else None

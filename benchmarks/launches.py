@@ -34,7 +34,7 @@ from internvl_edge.runtime.targets.targets import find_target
 TARGET = "sm_89"
 PLAIN_OPSETS = (17, 20, 23)
 MODELOPT_OPSET = 20
-"""Of the plain export that it quantizes."""
+"""Opset of the plain export that ModelOpt quantizes."""
 MODELOPT_PRECISIONS = ("int8", "fp8")
 GRAPH = "plain.onnx"
 
@@ -107,7 +107,7 @@ def counted_row(what: str, case: Case, model: ir.Model, folder: Path, remark: st
 
 
 def unnamed_launches(plan: Path, block: str) -> int:
-    """Return how many launches of no block run between the first and the last of `block`.
+    """Return the number of launches that belong to no block, between the first and the last of `block`.
 
     Nodes that ModelOpt adds are named by tensors, so a kernel that only quantizes names none; nor does one that
     TensorRT adds to change a layout.
@@ -135,7 +135,7 @@ def _one_line(error: Exception) -> str:
 
 
 def best_form(case: Case, precision: str, folder: Path, most_launches: int | None) -> Form:
-    """Search the forms of the canonical graph, quantized where asked; the leanest with few enough launches."""
+    """Return the form of the canonical graph with the fewest bytes among those with few enough launches."""
     model = canonical(case, precision)
     attach_stand_ins(model, folder)
     profiles = _profiles(case, model)
@@ -148,46 +148,46 @@ def _profiles(case: Case, model: ir.Model) -> list[Mapping[str, Shapes]]:
 
 
 def rows_of(case: Case, folder: Path, environment: Path) -> Iterator[Row]:
-    """Yield the plain exports, then ModelOpt's graphs, then ours in every precision, judged against them."""
+    """Yield the plain exports, then ModelOpt's graphs, then ours in every precision, compared with them."""
     plain = [plain_row(case, opset, folder) for opset in PLAIN_OPSETS]
     yield from plain
     modelopt = {precision: modelopt_row(case, precision, folder, environment) for precision in MODELOPT_PRECISIONS}
     yield from modelopt.values()
     for precision in case.precisions:
         form = best_form(case, precision, folder, most_launches(case, precision, plain))
-        verdicts = [verdict(case, precision, form, "plain", plain)]
-        if (rival := rival_of(case, precision)) is not None:
-            verdicts.append(verdict(case, precision, form, "ModelOpt", [modelopt[rival]]))
+        comparisons = [comparison(case, precision, form, "plain", plain)]
+        if (other := counterpart(case, precision)) is not None:
+            comparisons.append(comparison(case, precision, form, "ModelOpt", [modelopt[other]]))
         yield Row(
             what=f"{case.title}: ours, {precision}",
             launches=form.launches,
             bytes=form.bytes,
-            remark="; ".join([*verdicts, form_text(form)]),
+            remark="; ".join([*comparisons, form_text(form)]),
         )
 
 
-def rival_of(case: Case, precision: str) -> str | None:
-    """Return ModelOpt's precision that compares: its FP8 has attention's products in 8 bits."""
+def counterpart(case: Case, precision: str) -> str | None:
+    """Return the precision of ModelOpt that corresponds: its FP8 has the products of attention in 8 bits."""
     if precision == "fp8" and FP8_ATTENTION in case.precisions:
         return None
     return "fp8" if precision == FP8_ATTENTION else precision if precision in MODELOPT_PRECISIONS else None
 
 
-def most_launches(case: Case, precision: str, rivals: Sequence[Row]) -> int:
-    """Return the bound of `case`, or else the fewest launches among `rivals`."""
-    return case.wanted.get(precision, min((row.launches for row in rivals if row.launches is not None), default=0))
+def most_launches(case: Case, precision: str, others: Sequence[Row]) -> int:
+    """Return the bound of `case`, or the fewest launches among `others` if it has none."""
+    return case.wanted.get(precision, min((row.launches for row in others if row.launches is not None), default=0))
 
 
-def verdict(case: Case, precision: str, form: Form, title: str, rivals: Sequence[Row]) -> str:
-    """Return what was wanted against the rows `rivals`, and whether it is so.
+def comparison(case: Case, precision: str, form: Form, title: str, others: Sequence[Row]) -> str:
+    """Return a text with the goal against the rows `others`, and whether it is reached.
 
-    A case with bounds of its own wants fewer bytes; elsewhere fewer launches at no more bytes suffice.
+    A case with bounds of its own needs fewer bytes; for other cases, fewer launches with no more bytes suffice.
     """
-    launches = [row.launches for row in rivals if row.launches is not None]
-    moved = [row.bytes for row in rivals if row.bytes is not None]
+    launches = [row.launches for row in others if row.launches is not None]
+    moved = [row.bytes for row in others if row.bytes is not None]
     if not launches or not moved:
         return f"no figures of {title}"
-    most, strict = most_launches(case, precision, rivals), bool(case.wanted)
+    most, strict = most_launches(case, precision, others), bool(case.wanted)
     bound = min(moved) if strict or form.launches >= min(launches) else min(moved) + 1
     reached = form.launches <= most and form.bytes is not None and form.bytes < bound
     wanted = f"{'fewer bytes' if strict else 'better'} than {title}"
@@ -195,7 +195,7 @@ def verdict(case: Case, precision: str, form: Form, title: str, rivals: Sequence
 
 
 def form_text(form: Form) -> str:
-    """Return how attention is written, and what differs from that form's defaults."""
+    """Return a text with the form of attention and the settings that differ from its defaults."""
     dialect = form.dialect
     standard = asdict(Dialect(attention=dialect.attention))
     differing = (f"{field} {value}" for field, value in asdict(dialect).items() if value != standard[field])

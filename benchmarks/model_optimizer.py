@@ -1,6 +1,6 @@
 """ModelOpt's ONNX PTQ: an environment of its own (1.4 GB, made once), and the call that runs inside it.
 
-Imports of `internvl_edge` have no place here: that environment has none.
+This file imports nothing of `internvl_edge`, which is not installed in that environment.
 """
 
 import importlib
@@ -13,18 +13,18 @@ import numpy as np
 from steps import measured
 
 MODELOPT = ("nvidia-modelopt==0.47.0",)
-"""Installed without its dependencies, which are CUDA builds of ONNX Runtime and CuPy: gigabytes, of no use on a CPU."""
+"""Package that is installed without its dependencies, CUDA builds of ONNX Runtime and CuPy, which a CPU cannot use."""
 MODELOPT_NEEDS = (
     *("onnx==1.21.0", "onnxruntime==1.24.4", "onnxconverter-common==1.16.0", "onnx-graphsurgeon>=0.6.1"),
     *("onnxslim>=0.1.76", "polygraphy>=0.53.4", "setuptools>=80", "pulp<4", "click", "cppimport", "lief", "ml_dtypes"),
     *("ninja", "numpy", "nvidia-ml-py", "omegaconf", "onnxscript", "packaging", "pydantic", "pyyaml", "regex", "rich"),
     *("safetensors", "scipy", "torch", "tqdm"),
 )
-"""The versions that 0.47.0 asks for; those without a bound are the newest."""
+"""Dependencies with the versions that 0.47.0 needs; the newest where it sets no bound."""
 
 
 def modelopt_python(environment: Path, log: Path) -> Path:
-    """Return the interpreter of ModelOpt's environment, made if it is not there.
+    """Return the interpreter of ModelOpt's environment, which is made if it is not there.
 
     Raises:
         StepError: a package cannot be installed.
@@ -42,7 +42,7 @@ def modelopt_python(environment: Path, log: Path) -> Path:
 
 
 def modelopt_graph(graph: str, inputs: str, precision: str, method: str, dtype: str) -> None:
-    """Replace a graph by what ModelOpt makes of it, calibrated on the batches in `inputs`; runs in its environment.
+    """Replace a graph by ModelOpt's quantized graph, calibrated on the batches in `inputs`, in ModelOpt's environment.
 
     It chooses the nodes itself: products, convolutions, residual sums. What it needed:
 

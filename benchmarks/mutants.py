@@ -1,12 +1,12 @@
-"""How many small faults the tests near a file notice: `python benchmarks/mutants.py --out mutants.jsonl`.
+"""Share of small faults that the tests near a file find: `python benchmarks/mutants.py --out mutants.jsonl`.
 
 Faults are made by the operators of Cosmic Ray (`pip install cosmic-ray`): another comparison, another arithmetic
 operator, a number off by one, `and` for `or`, a loop that never runs. Places are drawn with a seed, uniformly over all
 places of the rooms below where an operator applies, and at each place one operator. Each fault is made in a copy of
-the project, where the tests near the file run; it is caught if one fails or does not end in time. Left out is what no
-test can notice: annotations, and the arguments `strict`, `slots`, `frozen` and `kw_only`.
+the project, where the tests near the file run; it is caught if one fails or does not end in time. Faults that no
+test can find are left out: in annotations, and in the arguments `strict`, `slots`, `frozen` and `kw_only`.
 
-A run that was ended goes on where it was: faults that stand in the file given by --out are not made again.
+A run that was stopped continues where it was: faults in the file given by --out are not made again.
 """
 
 import ast
@@ -34,16 +34,16 @@ from cosmic_ray.plugins import get_operator, operator_names
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("calib", "export/canonical", "export/checkpoint", "runtime/tasks")
-"""What makes a wrong answer when it is wrong: ranges and codes, passes, weights, and the tasks with generation."""
+"""Folders whose faults give wrong results: ranges and codes, passes, weights, and the tasks with generation."""
 SERVER = multiprocessing.get_context("forkserver")
 LOADED = ("onnx", "onnx_ir", "onnxruntime", "onnxscript", "torch", "transformers")
-"""What most tests import, and what takes seconds to: it is loaded once, and each run of tests is a fork."""
+"""Modules that most tests import and that take seconds to load; they are loaded once, and each run is a fork."""
 NEAR = ("tests/unit/", "tests/parity/")
-"""Where tests stand that need no whole bundle."""
+"""Folders of the tests that need no whole bundle."""
 SILENT = frozenset(("strict", "slots", "frozen", "kw_only"))
-"""Arguments that change no result of a right program."""
+"""Arguments that do not change the result of a correct program."""
 SECONDS = 900
-"""After which a run of the near tests counts as endless: alone on a machine they take less than a tenth of that."""
+"""Seconds after which a run of the near tests counts as endless; on an idle machine a tenth suffices."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,20 +55,20 @@ class Fault:
     column: int
     operator: str
     occurrence: int
-    """Which place of the file it is, among those of this operator."""
+    """Index of the place among all places of this operator in the file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What the near tests made of it."""
+    """Outcome of the near tests for one fault."""
 
     fault: Fault
     result: str
     """`failed`, `endless`, `passed`, or `no tests` where none is near."""
     tests: int
-    """Test files that are near."""
+    """Number of test files that are near."""
     change: str
-    """The line after the change."""
+    """Source line after the change."""
 
     @property
     def caught(self) -> bool:
@@ -123,7 +123,7 @@ def near_tests(file: str) -> list[str]:
 
 
 def outcome(fault: Fault, tree: Path) -> Outcome:
-    """Return what the near tests make of `fault`, made in the copy `tree` and mended after it."""
+    """Return the outcome of the near tests for `fault`, which is made in the copy `tree` and reverted afterwards."""
     tests = near_tests(fault.file)
     _check_sound(tuple(tests), tree)
     path = tree / fault.file
@@ -139,12 +139,14 @@ def outcome(fault: Fault, tree: Path) -> Outcome:
 
 
 @click.command()
-@click.option("--count", default=200, show_default=True, help="Faults to make.")
-@click.option("--seed", default=17, show_default=True, help="Of the draw.")
-@click.option("--jobs", default=2, show_default=True, help="Faults tried at once.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="File of outcomes, a line of JSON each.")
+@click.option("--count", default=200, show_default=True, help="Number of faults to make.")
+@click.option("--seed", default=17, show_default=True, help="Seed of the random choice.")
+@click.option("--jobs", default=2, show_default=True, help="Number of faults that are tried at the same time.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="File for the outcomes, one line of JSON each."
+)
 def main(count: int, seed: int, jobs: int, out: Path) -> None:
-    """Print a Markdown table of folders, and the faults that no near test notices."""
+    """Print a Markdown table of folders, and the faults that no near test finds."""
     chosen = drawn(count, seed)
     done = {entry.fault: entry for entry in _read(out)}
     waiting = [fault for fault in chosen if fault not in done]
@@ -196,7 +198,7 @@ def _read(out: Path) -> Iterator[Outcome]:
 
 
 def _copied(tree: Path) -> Path:
-    """Copy what git knows, and let its tests import the copy."""
+    """Copy the tracked files, and let their tests import the copy."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in listed.splitlines():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
@@ -208,7 +210,7 @@ def _copied(tree: Path) -> Path:
 
 @cache
 def _check_sound(tests: tuple[str, ...], tree: Path) -> None:
-    """Refuse tests that fail without a fault: they would seem to catch every one."""
+    """Check that the tests pass without a fault, since a failing test would seem to catch every fault."""
     if tests and _result(tests, tree) != "passed":
         raise click.ClickException(f"{' '.join(tests)}: fail as they are; repair them first")
 
@@ -279,7 +281,7 @@ def _nodes(node: object) -> Iterator[object]:
 
 
 def _hidden(tree: ast.Module) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Return first and last place of what no test can notice."""
+    """Return the first and the last place of code whose faults no test can find."""
     parts: list[ast.expr] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:

@@ -1,8 +1,8 @@
-"""Copies of a small checkpoint with activation outliers, to measure quantization on: `outliers.py CHECKPOINT OUTPUT`.
+"""Write copies of a small checkpoint with activation outliers: `outliers.py CHECKPOINT OUTPUT`.
 
-``folded`` scales random channels across exact fold pairs: the function stays, the ranges explode. ``massive`` plants
-what published ViTs and LLMs have (Sun et al. 2024, "Massive Activations in Large Language Models"): at one token that
-says nothing, two channels of the residual stream are a thousand, in every block, and act as a bias of the attention.
+``folded`` scales random channels across exact fold pairs: the function stays the same, and the ranges become large.
+``massive`` adds what published ViTs and LLMs have (Sun et al. 2024, "Massive Activations in Large Language Models"): at
+one token without meaning, two channels of the residual stream are 1000 in every block, and act as a bias of attention.
 """
 
 import shutil
@@ -27,16 +27,16 @@ from internvl_edge.runtime.bundle.tokenizer import Tokenizer
 from internvl_edge.runtime.inputs.pictures.preprocess import preprocess
 
 SHARE = 0.04
-"""Channels that are scaled at each fold pair."""
+"""Number of channels that are scaled at each fold pair."""
 MASSIVE = 1000.0
-"""Value of a planted channel in the residual stream, whose median magnitude is about 2 in the demo."""
+"""Value of an outlier channel in the residual stream, whose median magnitude is about 2 in the demo."""
 MASSIVE_CHANNELS = 2
 NORM_RATIO = 300.0
-"""Planted channel over the median behind a norm."""
+"""Ratio of an outlier channel to the median channel after a norm."""
 UNIT_OUTPUT = 40.0
-"""Output of the hidden unit that takes the planted channels out of the vision tower."""
+"""Output of the hidden unit that removes the outlier channels at the end of the vision tower."""
 TOKENS = {"vision": 1, "text": 0}
-"""Graph -> its massive token: a corner of the picture, and bos."""
+"""Graph -> index of its massive token: a corner of the picture, and bos."""
 
 Tensors = dict[str, torch.Tensor]
 
@@ -75,10 +75,10 @@ def plant_massive(source: Path, target: Path) -> None:
     tensors = _load(source)
     config = open_checkpoint(source).config
     sites = [site for site in model_sites(config) if isinstance(site.fold, NormFold)]
-    heard = _norm_outputs(source, config, sites)
+    observed = _norm_outputs(source, config, sites)
     planted: dict[str, torch.Tensor] = {}
     for graph, prefix in (("vision", "vision_model."), ("text", "qllama.model.layers")):
-        own = {site: heard[graph, site.linears[0]] for site in sites if (graph, site.linears[0]) in heard}
+        own = {site: observed[graph, site.linears[0]] for site in sites if (graph, site.linears[0]) in observed}
         channels = planted[graph] = _least_used(own, tensors)
         _silence(tensors, prefix, channels)
         for site, rows in own.items():
@@ -88,7 +88,7 @@ def plant_massive(source: Path, target: Path) -> None:
 
 
 def _least_used(own: Mapping[Site, torch.Tensor], tensors: Tensors) -> torch.Tensor:
-    """Return the channels behind the norms that the linears make the least of."""
+    """Return the channels after the norms that have the smallest weights in the linears."""
     used = sum(
         rows.abs().mean(dim=(0, 1)) * tensors[weight].norm(dim=0)
         for site, rows in own.items()
@@ -111,7 +111,7 @@ def _scale_fold(tensors: Tensors, site: Site, factors: torch.Tensor) -> None:
 
 
 def _silence(tensors: Tensors, prefix: str, channels: torch.Tensor) -> None:
-    """Let nothing write to `channels` of the residual stream of a tower."""
+    """Set all weights to 0 that write to `channels` of the residual stream of a tower."""
     for name, value in tensors.items():
         if name.startswith(prefix) and name.endswith(_WRITERS):
             value[channels] = 0.0
@@ -121,12 +121,12 @@ def _silence(tensors: Tensors, prefix: str, channels: torch.Tensor) -> None:
 
 
 def _median(rows: torch.Tensor) -> float:
-    """Return the median magnitude; zeros are padding."""
+    """Return the median magnitude without zeros, which are padding."""
     return float(rows[rows != 0].abs().median())
 
 
 def _let_through(tensors: Tensors, site: Site, channels: torch.Tensor, output: torch.Tensor, median: float) -> None:
-    """Make the norm of `site` give the planted channels `NORM_RATIO` medians, and its linears what `output` gave."""
+    """Scale the outlier channels of the norm of `site` to `NORM_RATIO` medians, and keep the output of its linears."""
     assert isinstance(site.fold, NormFold)
     planted = NORM_RATIO * median
     (gain,) = site.fold.parameters
@@ -137,7 +137,7 @@ def _let_through(tensors: Tensors, site: Site, channels: torch.Tensor, output: t
 
 
 def _enter_and_leave(tensors: Tensors, config: ModelConfig, channels: Mapping[str, torch.Tensor]) -> None:
-    """Write the planted channels into the tables, and let a hidden unit of the last vision block take them out."""
+    """Write the outlier channels into the tables, and remove them by a hidden unit of the last vision block."""
     tensors["qllama.model.embed_tokens.weight"][_BOS, channels["text"]] = MASSIVE
     planted = channels["vision"]
     tensors["vision_model.embeddings.position_embedding"][0, TOKENS["vision"], planted] = MASSIVE
@@ -152,7 +152,7 @@ def _enter_and_leave(tensors: Tensors, config: ModelConfig, channels: Mapping[st
 
 
 def _norm_outputs(source: Path, config: ModelConfig, sites: Sequence[Site]) -> dict[tuple[str, str], torch.Tensor]:
-    """Return what the linears behind norms read, ``[B, n, C]`` by graph and linear, on a few pictures and texts."""
+    """Return the inputs ``[B, n, C]`` of the linears after norms, by graph and linear, on a few pictures and texts."""
     seen: dict[tuple[str, str], torch.Tensor] = {}
 
     def recorder(graph: str, path: str) -> Change:

@@ -1,4 +1,4 @@
-"""What the profiler adds to a call: a session that does nothing, called bare, unmeasured and measured.
+"""Time that measuring adds to a call of a session that does nothing: called directly, unmeasured and measured.
 
 python benchmarks/profiler.py
 """
@@ -16,13 +16,13 @@ CALLS, ROUNDS = 2000, 15
 
 
 class NullSession:
-    """Does nothing within the spans of a device's backend, or within none."""
+    """Session that does nothing, within the spans of a device's backend or without spans."""
 
     def __init__(self, stages: Sequence[str]) -> None:
         self._stages = stages
 
     def run(self, inputs: Mapping[str, np.ndarray], stages: Stages = UNMEASURED) -> dict[str, np.ndarray]:
-        """Pass the stages."""
+        """Run the empty stages."""
         for stage in self._stages:
             with stages.stage(stage, "graph"):
                 pass

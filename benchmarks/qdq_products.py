@@ -1,4 +1,4 @@
-"""How many matrix products of a Q/DQ graph have both sides in 8 bits."""
+"""Number of matrix products in a Q/DQ graph whose inputs are both in 8 bits."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +8,7 @@ PRODUCTS = ("MatMul", "Gemm")
 
 
 def quantized_products(graph: Path) -> tuple[int, int]:
-    """Return how many products, those of attention among them, have both sides in 8 bits, and how many there are."""
+    """Return the number of products, attention's included, with both inputs in 8 bits, and the number of all."""
     import onnx
 
     nodes = onnx.load(graph, load_external_data=False).graph.node

@@ -1,8 +1,8 @@
-"""8 bits by other tools beside ours, same graphs, data and machine: `python benchmarks/quant_baselines.py FOLDER`.
+"""Quantization by other tools and by ours, on the same graphs and data: `python benchmarks/quant_baselines.py FOLDER`.
 
 Exports CHECKPOINT in fp32 below FOLDER, takes what each graph is fed on real pictures and captions, lets every tool
 quantize the exported graphs on that, and evaluates each result on the test set. ModelOpt gets an environment of its own
-(1.4 GB, made once). What a step says goes to FOLDER/logs.
+(1.4 GB, made once). The output of each step goes to FOLDER/logs.
 
 Every step is a process of its own that this file starts with itself as module; so this one must stay small: it loads no
 model. Imports of `internvl_edge` stay inside functions: ModelOpt's environment has none.
@@ -28,14 +28,14 @@ from steps import Cost, StepError, measured, step
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "emoji"
 GRAPHS = ("vision", "query", "text", "decoder")
-"""What the other tools quantize; `itm` stays as it is, since the demo's head is not trained."""
+"""Graphs that the other tools quantize; `itm` is left out, since its head is not trained in the demo."""
 SAMPLES = 128
 BATCH_SIZE = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What a tool starts from and where its bundle goes."""
+    """Input of a tool, and the folder of its bundle."""
 
     checkpoint: Path
     data: Path
@@ -48,11 +48,11 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Test:
-    """What bundles are evaluated on."""
+    """Data and tasks on which bundles are evaluated."""
 
     data: Path
-    limit: int
-    """Pictures; 0: all."""
+    sample_count: int
+    """Number of pictures; 0: all."""
     tasks: str = "retrieval,zero_shot,captions"
 
 
@@ -62,14 +62,14 @@ class Row:
 
     tool: str
     means: tuple[float, ...] | None = None
-    """R@1, zero-shot, captions, in percent; those that were measured."""
+    """Mean R@1, zero-shot accuracy and exact match of captions in percent, of those that were measured."""
     cost: Cost | None = None
     products: str = ""
     reason: str = ""
 
 
 Tool = Callable[[Job], Cost]
-"""Writes a bundle to `job.output`."""
+"""Function that writes a bundle to `job.output` and returns the cost."""
 
 
 # Tools
@@ -96,7 +96,7 @@ def modelopt_tool(precision: str, method: str) -> Tool:
 
 
 def our_tool(precision: str, *options: str) -> Tool:
-    """Return our own export: the command that a user would type, so with tracing, calibration and gate."""
+    """Return our own export as a user runs it, with tracing, calibration and accuracy gate."""
 
     def tool(job: Job) -> Cost:
         data = ["--data", str(job.data), "--calibration-samples", str(SAMPLES)]
@@ -162,13 +162,13 @@ def onnxruntime_graphs(fp32: str, inputs: str, output: str, method: str) -> None
 
 
 def modelopt_graphs(fp32: str, inputs: str, output: str, precision: str, method: str) -> None:
-    """Quantize each graph as ModelOpt does by itself."""
+    """Quantize each graph with ModelOpt's defaults."""
     for name, file in quantized_graphs(Path(fp32), Path(output)):
         modelopt_graph(str(file), f"{inputs}/{name}", precision, method, "fp32")
 
 
 def calibration_inputs(fp32: str, data: str, output: str) -> None:
-    """Write what each graph is fed on SAMPLES pictures and their captions, as ``GRAPH/0000.npz``, a batch each.
+    """Write the inputs of each graph for SAMPLES pictures and their captions, one batch in each ``GRAPH/0000.npz``.
 
     Captions take the languages in turn. A batch holds texts of one length, so that no padding is measured. The decoder
     is fed as generation feeds it, but with the true caption: the prompt, then a token at a time.
@@ -200,14 +200,14 @@ def calibration_inputs(fp32: str, data: str, output: str) -> None:
             np.savez(folder / f"{number:04}.npz", **batch)
 
 
-def evaluation(bundle: str, data: str, limit: str, tasks: str, output: str) -> None:
+def evaluation(bundle: str, data: str, sample_count: str, tasks: str, output: str) -> None:
     """Write the figures of a bundle as JSON."""
     from internvl_edge.calib.data.dataset import open_data
     from internvl_edge.calib.evaluation import EvalOptions, evaluate
     from internvl_edge.runtime import InternVL
 
     model = InternVL.open(bundle)
-    options = EvalOptions(sample_count=int(limit) or None, tasks=tuple(tasks.split(",")))
+    options = EvalOptions(sample_count=int(sample_count) or None, tasks=tuple(tasks.split(",")))
     report = evaluate(model, open_data(Path(data)), options)
     means = [report.mean_recall_at_1, report.mean_zero_shot, report.mean_exact_match]
     found = {"means": [mean for mean in means if mean is not None], "products": _products(Path(bundle))}
@@ -232,7 +232,7 @@ def quantized_graphs(fp32: Path, output: Path) -> Iterator[tuple[str, Path]]:
 
 
 def seal(bundle: Path, precision: str) -> None:
-    """Bring the manifest in line with the files."""
+    """Update the manifest for the changed files."""
     from internvl_edge.runtime.bundle.bundle import sha256_file
     from internvl_edge.runtime.bundle.manifest import FileInfo, Manifest
 
@@ -253,7 +253,7 @@ def _by_length(texts: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
 def _decoder_steps(
     model: Any, query: Mapping[str, np.ndarray], prompt: np.ndarray, captions: Sequence[np.ndarray]
 ) -> list[dict[str, np.ndarray]]:
-    """Return what the decoder is fed on one batch: rows whose caption has ended leave."""
+    """Return the inputs of the decoder for one batch; rows whose caption has ended are removed."""
     order = sorted(range(len(captions)), key=lambda row: -len(captions[row]))
     cache = {name: values[order] for name, values in query.items() if name.startswith("present.")}
     held = next(iter(cache.values())).shape[2]
@@ -278,7 +278,7 @@ def _decoder_steps(
 
 
 def _products(bundle: Path) -> str:
-    """Return how many products have both sides in 8 bits, of how many."""
+    """Return the number of products with both inputs in 8 bits, and the number of all, as text."""
     graphs = json.loads((bundle / "manifest.json").read_text())["graphs"]
     counts = [quantized_products(bundle / graphs[name]["file"]) for name in GRAPHS]
     return "/".join(str(sum(column)) for column in zip(*counts, strict=True))
@@ -299,7 +299,7 @@ def open_job(folder: Path, checkpoint: Path, data: Path, environment: Path) -> J
 
 
 def prepare(job: Job) -> tuple[Cost, Cost]:
-    """Export the fp32 graphs and take what they are fed; return the cost of both."""
+    """Export the fp32 graphs and compute their inputs; return the cost of both."""
     exported = measured(export_command(job), job.log)
     return exported, step("quant_baselines.calibration_inputs", job.fp32, job.data, job.inputs, log=job.log)
 
@@ -311,7 +311,7 @@ def job_of(tool: str, job: Job) -> Job:
 
 
 def row_of(name: str, tool: Tool, job: Job, test: Test) -> Row:
-    """Let a tool write its bundle and evaluate it."""
+    """Run a tool and return the row of its bundle."""
     try:
         cost = tool(job)
         if not name.startswith("ours"):
@@ -324,7 +324,7 @@ def row_of(name: str, tool: Tool, job: Job, test: Test) -> Row:
 def evaluated(tool: str, bundle: Path, test: Test, log: Path) -> Row:
     """Return the figures of a bundle."""
     report = log.with_suffix(".json")
-    step("quant_baselines.evaluation", bundle, test.data, test.limit, test.tasks, report, log=log)
+    step("quant_baselines.evaluation", bundle, test.data, test.sample_count, test.tasks, report, log=log)
     found = json.loads(report.read_text())
     return Row(tool=tool, means=tuple(found["means"]), products=found["products"])
 
@@ -340,7 +340,7 @@ def line(row: Row, fp32: Row) -> str:
 
 
 def chosen(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
-    """Return the tools named, all known."""
+    """Return the names of the tools after checking that all are known."""
     names = tuple(value.split(","))
     if unknown := [name for name in names if name not in TOOLS]:
         raise click.BadParameter(f"{', '.join(unknown)}: unknown; choose from {', '.join(TOOLS)}")
@@ -352,23 +352,25 @@ def chosen(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]
 @click.option("--checkpoint", type=click.Path(exists=True, path_type=Path), default=EXAMPLE / "checkpoint")
 @click.option("--data", type=click.Path(exists=True, path_type=Path), default=EXAMPLE / "data" / "calibration.jsonl")
 @click.option("--test", type=click.Path(exists=True, path_type=Path), default=EXAMPLE / "data" / "test.jsonl")
-@click.option("--limit", type=int, default=0, help="Test pictures; default: all.")
+@click.option("--sample-count", type=int, default=0, help="Number of test pictures; 0: all.")
 @click.option("--tools", default=",".join(TOOLS), callback=chosen, show_default=True)
-@click.option("--environment", type=click.Path(path_type=Path), help="ModelOpt's; default: FOLDER/modelopt.")
+@click.option(
+    "--environment", type=click.Path(path_type=Path), show_default="FOLDER/modelopt", help="Environment of ModelOpt."
+)
 def main(
     folder: Path,
     checkpoint: Path,
     data: Path,
     test: Path,
-    limit: int,
+    sample_count: int,
     tools: tuple[str, ...],
     environment: Path | None,
 ) -> None:
     """Quantize CHECKPOINT with each tool below FOLDER and print a Markdown table."""
     job = open_job(folder, checkpoint, data, environment or folder / "modelopt")
-    judged = Test(data=test, limit=limit)
+    test_set = Test(data=test, sample_count=sample_count)
     exported, prepared = prepare(job)
-    fp32 = evaluated("fp32", job.fp32, judged, job.log)
+    fp32 = evaluated("fp32", job.fp32, test_set, job.log)
     packages = ("onnxruntime", "onnx", "torch", "numpy")
     click.echo(f"{', '.join(f'{name} {version(name)}' for name in packages)}; ModelOpt: {' '.join(MODELOPT)}")
     click.echo(f"{os.cpu_count()} cores. Seconds and memory of quantization alone: all but ours also need")
@@ -380,7 +382,7 @@ def main(
     click.echo("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     click.echo(line(fp32, fp32))
     for tool in tools:
-        click.echo(line(row_of(tool, TOOLS[tool], job_of(tool, job), judged), fp32))
+        click.echo(line(row_of(tool, TOOLS[tool], job_of(tool, job), test_set), fp32))
 
 
 if __name__ == "__main__":

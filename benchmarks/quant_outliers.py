@@ -1,7 +1,7 @@
 """The demo and two copies of it with outliers, quantized, in one table: `python benchmarks/quant_outliers.py FOLDER`.
 
-Each model is judged against its own fp32 graphs. Plain MinMax is ONNX Runtime's `quantize_static`; beside it stands our
-own export without what it has against outliers.
+Each model is compared with its own fp32 graphs. Plain MinMax is ONNX Runtime's `quantize_static`; beside it are our own
+exports without the measures against outliers.
 """
 
 import shutil
@@ -13,7 +13,7 @@ from outliers import plant_massive, scale_folds
 from quant_baselines import EXAMPLE, Row, Test, evaluated, job_of, onnxruntime_tool, open_job, our_tool, prepare, row_of
 
 MODELS: dict[str, Callable[[Path, Path], None]] = {"folded": scale_folds, "massive": plant_massive}
-"""Name -> writes a copy of a checkpoint; the demo as it is comes first."""
+"""Name -> function that writes a copy of a checkpoint; the unchanged demo comes first."""
 TOOLS = {
     "plain MinMax int8": onnxruntime_tool("MinMax"),
     "ours int8, max, no smoothing": our_tool("int8", "--method", "max", "--smooth", "off", "--max-drop", "100"),
@@ -23,7 +23,7 @@ TOOLS = {
 
 
 def rows(checkpoint: Path, folder: Path, data: Path, test: Test) -> dict[str, Row]:
-    """Return what every tool makes of `checkpoint`, with fp32 first."""
+    """Return the rows of `checkpoint`: fp32, then every tool."""
     job = open_job(folder, checkpoint, data, folder)
     prepare(job)
     found = {"fp32": evaluated("fp32", job.fp32, test, job.log)}
@@ -46,11 +46,11 @@ def cell(row: Row, fp32: Row) -> str:
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--limit", type=int, default=0, help="Test pictures; default: all.")
-def main(folder: Path, limit: int) -> None:
+@click.option("--sample-count", type=int, default=0, help="Number of test pictures; 0: all.")
+def main(folder: Path, sample_count: int) -> None:
     """Quantize the demo and its copies below FOLDER and print a Markdown table."""
     data = EXAMPLE / "data" / "calibration.jsonl"
-    test = Test(data=EXAMPLE / "data" / "test.jsonl", limit=limit, tasks="retrieval,zero_shot")
+    test = Test(data=EXAMPLE / "data" / "test.jsonl", sample_count=sample_count, tasks="retrieval,zero_shot")
     checkpoints = {"demo": EXAMPLE / "checkpoint"}
     for name, write in MODELS.items():
         checkpoints[name] = folder / name / "checkpoint"

@@ -1,4 +1,4 @@
-"""Where the noise of 8 bits comes from, and what second-order rounding gains: `python benchmarks/quant_rounding.py`.
+"""Sources of the noise of 8 bits, and the gain of second-order rounding: `python benchmarks/quant_rounding.py`.
 
 SQNR of the demo's outputs in torch, on test pictures that calibration has not seen, with activations alone in 8 bits,
 weights alone, and both; weights rounded to nearest, with bias correction, and by GPTQ (Frantar et al. 2023).
@@ -35,10 +35,10 @@ from internvl_edge.runtime.numbers.formats import QUANTIZED, Format
 from internvl_edge.runtime.progress import Silent
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "emoji"
-JUDGED = {"vision": "image_embeds", "query": "query_embeds", "text": "text_embeds", "decoder": "logits"}
+OUTPUTS = {"vision": "image_embeds", "query": "query_embeds", "text": "text_embeds", "decoder": "logits"}
 CALIBRATED, TESTED = 128, 64
 DAMPING = 0.01
-"""Added to the Hessian's diagonal, of its mean: GPTQ's own default."""
+"""Share of the mean of the Hessian's diagonal that is added to it, the default of GPTQ."""
 
 Sources = Mapping[str, Source]
 Inputs = Mapping[str, Mapping[str, np.ndarray]]
@@ -59,7 +59,7 @@ class Model:
         return torch_outputs(graph, self.config, inputs[graph], fetch_from(sources), (), changed)
 
     def inputs(self, file: Path, count: int) -> Inputs:
-        """Return what the graphs are fed on `count` pictures and their captions; each by the fp32 graph before it."""
+        """Return the inputs of the graphs for `count` pictures and captions, as the fp32 graphs compute them."""
         data = open_data(file).subsample(count)
         pixels = preprocess([data.picture(row) for row in data.rows], self.config.pictures)
         captions = [row.texts[data.languages[i % len(data.languages)]][0] for i, row in enumerate(data.rows)]
@@ -68,14 +68,14 @@ class Model:
         samples = GraphInputs(pixel_values=pixels, text_ids=ids, prompt_ids=prompt)
         found: dict[str, dict[str, np.ndarray]] = {}
         outputs: dict[str, dict[str, np.ndarray]] = {}
-        for graph in JUDGED:
+        for graph in OUTPUTS:
             found[graph] = samples.of(graph, outputs.get(graph_row(graph).fed_by or "", {}))
             outputs[graph] = self.run(graph, found, self.sources, {})
         return found
 
 
 def hessians(model: Model, inputs: Inputs, recipe: Recipe, sources: Sources) -> dict[str, torch.Tensor]:
-    """Return ``X^T X`` of every quantized linear's quantized input, over all graphs, ``[C, C]`` fp64."""
+    """Return ``X^T X`` of the quantized input of every quantized linear, over all graphs, ``[C, C]`` in fp64."""
     found: dict[str, torch.Tensor] = {}
 
     def noting(path: str, change: Change) -> Change:
@@ -87,14 +87,14 @@ def hessians(model: Model, inputs: Inputs, recipe: Recipe, sources: Sources) -> 
 
         return note
 
-    for graph in JUDGED:
+    for graph in OUTPUTS:
         changed = {path: noting(path, change) for path, change in fake_quantizers(recipe, graph).items()}
         model.run(graph, {graph: with_cached_values(recipe, inputs[graph])}, sources, changed)
     return found
 
 
 def gptq(weight: torch.Tensor, hessian: torch.Tensor, scale: torch.Tensor, form: Format) -> torch.Tensor:
-    """Return `weight` ``[out, C]`` as its codes stand for it, each column's error moved to the columns behind it."""
+    """Return `weight` ``[out, C]`` rounded column by column, with the error of each moved to the columns after it."""
     weight, damped = weight.double().clone(), hessian.clone()
     dead = damped.diagonal() == 0
     damped[dead, dead] = 1.0
@@ -153,7 +153,7 @@ def measured(model: Model, precision: str, ranges: Path) -> dict[str, dict[str, 
     variants |= {f"weights alone, {name}": (sources, False) for name, sources in weights.items()}
     variants |= {f"both, {name}": (sources, True) for name, sources in weights.items()}
     found: dict[str, dict[str, float]] = {name: {} for name in variants}
-    for graph, output in JUDGED.items():
+    for graph, output in OUTPUTS.items():
         reference = torch.from_numpy(model.run(graph, test, model.sources, {})[output])
         fed = {graph: with_cached_values(recipe, test[graph])}
         quantizers = fake_quantizers(recipe, graph)
@@ -166,16 +166,16 @@ def measured(model: Model, precision: str, ranges: Path) -> dict[str, dict[str, 
 @click.command()
 @click.option("--precision", type=click.Choice(sorted(QUANTIZED)), default="int8", show_default=True)
 def main(precision: str) -> None:
-    """Print SQNR of the demo's outputs by what is quantized, as a Markdown table."""
+    """Print a Markdown table of the SQNR of the demo's outputs for each part that is quantized."""
     checkpoint = EXAMPLE / "checkpoint"
     with tempfile.TemporaryDirectory() as folder:
         ranges = Path(folder) / "ranges"
         data = str(EXAMPLE / "data" / "calibration.jsonl")
         calibrate(CalibrateOptions(checkpoint=str(checkpoint), output=ranges, data=data, samples=CALIBRATED), Silent())
         found = measured(Model(open_checkpoint(checkpoint)), precision, ranges)
-    click.echo(f"| {precision}, SQNR in dB | {' | '.join(JUDGED.values())} |\n| --- |{' ---: |' * len(JUDGED)}")
+    click.echo(f"| {precision}, SQNR in dB | {' | '.join(OUTPUTS.values())} |\n| --- |{' ---: |' * len(OUTPUTS)}")
     for name, levels in found.items():
-        click.echo(f"| {name} | {' | '.join(f'{levels[graph]:.1f}' for graph in JUDGED)} |")
+        click.echo(f"| {name} | {' | '.join(f'{levels[graph]:.1f}' for graph in OUTPUTS)} |")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Calibration and INT8 at full size: time against the bare matrix products, peak memory: `quant_scale.py FOLDER`.
+"""Time and peak memory of calibration and INT8 export at full size: `quant_scale.py FOLDER`.
 
 Writes tens of GB of random checkpoints, ranges and bundles below FOLDER and removes each when it is measured.
 """
@@ -21,14 +21,14 @@ from internvl_edge.export.models.config import ModelConfig, QllamaConfig
 
 PICTURES = 32
 TEXT_LENGTH = 16
-"""Tokens of each stand-in text beside random pictures."""
+"""Number of tokens in each text that is used with random pictures."""
 RANDOM_ATOL = "5"
-"""Towers of random weights amplify a code that falls on the other side of a tie; time and memory are measured here."""
+"""Tolerance of the export: towers of random weights amplify rounding, and only time and memory are measured."""
 CHUNK_ROWS = 2056
-"""Rows of one product: 8 pictures of 257 tokens."""
+"""Number of rows in one product: 8 pictures of 257 tokens."""
 
 Product = tuple[int, int, int]
-"""Rows, in and out channels of one product."""
+"""Rows, input channels and output channels of one product."""
 
 
 def vision_products(config: ModelConfig) -> list[Product]:
@@ -51,7 +51,7 @@ def text_products(config: ModelConfig, layer: int) -> list[Product]:
 
 
 def bare_seconds(blocks: list[list[Product]], dtype: torch.dtype) -> float:
-    """Return how long the products alone take, in the type that calibration multiplies in, nothing else done."""
+    """Return the seconds of the products alone, in the type in which calibration multiplies."""
     held: dict[tuple[int, ...], torch.Tensor] = {}
 
     def random(*shape: int) -> torch.Tensor:
@@ -104,12 +104,12 @@ def case(folder: Path, preset: str, layers: int | None, text_layers: int | None,
 
 
 def six_billion(folder: Path, text_layers: int) -> Iterator[Row]:
-    """InternViT-6B, which has no text layers."""
+    """Measure InternViT-6B, which has no text layers."""
     yield from case(folder, "internvit-6b", None, None, "InternViT-6B")
 
 
 def qllama(folder: Path, text_layers: int) -> Iterator[Row]:
-    """QLLaMA with its embeddings and head, behind one vision block."""
+    """Measure QLLaMA with its embeddings and head, after one vision block."""
     what = f"QLLaMA, {text_layers} layers behind one vision block"
     yield from case(folder, "internvl-14b", 1, text_layers, what)
 

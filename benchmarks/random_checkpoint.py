@@ -1,4 +1,4 @@
-"""Write a random checkpoint of any size in the official layout, streamed: `random_checkpoint.py OUT`."""
+"""Write a random checkpoint of any size in the official layout, tensor by tensor: `random_checkpoint.py OUT`."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from internvl_edge.export.checkpoint.config.config_json import config_from_json
 from internvl_edge.export.models.internvl import InternVLModel
 
 STAGGER_BYTES = 4096
-"""Between the beginnings of two tensors within the block of random numbers."""
+"""Distance between the starts of two tensors in the block of random numbers."""
 BLOCK_VALUES = 4 << 20
 SHARD_BYTES = 5 << 30
 TOKENIZER = Path(__file__).resolve().parent.parent / "examples" / "emoji" / "checkpoint" / "tokenizer.model"
@@ -110,7 +110,7 @@ def write_checkpoint(
 
 
 class _Blocks:
-    """Random blocks by mean and deviation, made once each: random numbers are slower than the disk."""
+    """Blocks of random numbers by mean and deviation; each is made once, since making them is slower than the disk."""
 
     def __init__(self, dtype: str) -> None:
         self.safetensors_name, self._dtype = _DTYPES[dtype]
@@ -120,7 +120,7 @@ class _Blocks:
         self._tensors = 0
 
     def stagger(self) -> int:
-        """Return where in its block the next tensor begins: a builder stores equal tensors once."""
+        """Return the start of the next tensor in its block; starts differ, as a builder stores equal tensors once."""
         self._tensors += 1
         return self._tensors * STAGGER_BYTES % (BLOCK_VALUES * self.itemsize)
 

@@ -1,9 +1,9 @@
-"""What Ray costs: pictures a second of `run embed` by the local engine, and by one and two workers of a cluster.
+"""Cost of Ray: pictures per second of `run embed` by the local engine, and by one and two workers of a cluster.
 
     python benchmarks/ray_embed.py BUNDLE PICTURES [--count 2000] [--rounds 3] [--backend onnxruntime] [--threads 1]
 
 The cluster is this machine; it is started before the clock is. Rounds are interleaved; medians are printed, with the
-range. The first call of a worker opens its graphs: `open` gives what that takes, which a long run forgets.
+range. The first call of a worker opens its graphs: `open` is the time of this, which does not matter in a long run.
 """
 
 import statistics

@@ -1,4 +1,4 @@
-"""Pictures on a CPU by backend, beside torch, ONNX Runtime and OpenVINO as they are: `runtime.py FOLDER --part demo`.
+"""Time of a picture on a CPU by backend, beside torch, ONNX Runtime and OpenVINO: `runtime.py FOLDER --part demo`.
 
 Below FOLDER it exports the checkpoint in fp32 and in INT8 (fp16 or fp32 around the integers). All sides stand in one
 process, run in turns, and give the median. `runtime.py --bundle BUNDLE` measures memory instead: a process of its own
@@ -35,20 +35,20 @@ from internvl_edge.runtime.backends import SessionOptions
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "emoji"
 BACKENDS = ("onnxruntime", "openvino", "auto")
 BUNDLES = {"fp32": ("fp32", False), "int8": ("fp16", True), "int8-fp32": ("fp32", True), "int8-bf16": ("bf16", True)}
-"""Name -> type of what is not quantized, and whether the linears are."""
+"""Name -> type of what is in high precision, and whether the linears are quantized."""
 ERRORS_ONLY = 3
-"""ONNX Runtime's log level."""
+"""Log level of ONNX Runtime."""
 KEEP_FP32 = {"INFERENCE_PRECISION_HINT": "f32"}
-"""By itself OpenVINO computes fp32 in bf16 on a processor that has it."""
+"""Setting for fp32 in OpenVINO, which otherwise uses bf16 on a processor that has it."""
 LONG_SECONDS = 1.0
-"""A call that takes longer needs none before it that does not count."""
+"""Seconds of a call above which no warm-up call is made."""
 REST_SECONDS = 0.1
-"""Before a side's turn: the threads of the one before spin for a while, and take a core from it."""
+"""Pause in seconds before each turn, since the threads of the library before it spin for a while."""
 RANDOM_ATOL = "5"
-"""Towers of random weights amplify a code that falls on the other side of a tie; time is measured here."""
+"""Tolerance of the export: towers of random weights amplify rounding, and only time is measured."""
 
 Run = Callable[[np.ndarray], object]
-"""Pixels ``[B, 3, S, S]`` to whatever the side gives."""
+"""Function that takes pixels ``[B, 3, S, S]``."""
 
 MEMORY_PROBE = """
 import json, sys, time
@@ -73,11 +73,11 @@ class Part:
     data: str
     samples: int
     scales: tuple[str, ...] = ()
-    """Options of `export` for INT8; default: those that lose the least."""
+    """Options of `export` for INT8; the default loses the least accuracy."""
 
 
 def part(name: str, folder: Path) -> Part:
-    """Return a checkpoint and what it is calibrated on, written first if it is random."""
+    """Return a checkpoint and its calibration data; a random one is written first."""
     if name == "demo":
         return Part(checkpoint=EXAMPLE / "checkpoint", data=str(EXAMPLE / "data" / "calibration.jsonl"), samples=128)
     checkpoint = folder / name / "checkpoint"
@@ -88,7 +88,7 @@ def part(name: str, folder: Path) -> Part:
 
 
 def bundles(model: Part, folder: Path) -> dict[str, Path]:
-    """Return the bundles of a model, exported where they are not yet there."""
+    """Return the bundles of a model, which are exported if they are not there."""
     ranges = folder / "ranges"
     if not ranges.exists():
         _edge("calibrate", model.checkpoint, "-o", ranges, "--data", model.data, "--sample-count", str(model.samples))
@@ -108,7 +108,7 @@ def _edge(*arguments: str | Path) -> None:
 
 
 def torch_sides(checkpoint_folder: Path) -> Iterator[tuple[str, Callable[[], Run]]]:
-    """Yield torch as it is, in bf16, and compiled."""
+    """Yield torch in fp32, in bf16, and compiled."""
 
     def side(dtype: torch.dtype, compiled: bool) -> Run:
         module = torch_vision(checkpoint_folder, dtype)
@@ -165,7 +165,7 @@ def our_side(bundle: Path, backend: str, options: SessionOptions) -> Run:
 
 
 def sides(model: Part, found: dict[str, Path], threads: int, batch: int) -> Iterator[tuple[str, Callable[[], Run]]]:
-    """Yield every side's name and how to open it."""
+    """Yield the name of every library and setting, and a function that opens it."""
     ours = SessionOptions(threads=threads, rows=batch)
     yield from torch_sides(model.checkpoint)
     for name, bundle in found.items():
@@ -182,7 +182,7 @@ def sides(model: Part, found: dict[str, Path], threads: int, batch: int) -> Iter
 def opened(
     all_sides: Iterator[tuple[str, Callable[[], Run]]], only: tuple[str, ...], pixels: np.ndarray
 ) -> dict[str, Run | str]:
-    """Return the sides that open and run here, and of the others why not; `only` are patterns of names."""
+    """Return those that run here, and why the others do not; `only` are patterns of their names."""
     found: dict[str, Run | str] = {}
     for name, open_one in all_sides:
         if not any(fnmatch(name, pattern) for pattern in only):
@@ -198,7 +198,7 @@ def opened(
 
 
 def medians(runs: dict[str, Run], pixels: np.ndarray, repeats: int) -> dict[str, float]:
-    """Return milliseconds of each side, measured in turns."""
+    """Return the milliseconds of each, measured in turn."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
@@ -209,7 +209,7 @@ def medians(runs: dict[str, Run], pixels: np.ndarray, repeats: int) -> dict[str,
 
 
 def seconds(run: Run, pixels: np.ndarray) -> float:
-    """Return how long one call takes."""
+    """Return the seconds of one call."""
     start = time.perf_counter()
     run(pixels)
     return time.perf_counter() - start
@@ -237,7 +237,7 @@ def compare(
 
 
 def memory(bundle: Path, backend: str) -> None:
-    """Print what one answer takes in a process of its own."""
+    """Print the memory of one answer in a process of its own."""
     command = [sys.executable, "-c", MEMORY_PROBE, str(bundle), backend]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:

@@ -1,4 +1,4 @@
-"""What serving costs over the model in this process, and what it does when too much is asked: `serve.py BUNDLE`.
+"""Cost of serving beside the model in this process, and its behaviour under overload: `serve.py BUNDLE`.
 
 The engine of `internvl-edge serve` (scheduler, worker process, no protocol) and `InternVL` in this process take turns,
 round by round, on the same texts; figures are medians over the rounds. Latency is at concurrency 1; throughput that of
@@ -27,12 +27,12 @@ from internvl_edge.runtime.serve.workers.process import ProcessLink
 
 WORDS = ("red", "kite", "over", "the", "sea", "with", "two", "boats", "and", "a", "dog", "in", "spring")
 _SAMPLES = 10
-"""Memory is read so many times in a soak."""
+"""Number of times that memory is read in a soak."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of the requests of one run."""
+    """Outcomes of the requests of one run."""
 
     answered_ms: list[float] = field(default_factory=list)
     refused_ms: dict[str, list[float]] = field(default_factory=dict)
@@ -118,7 +118,7 @@ async def _throughput(
 
 
 async def _soak(engine: WorkerEngine, options: ServeOptions, rate: float, seconds: float) -> None:
-    """Ask at twice `rate`; print what was answered, how fast the rest was refused, and the memory meanwhile."""
+    """Send requests at twice `rate`; print how many were answered, how fast others were refused, and the memory."""
     print(f"soak: {2 * rate:.0f} requests/s for {seconds:g} s, deadline {options.deadline_ms:g} ms")
     memory: list[int] = []
     watching = asyncio.ensure_future(_watch(engine, seconds / _SAMPLES, memory))
@@ -150,7 +150,7 @@ def _batched(model: InternVL, rows: int, seconds: float) -> float:
 
 
 async def _closed_loop(engine: WorkerEngine, clients: int, seconds: float) -> Outcome:
-    """Let clients ask, each again when it is answered."""
+    """Run clients that each send a request as soon as the one before is answered."""
     outcome, begin = Outcome(), time.perf_counter()
 
     async def client(number: int) -> None:
@@ -163,7 +163,7 @@ async def _closed_loop(engine: WorkerEngine, clients: int, seconds: float) -> Ou
 
 
 async def _open_loop(engine: WorkerEngine, rate: float, seconds: float, deadline_s: float) -> Outcome:
-    """Ask at random times of a mean rate, whatever became of the requests before."""
+    """Send requests at random times of a mean rate, whether earlier ones were answered or not."""
     rng = np.random.default_rng(0)
     outcome, begin, due, asked = Outcome(), time.perf_counter(), 0.0, 0
     open_requests: set[asyncio.Task[None]] = set()

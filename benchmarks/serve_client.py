@@ -1,4 +1,4 @@
-"""A client that takes less CPU than the servers that `serve_http.py` and `serve_soak.py` measure with it."""
+"""HTTP client that needs less CPU than the servers which `serve_http.py` and `serve_soak.py` measure."""
 
 import asyncio
 from typing import cast
@@ -7,28 +7,28 @@ _LENGTH = b"content-length:"
 
 
 class Connection(asyncio.Protocol):
-    """Asks one request after the other; `connect` opens it."""
+    """Connection that sends one request after the other; `connect` opens it."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self._answer: asyncio.Future[str] | None = None
         self._received = b""
         self._whole = 0
-        """Bytes of the answer, head and body; 0 while its head is not there."""
+        """Number of bytes of the answer, with head and body; 0 until its head is complete."""
         self.open = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
+        """Store the transport."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's has another class
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail what was asked."""
+        """Fail the pending request."""
         self.open = False
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(ConnectionResetError("the server closed the connection"))
 
     def data_received(self, data: bytes) -> None:
-        """Answer what was asked with the status, once the body is there too."""
+        """Complete the pending request with its status when the body is complete."""
         self._received += data
         if not self._whole and (end := self._received.find(b"\r\n\r\n")) >= 0:
             head = self._received[:end].lower()

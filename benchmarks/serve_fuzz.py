@@ -1,4 +1,4 @@
-"""Valid requests with something wrong about them, by the thousand, at a server of a bundle.
+"""Send thousands of mutated requests to a server of a bundle.
 
     python benchmarks/serve_fuzz.py BUNDLE [--count 10000] [--seed 0]
 
@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-PATIENCE_S = 10.0
+TIMEOUT_S = 10.0
 _WORST = (None, True, -1, 0, 2**31, 2**63, 1e308, "", "x", "\ud800", "\0", "../../etc/passwd", [], {}, [[]], [None])
 _DATATYPES = ("BOOL", "UINT8", "INT8", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES", "BF16")
 _HEADERS = {
@@ -44,14 +44,14 @@ class Sent:
 
 
 def mutated(request: Sent, random: random.Random) -> Sent:
-    """Return a request with one to three things wrong."""
+    """Return a request with one to three mutations."""
     for _ in range(random.choice((1, 1, 1, 2, 3))):
         request = random.choice((_tree, _tree, _tree, _bytes, _header, _path))(request, random)
     return request
 
 
 def mutated_bytes(raw: bytes, random: random.Random) -> bytes:
-    """Return bytes of which some are cut, doubled, exchanged or made up."""
+    """Return the bytes with some of them cut, doubled, exchanged or replaced."""
     start = random.randrange(len(raw) + 1)
     stop = min(start + random.choice((0, 1, 4, 100)), len(raw))
     new = random.choice((b"", raw[start:stop] * 2, bytes(random.randrange(256) for _ in range(random.randrange(9)))))
@@ -59,7 +59,7 @@ def mutated_bytes(raw: bytes, random: random.Random) -> bytes:
 
 
 def complaint(status: int, body: bytes) -> str:
-    """Return what is wrong with an answer, or nothing."""
+    """Return the fault of an answer; empty if it has none."""
     if 200 <= status < 300:
         return ""
     if not 400 <= status < 500:
@@ -153,7 +153,7 @@ def exchanged(connection: http.client.HTTPConnection, request: Sent) -> tuple[in
 
 @contextmanager
 def server(bundle: Path) -> Iterator[tuple[int, int]]:
-    """Serve a bundle on a free port; gives the port and the process."""
+    """Serve a bundle on a free port; yields the port and the process."""
     command = [sys.executable, "-m", "internvl_edge.cli", "serve", str(bundle), "--http", "0", "--grpc", "-1"]
     process = subprocess.Popen([*command, "--no-access-log"], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -167,11 +167,11 @@ def server(bundle: Path) -> Iterator[tuple[int, int]]:
 
 
 def fuzz(port: int, seeds: list[Sent], count: int, random: random.Random, seen: Callable[[int], None]) -> list[str]:
-    """Return what was wrong with the answers to `count` mutations."""
+    """Return the faults of the answers to `count` mutated requests."""
     complaints = []
     for _ in range(count):
         request = mutated(random.choice(seeds), random)
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
         try:
             status, body = exchanged(connection, request)
         except (OSError, http.client.HTTPException) as error:
@@ -203,7 +203,7 @@ def main() -> None:
         before, start = _resident_mb(pid), time.monotonic()
         complaints = warm + fuzz(port, seeds, arguments.count, random.Random(arguments.seed), seen)
         seconds, after = time.monotonic() - start, _resident_mb(pid)
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
         ready, _ = exchanged(connection, Sent("/v2/health/ready", b"", method="GET"))
     print(f"{sum(statuses.values())} mutations: {dict(sorted(statuses.items()))}")
     print(

@@ -1,4 +1,4 @@
-"""`internvl-edge serve` and other servers of the same ONNX graph over HTTP on this machine: `serve_http.py BUNDLE`.
+"""Throughput and latency of `internvl-edge serve` and of other servers over HTTP: `serve_http.py BUNDLE`.
 
 One client process asks each server in turn, round by round, for the features of a short text's ids, as JSON; figures
 are medians over the rounds. `--peer litserve=PYTHON` and `--peer mlserver=PYTHON` name the Python that has the peer.
@@ -29,12 +29,12 @@ from internvl_edge.runtime.bundle.bundle import Bundle
 IDS = [[1, 105, 320, 77, 940, 12, 560, 33, 2]]
 _START_S = 90.0
 _ANSWER_S = 30.0
-"""A server that answers later than this hangs."""
+"""Seconds after which a server without an answer counts as hung."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server that runs, and what it is asked."""
+    """A running server, and the request that is sent to it."""
 
     name: str
     port: int
@@ -72,7 +72,7 @@ def main(bundle: Path, peers: tuple[str, ...], rounds: int, seconds: float, conc
 
 @contextlib.contextmanager
 def ours(bundle: Path, threads: int, texts: int = 1) -> Iterator[Server]:
-    """Run `internvl-edge serve`, which is asked for so many texts at once."""
+    """Run `internvl-edge serve`; each request has this number of texts."""
     port = _free_port()
     command = [sys.executable, "-m", "internvl_edge.cli", "serve", str(bundle), "--http", str(port), "--grpc", "-1"]
     command += ["--graphs", "text", "--threads", str(threads), "--no-access-log", "--backend", "onnxruntime"]
@@ -123,7 +123,7 @@ def _post(port: int, path: str, body: object) -> bytes:
 
 
 async def require_up(server: Server) -> None:
-    """Ask until it answers."""
+    """Send the request until the server answers."""
     end = time.monotonic() + _START_S
     while True:
         with contextlib.suppress(OSError, RuntimeError, asyncio.TimeoutError):
@@ -139,7 +139,7 @@ async def require_up(server: Server) -> None:
 
 
 async def closed_loop(server: Server, clients: int, seconds: float) -> tuple[float, float, float]:
-    """Let clients ask, each again when it is answered; return answers per second, p50 and p99 in ms."""
+    """Run clients that send requests one after the other; return answers per second, p50 and p99 in ms."""
     times: list[float] = []
     end = time.perf_counter() + seconds
 

@@ -18,7 +18,7 @@ GRAPH, THREADS = "SERVE_PEERS_GRAPH", "SERVE_PEERS_THREADS"
 
 
 def opened() -> Any:
-    """Return the graph in ONNX Runtime."""
+    """Return a session of the graph in ONNX Runtime."""
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
@@ -27,7 +27,7 @@ def opened() -> Any:
 
 
 def run_litserve(port: int) -> None:
-    """Serve with LitServe: its batches are lists, its requests what the API makes of them."""
+    """Serve with LitServe, whose batches are lists of decoded requests."""
     import litserve
     from serve_peers_litserve import Texts
 
@@ -37,7 +37,7 @@ def run_litserve(port: int) -> None:
 
 
 def run_mlserver(port: int) -> None:
-    """Serve with MLServer: a runtime of our own, as it has none for ONNX, and its adaptive batching."""
+    """Serve with MLServer and its adaptive batching, through a runtime of our own since it has none for ONNX."""
     from mlserver import MLServer
     from mlserver.cli.serve import load_settings
 

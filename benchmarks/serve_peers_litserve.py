@@ -8,7 +8,7 @@ from serve_peers import opened
 
 
 class Texts(litserve.LitAPI):  # type: ignore[misc]
-    """Texts' ids to embeddings."""
+    """API that computes embeddings from token ids."""
 
     def setup(self, device: str) -> None:
         """Open the graph."""
@@ -19,7 +19,7 @@ class Texts(litserve.LitAPI):  # type: ignore[misc]
         return np.array(request["input_ids"], np.int64)
 
     def batch(self, inputs: list[np.ndarray]) -> np.ndarray:
-        """Join requests."""
+        """Return the requests as one batch."""
         return np.concatenate(inputs)
 
     def predict(self, ids: np.ndarray) -> np.ndarray:
@@ -28,7 +28,7 @@ class Texts(litserve.LitAPI):  # type: ignore[misc]
         return embeds
 
     def unbatch(self, output: np.ndarray) -> list[np.ndarray]:
-        """Cut the answer."""
+        """Return the parts of the batch's answer."""
         return list(output)
 
     def encode_response(self, output: np.ndarray) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from serve_peers import opened
 
 
 class Texts(MLModel):  # type: ignore[misc]
-    """Texts' ids to embeddings."""
+    """Runtime that computes embeddings from token ids."""
 
     async def load(self) -> bool:
         """Open the graph."""

@@ -1,4 +1,4 @@
-"""`internvl-edge serve` when twice as much is asked as it can do, over HTTP on this machine: `serve_soak.py BUNDLE`.
+"""Behaviour of `internvl-edge serve` at twice its capacity, over HTTP on this machine: `serve_soak.py BUNDLE`.
 
 The rate that it can do is measured first, with clients that ask again as soon as they are answered. Then requests for
 the features of short texts' ids leave at random times of twice that mean rate, whether earlier ones were answered or
@@ -20,16 +20,16 @@ from serve_http import Server, closed_loop, ours, require_up
 
 _MEASURED_S = 5.0
 _SAMPLES = 12
-"""Memory is read so many times."""
+"""Number of times that memory is read."""
 Idle = asyncio.Queue[Connection]
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of requests."""
+    """Outcomes of requests."""
 
     times_ms: dict[str, list[float]] = field(default_factory=dict)
-    """By status; `none` where the connection broke."""
+    """Number of answers by status; `none` if the connection broke."""
     memory: list[int] = field(default_factory=list)
 
 
@@ -42,7 +42,7 @@ class Outcome:
 @click.option("--connections", default=512, show_default=True)
 @click.option("--threads", default=1, show_default=True, help="Of ONNX Runtime.")
 def main(bundle: Path, seconds: float, factor: float, texts: int, clients: int, connections: int, threads: int) -> None:
-    """Print what an overloaded server does."""
+    """Print the outcomes of requests to an overloaded server."""
     with ours(bundle, threads, texts) as server:
         uvloop.run(require_up(server))
         rate, _, _ = uvloop.run(closed_loop(server, clients, _MEASURED_S))
@@ -76,7 +76,7 @@ async def _soak(server: Server, rate: float, seconds: float, connections: int) -
 
 
 async def _ask(server: Server, idle: Idle, outcome: Outcome) -> None:
-    """Ask on a connection that is free; the wait for one counts."""
+    """Send a request on a free connection; waiting for one counts as latency."""
     start, status = time.perf_counter(), "none"
     connection = await idle.get()
     try:
@@ -94,7 +94,7 @@ async def _watch(process: int, every_s: float, outcome: Outcome) -> None:
 
 
 def _tree(process: int) -> list[int]:
-    """Return a process and all that it started."""
+    """Return a process and all its descendants."""
     tasks = Path(f"/proc/{process}/task").iterdir()
     children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
     return [process, *(each for child in children for each in _tree(child))]

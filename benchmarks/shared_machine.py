@@ -1,4 +1,4 @@
-"""Commands on the example while something else keeps half of the cores busy: `python benchmarks/shared_machine.py`.
+"""Time of commands while other processes keep half of the cores busy: `python benchmarks/shared_machine.py`.
 
 Every command runs idle and busy in turn. With one of two cores taken a command that computes on one thread takes as
 long as before, and one that computes on both at most twice as long, if no thread waits for one that sleeps.
@@ -22,7 +22,7 @@ from export_scale import machine
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "emoji"
 WANTED = 3.0
-"""Times as long as on idle cores, at most."""
+"""Largest ratio of the time on busy cores to that on idle cores."""
 
 
 @contextmanager
@@ -38,19 +38,19 @@ def taken_cores(processes: int) -> Iterator[None]:
 
 
 def seconds_of(*arguments: object) -> float:
-    """Return how long a command takes."""
+    """Return the seconds of a command."""
     started = time.monotonic()
     subprocess.run([command(), *map(str, arguments)], check=True, capture_output=True)
     return time.monotonic() - started
 
 
 def command() -> Path:
-    """Return the program of this environment."""
+    """Return the path of a program of this environment."""
     return Path(sys.executable).with_name("internvl-edge")
 
 
 class Commands:
-    """What is timed, in a folder of its own."""
+    """Commands whose time is measured, in a folder of their own."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

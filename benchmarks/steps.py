@@ -1,4 +1,4 @@
-"""One step of a benchmark in a process of its own, so that its time and peak memory are its own."""
+"""Run a step of a benchmark in a process of its own, so that its time and peak memory can be measured."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ class StepError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What a step took."""
+    """Time and peak memory of a step."""
 
     seconds: float
     peak_mib: float

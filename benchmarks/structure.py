@@ -1,4 +1,4 @@
-"""How the source is laid out, in numbers: `python benchmarks/structure.py`.
+"""Measures of the layout of the source: `python benchmarks/structure.py`.
 
 It reads the source with Python's own parser and runs none of it. Inside a folder, its sub-folders are taken as one unit
 each, and so are the files at its top; an import counts wherever it stands in a file, those for type checking left out.
@@ -14,12 +14,12 @@ import click
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("commands", "export", "calib", "runtime")
-"""From left to right: each may import those after it."""
+"""Rooms in order: each may import those after it."""
 PACKAGE = "internvl_edge"
 FILES_AT_MOST = 12
 LINES_AT_MOST = 80
 KERNELS = "export/plugins/kernels"
-"""Triton functions are long because what is compiled has to stand in one function."""
+"""Folders of Triton kernels, which are long because a kernel is one function."""
 GRAPHS = frozenset(("vision", "query", "text", "decoder", "itm", "connector"))
 
 
@@ -28,12 +28,12 @@ class Source:
     """One parsed file."""
 
     path: Path
-    """Relative to the root."""
+    """Path relative to the root."""
     tree: ast.Module
 
     @property
     def folder(self) -> str:
-        """The folder that it stands in."""
+        """Folder of the file."""
         return self.path.parent.as_posix()
 
 

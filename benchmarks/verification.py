@@ -1,4 +1,4 @@
-"""What rounding and measuring cost at verification: `verification.py BUNDLE`, each way in a process of its own."""
+"""Cost of rounding and measuring in verification: `verification.py BUNDLE` runs each way in a process of its own."""
 
 import resource
 import subprocess
@@ -18,7 +18,7 @@ WAYS = ("as it is", "rounded")
 
 
 def plain(file: Path, feeds: dict[str, np.ndarray]) -> None:
-    """Run a graph as it is: ONNX Runtime computes its fp16 in fp32, and does not round."""
+    """Run a graph unchanged: ONNX Runtime computes fp16 in fp32 and does not round."""
     model = widen_bfloat16(ir.load(file))
     taken = {str(v.name): feeds[str(v.name)].astype(v.dtype.numpy()) for v in model.graph.inputs if v.dtype is not None}
     run_segments(ir.to_proto(model), cut(model.graph), file.parent, taken)

@@ -1,4 +1,4 @@
-"""Writing the weight store against `cp` of the same bytes: `python benchmarks/weight_store.py FOLDER`.
+"""Time of writing the weight store and of `cp` of the same bytes: `python benchmarks/weight_store.py FOLDER`.
 
 InternViT-6B with random weights in fp16: 12 GB for the checkpoint below FOLDER, and 12 GB for each copy, one at a time.
 Both are timed until the bytes are on the disk, in turn, since other work on the machine slows both.
@@ -21,7 +21,7 @@ from internvl_edge.export.checkpoint.store.weight_store import plan_weights, sha
 
 
 def copied(checkpoint: Path, folder: Path) -> float:
-    """Return the seconds that `cp` takes."""
+    """Return the seconds of `cp`."""
     shutil.rmtree(folder, ignore_errors=True)
     start = time.monotonic()
     subprocess.run(["cp", "-r", str(checkpoint), str(folder)], check=True)
@@ -30,7 +30,7 @@ def copied(checkpoint: Path, folder: Path) -> float:
 
 
 def stored(checkpoint: Path, folder: Path) -> tuple[float, float]:
-    """Return the seconds that the store of `--weights auto` takes, and the GB that it holds."""
+    """Return the seconds of writing the store of `--weights auto`, and its size in GB."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     tensors = [*open_checkpoint(str(checkpoint)).tensors.values()]

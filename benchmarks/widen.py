@@ -1,4 +1,4 @@
-"""Blocks at narrow width for a tool that runs its graph, and back to full width: Q/DQ nodes stay where they are."""
+"""Reduce blocks to narrow width for a tool that runs its graph, and restore full width with the Q/DQ nodes in place."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,15 +11,15 @@ from internvl_edge.export.models.config import ModelConfig, QllamaConfig
 
 VISION_HEADS, TEXT_HEADS = 5, 7
 VISION_INTERMEDIATE, TEXT_INTERMEDIATE = 1000, 1100
-"""No two widths that follow of these are equal, nor equal to a number of tokens, so each tells what it stands for."""
+"""Narrow widths: all sizes that follow from them differ from each other and from numbers of tokens."""
 PACKED = (1, 2, 3)
-"""Hidden states side by side: alone, keys and values, queries as well."""
+"""Multiples of the hidden width in a packed axis: states alone, keys and values, and queries as well."""
 MOST_SIZES = 8
-"""Integers that are the sizes of a Reshape, a Split or a Slice; where there are more, they are positions."""
+"""Largest number of integers that are sizes of a Reshape, Split or Slice; longer constants are positions."""
 
 
 def narrow(config: dict[str, Any]) -> None:
-    """Cut the widths of a checkpoint's configuration in place; heads keep their size, since kernels depend on it."""
+    """Reduce the widths of a checkpoint's configuration in place; heads keep their size, on which kernels depend."""
     for part, heads, intermediate in (
         (config.get("vision_config", config), VISION_HEADS, VISION_INTERMEDIATE),
         (config.get("qllama_config", {}), TEXT_HEADS, TEXT_INTERMEDIATE),

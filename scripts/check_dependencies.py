@@ -24,7 +24,7 @@ PIN = re.compile(r"^([A-Za-z0-9._-]+)(\[[^\]]*\])?\s*>=\s*([0-9][^,;\s]*)(.*)$")
 
 
 def main() -> int:
-    """Check what the command line names and print a table; 1 where something failed."""
+    """Check the extras that the command line names, and print a table; return 1 if one failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--extra", action="append", choices=EXTRAS, help="Check this one; repeat. Default: all.")
     parser.add_argument("--versions", action="append", choices=["lowest", "newest"], help="Default: both.")
@@ -46,19 +46,19 @@ def main() -> int:
         for group in (extras,) if options.together else ((extra,) for extra in extras):
             for versions in options.versions or ("lowest", "newest"):
                 started = time.monotonic()
-                verdict = _verdict(options.python, wheel, group, versions, bundle.resolve(), pictures, work)
+                outcome = _check(options.python, wheel, group, versions, bundle.resolve(), pictures, work)
                 name, seconds = ",".join(group), time.monotonic() - started
-                print(f"{name:<10} {versions:<7} {seconds:5.0f} s  {verdict.splitlines()[0]}", flush=True)
-                if verdict != "ok":
-                    failed.append(f"{name} {versions}: {verdict}")
+                print(f"{name:<10} {versions:<7} {seconds:5.0f} s  {outcome.splitlines()[0]}", flush=True)
+                if outcome != "ok":
+                    failed.append(f"{name} {versions}: {outcome}")
     print("\n".join(["", *failed]))
     return 1 if failed else 0
 
 
-def _verdict(
+def _check(
     python: str, wheel: Path, extras: tuple[str, ...], versions: str, bundle: Path, pictures: Path, work: Path
 ) -> str:
-    """Return ``ok``, or what went wrong."""
+    """Return ``ok``, or the message of the failure."""
     place = Place(bin=work / "env" / "bin", bundle=bundle, pictures=pictures, work=work / "cwd")
     place.work.mkdir()
     try:

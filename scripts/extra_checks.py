@@ -1,4 +1,4 @@
-"""What is run in an environment to see that an extra works there."""
+"""Checks that an extra works in the environment where it is installed."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ START_S = 60
 
 @dataclass(frozen=True)
 class Place:
-    """Where the checks of one environment run."""
+    """Folders and bundle of the checks in one environment."""
 
     bin: Path
     bundle: Path
@@ -25,7 +25,7 @@ class Place:
     work: Path
 
     def run(self, *command: object, tool: str = "internvl-edge") -> str:
-        """Run a command of the environment and return what it says."""
+        """Run a command of the environment and return its output."""
         line = [str(self.bin / tool), *map(str, command)]
         done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=self.work, env=environment())
         if done.returncode:
@@ -38,15 +38,15 @@ Check = Callable[[Place], None]
 
 @dataclass(frozen=True)
 class Extra:
-    """What is installed to check one extra, and how it is checked."""
+    """An extra, what else is installed for its check, and the check."""
 
     check: Check
     beside: tuple[str, ...] = ()
-    """Extras that its commands need as well; they have their newest versions."""
+    """Extras that its commands need as well, in their newest versions."""
 
 
 def base(place: Place) -> None:
-    """What needs no library that runs graphs."""
+    """Check the commands that need no library that runs graphs."""
     place.run("--version")
     place.run("--help")
     place.run("doctor")
@@ -55,7 +55,7 @@ def base(place: Place) -> None:
 
 
 def cpu(place: Place) -> None:
-    """Bundles on ONNX Runtime."""
+    """Check bundles on ONNX Runtime."""
     picture = place.pictures / "0011.png"
     said = place.run("run", "retrieve", place.bundle, picture, "-t", "gem stone", "-t", "flag: Nepal")
     assert said.index("gem stone") < said.index("flag: Nepal"), said
@@ -65,7 +65,7 @@ def cpu(place: Place) -> None:
 
 
 def export(place: Place) -> None:
-    """A checkpoint to a bundle, also in 8 bits; a kit."""
+    """Check the export of a checkpoint, also in 8 bits, and of a kit."""
     place.run("export", CHECKPOINT, "-o", place.work / "new", "--sample-count", "1")
     place.run(
         "export",
@@ -84,18 +84,18 @@ def export(place: Place) -> None:
 
 
 def rtx(place: Place) -> None:
-    """A plan for a GPU that is not here."""
+    """Check the build of a plan for another machine's GPU."""
     place.run("export", CHECKPOINT, "-o", place.work / "planned", "--sample-count", "1", "--target", "rtx-4090")
     place.run("inspect", "--engine", place.work / "planned" / "engines" / "rtx-4090" / "vision.plan")
 
 
 def optimum(place: Place) -> None:
-    """The subcommand of optimum-cli."""
+    """Check the subcommand of optimum-cli."""
     place.run("export", "internvl-edge", "-m", CHECKPOINT, place.work / "new", tool="optimum-cli")
 
 
 def plugins(place: Place) -> None:
-    """Attention kernels compiled for a device."""
+    """Check the compilation of attention kernels for a device."""
     place.run("export", CHECKPOINT, "-o", place.work / "new", "--sample-count", "1")
     place.run(
         "build", place.work / "new", "--target", "agx-orin-64gb", "--attention", "plugin", "-o", place.work / "kit"
@@ -103,12 +103,12 @@ def plugins(place: Place) -> None:
 
 
 def openvino(place: Place) -> None:
-    """Bundles on OpenVINO."""
+    """Check bundles on OpenVINO."""
     place.run("run", "retrieve", place.bundle, place.pictures / "0011.png", "-t", "gem stone", "--backend", "openvino")
 
 
 def parquet(place: Place) -> None:
-    """Tables in and out."""
+    """Check reading and writing of Parquet tables."""
     place.run("run", "embed", place.bundle, place.pictures / "0011.png", "-o", place.work / "features.parquet")
     table = (
         "import pyarrow as pa, pyarrow.parquet as pq; pq.write_table(pa.table({'text': ['a', 'b']}), 'texts.parquet')"
@@ -118,7 +118,7 @@ def parquet(place: Place) -> None:
 
 
 def video(place: Place) -> None:
-    """A film of six frames."""
+    """Check a video of six frames."""
     make = (
         "import av, numpy as np\n"
         "with av.open('film.mp4', 'w') as film:\n"
@@ -134,17 +134,17 @@ def video(place: Place) -> None:
 
 
 def serve(place: Place) -> None:
-    """A server, asked over HTTP and gRPC."""
+    """Check a server over HTTP and gRPC."""
     _serve(place)
 
 
 def tracing(place: Place) -> None:
-    """A server that sends spans, to nobody here."""
+    """Check a server that sends spans without a collector."""
     _serve(place, "--traces")
 
 
 def ray(place: Place) -> None:
-    """A cluster on this machine."""
+    """Check a Ray cluster on this machine."""
     place.run(
         "run", "embed", place.bundle, place.pictures, "-o", place.work / "f.npz", "--engine", "ray", "--workers", 1
     )
@@ -165,12 +165,15 @@ EXTRAS = {
     "tracing": Extra(tracing, beside=("cpu", "serve")),
     "ray": Extra(ray, beside=("cpu",)),
 }
-"""Not here: gpu, whose packages are gigabytes and do nothing without a GPU; jetson, which scripts/check_jetson.sh
-resolves for its processor; and dev, which constraints.txt pins."""
+"""Name of each extra that is checked.
+
+Three are left out: gpu, whose packages are gigabytes and need a GPU; jetson, which scripts/check_jetson.sh resolves for
+its processor; and dev, which constraints.txt pins.
+"""
 
 
 def environment() -> dict[str, str]:
-    """Return this process's environment, without what would let the checkout be imported in place of the wheel."""
+    """Return the environment variables of this process, without those that would import the checkout."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
