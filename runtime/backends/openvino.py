@@ -193,14 +193,14 @@ def _widen_inputs_and_outputs(model: Any, narrow: Sequence[str]) -> None:
     from openvino import Type
     from openvino.preprocess import PrePostProcessor
 
-    border = PrePostProcessor(model)
+    processor = PrePostProcessor(model)
     for index, port in enumerate(model.inputs):
         if port.get_element_type().get_type_name() in narrow:
-            border.input(index).tensor().set_element_type(Type.f32)
+            processor.input(index).tensor().set_element_type(Type.f32)
     for index, port in enumerate(model.outputs):
         if port.get_element_type().get_type_name() in narrow:
-            border.output(index).tensor().set_element_type(Type.f32)
-    border.build()
+            processor.output(index).tensor().set_element_type(Type.f32)
+    processor.build()
 
 
 def _info(port: Any, axes: Mapping[str, Sequence[int | str]]) -> TensorInfo:

@@ -124,10 +124,13 @@ def require_engines(bundle: Bundle, folder: Path, *, flavour: str, version: str,
     record = EngineRecord.load(folder)
     wrong = [*_foreign(record, flavour, version, sm), *_stale(record, bundle), *_damaged(record, folder)]
     if wrong:
-        raise BundleError(
-            f"{folder}: {'; '.join(wrong)}; run `internvl-edge build {bundle.path} --target {record.target}` here"
-        )
+        raise BundleError(f"{folder}: {'; '.join(wrong)}; run `{build_command(bundle, record.target)}` here")
     return record
+
+
+def build_command(bundle: Bundle, target: str) -> str:
+    """Return the command that builds the plans of `bundle` for `target`."""
+    return f"internvl-edge build {bundle.path} --target {target}"
 
 
 def scales_digest(bundle: Bundle) -> str | None:

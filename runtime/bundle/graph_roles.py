@@ -35,7 +35,7 @@ EXPORTED_AS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphUse:
-    """How the runtime uses a graph. The defaults are for graphs that no task uses and that are run by name."""
+    """The use of a graph by the runtime. The defaults are for graphs that no task uses and that are run by name."""
 
     role: str = ""
     rows: Rows = "sequences"

@@ -91,7 +91,7 @@ class TextInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TilingInfo:
-    """How a chat model cuts a picture."""
+    """The tiling of pictures for a chat model."""
 
     fewest: int
     """Fewest tiles that a picture is cut into, not counting the thumbnail."""
@@ -126,8 +126,13 @@ class ModelInfo:
             BundleError: the model has none.
         """
         if self.text is None:
-            raise BundleError(f"{self.layout} has no text part; use a bundle of InternVL-14B for this")
+            raise BundleError(missing_part(self.layout, "text part"))
         return self.text
+
+
+def missing_part(layout: str, part: str) -> str:
+    """Return the message for a checkpoint of `layout` whose model lacks a part that a task needs."""
+    return f"{layout} has no {part}; use a bundle of InternVL-14B for this"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +170,7 @@ class Manifest:
         Raises:
             BundleError: it is absent, not JSON, of another schema, incomplete, or names files that it must not.
         """
-        content = _read(path)
+        content = read_json_object(path)
         schema = content.get("schema")
         if schema != SCHEMA or isinstance(schema, bool):
             raise BundleError(
@@ -190,7 +195,12 @@ class Manifest:
         return manifest
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file of a bundle.
+
+    Raises:
+        BundleError: the file does not exist, cannot be read, or holds something else.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

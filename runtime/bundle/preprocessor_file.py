@@ -1,11 +1,11 @@
 """Read and write `preprocessor.json`, the settings of a bundle for the preprocessing of pictures."""
 
-import json
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from internvl_edge.runtime.bundle.bundle import Bundle
+from internvl_edge.runtime.bundle.manifest import read_json_object
 from internvl_edge.runtime.errors import BundleError, InputError
 from internvl_edge.runtime.inputs.pictures.preprocess import MEAN, STD, Preprocessing
 from internvl_edge.runtime.outputs.strict_json import json_text
@@ -29,7 +29,7 @@ def load_preprocessing(bundle: Bundle) -> Preprocessing:
     size = bundle.manifest.model.vision.image_size
     if FILE not in bundle.manifest.files:
         return Preprocessing(image_size=size)
-    content = _read(bundle.path / FILE)
+    content = read_json_object(bundle.path / FILE)
     if "schema" not in content:
         return _of_the_reference(content, bundle)
     where = bundle.path / FILE
@@ -58,13 +58,3 @@ def _of_the_reference(content: dict[str, Any], bundle: Bundle) -> Preprocessing:
         where = bundle.path / FILE
         raise BundleError(f"{where}: the export that wrote it ignored {', '.join(changed)}; export the bundle again")
     return Preprocessing(image_size=bundle.manifest.model.vision.image_size)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{path}: not readable as JSON ({error}); export the bundle again") from error
-    if not isinstance(content, dict):
-        raise BundleError(f"{path}: holds no JSON object; export the bundle again")
-    return content

@@ -57,8 +57,8 @@ def require_room(limits: Limits, smallest: Mapping[str, int], what: str, remedy:
     needed = {name: host_peak_bytes(weights) for name, weights in smallest.items()}
     wrong = {name: size for name, size in needed.items() if size > limits.host_bytes}
     if wrong:
-        told = ", ".join(f"{name} {bytes_text(size)}" for name, size in wrong.items())
+        listed = ", ".join(f"{name} {bytes_text(size)}" for name, size in wrong.items())
         raise EngineError(
-            f"--max-host-mem {bytes_text(limits.host_bytes)}: building {what} is predicted to take more ({told}); "
+            f"--max-host-mem {bytes_text(limits.host_bytes)}: building {what} is predicted to take more ({listed}); "
             f"give {bytes_text(max(wrong.values()))} or more, {remedy}"
         )

@@ -12,7 +12,7 @@ from internvl_edge.runtime.backends import Session, SessionOptions, open_session
 from internvl_edge.runtime.backends.session import Opener, RowLimit
 from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.bundle.declared_types import arrays_as_declared
-from internvl_edge.runtime.bundle.manifest import ModelInfo
+from internvl_edge.runtime.bundle.manifest import ModelInfo, missing_part
 from internvl_edge.runtime.bundle.modes import Mode, default_mode
 from internvl_edge.runtime.bundle.preprocessor_file import load_preprocessing
 from internvl_edge.runtime.bundle.tokenizer import Tokenizer
@@ -113,8 +113,7 @@ class OpenedGraphs:
             BundleError: `value` is None, since the model has no such part.
         """
         if value is None:
-            layout = self.info.layout
-            raise BundleError(f"{self.bundle.path}: {layout} has no {part}; use a bundle of InternVL-14B for this")
+            raise BundleError(f"{self.bundle.path}: {missing_part(self.info.layout, part)}")
         return value
 
     def preprocess(

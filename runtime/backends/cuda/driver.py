@@ -17,6 +17,12 @@ class DeviceMemoryError(CudaError):
     """The device has not enough free memory."""
 
 
+NO_MEMORY = "the device has no memory left; lower the batch"
+"""Finding and remedy of a `DeviceMemoryError`."""
+FAILURE_REMEDY = "see the kernel's log (dmesg) if it comes again"
+"""Remedy of other errors of CUDA."""
+
+
 class Stream(Protocol):
     """A sequence of work on the device."""
 

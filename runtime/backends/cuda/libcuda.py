@@ -4,7 +4,7 @@ import ctypes
 from functools import cache
 from typing import Any
 
-from internvl_edge.runtime.backends.cuda.driver import CudaError, DeviceMemoryError
+from internvl_edge.runtime.backends.cuda.driver import FAILURE_REMEDY, NO_MEMORY, CudaError, DeviceMemoryError
 
 LIBCUDA = "libcuda.so.1"
 _OUT_OF_MEMORY = 2
@@ -19,9 +19,9 @@ def call(function: str, *arguments: Any) -> None:
     """
     code = getattr(_library(), function)(*arguments)
     if code == _OUT_OF_MEMORY:
-        raise DeviceMemoryError(f"{function}: the device has no memory left; lower the batch")
+        raise DeviceMemoryError(f"{function}: {NO_MEMORY}")
     if code != 0:
-        raise CudaError(f"{function}: {_name_of(code)}; see the kernel's log (dmesg) if it comes again")
+        raise CudaError(f"{function}: {_name_of(code)}; {FAILURE_REMEDY}")
 
 
 @cache

@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 
 from internvl_edge.runtime.backends.cuda import graphs
-from internvl_edge.runtime.backends.cuda.driver import CudaError, DeviceMemoryError, Event, Stream
+from internvl_edge.runtime.backends.cuda.driver import (
+    FAILURE_REMEDY,
+    NO_MEMORY,
+    CudaError,
+    DeviceMemoryError,
+    Event,
+    Stream,
+)
 from internvl_edge.runtime.errors import first_line
 
 
@@ -27,9 +34,9 @@ class PycudaDriver:
         try:
             yield
         except self._driver.MemoryError as error:
-            raise DeviceMemoryError("CUDA: the device has no memory left; lower the batch") from error
+            raise DeviceMemoryError(f"CUDA: {NO_MEMORY}") from error
         except self._driver.Error as error:
-            raise CudaError(f"CUDA: {first_line(error)}; see the kernel's log (dmesg) if it comes again") from error
+            raise CudaError(f"CUDA: {first_line(error)}; {FAILURE_REMEDY}") from error
         finally:
             self._driver.Context.pop()
 

@@ -16,6 +16,8 @@ from internvl_edge.runtime.backends.lowering.onnx_model import Node, OnnxModel, 
 
 logger = logging.getLogger(__name__)
 
+_NO_TENSORS = "tensors of layers are not named"
+
 _SUFFIX = "_kernel_time"
 _US_PER_MS = 1e3
 _DTYPES = {1: "float", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 16: "bfloat16"}
@@ -74,7 +76,7 @@ def _opened(open_session: Callable[[ProfileFiles], Any], trace: Path, graph: Pat
     except Exception as error:  # the library raises classes of its own, without a common base but this
         if graph is None:
             raise
-        logger.warning("layers: the graph cannot be written (%s); tensors of layers are not named", error)
+        logger.warning("layers: the graph cannot be written (%s); %s", error, _NO_TENSORS)
         return open_session(ProfileFiles(trace=trace, graph=None)), None
 
 
@@ -84,10 +86,11 @@ def _has_room(folder: Path, graph_bytes: int | None) -> bool:
     free = shutil.disk_usage(folder).free
     if free < 2 * graph_bytes:
         logger.warning(
-            "layers: %s has %.1f GiB, too little to write the graph of %.1f GiB to; tensors of layers are not named",
+            "layers: %s has %.1f GiB, too little to write the graph of %.1f GiB to; %s",
             folder.parent,
             free / 2**30,
             graph_bytes / 2**30,
+            _NO_TENSORS,
         )
     return free >= 2 * graph_bytes
 

@@ -7,7 +7,7 @@ from typing import Any
 from internvl_edge.runtime.backends.layer_times.layers import LayerTensor, LayerTime
 
 _MS_PER_S = 1e3
-_CONSTANT, _BORDER = "Const", "Parameter"
+_CONSTANT, _INPUT = "Const", "Parameter"
 
 
 def layers_of_runs(runs: Sequence[Sequence[Any]], model: Any, outputs: Sequence[str]) -> list[LayerTime]:
@@ -79,7 +79,7 @@ class _Tensors:
         place = _place(port)
         if place not in self._known:
             node = port.get_node()
-            is_origin = node.get_name() in self._executed or node.get_type_name() == _BORDER or _is_constant(port)
+            is_origin = node.get_name() in self._executed or node.get_type_name() == _INPUT or _is_constant(port)
             handed = () if is_origin else [self._origins(each.get_source_output()) for each in node.inputs()]
             found = {_place(origin): origin for origins in handed for origin in origins}
             self._known[place] = [port] if is_origin else list(found.values())
@@ -92,7 +92,7 @@ class _Tensors:
     def _name(self, port: Any) -> str:
         node = port.get_node()
         name = str(node.get_friendly_name())
-        if node.get_type_name() == _BORDER:
+        if node.get_type_name() == _INPUT:
             return name
         if name in self._shared:
             name = f"{name} ({node.get_name()})"

@@ -63,7 +63,7 @@ def _power_mode() -> str:
     try:
         done = subprocess.run([program, "-q"], capture_output=True, text=True, timeout=_TIMEOUT_S, check=True)
     except (OSError, subprocess.SubprocessError):
-        return "not told (nvpmodel -q needs root here)"
+        return "unknown (nvpmodel -q needs root here)"
     return power_mode(done.stdout)
 
 
@@ -71,10 +71,10 @@ def _processor() -> str:
     try:
         lines = _CPUINFO.read_text().splitlines()
     except OSError:
-        return platform.processor() or "not told"
+        return platform.processor() or "unknown"
     pairs = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
     known = {key.strip(): value.strip() for key, value in pairs.items()}
-    return next((known[key] for key in _MODEL_KEYS if key in known), platform.processor() or "not told")
+    return next((known[key] for key in _MODEL_KEYS if key in known), platform.processor() or "unknown")
 
 
 def _cores() -> int:

@@ -10,7 +10,7 @@ from internvl_edge.runtime.backends.session import SessionOptions
 from internvl_edge.runtime.backends.tensorrt.plans.library import load_library
 from internvl_edge.runtime.backends.tensorrt.session import Machine, TensorRTSession
 from internvl_edge.runtime.bundle.bundle import Bundle
-from internvl_edge.runtime.bundle.engines import ENGINE_FILE, EngineRecord, require_engines
+from internvl_edge.runtime.bundle.engines import ENGINE_FILE, EngineRecord, build_command, require_engines
 from internvl_edge.runtime.errors import BackendError, BundleError, EdgeError, InputError
 
 
@@ -33,7 +33,7 @@ def open_tensorrt(bundle: Bundle, graph: str, options: SessionOptions, flavour: 
     if graph not in record.graphs:
         raise BundleError(
             f"{folder}: has no plan of graph {graph} (it has {', '.join(record.graphs)}); "
-            f"run `internvl-edge build {bundle.path} --target {record.target}`"
+            f"run `{build_command(bundle, record.target)}`"
         )
     machine = Machine(library=library, cuda=open_cuda(), device=device)
     return TensorRTSession(graph, bundle.manifest.graphs[graph], folder, record.graphs[graph], machine, options)
@@ -70,7 +70,7 @@ def _folder(bundle: Bundle, flavour: str, device: Device, target: str | None) ->
             return folder
     wanted = f"sm_{device.sm} ({device.name})" if target is None else target
     have = ", ".join(f"{record.target} by {record.flavour}" for _, record in found) or "none at all"
-    build = f"internvl-edge build {bundle.path} --target {target or f'sm_{device.sm}'}"
+    build = build_command(bundle, target or f"sm_{device.sm}")
     raise BundleError(f"{bundle.path}: has no plans by {flavour} for {wanted} (it has {have}); run `{build}`")
 
 

@@ -154,7 +154,7 @@ class TensorRTSession:
             found = inspected(self._machine.library.trt, engines, contexts, profile)
         if not all(isinstance(layer, dict) for layer in found["Layers"]):
             logger.warning(
-                "graph %s: its plans tell only the names of some layers; build them again for tensors and formats",
+                "graph %s: its plans hold only the names of some layers; build them again for tensors and formats",
                 self._graph,
             )
         return found

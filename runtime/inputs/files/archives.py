@@ -20,6 +20,7 @@ from internvl_edge.runtime.errors import InputError, UnreadableError
 from internvl_edge.runtime.inputs.files.names import in_one_line, system_words
 from internvl_edge.runtime.inputs.files.sniff import described, head_of, picture_format
 
+_DAMAGED = "broken in its archive"
 _KEPT = 4
 """Number of archives that are kept open, or unpacked, at once."""
 _GZIP = b"\x1f\x8b"
@@ -101,7 +102,7 @@ class ZipArchive(Archive):
         try:
             return _open_zip(self.path, self._changed).read(member)
         except (*_BROKEN, KeyError) as error:  # KeyError: the archive was replaced by another
-            raise UnreadableError("broken in its archive") from error
+            raise UnreadableError(_DAMAGED) from error
 
     def stamp(self, member: str) -> tuple[int, int]:
         """Return its size and checksum."""
@@ -142,7 +143,7 @@ class TarArchive(Archive):
             with self._opened() as file:
                 content = os.pread(file.fileno(), size, offset)
         except _BROKEN as error:
-            raise UnreadableError("broken in its archive") from error
+            raise UnreadableError(_DAMAGED) from error
         if len(content) < size:
             raise UnreadableError("cut off with its archive")
         return content

@@ -19,7 +19,7 @@ from internvl_edge.runtime.errors import EdgeError, InputError, TooManyPixelsErr
 from internvl_edge.runtime.inputs.files.formats import PICTURE_FORMATS
 from internvl_edge.runtime.inputs.files.sniff import HEAD_BYTES, head_of, picture_format, regular_file, why_no_picture
 from internvl_edge.runtime.inputs.pictures.arguments import Pictures, Readable, name_in, picture_count
-from internvl_edge.runtime.inputs.pictures.findings import listed, reason
+from internvl_edge.runtime.inputs.pictures.findings import OUT_OF_MEMORY, listed, reason
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -103,7 +103,7 @@ def decode(image: object) -> "Picture":
         with _failures_as("an array"):
             return to_rgb(module.fromarray(image))
     if isinstance(image, str | Path | bytes):
-        with open_picture(image) as picture, _failures_as(f"{_article(picture.format)} that is broken or cut off"):
+        with open_picture(image) as picture, _failures_as(_broken(picture.format)):
             return to_rgb(picture)
     if isinstance(image, Readable):
         return decode(image.content())
@@ -138,7 +138,7 @@ def open_picture(image: str | Path | bytes) -> "Picture":
     except (module.DecompressionBombError, module.DecompressionBombWarning) as error:
         raise TooManyPixelsError(_beyond_limit()) from error
     except MemoryError as error:
-        raise UnreadableError("too large for the memory of this machine") from error
+        raise UnreadableError(OUT_OF_MEMORY) from error
     except Exception as error:  # as in `read_each`
         logger.debug("a picture cannot be opened", exc_info=error)
         raise UnreadableError(_fault(image, error)) from error
@@ -160,7 +160,7 @@ def _fault(image: str | Path | bytes, error: Exception) -> str:
     if known is not None and known not in _decoders():
         return f"{_article(known)}, which this Pillow cannot decode: update Pillow"
     if known is not None:
-        return f"{_article(known)} that is broken or cut off"
+        return _broken(known)
     if isinstance(error, OSError) and error.errno:
         return reason(error)
     return why_no_picture(head)
@@ -171,6 +171,10 @@ def _article(name: str | None) -> str:
     if name is None:
         return "a picture"
     return f"{'an' if name[0] in 'AM' else 'a'} {name} picture"
+
+
+def _broken(name: str | None) -> str:
+    return f"{_article(name)} that is broken or cut off"
 
 
 def _require_size(picture: "Picture") -> None:
@@ -199,7 +203,7 @@ def _failures_as(words: str) -> Iterator[None]:
     except EdgeError:
         raise
     except MemoryError as error:
-        raise UnreadableError("too large for the memory of this machine") from error
+        raise UnreadableError(OUT_OF_MEMORY) from error
     except Exception as error:  # as in `read_each`
         logger.debug("a picture cannot be decoded", exc_info=error)
         raise UnreadableError(words) from error

@@ -10,6 +10,8 @@ logger = logging.getLogger(__name__)
 
 NAMED = 20
 """Most unusable pictures that one error names; the others are counted."""
+OUT_OF_MEMORY = "too large for the memory of this machine"
+"""Reason for a picture that the decoder has no memory for."""
 
 
 def reason(error: Exception) -> str:
@@ -21,7 +23,7 @@ def reason(error: Exception) -> str:
     if isinstance(error, OSError) and (words := system_words(error)) is not None:
         return words
     if isinstance(error, MemoryError):
-        return "too large for the memory of this machine"
+        return OUT_OF_MEMORY
     logger.debug("a picture cannot be used", exc_info=error)
     return "broken or cut off"
 

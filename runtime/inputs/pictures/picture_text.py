@@ -61,9 +61,9 @@ def picture_in_text(text: str) -> bytes | None:
     if bare[:5].lower() == "data:" and (picture := _bare_base64(bare.partition(",")[2])) is not None:
         return picture
     if "base64" in bare.lower() and _AMID.search(bare):
-        raise InputError("has a data URL amid other text; send picture and text apart")
+        raise InputError("has a data URL inside other text; send picture and text apart")
     if any(word in bare for word in _WORDS_AMID) and any(map(_is_base64_head, _LETTERS_AMID.finditer(bare))):
-        raise InputError("has the base64 of a picture amid other text; send the picture alone, or the text")
+        raise InputError("has the base64 of a picture inside other text; send the picture alone, or the text")
     return None
 
 

@@ -20,6 +20,7 @@ from internvl_edge.runtime.inputs.tables.tables import TableRow
 IMAGE_COLUMN = "image"
 _HELD_BYTES = 256 << 20
 """Most bytes of row groups in memory, of which two are held at any size. Threads read in order, a few batches apart."""
+_REMEDY = "give a whole .parquet"
 _KEPT = 4
 """Number of tables that are kept open at once, with their row groups in memory."""
 
@@ -91,7 +92,7 @@ class ParquetTable:
             return None if batch is None else list(batch.to_pylist())
         except (OSError, ValueError) as error:  # pyarrow's errors on data are both
             finding = f"rows from {number} on are damaged, or text that is no UTF-8"
-            raise InputError(f"{in_one_line(self.path)}: {finding}; give a whole .parquet") from error
+            raise InputError(f"{in_one_line(self.path)}: {finding}; {_REMEDY}") from error
 
     def require_pictures(self) -> None:
         """Check that the column `image` may hold pictures.
@@ -155,7 +156,7 @@ def _opened(source: Path) -> Any:
     except UnreadableError as error:
         raise InputError(f"{in_one_line(source)}: {error}; give a .parquet, which is no pipe") from error
     except (OSError, pyarrow.ArrowException) as error:
-        raise InputError(f"{in_one_line(source)}: {_finding(source, error)}; give a whole .parquet") from error
+        raise InputError(f"{in_one_line(source)}: {_finding(source, error)}; {_REMEDY}") from error
 
 
 def _finding(source: Path, error: Exception) -> str:

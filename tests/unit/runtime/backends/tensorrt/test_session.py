@@ -297,4 +297,4 @@ def test_plans_without_details_are_told(here: Site, rng: np.random.Generator, ca
         plan.engine.plan = {**plan.engine.plan, "detailed": False}
     info = session.layer_info({"pixel_values": pixels(rng, 1)})
     assert all(isinstance(layer, str) for layer in info["Layers"])
-    assert "its plans tell only the names of some layers; build them again" in caplog.text
+    assert "its plans hold only the names of some layers; build them again" in caplog.text

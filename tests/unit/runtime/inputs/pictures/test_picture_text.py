@@ -77,11 +77,11 @@ def test_a_picture_is_found_however_it_is_written(text: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in PICTURE_FORMATS if kind != "DIB"])
-def test_amid_other_text_no_picture_is_taken_for_text(kind: str) -> None:
+def test_inside_other_text_no_picture_is_taken_for_text(kind: str) -> None:
     content = base64.b64encode(encoded(kind)).decode()
     for text in (f'{{"b64_json": "{content}"}}', f"my image/png;base64,{content}", f"a cat {content}"):
         if kind not in ("BMP", "PPM", "JPEG2000"):  # whose base64 has few letters of its own
-            with pytest.raises(InputError, match="has the base64 of a picture amid other text"):
+            with pytest.raises(InputError, match="has the base64 of a picture inside other text"):
                 picture_in_text(text)
 
 
@@ -128,11 +128,11 @@ def test_bare_base64_of_every_format_is_a_picture(kind: str) -> None:
         ("file:///home/me/my cat.png", "is an address"),
         ("blob:https://example.com/1b9d", "is an address"),
         ("custom://host/a.webp", "is an address"),
-        (f'<img src="data:image/png;base64,{B64}">', "has a data URL amid other text"),
-        (f"describe ![x](data:image/png;base64,{B64})", "has a data URL amid other text"),
+        (f'<img src="data:image/png;base64,{B64}">', "has a data URL inside other text"),
+        (f"describe ![x](data:image/png;base64,{B64})", "has a data URL inside other text"),
         ("data:text/html;utf8,<p>", "a data URL of text/html"),
         (f"data:image/png;base64;{B64}", "without a comma"),
-        (urllib.parse.quote(f"data:image/png;base64,{B64}", safe=""), "has the base64 of a picture amid other text"),
+        (urllib.parse.quote(f"data:image/png;base64,{B64}", safe=""), "has the base64 of a picture inside other text"),
         (f"{B64[:200]} and so on!", "begins as the base64 of a picture and is none"),
     ],
 )
