@@ -19,7 +19,7 @@ from tests.tolerances import CAPTION_POINTS, OUTLIER_POINTS, RECALL_POINTS, ZERO
 PICTURES = 300
 CAPTIONED = 300
 """In all languages: 2,400 captions, of which one is 0.04 points; 160 in one language moved by 1.9 from noise alone."""
-RANKED = EvalOptions(limit=PICTURES, tasks=("retrieval", "zero_shot"))
+RANKED = EvalOptions(sample_count=PICTURES, tasks=("retrieval", "zero_shot"))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_the_demo(
     assert recall <= RECALL_POINTS[precision]
     assert zero_shot <= ZERO_SHOT_POINTS
     if precision == "int8":  # ONNX Runtime computes fp8 in fp32, token by token: minutes
-        captions = EvalOptions(limit=CAPTIONED, tasks=("captions",))
+        captions = EvalOptions(sample_count=CAPTIONED, tasks=("captions",))
         models = [InternVL.open(folder, "onnxruntime", options=ONE_THREAD) for folder in (demo_bundle, bundle)]
         before, after = (evaluate(model, data, captions).mean_exact_match for model in models)
         assert before is not None

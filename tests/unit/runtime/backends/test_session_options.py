@@ -14,7 +14,7 @@ from internvl_edge.runtime.backends.lowering.cpu import lower
 from internvl_edge.runtime.backends.session import Session
 from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.errors import BackendError
-from internvl_edge.runtime.latency.cases import Chosen, cases_of
+from internvl_edge.runtime.latency.cases import CaseSelection, cases_of
 from internvl_edge.runtime.package import ray_config
 from internvl_edge.runtime.serve import run as serve_run
 from internvl_edge.runtime.serve.options import ServeOptions
@@ -90,7 +90,7 @@ def test_bench_opens_each_case_for_its_batch(tmp_path: Path) -> None:
         return open_session("onnxruntime", bundle, graph, options)
 
     model = InternVL(write_toy_bundle(tmp_path / "bundle"), open_, 8)
-    for case in cases_of(model, Chosen(graphs=("vision",), batches=(8, 1)), tmp_path):
+    for case in cases_of(model, CaseSelection(graphs=("vision",), batches=(8, 1)), tmp_path):
         case.open()
     assert seen == [8, 1]
 

@@ -21,7 +21,7 @@ from internvl_edge.runtime.package.tasks import _NEEDED
 from internvl_edge.runtime.serve.models import ENCODE_IMAGE
 from internvl_edge.runtime.serve.options import ServeOptions
 from internvl_edge.runtime.serve.workers.messages import Job
-from internvl_edge.runtime.serve.workers.model_runner import Answers
+from internvl_edge.runtime.serve.workers.model_runner import ModelRunner
 from internvl_edge.runtime.tasks.video import encode_video
 from tests.unit.runtime.toy_bundle import write_toy_bundle
 
@@ -61,8 +61,8 @@ def pipeline(model: InternVL, picture: Path) -> np.ndarray:
 def server(model: InternVL, picture: Path) -> np.ndarray:
     content = np.array([picture.read_bytes()], np.object_)
     job = Job(id=0, model=ENCODE_IMAGE, parts=({"image": content},), shared={}, parameters={"mode": "c"}, outputs=None)
-    answers = Answers(model, ServeOptions())
-    (answer,) = answers.answer(answers.prepare(job))
+    runner = ModelRunner(model, ServeOptions())
+    (answer,) = runner.answer(runner.prepare(job))
     assert isinstance(answer, dict)
     return answer["embedding"]
 
