@@ -19,11 +19,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -105,8 +107,27 @@ def drawn(count: int, seed: int) -> list[Fault]:
             for fault in faults(file):
                 by_place.setdefault((fault.file, fault.line, fault.column), []).append(fault)
     rng = random.Random(seed)
-    places = rng.sample(sorted(by_place), min(count, len(by_place)))
-    return [rng.choice(by_place[place]) for place in places]
+    places = sorted(by_place)
+    rng.shuffle(places)
+    chosen = (rng.choice(by_place[place]) for place in places)
+    return list(islice(filter(_compiles, chosen), count))
+
+
+def mutated(fault: Fault, tree: Path = ROOT) -> str:
+    """Return the file of `fault` with it."""
+    source = (tree / fault.file).read_text(encoding="utf-8")
+    return str(mutate_code(source, get_operator(fault.operator)(), fault.occurrence))
+
+
+def _compiles(fault: Fault) -> bool:
+    """Return whether the fault leaves a program: of ``**options`` the operators make what is none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compile(mutated(fault), fault.file, "exec")
+    except SyntaxError:
+        return False
+    return True
 
 
 def near_tests(file: str) -> list[str]:
@@ -128,7 +149,7 @@ def outcome(fault: Fault, tree: Path) -> Outcome:
     _check_sound(tuple(tests), tree)
     path = tree / fault.file
     source = path.read_text(encoding="utf-8")
-    changed = mutate_code(source, get_operator(fault.operator)(), fault.occurrence)
+    changed = mutated(fault, tree)
     path.write_text(changed, encoding="utf-8")
     try:
         result = _result(tests, tree) if tests else "no tests"
@@ -198,9 +219,10 @@ def _read(out: Path) -> Iterator[Outcome]:
 
 
 def _copied(tree: Path) -> Path:
-    """Copy the tracked files, and let their tests import the copy."""
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in listed.splitlines():
+    """Copy all files but those that git ignores, and let their tests import the copy."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(lambda name: (ROOT / name).exists(), listed.splitlines()):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, tree / name, follow_symlinks=False)
     (tree / ".import").mkdir()
@@ -238,8 +260,14 @@ def _run(tests: Sequence[str], tree: Path) -> None:
     sys.dont_write_bytecode = True
     import pytest
 
+    class ShortFirst:
+        @pytest.hookimpl(wrapper=True)
+        def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Iterator[None]:
+            yield
+            items.reverse()  # tests/conftest.py puts the longest first; here the first failure ends the run
+
     loaded = "ignore::pytest.PytestAssertRewriteWarning"  # a plugin came with a library, before pytest
-    os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-W", loaded, *tests]))
+    os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-W", loaded, *tests], plugins=[ShortFirst()]))
 
 
 def _module(file: str) -> str:

@@ -281,6 +281,9 @@ class TestWrong:
         features = measure(Fake(), data, EvalOptions(sample_count=2))
         with pytest.raises(InputError, match="features of 2 pictures but 4 rows"):
             score(features, data, EvalOptions())
+        mixed = Features(images={"c": np.ones((3, 3))}, texts={}, classifiers={}, captions={"en": ["red", "green"]})
+        with pytest.raises(InputError, match="features of 2 pictures but 4 rows"):
+            score(mixed, data, EvalOptions())
 
     def test_features_of_another_width(self) -> None:
         with pytest.raises(InputError, match=r"images.c \[1, 3\] and \[1, 2\]"):

@@ -1,7 +1,8 @@
 """The gate's gate: nothing lost on equal outputs, much on shuffled ones, and no pass for features that broke."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,12 @@ import pytest
 from PIL import Image
 
 from internvl_edge.calib.data.dataset import DataSet, open_data
+from internvl_edge.calib.gate import accuracy
 from internvl_edge.calib.gate.accuracy import AccuracyGate, RunGraph, held_out
 from internvl_edge.calib.metrics import recall, strict_recall_at_1
 from internvl_edge.export.blockwise.model import BlockwiseModel
 from internvl_edge.export.checkpoint import open_checkpoint
+from internvl_edge.runtime.progress import Advance
 
 WIDTH = 64
 
@@ -52,6 +55,53 @@ def test_the_same_outputs_lose_nothing(gate: AccuracyGate, outputs: dict[str, np
 def test_shuffled_pictures_lose_nearly_all(gate: AccuracyGate, outputs: dict[str, np.ndarray]) -> None:
     shuffled = {**outputs, "image_embeds": np.roll(outputs["image_embeds"], 1, axis=0)}
     assert gate.measure(running(shuffled)).drop == 100
+
+
+class Counting:
+    """Remembers the totals of its tasks, and how far they came."""
+
+    def __init__(self) -> None:
+        self.tasks: list[list[float]] = []
+
+    @contextmanager
+    def task(self, label: str, total: float, unit: str) -> Iterator[Advance]:
+        self.tasks.append([total, 0])
+
+        def advance(more: float) -> None:
+            self.tasks[-1][1] += more
+
+        yield advance
+
+
+def test_the_reference_is_run_once(emoji: Path, data: DataSet, outputs: dict[str, np.ndarray]) -> None:
+    """The first measurement sees the pictures twice, the next ones once; progress reaches its total."""
+    checkpoint = open_checkpoint(emoji / "checkpoint")
+    model = BlockwiseModel("demo", checkpoint, checkpoint.config)
+    gate, progress = AccuracyGate(data, model, ("vision", "text"), running(outputs)), Counting()
+    for _ in range(2):
+        gate.measure(running(outputs), progress)
+    assert progress.tasks == [[24, 24], [12, 12]]
+
+
+def test_pictures_go_through_in_batches_that_fit(
+    gate: AccuracyGate, emoji: Path, data: DataSet, outputs: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch holds as many values as the constant says, and one picture at least."""
+    checkpoint = open_checkpoint(emoji / "checkpoint")
+    model = BlockwiseModel("demo", checkpoint, checkpoint.config)
+    for limit, sizes in ((5 * model.values_per_picture, [5, 5, 2]), (1, [1] * 12)):
+        monkeypatch.setattr(accuracy, "_WIDEST_VALUES", limit)
+        seen: list[int] = []
+
+        def counted(graph: str, inputs: Mapping[str, np.ndarray], seen: list[int] = seen) -> dict[str, np.ndarray]:
+            if graph == "vision":
+                start, size = sum(seen), len(inputs["pixel_values"])
+                seen.append(size)
+                return {"image_embeds": outputs["image_embeds"][start : start + size]}
+            return {"text_embeds": outputs["text_embeds"]}
+
+        assert gate.measure(counted).drop == 0
+        assert seen == sizes
 
 
 @pytest.mark.parametrize("value", [np.nan, 1.0])

@@ -211,6 +211,17 @@ class TestSmoothing:
         np.testing.assert_array_equal(amax / smoothing_vector(amax, columns, 1.0), [4, 4, 4, 4, 4])
         np.testing.assert_array_equal(columns * smoothing_vector(amax, columns, 0.0), [1, 1, 1, 1, 1])
 
+    def test_a_channel_without_values_counts_as_a_hundred_thousandth_of_the_largest(self) -> None:
+        """1e-5 is 2^-16.6, so its factor is 2^-17 by activations and 2^17 by weights, however large the others are."""
+        loud, even = torch.tensor([0.0, 4, 4, 4, 4]), torch.full((5,), 4.0)
+        np.testing.assert_array_equal(smoothing_vector(loud, even, 1.0), [2.0**-17, 1, 1, 1, 1])
+        np.testing.assert_array_equal(smoothing_vector(even, loud, 0.0), [2.0**17, 1, 1, 1, 1])
+        np.testing.assert_array_equal(smoothing_vector(torch.zeros(5), torch.zeros(5), 0.5), [1, 1, 1, 1, 1])
+
+    def test_every_documented_alpha_is_tried(self, outlier_channels: np.ndarray, weight: torch.Tensor) -> None:
+        found = decided(outlier_channels, weight, NORM)
+        assert list(found.smoothing_errors) == ["off", "0.25", "0.5", "0.65", "0.8", "1"]
+
 
 class TestSilence:
     @both
