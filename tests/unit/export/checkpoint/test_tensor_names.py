@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from internvl_edge.export.checkpoint.names import holds_a_tower, naming_of, official_names, unwrapped
+from internvl_edge.runtime.errors import CheckpointError
 from tests.unit.export.checkpoint.checkpoint_folders import language_model, tower
 
 SEGMENTS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_model.model")
@@ -49,6 +50,15 @@ def test_taking_wrappers_off_twice_changes_nothing_more(names: list[str]) -> Non
 )
 def test_a_part_of_a_word_is_no_wrapper(name: str) -> None:
     assert unwrapped(name) == name
+
+
+def test_a_set_of_weights_that_does_not_exist_names_those_that_do() -> None:
+    both = [f"{prefix}.{name}" for prefix in ("student", "teacher") for name in tower(prefix="vision_model.")]
+    with pytest.raises(CheckpointError) as caught:
+        naming_of(both, "w", "ema")
+    assert str(caught.value) == "--state-dict ema: w has no weights of that name; it has student, teacher"
+    with pytest.raises(CheckpointError, match=r"it has no tower$"):
+        naming_of(["a.weight"], "w", "ema")
 
 
 def test_a_tower_is_known_by_its_class_token() -> None:
