@@ -36,6 +36,14 @@ def test_a_stop_id_of_the_caller_replaces_the_models(model: InternVL, pixels: np
     assert model.generate(pixels[:1], np.array([1, 259]), eos_token_id=261).tolist() == [[260, 261]]
 
 
+def test_thirty_tokens_unless_told(model: InternVL, pixels: np.ndarray) -> None:
+    prompt = np.array([[1, 259]])
+    assert model.generate(pixels[:1], prompt, min_new_tokens=30).shape == (1, 30)
+    for call in (model.generate, model.caption, model.stream):
+        with pytest.raises(InputError, match="30"):
+            call(pixels[:1], prompt if call == model.generate else "cat", min_new_tokens=31)  # type: ignore[operator]
+
+
 def test_captions_are_the_decoded_ids(model: InternVL, pixels: np.ndarray, golden_a: Path) -> None:
     tokenizer = Tokenizer(golden_a / "checkpoint" / "tokenizer.model")
     prompt = tokenizer.encode_prompt("cat")

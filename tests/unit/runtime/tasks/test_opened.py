@@ -48,6 +48,14 @@ def test_no_batch_is_larger_than_a_graph_takes(
     assert rows == {"vision": [4, 1, 2, 2, 1], "decoder": [2, 4, 2, 4, 1, 2]}
 
 
+def test_one_picture_goes_through_at_a_time_where_its_beams_fill_a_call(
+    model: InternVL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeSession, "max_rows", 4, raising=False)
+    large = InternVL.open(model.bundle.path, batch_size=3)
+    assert [large.rows("decoder", each=beams) for beams in (1, 2, 3, 4, 5, 9)] == [3, 2, 1, 1, 1, 1]
+
+
 def test_leaving_the_block_closes_every_graph(
     bundle_folder: Path, calls: list[tuple[str, int]], pixels: np.ndarray
 ) -> None:

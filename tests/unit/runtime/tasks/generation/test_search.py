@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from internvl_edge.runtime.errors import InputError
-from internvl_edge.runtime.tasks.generation.search import GenerationConfig, _Hypotheses, generate
+from internvl_edge.runtime.tasks.generation.search import GenerationConfig, _Hypotheses, _top, generate
 from tests.decoder_steps import Cache, cached
 
 EOS = 1
@@ -255,6 +255,12 @@ def test_equal_scores_are_kept_as_the_reference_keeps_them() -> None:
     kept.add(np.array([5, EOS]), -1.5)
     assert kept.best()[1][0] == 4
     assert sorted(int(ids[0]) for _, ids in kept._beams) == [4, 5]
+
+
+@given(st.integers(0, 99), st.integers(1, 12), st.integers(12, 400))
+def test_the_largest_of_many_come_first(seed: int, count: int, width: int) -> None:
+    totals = np.random.default_rng(seed).permutation(3 * width).reshape(3, width)
+    np.testing.assert_array_equal(_top(totals, count), np.argsort(-totals, axis=1)[:, :count])
 
 
 def test_a_full_set_ends_once_no_running_beam_can_win() -> None:
