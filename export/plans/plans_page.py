@@ -10,7 +10,7 @@ from internvl_edge.runtime.errors import EngineError, ExportError
 from internvl_edge.runtime.inspect.plan.schedule import PlanText, read_plan
 from internvl_edge.runtime.inspect.plan.symbols import inputs_of
 from internvl_edge.runtime.inspect.xray.xray_page import Cover, render_page
-from internvl_edge.runtime.inspect.xray.xray_report import PlanXray, blank_xray, see_through
+from internvl_edge.runtime.inspect.xray.xray_report import PlanXray, blank_xray, xray_of_text
 from internvl_edge.runtime.replace_file import replace_file
 from internvl_edge.runtime.targets.data_sheet import Target
 from internvl_edge.runtime.targets.targets import find_target
@@ -90,7 +90,7 @@ def _seen(text: PlanText, target: Target, known: Mapping[str, Sequence[int]], pr
     inputs = inputs_of(text.schedules[profile].program) if profile < len(text.schedules) else {}
     try:
         sizes = {name: known[name] for name in inputs if name in known}
-        return see_through(text, target=target, sizes=sizes, profile=profile)
+        return xray_of_text(text, target=target, sizes=sizes, profile=profile)
     except EngineError as error:
         return blank_xray(text.path.name, text.bytes, target, (_reason(error, text.path),))
 

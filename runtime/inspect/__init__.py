@@ -1,1 +1,1 @@
-"""Look into bundles, plans and this machine with NumPy alone."""
+"""Inspection of bundles, plans and this machine, which needs NumPy alone."""

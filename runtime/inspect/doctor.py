@@ -1,6 +1,6 @@
-"""`internvl-edge doctor`: what is installed, what device is here, and what a bundle will take on a target.
+"""`internvl-edge doctor`: the installed packages, the device, and the predicted needs of a bundle on a target.
 
-Figures about plans are predictions from the graphs' bytes, and are called so; only a build tells.
+Figures about plans are predictions from the sizes of the graphs; only a build gives true ones.
 """
 
 import importlib.metadata
@@ -34,54 +34,54 @@ _PACKAGES = (
     "pycuda",
 )
 _LARGEST_BATCH = 8
-"""Of the profiles that `build` makes when it is not told."""
+"""Largest batch of the profiles that `build` makes by default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GraphForecast:
-    """What one graph is predicted to take."""
+class GraphPrediction:
+    """Predicted memory and build time of one graph."""
 
     name: str
     plan_bytes: int
-    """Weights as the graph stores them."""
+    """Size of the weights as the graph stores them."""
     activation_bytes: int
-    """At the largest batch; a bound, since a builder fuses and reuses."""
+    """Activations at the largest batch: an upper bound, since a builder fuses layers and reuses memory."""
     build_host_bytes: int
     build_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
-    """What was found."""
+    """The result of `diagnose`."""
 
     python: str
     machine: str
     packages: dict[str, str | None]
-    """Package -> version; None where it is not installed."""
+    """Package -> version; None if it is not installed."""
     device: Device | str
-    """The first CUDA device, or why there is none."""
+    """The first CUDA device, or the reason why there is none."""
     target: Target | None = None
     builds_with: str | None = None
-    """What here builds for the target; None: the device itself does, from a kit."""
+    """The TensorRT that builds for the target here; None: plans are built on the device, from a kit."""
     blocks: tuple[str, ...] = ()
-    """What keeps this bundle from running on the target."""
-    graphs: tuple[GraphForecast, ...] = ()
+    """Reasons why this bundle cannot run on the target."""
+    graphs: tuple[GraphPrediction, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the diagnosis as JSON holds it."""
+        """Return the diagnosis as a JSON object."""
         return asdict(self)
 
 
 def diagnose(path: Path | None, target_name: str | None) -> Diagnosis:
-    """Return what is here, and for a bundle in folder `path` what it takes, on a target where one is named.
+    """Return the diagnosis of this machine, of the bundle in folder `path` and of a target, if these are given.
 
     Raises:
-        EdgeError: the bundle or the target is not right.
+        EdgeError: The bundle cannot be opened, or the target is not known.
     """
     bundle = Bundle.open(path, verify=False) if path is not None else None
     target = find_target(target_name) if target_name is not None else None
     builds_with, lacking = _builds_with(target)
-    graphs = tuple(_forecasts(bundle)) if bundle is not None else ()
+    graphs = tuple(_predictions(bundle)) if bundle is not None else ()
     return Diagnosis(
         python=platform.python_version(),
         machine=f"{platform.system()} {platform.machine()}",
@@ -95,7 +95,7 @@ def diagnose(path: Path | None, target_name: str | None) -> Diagnosis:
 
 
 def diagnosis_text(found: Diagnosis) -> str:
-    """Return the diagnosis as lines a person reads."""
+    """Return the diagnosis as text."""
     device = found.device
     lines = [f"Python {found.python} on {found.machine}"]
     lines += [f"  {name:<38} {version or 'not installed'}" for name, version in found.packages.items()]
@@ -127,7 +127,7 @@ def _table(found: Diagnosis) -> Iterator[str]:
     )
 
 
-def _forecasts(bundle: Bundle) -> Iterator[GraphForecast]:
+def _predictions(bundle: Bundle) -> Iterator[GraphPrediction]:
     model_info = bundle.manifest.model
     wanted = {
         "batch": _LARGEST_BATCH,
@@ -137,7 +137,7 @@ def _forecasts(bundle: Bundle) -> Iterator[GraphForecast]:
     for name, info in bundle.manifest.graphs.items():
         model = load_graph(bundle, name)
         weights = external_bytes(model)
-        yield GraphForecast(
+        yield GraphPrediction(
             name=name,
             plan_bytes=weights,
             activation_bytes=peak_activation_bytes(name, model, axis_sizes(info, model_info.num_query_tokens, wanted)),
@@ -147,7 +147,7 @@ def _forecasts(bundle: Bundle) -> Iterator[GraphForecast]:
 
 
 def _builds_with(target: Target | None) -> tuple[str | None, tuple[str, ...]]:
-    """Return what here builds for `target`, and what is lacking to do so."""
+    """Return the TensorRT that builds for `target` here, and reasons why none does."""
     try:
         flavour = flavour_for(target) if target is not None else None
     except EngineError as error:
@@ -155,7 +155,7 @@ def _builds_with(target: Target | None) -> tuple[str | None, tuple[str, ...]]:
     return (f"{flavour.name} {flavour.version}" if flavour is not None else None), ()
 
 
-def _blocks(bundle: Bundle | None, target: Target, graphs: tuple[GraphForecast, ...]) -> Iterator[str]:
+def _blocks(bundle: Bundle | None, target: Target, graphs: tuple[GraphPrediction, ...]) -> Iterator[str]:
     if bundle is None:
         return
     try:
@@ -172,8 +172,8 @@ def _blocks(bundle: Bundle | None, target: Target, graphs: tuple[GraphForecast, 
         )
 
 
-def _device_bytes(graphs: tuple[GraphForecast, ...]) -> int:
-    """Return the device memory of all plans at once: they run one after the other, so share activations."""
+def _device_bytes(graphs: tuple[GraphPrediction, ...]) -> int:
+    """Return the device memory of all plans together; they run one after the other, so they share activations."""
     return sum(graph.plan_bytes for graph in graphs) + max((graph.activation_bytes for graph in graphs), default=0)
 
 

@@ -1,4 +1,4 @@
-"""What is inside a bundle's graphs: operators, parameters, bytes, and FLOPs for given sizes; no weight is read."""
+"""Statistics of a bundle's graphs: operators, parameters, bytes, and FLOPs at given sizes; no weight is read."""
 
 import math
 from collections import Counter
@@ -18,31 +18,31 @@ DEFAULT_SIZES = {"batch": 1, "texts": 1, "length": 80}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphStats:
-    """One graph, counted."""
+    """The statistics of one graph."""
 
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     ops: Mapping[str, int]
     parameters: int
-    """Values that lie outside the graph file: the weights, and rotary tables."""
+    """Number of values in external tensors: weights and rotary tables."""
     weight_bytes: int
     flops: int
-    """2 x multiply-accumulate of matrix products, convolutions and attention at `sizes`."""
+    """Twice the multiply-accumulate operations of matrix products, convolutions and attention at `sizes`."""
     sizes: Mapping[str, int]
     weights: frozenset[tuple[str, int]]
-    """(file, offset) of every weight: what graphs share is told by it."""
+    """(file, offset) of every weight; weights of two graphs with equal places are shared."""
     closest: ReachInfo | None = None
-    """The 16-bit value that came closest to its limit at verification."""
+    """The 16-bit value that came closest to its limit during verification."""
     islands: tuple[ReachInfo, ...] = ()
-    """Values that are fp32 since 16 bits do not hold them."""
+    """Values that are kept in fp32, since they would overflow 16 bits."""
     fp32_nodes: int = 0
-    """Nodes that compute in fp32 for the sake of these."""
+    """Number of nodes that compute in fp32 for these values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundleStats:
-    """A bundle, counted; weights that graphs share count once."""
+    """The statistics of a bundle; shared weights count once."""
 
     precision: str
     graphs: tuple[GraphStats, ...]
@@ -54,7 +54,7 @@ def inspect_bundle(path: Path, sizes: Mapping[str, int] | None = None) -> Bundle
     """Return the statistics of every graph of the bundle in folder `path`.
 
     Raises:
-        BundleError: it is no bundle, files are missing, or one is no graph.
+        BundleError: The folder is no bundle, files are missing, or one is no ONNX graph.
     """
     bundle = Bundle.open(path, verify=False)
     manifest = bundle.manifest
@@ -78,7 +78,7 @@ def load_graph(bundle: Bundle, name: str) -> OnnxModel:
     """Return graph `name` of `bundle`; no weight is read.
 
     Raises:
-        BundleError: the file is no ONNX graph.
+        BundleError: The file is no ONNX graph.
     """
     file = bundle.graph_file(name)
     try:
@@ -97,8 +97,8 @@ def graph_stats(
     """Return the statistics of one graph with its dynamic axes bound to `sizes`.
 
     Raises:
-        ExportError: an input has dynamic axes that `sizes` does not name, all of them listed; or the graph does not
-            tell a shape that FLOPs depend on.
+        ExportError: `sizes` lacks dynamic axes of the inputs, all of which the message names; or the graph lacks a
+            shape that FLOPs depend on.
     """
     weights = _weights(model)
     shapes = Shapes(name, model, sizes)
@@ -116,13 +116,13 @@ def graph_stats(
 
 
 def to_json(stats: BundleStats) -> dict[str, Any]:
-    """Return `stats` as JSON holds it."""
+    """Return `stats` as a JSON object."""
     graphs = [{k: v for k, v in asdict(graph).items() if k != "weights"} for graph in stats.graphs]
     return {**asdict(stats), "graphs": graphs}
 
 
 def stats_text(stats: BundleStats) -> str:
-    """Return `stats` as a few lines a graph."""
+    """Return `stats` as text, a few lines for each graph."""
     lines = []
     for graph in stats.graphs:
         sizes = ", ".join(f"{axis} {size}" for axis, size in graph.sizes.items())
@@ -142,7 +142,7 @@ def stats_text(stats: BundleStats) -> str:
 
 
 def _reach_lines(graph: GraphStats) -> Iterator[str]:
-    """Yield how far the 16-bit values of a graph reach, and what of it is fp32 for that reason."""
+    """Yield lines on the largest 16-bit value of a graph and on the values that are kept in fp32."""
     if graph.closest is not None:
         reach = graph.closest
         yield f"  16-bit values reach {reach.largest:.3g} of {reach.limit:.5g}, in {reach.place}"
@@ -152,7 +152,7 @@ def _reach_lines(graph: GraphStats) -> Iterator[str]:
 
 
 def axis_sizes(info: GraphInfo, queries: int, wanted: Mapping[str, int] | None = None) -> dict[str, int]:
-    """Return the sizes of a graph's axes; one with a cache is counted for one token behind queries and `length`."""
+    """Return the sizes of a graph's axes; a graph with a cache is counted for one token after queries and `length`."""
     sizes = {**DEFAULT_SIZES, **(wanted or {})}
     if info.use.phases:
         past = queries + sizes["length"]
@@ -162,12 +162,12 @@ def axis_sizes(info: GraphInfo, queries: int, wanted: Mapping[str, int] | None =
 
 
 def external_bytes(model: OnnxModel) -> int:
-    """Return the bytes of all weights that lie outside the graph file."""
+    """Return the bytes of all external tensors."""
     return sum(_bytes(tensor) for tensor in _weights(model).values())
 
 
 def _weights(model: OnnxModel) -> dict[tuple[str, int], Tensor]:
-    """Return the external tensors by place; what lies inside the graph file are constants of its arithmetic."""
+    """Return the external tensors by place; tensors in the graph file itself are constants, not weights."""
     return {tensor.place: tensor for tensor in model.initializers.values() if tensor.is_external}
 
 
@@ -183,7 +183,7 @@ def _node_flops(node: Node, shapes: Shapes) -> int:
         return 2 * _count(node.outputs[0], shapes) * shapes[node.inputs[0]][inner]
     if node.op_type == "Conv":
         return 2 * _count(node.outputs[0], shapes) * math.prod(shapes[node.inputs[1]][1:])
-    if node.op_type == "Attention":  # q k^T meets every key once per value of q, p v once per value of the output
+    if node.op_type == "Attention":  # q k^T takes one MAC for each key and value of q; p v, for each of the output
         keys = shapes[node.inputs[1]][-2]  # ``[B, N, H*D]`` or ``[B, H, N, D]``
         return 2 * keys * (_count(node.inputs[0], shapes) + _count(node.outputs[0], shapes))
     return 0
@@ -194,7 +194,7 @@ def _count(value: str, shapes: Shapes) -> int:
 
 
 def _abridged(specs: Sequence[TensorSpec]) -> list[TensorSpec | str]:
-    """Return `specs` with the caches of all layers but the first and last as one line."""
+    """Return `specs`, with one line in place of the caches of all layers but the first and last."""
     caches = [spec for spec in specs if spec.name.startswith(("present.", "past_key_values."))]
     rest: list[TensorSpec | str] = [spec for spec in specs if spec not in caches]
     if len(caches) <= 4:

@@ -1,4 +1,4 @@
-"""Sizes of a graph's values, from the axes that its file declares: numbers, names, and sums and products of names."""
+"""Shapes of a graph's values, from its declared axes: numbers, names, and expressions of names."""
 
 import ast
 import math
@@ -30,17 +30,17 @@ _BITS = {
     **dict.fromkeys((7, 11, 13, 14), 64),  # INT64, DOUBLE, UINT64, COMPLEX64
     15: 128,  # COMPLEX128
 }
-"""Bits of one value, by TensorProto.DataType."""
+"""TensorProto.DataType -> bits of one value."""
 
 
 class Shapes:
-    """The shapes of the values of one graph at sizes of its axes."""
+    """The shapes of the values of one graph at given sizes of its axes."""
 
     def __init__(self, name: str, model: OnnxModel, sizes: Mapping[str, int]) -> None:
         """Bind the axes of the inputs.
 
         Raises:
-            ExportError: an input has axes that `sizes` does not name, all of them listed.
+            ExportError: `sizes` lacks axes of the inputs; the message names all of them.
         """
         self._name = name
         self._declared = model.declared()
@@ -51,7 +51,7 @@ class Shapes:
             raise ExportError(f"{name}: no size for axes {', '.join(unbound)}; FLOPs need one for each")
 
     def find(self, value: str) -> Shape | None:
-        """Return the shape of `value`, or None where the file does not tell it."""
+        """Return the shape of `value`, or None if the file does not declare it."""
         declared = self._declared.get(value)
         if declared is None or declared.axes is None:
             return None
@@ -62,7 +62,7 @@ class Shapes:
         """Return the shape of `value`.
 
         Raises:
-            ExportError: the file does not tell it.
+            ExportError: The file does not declare it.
         """
         found = self.find(value)
         if found is None:
@@ -70,7 +70,7 @@ class Shapes:
         return found
 
     def bytes(self, value: str) -> int:
-        """Return the bytes of `value`; 0 for one whose shape or type the file does not tell."""
+        """Return the bytes of `value`; 0 if the file does not declare its shape or type."""
         shape = self.find(value)
         return 0 if shape is None else type_bytes(self._declared[value].dtype, math.prod(shape))
 
@@ -81,7 +81,7 @@ def type_bytes(dtype: int, count: int) -> int:
 
 
 def axis_size(axis: int | str | None, sizes: Mapping[str, int]) -> int | None:
-    """Return the size of one axis: a number, or an expression like ``past + length`` over `sizes`; None if neither."""
+    """Return the size of an axis, a number or an expression such as ``past + length``; None if it has no value."""
     if axis is None or isinstance(axis, int):
         return axis
     if axis in sizes:
@@ -93,7 +93,7 @@ def axis_size(axis: int | str | None, sizes: Mapping[str, int]) -> int | None:
 
 
 def _evaluate(node: ast.expr, sizes: Mapping[str, int]) -> int:
-    """Return the value of an expression of integers; KeyError names what is unknown in it."""
+    """Return the value of an expression of integers; raise KeyError for unknown names and constructs."""
     if isinstance(node, ast.Constant) and isinstance(node.value, int):
         return node.value
     if isinstance(node, ast.Name):
@@ -108,12 +108,12 @@ def _evaluate(node: ast.expr, sizes: Mapping[str, int]) -> int:
 
 
 def peak_activation_bytes(name: str, model: OnnxModel, sizes: Mapping[str, int]) -> int:
-    """Return the most bytes of values that are alive at one node of graph `name`, its axes bound to `sizes`.
+    """Return the largest size in bytes of all values that are alive at one node of graph `name`, at given `sizes`.
 
-    A builder fuses and reuses, so a plan takes less; weights are not counted.
+    A builder fuses layers and reuses memory, so a plan needs less; weights are not counted.
 
     Raises:
-        ExportError: an input has dynamic axes that `sizes` does not name, all of them listed.
+        ExportError: `sizes` lacks dynamic axes of the inputs; the message names all of them.
     """
     shapes = Shapes(name, model, sizes)
     last = {value: index for index, node in enumerate(model.nodes) for value in node.inputs if value}

@@ -1,1 +1,1 @@
-"""Read a TensorRT-RTX plan from its bytes: its program, launches, traffic and work."""
+"""A reader of TensorRT-RTX plans: program, kernel launches, memory traffic and FLOPs, from the plan's bytes."""

@@ -1,4 +1,4 @@
-"""The notation of a program's text: sections ``name { ... }`` of entries ``kind={ key=value ... }``."""
+"""Parser of a program's text: sections ``name { ... }`` with entries ``kind={ key=value ... }``."""
 
 import re
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ _LAYER = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 
 
 def section(text: str, name: str) -> tuple[str, bool] | None:
-    """Return what stands in section `name` (header, descriptors, main, shape_main), and whether it is closed."""
+    """Return the content of section `name` (header, descriptors, main, shape_main), and whether it is closed."""
     opened = re.search(rf"^{name} \{{[^\n]*\n", text, re.MULTILINE)
     if opened is None:
         return None
@@ -31,7 +31,7 @@ def entries(body: str) -> Iterator[tuple[str, dict[str, Value]]]:
 
 
 def fields(body: str) -> dict[str, Value]:
-    """Return ``key=value`` pairs: a group ``{ "a" 3 }`` is a tuple of its items, anything else a string."""
+    """Return ``key=value`` pairs; a group ``{ "a" 3 }`` becomes a tuple of its items, any other value a string."""
     found: dict[str, Value] = {}
     for match in _FIELD.finditer(body):
         group = match["group"]
@@ -41,21 +41,21 @@ def fields(body: str) -> dict[str, Value]:
 
 
 def one(value: Value | None) -> str:
-    """Return a field that is one string; empty where it is absent or a group."""
+    """Return a field with one string; an empty string if it is absent or a group."""
     return value if isinstance(value, str) else ""
 
 
 def many(value: Value | None) -> tuple[str, ...]:
-    """Return a field that is a group; empty where it is absent or a string."""
+    """Return a field with a group; an empty tuple if it is absent or a string."""
     return value if isinstance(value, tuple) else ()
 
 
 def number(value: Value | None) -> int | None:
-    """Return a field that is a decimal number of at most 18 digits, else None."""
+    """Return a field with a decimal number of at most 18 digits, otherwise None."""
     text = one(value)
     return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
 
 
 def layer_names(value: Value | None) -> tuple[str, ...]:
-    """Return the ONNX nodes of a ``layers`` field, once each."""
+    """Return the names of the ONNX nodes in a ``layers`` field, each once."""
     return tuple(dict.fromkeys(_LAYER.findall(one(value))))

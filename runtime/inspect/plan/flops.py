@@ -1,4 +1,4 @@
-"""Arithmetic of matrix products, from the plan's own declarations; a multiplication and an addition are two FLOPs."""
+"""FLOPs of matrix products, from the plan's declarations; a multiplication and an addition count as two FLOPs."""
 
 import math
 from dataclasses import dataclass
@@ -11,20 +11,20 @@ from internvl_edge.runtime.numbers import tensor_types as types
 from internvl_edge.runtime.numbers.formats import CODE_TYPES
 
 TYPES = {row.plan: row.short for row in (types.FLOAT32, types.FLOAT16, types.BFLOAT16, types.INT8, types.FLOAT8E4M3FN)}
-"""The plan's names of types, as data sheets call them."""
+"""The plan's name of a type -> its name in data sheets."""
 CODES = frozenset(row.short for row in CODE_TYPES)
-"""Types of quantized values, as data sheets call them."""
+"""Names of quantized types in data sheets."""
 
 _PRODUCTS = ("fully_connected", "corrltn")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatrixWork:
-    """Matrix products of one step."""
+    """The matrix products of one step."""
 
     flops: int
     dtype: str
-    """Of the operands, as a data sheet calls it; the plan's own name where no sheet has one."""
+    """Type of the operands by its name in data sheets, or by the plan's name if data sheets have none."""
 
     @property
     def quantized(self) -> bool:
@@ -32,10 +32,10 @@ class MatrixWork:
         return self.dtype in CODES
 
 
-def work_of(launch: Launch, schedule: Schedule, sizes: Sizes) -> MatrixWork | None:
-    """Return the matrix products of `launch`, or None where it should have some that the plan does not tell.
+def matrix_work(launch: Launch, schedule: Schedule, sizes: Sizes) -> MatrixWork | None:
+    """Return the matrix products of `launch`, or None if they cannot be read from the plan.
 
-    Attention counts every key for every query: what a mask leaves out is computed, or skipped in tiles, unknown here.
+    Attention is counted for every pair of query and key; whether masked pairs are computed is not known here.
     """
     step, program = launch.step, schedule.program
     if launch.category == "attention":
@@ -43,7 +43,7 @@ def work_of(launch: Launch, schedule: Schedule, sizes: Sizes) -> MatrixWork | No
     if launch.category not in ("matmul", "convolution"):
         return MatrixWork(flops=0, dtype="")
     described = fusion_of(step, schedule)
-    if described is None:  # of a fusion without one, which operand is which is not known
+    if described is None:  # without a description, the operands of a fusion cannot be told apart
         if step.kind == "function":
             return _vector_product(step, program, sizes)
         return _product(step, program, sizes) if step.kind in _PRODUCTS else None
@@ -57,14 +57,14 @@ def work_of(launch: Launch, schedule: Schedule, sizes: Sizes) -> MatrixWork | No
 
 
 def _bound(described: Program, step: Step, sizes: Sizes) -> Sizes:
-    """Return the sizes inside a fusion, whose inputs are the step's, in order."""
+    """Return the sizes inside a fusion, whose inputs are those of the step, in order."""
     pairs = zip(described.inputs, step.inputs, strict=True)
     values = {inner: sizes.values[outer] for inner, outer in pairs if outer in sizes.values}
     return Sizes(values=values, shapes={}, assumed=())
 
 
 def _product(step: Step, program: Program, sizes: Sizes) -> MatrixWork | None:
-    """Return 2 x outputs x values summed up for each: K of ``[..., K]``, or C x kernel of a convolution's weight."""
+    """Return 2 x outputs x summands of each: K of ``[..., K]``, or C x kernel size of a convolution's weight."""
     shapes = _shapes(step, program, sizes)
     if len(shapes) < 3:
         return None
@@ -79,10 +79,10 @@ def _product(step: Step, program: Program, sizes: Sizes) -> MatrixWork | None:
 
 
 def _attention(step: Step, program: Program, sizes: Sizes) -> MatrixWork | None:
-    """Return both products of q ``[..., N, D]`` with M keys ``[..., M, D]`` or ``[..., D, M]``, and with the values.
+    """Return the products of q ``[..., N, D]`` with M keys ``[..., M, D]`` or ``[..., D, M]``, and with the values.
 
-    The result, the last output, has the shape of q. M is the longest among operands and results with as many heads:
-    a kernel that appends new keys to a cache writes them all.
+    The result, which is the last output, has the shape of q. M is the largest among operands and results with as many
+    heads, since a kernel that appends new keys to a cache writes all of them.
     """
     names = [name for name in (*step.inputs, *step.outputs) if len(_dims(name, program)) > 2]
     shapes = [sizes.shape(program.tensors[name].dims) for name in names]
@@ -102,7 +102,7 @@ def _attention(step: Step, program: Program, sizes: Sizes) -> MatrixWork | None:
 
 
 def _vector_product(step: Step, program: Program, sizes: Sizes) -> MatrixWork | None:
-    """Return the product that a generated kernel spells ``Mul Sum``: its largest constant is the weight."""
+    """Return the product of a generated kernel that is named ``Mul Sum``; its largest constant is the weight."""
     weights = [
         program.tensors[name] for name in step.inputs if program.tensors.get(name) and len(_dims(name, program)) > 1
     ]
@@ -124,7 +124,7 @@ def _dims(name: str, program: Program) -> tuple[int | str, ...]:
 
 
 def _shapes(step: Step, program: Program, sizes: Sizes) -> list[tuple[int, ...]]:
-    """Return the shapes of the operands of more than one axis and of the first output; [] where one is unknown."""
+    """Return the shapes of operands with more than one axis and of the first output; [] if one is unknown."""
     names = [name for name in step.inputs if name in program.tensors and len(program.tensors[name].dims) > 1]
     found = [sizes.shape(program.tensors[name].dims) for name in (*names, *step.outputs[:1]) if name in program.tensors]
     known = [shape for shape in found if shape is not None]

@@ -1,4 +1,4 @@
-"""Which steps of a schedule launch a kernel, what kind it is, and which block of the model it belongs to."""
+"""The kernel launches of a schedule, with their category and the block of the model to which they belong."""
 
 import re
 from collections import Counter
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from internvl_edge.runtime.inspect.plan.schedule import Program, Schedule, Step
 
 _BOOKKEEPING = frozenset({"signal", "wait", "shape_call", "reshape", "assert"})
-"""Synchronisation, host arithmetic and views: nothing runs on the device."""
+"""Kinds of steps that run nothing on the device: synchronization, host arithmetic and views."""
 _ATTENTION = re.compile(r"ge[mv][mv]_mha|fmha")
-"""``_gemm_mha_v2`` for many query rows, ``_gemv_mha_v1`` for one."""
+"""Names of attention kernels: ``_gemm_mha_v2`` for many query rows, ``_gemv_mha_v1`` for one."""
 _VECTOR_PRODUCT = re.compile(r"^__myl_\w*MulSum")
-"""A product with one row is a generated kernel: multiply, then sum."""
+"""Name of a product with one row, a generated kernel that multiplies and sums."""
 _OPERATION = re.compile(r"[A-Z][a-z0-9]*")
 _BLOCK = re.compile(r"^(.*?(?:layers|blocks)[./]\d+)(?:[./]|$)")
 _LAYOUT = frozenset({"Resh", "Tran", "Move", "Slic", "Spli", "Conc", "Repl", "Cast"})
-"""Operations, as kernels' names shorten them, that move values and compute nothing."""
+"""Operations that move values and compute nothing, as kernels' names abbreviate them."""
 
 CATEGORIES = ("matmul", "convolution", "attention", "norm", "gather", "layout", "elementwise", "copy")
 
@@ -26,30 +26,32 @@ class Launch:
     """One kernel launch."""
 
     index: int
-    """In the order of launches."""
+    """Position in the order of launches."""
     step: Step
     category: str
     """One of `CATEGORIES`."""
     operations: tuple[str, ...]
-    """Fused operations as the kernel's name shortens them; empty for a kernel of the library."""
+    """Fused operations as the kernel's name abbreviates them; empty for a kernel of the library."""
     block: str
-    """Module path of the block it works for, as ``vision_model.encoder.layers.3``; empty outside of blocks."""
+    """Module path of its block, such as ``vision_model.encoder.layers.3``; empty outside of blocks."""
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """Return the module paths of its source nodes, once each."""
+        """Return the module paths of its source nodes, each once."""
         return tuple(dict.fromkeys(layer.split("/")[0] or layer for layer in self.step.layers))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MiddleBlock:
-    """What a block costs in the steady state, away from the ends of its tower."""
+    """A typical inner block of the longest tower, and the numbers of launches of all inner blocks."""
 
     name: str
     launches: int
-    """The commonest count among inner blocks."""
+    """Most frequent number of launches of an inner block."""
     least: int
+    """Smallest number of launches of an inner block."""
     most: int
+    """Largest number of launches of an inner block."""
 
 
 def launches_of(schedule: Schedule) -> tuple[Launch, ...]:
@@ -69,12 +71,12 @@ def launches_of(schedule: Schedule) -> tuple[Launch, ...]:
 
 
 def is_launch(step: Step, program: Program) -> bool:
-    """Return whether `step` runs on the device: it writes something there, and is no bookkeeping."""
+    """Return whether `step` runs on the device: it writes device memory, and is not among `_BOOKKEEPING`."""
     return step.kind not in _BOOKKEEPING and any(on_device(name, program) for name in step.outputs)
 
 
 def on_device(name: str, program: Program) -> bool:
-    """Return whether tensor `name` lies in device memory; what is not declared is a number of the host."""
+    """Return whether tensor `name` is in device memory; an undeclared name is a number on the host."""
     tensor = program.tensors.get(name)
     if tensor is None or tensor.base == name:
         return False
@@ -84,12 +86,12 @@ def on_device(name: str, program: Program) -> bool:
 
 
 def operations_of(name: str) -> tuple[str, ...]:
-    """Return the operations that a generated kernel's name spells, as ``Cast``, ``Mul``, ``Mean``."""
+    """Return the operations in a generated kernel's name, such as ``Cast``, ``Mul``, ``Mean``."""
     return tuple(_OPERATION.findall(name.removeprefix("__myl_"))) if name.startswith("__myl_") else ()
 
 
 def fusion_of(step: Step, schedule: Schedule) -> Program | None:
-    """Return the program that describes a runtime fusion, or None if there is none that fits it."""
+    """Return the program that describes a runtime fusion, or None if there is no matching one."""
     if step.kind != "runtime_fusion" or step.binary is None or step.binary >= len(schedule.fusions):
         return None
     program = schedule.fusions[step.binary]
@@ -98,12 +100,12 @@ def fusion_of(step: Step, schedule: Schedule) -> Program | None:
 
 
 def launches_per_block(launches: Sequence[Launch]) -> dict[str, int]:
-    """Return how many launches each block has, in the order of execution; "" collects what is outside."""
+    """Return the number of launches of each block, in the order of execution; "" holds those outside of blocks."""
     return dict(Counter(launch.block for launch in launches))
 
 
 def middle_block(launches: Sequence[Launch]) -> MiddleBlock | None:
-    """Return the steady state of the longest tower, or None where none has an inner block."""
+    """Return a typical inner block of the longest tower, or None if no tower has one."""
     towers: dict[str, list[str]] = {}
     for block in launches_per_block(launches):
         if block:
@@ -148,9 +150,9 @@ def _is_matrix(name: str, program: Program) -> bool:
 
 
 def _block(step: Step) -> str:
-    """Return the block that most of the step's nodes belong to, of equals the first; "" if most lie outside.
+    """Return the block of most of the step's nodes, or the first such block; "" if most are outside of blocks.
 
-    Nodes without a module path, which TensorRT or a rewrite made, have no say.
+    Nodes without a module path, which TensorRT or a rewrite made, are not counted.
     """
     paths = [layer for layer in step.layers if "." in layer or "/" in layer]
     found = Counter(match[1] for match in map(_BLOCK.match, paths) if match is not None)
@@ -160,10 +162,10 @@ def _block(step: Step) -> str:
 
 
 def _within(blocks: Sequence[str]) -> list[str]:
-    """Give a launch between two of one block to that block.
+    """Return the blocks, with a launch between two launches of one block assigned to that block.
 
-    What blocks have in common is computed once, by the first, and may be called after another: the statistics of
-    the vision states, which every cross-attention normalizes.
+    A value that several blocks share is computed once, by the first, but may be named after another block: for example
+    the statistics of the vision states, which every cross-attention normalizes.
     """
     framed = ["", *blocks, ""]
     trios = zip(framed, framed[1:], framed[2:], strict=False)

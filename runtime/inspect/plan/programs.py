@@ -1,7 +1,7 @@
-"""Find the texts of a plan's programs between its weights and binaries, without decoding the rest.
+"""Search for the texts of a plan's programs between its weights and binaries, without decoding the rest.
 
 A program is written as ``header { ... } descriptors { ... } main { ... }``, after a mark, a version and its own length.
-The format is undocumented (seen in TensorRT-RTX 1.7.1), so the length is believed only where it fits what follows.
+The format is undocumented (it was read from TensorRT-RTX 1.7.1), so the length is used only if it is plausible.
 """
 
 import mmap
@@ -17,12 +17,12 @@ _START = b"header {\n"
 _LENGTH = struct.Struct("<4s4xQ")
 _MARK = b"NLYM"
 _LARGEST = 64 << 20
-"""Bytes of one program's text: 48 blocks take 2 MB; more is no text."""
+"""Largest size of one program's text; that of 48 blocks has 2 MB."""
 _LAYER = b"[ONNX Layer: "
 
 
 class PlanBytes:
-    """A plan file mapped into memory; only what is asked for is read. Used as a context manager."""
+    """A memory-mapped plan file, as a context manager; only the accessed parts are read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -31,7 +31,7 @@ class PlanBytes:
         """Map the file.
 
         Raises:
-            EngineError: it cannot be read, or is no plan.
+            EngineError: The file cannot be read, or is no plan.
         """
         try:
             with self.path.open("rb") as file:
@@ -51,7 +51,7 @@ class PlanBytes:
 
     @property
     def size(self) -> int:
-        """Return the bytes of the file."""
+        """Return the size of the file in bytes."""
         return len(self._map)
 
     def texts(self) -> Iterator[str]:
@@ -63,7 +63,7 @@ class PlanBytes:
             at = self._map.find(_START, end)
 
     def layers(self) -> tuple[str, ...]:
-        """Return the names of the source ONNX nodes, listed before the first program; once each, in order."""
+        """Return the names of the source ONNX nodes, which are listed before the first program; each once, in order."""
         first = self._map.find(_START)
         end = first if first >= 0 else min(len(self._map), _LARGEST)
         head = self._map[max(0, end - _LARGEST) : end]
@@ -71,7 +71,7 @@ class PlanBytes:
         return tuple(dict.fromkeys(names))
 
     def _end(self, at: int) -> int:
-        """Return where the text that starts at `at` ends: by its own length, else before the next program."""
+        """Return the end of the text that starts at `at`: by its own length, otherwise before the next program."""
         if at >= _LENGTH.size:
             mark, length = _LENGTH.unpack(self._map[at - _LENGTH.size : at])
             if mark == _MARK and len(_START) <= length <= min(_LARGEST, len(self._map) - at):

@@ -1,4 +1,4 @@
-"""Where a plan quantizes and dequantizes: in kernels that do other work as well, or in kernels of their own."""
+"""The kernels of a plan that quantize and dequantize, fused with other work or on their own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,26 +12,26 @@ _NARROW = frozenset(row.plan for row in CODE_TYPES)
 _NODES = ("QuantizeLinear", "DequantizeLinear")
 _PRODUCTS = ("matmul", "convolution", "attention")
 _SCALING = frozenset({"Mul", "Div", "Min", "Max", "Roun", "Cast", "Move", "Resh"})
-"""Operations, as kernels' names shorten them, that scaling, rounding and clipping take."""
+"""Operations of scaling, rounding and clipping, as kernels' names abbreviate them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Roles:
-    """What one kernel has to do with quantization; "" for nothing."""
+class QdqRoles:
+    """The part of one kernel in quantization and dequantization; "" for none."""
 
     quantizes: str
-    """It turns wide values into 8 bits: ``fused`` with other work, or on its ``own``."""
+    """How it converts wide values to 8 bits: ``fused`` with other work, or on its ``own``."""
     dequantizes: str
-    """It turns 8 bits into wide values: in the ``product`` itself, or behind it, ``fused`` or on its ``own``."""
+    """How it converts 8 bits to wide values: in the ``product``, or after it, ``fused`` or on its ``own``."""
 
 
-def roles_of(launches: Sequence[Launch], program: Program) -> tuple[Roles, ...]:
+def qdq_roles(launches: Sequence[Launch], program: Program) -> tuple[QdqRoles, ...]:
     """Return the roles of each launch, in order."""
     products = {layer for launch in launches if launch.category in _PRODUCTS for layer in launch.step.layers}
     scaling = [launch for launch in launches if _applies_scales(launch, program)]
     finished = {_root(name, program) for launch in scaling for name in launch.step.inputs}
     return tuple(
-        Roles(
+        QdqRoles(
             quantizes=_place(launch, products) if _quantizes(launch, program) else "",
             dequantizes=_dequantizes(launch, program, products, finished),
         )
@@ -45,13 +45,13 @@ def _quantizes(launch: Launch, program: Program) -> bool:
 
 
 def _applies_scales(launch: Launch, program: Program) -> bool:
-    """Return whether a kernel multiplies by the scales that a product of 8 bits left to it."""
+    """Return whether a kernel applies the scales of an 8-bit product before it."""
     scaled = any("DequantizeLinear" in layer for layer in launch.step.layers)
     return scaled and launch.category not in _PRODUCTS and not _types(launch.step.inputs, program) & _NARROW
 
 
 def _dequantizes(launch: Launch, program: Program, products: set[str], finished: set[str]) -> str:
-    """Return where a launch dequantizes; a product does where no kernel behind it applies scales to its output."""
+    """Return how a launch dequantizes; a product does if no later kernel applies scales to its output."""
     if _applies_scales(launch, program):
         return _place(launch, products)
     reads, writes = (_types(names, program) for names in (launch.step.inputs, launch.step.outputs))
@@ -63,7 +63,7 @@ def _dequantizes(launch: Launch, program: Program, products: set[str], finished:
 
 
 def _place(launch: Launch, products: set[str]) -> str:
-    """Return ``fused`` where a kernel does more than scale: nodes that are no Q/DQ and no product's, or other moves."""
+    """Return ``fused`` if a kernel does more than scaling, that is, has other nodes or operations; else ``own``."""
     other = [
         layer for layer in launch.step.layers if not any(node in layer for node in _NODES) and layer not in products
     ]
@@ -77,6 +77,6 @@ def _types(names: Sequence[str], program: Program) -> set[str]:
 
 
 def _root(name: str, program: Program) -> str:
-    """Return the tensor that `name` is a view of, or `name`."""
+    """Return the tensor of which `name` is a view, or `name` itself."""
     tensor = program.tensors.get(name)
     return tensor.base if tensor is not None and tensor.base is not None else name

@@ -1,4 +1,4 @@
-"""How the symbolic sizes of a schedule depend on each other: the plan's host arithmetic, run forwards and backwards."""
+"""The relations between a schedule's symbolic sizes: the plan's host arithmetic, computed forwards and backwards."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from internvl_edge.runtime.inspect.plan.schedule import Program, Step
 
 _CONSTANT = re.compile(r"__s\^(M?)(\d{1,18})i64")
-"""A host constant carries its value in its name; M stands for minus."""
+"""Name of a host constant, which contains its value; M is a minus sign."""
 _UNARY: Mapping[str, Callable[[int], int]] = {"not": lambda a: int(not a)}
 _BINARY: Mapping[str, Callable[[int, int], int]] = {
     "add": lambda a, b: a + b,
@@ -30,23 +30,23 @@ _INVERSE: Mapping[str, Callable[[int, int], int]] = {
     "sub": lambda value, b: value + b,
     "mul": lambda value, b: value // b if b else 0,
 }
-"""What the first operand was, from the result and a second one that is known."""
+"""Kind of a step -> function of the result and the second operand that returns the first operand."""
 _SAME = ("copy", "cast", "reshape")
-"""Steps on one number that do not change it."""
+"""Kinds of steps that return their one operand unchanged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relations:
-    """The host steps of a program, in order, and what they say of its sizes."""
+    """The host steps of a program, in order, with the conditions that they assert."""
 
     steps: tuple[Step, ...]
     constants: Mapping[str, int]
     producers: Mapping[str, Step]
     asserted: frozenset[str]
-    """Conditions that must hold: those asserted, and what these are conjunctions of."""
+    """Conditions that must hold: asserted ones, and the operands of asserted conjunctions."""
 
     def source(self, name: str) -> str:
-        """Return the first of the names that `name` is a mere copy of."""
+        """Return the original name of which `name` is a copy."""
         for _ in self.steps:
             step = self.producers.get(name)
             if step is None or step.kind not in _SAME or len(step.inputs) != 1:
@@ -55,11 +55,11 @@ class Relations:
         return name
 
     def is_free(self, name: str) -> bool:
-        """Return whether source `name` is chosen from outside, not computed."""
+        """Return whether source `name` is given from outside and not computed."""
         return name not in self.producers and name not in self.constants
 
     def forward(self, known: Mapping[str, int]) -> dict[str, int]:
-        """Return `known` and all that follows from it; what lacks an operand stays unknown."""
+        """Return `known` with all values that follow from it; a value without all operands stays unknown."""
         values = {**self.constants, **known}
         for step in self.steps:
             operands = [values[name] for name in step.inputs if name in values]
@@ -70,7 +70,7 @@ class Relations:
         return values
 
     def backward(self, name: str, value: int, values: Mapping[str, int]) -> tuple[str, int] | None:
-        """Return the free source behind `name` and what it must be for `name` to be `value`; None if that is open."""
+        """Return the free source of `name` and its value at which `name` is `value`; None if it is not determined."""
         for _ in range(len(self.steps) + 1):
             name = self.source(name)
             if self.is_free(name):
@@ -82,7 +82,7 @@ class Relations:
         return None
 
     def bounds(self) -> dict[str, tuple[int, int | None]]:
-        """Return least and largest value of each free source, from the comparisons that the plan asserts."""
+        """Return the smallest and largest value of each free source, from the comparisons that the plan asserts."""
         low: dict[str, int] = {}
         high: dict[str, int] = {}
         for step in self.steps:
@@ -124,7 +124,7 @@ def _asserted(steps: Sequence[Step]) -> set[str]:
 
 
 def _computed(kind: str, operands: Sequence[int]) -> int | None:
-    """Return the result of a step on numbers, or None for a kind that is not known."""
+    """Return the result of a step on numbers, or None for an unknown kind."""
     if len(operands) == 1:
         return operands[0] if kind in _SAME else _UNARY[kind](operands[0]) if kind in _UNARY else None
     if len(operands) == 2 and kind in _BINARY:

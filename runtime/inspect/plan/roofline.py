@@ -1,7 +1,7 @@
-"""A prediction of each step's time from a data sheet: the larger of arithmetic at peak and bytes at full bandwidth.
+"""A roofline prediction of each step's time: the larger of FLOPs at peak rate and bytes at full bandwidth.
 
-Nothing else goes in: no launch overhead and no efficiency below the sheet's, which make a device slower than this, and
-no cache between kernels, which makes it faster where tensors are small. What it tells is where the time must go.
+Peak and bandwidth come from the data sheet. Launch overhead and lower efficiency make a device slower than predicted;
+a cache between kernels makes it faster for small tensors. The prediction shows which steps limit the time.
 """
 
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from internvl_edge.runtime.targets.data_sheet import DataSheet
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """The time of a step by the data sheet; never a measurement."""
+    """The predicted time of a step; it is not a measurement."""
 
     predicted_ms: float | None
     bound: str
-    """``compute`` or ``bandwidth``; "" where nothing is predicted."""
+    """The limit, ``compute`` or ``bandwidth``; "" without a prediction."""
     reason: str
-    """Why nothing is predicted, else ""."""
+    """Reason why there is no prediction, otherwise ""."""
 
 
 def predict(traffic: Traffic | None, work: MatrixWork | None, sheet: DataSheet | None) -> Prediction:

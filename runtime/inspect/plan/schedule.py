@@ -1,4 +1,4 @@
-"""A plan's execution schedule: its layers, tensors, regions and the steps in the order in which they run."""
+"""A plan's execution schedule: layers, tensors, memory regions, and steps in the order of execution."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -9,32 +9,33 @@ from internvl_edge.runtime.inspect.plan.fields import Value, entries, fields, la
 from internvl_edge.runtime.inspect.plan.programs import PlanBytes
 
 _ANY_ACCELERATOR = re.compile(r"^  accelerators=\{\*\}", re.MULTILINE)
-"""In the header of a program that describes one runtime fusion; an engine's names its SM."""
+"""Field in the header of a program that describes a runtime fusion; an engine's program names its SM there."""
 _ENTRIES = re.compile(r"^  region = .*\n", re.MULTILINE)
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensor:
-    """One declaration of a tensor, or of a view into one."""
+    """The declaration of a tensor, or of a view of one."""
 
     name: str
     dims: tuple[int | str, ...]
-    """A string names a size that is known at run time."""
+    """Size of each axis; a string is the symbol of a size that is known at run time."""
     dtype: str
     region: str
     constant_bytes: int | None
-    """Payload of a constant, else None."""
+    """Size of a constant's payload, otherwise None."""
     offset: str
-    """Of a constant: which payload of its region; equal constants share one."""
+    """Position of a constant's payload in its region; equal constants share one payload."""
     base: str | None
-    """What a view looks into, else None."""
+    """Tensor of which this is a view, otherwise None."""
     scratch: bool
+    """Whether it is scratch memory of a kernel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Region:
-    """A piece of memory that tensors share over time."""
+    """A range of memory that tensors use one after the other."""
 
     name: str
     bytes: int
@@ -45,25 +46,26 @@ class Region:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One entry of a schedule."""
+    """One step of a schedule."""
 
     kind: str
-    """``function``, ``fully_connected``, ``runtime_fusion``, ``corrltn``, ``signal``, ..."""
+    """The plan's name of its kind, such as ``function``, ``fully_connected``, ``runtime_fusion`` or ``corrltn``."""
     name: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     layers: tuple[str, ...]
     """Source ONNX nodes, whose names are module paths."""
     binary: int | None
-    """Of a runtime fusion: the number of the program that describes it."""
+    """Index of the program that describes a runtime fusion, otherwise None."""
     backbone: str
+    """The plan's name of a fusion's main operation, such as ``gemm``; an empty string for other steps."""
     src: str
-    """What a ``memset`` writes."""
+    """Value that a ``memset`` writes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """One program: an engine's, or the description of one runtime fusion."""
+    """The program of an engine, or of one runtime fusion."""
 
     sm: int | None
     inputs: tuple[str, ...]
@@ -72,12 +74,12 @@ class Program:
     tensors: Mapping[str, Tensor]
     steps: tuple[Step, ...]
     shape_steps: tuple[Step, ...]
-    """Host arithmetic from the input shapes to every symbolic size."""
+    """Host arithmetic that computes every symbolic size from the input shapes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """What one optimization profile runs."""
+    """The program of one optimization profile, with those of its runtime fusions."""
 
     program: Program
     fusions: tuple[Program, ...]
@@ -85,23 +87,23 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanText:
-    """All that could be read of a plan."""
+    """The readable content of a plan."""
 
     path: Path
     bytes: int
     layers: tuple[str, ...]
     schedules: tuple[Schedule, ...]
     unreadable: tuple[str, ...]
-    """What was looked for in vain, in words; empty for a plan that is understood."""
+    """Descriptions of the parts that were not found; empty for a plan that is fully understood."""
 
     @property
     def sm(self) -> int | None:
-        """Return the compute capability that its schedules are for, or None if they do not say."""
+        """Return the compute capability of its schedules, or None if they do not name one."""
         return next((found.program.sm for found in self.schedules), None)
 
 
 def read_plan(path: Path) -> PlanText:
-    """Return what plan `path` says of itself; what cannot be read is named in ``unreadable``.
+    """Return the content of plan `path`; parts that cannot be read are named in ``unreadable``.
 
     Raises:
         EngineError: `path` is no plan.
@@ -130,7 +132,7 @@ def read_plan(path: Path) -> PlanText:
 
 
 def parse_program(text: str) -> tuple[Program, tuple[str, ...]]:
-    """Return the program written in `text`, and what of it cannot be read."""
+    """Return the program of `text`, and descriptions of the parts that cannot be read."""
     found = {name: section(text, name) for name in ("header", "descriptors", "main", "shape_main")}
     body = {name: part[0] if part is not None else "" for name, part in found.items()}
     known = fields(_ENTRIES.sub("", body["header"]))

@@ -1,4 +1,4 @@
-"""The symbolic sizes of a schedule, from the shapes of its inputs."""
+"""The values of a schedule's symbolic sizes, from the shapes of its inputs."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,9 +9,9 @@ from internvl_edge.runtime.inspect.plan.relations import Relations, relations_of
 from internvl_edge.runtime.inspect.plan.schedule import Program
 
 _SUFFIX = re.compile(r"(?: \[profile \d+\])?\.\d+$")
-"""What a plan adds to the names of inputs and outputs; the second profile's say so."""
+"""Suffix that a plan adds to the names of inputs and outputs; from the second profile on it names the profile."""
 _INTERNAL = re.compile(r"_shapeInput|^ONNXTRT_")
-"""Inputs that TensorRT made itself: shapes, and results of its parser's helpers."""
+"""Names of inputs that TensorRT made itself: shapes, and results of its parser's helpers."""
 
 Axes = Mapping[tuple[str, int], str]
 """Input and axis -> its symbol."""
@@ -19,25 +19,25 @@ Axes = Mapping[tuple[str, int], str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """What every symbol stands for."""
+    """The value of every symbol."""
 
     values: Mapping[str, int]
     shapes: Mapping[str, tuple[int, ...]]
-    """Of the graph's inputs, by name."""
+    """Input of the graph -> its shape."""
     assumed: tuple[str, ...]
-    """Axes, as ``pixel_values[0] = 1``, for which no size was given: the smallest that the plan takes."""
+    """Axes without a given size, such as ``pixel_values[0] = 1``; they get the smallest size that the plan allows."""
 
     def shape(self, dims: Sequence[int | str]) -> tuple[int, ...] | None:
-        """Return `dims` in numbers, or None where a symbol could not be worked out."""
+        """Return `dims` as numbers, or None if the value of a symbol is not known."""
         found = [self.values.get(dim) if isinstance(dim, str) else dim for dim in dims]
         return tuple(dim for dim in found if dim is not None) if None not in found else None
 
 
 def sizes_of(program: Program, shapes: Mapping[str, Sequence[int]]) -> Sizes:
-    """Return the sizes of `program` when its inputs have `shapes`, by input name; axes not given are the smallest.
+    """Return the sizes of `program` for `shapes` of its inputs; axes without a size get the smallest allowed one.
 
     Raises:
-        EngineError: an unknown input, a wrong rank or fixed axis, a size beyond the profile; all of them at once.
+        EngineError: Inputs are unknown, have a wrong rank or fixed axis, or exceed the profile; the message names all.
     """
     inputs = inputs_of(program)
     relations = relations_of(program)
@@ -56,7 +56,7 @@ def sizes_of(program: Program, shapes: Mapping[str, Sequence[int]]) -> Sizes:
 
 
 def inputs_of(program: Program) -> dict[str, tuple[int | str, ...]]:
-    """Return the declared shapes of the graph's inputs by name; one that is read for its shape alone has none."""
+    """Return the declared shapes of the graph's inputs, by name, without those of which only the shape is read."""
     return {
         plain_name(name): program.tensors[name].dims
         for name in program.inputs
@@ -65,7 +65,7 @@ def inputs_of(program: Program) -> dict[str, tuple[int | str, ...]]:
 
 
 def outputs_of(program: Program, sizes: Sizes) -> dict[str, tuple[int, ...] | None]:
-    """Return the shapes of the outputs at `sizes` in the graph's order, by name, or by one that TensorRT made up."""
+    """Return the shapes of the outputs at `sizes`, in the graph's order; TensorRT may have renamed outputs."""
     declared = program.tensors
     return {
         plain_name(name): sizes.shape(declared[name].dims) if name in declared else None for name in program.outputs
@@ -73,12 +73,12 @@ def outputs_of(program: Program, sizes: Sizes) -> dict[str, tuple[int, ...] | No
 
 
 def plain_name(name: str) -> str:
-    """Return the name that an input or output has in the ONNX graph."""
+    """Return the name of an input or output in the ONNX graph."""
     return _SUFFIX.sub("", name)
 
 
 def _misfits(inputs: Mapping[str, Sequence[int | str]], shapes: Mapping[str, Sequence[int]]) -> list[str]:
-    """Return what of `shapes` does not fit the declarations."""
+    """Return descriptions of the `shapes` that do not fit the declarations."""
     findings = [f"{name}: no input of it; it has {', '.join(inputs)}" for name in shapes if name not in inputs]
     for name, shape in shapes.items():
         dims = inputs.get(name, ())
@@ -91,7 +91,7 @@ def _misfits(inputs: Mapping[str, Sequence[int | str]], shapes: Mapping[str, Seq
 
 
 def _given(relations: Relations, axes: Axes, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
-    """Return the free sources that `shapes` fix, directly or through the plan's arithmetic."""
+    """Return the values of free sources that follow from `shapes`, directly or through the plan's arithmetic."""
     free: dict[str, int] = {}
     for (name, axis), symbol in axes.items():
         if name in shapes:
@@ -102,7 +102,10 @@ def _given(relations: Relations, axes: Axes, shapes: Mapping[str, Sequence[int]]
 
 
 def _completed(relations: Relations, axes: Axes, free: Mapping[str, int]) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Return `free` with every other source at its smallest or at what an asserted equality demands, and the first."""
+    """Return `free` with all other sources, at their smallest value or as an asserted equality demands.
+
+    The second result names the axes that got their smallest value.
+    """
     found, assumed, bounds = dict(free), [], relations.bounds()
     for (name, axis), symbol in axes.items():
         source = relations.source(symbol)
@@ -116,7 +119,7 @@ def _completed(relations: Relations, axes: Axes, free: Mapping[str, int]) -> tup
 
 
 def _demanded(relations: Relations, free: Mapping[str, int]) -> dict[str, int]:
-    """Return what free sources must be for asserted equalities to hold."""
+    """Return the values of free sources that follow from asserted equalities."""
     values = relations.forward(free)
     demanded: dict[str, int] = {}
     for pair in relations.equalities():

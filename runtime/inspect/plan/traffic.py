@@ -1,4 +1,4 @@
-"""Bytes that each step reads and writes, from the declarations of its tensors at given sizes."""
+"""Memory traffic of each step, from the declarations of its tensors at given sizes."""
 
 import math
 from collections.abc import Iterable
@@ -11,20 +11,21 @@ from internvl_edge.runtime.inspect.plan.symbols import Sizes
 from internvl_edge.runtime.numbers.tensor_types import TENSOR_TYPES
 
 _BYTES = {row.plan: Fraction(row.bits, 8) for row in TENSOR_TYPES.values() if row.plan}
-"""Bytes of one value, by the plan's names of types."""
+"""The plan's name of a type -> bytes of one value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
-    """What one step moves between the device's memory and its cores, each tensor once."""
+    """Bytes that one step moves between the device's memory and its cores; each tensor counts once."""
 
     read_bytes: int
-    """Weights included."""
+    """Bytes read, weights included."""
     weight_bytes: int
-    """Constants among what is read."""
+    """Bytes of constants among those read."""
     written_bytes: int
+    """Bytes written."""
     at_most: bool
-    """The kernel slices an operand, so that it may read less than the declared whole."""
+    """Whether the kernel slices an operand, so that it may read less than the whole tensor."""
 
     @property
     def bytes(self) -> int:
@@ -33,9 +34,9 @@ class Traffic:
 
 
 def traffic_of(step: Step, program: Program, sizes: Sizes) -> Traffic | None:
-    """Return the traffic of `step`, or None where a size or type is unknown.
+    """Return the traffic of `step`, or None if a size or type is unknown.
 
-    A table that a kernel gathers from counts for no more than the kernel writes: rows that are not asked for stay.
+    A table from which a kernel gathers counts for no more bytes than the kernel writes, since other rows are not read.
     """
     operations = operations_of(step.name)
     reads, writes = _declared(step.inputs, program), _declared(step.outputs, program)
@@ -58,7 +59,7 @@ def traffic_of(step: Step, program: Program, sizes: Sizes) -> Traffic | None:
 
 
 def tensor_bytes(tensor: Tensor, sizes: Sizes) -> int | None:
-    """Return the bytes of a tensor or view, or None where its type or a size is unknown."""
+    """Return the bytes of a tensor or view, or None if its type or a size is unknown."""
     if tensor.constant_bytes is not None:
         return tensor.constant_bytes
     shape = sizes.shape(tensor.dims)
@@ -73,17 +74,17 @@ def is_constant(tensor: Tensor) -> bool:
 
 
 def activation_bytes(program: Program) -> int | None:
-    """Return the device memory for activations and scratch at the profile's largest shapes; None where unstated."""
+    """Return the device memory for activations and scratch at the profile's largest shapes; None if not declared."""
     regions = [region for region in program.regions if region.place == "accelerator" and not region.constant]
     return sum(region.bytes for region in regions) if regions else None
 
 
 def weight_bytes(program: Program) -> int:
-    """Return the bytes of all constants; equal ones that share a payload count once."""
+    """Return the bytes of all constants; constants that share a payload count once."""
     payloads = {(t.region, t.offset, t.constant_bytes): t.constant_bytes or 0 for t in program.tensors.values()}
     return sum(payloads.values())
 
 
 def _declared(names: Iterable[str], program: Program) -> list[Tensor]:
-    """Return the device tensors among `names`, once each; numbers of the host are no traffic."""
+    """Return the tensors in device memory among `names`, each once."""
     return [program.tensors[name] for name in dict.fromkeys(names) if on_device(name, program)]

@@ -1,1 +1,1 @@
-"""Show what the bytes of a plan tell: as text, JSON, a page, or compared with another plan."""
+"""The X-ray of a plan, that is, its kernels, traffic and predicted times read from its bytes; as text, page or JSON."""

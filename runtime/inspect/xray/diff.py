@@ -1,4 +1,4 @@
-"""Two plans side by side: launches, bytes, memory, predictions, and the kernels that only one of them has."""
+"""The difference of two plans: launches, bytes, memory, predictions, and kernels that only one of them has."""
 
 import re
 from collections import Counter
@@ -15,7 +15,7 @@ from internvl_edge.runtime.inspect.xray.text import (
 from internvl_edge.runtime.inspect.xray.xray_report import Kernel, PlanXray, Sums
 
 _SHOWN = 24
-"""Kernels listed that come or go; the JSON has all."""
+"""Largest number of differing kernels that are listed; the JSON has all."""
 
 
 def diff_text(a: PlanXray, b: PlanXray) -> str:
@@ -38,7 +38,7 @@ def diff_text(a: PlanXray, b: PlanXray) -> str:
 
 
 def _conditions(a: PlanXray, b: PlanXray) -> list[str]:
-    """Return what makes the two hard to compare."""
+    """Return the conditions in which the two plans differ, such as target or sizes."""
     findings = []
     if dict(a.shapes) != dict(b.shapes):
         findings.append(f"compared at different shapes: A {dict(a.shapes)}, B {dict(b.shapes)}")
@@ -48,7 +48,7 @@ def _conditions(a: PlanXray, b: PlanXray) -> list[str]:
 
 
 def _blocks(a: PlanXray, b: PlanXray) -> list[str]:
-    """Return lines for the blocks whose launches or bytes differ; neighbours with equal figures share them."""
+    """Return lines for the blocks whose launches or bytes differ; neighbours with equal figures share one line."""
     runs: list[tuple[Sums | None, Sums | None, list[str]]] = []
     for block in dict.fromkeys((*a.blocks, *b.blocks)):
         left, right = a.blocks.get(block), b.blocks.get(block)
@@ -60,7 +60,7 @@ def _blocks(a: PlanXray, b: PlanXray) -> list[str]:
 
 
 def _span(names: list[str]) -> str:
-    """Return ``layers.0`` or ``layers.0 to 4, each``, without the path in front."""
+    """Return a text such as ``layers.0`` or ``layers.0 to 4, each``, without the path before it."""
     first = re.sub(r".*(?=(?:layers|blocks)[./])", "", names[0]) or "outside of blocks"
     return first if len(names) == 1 else f"{first} to {names[-1].rpartition('.')[2]}, each"
 
@@ -97,7 +97,7 @@ def _words(name: str, a: str, b: str) -> list[str]:
 
 
 def _moved(a: PlanXray, b: PlanXray) -> list[str]:
-    """Return the kernels of which the plans have different numbers, most different first."""
+    """Return the kernels whose numbers differ between the plans, largest difference first."""
     left, right = (Counter(_label(kernel) for kernel in x.kernels) for x in (a, b))
     changes = {name: right[name] - left[name] for name in left | right if right[name] != left[name]}
     ordered = sorted(changes, key=lambda name: (-abs(changes[name]), name))
@@ -108,7 +108,7 @@ def _moved(a: PlanXray, b: PlanXray) -> list[str]:
 
 
 def _label(kernel: Kernel) -> str:
-    """Return what a kernel is called in every block and plan: a product of the library by kind and module."""
+    """Return a name of a kernel that is the same in all blocks and plans: for library kernels, kind and module."""
     if kernel.operations or kernel.category == "attention":
         return kernel.name
     return f"{kernel.kind} of {works_for(kernel, kernel.block)}"

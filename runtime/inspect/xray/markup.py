@@ -1,22 +1,22 @@
-"""HTML and SVG out of texts that may hold any character."""
+"""HTML and SVG with escaping of texts."""
 
 from collections.abc import Iterable
 from html import escape
 
 
 class Markup(str):
-    """Text that is HTML already, so that it is not escaped again."""
+    """Text in HTML, which is not escaped again."""
 
     __slots__ = ()
 
 
 def filled(template: str, *values: object, **named: object) -> Markup:
-    """Return `template` with its braces filled as `str.format` does; texts that are no `Markup` are escaped."""
+    """Return `template` formatted as by `str.format`; texts that are no `Markup` are escaped."""
     return Markup(template.format(*map(_escaped, values), **{name: _escaped(value) for name, value in named.items()}))
 
 
 def joined(parts: Iterable[str], between: str = "") -> Markup:
-    """Return `parts` in a row; what is no `Markup` is escaped."""
+    """Return `parts` joined; texts that are no `Markup` are escaped."""
     return Markup(between.join(str(_escaped(part)) for part in parts))
 
 

@@ -1,4 +1,4 @@
-"""The kernels of a block as an SVG picture: order from top to bottom, bytes as widths, colours by kind."""
+"""An SVG picture of a block's kernels: order from top to bottom, bytes as widths, categories as colours."""
 
 from collections.abc import Sequence
 
@@ -14,11 +14,11 @@ _TIME_X = WIDTH - 12
 _MARK_X = 452
 _OPERATIONS = 58
 _TITLE = 50
-"""Characters that fit in front of the marks and bars."""
+"""Number of characters that fit before the marks and bars."""
 
 
 def block_picture(kernels: Sequence[Kernel], block: str) -> Markup:
-    """Return the picture of `kernels`; the widest bar is the kernel that moves most bytes."""
+    """Return the picture of `kernels`; the kernel that moves most bytes has the widest bar."""
     largest = max((kernel.bytes or 0 for kernel in kernels), default=0) or 1
     height = _ROW * len(kernels) + 34
     parts = [
@@ -31,7 +31,7 @@ def block_picture(kernels: Sequence[Kernel], block: str) -> Markup:
 
 
 def time_picture(kernels: Sequence[Kernel]) -> Markup | None:
-    """Return one bar of all the predicted time, a piece for each kernel; None where nothing is predicted."""
+    """Return one bar of the whole predicted time, with a part for each kernel; None without predictions."""
     times = [(kernel, kernel.predicted_ms) for kernel in kernels if kernel.predicted_ms]
     total = sum(predicted for _, predicted in times)
     if not total:
@@ -83,7 +83,7 @@ def _row(kernel: Kernel, place: int, largest: int, block: str) -> Markup:
 
 
 def _bars(kernel: Kernel, y: int, largest: int) -> Markup:
-    """Return weights, activations read and bytes written as one bar of three shades, and the sum behind it."""
+    """Return a bar with weights, activations read and bytes written in three shades, and the sum after it."""
     if kernel.read_bytes is None or kernel.written_bytes is None:
         return filled('<text x="{}" y="{}">not readable</text>', _BAR_X, y + 16)
     weights = kernel.weight_bytes or 0
@@ -130,7 +130,7 @@ def _operations(kernel: Kernel) -> str:
 
 
 def _marks(kernel: Kernel) -> str:
-    """Return Q where a kernel quantizes and DQ where it dequantizes."""
+    """Return the marks of a kernel: Q if it quantizes, DQ if it dequantizes."""
     return " ".join(mark for mark, role in (("DQ", kernel.dequantizes), ("Q", kernel.quantizes)) if role)
 
 

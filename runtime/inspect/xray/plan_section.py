@@ -1,4 +1,4 @@
-"""What the page says of one plan: answers, the picture of a block, then every kernel."""
+"""The section of one plan on the page: key figures, the picture of a block, then every kernel."""
 
 from collections.abc import Iterable, Iterator
 
@@ -29,7 +29,7 @@ _NUMBERS = ("read", "weights", "written", "work", "type", "predicted", "bound")
 
 
 def plan_section(found: PlanXray, heading: str, *, folded: bool) -> Markup:
-    """Return the section of one plan under headings of that level; its tables are `folded` where there are others."""
+    """Return the section of one plan; `heading` is the tag of its headings, and `folded` closes its tables."""
     parts = [
         _introduction(found),
         filled('<p class="bad">Not readable: {}.</p>', "; ".join(found.unreadable)) if found.unreadable else "",
@@ -45,7 +45,7 @@ def plan_section(found: PlanXray, heading: str, *, folded: bool) -> Markup:
 
 
 def fused_word(found: PlanXray) -> str:
-    """Return whether attention is fused, in one word or two."""
+    """Return ``yes``, ``no`` or ``in part`` for whether attention is fused."""
     return "no" if not found.fused_attention else "in part" if found.unfused_attention else "yes"
 
 
@@ -92,7 +92,7 @@ def _answers(found: PlanXray) -> Markup:
 
 
 def _pictures(found: PlanXray, heading: str) -> Iterator[Markup]:
-    """Yield the picture of the block that stands for all, and where its time goes."""
+    """Yield the picture of the representative block, and that of its predicted time."""
     block, kernels = pictured(found)
     used = {kernel.category for kernel in found.kernels}
     legend = joined(filled('<li class="k-{0}">{0}</li>', name) for name in CATEGORIES if name in used)
@@ -128,7 +128,7 @@ def _sums(name: str, sums: Sums) -> Markup:
 
 
 def _kernels(found: PlanXray) -> Markup:
-    """Return a row per kernel, which a field above them filters."""
+    """Return a table with a row for each kernel, and a field that filters it."""
     marked = any(kernel.quantizes or kernel.dequantizes for kernel in found.kernels)
     numbers = (*_NUMBERS, *(("quantizes", "dequantizes") if marked else ()))
     head = filled(

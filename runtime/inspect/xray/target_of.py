@@ -1,4 +1,4 @@
-"""Which device a plan is for: as asked, as its record says, or as the plan itself says."""
+"""The target of a plan: the requested one, that of its record, or that of the plan itself."""
 
 import logging
 from pathlib import Path
@@ -13,10 +13,10 @@ logger = logging.getLogger(__name__)
 
 
 def target_of(plan: Path, name: str | None = None) -> Target:
-    """Return the target called `name`, or without one that of ``engine.json`` beside `plan`, or the plan's own SM.
+    """Return the target `name`; without a name that of ``engine.json`` beside `plan`, otherwise the plan's own SM.
 
     Raises:
-        EngineError: the name is unknown, `plan` is no plan, or it does not tell.
+        EngineError: The name is unknown, `plan` is no plan, or it names no SM.
     """
     if name is not None:
         return find_target(name)

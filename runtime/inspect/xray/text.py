@@ -1,17 +1,17 @@
-"""An X-ray as text for a terminal: what a reader asks first, then a line per kernel of the middle block."""
+"""An X-ray as text for a terminal: key figures, then a line for each kernel of the middle block."""
 
 from collections import Counter
 
 from internvl_edge.runtime.inspect.xray.xray_report import Kernel, PlanXray, Sums
 
 _SHAPES = 4
-"""Inputs that are named; a decoder has two for each layer."""
+"""Number of inputs that are listed; a decoder has two for each layer."""
 _NAME = 46
-"""Characters of a kernel's name that a line has room for."""
+"""Number of characters in the column of names."""
 
 
 def xray_text(found: PlanXray) -> str:
-    """Return `found` as lines of text."""
+    """Return the X-ray `found` as lines of text."""
     lines = [f"{found.plan}: {size(found.plan_bytes)}{f', sm_{found.sm}' if found.sm is not None else ''}"]
     if found.kernels:
         lines += [*_answers(found), "", *_blocks(found), "", *_kernels(found)]
@@ -32,7 +32,7 @@ def size(count: float | None) -> str:
 
 
 def work(flops: float | None) -> str:
-    """Return a number of FLOPs with three digits and a unit; a dash for none."""
+    """Return a number of FLOPs with three digits and a unit; a dash for None or 0."""
     if not flops:
         return "–"
     for unit in ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP"):
@@ -51,27 +51,27 @@ def duration(predicted_ms: float | None) -> str:
 
 
 def pictured(found: PlanXray) -> tuple[str, list[Kernel]]:
-    """Return name and kernels of the block that stands for all: the middle one, else the first, else the whole."""
+    """Return name and kernels of the representative block: the middle one, else the first one, else the whole plan."""
     block = found.middle.name if found.middle is not None else next((name for name in found.blocks if name), None)
     return (block, [k for k in found.kernels if k.block == block]) if block else ("", list(found.kernels))
 
 
 def works_for(kernel: Kernel, block: str) -> str:
-    """Return the modules that a kernel works for, its own product's first, without the path of `block`."""
-    ordered = sorted(kernel.modules, key=lambda module: module not in kernel.layers)  # a product bears the bare path
+    """Return the modules of a kernel, that of its own product first, without the path of `block`."""
+    ordered = sorted(kernel.modules, key=lambda module: module not in kernel.layers)  # a product has the bare path
     names = (module.removeprefix(f"{block}.").removeprefix(block) or "residual" for module in ordered)
     shown = [name for name in dict.fromkeys(names) if not name.endswith(".weight")]
     return " + ".join(shown) or kernel.name
 
 
 def shapes_answer(found: PlanXray) -> str:
-    """Return the first shapes of the inputs, in words."""
+    """Return the shapes of the first inputs as text."""
     shown = [f"{name} {'×'.join(map(str, shape))}" for name, shape in list(found.shapes.items())[:_SHAPES]]
     return ", ".join(shown) + (f" and {len(found.shapes) - _SHAPES} more" if len(found.shapes) > _SHAPES else "")
 
 
 def attention_answer(found: PlanXray) -> str:
-    """Return whether attention is fused, in words."""
+    """Return a sentence on whether attention is fused."""
     if not found.fused_attention:
         return "not fused"
     kernels = ", ".join(f"{name} x {count}" for name, count in found.fused_attention.items())
@@ -79,7 +79,7 @@ def attention_answer(found: PlanXray) -> str:
 
 
 def quantization_answer(found: PlanXray) -> str:
-    """Return where values are quantized and dequantized, in words."""
+    """Return a sentence on where values are quantized and dequantized."""
 
     narrowing = Counter(kernel.quantizes for kernel in found.kernels)
     widening = Counter(kernel.dequantizes for kernel in found.kernels)

@@ -1,4 +1,4 @@
-"""X-rays as one HTML page that opens offline: for each plan answers, the picture of a block, then every kernel."""
+"""X-rays as one HTML page that needs no network: for each plan key figures, a picture of a block, and all kernels."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ _COLUMNS = ("plan", "launches", "a block", "attention fused", "FLOPs in 8 bits",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cover:
-    """What stands above several plans; a list of them with links follows."""
+    """The head of a page with several plans; a list of the plans with links follows it."""
 
     title: str
     lines: tuple[str, ...]
     mark: str
-    """Tells the page from that of other plans; not shown."""
+    """A hidden text that distinguishes the page from pages of other plans."""
 
 
 def render_page(plans: Mapping[str, PlanXray], cover: Cover | None = None) -> str:
-    """Return the page of `plans`, by heading; it loads nothing from anywhere. Without a `cover` it is of one plan."""
+    """Return the page of `plans` by heading; without a `cover` there must be one plan. It loads no other resource."""
     if cover is None and len(plans) != 1:
         raise ValueError(f"{len(plans)} plans on a page without a cover")
     template = Template(files(str(__package__)).joinpath(_TEMPLATE).read_text(encoding="utf-8"))
@@ -48,7 +48,7 @@ def _colours(plans: Mapping[str, PlanXray]) -> Markup:
 
 
 def _covered(plans: Mapping[str, PlanXray], cover: Cover) -> Markup:
-    """Return the cover's lines, the list of plans, and a section for each."""
+    """Return the cover's lines, the list of plans, and a section for each plan."""
     head = joined(filled('<th scope="col">{}</th>', name) for name in _COLUMNS)
     rows = joined(_row(index, heading, found) for index, (heading, found) in enumerate(plans.items(), 1))
     sections = (

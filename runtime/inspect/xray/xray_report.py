@@ -1,4 +1,4 @@
-"""All that is read and predicted of one plan, as a value and as JSON."""
+"""The X-ray of one plan: all that its bytes show and all that is predicted from them, as a value and as JSON."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from internvl_edge.runtime.errors import EngineError
-from internvl_edge.runtime.inspect.plan.flops import CODES, MatrixWork, work_of
+from internvl_edge.runtime.inspect.plan.flops import CODES, MatrixWork, matrix_work
 from internvl_edge.runtime.inspect.plan.launches import (
     Launch,
     MiddleBlock,
@@ -15,7 +15,7 @@ from internvl_edge.runtime.inspect.plan.launches import (
     launches_per_block,
     middle_block,
 )
-from internvl_edge.runtime.inspect.plan.quantization import Roles, roles_of
+from internvl_edge.runtime.inspect.plan.quantization import QdqRoles, qdq_roles
 from internvl_edge.runtime.inspect.plan.roofline import predict
 from internvl_edge.runtime.inspect.plan.schedule import PlanText, Schedule, read_plan
 from internvl_edge.runtime.inspect.plan.symbols import Sizes, outputs_of, sizes_of
@@ -27,7 +27,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernel:
-    """One kernel launch; None where the plan does not tell."""
+    """One kernel launch; None for values that cannot be read from the plan."""
 
     index: int
     kind: str
@@ -39,14 +39,14 @@ class Kernel:
     modules: tuple[str, ...]
     read_bytes: int | None
     weight_bytes: int | None
-    """Part of ``read_bytes``."""
+    """Bytes of weights, which are part of ``read_bytes``."""
     written_bytes: int | None
     at_most: bool
-    """Whether it may read less than that, since it slices."""
+    """Whether it may read less than ``read_bytes``, since it slices an operand."""
     flops: int | None
-    """Of matrix products; element-wise arithmetic is not counted."""
+    """FLOPs of matrix products; element-wise arithmetic is not counted."""
     dtype: str
-    """Of the operands of its matrix products."""
+    """Type of the operands of its matrix products."""
     quantizes: str
     dequantizes: str
     bound: str
@@ -61,7 +61,7 @@ class Kernel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sums:
-    """Of some kernels; what is not known of a kernel counts as nothing, and ``unknown`` says of how many."""
+    """Sums over some kernels; unknown values count as 0, and ``unknown`` is the number of kernels with such values."""
 
     launches: int
     read_bytes: int
@@ -79,36 +79,36 @@ class Sums:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanXray:
-    """A plan seen through: one optimization profile at given sizes."""
+    """The X-ray of a plan: one optimization profile at given sizes."""
 
     plan: str
     plan_bytes: int
     sm: int | None
-    """That the plan says it is for."""
+    """Compute capability that the plan names, or None."""
     target: str
     source: str | None
-    """Of the data sheet that predictions rest on; None: no prediction."""
+    """Source of the data sheet that predictions use; None: there are no predictions."""
     profile: int
     profiles: int
     shapes: Mapping[str, tuple[int, ...]]
-    """Of its inputs."""
+    """Input -> its shape."""
     outputs: Mapping[str, tuple[int, ...] | None]
-    """Of its outputs in the graph's order; TensorRT gives some a name of its own, as ``__mye37985``."""
+    """Output -> its shape, in the graph's order; TensorRT renames some outputs, for example to ``__mye37985``."""
     assumed: tuple[str, ...]
     kernels: tuple[Kernel, ...]
     total: Sums
     blocks: Mapping[str, Sums]
     middle: MiddleBlock | None
     fused_attention: Mapping[str, int]
-    """Launches of each attention kernel."""
+    """Attention kernel -> number of its launches."""
     unfused_attention: tuple[str, ...]
-    """Blocks without such a kernel."""
+    """Blocks without an attention kernel."""
     quantized_share: float | None
-    """Of the FLOPs of matrix products, those with operands of 8 bits; None where there are no FLOPs."""
+    """Part of the FLOPs of matrix products that has 8-bit operands; None without FLOPs."""
     high_precision: Mapping[str, float]
-    """Matrix products with wider operands, by module, and their share of all FLOPs; empty unless some are quantized."""
+    """Module of matrix products with wider operands -> their part of all FLOPs; empty if none are quantized."""
     activation_bytes: int | None
-    """At the profile's largest sizes, scratch included."""
+    """Memory of activations and scratch at the profile's largest sizes."""
     constant_bytes: int
     notes: tuple[str, ...]
     unreadable: tuple[str, ...]
@@ -118,20 +118,20 @@ class PlanXray:
 def xray(
     plan: Path, *, target: Target, sizes: Mapping[str, Sequence[int]] | None = None, profile: int | None = None
 ) -> PlanXray:
-    """Return all that `plan` tells at `sizes`, the shapes of its inputs by name, on `target`.
+    """Return the X-ray of `plan` on `target`; `sizes` gives the shapes of its inputs by name.
 
     Axes not given take the smallest size of the profile. Without `profile` it is the first that `sizes` fit.
 
     Raises:
         EngineError: `plan` is no plan, or `sizes` fit none of its profiles.
     """
-    return see_through(read_plan(plan), target=target, sizes=sizes, profile=profile)
+    return xray_of_text(read_plan(plan), target=target, sizes=sizes, profile=profile)
 
 
-def see_through(
+def xray_of_text(
     text: PlanText, *, target: Target, sizes: Mapping[str, Sequence[int]] | None = None, profile: int | None = None
 ) -> PlanXray:
-    """Return what `xray` does, of a plan that is read already.
+    """Return the X-ray of a plan whose content was read; see `xray`.
 
     Raises:
         EngineError: `sizes` fit none of its profiles.
@@ -141,7 +141,7 @@ def see_through(
     index, found = _profile(text, sizes or {}, profile)
     schedule = text.schedules[index]
     launches = launches_of(schedule)
-    roles = roles_of(launches, schedule.program)
+    roles = qdq_roles(launches, schedule.program)
     seen = [_kernel(launch, role, schedule, found, target) for launch, role in zip(launches, roles, strict=True)]
     kernels = tuple(kernel for kernel, _ in seen)
     blocks = {block: _sums([k for k in kernels if k.block == block]) for block in launches_per_block(launches)}
@@ -176,7 +176,7 @@ def see_through(
 
 
 def blank_xray(plan: str, plan_bytes: int, target: Target, unreadable: tuple[str, ...]) -> PlanXray:
-    """Return what is left to say of a plan without a readable schedule."""
+    """Return the X-ray of a plan without a readable schedule."""
     return PlanXray(
         plan=plan,
         plan_bytes=plan_bytes,
@@ -204,12 +204,12 @@ def blank_xray(plan: str, plan_bytes: int, target: Target, unreadable: tuple[str
 
 
 def xray_json(found: PlanXray) -> dict[str, Any]:
-    """Return `found` for programs."""
+    """Return the X-ray `found` as a JSON object."""
     return asdict(found)
 
 
 def _profile(text: PlanText, sizes: Mapping[str, Sequence[int]], wanted: int | None) -> tuple[int, Sizes]:
-    """Return the number and the sizes of the profile wanted, else of the first that `sizes` fit."""
+    """Return index and sizes of profile `wanted`; without one, those of the first profile that `sizes` fit."""
     count = len(text.schedules)
     if wanted is not None and not 0 <= wanted < count:
         raise EngineError(f"{text.path}: has no profile {wanted}; it has {count}, counted from 0")
@@ -223,10 +223,10 @@ def _profile(text: PlanText, sizes: Mapping[str, Sequence[int]], wanted: int | N
     raise EngineError(f"{text.path}: {first}") from first
 
 
-def _kernel(launch: Launch, roles: Roles, schedule: Schedule, sizes: Sizes, target: Target) -> tuple[Kernel, str]:
-    """Return what is known of a launch, and why its time is not predicted, if it is not."""
+def _kernel(launch: Launch, roles: QdqRoles, schedule: Schedule, sizes: Sizes, target: Target) -> tuple[Kernel, str]:
+    """Return the kernel of a launch, and the reason why its time is not predicted, or ""."""
     traffic = traffic_of(launch.step, schedule.program, sizes)
-    work = work_of(launch, schedule, sizes)
+    work = matrix_work(launch, schedule, sizes)
     prediction = predict(traffic, work, target.sheet)
     kernel = Kernel(
         index=launch.index,
@@ -277,7 +277,7 @@ def _high(kernels: Sequence[Kernel], flops: int) -> dict[str, float]:
 
 
 def _notes(schedule: Schedule, target: Target, reasons: Sequence[str]) -> tuple[str, ...]:
-    """Return what a reader of the figures must know, in words."""
+    """Return sentences on what limits the meaning of the figures."""
     sm = schedule.program.sm
     notes = [f"the plan is for sm_{sm}, {target.name} is sm_{target.sm}"] if sm not in (None, target.sm) else []
     if target.sheet is None:
@@ -287,7 +287,7 @@ def _notes(schedule: Schedule, target: Target, reasons: Sequence[str]) -> tuple[
 
 
 def _gaps(kernels: Sequence[Kernel]) -> list[str]:
-    """Return how many kernels lack bytes or FLOPs, with an example."""
+    """Return sentences on how many kernels lack bytes or FLOPs, with an example."""
     without = {
         "bytes": [kernel.name for kernel in kernels if kernel.bytes is None],
         "FLOPs": [kernel.name for kernel in kernels if kernel.flops is None],

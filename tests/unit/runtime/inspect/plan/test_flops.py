@@ -2,7 +2,7 @@
 
 import pytest
 
-from internvl_edge.runtime.inspect.plan.flops import MatrixWork, work_of
+from internvl_edge.runtime.inspect.plan.flops import MatrixWork, matrix_work
 from internvl_edge.runtime.inspect.plan.symbols import Sizes
 from tests.unit.runtime.inspect.plan.small_programs import NOTHING, launch, program, schedule, step, tensor
 
@@ -11,7 +11,7 @@ ROWS = Sizes(values={"rows": 5}, shapes={}, assumed=())
 
 def work(category: str, dims: dict[str, tuple[int | str, ...]], kind: str, inputs: str, outputs: str) -> object:
     tensors = {name: tensor(shape) for name, shape in dims.items()}
-    return work_of(launch(step(kind, inputs, outputs), category), schedule(program(tensors)), ROWS)
+    return matrix_work(launch(step(kind, inputs, outputs), category), schedule(program(tensors)), ROWS)
 
 
 @pytest.mark.parametrize("weight", [(192, 576), (576, 192)])
@@ -68,7 +68,7 @@ def test_a_fusion_is_counted_by_its_description_at_the_steps_sizes() -> None:
         outputs="c",
     )
     fused = step("runtime_fusion", "x rows", "y", binary=0)
-    found = work_of(launch(fused, "matmul"), schedule(program({}), inner), ROWS)
+    found = matrix_work(launch(fused, "matmul"), schedule(program({}), inner), ROWS)
     assert found == MatrixWork(flops=2 * 5 * 576 * 192, dtype="fp16")
 
 
@@ -78,7 +78,7 @@ def test_a_fusion_is_counted_by_its_description_at_the_steps_sizes() -> None:
 )
 def test_one_row_is_a_vector_product(weight: tuple[int, ...], out: tuple[int, ...], flops: int | None) -> None:
     tensors = {"x": tensor((1, 192)), "w": tensor(weight, "int8", 110592), "y": tensor(out)}
-    found = work_of(launch(step("function", "x w", "y"), "matmul"), schedule(program(tensors)), NOTHING)
+    found = matrix_work(launch(step("function", "x w", "y"), "matmul"), schedule(program(tensors)), NOTHING)
     assert found == (None if flops is None else MatrixWork(flops=flops, dtype="int8"))
 
 

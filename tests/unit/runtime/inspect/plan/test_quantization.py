@@ -2,10 +2,10 @@
 
 import pytest
 
-from internvl_edge.runtime.inspect.plan.quantization import Roles, roles_of
+from internvl_edge.runtime.inspect.plan.quantization import QdqRoles, qdq_roles
 from tests.unit.runtime.inspect.plan.small_programs import launch, program, step, tensor
 
-NOTHING = Roles(quantizes="", dequantizes="")
+NOTHING = QdqRoles(quantizes="", dequantizes="")
 TENSORS = {
     "x": tensor((4,)),
     "codes": tensor((4,), "int8"),
@@ -16,13 +16,13 @@ TENSORS = {
 }
 
 
-def roles(*launches: tuple[str, str, str, str, str]) -> list[Roles]:
+def roles(*launches: tuple[str, str, str, str, str]) -> list[QdqRoles]:
     """Each launch: category, operations, inputs, outputs, layers."""
     made = [
         launch(step("function", reads, writes, layers), category, ops)
         for category, ops, reads, writes, layers in launches
     ]
-    return list(roles_of(made, program(TENSORS)))
+    return list(qdq_roles(made, program(TENSORS)))
 
 
 @pytest.mark.parametrize(
@@ -34,25 +34,25 @@ def roles(*launches: tuple[str, str, str, str, str]) -> list[Roles]:
     ],
 )
 def test_wide_to_narrow_quantizes(operations: str, layers: str, place: str) -> None:
-    assert roles(("elementwise", operations, "x", "codes", layers)) == [Roles(quantizes=place, dequantizes="")]
+    assert roles(("elementwise", operations, "x", "codes", layers)) == [QdqRoles(quantizes=place, dequantizes="")]
 
 
 def test_a_product_that_reads_codes_and_writes_wide_dequantizes_itself() -> None:
-    assert roles(("matmul", "", "codes weights", "y", "fc1")) == [Roles(quantizes="", dequantizes="product")]
+    assert roles(("matmul", "", "codes weights", "y", "fc1")) == [QdqRoles(quantizes="", dequantizes="product")]
 
 
 def test_scales_that_a_later_kernel_applies_are_its_work_even_through_a_view() -> None:
     product = ("matmul", "", "codes weights", "sums", "fc1")
     for read in ("sums", "view"):
         scales = ("elementwise", "Mul", read, "y", "fc1/DequantizeLinear")
-        assert roles(product, scales) == [NOTHING, Roles(quantizes="", dequantizes="own")]
+        assert roles(product, scales) == [NOTHING, QdqRoles(quantizes="", dequantizes="own")]
         gelu = ("elementwise", "Mul Erf", read, "y", "fc1/DequantizeLinear act")
-        assert roles(product, gelu) == [NOTHING, Roles(quantizes="", dequantizes="fused")]
+        assert roles(product, gelu) == [NOTHING, QdqRoles(quantizes="", dequantizes="fused")]
 
 
 def test_narrow_to_wide_without_a_product_dequantizes() -> None:
     found = roles(("elementwise", "Cast Mul", "codes", "y", "a/DequantizeLinear"))
-    assert found == [Roles(quantizes="", dequantizes="own")]
+    assert found == [QdqRoles(quantizes="", dequantizes="own")]
 
 
 @pytest.mark.parametrize(
