@@ -47,7 +47,7 @@ def described(backend: str, bf16: bool) -> str:
 
 
 class LocalEngine:
-    """Computes features in this process."""
+    """An engine that computes features in this process."""
 
     def __init__(self, model: "InternVL", stages: Stages = UNMEASURED) -> None:
         self._model = model
@@ -68,7 +68,7 @@ class LocalEngine:
 
 
 class PictureFeatures:
-    """Computes the features of pictures, which threads decode and scale while the graph runs."""
+    """The function that computes features of pictures, which threads decode and scale while the graph runs."""
 
     def __init__(
         self, model: "InternVL", pictures: Sequence[SourcePicture], options: EmbedOptions, stages: Stages
@@ -104,7 +104,7 @@ class PictureFeatures:
 
 
 class TextFeatures:
-    """Computes the features of texts in batches; each text is checked on its own."""
+    """The function that computes features of texts in batches; each text is checked on its own."""
 
     def __init__(
         self, model: "InternVL", texts: Sequence[str | UnusableText], options: EmbedOptions, stages: Stages

@@ -27,7 +27,7 @@ class _Waiting(Generic[_Item, _Result]):
 
 
 class MicroBatcher(Generic[_Item, _Result]):
-    """Joins the items that threads submit to batches and passes these to `run`, oldest first, one after the other.
+    """A queue that joins the items of many threads to batches and passes these to `run`, oldest first, one by one.
 
     If `run` fails, each item of the batch is run alone, so that a bad item does not fail the others. `close`, or the
     end of a `with` block, waits for all results.

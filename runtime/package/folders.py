@@ -36,7 +36,7 @@ def new_folder(output: Path) -> Iterator[Path]:
 
 @dataclass(slots=True, kw_only=True)
 class FileCopies:
-    """Copies a bundle's files; the bundle itself is never changed, not even its link counts."""
+    """A copier of a bundle's files; the bundle itself is never changed, not even its link counts."""
 
     link: bool = False
     """Whether the second and later copies of a file are hard links to the first."""

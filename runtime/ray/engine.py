@@ -58,7 +58,7 @@ class RayOptions:
 
 
 class RayEngine:
-    """Computes features on the cluster that `RAY_ADDRESS` names, or on a new one of this machine alone.
+    """An engine on the cluster that `RAY_ADDRESS` names, or on a new one of this machine alone.
 
     Raises:
         BackendError: Ray is not installed, or the cluster does not answer.
@@ -125,7 +125,7 @@ class RayEngine:
 
 
 class _Streamed:
-    """Computes the features of inputs, given by their indices, on the cluster."""
+    """The function that computes features of inputs, given by their indices, on the cluster."""
 
     def __init__(self, engine: RayEngine, kind: Kind, inputs: Sequence[Any], options: EmbedOptions) -> None:
         self._engine, self._kind, self._inputs, self._options = engine, kind, inputs, options

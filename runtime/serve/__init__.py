@@ -1,1 +1,1 @@
-"""A server over a bundle: protocols in front, one engine of batches and workers behind."""
+"""A server of a bundle: HTTP and gRPC protocols before one engine, which batches requests for worker processes."""

@@ -40,22 +40,22 @@ class NullObserver:
     """An observer that ignores every event."""
 
     def accepted(self, model: str) -> None:
-        """Forget it."""
+        """Ignore the event."""
 
     def refused(self, model: str, refusal: str) -> None:
-        """Forget it."""
+        """Ignore the event."""
 
     def batch(self, model: str, rows: int) -> None:
-        """Forget it."""
+        """Ignore the event."""
 
     def queued(self, depth: int) -> None:
-        """Forget it."""
+        """Ignore the event."""
 
     def stage(self, model: str, stage: str, seconds: float, traces: Sequence[str] = ()) -> None:
-        """Forget it."""
+        """Ignore the event."""
 
     def cache(self, hit: bool) -> None:
-        """Forget it."""
+        """Ignore the event."""
 
     def worker(self, name: str, alive: bool) -> None:
-        """Forget it."""
+        """Ignore the event."""

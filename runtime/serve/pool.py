@@ -84,7 +84,7 @@ class WorkerEngine:
 
     @property
     def workers(self) -> tuple[Worker, ...]:
-        """Return the workers."""
+        """Return the supervisors of all workers."""
         return tuple(self._workers)
 
     async def start(self) -> None:

@@ -71,7 +71,7 @@ def run_server(
 
 
 class _TokenCount:
-    """Counts the tokens that the model reads of texts: prefix and special tokens included, truncated ones not."""
+    """A counter of the tokens that the model reads of texts: prefix and special tokens included, truncated ones not."""
 
     def __init__(self, file: Path) -> None:
         self._file = file

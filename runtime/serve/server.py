@@ -162,7 +162,7 @@ class Listeners:
         return ", ".join(self._places)
 
     async def __aenter__(self) -> "Listeners":
-        """Open the ports."""
+        """Open the ports and start their servers."""
         try:
             await self._open()
         except BaseException:

@@ -44,6 +44,11 @@ def plan_section(found: PlanXray, heading: str, *, folded: bool) -> Markup:
     return joined((Markup(part) for part in parts if part), "\n")
 
 
+def header_cells(names: Iterable[str]) -> Markup:
+    """Return the header cells of a table's columns."""
+    return joined(filled('<th scope="col">{}</th>', name) for name in names)
+
+
 def fused_word(found: PlanXray) -> str:
     """Return ``yes``, ``no`` or ``in part`` for whether attention is fused."""
     return "no" if not found.fused_attention else "in part" if found.unfused_attention else "yes"
@@ -134,7 +139,7 @@ def _kernels(found: PlanXray) -> Markup:
     head = filled(
         '<tr><th scope="col">#</th>{}{}</tr>',
         joined(filled('<th scope="col" class="l">{}</th>', name) for name in ("kernel", "kind", "modules")),
-        joined(filled('<th scope="col">{}</th>', name) for name in numbers),
+        header_cells(numbers),
     )
     return filled(
         '<label>Filter: <input type="search" placeholder="name, module, kind"></label>\n'
@@ -170,7 +175,7 @@ def _details(title: str, heading: str, folded: bool, content: Markup) -> Markup:
 
 
 def _table(names: Iterable[str], rows: Markup, foot: Markup | None = None) -> Markup:
-    head = joined(filled('<th scope="col">{}</th>', name) for name in names)
+    head = header_cells(names)
     end = filled("<tfoot>{}</tfoot>", foot) if foot is not None else ""
     return filled("<table><thead><tr>{}</tr></thead><tbody>\n{}</tbody>{}</table>", head, rows, end)
 

@@ -8,7 +8,7 @@ from string import Template
 
 from internvl_edge.runtime.inspect.plan.launches import CATEGORIES
 from internvl_edge.runtime.inspect.xray.markup import Markup, filled, joined
-from internvl_edge.runtime.inspect.xray.plan_section import fused_word, plan_section
+from internvl_edge.runtime.inspect.xray.plan_section import fused_word, header_cells, plan_section
 from internvl_edge.runtime.inspect.xray.text import duration, pictured, size
 from internvl_edge.runtime.inspect.xray.xray_report import PlanXray
 
@@ -49,7 +49,7 @@ def _colours(plans: Mapping[str, PlanXray]) -> Markup:
 
 def _covered(plans: Mapping[str, PlanXray], cover: Cover) -> Markup:
     """Return the cover's lines, the list of plans, and a section for each plan."""
-    head = joined(filled('<th scope="col">{}</th>', name) for name in _COLUMNS)
+    head = header_cells(_COLUMNS)
     rows = joined(_row(index, heading, found) for index, (heading, found) in enumerate(plans.items(), 1))
     sections = (
         filled(

@@ -17,6 +17,7 @@ from internvl_edge.runtime.outputs.strict_json import json_text
 
 SCHEMA = 1
 """Version of the JSON report."""
+_BASELINE_REMEDY = "give a file of bench --json"
 
 Key = tuple[str, int, int]
 """Name, batch and streams of a case; cases of two runs with equal keys are compared."""
@@ -186,9 +187,9 @@ def read_baseline(path: Path) -> Baseline:
         times = {key: [float(time) for time in case["times_ms"]] for key, case in cases.items()}
         settings = {key: dict(case["settings"]) for key, case in cases.items()}
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give a file of bench --json") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {_BASELINE_REMEDY}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not a report of bench ({error}); give a file of bench --json") from error
+        raise InputError(f"{path}: not a report of bench ({error}); {_BASELINE_REMEDY}") from error
     if unusable := [key[0] for key, values in times.items() if not values or min(values) <= 0]:
         raise InputError(f"{path}: no times of {', '.join(unusable)}; measure the baseline again")
     return Baseline(times_ms=times, settings=settings)

@@ -42,7 +42,7 @@ class Sensor(Protocol):
 
 
 class DeviceMonitor:
-    """Reads a sensor in a thread of its own during a measurement; without a sensor there are no readings."""
+    """A thread that reads a sensor during a measurement; without a sensor there are no readings."""
 
     def __init__(self, sensor: Sensor | None, interval_s: float = INTERVAL_S) -> None:
         self.sensor = sensor

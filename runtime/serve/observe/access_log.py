@@ -9,7 +9,7 @@ from internvl_edge.runtime.serve.observe.exchange import Exchange
 
 
 class AccessLog:
-    """Writes to a stream; a stream that has been closed does not make requests fail."""
+    """The log of requests on a stream; a closed stream does not make requests fail."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr

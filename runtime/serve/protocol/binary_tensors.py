@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 
-from internvl_edge.runtime.serve.protocol.checks import quoted
+from internvl_edge.runtime.serve.protocol.checks import quoted, require_count
 from internvl_edge.runtime.serve.refusals import BadRequestError
 from internvl_edge.runtime.serve.signature import DATATYPES
 
@@ -55,8 +55,7 @@ def _strings(name: str, shape: tuple[int, ...], raw: "bytes | memoryview") -> np
     if count * _LENGTH.size > len(raw):
         raise BadRequestError(f"input {quoted(name)}: {count} elements take more than {len(raw)} bytes")
     values = list(_elements(name, raw))
-    if len(values) != count:
-        raise BadRequestError(f"input {quoted(name)}: shape {list(shape)} has {count} elements, got {len(values)}")
+    require_count(name, shape, len(values))
     return object_array(values, shape)
 
 

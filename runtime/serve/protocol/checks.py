@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from math import ceil
+from math import ceil, prod
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,26 @@ def tensor_shape(name: str, datatype: Any, shape: Any) -> tuple[int, ...]:
     if not fits or not all(type(size) is int and 0 <= size < 1 << 31 for size in shape):
         raise BadRequestError(f"input {quoted(name)}: shape {quoted(shape)} is no list of sizes")
     return tuple(shape)
+
+
+def require_count(name: str, shape: tuple[int, ...], found: int) -> None:
+    """Check that the number of an input's elements fits its shape.
+
+    Raises:
+        BadRequestError: It does not.
+    """
+    if found != prod(shape):
+        raise BadRequestError(f"input {quoted(name)}: shape {list(shape)} has {prod(shape)} elements, got {found}")
+
+
+def out_of_range(name: str, datatype: str) -> BadRequestError:
+    """Return the error for an input with a number that its datatype cannot hold."""
+    return BadRequestError(f"input {quoted(name)}: a number is beyond {datatype}")
+
+
+def repeated_input(name: str) -> BadRequestError:
+    """Return the error for an input that a request holds twice."""
+    return BadRequestError(f"input {quoted(name)}: is given twice")
 
 
 def output_names(names: Iterable[str]) -> tuple[str, ...] | None:

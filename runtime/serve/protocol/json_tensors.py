@@ -3,14 +3,13 @@
 import base64
 import binascii
 from itertools import chain
-from math import prod
 from typing import Any
 
 import numpy as np
 
 from internvl_edge.runtime.bundle.declared_types import bfloat16_bits, bfloat16_from_bits, rounded_to_bfloat16
 from internvl_edge.runtime.serve.protocol.binary_tensors import object_array
-from internvl_edge.runtime.serve.protocol.checks import HALF_SURROGATE, quoted
+from internvl_edge.runtime.serve.protocol.checks import HALF_SURROGATE, out_of_range, quoted, require_count
 from internvl_edge.runtime.serve.refusals import BadRequestError
 from internvl_edge.runtime.serve.signature import DATATYPES
 
@@ -24,8 +23,7 @@ def array_from_list(name: str, datatype: str, shape: tuple[int, ...], data: Any,
         BadRequestError: The values do not fit the datatype, or their number does not fit the shape.
     """
     flat = _flat(name, data, len(shape))
-    if len(flat) != prod(shape):
-        raise BadRequestError(f"input {quoted(name)}: shape {list(shape)} has {prod(shape)} elements, got {len(flat)}")
+    require_count(name, shape, len(flat))
     kinds = set(map(type, flat))
     if datatype == "BYTES":
         if kinds - {str}:
@@ -82,15 +80,15 @@ def _numbers(name: str, datatype: str, flat: list[Any]) -> np.ndarray:
     if datatype == "BF16":
         rounded = rounded_to_bfloat16(_numbers(name, "FP32", flat))
         if not np.isfinite(rounded).all():
-            raise BadRequestError(f"input {quoted(name)}: a number is beyond BF16")
+            raise out_of_range(name, datatype)
         return bfloat16_bits(rounded)
     dtype = DATATYPES[datatype]
     try:
         wide = np.array(flat, np.float64 if dtype.kind == "f" else np.bool_ if dtype.kind == "b" else np.int64)
     except OverflowError as error:
-        raise BadRequestError(f"input {quoted(name)}: a number is beyond {datatype}") from error
+        raise out_of_range(name, datatype) from error
     with np.errstate(over="ignore"):
         values = wide.astype(dtype, copy=False)
     if not (np.isfinite(values).all() if dtype.kind == "f" else values is wide or np.array_equal(values, wide)):
-        raise BadRequestError(f"input {quoted(name)}: a number is beyond {datatype}")
+        raise out_of_range(name, datatype)
     return values

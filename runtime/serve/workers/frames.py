@@ -33,7 +33,7 @@ def frame(message: object) -> list[bytes | memoryview]:
 
 
 class FrameReader:
-    """Assembles messages: write bytes into `space()`, then call `received` with their number."""
+    """The receiving side of frames: write bytes into `space()`, then call `received` with their number."""
 
     def __init__(self) -> None:
         self._length = memoryview(bytearray(_LENGTH.size))

@@ -51,7 +51,7 @@ class Prepared:
 
 
 class ModelRunner:
-    """Runs jobs on one model; `prepare` may be called in any thread, all other methods in one thread."""
+    """A model with the tasks of its jobs; `prepare` may be called in any thread, all other methods in one thread."""
 
     def __init__(self, model: InternVL, options: ServeOptions) -> None:
         self._model = model

@@ -108,7 +108,7 @@ class ProcessLink:
 
 
 class _Frames(asyncio.BufferedProtocol):
-    """Passes each message to a function; the future `lost` is done when the connection is closed."""
+    """The protocol that passes each message to a function; the future `lost` is done at the end of the connection."""
 
     def __init__(self, receive: Receive) -> None:
         self._reader = FrameReader()

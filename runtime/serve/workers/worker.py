@@ -37,7 +37,7 @@ class Owner(Protocol):
 
 
 class Worker:
-    """Supervises one process at a time."""
+    """The supervisor of one worker, which has one process at a time."""
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ _LOOK_S = 0.25
 
 
 class Health:
-    """Reports whether a `Service`, or a model of it, takes requests; like the protocol's own health, without a key."""
+    """The handlers of the health service, which report whether a `Service` or a model takes requests; without a key."""
 
     def __init__(self, service: Service) -> None:
         self._service = service

@@ -1,13 +1,20 @@
 """Conversion between the messages of `ModelInfer` and arrays."""
 
 from collections.abc import Iterable, Mapping
-from math import prod
 from typing import Any
 
 import numpy as np
 
 from internvl_edge.runtime.serve.protocol.binary_tensors import array_from_raw, object_array, raw_from_array
-from internvl_edge.runtime.serve.protocol.checks import VERSION, output_names, quoted, tensor_shape
+from internvl_edge.runtime.serve.protocol.checks import (
+    VERSION,
+    out_of_range,
+    output_names,
+    quoted,
+    repeated_input,
+    require_count,
+    tensor_shape,
+)
 from internvl_edge.runtime.serve.protocol.grpc.messages import message
 from internvl_edge.runtime.serve.refusals import BadRequestError
 from internvl_edge.runtime.serve.requests import Response
@@ -46,7 +53,7 @@ def inputs_of(request: Any) -> dict[str, np.ndarray]:
     inputs: dict[str, np.ndarray] = {}
     for index, tensor in enumerate(request.inputs):
         if tensor.name in inputs:
-            raise BadRequestError(f"input {quoted(tensor.name)}: is given twice")
+            raise repeated_input(tensor.name)
         _require_size(tensor, len(raws[index]) if raws else None)
         shape = tensor_shape(tensor.name, tensor.datatype, list(tensor.shape))
         if raws and tensor.HasField("contents"):
@@ -112,14 +119,11 @@ def _array_from_contents(tensor: Any, shape: tuple[int, ...]) -> np.ndarray:
     if others := [entry.name for entry, _ in tensor.contents.ListFields() if entry.name != field]:
         raise BadRequestError(f"input {quoted(tensor.name)}: {tensor.datatype} is in {field}, got {others[0]}")
     values = getattr(tensor.contents, field)
-    if len(values) != prod(shape):
-        raise BadRequestError(
-            f"input {quoted(tensor.name)}: shape {list(shape)} has {prod(shape)} elements, got {len(values)}"
-        )
+    require_count(tensor.name, shape, len(values))
     if tensor.datatype == "BYTES":
         return object_array(list(values), shape)
     wide = np.array(values)
     array = wide.astype(DATATYPES[tensor.datatype])
     if array.dtype.kind in "iu" and not np.array_equal(array, wide):
-        raise BadRequestError(f"input {quoted(tensor.name)}: a number is beyond {tensor.datatype}")
+        raise out_of_range(tensor.name, tensor.datatype)
     return array.reshape(shape)

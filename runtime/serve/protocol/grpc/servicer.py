@@ -28,7 +28,7 @@ _AT_ONCE = 32
 
 
 class Servicer:
-    """Serves one `Service` over gRPC."""
+    """The gRPC handlers of one `Service`."""
 
     def __init__(self, service: Service) -> None:
         self.service = service

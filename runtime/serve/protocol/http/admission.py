@@ -60,7 +60,7 @@ class RejectedError(Exception):
 
 
 class AdmissionControl:
-    """Admits requests to one engine, or refuses them."""
+    """The admission control before one engine."""
 
     def __init__(self, service: Service, cross_origin: CrossOrigin | None = None) -> None:
         self._service = service

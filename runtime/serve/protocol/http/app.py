@@ -25,7 +25,7 @@ _SENTENCES = {404: "there is nothing at this path", 405: "the path does not take
 
 
 class Application:
-    """Serves one `Service` over HTTP."""
+    """The ASGI application of one `Service`."""
 
     def __init__(self, service: Service, cross_origin: CrossOrigin | None = None) -> None:
         self._service = service
@@ -86,7 +86,7 @@ class Application:
 
 
 class _Watched:
-    """Records the status that is sent, and adds the headers of cross-origin requests."""
+    """A `send` that records the status of the response, and adds the headers of cross-origin requests."""
 
     def __init__(self, send: Send, exchange: Exchange, lines: tuple[Line, ...]) -> None:
         self._send = send

@@ -13,6 +13,7 @@ from internvl_edge.runtime.serve.protocol.checks import (
     model_parameters,
     output_names,
     quoted,
+    repeated_input,
     request_id,
     tensor_shape,
 )
@@ -116,7 +117,7 @@ def _inputs(entries: list[dict[str, Any]], binary: memoryview) -> dict[str, np.n
     for entry in entries:
         name = _name(entry)
         if name in inputs:
-            raise BadRequestError(f"input {quoted(name)}: is given twice")
+            raise repeated_input(name)
         size = _object(entry, "parameters").get(_SIZE)
         if size is None:
             inputs[name] = _listed(name, entry)

@@ -18,7 +18,7 @@ JSON, TEXT, HTML, EVENTS, BYTES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One method of one path."""
+    """The description of one method of one path."""
 
     answer: str
     """Name of its handler in `handlers.HANDLERS`."""
@@ -108,6 +108,7 @@ def _settings(path: str, answer: str, what: str) -> dict[tuple[str, str], Operat
     }
 
 
+_LOAD = Operation(answer="load", tag=MANAGEMENT, summary="Refused: the server keeps its bundle.", takes="Anything")
 OPERATIONS: Mapping[tuple[str, str], Operation] = {
     **{(m, f"{MODELS}{{model}}{part}"): op for (m, part), op in _MODEL.items()},
     **{(m, f"{MODELS}{{model}}{_VERSION}{part}"): op for (m, part), op in _MODEL.items()},
@@ -143,12 +144,8 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("POST", "/v2/repository/index"): Operation(
         answer="index", tag=MANAGEMENT, summary="All models with their states.", takes="Anything"
     ),
-    ("POST", "/v2/repository/models/{model}/load"): Operation(
-        answer="load", tag=MANAGEMENT, summary="Refused: the server keeps its bundle.", takes="Anything"
-    ),
-    ("POST", "/v2/repository/models/{model}/unload"): Operation(
-        answer="load", tag=MANAGEMENT, summary="Refused: the server keeps its bundle.", takes="Anything"
-    ),
+    ("POST", "/v2/repository/models/{model}/load"): _LOAD,
+    ("POST", "/v2/repository/models/{model}/unload"): _LOAD,
     **_memory("system"),
     **_memory("cuda"),
     **_settings("/v2/trace/setting", "trace", "Triton's own traces, which are off"),

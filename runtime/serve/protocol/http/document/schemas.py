@@ -1,4 +1,4 @@
-"""The bodies and answers in JSON, as JSON Schema."""
+"""The JSON Schemas of requests' and responses' bodies."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -65,14 +65,15 @@ _EMBEDDING_FIELDS: Mapping[str, Schema] = {
     "dimensions": {"type": ["integer", "null"], "description": "The size that embeddings have, no other."},
     "user": {"type": ["string", "null"]},
 }
+_REASON = _text("Why there is no answer, in one sentence.")
 SCHEMAS: Mapping[str, Schema] = {
     "Anything": {},
-    "Error": _object({"error": _text("Why there is no answer, in one sentence.")}, ("error",)),
+    "Error": _object({"error": _REASON}, ("error",)),
     "OpenAIError": _object(
         {
             "error": _object(
                 {
-                    "message": _text("Why there is no answer, in one sentence."),
+                    "message": _REASON,
                     "type": {"type": "string"},
                     "param": {"type": "null"},
                     "code": {"type": "null"},
@@ -140,4 +141,4 @@ SCHEMAS: Mapping[str, Schema] = {
         ("object", "model", "data", "usage"),
     ),
 }
-"""Name -> schema."""
+"""Name of a schema -> schema."""
