@@ -87,7 +87,7 @@ class TorchBlockwiseForward:
         return path
 
     def _enter(self, stack: BlockStack) -> None:
-        """Load what `stack` needs outside of its blocks, and start its streams; the embeddings are unloaded again."""
+        """Load the tensors of `stack` outside of its blocks, and start its streams; embeddings are unloaded again."""
         self._loader.free()
         loader = Loader(self._fetch, self._compute)
         for name in stack.kept:
@@ -185,7 +185,7 @@ class _Chunk:
 
 
 def _streams(model: InternVLModel, inputs: CalibrationInputs, graphs: tuple[str, ...]) -> dict[str, Stream]:
-    """Return the streams of the tower, of the `graphs` that there are samples for, and of those that these continue."""
+    """Return the streams of the tower, of those `graphs` that have samples, and of graphs that these continue."""
     rows = {name: graph_row(name) for name in graphs}
     asked = {
         name
@@ -204,7 +204,7 @@ def _streams(model: InternVLModel, inputs: CalibrationInputs, graphs: tuple[str,
 
 
 def _blocks(config: ModelConfig, streams: Mapping[str, Stream]) -> dict[str, BlockStack]:
-    """Return the path of every block that the streams pass, in the order of the forward -> its stack."""
+    """Return the path of every block of the streams, in the order of the forward -> its stack."""
     blocks: dict[str, BlockStack] = {}
     rows = [graph_row(name) for name in streams]
     for stack in (family.stack for family in FAMILIES):

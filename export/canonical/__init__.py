@@ -1,1 +1,1 @@
-"""The canonical graph: one form of every model, whatever a TensorRT version wants of it later."""
+"""Trace graphs to ONNX and bring them into canonical form, which does not depend on a TensorRT version."""

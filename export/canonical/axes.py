@@ -1,4 +1,4 @@
-"""Name the dynamic axes of a traced graph as its specification does, instead of torch's s10 and s70."""
+"""Give the dynamic axes of a traced graph the names of its specification instead of torch's symbols, as s10."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ _SYMBOL = re.compile(r"\bs\d+\b")
 
 
 def name_axes(model: ir.Model, inputs: Sequence[GraphInput]) -> None:
-    """Rename symbols everywhere: an input's axis takes its name, a sum of symbols becomes one of names."""
+    """Rename the symbols of all values: those of inputs to the names in `inputs`, and sums of symbols accordingly."""
     names: dict[str, str] = {}
     for value, item in zip(model.graph.inputs, inputs, strict=True):
         assert value.shape is not None

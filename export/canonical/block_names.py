@@ -1,4 +1,4 @@
-"""Which block of a model a node of a canonical graph belongs to: nodes are named by the paths of their modules."""
+"""Find the block of a model that a node of a canonical graph belongs to, by the node's name."""
 
 import re
 
@@ -6,6 +6,6 @@ _BLOCK = re.compile(r"^(.*?\blayers\.\d+)\b")
 
 
 def block_of(name: str | None) -> str | None:
-    """Return the path of the block that a node lies in by its name, as ``vision_model.encoder.layers.3``."""
+    """Return the path of the block in a node's name, for example ``vision_model.encoder.layers.3``, or None."""
     match = _BLOCK.match(name or "")
     return match[1] if match else None

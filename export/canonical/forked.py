@@ -1,4 +1,4 @@
-"""Do work of Python on several cores: in forked processes, for which torch is imported once."""
+"""Run Python work on several cores in forked processes, so that torch is imported only once."""
 
 import ctypes
 import gc
@@ -20,20 +20,20 @@ from internvl_edge.runtime.errors import EdgeError, ExportError
 from internvl_edge.runtime.progress import Advance
 
 Work = Callable[[str, Advance], None]
-"""Does the work of one name and tells how much of it is done, 1 in all; what it makes are files."""
+"""Function that does the work of one name, writes files, and reports progress, in parts that add up to 1."""
 
 _MOST = 4
-"""Processes at one time: each holds a traced graph beside what it shares with the first."""
+"""Most processes at the same time; each has a traced graph in memory besides the pages that it shares."""
 _PR_SET_PDEATHSIG = 1
-"""prctl: the signal that this process gets when the one that started it dies."""
+"""Option of prctl: the signal that this process gets when its parent dies."""
 
 
 class Forked:
-    """Does `work` for each of `names`, several at a time where the machine has the cores; leaving the block ends it.
+    """Pool of processes that runs `work` for each of `names` in a ``with`` block; leaving the block ends them.
 
-    The processes are forked when the block begins, which should be before other threads are: a lock that a thread holds
-    at that moment is never freed in a child. They begin with the last names. Where nothing can run at the same time, or
-    a fork is not safe (macOS), the work is done here.
+    The processes are forked at the start of the block. No other threads should run then, because a lock that a thread
+    holds at that moment is never released in a child. The last names are processed first. On a single core, or where
+    fork is not safe (macOS), the work is done in this process.
     """
 
     def __init__(self, work: Work, names: Sequence[str]) -> None:
@@ -53,7 +53,7 @@ class Forked:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the processes, whatever they are doing."""
+        """Kill the processes."""
         for child in self._children:
             child.kill()
             child.join()
@@ -62,7 +62,7 @@ class Forked:
         self._doing.clear()
 
     def done(self, advance: Advance) -> Iterator[str]:
-        """Yield each name when its work is done; `advance` is told the parts.
+        """Yield each name when its work is done, and report progress to `advance`.
 
         Raises:
             EdgeError: the work raised it.
@@ -77,15 +77,15 @@ class Forked:
                 assert isinstance(pipe, Connection)
                 name = self._doing[pipe]
                 try:
-                    told = pipe.recv()
+                    message = pipe.recv()
                 except EOFError:
                     raise ExportError(
                         f"{name}: the process that worked on it died; free memory, or see the kernel's log"
                     ) from None
-                if isinstance(told, _Failure):
-                    told.throw()
-                if told is not None:
-                    advance(told)
+                if isinstance(message, _Failure):
+                    message.throw()
+                if message is not None:
+                    advance(message)
                     continue
                 self._go_on(pipe)
                 yield name
@@ -101,7 +101,7 @@ class Forked:
         self._go_on(here)
 
     def _go_on(self, pipe: Connection) -> None:
-        """Give the process behind `pipe` its next name, or let it end."""
+        """Send the next name to the process at `pipe`, or close the pipe, which ends the process."""
         if self._waiting:
             self._doing[pipe] = self._waiting.pop()
             pipe.send(self._doing[pipe])
@@ -111,30 +111,30 @@ class Forked:
 
 
 class _Failure:
-    """What a process raised, and where."""
+    """Exception of a process, with its traceback as text."""
 
     def __init__(self, error: BaseException) -> None:
         self._error: BaseException = error
         self._where = "".join(traceback.format_exception(error))
         try:
             pickle.loads(pickle.dumps(error))
-        except Exception:  # the error of a library may refuse in any way; its text says the same
+        except Exception:  # errors of libraries may fail to pickle; their text is kept
             self._error = RuntimeError(repr(error))
 
     def throw(self) -> None:
-        """Raise it here; what is no finding for the user is raised with the traceback of the process."""
+        """Raise the exception in this process; errors that are not for users show the other process's traceback."""
         if isinstance(self._error, EdgeError | OSError):
             raise self._error
         raise self._error from RuntimeError(f"in another process:\n{self._where}")
 
 
 def _serve(pipe: Connection, other_end: Connection, work: Work) -> None:
-    """Do the work of every name that comes through `pipe`."""
+    """Run `work` for every name received from `pipe`, and send progress, then None."""
     other_end.close()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the first process too, which ends this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the parent, which kills this process
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    torch.set_num_threads(1)  # a fork has none of the threads that OpenMP believes to have
-    gc.freeze()  # what the first process made stays: looking through it takes a tenth of the time
+    torch.set_num_threads(1)  # OpenMP's threads do not exist after a fork
+    gc.freeze()  # objects of the parent stay; collecting them would take a tenth of the time
     try:
         while True:
             try:
@@ -148,13 +148,13 @@ def _serve(pipe: Connection, other_end: Connection, work: Work) -> None:
 
 
 def _cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def _forking_beside_threads() -> Iterator[None]:
-    """Silence the warning of Python 3.12 at a fork beside threads: those of OpenMP wait for work and hold no lock."""
+    """Silence the warning of Python 3.12 at a fork with threads; OpenMP's threads are idle and hold no lock."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         yield

@@ -1,6 +1,6 @@
-"""The versions that canonical graphs are written in."""
+"""Opset and file format version of canonical graphs."""
 
 OPSET = 23
-"""Of the graphs in a bundle: the first opset with Attention, RMSNormalization and RotaryEmbedding."""
+"""Opset of the graphs in a bundle: the first with Attention, RMSNormalization and RotaryEmbedding."""
 IR_VERSION = 10
-"""The oldest version of ONNX's file format that has every type of opset 23."""
+"""Oldest version of the ONNX file format that has every type of opset 23."""

@@ -1,4 +1,4 @@
-"""Whether the installed ONNX Runtime computes quantized graphs of our opset, asked before anything long begins."""
+"""Check, before an export starts, that the installed ONNX Runtime can run quantized graphs of our opset."""
 
 import onnx_ir as ir
 
@@ -10,16 +10,16 @@ from internvl_edge.runtime.errors import ExportError
 def require_quantized_kernels(opset: int = OPSET) -> None:
     """Check that ONNX Runtime has the QuantizeLinear of `opset`, by opening a graph of one node.
 
-    Release 1.23, the newest for Python 3.10, has it up to opset 21 only.
+    Release 1.23, the newest for Python 3.10, has QuantizeLinear up to opset 21 only.
 
     Raises:
-        ExportError: the graph cannot be opened.
+        ExportError: ONNX Runtime cannot open the graph.
     """
     import onnxruntime
 
     try:
         onnxruntime.InferenceSession(_one_quantizer(opset), providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime raises types of its own, which have no common public parent
+    except Exception as error:  # types of ONNX Runtime have no common public base
         raise ExportError(
             f"--precision: onnxruntime {onnxruntime.__version__} does not compute QuantizeLinear of opset {opset};"
             " install onnxruntime 1.24.1 or later, on Python 3.11 or later"

@@ -1,4 +1,4 @@
-"""What the manifest says of a graph, and of its inputs and outputs."""
+"""Describe a graph and its inputs and outputs for the manifest."""
 
 import onnx_ir as ir
 
@@ -7,7 +7,7 @@ from internvl_edge.runtime.bundle.manifest import GraphInfo, TensorSpec
 
 
 def graph_info(file: str, model: ir.Model, use: GraphUse) -> GraphInfo:
-    """Return inputs and outputs of `model`, whose file in the bundle is `file`, and what it is used for."""
+    """Return the manifest's description of graph `model` in `file`, which the runtime uses as `use` says."""
     inputs, outputs = (tuple(map(tensor_spec, values)) for values in (model.graph.inputs, model.graph.outputs))
     return GraphInfo(file=file, inputs=inputs, outputs=outputs, use=use)
 

@@ -1,4 +1,4 @@
-"""Trace one graph of the model to ONNX under fake tensors: no weight is read, none is allocated."""
+"""Trace one graph of the model to ONNX with fake tensors, so that no weight is read or allocated."""
 
 import inspect
 import logging
@@ -27,7 +27,7 @@ _EXAMPLE_SIZES = {"batch": 2, "texts": 2, "length": 5, "past": 11, "total": 16}
 
 
 _TO_BLOCKS = 0.5
-"""Part of the time that torch takes to trace the blocks; writing them as ONNX takes the rest."""
+"""Fraction of the time that torch needs to trace the blocks; writing the ONNX graph takes the rest."""
 
 
 def trace_graph(
@@ -37,9 +37,9 @@ def trace_graph(
     feature_layers: Sequence[int] = (),
     advance: Advance = lambda part: None,
 ) -> ir.Model:
-    """Return graph `name` in ONNX as the exporter gives it; initializers carry official keys but no values.
+    """Return graph `name` in ONNX from torch's exporter; initializers have official names and no values.
 
-    `advance` is told the parts of the graph that are done, 1 in all, block by block where torch traces them.
+    Progress is reported to `advance` block by block, in parts that add up to 1.
 
     Raises:
         ExportError: torch cannot trace the graph.
@@ -48,7 +48,7 @@ def trace_graph(
         try:
             with FakeTensorMode():
                 spec = graph_spec(name, config, InternVLModel(config), dtype, feature_layers)
-                with _telling_blocks(spec.module, lambda part: advance(_TO_BLOCKS * part)):
+                with _reporting_blocks(spec.module, lambda part: advance(_TO_BLOCKS * part)):
                     exported = _exported(spec)
             program = _to_onnx(spec, exported)
         except (torch.onnx.errors.OnnxExporterError, torch._dynamo.exc.UserError) as error:
@@ -65,17 +65,17 @@ def trace_graph(
 
 
 @contextmanager
-def _telling_blocks(module: torch.nn.Module, advance: Advance) -> Iterator[None]:
-    """Tell `advance` of each block as it is traced, and of the rest at the end: 1 in all."""
+def _reporting_blocks(module: torch.nn.Module, advance: Advance) -> Iterator[None]:
+    """Report each traced block of `module` to `advance`, and the rest at the end, in parts that add up to 1."""
     blocks = [block for layers in module.modules() if isinstance(layers, torch.nn.ModuleList) for block in layers]
     traced: set[int] = set()
 
-    def tell(block: torch.nn.Module, *_: object) -> None:
+    def report(block: torch.nn.Module, *_: object) -> None:
         if id(block) not in traced:
             traced.add(id(block))
             advance(1 / len(blocks))
 
-    hooks = [block.register_forward_hook(tell) for block in blocks]
+    hooks = [block.register_forward_hook(report) for block in blocks]
     try:
         yield
     finally:
@@ -172,7 +172,7 @@ def _example(item: GraphInput) -> torch.Tensor:
 
 
 def _dynamic_shapes(spec: GraphSpec) -> tuple[object, ...]:
-    """Return torch.export's description of the dynamic axes; a `*args` forward takes the rest as one tuple."""
+    """Return the dynamic axes for torch.export; inputs for the ``*args`` of a forward are one nested tuple."""
     dims = [
         {axis: torch.export.Dim.DYNAMIC for axis, d in enumerate(item.shape) if isinstance(d, str)}
         for item in spec.inputs
@@ -194,7 +194,7 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what the exporter says about itself (an absent torchvision, its own deprecations)."""
+    """Silence the exporter's messages about a missing torchvision and its own deprecations."""
     registration = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = registration.level
     registration.setLevel(logging.ERROR)

@@ -46,7 +46,7 @@ class Blueprint:
     target: str
     sm: int
     flags: Mapping[str, Any]
-    """Fields of the dialect."""
+    """Fields of the dialect, and the digest of the program's code under ``code``."""
     graphs: Mapping[str, GraphParts]
     schema: int = BLUEPRINT_SCHEMA
 

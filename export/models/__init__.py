@@ -1,1 +1,1 @@
-"""The reference model in torch with the official names, written for export: every forward is one graph's forward."""
+"""The reference model in torch with the official names, and the tables of its graphs and model families."""

@@ -1,4 +1,4 @@
-"""What the model looks like: all that shapes tensors and arithmetic."""
+"""Configuration of a model: the values that determine its tensors' shapes and its arithmetic."""
 
 import math
 from collections.abc import Iterator
@@ -9,25 +9,29 @@ from internvl_edge.runtime.errors import CheckpointError
 from internvl_edge.runtime.inputs.pictures.preprocess import Preprocessing
 
 Layout = Literal["internvl", "internvit", "internvl_chat"]
-"""Layouts of checkpoints: which parts there are, and where `config.json` describes them."""
+"""Layout of a checkpoint: which parts it has, and where `config.json` describes them."""
 
 P = TypeVar("P", bound="PartConfig")
 
 _REAL = ("eps", "rope_theta", "downsample")
-"""Fields that may have a fraction."""
+"""Names of fields that may be fractions; the others are integers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartConfig:
-    """What shapes the tensors and the arithmetic of one part of a model; a subclass for each kind of part."""
+    """Configuration of one part of a model; there is a subclass for each kind of part."""
 
     part: ClassVar[str]
-    """What errors call the part."""
+    """Name of the part in errors."""
     positive: ClassVar[tuple[str, ...]]
-    """Fields that must be above 0."""
+    """Names of fields that must be above 0."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built, with a CheckpointError."""
+        """Check the values.
+
+        Raises:
+            CheckpointError: with all values that are not supported.
+        """
         _refuse(self.part, [*_not_positive(self, *self.positive)] or [*self._findings()])
 
     @property
@@ -36,13 +40,13 @@ class PartConfig:
         return None
 
     def _findings(self) -> Iterator[str]:
-        """Yield what contradicts itself, once all of `positive` are above 0."""
+        """Yield contradictions between fields; all of `positive` are above 0 when it is called."""
         yield from ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VisionConfig(PartConfig):
-    """An InternViT tower; the defaults are those of the 6B config class (MODEL.md 1.1)."""
+    """Configuration of an InternViT tower; the defaults are those of the 6B config class (MODEL.md 1.1)."""
 
     part = "vision"
     positive = ("hidden_size", "num_heads", "num_layers", "intermediate_size", "patch_size", "image_size", "eps")
@@ -71,23 +75,23 @@ class VisionConfig(PartConfig):
 
     @property
     def grid(self) -> int:
-        """Patches along one side."""
+        """Number of patches along one side."""
         return self.image_size // self.patch_size
 
     @property
     def tokens(self) -> int:
-        """Patches and the class token."""
+        """Number of tokens: patches and the class token."""
         return self.grid**2 + 1
 
     @property
     def head_dim(self) -> int:
-        """Channels of one head."""
+        """Number of channels of one head."""
         return self.hidden_size // self.num_heads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QllamaConfig(PartConfig):
-    """QLLaMA with its queries; the defaults are those of transformers' LLaMA, which a file may leave out."""
+    """Configuration of QLLaMA with its queries; the defaults are those of transformers' LLaMA."""
 
     part = "qllama"
     positive = (
@@ -110,7 +114,7 @@ class QllamaConfig(PartConfig):
     eos_token_id: int = 2
     pad_token_id: int = 0
     text_alone: bool = False
-    """Only the text encoder's weights are stored, as in the plain-PyTorch file of InternVL-C: no queries, no heads."""
+    """Whether only the text encoder is stored, without queries and heads, as in InternVL-C's plain-PyTorch file."""
 
     def _findings(self) -> Iterator[str]:
         if self.hidden_size % self.num_heads:
@@ -128,13 +132,13 @@ class QllamaConfig(PartConfig):
 
     @property
     def head_dim(self) -> int:
-        """Channels of one head."""
+        """Number of channels of one head."""
         return self.hidden_size // self.num_heads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectorConfig(PartConfig):
-    """Pixel shuffle and mlp1 of a chat checkpoint (MODEL.md 6)."""
+    """Configuration of the connector of a chat checkpoint: pixel shuffle and mlp1 (MODEL.md 6)."""
 
     part = "connector"
     positive = ("downsample", "llm_hidden_size", "fewest_tiles", "most_tiles")
@@ -145,9 +149,9 @@ class ConnectorConfig(PartConfig):
     llm_hidden_size: int
     fewest_tiles: int = 1
     most_tiles: int = 1
-    """Tiles that a picture is cut into, the thumbnail not counted."""
+    """Most tiles that a picture is cut into, without the thumbnail."""
     thumbnail: bool = False
-    """Add the whole picture as a last tile where it was cut."""
+    """Whether the whole picture is added as a last tile if it was cut."""
 
     def _findings(self) -> Iterator[str]:
         if not math.isclose(self.factor * self.downsample, 1):
@@ -159,53 +163,53 @@ class ConnectorConfig(PartConfig):
 
     @property
     def factor(self) -> int:
-        """Patches along one side of a cell of the shuffle."""
+        """Number of patches along one side of a cell of the pixel shuffle."""
         return round(1 / self.downsample)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolConfig(PartConfig):
-    """Attention pooling to the feature that pictures and texts share (MODEL.md 3.2)."""
+    """Configuration of the attention pool, which gives the feature shared by pictures and texts (MODEL.md 3.2)."""
 
     part = "model"
     positive = ("embed_dim", "pool_heads")
 
     embed_dim: int = 768
-    """Size of the shared feature."""
+    """Number of channels of the shared feature."""
     pool_heads: int = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """The whole model: the parts that the checkpoint has weights for, at most one of each kind."""
+    """Configuration of a model: the parts that the checkpoint has weights for, at most one of each kind."""
 
     layout: Layout
     parts: tuple[PartConfig, ...]
-    """The tower first: every model has one."""
+    """Parts of the model; the first one is the tower, which every model has."""
     preprocessing: Preprocessing | None = None
-    """What the checkpoint's files say of pictures; None: as the reference."""
+    """Preprocessing from the checkpoint's files; None means the reference's."""
 
     def find(self, kind: type[P]) -> P | None:
-        """Return the part of a kind, or None if the model has none."""
+        """Return the part of class `kind`, or None if the model has none."""
         return next((part for part in self.parts if isinstance(part, kind)), None)
 
     def need(self, kind: type[P]) -> P:
-        """Return the part of a kind that the caller knows to be there.
+        """Return the part of class `kind`, which the model must have.
 
         Raises:
-            LookupError: it is not.
+            LookupError: the model has none.
         """
         if (part := self.find(kind)) is None:
             raise LookupError(f"{self.layout} has no {kind.__name__}")
         return part
 
     def with_part(self, part: PartConfig) -> "ModelConfig":
-        """Return the model with `part` in place of its own of the same kind."""
+        """Return the configuration with `part` instead of its own part of the same class."""
         return replace(self, parts=tuple(part if type(own) is type(part) else own for own in self.parts))
 
     @property
     def vision(self) -> VisionConfig:
-        """The tower."""
+        """Configuration of the tower."""
         return self.need(VisionConfig)
 
     @property
@@ -215,11 +219,15 @@ class ModelConfig:
 
     @property
     def pictures(self) -> Preprocessing:
-        """What becomes of pictures before the tower."""
+        """Preprocessing of pictures."""
         return self.preprocessing or Preprocessing(image_size=self.vision.image_size)
 
     def __post_init__(self) -> None:
-        """Refuse parts that do not fit each other, with a CheckpointError."""
+        """Check that the parts fit each other.
+
+        Raises:
+            CheckpointError: with all that do not.
+        """
         _refuse("model", [*self._findings()])
 
     def _findings(self) -> Iterator[str]:
@@ -239,7 +247,7 @@ class ModelConfig:
 
 
 def _not_positive(config: object, *names: str) -> Iterator[str]:
-    """Yield the fields that hold no positive int (or, for `_REAL` ones, no positive number)."""
+    """Yield the fields that are not a positive int or, for those in `_REAL`, a positive number."""
     for name in names:
         value = getattr(config, name)
         number = positive_int(value) or (name in _REAL and isinstance(value, float) and 0 < value < math.inf)
@@ -248,7 +256,7 @@ def _not_positive(config: object, *names: str) -> Iterator[str]:
 
 
 def positive_int(value: object) -> bool:
-    """Return whether `value` is a whole number above 0; a bool is none."""
+    """Return whether `value` is an int above 0 and not a bool."""
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from internvl_edge.export.models.config import ConnectorConfig
 
 CONNECTOR_NORM_EPS = 1e-5
-"""mlp1's LayerNorm keeps torch's default eps, unlike the towers' 1e-6."""
+"""Epsilon of mlp1's LayerNorm: torch's default, unlike the towers' 1e-6."""
 
 
 def connector_mlp(config: ConnectorConfig, vision_width: int) -> nn.Sequential:
-    """Return `mlp1`: LayerNorm, Linear, erf GELU, Linear, from a cell of shuffled pixels to the LLM's width."""
+    """Return `mlp1` from a cell of the pixel shuffle to the LLM's width: LayerNorm, Linear, erf GELU, Linear."""
     cell = vision_width * config.factor**2
     return nn.Sequential(
         nn.LayerNorm(cell, CONNECTOR_NORM_EPS),
@@ -22,9 +22,9 @@ def connector_mlp(config: ConnectorConfig, vision_width: int) -> nn.Sequential:
 
 
 def pixel_shuffle(patches: Tensor, factor: int, version: str) -> Tensor:
-    """Return ``[B, g, g, C]`` as ``[B, g/f, g/f, f*f*C]``; channels in order (row parity, column parity, C).
+    """Return ``[B, g, g, C]`` as ``[B, g/f, g/f, f*f*C]``, with channels in the order (row in cell, column in cell, C).
 
-    Version v1 (InternVL-Chat 1.2) leaves the grid of cells transposed.
+    In version v1 (InternVL-Chat 1.2), the grid of cells is transposed.
     """
     batch, rows, columns, width = patches.shape
     cells = patches.reshape(batch, rows // factor, factor, columns // factor, factor, width)
@@ -33,6 +33,6 @@ def pixel_shuffle(patches: Tensor, factor: int, version: str) -> Tensor:
 
 
 def patch_grid(states: Tensor) -> Tensor:
-    """Return the patch rows of ``[B, 1 + g*g, C]`` as ``[B, g, g, C]``: the class token is dropped."""
+    """Return the patches of ``[B, 1 + g*g, C]`` as ``[B, g, g, C]``, without the class token."""
     side = math.isqrt(states.shape[1] - 1)
     return states[:, 1:].reshape(states.shape[0], side, side, states.shape[2])

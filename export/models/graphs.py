@@ -1,4 +1,4 @@
-"""The table of all graphs: one row each. What is to know of a graph by its name stands here, and in its own file."""
+"""The table of all graphs: a row and a file for each have everything that depends on a graph's name."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ from internvl_edge.runtime.bundle.graph_roles import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphSpec:
-    """A graph to trace: the module, its inputs in order, the names of its outputs in order."""
+    """A graph to trace: its module, its inputs in order, and the names of its outputs in order."""
 
     name: str
     module: nn.Module
@@ -44,46 +44,46 @@ class GraphSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphRow:
-    """What there is to know of a graph."""
+    """Description of one graph."""
 
     use: GraphUse
-    """What the manifest says of it."""
+    """Role of the graph in the runtime, as the manifest states it."""
     module: GraphModule
-    """The file with its torch module, inputs, outputs and blocks."""
+    """File with the graph's torch module, inputs, outputs and blocks."""
     has_weights: Callable[[ModelConfig], bool]
-    """Tells whether a model has all weights that it needs."""
+    """Return whether a model has all weights of the graph."""
     fed_by: str | None = None
-    """The graph whose outputs it takes."""
+    """Name of the graph whose outputs are its inputs; None if it takes samples only."""
     feeds: Mapping[str, str] = field(default_factory=dict)
-    """Input -> the output of `fed_by` that it is; names that end in a dot are prefixes."""
+    """Input -> output of `fed_by`; names that end in a dot are prefixes."""
     leading_queries: bool = False
-    """Whether its residual stream begins with the query tokens, before the rows of its ids."""
+    """Whether the query tokens precede the rows of its token ids in the residual stream."""
     fewest_rows: Callable[[ModelConfig], int] = lambda config: 1
-    """Gives the fewest rows that its self-attention sees in a call."""
+    """Return the fewest rows that its self-attention sees in a call."""
     stream: StreamOf | None = None
-    """Takes samples through `stack` block by block; None: nothing of the graph is measured."""
+    """Return the stream that runs samples through `stack`; None if calibration does not measure the graph."""
     stack: BlockStack | None = None
-    """The blocks that its samples pass."""
+    """Blocks that its samples run through."""
     has_head: bool = False
     """Whether the language model's head follows its last block."""
     quantized: bool = True
-    """Whether it has linears that are quantized: only then anything of it is measured."""
+    """Whether it has linears that may be quantized; calibration measures only such graphs."""
     sensitivity_output: str | None = None
-    """The output by which the damage of a quantized linear is told; None: it is told by other graphs."""
+    """Output on which the damage of a quantized linear is measured; None if other graphs are used for that."""
 
     @property
     def name(self) -> str:
-        """The name of its file."""
+        """Name of the graph and of its file."""
         return EXPORTED_AS[self.use.role]
 
     @property
     def attends_to(self) -> str | None:
-        """The graph whose residual stream its layers attend to."""
+        """Name of the graph whose residual stream its layers attend to."""
         return self.fed_by if "vision_states" in self.feeds and self.stack is not None else None
 
     @property
     def continues(self) -> str | None:
-        """The graph whose cache it goes on with."""
+        """Name of the graph whose cache it continues; None if it takes no cache."""
         return self.fed_by if PAST in self.feeds else None
 
 
@@ -170,11 +170,11 @@ GRAPHS: tuple[GraphRow, ...] = (
         quantized=False,
     ),
 )
-"""In the order in which graphs feed each other."""
+"""All graphs, in the order in which they feed each other."""
 _BY_NAME = {row.name: row for row in GRAPHS}
 GRAPH_NAMES = tuple(_BY_NAME)
 UNQUANTIZED_GRAPHS = frozenset(row.name for row in GRAPHS if not row.quantized)
-"""Graphs without any site: nothing of them is measured."""
+"""Names of graphs without linears that may be quantized."""
 
 
 def graph_row(name: str) -> GraphRow:
@@ -183,14 +183,14 @@ def graph_row(name: str) -> GraphRow:
 
 
 def available_graphs(config: ModelConfig) -> tuple[str, ...]:
-    """Return the graphs that this model has weights for, in `GRAPH_NAMES` order."""
+    """Return the names of the graphs that a model has weights for, in the order of `GRAPH_NAMES`."""
     return tuple(row.name for row in GRAPHS if row.has_weights(config))
 
 
 def graph_spec(
     name: str, config: ModelConfig, model: InternVLModel, dtype: torch.dtype, feature_layers: Sequence[int] = ()
 ) -> GraphSpec:
-    """Return graph `name` of `model` with compute type `dtype`; other graphs than the tower's have no feature layers.
+    """Return graph `name` of `model` in type `dtype`; `feature_layers` has an effect on the tower's graph only.
 
     Raises:
         ValueError: the model has no such graph.

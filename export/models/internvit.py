@@ -18,7 +18,7 @@ def norm_layer(config: VisionConfig) -> nn.Module:
 
 
 class InternVisionEmbeddings(nn.Module):
-    """Patches, class token in front, plus a position table of fixed size."""
+    """Embedding of patches with the class token in front, plus a position table of fixed size."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class InternAttention(nn.Module):
 
 
 class InternMLP(nn.Module):
-    """fc1, erf GELU, fc2."""
+    """MLP of a block: fc1, erf GELU, fc2."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -104,9 +104,9 @@ class InternVisionModel(nn.Module):
         self.encoder = InternVisionEncoder(config)
 
     def forward(self, pixel_values: Tensor, wanted: Sequence[int]) -> dict[int, Tensor]:
-        """Return the hidden states ``[B, N, Hv]`` at `wanted` indexes: 0 the embeddings, i block i - 1.
+        """Return the hidden states ``[B, N, Hv]`` at `wanted` indexes: 0 is after the embeddings, i after block i - 1.
 
-        Others are dropped as the next one is there: a deep tower's would outweigh a block of its weights.
+        Other states are not kept, because all states of a deep tower take more memory than the weights of a block.
         """
         x = self.embeddings(pixel_values)
         kept = {0: x} if 0 in wanted else {}
@@ -120,7 +120,8 @@ class InternVisionModel(nn.Module):
 def resize_position_table(table: Tensor, grid: tuple[int, int]) -> Tensor:
     """Return the position table ``[1, S*S + 1, C]`` interpolated to ``[1, gh*gw + 1, C]`` (MODEL.md 7).
 
-    The class row is kept; the rest is bicubic in fp32, no antialias, and cast back. The same size is the identity.
+    The row of the class token is kept. The others are interpolated bicubically in fp32 without antialiasing and cast
+    back. A table of the wanted size is returned unchanged.
     """
     side = round((table.shape[1] - 1) ** 0.5)
     if (side, side) == tuple(grid):

@@ -1,4 +1,4 @@
-"""The whole model with the official parameter names; which parts exist follows from the config."""
+"""The whole model with the official parameter names; the config determines which parts exist."""
 
 from torch import nn
 
@@ -10,7 +10,7 @@ from internvl_edge.export.models.qllama import Qllama
 
 
 class InternVLModel(nn.Module):
-    """Holds the parts; the forwards live in `graphs`. Build it on the meta device: construction sets no weight."""
+    """Container of the parts; forwards are in `graph_modules`. Build it on the meta device: it sets no weights."""
 
     vision_model: InternVisionModel
     clip_projector: AttentionPool

@@ -1,17 +1,17 @@
-"""Building blocks that InternViT and QLLaMA share: norms, attention over split heads, and the row selector."""
+"""Layers that InternViT and QLLaMA share: norm, attention with heads, attention bias, and selection of rows."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 MASKED = -3.0e4
-"""Added to a masked fp16 score. Finite even on top of the score, so that a row without any key stays finite."""
+"""Bias of a masked score in fp16. The sum with a score is finite, so that a row without any key stays finite."""
 DEEPLY_MASKED = -1.0e30
-"""The same in types that hold it: scores of any size stay below it."""
+"""Bias of a masked score in other types: its magnitude is larger than that of any score."""
 
 
 class AttentionBias(nn.Module):
-    """Turn "may row i see key j" into what is added to the scores: 0, or what no score outweighs."""
+    """Convert "row i sees key j" to a bias on the scores: 0, or a large negative number."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
@@ -19,7 +19,7 @@ class AttentionBias(nn.Module):
         self.masked = MASKED if dtype == torch.float16 else DEEPLY_MASKED
 
     def forward(self, allowed: Tensor) -> Tensor:
-        """Return ``[B, 1, n, m]`` in the model's type of the boolean ``[B, n, m]`` (or broadcastable)."""
+        """Return the bias ``[B, 1, n, m]`` in the model's type for the boolean `allowed` ``[B, n, m]``."""
         return torch.where(allowed, 0.0, self.masked).to(self.dtype).unsqueeze(1)
 
 
@@ -32,7 +32,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.empty(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return `x` ``[..., C]`` normalised over C."""
+        """Return `x` ``[..., C]`` normalized over C."""
         return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
 
 
@@ -48,7 +48,7 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
-    """Return softmax(q k^T / sqrt(D) + bias) v of packed heads ``[B, N, H*D]``, packed again."""
+    """Return ``softmax(q k^T / sqrt(D) + bias) v`` for packed q, k, v ``[B, N, H*D]``, packed again."""
     q, k, v = (split_heads(t, heads) for t in (q, k, v))
     return merge_heads(F.scaled_dot_product_attention(q, k, v, bias))
 
@@ -57,7 +57,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None = No
 def select_rows(x: Tensor, index: Tensor) -> Tensor:
     """Return row ``index[b]`` of ``x[b]``: ``[B, N, C]`` and ``[B]`` give ``[B, C]``; -1 is the last row.
 
-    An operator of its own because torch's indexing would reach ONNX as a chain of eight nodes; this is one GatherND.
+    It is a custom operator because torch's indexing would become a chain of eight ONNX nodes; this is one GatherND.
     """
     return x[torch.arange(x.shape[0]), index]
 

@@ -1,4 +1,4 @@
-"""What the runtime has to know of a model, from its checkpoint."""
+"""Describe a model for the manifest."""
 
 from internvl_edge.export.models.config import ConnectorConfig, ModelConfig, PoolConfig, QllamaConfig, VisionConfig
 from internvl_edge.runtime.bundle.manifest import ModelInfo, TextInfo, TilingInfo, VisionInfo

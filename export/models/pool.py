@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from internvl_edge.export.models.layers import attend
 
 POOL_NORM_EPS = 1e-5
-"""The pools use torch's default LayerNorm eps, unlike the towers' 1e-6."""
+"""Epsilon of the pools' LayerNorms: torch's default, unlike the towers' 1e-6."""
 
 
 class PoolAttention(nn.Module):
-    """Multi-head attention whose q, k, v biases are siblings of the bias-free linears."""
+    """Multi-head attention whose q, k, v biases are parameters beside linears without bias."""
 
     def __init__(self, width: int, embed_dim: int, heads: int) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class PoolAttention(nn.Module):
         self.proj = nn.Linear(width, embed_dim)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Return ``[B, 1, D]`` of one query ``[B, 1, C]`` on ``[B, N, C]``."""
+        """Return ``[B, 1, D]`` for one query ``[B, 1, C]`` and keys and values from ``[B, N, C]``."""
         q = F.linear(q, self.q.weight, self.q_bias)
         k = F.linear(k, self.k.weight, self.k_bias)
         v = F.linear(v, self.v.weight, self.v_bias)
@@ -34,7 +34,7 @@ class PoolAttention(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """``[B, N, C]`` to one feature ``[B, D]``; every token counts, the class token included."""
+    """Pooling of ``[B, N, C]`` to one feature ``[B, D]``, over all tokens including the class token."""
 
     def __init__(self, width: int, embed_dim: int, heads: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class AttentionPool(nn.Module):
         self.cross_attn = PoolAttention(width, embed_dim, heads)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the pooled feature, not normalised."""
+        """Return the pooled feature ``[B, D]``, not normalized to unit length."""
         query = x.mean(dim=1, keepdim=True)
         pooled: Tensor = self.cross_attn(self.norm1_q(query), self.norm1_k(x), self.norm1_v(x))
         return pooled.squeeze(1)

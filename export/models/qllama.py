@@ -16,25 +16,25 @@ Cache = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What every layer of one pass sees beside the residual stream."""
+    """Inputs of every layer of one forward besides the residual stream."""
 
     positions: Tensor
     """Rotary positions ``[B, n]``."""
     bias: Tensor | None = None
-    """Added to the scores, ``[B, 1, n, P + n]``; None lets every row see every row."""
+    """Bias on the scores ``[B, 1, n, P + n]``; None if every row sees every row."""
     vision_states: Tensor | None = None
-    """``[B, N, Hv]``; None skips cross-attention."""
+    """Vision states ``[B, N, Hv]`` for cross-attention; None skips it."""
     num_queries: int | None = None
-    """How many leading rows cross-attend; None: all of them."""
+    """Number of leading rows with cross-attention; None means all rows."""
 
 
 def flat(caches: Sequence[Cache]) -> list[Tensor]:
-    """Return key and value of every layer in one row."""
+    """Return key and value of every layer in one flat list."""
     return [tensor for cache in caches for tensor in cache]
 
 
 class RotaryTable(nn.Module):
-    """Cosine and sine of every position, ``[max_positions, D / 2]``; computed, not stored in any checkpoint."""
+    """Tables of cosine and sine of every position, ``[max_positions, D / 2]``; no checkpoint stores them."""
 
     cos: Tensor
     sin: Tensor
@@ -46,7 +46,7 @@ class RotaryTable(nn.Module):
         self.register_buffer("sin", torch.empty(shape), persistent=False)
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Return `x` ``[B, H, n, D]`` rotated to `positions` ``[B, n]``, halves layout."""
+        """Return `x` ``[B, H, n, D]`` rotated by the angles of `positions` ``[B, n]``, pairing the halves of a head."""
         rotated: Tensor = torch.onnx.ops.rotary_embedding(x, self.cos, self.sin, positions)
         return rotated
 
@@ -59,7 +59,7 @@ def rotary_table(config: QllamaConfig, part: str) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Rotary self-attention on a cache of earlier rows."""
+    """Self-attention with rotary embedding and a cache of earlier rows."""
 
     def __init__(self, config: QllamaConfig) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """The leading query rows read the vision states; no rotary, no mask."""
+    """Cross-attention of the leading query rows to the vision states, without rotary embedding and mask."""
 
     def __init__(self, config: QllamaConfig) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class CrossAttention(nn.Module):
         self.o_proj = nn.Linear(width, width, bias=False)
 
     def forward(self, queries: Tensor, vision_states: Tensor) -> Tensor:
-        """Return ``[B, Q, Ht]`` to add to the query rows."""
+        """Return the update ``[B, Q, Ht]`` of the query rows."""
         vision = self.norm2(vision_states)
         q = self.q_proj(self.norm1(queries))
         out: Tensor = self.o_proj(attend(q, self.k_proj(vision), self.v_proj(vision), self.heads))
@@ -105,7 +105,7 @@ class CrossAttention(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """``down(silu(gate(x)) * up(x))``."""
+    """Gated MLP: ``down(silu(gate(x)) * up(x))``."""
 
     def __init__(self, config: QllamaConfig) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class GatedMLP(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention, cross-attention where the layer has it, MLP: in this order."""
+    """One layer: self-attention, cross-attention if the layer has it, and MLP, in this order."""
 
     def __init__(self, config: QllamaConfig, index: int) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class QllamaModel(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.eps)
 
     def forward(self, x: Tensor, context: Context, past: list[Cache] | None = None) -> tuple[Tensor, list[Cache]]:
-        """Return the last layer's output ``[B, n, Ht]``, raw (`norm` is the caller's), and the caches of all layers."""
+        """Return the last layer's output ``[B, n, Ht]`` before `norm`, and the caches of all layers."""
         caches = []
         for index, layer in enumerate(self.layers):
             x, cache = layer(x, context, self.rotary, past[index] if past else None)
@@ -168,7 +168,7 @@ class QllamaModel(nn.Module):
 
 
 class Qllama(nn.Module):
-    """The language model, with its head where captions are wanted."""
+    """The language model, with its head if `with_head`."""
 
     def __init__(self, config: QllamaConfig, *, with_head: bool) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Picture size and feature maps of an export: what may be asked for, given the model."""
+"""Check the picture size and the feature layers of an export against the model."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,15 +7,15 @@ from internvl_edge.export.models.config import ConnectorConfig, ModelConfig
 from internvl_edge.runtime.errors import ExportError
 
 MOST_PIXELS = 8192
-"""Side of a picture: 586 x 586 positions of a tower."""
+"""Largest side of a picture; it has 586 x 586 positions with patches of 14."""
 
 
 def at_image_size(config: ModelConfig, image_size: int | None) -> ModelConfig:
     """Return `config` for pictures of `image_size` pixels a side; None keeps the checkpoint's own.
 
     Raises:
-        ExportError: the size is no multiple of the patch, or gives an odd grid that the connector cannot shuffle; or
-            the checkpoint's files name two sizes and none is asked for.
+        ExportError: the size is no multiple of the patch size, or its grid does not fit the pixel shuffle; or
+            `image_size` is None and the checkpoint's files name two sizes.
     """
     if image_size is None and config.pictures.image_size != config.vision.image_size:
         own, files = config.vision.image_size, config.pictures.image_size
@@ -41,10 +41,10 @@ def at_image_size(config: ModelConfig, image_size: int | None) -> ModelConfig:
 
 
 def checked_feature_layers(layers: Sequence[int], config: ModelConfig) -> tuple[int, ...]:
-    """Return `layers` as block indexes counted from 0; negative ones count from the end.
+    """Return `layers` as indexes of blocks from 0; negative ones count from the end.
 
     Raises:
-        ExportError: blocks that the tower does not have, all of them named.
+        ExportError: with all indexes that the tower does not have.
     """
     count = config.vision.num_layers
     outside = [layer for layer in layers if not -count <= layer < count]

@@ -1,4 +1,4 @@
-"""The sites of a model: every linear of its blocks and heads that is quantized, in the order of the forward."""
+"""List the sites of a model: linears that may be quantized, in the order of the forward."""
 
 from internvl_edge.calib.sites import Site
 from internvl_edge.export.models.config import ModelConfig
@@ -11,7 +11,7 @@ def model_sites(config: ModelConfig) -> list[Site]:
 
 
 def block_of(site: Site) -> str:
-    """Return the path of the block that holds `site`; a head is its own."""
+    """Return the path of the block of `site`; for a head, its own path."""
     family = next(family for family in FAMILIES if family.owns(site.name))
     block = family.stack.path.format(site.block) if family.stack is not None else ""
     return block if site.name.startswith(f"{block}.") else site.name

@@ -1,4 +1,4 @@
-"""From the exporter's graph to the canonical one: standard ops of opset 23, static layouts, readable names."""
+"""Passes from the exporter's graph to the canonical one: standard operators of opset 23, readable names."""
 
 import logging
 from collections.abc import Iterator
@@ -29,11 +29,14 @@ PASSES: tuple[ir.passes.InPlacePass, ...] = (
     common.ClearMetadataAndDocStringPass(),
     common.TopologicalSortPass(),
 )
-"""In this order, after onnxscript has inlined and folded: fix layouts; drop what is dead; name; forget the trace."""
+"""Passes in their order, after onnxscript's inlining and folding.
+
+They fix layouts, remove unused nodes, name nodes, and delete the exporter's metadata.
+"""
 
 
 def canonicalize(model: ir.Model) -> ir.Model:
-    """Bring a traced graph into canonical form, in place; weights need no values."""
+    """Bring a traced graph into canonical form, in place; its weights need no values."""
     with _quiet_about_absent_weights():
         model = onnxscript.optimizer.optimize(model)
         for graph_pass in PASSES:
@@ -43,7 +46,7 @@ def canonicalize(model: ir.Model) -> ir.Model:
 
 @contextmanager
 def _quiet_about_absent_weights() -> Iterator[None]:
-    """Deduplication warns for each initializer without a value: that is every weight here, by design."""
+    """Silence deduplication, which warns for each initializer without a value: here, for every weight."""
     deduplication = logging.getLogger("onnx_ir.passes.common.initializer_deduplication")
     level = deduplication.level
     deduplication.setLevel(logging.ERROR)

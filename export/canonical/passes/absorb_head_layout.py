@@ -1,4 +1,4 @@
-"""Let Attention split and merge the heads itself: it takes packed ``[B, N, H*D]`` when told the number of heads."""
+"""Make Attention split and merge heads itself: with the number of heads as attribute, it takes ``[B, N, H*D]``."""
 
 from dataclasses import dataclass
 
@@ -9,21 +9,25 @@ _SWAP = (0, 2, 1, 3)
 
 @dataclass(frozen=True, slots=True)
 class _Match:
+    """Parts of a match."""
+
     packed: tuple[ir.Value, ir.Value, ir.Value]
-    """q, k, v as ``[B, N, H*D]``, before rotary where there is one."""
+    """q, k, v as ``[B, N, H*D]``, before a rotary if there is one."""
     heads: tuple[int, int]
+    """Number of heads of q and of k."""
+    """Number of heads of q and of k."""
     merged: ir.Node
-    """The Reshape that merges the heads again."""
+    """Reshape that merges the heads of the output."""
 
 
 class AbsorbHeadLayoutPass(ir.passes.InPlacePass):
     """Rewrite ``Reshape, Transpose -> [RotaryEmbedding] -> Attention -> Transpose, Reshape`` to packed attention.
 
-    Attention whose keys or values are also a cache stays: a cache is kept per head.
+    Attention whose keys or values are also a cache is left alone, because a cache is stored per head.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Rewrite every attention that no one else reads per head."""
+        """Rewrite every attention whose values per head have no other reader."""
         modified = False
         for node in list(model.graph):
             if (match := _match(node)) is not None:
@@ -43,7 +47,7 @@ def _match(node: ir.Node) -> _Match | None:
 
 
 def _packed(value: ir.Value | None) -> tuple[ir.Value, int] | None:
-    """Return the packed source of per-head `value` and its number of heads, or None if it is not only ours."""
+    """Return the packed source of per-head `value` and its number of heads; None if there are other readers."""
     transpose = _sole_producer(value, "Transpose", "RotaryEmbedding")
     if transpose is not None and transpose.op_type == "RotaryEmbedding":
         transpose = _sole_producer(transpose.inputs[0], "Transpose")
@@ -104,7 +108,7 @@ def _rewrite(graph: ir.Graph, attention: ir.Node, match: _Match) -> None:
 def _rotate_packed(
     graph: ir.Graph, before: ir.Node, per_head: ir.Value | None, packed: ir.Value, heads: int
 ) -> ir.Value:
-    """Return `packed` rotated as `per_head` is, or `packed` itself where no rotary stands between."""
+    """Return `packed` with the rotary of `per_head`, or `packed` itself if there is none."""
     rotary = per_head.producer() if per_head is not None else None
     if rotary is None or rotary.op_type != "RotaryEmbedding":
         return packed

@@ -1,4 +1,4 @@
-"""Give every Reshape a constant target, so that no shape is computed at run time only to be reshaped to."""
+"""Give every Reshape a constant target shape, so that no shape is computed at run time."""
 
 import numpy as np
 import onnx_ir as ir
@@ -21,7 +21,7 @@ class ConstantReshapePass(ir.passes.InPlacePass):
 
 
 def _constant_target(node: ir.Node) -> list[int] | None:
-    """Return the constant shape that `node` may reshape to, or None if it must stay (or is constant already)."""
+    """Return a constant target shape for `node`, or None if there is none or it is constant already."""
     if node.op_type != "Reshape" or ir.convenience.get_const_tensor(node.inputs[1]) is not None:  # type: ignore[arg-type]
         return None
     source = node.inputs[0].shape if node.inputs[0] is not None else None

@@ -1,4 +1,4 @@
-"""Drop attributes that state a default: TensorRT's parser refuses some of them by presence alone."""
+"""Drop attributes that have their default value: TensorRT's parser refuses some of them with any value."""
 
 import onnx_ir as ir
 
@@ -14,10 +14,10 @@ _DEFAULTS: dict[str, dict[str, int | float | str]] = {
 
 
 class DropDefaultAttributesPass(ir.passes.InPlacePass):
-    """Remove attributes whose value the operator's default already is."""
+    """Remove attributes that have the operator's default value."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Return `modified` true if any attribute went."""
+        """Remove the attributes of every node."""
         modified = False
         for node in model.graph:
             for name, default in _DEFAULTS.get(node.op_type, {}).items():

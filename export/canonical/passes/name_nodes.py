@@ -1,4 +1,4 @@
-"""Name nodes by module path, since profiles and plans are read by these names."""
+"""Name nodes by module path; reports about layers and plans show these names."""
 
 import ast
 from collections import Counter
@@ -10,14 +10,14 @@ _OWNING_OPS = ("MatMul", "Conv", "Gather", "RMSNormalization", "LayerNormalizati
 
 
 class NameNodesPass(ir.passes.InPlacePass):
-    """Name the node that applies a parameter by the module that owns it, every other node ``<module path>/<op>``.
+    """Name each node that applies a parameter by the module that owns it, and all others ``<module path>/<op>``.
 
-    ``vision_model.encoder.layers.3.attn.qkv`` is the product with that weight, ``....attn.qkv/Add`` its bias,
-    ``....attn/Attention`` what has no parameter. Repeats in one module get ``_1``, ``_2``.
+    ``vision_model.encoder.layers.3.attn.qkv`` is the product with that weight, ``....attn.qkv/Add`` adds its bias, and
+    ``....attn/Attention`` has no parameter. Equal names get ``_1``, ``_2``.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Rename every node that carries the exporter's scopes, and its values after it."""
+        """Rename every node of `model`."""
         parameters = set(model.graph.initializers)
         taken: Counter[str] = Counter()
         modified = False
@@ -49,7 +49,7 @@ def _is_parameter(name: str | None) -> bool:
 
 
 def _scope(node: ir.Node) -> str:
-    """Return the path of the module that called `node`; nodes made by rewriting take that of their first input."""
+    """Return the path of the module of `node`; nodes without the exporter's scopes have that of their first input."""
     scopes = node.metadata_props.get(_SCOPES)
     if scopes is None:
         source = next((v.producer() for v in node.inputs if v is not None and v.producer() is not None), None)

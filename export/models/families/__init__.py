@@ -1,4 +1,4 @@
-"""The families of parts that a model may have: one file each, and one row each."""
+"""The model families, which are the kinds of parts that a model may have: one file and one row each."""
 
 from internvl_edge.export.models.families.connector import CONNECTOR
 from internvl_edge.export.models.families.family import Family
@@ -7,4 +7,4 @@ from internvl_edge.export.models.families.pool import POOL
 from internvl_edge.export.models.families.qllama import QLLAMA_FAMILY
 
 FAMILIES: tuple[Family, ...] = (INTERNVIT, QLLAMA_FAMILY, POOL, CONNECTOR)
-"""The tower first: the others are read knowing it."""
+"""All families; the tower is the first, because other parts are read with its configuration."""

@@ -1,4 +1,4 @@
-"""Fields of `config.json` that mean the same in all of its parts, and how their values are brought to one form."""
+"""Fields of `config.json` with the same meaning in all parts, and functions that normalize their values."""
 
 from typing import Any
 
@@ -18,20 +18,20 @@ LIBRARY = harmless(
     *("decoder_start_token_id", "base_model_tp_plan", "base_model_pp_plan", "unsloth_version", "unsloth_fixed"),
     *("initializer_range", "initializer_factor", "layer_scale_init_value", "_diffusers_version", "pretraining_tp"),
 )
-"""Fields that the library writes into every config: origin, types, hints of speed, values at initialization."""
+"""Fields that transformers writes into every config: origin, types, hints for speed, values for initialization."""
 
 TRAINING = harmless(
     *("attention_dropout", "attention_probs_dropout_prob", "hidden_dropout", "hidden_dropout_prob", "dropout"),
     *("drop_path_rate", "projection_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop", "classifier_dropout"),
     *("label_smoothing", "loss_reduction", "loss_type"),
 )
-"""Dropout of any kind is inactive outside training."""
+"""Fields of training; dropout of any kind is inactive outside of training."""
 
 TIES = harmless("tie_word_embeddings")
-"""A stored head stands whatever this says; a head that is not stored is the embedding table (MODEL.md T1)."""
+"""A stored head is used with any value of this field; a missing head is the embedding table (MODEL.md T1)."""
 
 QUANTIZED_STORAGE = harmless("quantization_config", "_pre_quantization_dtype", "compression_config")
-"""The tensors themselves tell how they are stored: a needed one that is no float is refused by name."""
+"""The types of the tensors show how they are stored; a needed tensor that is not float is refused by name."""
 
 SEARCH = harmless(
     *("max_length", "min_length", "max_new_tokens", "min_new_tokens", "do_sample", "temperature", "top_k", "top_p"),
@@ -44,7 +44,7 @@ SEARCH = harmless(
         "trust_remote_code",
     ),
 )
-"""How captions are searched, and how long they are, is the caller's choice at run time."""
+"""Settings of the search and length of captions, which callers choose at run time."""
 
 _NOT_IN_CAPTIONS = "would change captions, which are generated without it"
 SCORES: dict[str, Field] = {
@@ -74,17 +74,17 @@ SCORES: dict[str, Field] = {
         "stop_strings": ([],),
     }.items()
 }
-"""Generation settings that change a token's score, by their neutral values."""
+"""Generation settings that change the scores of tokens; only their neutral values are supported."""
 
 OF_NO_TEXT = harmless(*SCORES, *SEARCH, "bos_token_id", "eos_token_id", "pad_token_id")
-"""The same fields in a part that generates no text."""
+"""The same fields in a part that generates no text, where they are harmless."""
 
 
 def token_ids(value: Any) -> tuple[int | str, ...]:
-    """Return token ids that are a number, a text, or a list of either, each once; digits count as a number.
+    """Return the distinct token ids of a number, a text, or a list of either; a text of digits is a number.
 
     Raises:
-        ValueError: the value is none of them.
+        ValueError: the value has another form.
     """
     entries = value if isinstance(value, list) else [value]
     found: list[int | str] = []
@@ -99,7 +99,7 @@ def token_ids(value: Any) -> tuple[int | str, ...]:
 
 
 def square(value: Any) -> Any:
-    """Return one side of a size that may be written for both sides, as ``[448, 448]``.
+    """Return the side of a square size, which may also be written as ``[448, 448]``.
 
     Raises:
         ValueError: the two sides differ.

@@ -1,4 +1,4 @@
-"""Pixel shuffle and mlp1 of a chat checkpoint: its fields in `config.json` and its tensors."""
+"""The connector of a chat checkpoint, pixel shuffle and mlp1: its fields in `config.json` and its tensors."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,10 +10,10 @@ from internvl_edge.export.models.families.fields import FieldTable, Honoured
 from internvl_edge.runtime.errors import CheckpointError
 
 _MOST_TILES = 6
-"""What the reference cuts pictures into where a file cuts them, and does not say into how many tiles."""
+"""Most tiles of a picture in the reference if the file asks for tiles but states no number."""
 
 LANGUAGE_MODEL = FieldTable(CONFIG_FILE, {"hidden_size": Honoured("hidden_size")}, others="harmless")
-"""``llm_config``: no graph holds the language model; the connector needs its width alone."""
+"""Fields of ``llm_config``; the connector needs only the width of the language model, which no graph contains."""
 
 
 def _read(source: ConfigSource, parts: Sequence[PartConfig]) -> ConnectorConfig:

@@ -1,8 +1,8 @@
-"""Which field of a checkpoint's files means what: one table for each kind of file, and one reader for all tables.
+"""Tables of the fields of a checkpoint's files, one for each kind of file, and one reader for all of them.
 
-A table names every field that is known, and says of each one of three things: the program honours it, it has no
-bearing on what the model computes, or only some of its values are supported. A field that no table names might change
-what the model computes, so it is an error until the user accepts it by name.
+A table lists every known field and how it is handled: the program uses it, it has no effect on what the model computes,
+or only some of its values are supported. An unknown field might change what the model computes, so it is an error until
+the user accepts it by name.
 """
 
 import shlex
@@ -15,27 +15,27 @@ from internvl_edge.runtime.errors import CheckpointError
 
 @dataclass(frozen=True, slots=True)
 class Honoured:
-    """A field whose value reaches the program, as the value `target`."""
+    """A field whose value the program uses, under the name `target`."""
 
     target: str
     convert: Callable[[Any], Any] | None = None
-    """Brings the value to the program's form; raises a ValueError that says what is wrong with the value."""
+    """Function that converts the value; it raises a ValueError with the finding if the value is not valid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Harmless:
-    """A field that has no bearing on what the model computes, whatever its value is."""
+    """A field that has no effect on what the model computes, with any value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limited:
-    """A field that the program does not read, because every value but the supported ones is refused."""
+    """A field of which only some values are supported; the program refuses all others, and does not use the value."""
 
     supported: Callable[[Any], bool]
     finding: str
-    """What is said of another value, after the field's name and value."""
+    """Message about other values, which follows the field's name and value."""
     acceptable: bool = False
-    """Whether the user may declare that another value has no effect on the use at hand."""
+    """Whether the user may accept another value as having no effect."""
 
 
 Field = Honoured | Harmless | Limited
@@ -44,12 +44,12 @@ HARMLESS = Harmless()
 
 
 def only(*values: Any, finding: str = "is not supported", acceptable: bool = False) -> Limited:
-    """Return a field for which only `values` are supported; without values none but ``null`` is."""
+    """Return a field for which only `values` are supported, besides ``null``."""
     return Limited(lambda value: any(value == supported for supported in values), finding, acceptable)
 
 
 def harmless(*names: str) -> dict[str, Field]:
-    """Return the part of a table that lists fields without bearing on the model."""
+    """Return table entries for fields that have no effect on the model."""
     return dict.fromkeys(names, HARMLESS)
 
 
@@ -58,31 +58,32 @@ class FieldTable:
     """The known fields of one kind of file, or of one part of a file."""
 
     file: str
-    """Name of the file, as ``config.json``."""
+    """Name of the file, for example ``config.json``."""
     fields: Mapping[str, Field]
     others: Literal["unknown", "harmless"] = "unknown"
-    """What a field is that the table does not name."""
+    """How fields that the table does not list are handled."""
 
 
 @dataclass(slots=True)
 class FieldReader:
-    """Reads the files of one checkpoint by their tables, and gathers all that is wrong with them into one error."""
+    """Reader of the files of one checkpoint by their tables; it collects all findings for one error."""
 
     accept: frozenset[str] = frozenset()
-    """Fields that the user declares to have no effect, by the names that the error gives them."""
+    """Full names of fields that the user declares to have no effect, as in the error."""
     accepted: list[str] = field(default_factory=list)
-    """Those of them that the files have."""
+    """Full names in `accept` that occur in the files."""
     findings: dict[str, list[str]] = field(default_factory=dict)
-    """File -> what is wrong in it."""
+    """File -> its findings."""
     unknown: dict[str, str] = field(default_factory=dict)
     """Full name of each unknown field -> its value as text."""
     doubtful: list[str] = field(default_factory=list)
-    """Full names of known fields whose values are refused, but may be accepted."""
+    """Full names of known fields with refused values that the user may accept."""
 
     def read(self, table: FieldTable, content: Mapping[str, Any], part: str = "") -> dict[str, Any]:
-        """Return the honoured values of `content` by target; ``null`` is the same as an absent field.
+        """Return the used values of `content` by target name; ``null`` is the same as an absent field.
 
-        `part` is the object in the file that `content` is, as ``vision_config``. What is wrong is kept for `finish`.
+        `part` is the name of the object in the file that `content` is, for example ``vision_config``. Findings are kept
+        for `finish`.
         """
         values: dict[str, Any] = {}
         sources: dict[str, str] = {}
@@ -113,15 +114,15 @@ class FieldReader:
                     pass
                 case None:
                     if table.others == "unknown":
-                        self._meet_unknown(table.file, shown, value)
+                        self._add_unknown(table.file, shown, value)
         return values
 
     def find(self, file: str, finding: str) -> None:
-        """Keep a finding about `file` for `finish`."""
+        """Add a finding about `file`."""
         self.findings.setdefault(file, []).append(finding)
 
     def doubt(self, file: str, field_name: str, finding: str) -> None:
-        """Keep a finding about one field for `finish`, unless the user accepts the field."""
+        """Add a finding about one field, unless the user accepts the field."""
         if not self._accepts(file, field_name):
             self.find(file, f"{field_name} {finding}")
             self.doubtful.append(full_name(file, field_name))
@@ -137,7 +138,7 @@ class FieldReader:
         return tuple(self.accepted)
 
     def fail(self) -> NoReturn:
-        """Raise the CheckpointError of all that was found."""
+        """Raise a CheckpointError with all findings and unknown fields."""
         said = [f"{file}: {'; '.join(findings)}" for file, findings in self.findings.items()]
         remedies = ["correct the file or choose another checkpoint"] if said else []
         if self.unknown:
@@ -148,15 +149,15 @@ class FieldReader:
             remedies.append(f"remove what the model does not need, or accept it as having no effect: {options}")
         raise CheckpointError(f"{'; '.join(said)}; {'; '.join(remedies)}")
 
-    def _meet_unknown(self, file: str, shown: str, value: Any) -> None:
-        """Keep an unknown field, unless its value is empty or the user accepts it."""
+    def _add_unknown(self, file: str, shown: str, value: Any) -> None:
+        """Add an unknown field, unless its value is empty or the user accepts it."""
         if isinstance(value, (str, list, dict)) and not value:
             return
         if not self._accepts(file, shown):
             self.unknown[full_name(file, shown)] = _text(value)
 
     def _accepts(self, file: str, shown: str) -> bool:
-        """Return whether the user accepts a field; if so, that is kept."""
+        """Return whether the user accepts a field, and record it if so."""
         name = full_name(file, shown)
         if accepted := name in self.accept:
             self.accepted.append(name)
@@ -164,12 +165,12 @@ class FieldReader:
 
 
 def full_name(file: str, field_name: str) -> str:
-    """Return a field's name as `--accept-config` takes it; other files than `config.json` stand in front."""
+    """Return a field's name for `--accept-config`; it begins with the file's name if that is not `config.json`."""
     return field_name if file == "config.json" else f"{file.removesuffix('.json')}.{field_name}"
 
 
 def flag(value: Any) -> bool:
-    """Return a value that must be true or false.
+    """Return `value`, which must be true or false.
 
     Raises:
         ValueError: it is neither.
@@ -180,7 +181,7 @@ def flag(value: Any) -> bool:
 
 
 def listed(names: Iterable[str], shown: int = 8) -> str:
-    """Return some names in one line, and the count of the others."""
+    """Return the first `shown` names in one line, and the number of the others."""
     every = list(names)
     return ", ".join(every[:shown]) + (f" and {len(every) - shown} more" if len(every) > shown else "")
 

@@ -41,13 +41,13 @@ _HEADS = {
     (3200, 12800, "rms_norm", True, False): 25,
     (1024, 4096, "layer_norm", False, True): 16,
 }
-"""Width, width of the MLP, norm, q/k norm, qkv bias -> heads, of the two released families (MODEL.md 5)."""
+"""(width, width of the MLP, norm, q/k norm, qkv bias) -> number of heads of the two released towers (MODEL.md 5)."""
 
 _ERF_GELU = ("gelu", "gelu_python")
 
 
 def _activation(value: Any) -> Any:
-    """Return ``gelu`` for every name of the exact GELU."""
+    """Return ``gelu`` for both names of the exact GELU, and other values unchanged."""
     return "gelu" if value in _ERF_GELU else value
 
 
@@ -57,7 +57,7 @@ _MIXTURE = harmless(
     *("shared_expert_intermediate_size", "use_residual", "use_rts", "use_weighted_residual", "ep_size"),
     *("moe_config", "moe_routed_expert_jitter", "weighted_residual_type", "use_tutel", "jitter_epsilon"),
 )
-"""Settings of a mixture of experts, which released towers carry along switched off."""
+"""Settings of a mixture of experts, which files of released towers have with the mixture turned off."""
 
 VISION = FieldTable(
     CONFIG_FILE,
@@ -95,7 +95,7 @@ VISION = FieldTable(
         **harmless("force_image_size"),
     },
 )
-"""The stored position table tells the picture size; ``force_image_size`` belongs to the models around the tower."""
+"""The stored position table determines the picture size; ``force_image_size`` is for models around the tower."""
 
 
 def _read(source: ConfigSource, parts: Sequence[PartConfig]) -> VisionConfig:
@@ -134,7 +134,7 @@ def _from_shapes(stored: StoredShapes, parts: Sequence[PartConfig]) -> VisionCon
 
 
 def _as_stored(model: ModelConfig, shapes: Shapes) -> VisionConfig | None:
-    """Return the tower with the picture size that the stored position table is for."""
+    """Return the tower with the picture size of the stored position table, or None if there is no valid table."""
     table = shapes.get(POSITION_TABLE)
     if table is None or len(table) != 3 or not (side := _square_side(table[1] - 1)):
         return None
@@ -142,7 +142,7 @@ def _as_stored(model: ModelConfig, shapes: Shapes) -> VisionConfig | None:
 
 
 def _square_side(count: int) -> int:
-    """Return the root of a square number, 0 for every other."""
+    """Return the root of `count` if it is a square number, else 0."""
     side = math.isqrt(max(count, 0))
     return side if side * side == count else 0
 
@@ -152,7 +152,7 @@ def _modules(model: ModelConfig) -> Mapping[str, Module]:
 
 
 def _computed(model: ModelConfig, stored: Mapping[str, StoredTensor]) -> Mapping[str, Tensor]:
-    """Return the position table resized to the grid of the model's pictures, where it is stored for another."""
+    """Return the position table resized to the grid of the model's pictures, if it is stored for another grid."""
     grid, table = model.vision.grid, stored[POSITION_TABLE]
     if table.shape[1] == model.vision.tokens:
         return {}

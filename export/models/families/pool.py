@@ -1,4 +1,4 @@
-"""The attention pool behind the tower, which gives the feature that pictures and texts share."""
+"""The attention pool after the tower, which computes the feature shared by pictures and texts."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ from internvl_edge.runtime.errors import CheckpointError
 
 _POOLED = "clip_projector.cross_attn.proj.weight"
 _HEADS = {(3200, 768): 16}
-"""Width, width of the embedding -> heads, of the released attention pool."""
+"""(width, width of the feature) -> number of heads of the released attention pool."""
 
 
 def _read(source: ConfigSource, parts: Sequence[PartConfig]) -> PoolConfig:
@@ -27,10 +27,10 @@ def _from_shapes(stored: StoredShapes, parts: Sequence[PartConfig]) -> PoolConfi
 
 
 def _in_plain_file(model: ModelConfig, shapes: Shapes) -> PoolConfig | None:
-    """Return the pool that is stored, with the number of heads that the config says.
+    """Return the stored pool with the number of heads in the config, or None if no pool is stored.
 
     Raises:
-        CheckpointError: neither config nor shapes tell the number of heads.
+        CheckpointError: neither config nor shapes determine the number of heads.
     """
     stored = StoredShapes(needed=shapes, unused={})
     found, said = _from_shapes(stored, ()), model.find(PoolConfig)

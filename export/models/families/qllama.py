@@ -52,11 +52,11 @@ _EMBEDDING, _QUERIES = "qllama.model.embed_tokens.weight", "query_tokens"
 _CROSS_LAYER = re.compile(r"^qllama\.model\.layers\.(\d+)\.cross_attn\.")
 _FREQUENCIES = re.compile(r"^qllama\..*rotary_emb\.inv_freq$")
 _HEADS = {(4096, 11008, 49954): 32}
-"""Width, width of the MLP, vocabulary -> heads, of the released QLLaMA."""
+"""(width, width of the MLP, size of the vocabulary) -> number of heads of the released QLLaMA."""
 _HEAD_ROWS = 16
-"""What 8-bit GEMM kernels want; the vocabulary is 49,954, which is 2 mod 16."""
+"""Multiple to which the head's rows are padded, as 8-bit GEMM kernels need; the vocabulary has 49,954 rows."""
 _NO_TOKEN = -1
-"""What older files write where there is no such token."""
+"""Id in older files for a token that does not exist."""
 
 _NO_BIAS = only(False, finding="adds biases that the graphs have not")
 
@@ -108,7 +108,7 @@ QLLAMA = FieldTable(
         **harmless("cross_attention_frequency", "vision_hidden_size", "max_window_layers", "max_sequence_length"),
     },
 )
-"""``cross_attention_frequency`` is overwritten by the top level's on loading (MODEL.md T2)."""
+"""``cross_attention_frequency`` is harmless here: loading replaces it by the top level's value (MODEL.md T2)."""
 
 
 def _read(source: ConfigSource, parts: Sequence[PartConfig]) -> QllamaConfig:
@@ -136,7 +136,7 @@ def _read(source: ConfigSource, parts: Sequence[PartConfig]) -> QllamaConfig:
 
 
 def _check_window(fields: dict[str, Any], reader: FieldReader) -> None:
-    """Find attention to a window of the text, unless every text that fits the model fits the window."""
+    """Report a sliding window that is shorter than the longest text of the model."""
     window, used = fields.pop("sliding_window", None), fields.pop("use_sliding_window", None)
     if window is None or used is False:
         return
@@ -145,7 +145,7 @@ def _check_window(fields: dict[str, Any], reader: FieldReader) -> None:
 
 
 def _one_id(name: str, ids: list[int | str], source: ConfigSource) -> int | None:
-    """Return the one id that `ids` stand for, or keep that they are several or a text that is no token."""
+    """Return the id that all `ids` stand for; report several different ids, and texts that are no token."""
     found = {source.token_id(value) if isinstance(value, str) else value for value in ids}
     if None in found:
         texts = ", ".join(repr(value) for value in ids if isinstance(value, str))
@@ -179,7 +179,7 @@ def _from_shapes(stored: StoredShapes, parts: Sequence[PartConfig]) -> QllamaCon
 
 
 def _heads_of_frequencies(unused: Shapes, width: int) -> int | None:
-    """Return the number of heads that rotary frequencies, one for two channels of a head, tell; None without any."""
+    """Return the number of heads by the number of rotary frequencies, one for two channels; None without any."""
     for name, shape in unused.items():
         if _FREQUENCIES.match(name) and len(shape) == 1 and shape[0] and not width % shape[0]:
             return width // (2 * shape[0]) or None
@@ -192,10 +192,10 @@ def _in_plain_file(model: ModelConfig, shapes: Shapes) -> QllamaConfig | None:
 
 
 def _as_stored(model: ModelConfig, shapes: Shapes) -> QllamaConfig:
-    """Return QLLaMA with cross-attention in every f-th layer, f being the smallest step between stored ones.
+    """Return QLLaMA with cross-attention in every f-th layer, where f is the smallest step between stored layers.
 
-    So a lost layer counts as missing. The config's word stands only where no layer is stored: what it says of f is
-    unreliable (MODEL.md T2).
+    A layer that is lost is then reported as missing. The config's value of f is used only if no layer is stored,
+    because it is unreliable (MODEL.md T2).
     """
     qllama = model.need(QllamaConfig)
     found = {int(match[1]) for name in shapes if (match := _CROSS_LAYER.match(name))}
@@ -209,12 +209,12 @@ def _as_stored(model: ModelConfig, shapes: Shapes) -> QllamaConfig:
 
 
 def _tied(model: ModelConfig) -> tuple[str, str] | None:
-    """Return the head and the table that it is where the file was saved tied (MODEL.md T1)."""
+    """Return the names of the head and of the table that is the head if the file was saved tied (MODEL.md T1)."""
     return (f"{HEAD}.weight", _EMBEDDING) if not model.need(QllamaConfig).text_alone else None
 
 
 def _modules(model: ModelConfig) -> Mapping[str, Module]:
-    """Return QLLaMA and what its graphs need; the plain-PyTorch InternVL-C file has the text encoder alone."""
+    """Return QLLaMA and the other modules of its graphs; with `text_alone`, only those of the text encoder."""
     text, pool = model.need(QllamaConfig), model.need(PoolConfig)
     modules: dict[str, Module] = {
         "qllama": Qllama(text, with_head=not text.text_alone),
@@ -268,7 +268,7 @@ def _block_sites(text: QllamaConfig, index: int) -> Iterator[Site]:
 
 
 def _head(text: QllamaConfig) -> Site:
-    """Return the site of lm_head. Its norm also feeds the pools and the projection, so nothing folds into it."""
+    """Return the site of lm_head; nothing folds into its norm, which also feeds the pools and the projection."""
     return Site(
         name=HEAD,
         linears=(HEAD,),

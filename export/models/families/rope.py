@@ -1,4 +1,4 @@
-"""Rotary embedding of QLLaMA as its config describes it, in the spellings of all versions of the library."""
+"""Read the rotary embedding of QLLaMA from its config, in the fields of all versions of transformers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,17 +16,17 @@ ROPE = FieldTable(
         "partial_rotary_factor": only(1, finding="rotates a part of each head, the graphs rotate all of it"),
     },
 )
-"""``rope_parameters`` of transformers 5, and ``rope_scaling`` of earlier versions."""
+"""Fields of ``rope_parameters`` of transformers 5, and of ``rope_scaling`` of earlier versions."""
 
 _UNSCALED = ("default", "dynamic")
-"""Dynamic scaling changes nothing up to ``max_position_embeddings``, and no graph takes more positions."""
+"""Supported types; dynamic scaling has no effect up to ``max_position_embeddings``, the most that graphs take."""
 
 
 def rope_fields(fields: dict[str, Any], reader: FieldReader) -> dict[str, Any]:
-    """Return the base of the rotary angles, and take the fields that describe them out of `fields`.
+    """Return the base of the rotary angles as ``rope_theta``, and remove all fields about them from `fields`.
 
-    Base and scaling stand apart in older files (``rope_theta``, ``rope_scaling``), together in those of transformers 5
-    (``rope_parameters``). Bases that differ, and a scaling that the graphs do not compute, are kept in the reader.
+    Base and scaling are separate in older files (``rope_theta``, ``rope_scaling``) and together in those of
+    transformers 5 (``rope_parameters``). Different bases and unsupported scaling are reported to `reader`.
     """
     bases = {"rope_theta": base} if (base := fields.pop("theta", None)) is not None else {}
     for name in ("rope_scaling", "rope_parameters"):

@@ -1,4 +1,4 @@
-"""Vision states to the tokens of a chat checkpoint's language model."""
+"""The graph `connector`: vision states to the tokens of a chat checkpoint's language model."""
 
 from torch import Tensor, nn
 
@@ -9,7 +9,7 @@ from internvl_edge.export.models.internvl import InternVLModel
 
 
 class ConnectorGraph(nn.Module):
-    """Vision states to LLM tokens of a chat checkpoint: pixel shuffle and mlp1 (MODEL.md 6)."""
+    """Module from vision states to the language model's tokens: pixel shuffle and mlp1 (MODEL.md 6)."""
 
     def __init__(self, model: InternVLModel, downsample: float, version: str) -> None:
         super().__init__()
@@ -41,5 +41,5 @@ def outputs(options: GraphOptions) -> tuple[str, ...]:
 
 
 def blocks(options: GraphOptions) -> tuple[str, ...]:
-    """Return nothing: it is no stack of blocks."""
+    """Return an empty tuple, as the graph has no blocks."""
     return ()

@@ -1,4 +1,4 @@
-"""Token ids on a cache to the logits of the next token."""
+"""The graph `decoder`: token ids and a cache to the logits of the next token."""
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from internvl_edge.export.models.qllama import Context, flat
 
 
 class DecoderGraph(nn.Module):
-    """A causal chunk of tokens on a cache: the prompt first, then one token per step."""
+    """Module for a causal chunk of tokens after cached rows: the prompt first, then one token per step."""
 
     def __init__(self, model: InternVLModel, dtype: torch.dtype) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class DecoderGraph(nn.Module):
         return self.qllama.lm_head(normed).squeeze(1).float(), *flat(caches)
 
     def context(self, attention_mask: Tensor, position_ids: Tensor, held: int) -> Context:
-        """Return what the layers see of `held` cached rows and the new ones: earlier rows that count."""
+        """Return the context in which new rows see cached and new rows up to their own that the mask allows."""
         total = held + position_ids.shape[1]
         causal = torch.arange(total).unsqueeze(0) <= torch.arange(held, total).unsqueeze(1)
         allowed = causal.unsqueeze(0) & (attention_mask > 0).unsqueeze(1)
@@ -76,7 +76,7 @@ def blocks(options: GraphOptions) -> tuple[str, ...]:
 
 
 def stream(model: InternVLModel, pixel_values: Tensor, ids: Tensor | None) -> Stream:
-    """Return the stream of captions ``[B, n]`` behind the rows that are cached."""
+    """Return the stream of captions ``[B, n]`` after the cached rows."""
     assert ids is not None
     known, graph = ids, DecoderGraph(model, torch.float32)
 

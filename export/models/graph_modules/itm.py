@@ -1,4 +1,4 @@
-"""Vision states and a text to whether they match."""
+"""The graph `itm`: vision states and a text to the logits of whether they match."""
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from internvl_edge.export.models.qllama import Context
 
 
 class ItmGraph(nn.Module):
-    """Image-text matching: queries and text see each other fully, only padding is masked (MODEL.md 3.8)."""
+    """Module for image-text matching: queries and text see each other, and only padding is masked (MODEL.md 3.8)."""
 
     def __init__(self, model: InternVLModel, dtype: torch.dtype) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class ItmGraph(nn.Module):
         self.attention_bias = AttentionBias(dtype)
 
     def forward(self, vision_states: Tensor, input_ids: Tensor) -> Tensor:
-        """Return itm_logits ``[B, 2]``: column 1 says match."""
+        """Return itm_logits ``[B, 2]``; column 1 is the logit of a match."""
         return self.per_query(vision_states, input_ids).mean(dim=1).float()
 
     def per_query(self, vision_states: Tensor, input_ids: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ class ItmGraph(nn.Module):
         return torch.cat([self.query_tokens.expand(input_ids.shape[0], -1, -1), text], dim=1)
 
     def context(self, vision_states: Tensor, input_ids: Tensor) -> Context:
-        """Return what the layers see: every row that is no padding."""
+        """Return the context in which every row sees all rows that are not padding."""
         queries = self.query_tokens.shape[1]
         kept = F.pad(input_ids, (queries, 0), value=1) > 0
         length = queries + input_ids.shape[1]
@@ -73,7 +73,7 @@ def blocks(options: GraphOptions) -> tuple[str, ...]:
 
 
 def stream(model: InternVLModel, pixel_values: Tensor, ids: Tensor | None) -> Stream:
-    """Return the stream of queries with the texts ``[B, L]`` behind them."""
+    """Return the stream of queries followed by the texts ``[B, L]``."""
     assert ids is not None
     known, graph = ids, ItmGraph(model, torch.float32)
 

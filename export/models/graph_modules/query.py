@@ -1,4 +1,4 @@
-"""Vision states to InternVL-G's feature, and to the cache that captions start from."""
+"""The graph `query`: vision states to InternVL-G's feature and to the cache that captions start from."""
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from internvl_edge.export.models.qllama import Context, flat
 
 
 class QueryGraph(nn.Module):
-    """Vision states to the query transformer's outputs and the cache that captions start from."""
+    """Module from vision states to the query transformer's outputs and the cache that captions start from."""
 
     def __init__(self, model: InternVLModel) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class QueryGraph(nn.Module):
         return self.clip_projector2(normed).float(), normed, *flat(caches)
 
     def context(self, vision_states: Tensor) -> Context:
-        """Return what the layers see: every query, and the vision states."""
+        """Return the context in which every row sees all queries and the vision states."""
         batch, queries = vision_states.shape[0], self.query_tokens.shape[1]
         positions = torch.arange(queries).unsqueeze(0).expand(batch, -1)
         return Context(positions=positions, vision_states=vision_states)

@@ -1,4 +1,4 @@
-"""What the file of a graph has to offer, and the inputs that several graphs have in common."""
+"""Interface of the files of graphs, and inputs that several graphs have in common."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.export.models.qllama import Context
 
 PAST, PRESENT = "past_key_values.", "present."
-"""Prefixes of the cache that a graph takes, and of the one that it gives."""
+"""Prefixes of the names of a graph's cache inputs and cache outputs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphInput:
-    """One input of a graph: dimensions are sizes, or names of dynamic axes."""
+    """One input of a graph; its dimensions are sizes or names of dynamic axes."""
 
     name: str
     dtype: torch.dtype
@@ -26,25 +26,25 @@ class GraphInput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphOptions:
-    """The model that a graph is made of, and how."""
+    """Model configuration and options from which a graph is made."""
 
     config: ModelConfig
     dtype: torch.dtype = torch.float32
-    """The model's own type T."""
+    """Type T of weights and activations."""
     feature_layers: tuple[int, ...] = ()
-    """Blocks whose patch maps are outputs too."""
+    """Indexes of blocks whose patch maps are further outputs of the tower."""
 
 
 class GraphModule(Protocol):
-    """What the file of a graph offers.
+    """Interface of the file of a graph.
 
-    Submodules are shared with `InternVLModel` under the same attribute names, so that the parameters of every graph
-    carry the official checkpoint keys. Float inputs and outputs that a user sees are fp32; those that only feed another
-    graph (`vision_states`, key/value caches) have the model's own type T.
+    Modules share their submodules with `InternVLModel` under the same attribute names, so that parameters have the
+    official names in every graph. Float inputs and outputs for users are fp32; those that only feed another graph
+    (`vision_states`, key/value caches) have the model's type T.
     """
 
     def build(self, options: GraphOptions, model: InternVLModel) -> nn.Module:
-        """Return the torch module; it takes `inputs` in order, and returns `outputs` in order."""
+        """Return the torch module, which takes `inputs` and returns `outputs` in order."""
         ...
 
     def inputs(self, options: GraphOptions) -> tuple[GraphInput, ...]:
@@ -56,24 +56,24 @@ class GraphModule(Protocol):
         ...
 
     def blocks(self, options: GraphOptions) -> tuple[str, ...]:
-        """Return the paths of the blocks that the graph runs, in order."""
+        """Return the module paths of the blocks that the graph runs, in order."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """How samples of a graph pass through the blocks of a stack one by one."""
+    """Functions that run the samples of a graph through the blocks of a stack one by one."""
 
     start: Callable[[], Tensor]
-    """Gives the residual stream ``[B, n, H]`` before the first block; needs the stack's embeddings."""
+    """Return the residual stream ``[B, n, H]`` before the first block; needs the stack's embeddings."""
     context: Callable[[slice, Tensor | None, int], Context | None] = lambda rows, states, held: None
-    """Gives what the layers see of some samples, from the states that they attend to and the number of cached rows."""
+    """Return the context of a slice of samples, from the states that they attend to and the number of cached rows."""
     valid: Callable[[slice], Tensor | None] = lambda rows: None
-    """Tells which rows ``[B, n]`` of some samples are no padding; None: all of them."""
+    """Return the mask ``[B, n]`` of rows of a slice of samples that are not padding; None if all count."""
 
 
 StreamOf = Callable[[InternVLModel, Tensor, Tensor | None], Stream]
-"""Gives the stream of a graph from the model, the pictures ``[B, 3, S, S]`` and the graph's ids ``[B, n]``."""
+"""Function from the model, the pictures ``[B, 3, S, S]`` and the graph's ids ``[B, n]`` to its stream."""
 
 
 def pixel_values(options: GraphOptions) -> GraphInput:
@@ -83,13 +83,13 @@ def pixel_values(options: GraphOptions) -> GraphInput:
 
 
 def vision_states(options: GraphOptions) -> GraphInput:
-    """Return the input of what the tower gives, ``[B, N, Hv]``."""
+    """Return the input of vision states ``[B, N, Hv]``."""
     vision = options.config.vision
     return GraphInput(name="vision_states", dtype=options.dtype, shape=("batch", vision.tokens, vision.hidden_size))
 
 
 def input_ids(rows: str) -> GraphInput:
-    """Return the input of token ids, whose first axis is named `rows`."""
+    """Return the input of token ids; `rows` is the name of its first axis."""
     return GraphInput(name="input_ids", dtype=torch.int64, shape=(rows, "length"))
 
 

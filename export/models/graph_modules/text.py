@@ -1,4 +1,4 @@
-"""Token ids to the text feature."""
+"""The graph `text`: token ids to the text feature."""
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from internvl_edge.export.models.qllama import Context
 
 
 class TextGraph(nn.Module):
-    """Token ids to the text feature: causal, padding (id 0) masked, last kept row projected."""
+    """Module for the text feature: causal attention, padding (id 0) masked, projection of the last row of the text."""
 
     def __init__(self, model: InternVLModel, dtype: torch.dtype) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class TextGraph(nn.Module):
         return normed
 
     def context(self, input_ids: Tensor) -> Context:
-        """Return what the layers see: earlier rows that are no padding."""
+        """Return the context in which every row sees rows up to its own that are not padding."""
         steps = torch.arange(input_ids.shape[1])
         causal = steps.unsqueeze(0) <= steps.unsqueeze(1)
         allowed = causal.unsqueeze(0) & (input_ids > 0).unsqueeze(1)
@@ -47,7 +47,7 @@ def build(options: GraphOptions, model: InternVLModel) -> nn.Module:
 
 
 def inputs(options: GraphOptions) -> tuple[GraphInput, ...]:
-    """Return the ids; their number does not depend on that of the pictures."""
+    """Return the ids; the number of texts does not depend on that of pictures."""
     return (input_ids("texts"),)
 
 

@@ -1,4 +1,4 @@
-"""Pictures to what the tower sees in them."""
+"""The graph `vision`: pictures to the tower's states and the picture feature."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ _EMBEDDED_AT_ONCE = 8
 
 
 class VisionGraph(nn.Module):
-    """Picture to vision states, pooled feature and the patch maps asked for."""
+    """Module from pictures to vision states, pooled feature and the patch maps of chosen blocks."""
 
     def __init__(self, model: InternVLModel, dtype: torch.dtype, last: int, feature_layers: Sequence[int]) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ def blocks(options: GraphOptions) -> tuple[str, ...]:
 
 
 def _last(options: GraphOptions) -> int:
-    """Return which of the tower's states are given, counted as Python does: 0 is before the first block."""
+    """Return the index of the tower's states that are the output: 0 is before the first block, -1 after the last."""
     connector = options.config.find(ConnectorConfig)
     return connector.select_layer if connector is not None else -1
 
