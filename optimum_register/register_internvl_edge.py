@@ -1,7 +1,7 @@
 """The subcommand `internvl-edge` of `optimum-cli export`.
 
-Optimum looks for files in its namespace package ``optimum.commands.register``; this one is installed there (see
-``package-dir`` in pyproject.toml). It is loaded at every start of `optimum-cli`, so all else is imported when it runs.
+This file is installed into ``optimum.commands.register`` (see ``package-dir`` in pyproject.toml), the namespace package
+in which Optimum looks for subcommands. Every start of `optimum-cli` loads it, so `run` imports everything else.
 """
 
 from argparse import SUPPRESS, ArgumentParser
@@ -12,19 +12,19 @@ from optimum.commands.export.base import ExportCommand
 
 
 class InternVLEdgeExportCommand(BaseOptimumCLICommand):  # type: ignore[misc]
-    """`internvl-edge export` under Optimum's roof, with the flag names of `optimum-cli export onnx`."""
+    """Command `internvl-edge export` as a subcommand of Optimum, with the flags of `optimum-cli export onnx`."""
 
     COMMAND = CommandInfo(name="internvl-edge", help="Export InternVL checkpoints to a bundle of verified ONNX graphs.")
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
-        """Declare the arguments; what is not given is left out, since `ExportOptions` has the defaults."""
+        """Declare the arguments without defaults, since `ExportOptions` has them."""
         parser.argument_default = SUPPRESS
         parser.description = InternVLEdgeExportCommand.COMMAND.help
         parser.add_argument("-m", "--model", dest="checkpoint", required=True, help="Folder, .pth file or Hub id.")
         parser.add_argument("output", type=Path, help="Bundle folder to write.")
         parser.add_argument("--graphs", type=_names, help="Graphs to write, as vision,text. Default: all there are.")
-        parser.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], help="Of weights and activations: fp16.")
+        parser.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], help="Type of weights and activations: fp16.")
         parser.add_argument("--weights", choices=["auto", "copy", "link"], help="Share blocks, rewrite, or hard-link.")
         parser.add_argument("--image-size", type=int, help="Picture side in pixels. Default: the checkpoint's.")
         parser.add_argument("--target", help="Also build TensorRT-RTX plans for this device, as rtx-4090.")

@@ -1,1 +1,1 @@
-"""Fused attention for InternViT and QLLaMA: Triton kernels, compiled ahead of time, carried by TensorRT plans."""
+"""Fused attention for InternViT and QLLaMA: Triton kernels, compiled ahead of time and stored in TensorRT plans."""

@@ -1,7 +1,7 @@
-"""Compile a kernel for a GPU that is not here: Triton writes the PTX, the ptxas beside it says what that costs.
+"""Compile a kernel without a GPU: Triton writes the PTX, and ptxas reports its registers and spills.
 
-PTX is written in the oldest version of the language that the device's first driver reads: by default Triton takes the
-newest, which a JetPack 6 (CUDA 12.6, PTX 8.5) refuses.
+The PTX version is the one of the device's oldest driver. Triton's default is the newest version, which JetPack 6
+(CUDA 12.6, PTX 8.5) refuses.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 _PTX_VERSIONS = {row.sm: row.ptx_version for row in SMS}
 
 _SCRATCH_PARAMETERS = 2
-"""Pointers to global and profiler scratch memory that Triton appends to every kernel; ours use neither."""
+"""Number of pointers to scratch memory (global and profiler) that Triton appends to every kernel; ours use none."""
 
 _TENSOR_CORES = {"tcgen05": r"tcgen05\.mma", "wgmma": r"wgmma\.mma_async", "mma": r"\bmma\.sync"}
 
@@ -38,46 +38,46 @@ _TIMEOUT_S = 300
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompiledKernel:
-    """PTX that a plan can carry, and what ptxas says of it."""
+    """PTX for a plan, and the resources that ptxas reports for it."""
 
     plugin: str
     sm: int
-    """Of the device that was asked for."""
+    """SM of the target device."""
     compiled_sm: int
-    """What it was compiled for; lower than `sm` where the compiler does not know that one."""
+    """SM that it was compiled for; lower than `sm` if the compiler does not know `sm`."""
     entry: str
     ptx: str
     parameters: tuple[str, ...]
-    """PTX types in order, as ``u64`` for a pointer and ``u32`` for an integer."""
+    """PTX types of the parameters in order: ``u64`` for a pointer, ``u32`` for an integer."""
     warps: int
-    """Per block, those included that Triton adds to what was asked."""
+    """Warps of a block, including those that Triton adds."""
     shared_bytes: int
     registers: int
     spill_bytes: int
-    """Stores and loads."""
+    """Bytes of spill stores and loads."""
     stack_bytes: int
     tensor_memory_columns: int
-    """Of the 512 that an SM of the datacenter Blackwell has."""
+    """Columns of tensor memory, of 512 that a multiprocessor of datacenter Blackwell has."""
     tensor_cores: str
-    """``mma``, ``wgmma``, ``tcgen05``, or empty."""
+    """Kind of tensor core instructions: ``mma``, ``wgmma``, ``tcgen05``, or empty for none."""
     triton: str
     grid: tuple[Any, Any, Any]
     """Blocks along x, y and z: formulas of the launch's sizes, as `grid_sizes.formula_json` writes them."""
 
     @property
     def threads(self) -> int:
-        """Return how many threads a block has."""
+        """Number of threads of a block."""
         return 32 * self.warps
 
 
 def compile_kernel(launch: Launch, sm: int, cache: Path | None = None) -> CompiledKernel:
     """Return `launch` compiled for `sm`.
 
-    `cache` keeps results between processes, by default in the program's `cache_folder`. An SM newer than the compiler
-    knows gets PTX of the nearest lower one, with a warning: its driver translates that, if it is not bound to one GPU.
+    Results are cached in `cache`, by default in the program's `cache_folder`. For an SM that the compiler does not
+    know, the result is PTX of the next lower one, with a warning; the driver compiles it for the device.
 
     Raises:
-        EngineError: Triton is missing, interprets in this process, or refuses.
+        EngineError: Triton is missing, runs its interpreter in this process, or refuses the kernel.
     """
     compiled_sm = sm_row(sm).sm
     if compiled_sm != sm:
@@ -92,7 +92,7 @@ def compile_kernel(launch: Launch, sm: int, cache: Path | None = None) -> Compil
 
 
 def save_kernel(compiled: CompiledKernel, launch: Launch, folder: Path) -> Path:
-    """Write a kernel where `load_kernel` finds it, for a device without Triton; return the file."""
+    """Write a kernel to `folder` for a device without Triton, where `load_kernel` finds it; return the file."""
     path = _stored(launch, compiled.sm, folder)
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(asdict(compiled)), encoding="utf-8")
@@ -103,7 +103,7 @@ def load_kernel(launch: Launch, sm: int, folder: Path) -> CompiledKernel:
     """Return a kernel that `save_kernel` wrote.
 
     Raises:
-        EngineError: it is not there, or not readable.
+        EngineError: the kernel is missing or cannot be read.
     """
     path = _stored(launch, sm, folder)
     if (found := _read(path)) is None:
@@ -112,10 +112,10 @@ def load_kernel(launch: Launch, sm: int, folder: Path) -> CompiledKernel:
 
 
 def without_scratch(ptx: str) -> str:
-    """Return `ptx` without the two scratch pointers that Triton appends: TensorRT hands over none.
+    """Return `ptx` without the two scratch pointers that Triton appends, as TensorRT does not pass them.
 
     Raises:
-        EngineError: the kernel uses them, or the parameters are not where Triton puts them.
+        EngineError: the kernel uses them, or the parameters have another form.
     """
     head = re.search(r"\.visible \.entry (\w+)\s*\(([^)]*)\)", ptx)
     if head is None:
@@ -153,9 +153,9 @@ def _compile(launch: Launch, sm: int, compiled_sm: int) -> CompiledKernel:
     options = {"num_warps": launch.warps, "num_stages": launch.stages, "ptx_version": _ptx_version(launch, compiled_sm)}
     try:
         with triton.knobs.compilation.scope():
-            triton.knobs.compilation.disable_line_info = True  # a plan neither needs nor should tell where sources lie
+            triton.knobs.compilation.disable_line_info = True  # plans must not contain paths of sources
             done = triton.compile(source, target=GPUTarget("cuda", compiled_sm, 32), options=options)
-    except Exception as error:  # Triton raises what its passes raise
+    except Exception as error:  # Triton raises any exception of its passes
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise EngineError(f"{launch.plugin}: Triton refuses it for sm_{compiled_sm}: {said[-1]}") from error
     metadata = done.metadata
@@ -193,12 +193,12 @@ def _ptx_version(launch: Launch, sm: int) -> int:
 
 
 def _portable(ptx: str) -> str:
-    """Return `ptx` for its target and all later ones: ``sm_121a`` runs on that one alone, ``sm_121`` on newer too."""
+    """Return `ptx` for its target and later ones: ``sm_121a`` runs on this SM only, ``sm_121`` on later ones too."""
     return re.sub(r"^(\.target sm_\d+)[af]\b", r"\1", ptx, flags=re.MULTILINE)
 
 
 def _ptxas(ptx: str, sm: int, name: str) -> dict[str, int]:
-    """Return registers, spills and stack of the one kernel in `ptx`."""
+    """Return registers, spills and stack of the kernel in `ptx`, as ptxas reports them."""
     from triton.backends.nvidia.compiler import get_ptxas
 
     target = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)
@@ -220,11 +220,11 @@ def _ptxas(ptx: str, sm: int, name: str) -> dict[str, int]:
     return resources(done.stderr + done.stdout)
 
 
-def resources(said: str) -> dict[str, int]:
-    """Return what ``ptxas -v`` said."""
+def resources(output: str) -> dict[str, int]:
+    """Return registers, spills and stack from the output of ``ptxas -v``."""
 
     def number(pattern: str) -> int:
-        return sum(int(value) for value in re.findall(pattern, said))
+        return sum(int(value) for value in re.findall(pattern, output))
 
     return {
         "registers": number(r"Used (\d+) registers"),
@@ -234,7 +234,7 @@ def resources(said: str) -> dict[str, int]:
 
 
 def _key(launch: Launch) -> str:
-    """Return a digest of the launch, the source of the kernel with all it calls, and the compiler."""
+    """Return a digest of the launch, the sources of the kernel and the functions it calls, and the compiler."""
     import triton
 
     source = getattr(launch.function(), "cache_key", "")

@@ -1,6 +1,6 @@
-"""The kernels as families of launches: which tensors each plugin has, what its node tells, and what it costs.
+"""The table of kernel families: tensors, attributes and work of each plugin.
 
-A plugin whose name ends in `CODED` takes `scales` besides: its result is in 8 bits, as the next linear wants it.
+A plugin whose name ends in `CODED` has a further input `scales`, and writes 8-bit codes for the next linear.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from internvl_edge.export.plugins.work import (
 
 
 def tile_choices(*shapes: str) -> tuple[Tiles, ...]:
-    """Return choices written as ``64x32 w4 s2``: BM, BN, warps, stages."""
+    """Return tiles from texts such as ``64x32 w4 s2``: BM, BN, warps, stages."""
     found = []
     for shape in shapes:
         size, warps, stages = shape.split()
@@ -39,7 +39,7 @@ _ROW_TILES = tile_choices(
     *("64x32 w4 s1", "64x32 w4 s2", "64x64 w4 s1", "64x64 w4 s2", "64x64 w8 s2", "64x128 w8 s2"),
     *("128x32 w8 s2", "128x64 w8 s1", "128x64 w8 s2", "128x64 w8 s3", "128x128 w8 s2"),
 )
-"""Larger tiles, and fewer warps for these, spilled on every SM that was tried."""
+"""Tiles to search; larger ones, or fewer warps for these, spilled registers on every SM that was tried."""
 _STEP = ("q", "cos", "sin", "positions", "mask", "key_cache", "value_cache")
 _SPLIT = {"heads": 32, "head_dim": 128, "splits": 8}
 _PARTIAL = ("B", "heads", "splits")
@@ -59,7 +59,7 @@ def _qllama(
     typical: tuple[Mapping[str, int], ...],
     copy: bool = False,
 ) -> tuple[Family, Family]:
-    """Return QLLaMA's self attention in one role, and its sibling."""
+    """Return the family of QLLaMA's self-attention in one role, and the one that writes codes."""
     capacity: tuple[Axis, ...] = (("key_cache", 2),) if "key_cache" in inputs else total
     attention = Family(
         name=name,
@@ -81,7 +81,7 @@ def _qllama(
 
 
 def _coded(family: Family, inputs_in_codes: Sequence[tuple[Mapping[str, str], Mapping[str, Constant]]] = ()) -> Family:
-    """Return the sibling of `family` that takes `scales`, the name of its result's type in ``out``."""
+    """Return the variant of `family` that takes `scales` and writes codes; attribute ``out`` is their type."""
     written = tuple(
         ({**types, "scales": "fp32"}, {**attributes, "out": kind})
         for types, attributes in family.variants
@@ -96,7 +96,7 @@ def _coded(family: Family, inputs_in_codes: Sequence[tuple[Mapping[str, str], Ma
 
 
 def _vit(*, normed: bool) -> tuple[Family, Family]:
-    """Return the towers' attention, and its sibling, which also takes a projection in 8 bits."""
+    """Return the family of the towers' attention, and the one that writes codes and also reads 8-bit projections."""
     inputs = ("qkv", *(("statistics", "q_gain", "k_gain") if normed else ()))
     heads, head_dim = (25, 128) if normed else (16, 64)
     attributes: dict[str, Constant] = {"heads": heads, "head_dim": head_dim}
@@ -124,7 +124,7 @@ def _vit(*, normed: bool) -> tuple[Family, Family]:
 
 
 def _norms(name: str, inputs: tuple[str, ...], kinds: Sequence[str]) -> Family:
-    """Return the pass over rows that norms of q and k take before a tower's attention."""
+    """Return the family that computes the statistics of the norms of q and k before a tower's attention."""
     return Family(
         name=name,
         kernel="qk_norm.qk_norm",
@@ -174,7 +174,7 @@ def _pool(name: str, outputs: tuple[Output, ...], splits: int) -> Family:
 
 
 def _types(inputs: Sequence[str], kind: str) -> dict[str, str]:
-    """Return the types of a 16-bit variant, integers for ids."""
+    """Return the types of a 16-bit variant, with integers for mask and positions."""
     others = {"mask": "i64", "positions": "i64"}
     return {name: others.get(name, kind) for name in inputs}
 

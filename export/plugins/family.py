@@ -1,6 +1,6 @@
-"""What a family of launches is: one plugin, its tensors, and the tiles that serve it on a device.
+"""Kernel families: one plugin with its tensors, and the tiles for each device.
 
-TensorRT's plugins have no optional inputs, so that a kernel which takes some has a family for each set of them.
+Plugins of TensorRT have no optional inputs, so a kernel with optional inputs has a family for each set of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,18 +14,21 @@ from internvl_edge.runtime.errors import EngineError
 from internvl_edge.runtime.targets.sms import FIRST_SMS, FIRST_TENSOR_CORE_SM
 
 CODED = "_8bit"
-"""Ends the name of a plugin that takes scales; its kernel differs from its sibling's in how it reads and writes."""
+"""Suffix of the names of plugins that take scales; their kernels read or write 8-bit codes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """How an output follows from the inputs."""
+    """Type and shape of an output, by those of the inputs."""
 
     name: str
     type: str
-    """An input whose type it has, an attribute that names the type (``@out``), or a type (``=fp32``)."""
+    """Name of an input with the same type, an attribute that names the type (``@out``), or a type (``=fp32``).
+
+    ``@out:q`` is the attribute ``out`` if there is one, and else the type of input ``q``.
+    """
     shape: tuple[str | int, ...] = ()
-    """Names of sizes; a product of attributes and numbers as ``heads*head_dim``."""
+    """Names of sizes, numbers, or products of attributes and numbers, as ``heads*head_dim``."""
     alias: str = ""
 
 
@@ -35,44 +38,45 @@ class Family:
 
     name: str
     kernel: str
-    """File and function below `kernels`, for every SM that `later_kernels` does not speak of."""
+    """File and function below `kernels`, for every SM below those in `later_kernels`."""
     later_kernels: Mapping[int, str] = field(hash=False, default_factory=dict)
-    """The first SM that takes it -> another kernel with the same tensors, written for newer devices."""
+    """First SM -> another kernel with the same tensors for this SM and later ones."""
     inputs: tuple[str, ...]
     sizes: Mapping[str, tuple[Axis, ...]] = field(hash=False)
     integers: tuple[str, ...]
     outputs: tuple[Output, ...]
     attributes: Mapping[str, str] = field(hash=False)
-    """What a node tells -> the kernel's constant, as ``{"heads": "HEADS"}``."""
+    """Attribute of a node -> the kernel's constant, as ``{"heads": "HEADS"}``."""
     fixed: Mapping[str, Constant] = field(hash=False, default_factory=dict)
     typed_by: str
-    """The input whose type says which products the kernel makes; the table of tiles goes by it."""
+    """Input whose type determines the products of the kernel, and the row of the table of tiles."""
     choices: tuple[Tiles, ...]
-    """What the search tries; what is used unsearched where there is but one."""
+    """Tiles that the search tries; a single one is used without a search."""
     work: Callable[[Launch, Mapping[str, int]], Work]
+    """Return the work of a launch at given sizes."""
     typical: tuple[Mapping[str, int], ...] = field(hash=False)
-    """Sizes that tiles are chosen for."""
+    """Sizes for which tiles are chosen."""
     variants: tuple[tuple[Mapping[str, str], Mapping[str, Constant]], ...] = field(hash=False)
-    """Types of the inputs, and attributes, that are searched and listed."""
+    """Types of the inputs and attributes of each variant that the search covers."""
     grid_function: str = "grid"
     scales: tuple[str, ...] = ("q", "k", "v", "out")
-    """What the numbers of the tensor `scales` belong to, as the kernel has them; for plugins that take it."""
+    """Names of the tensors that the numbers in input `scales` belong to, in the order of the kernel."""
     products: bool = True
-    """Whether its work is products of matrices, so that a kernel without tensor cores does not serve."""
+    """Whether it multiplies matrices, so that it needs tensor cores."""
 
     def key(self, types: Mapping[str, str], attributes: Mapping[str, Constant]) -> str:
-        """Return the row of the table of tiles; bf16 goes by fp16: same bytes, same units; siblings share a row."""
+        """Return the row in the table of tiles; bf16 has that of fp16, and both variants of a plugin have one."""
         kinds = [types[name].replace("bf16", "fp16") for name in self.inputs if name in self._tile_inputs()]
         width = attributes.get("head_dim", attributes.get("width", 0))
         return " ".join([self.name.removesuffix(CODED), "/".join(dict.fromkeys(kinds)), f"d{width}"])
 
     def kernel_on(self, sm: int) -> str:
-        """Return the kernel that serves on `sm`."""
+        """Return the name of the kernel for `sm`."""
         first = max((other for other in self.later_kernels if other <= sm), default=None)
         return self.kernel if first is None else self.later_kernels[first]
 
     def launch(self, types: Mapping[str, str], attributes: Mapping[str, Constant], tiles: Tiles, sm: int = 0) -> Launch:
-        """Return one launch of the kernel that serves on `sm`, by default of the one for every SM."""
+        """Return a launch of the kernel for `sm` with `tiles`; 0 is the kernel for every SM."""
         constants = {ours: attributes[name] for name, ours in self.attributes.items()}
         return Launch(
             plugin=self.name,
@@ -88,14 +92,14 @@ class Family:
         )
 
     def launches(self, types: Mapping[str, str], attributes: Mapping[str, Constant], sm: int) -> Sequence[Launch]:
-        """Return the launches that serve on `sm`, the best by the model first; none where there is no kernel."""
+        """Return the launches for `sm`, the fastest by the model first; none if there is no kernel."""
         if missing := [name for name in self.attributes if name not in attributes]:
             raise EngineError(f"{self.name}: the node lacks {', '.join(missing)}")
         found = searched_tiles(self.key(types, attributes), sm) or (self.choices if len(self.choices) == 1 else ())
         return [self.launch(types, attributes, tiles, sm) for tiles in found]
 
     def refusal(self, types: Mapping[str, str], attributes: Mapping[str, Constant], sm: int) -> str:
-        """Return why no kernel serves, in a few words; empty if one does."""
+        """Return the reason why no kernel supports the types and attributes on `sm`, or an empty text."""
         if sm < FIRST_TENSOR_CORE_SM:
             return f"sm_{sm}: Triton emits no tensor-core code for it"
         if sm < first_sm(types, attributes):
@@ -109,7 +113,7 @@ class Family:
         return ""
 
     def plugin(self) -> Plugin:
-        """Return it for TensorRT."""
+        """Return the family as a plugin of TensorRT."""
         names = tuple(output.name for output in self.outputs)
         types = tuple(types for types, _ in self.variants)
         return Plugin(name=self.name, inputs=self.inputs, outputs=names, launch=self.launches, types=types)
@@ -119,7 +123,7 @@ class Family:
 
 
 def first_sm(types: Mapping[str, str], attributes: Mapping[str, Constant]) -> int:
-    """Return the first SM that has the types of a launch, its result's included."""
+    """Return the first SM with the types of all inputs and of the output."""
     kinds = [KERNEL_TYPES.get(str(kind)) for kind in (*types.values(), attributes.get("out"))]
     return max(FIRST_SMS[kind.needs] if kind is not None else 0 for kind in kinds)
 

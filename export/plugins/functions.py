@@ -1,8 +1,8 @@
-"""The plugins as ONNX functions of standard operators: what CPU runtimes, shape inference and readers see of them.
+"""The plugins as ONNX functions of standard operators, for CPU runtimes, shape inference and readers of graphs.
 
-A function's body holds the numbers of its graph's variant (heads, epsilon): attributes of a node are one text, which a
-body cannot read. So a graph has one variant of a plugin. Functions are dropped from what TensorRT's builder gets, since
-its parser would write them out instead of taking the plugin.
+The body of a function contains the values of the variant (heads, epsilon), because the attributes of a node are one
+text, which a body cannot read. So a graph can have one variant of each plugin. Functions are removed from graphs for
+TensorRT's builder, whose parser would inline them instead of using the plugin.
 """
 
 import re
@@ -18,7 +18,7 @@ from internvl_edge.export.plugins.launches import KERNEL_TYPES, Constant
 from internvl_edge.export.plugins.tensorrt_plugins import NAMESPACE
 
 MASKED = -3.0e4
-"""Added to a masked score, as the graphs have it (`export.models.layers`)."""
+"""Bias of a masked score, as in the graphs (`export.models.layers`)."""
 
 _SCALES = {family.name: family.scales for family in FAMILIES}
 
@@ -39,7 +39,7 @@ def function_of(plugin: str, attributes: Mapping[str, Constant]) -> ir.Function:
 
 
 def _quantized(body: str, scale: int, kind: str) -> str:
-    """Return `body` with its result in codes, by the number `scale` of `scales`."""
+    """Return `body` with its result quantized to type `kind`, by the element with index `scale` of input `scales`."""
     wide = re.sub(r"\bout = ", "rows_out = ", body)
     return f"""{wide}
     which_scale = Constant <value_int = {scale}> ()
@@ -99,7 +99,7 @@ def _packed(attributes: Mapping[str, Constant]) -> tuple[str, str, str]:
 def _qllama(
     *, mask: bool, causal: bool, past: bool, kept: bool
 ) -> Callable[[Mapping[str, Constant]], tuple[str, str, str]]:
-    """Return the body of self attention on rotated rows; places count from 0 where no past is given."""
+    """Return the function that writes the body of rotary self-attention; without a past, positions begin at 0."""
 
     def make(attributes: Mapping[str, Constant]) -> tuple[str, str, str]:
         heads, head_dim = attributes["heads"], attributes["head_dim"]
@@ -155,7 +155,7 @@ def _qllama(
 
 
 def _bias_lines(causal: bool) -> list[str]:
-    """Return what adds to a score: 0 where the key counts and, if `causal`, is no later than the row."""
+    """Return the lines of the bias: 0 for keys that count and, if `causal`, are not after the row; else `MASKED`."""
     lines = [
         "counted = Greater (mask, zero)",
         "bias_axes = Constant <value_ints = [1, 2]> ()",

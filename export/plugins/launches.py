@@ -1,6 +1,6 @@
-"""How one variant of a kernel is called: its arguments in order, what is compiled in, and the grid for given sizes.
+"""Launches: arguments, compile-time constants and grid of one variant of a kernel.
 
-Interpreter tests, ahead-of-time compilation and TensorRT take these from here, so that they cannot differ.
+Tests with the interpreter, ahead-of-time compilation and TensorRT all use them, so that they cannot differ.
 """
 
 import hashlib
@@ -19,15 +19,16 @@ from internvl_edge.runtime.numbers.tensor_types import TensorType
 
 Constant: TypeAlias = int | float | bool | str
 Axis: TypeAlias = tuple[str, int]
+"""Name of a tensor, and the index of one of its axes."""
 
 ALIGNMENT_BYTES = 16
-"""Of every pointer: TensorRT aligns device memory to 256 bytes, and 16 is what one vector load takes."""
+"""Alignment of every pointer: that of one vector load. TensorRT aligns device memory to 256 bytes."""
 
 KERNEL_TYPES: Mapping[str, TensorType] = {
     row.short: row
     for row in (types.FLOAT32, types.FLOAT16, types.BFLOAT16, types.INT8, types.FLOAT8E4M3FN, types.INT32, types.INT64)
 }
-"""Types of tensors that kernels take, by the names used here; ``i32`` and ``i64`` hold ids and positions."""
+"""Name -> type of the tensors that kernels take; ``i32`` and ``i64`` are for ids and positions."""
 TYPE_BYTES = {name: row.bits // 8 for name, row in KERNEL_TYPES.items()}
 
 _KERNELS = "internvl_edge.export.plugins.kernels"
@@ -35,62 +36,66 @@ _KERNELS = "internvl_edge.export.plugins.kernels"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensor:
-    """One pointer argument."""
+    """One tensor argument of a kernel, which is passed as a pointer."""
 
     name: str
     type: str
-    """One of `KERNEL_TYPES`."""
+    """Name of its type, a key of `KERNEL_TYPES`."""
     shape: tuple[str | int, ...] = ()
-    """Of an output: names of the launch's sizes, and numbers."""
+    """Shape of an output, of names of the launch's sizes and numbers; empty for an input."""
     alias: str = ""
-    """Of an output: the input whose memory it is."""
+    """Name of the input whose memory an output shares; empty for none."""
 
     def __post_init__(self) -> None:
-        """Refuse a type that no kernel has."""
+        """Check the type.
+
+        Raises:
+            InputError: no kernel has it.
+        """
         if self.type not in KERNEL_TYPES:
             raise InputError(f"{self.name}: no tensor type {self.type!r}; kernels have {', '.join(KERNEL_TYPES)}")
 
     @property
     def triton_type(self) -> str:
-        """Return the pointer type of Triton, as ``*fp16``."""
+        """Pointer type in Triton, for example ``*fp16``."""
         return f"*{KERNEL_TYPES[self.type].triton}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """One variant of a kernel: fixed types, widths and tiles."""
+    """One variant of a kernel, with fixed types, constants and tiles."""
 
     plugin: str
-    """Name without the namespace, as ``vit_attention``."""
+    """Name of the plugin without the namespace, for example ``vit_attention``."""
     kernel: str
-    """File and function below `kernels`, as ``vit_attention.attend``; or a full path to a function."""
+    """File and function below `kernels`, for example ``vit_attention.vit_attention``, or a full path."""
     inputs: tuple[Tensor, ...]
     sizes: Mapping[str, tuple[Axis, ...]] = field(hash=False)
-    """What the inputs' shapes tell: a size is the product of axes, as ``{"B": (("qkv", 0),)}``."""
+    """Name of each size -> the input axes whose product it is, as ``{"B": (("qkv", 0),)}``."""
     integers: tuple[str, ...]
-    """The sizes that the kernel takes as 32-bit integers."""
+    """Names of the sizes that the kernel takes as 32-bit integers."""
     outputs: tuple[Tensor, ...]
     constants: Mapping[str, Constant] = field(hash=False)
     warps: int = 4
     stages: int = 2
     grid_function: str = "grid"
-    """Beside the kernel; takes sizes and constants by name."""
+    """Name of the function in the kernel's file that returns the grid from sizes and constants."""
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """Return all pointers, inputs first."""
+        """All tensors, inputs first."""
         return (*self.inputs, *self.outputs)
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """Return what TensorRT hands over, in its order."""
+        """Names of the arguments in TensorRT's order: inputs, integers, outputs."""
         return (*(x.name for x in self.inputs), *self.integers, *(x.name for x in self.outputs))
 
     def function(self) -> Any:
         """Return the Triton function.
 
         Raises:
-            EngineError: its arguments come in another order than TensorRT's.
+            EngineError: its arguments have another order than TensorRT's.
         """
         module, name = self._module()
         found = getattr(module, name)
@@ -108,11 +113,11 @@ class Launch:
         return {name: types.get(name, "constexpr") for name in _parameters(self.function())}
 
     def constexprs(self) -> dict[str, Constant | None]:
-        """Return what is compiled in; a pointer that this variant lacks is None."""
+        """Return the compile-time constants; a tensor that this variant lacks is None."""
         return {name: self.constants.get(name) for name, kind in self.signature().items() if kind == "constexpr"}
 
     def size_values(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
-        """Return the sizes of inputs of these shapes."""
+        """Return the sizes for the given shapes of inputs."""
         return {name: _product(shapes[tensor][axis] for tensor, axis in axes) for name, axes in self.sizes.items()}
 
     def grid(self, sizes: Mapping[str, Number]) -> tuple[Number, Number, Number]:
@@ -138,12 +143,12 @@ class Launch:
             raise EngineError(f"{self.kernel}: {error}") from error
 
     def check_shapes(self, shapes: Mapping[str, Sequence[int]], strides: Mapping[str, Sequence[int]]) -> None:
-        """Refuse what the compiled kernel would misread: gaps between rows, or a last axis that breaks vector loads.
+        """Check that the kernel can read the inputs: contiguous, not empty, and rows that fit vector loads.
 
-        Strides count elements.
+        Strides are in elements.
 
         Raises:
-            InputError: listing all that is wrong.
+            InputError: with all findings.
         """
         wrong = []
         for tensor in self.inputs:
@@ -158,7 +163,7 @@ class Launch:
             raise InputError(f"{self.plugin}: {'; '.join(wrong)}; pass contiguous tensors of whole rows")
 
     def digest(self) -> str:
-        """Return a name for all of it that fits into a file's name; the kernel's source has no part in it."""
+        """Return a digest of the launch for file names; it does not depend on the kernel's source."""
         tensors = [[tensor.name, tensor.type] for tensor in self.tensors]
         identity = [
             self.plugin,
@@ -177,7 +182,7 @@ class Launch:
 
 
 def _parameters(function: Any) -> list[str]:
-    """Return the parameter names of a Triton function; an interpreted one keeps the Python function in `fn`."""
+    """Return the parameter names of a Triton function; an interpreted one has its Python function in `fn`."""
     return list(inspect.signature(getattr(function, "fn", function)).parameters)
 
 

@@ -1,7 +1,7 @@
-"""What attention costs as MatMul, Softmax, MatMul, read from plans: `python benchmarks/attention_pattern.py` prints it.
+"""Costs of attention as MatMul, Softmax, MatMul, which `python benchmarks/attention_pattern.py` reads from plans.
 
-Counted is what runs between the products before and after, in plans of TensorRT-RTX for sm_89 with the form that the
-dialect takes. Plans of the standard TensorRT do not tell; that both share a code generator is an assumption.
+They count the kernels between the linears before and after, in plans of TensorRT-RTX for sm_89 with the dialect's form.
+Plans of the standard TensorRT do not show kernels; it is assumed to need the same.
 """
 
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatternCost:
-    """What one attention launches and moves."""
+    """Launches and bytes of one attention as the pattern."""
 
     launches: int
     passes: float
-    """Bytes, as a multiple of what a plugin moves at least: each input and output once, in 16 bits."""
+    """Bytes moved, as a multiple of each input and output read or written once in 16 bits, a plugin's minimum."""
     scaling: int
-    """Launches among these that scale products of 8-bit codes: they stay where a plugin takes the attention."""
+    """Launches among these that scale products of 8-bit codes; a plugin does not replace them."""
 
 
 WIDE = {
@@ -28,7 +28,7 @@ WIDE = {
     "qllama_prompt": PatternCost(launches=2, passes=2.01, scaling=0),
     "attention_pool": PatternCost(launches=2, passes=2.00, scaling=0),
 }
-"""By plugin; matching was not counted apart: it differs from a text by its mask alone."""
+"""Plugin -> cost between 16-bit linears; matching has the cost of text, which differs in the mask only."""
 
 CODED = {
     "vit_attention": PatternCost(launches=4, passes=3.13, scaling=1),
@@ -40,4 +40,4 @@ CODED = {
     "qllama_prompt": PatternCost(launches=2, passes=2.01, scaling=1),
     "attention_pool": PatternCost(launches=2, passes=2.00, scaling=0),
 }
-"""Between linears of 8 bits."""
+"""Plugin -> cost between 8-bit linears."""

@@ -1,7 +1,8 @@
-"""Whether a plugin or the pattern is faster for one attention on a device, by launches, bytes and arithmetic.
+"""Predict whether a plugin or the pattern is faster for one attention, by launches, bytes and arithmetic.
 
-A plugin is predicted from its compiled kernels (`tiles_model`). The pattern is given every doubt: its layout passes run
-at the memory's speed, and its fused kernel at what the busiest unit allows. So a plugin that wins here should win.
+The time of a plugin is predicted from its compiled kernels (`tiles_model`). The time of the pattern is a lower bound:
+layout passes at the speed of memory, and the fused kernel at the limit of the busiest unit. So a plugin that is
+predicted to be faster should be faster.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ _BY_NAME = {family.name: family for family in FAMILIES}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One plugin at the sizes it is weighed for."""
+    """Call of one plugin with types, attributes and sizes."""
 
     plugin: str
     types: Mapping[str, str]
@@ -29,20 +30,20 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What one attention takes; the time is a prediction."""
+    """Cost of one attention; the time is a prediction."""
 
     launches: int
     bytes: float
     us: float
 
     def __str__(self) -> str:
-        """Return it as a line has it."""
+        """Return the cost as text."""
         return f"{self.launches} launches, {self.bytes / 1e6:.1f} MB, {self.us:.0f} us"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """Both ways of writing one attention."""
+    """Costs of one attention as plugin and as pattern."""
 
     plugin: Cost
     pattern: Cost
@@ -53,12 +54,12 @@ class Choice:
         return self.plugin.us < self.pattern.us
 
     def __str__(self) -> str:
-        """Return the reason, as the log has it."""
+        """Return the choice and both costs as text."""
         return f"{'plugin' if self.wins else 'pattern'}: plugin {self.plugin}; pattern {self.pattern} (predicted)"
 
 
 def weigh(calls: Sequence[Call], sm: int) -> Choice:
-    """Return what the plugins `calls`, in order, and the pattern that they stand for would take on `sm`.
+    """Return the costs on `sm` of the plugins in `calls`, which run in order, and of the pattern that they replace.
 
     Raises:
         EngineError: Triton is not installed, or refuses a kernel.
@@ -67,7 +68,7 @@ def weigh(calls: Sequence[Call], sm: int) -> Choice:
 
 
 def _plugin_cost(calls: Sequence[Call], sm: int) -> Cost:
-    """Return what the calls take, and the passes that scale products of 8-bit codes before them."""
+    """Return the cost of the calls, and of the passes before them that scale products of 8-bit codes."""
     moved = us = 0.0
     for call in calls:
         family = _BY_NAME[call.plugin]
@@ -89,7 +90,7 @@ def _plugin_cost(calls: Sequence[Call], sm: int) -> Cost:
 
 
 def _pattern_cost(call: Call, sm: int) -> Cost:
-    """Return what the pattern takes: its fused kernel moves what a plugin does, all else are passes over memory."""
+    """Return the cost of the pattern: its fused kernel moves the bytes of a plugin, the rest are passes over memory."""
     family = _BY_NAME[call.plugin.removesuffix(CODED_NAME)]
     attributes = {name: value for name, value in call.attributes.items() if name != "out"}
     launch = family.launches({name: call.types[name] for name in family.inputs}, attributes, sm)[0]
@@ -108,7 +109,7 @@ def _costs(call: Call) -> PatternCost:
 
 
 def _projection_bytes(call: Call) -> float:
-    """Return the bytes of q, k and v in 16 bits: one packed projection, or queries on other rows."""
+    """Return the bytes of q, k and v in 16 bits, where queries may have other rows than keys and values."""
     rows, queries = call.sizes["N"], call.sizes.get("Q", call.sizes["N"])
     return (
         2.0 * call.sizes["B"] * (queries + 2 * rows) * int(call.attributes["heads"]) * int(call.attributes["head_dim"])

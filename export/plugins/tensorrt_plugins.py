@@ -1,8 +1,8 @@
-"""The kernels as TensorRT plugins `internvl::<name>`, whose PTX goes into the plan: the device needs no plugin code.
+"""The kernels as TensorRT plugins `internvl::<name>`, whose PTX is in the plan, so that devices need no plugin code.
 
-An ONNX node of such a plugin carries four attributes: `plugin_namespace`, `plugin_version`, `aot`, and `variant`, one
-string like ``heads=25 head_dim=128``. A string, since `tensorrt.plugin` of 10.9 to 10.13 turns numbers into Python's by
-``int(array)``, which NumPy refuses since 2.4, and since it hands several attributes over in the order of the file.
+An ONNX node of such a plugin has four attributes: `plugin_namespace`, `plugin_version`, `aot`, and `variant`, a text
+such as ``heads=25 head_dim=128``. It is one text because `tensorrt.plugin` of 10.9 to 10.13 converts numbers by
+``int(array)``, which NumPy 2.4 refuses, and passes several attributes in the order of the file.
 """
 
 import inspect
@@ -23,27 +23,27 @@ from internvl_edge.runtime.backends.tensorrt_module import tensorrt_version
 from internvl_edge.runtime.errors import EngineError
 
 VERSION = "1"
-"""`tensorrt.plugin` gives every plugin this version."""
+"""Version that `tensorrt.plugin` gives to every plugin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plugin:
-    """A family of launches with the same tensors: one plugin of TensorRT."""
+    """One plugin of TensorRT, for launches with the same tensors."""
 
     name: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     launch: Callable[[Mapping[str, str], Mapping[str, Constant], int], Sequence[Launch]]
-    """Types of the inputs, the variant's attributes and an SM -> launches, the best by the model first.
+    """Return the launches for the types of the inputs, the attributes and an SM, the fastest by the model first.
 
-    They differ in tiles alone: TensorRT times them when it builds.
+    They differ in tiles only; TensorRT times them when it builds.
     """
     types: tuple[Mapping[str, str], ...] = ()
-    """What types the inputs may have."""
+    """Types of the inputs in each variant."""
 
 
 def data_types(trt: ModuleType) -> dict[str, Any]:
-    """Return our names of the types that this TensorRT has."""
+    """Return our name -> TensorRT's type, for the types that this TensorRT has."""
     return {
         name: getattr(trt.DataType, row.tensorrt)
         for name, row in KERNEL_TYPES.items()
@@ -52,7 +52,7 @@ def data_types(trt: ModuleType) -> dict[str, Any]:
 
 
 def variant_text(attributes: Mapping[str, Constant]) -> str:
-    """Return the attribute `variant` of a node."""
+    """Return the text of the attribute `variant` of a node."""
     for name, value in attributes.items():
         if any(c.isspace() or c == "=" for c in f"{name}{value}"):
             raise EngineError(f"{name}={value}: a variant's values have no spaces and no =")
@@ -69,7 +69,7 @@ def read_variant(text: str) -> dict[str, Constant]:
 
 
 def node_attributes(attributes: Mapping[str, Constant], version: str = VERSION) -> dict[str, str | int]:
-    """Return what an ONNX node needs for TensorRT's parser to make it a plugin, by default an ahead-of-time one."""
+    """Return the attributes by which TensorRT's parser makes a node a plugin, by default an ahead-of-time one."""
     named: dict[str, str | int] = {"plugin_namespace": NAMESPACE, "plugin_version": version}
     return {**named, **({"aot": 1} if version == VERSION else {}), "variant": variant_text(attributes)}
 
@@ -82,17 +82,17 @@ def register_plugins(
     kernels: Path | None = None,
     lazy: bool = False,
 ) -> tuple[str, ...]:
-    """Make `plugins` known to `trt`; return the ids of those that were not yet.
+    """Register `plugins` with `trt`, and return the ids of those that were not registered yet.
 
     Args:
         trt: A module like ``tensorrt``.
-        plugins: What to register.
-        sm: Of the device that builds; by default the one that is here.
-        kernels: Folder of compiled kernels, where Triton is missing; by default they are compiled.
-        lazy: Leave TensorRT's registry alone until a network uses the plugin; the ONNX parser needs it there.
+        plugins: Plugins to register.
+        sm: SM of the device that builds; by default that of this machine's GPU.
+        kernels: Folder of compiled kernels for machines without Triton; by default kernels are compiled.
+        lazy: Whether TensorRT's registry gets a plugin only when a network uses it; the ONNX parser needs it before.
 
     Raises:
-        EngineError: no ahead-of-time plugins (before 10.9, and TensorRT-RTX), or NumPy is newer than the bindings.
+        EngineError: `trt` has no ahead-of-time plugins (before 10.9, and TensorRT-RTX), or NumPy is too new for it.
     """
     trtp = _plugin_module(trt)
     _check_fields(trt)
@@ -110,10 +110,10 @@ def register_plugins(
 
 
 def require_plugins(trt: ModuleType, wanted: Iterable[str], version: str = VERSION) -> None:
-    """Refuse a graph whose plugins `trt` does not have.
+    """Check that `trt` has the plugins `wanted`.
 
     Raises:
-        EngineError: with the name and version of each that is absent.
+        EngineError: with the name and version of each that is missing.
     """
     if absent := absent_creators(trt, [(name, version) for name in wanted]):
         raise EngineError(
@@ -124,7 +124,7 @@ def require_plugins(trt: ModuleType, wanted: Iterable[str], version: str = VERSI
 
 @dataclass(frozen=True, slots=True)
 class _Callbacks:
-    """What `tensorrt.plugin` calls for one plugin; it reads names and annotations off the functions."""
+    """Callbacks of one plugin for `tensorrt.plugin`, which reads names and annotations of their arguments."""
 
     trt: ModuleType
     trtp: ModuleType
@@ -133,7 +133,7 @@ class _Callbacks:
     kernels: Path | None
 
     def register(self) -> Callable[..., Any]:
-        """Return the function that tells the outputs' shapes and types."""
+        """Return the callback that describes the outputs' shapes and types."""
 
         def describe(*given: Any, **attributes: str) -> Any:
             inputs, variant = self._inputs(given), attributes.get("variant") or given[-1]
@@ -155,7 +155,7 @@ class _Callbacks:
         return self._with_signature(describe, {}, returned)
 
     def autotune(self) -> Callable[..., Any]:
-        """Return the function that tells the types, which are fixed, and how many choices of tiles there are."""
+        """Return the callback that lists the types, which are fixed, and a tactic for each choice of tiles."""
 
         def combinations(*given: Any) -> Any:
             inputs, variant = self._inputs(given), given[len(self.plugin.inputs)]
@@ -167,7 +167,7 @@ class _Callbacks:
         return self._with_signature(combinations, {"outputs": None}, returned)
 
     def aot_impl(self) -> Callable[..., Any]:
-        """Return the function that gives PTX, grid and integers."""
+        """Return the callback that returns PTX, grid and integers."""
 
         def implement(*given: Any) -> Any:
             inputs, variant, tactic = self._inputs(given), given[len(self.plugin.inputs)], given[-1]
@@ -191,7 +191,7 @@ class _Callbacks:
     def _with_signature(
         self, function: Callable[..., Any], after: Mapping[str, Any], returned: Any
     ) -> Callable[..., Any]:
-        """Return `function` as if it were written with named, annotated arguments."""
+        """Return `function` with a signature of named, annotated arguments."""
         either, empty = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
         listed = dict.fromkeys(self.plugin.inputs, self.trtp.TensorDesc) | {"variant": str} | dict(after)
         parameters = [
@@ -240,12 +240,16 @@ class _Callbacks:
         )
 
     def _type_text(self, name: str) -> str:
-        """Return the spelling of `AutoTuneCombination`, which has its own for two types."""
+        """Return the name of a type for `AutoTuneCombination`, which differs for two types."""
         return {"fp32": "FP32", "fp16": "FP16"}.get(name, KERNEL_TYPES[name].tensorrt)
 
 
 def _plugin_module(trt: ModuleType) -> ModuleType:
-    """Return ``tensorrt.plugin``, found and with ahead-of-time plugins."""
+    """Return the module ``tensorrt.plugin``.
+
+    Raises:
+        EngineError: it is missing, or has no ahead-of-time plugins.
+    """
     name = getattr(trt, "__name__", "tensorrt")
     version = tensorrt_version(trt)
     try:
@@ -261,7 +265,7 @@ def _plugin_module(trt: ModuleType) -> ModuleType:
 
 
 def _check_fields(trt: ModuleType) -> None:
-    """Refuse bindings that lose a node's attributes."""
+    """Raise an EngineError for bindings that lose a node's attributes."""
     if finding := misread_fields(trt):
         raise EngineError(finding)
 

@@ -1,7 +1,7 @@
-"""Attention kernels for TensorRT 10.3 to 10.8 as plugins whose launches go through Python, on the device too.
+"""Attention kernels for TensorRT 10.3 to 10.8 as plugins that Python launches, on the device too.
 
-Where a plan cannot hold PTX as code, it holds it as a field: the runtime launches it by the driver.
-Built plans therefore need our runtime on the device, unlike ahead-of-time plugins.
+Plans of these versions hold the PTX as a plugin field, and the runtime launches it through the CUDA driver. So these
+plans need our runtime on the device, unlike plans with ahead-of-time plugins.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,10 +31,10 @@ _VARIANT_FIELD = "variant"
 
 
 def register_v3(trt: ModuleType, plugins: Iterable[Plugin], sm: int, driver: KernelDriver) -> tuple[str, ...]:
-    """Make `plugins` known to the `trt` that builds on the device; return the names of those that were not yet.
+    """Register `plugins` with `trt` for a build on this device; return the names of those not registered yet.
 
     Raises:
-        EngineError: its bindings take no plugins written in Python, or misread their fields.
+        EngineError: the bindings take no plugins in Python, or misread their fields.
     """
     if not hasattr(trt, "IPluginV3OneBuild"):
         raise EngineError(f"TensorRT {tensorrt_version(trt)} takes no plugins from Python; use --attention pattern")
@@ -46,7 +46,7 @@ def register_v3(trt: ModuleType, plugins: Iterable[Plugin], sm: int, driver: Ker
 
 
 def record_of(launches: Sequence[Launch], kernels: Sequence[CompiledKernel]) -> KernelRecord:
-    """Return what a plan keeps of launches that differ in tiles alone."""
+    """Return the record, for a plan, of launches that differ in tiles only."""
     first, places = launches[0], {tensor.name: index for index, tensor in enumerate(launches[0].inputs)}
     return KernelRecord(
         plugin=first.plugin,
@@ -67,7 +67,7 @@ def record_of(launches: Sequence[Launch], kernels: Sequence[CompiledKernel]) -> 
 
 
 def _creator(trt: ModuleType, plugin: Plugin, sm: int, driver: KernelDriver) -> Any:
-    """Return what makes `plugin` of an ONNX node's attributes."""
+    """Return the plugin creator that makes `plugin` from a node's attributes or from a plan's fields."""
     built, opened = _build_class(trt, plugin, sm, driver), plugin_maker(trt, driver)
     empty = KernelRecord(plugin=plugin.name, outputs=len(plugin.outputs), sizes={}, integers=(), kernels=())
 
@@ -80,7 +80,7 @@ def _creator(trt: ModuleType, plugin: Plugin, sm: int, driver: KernelDriver) -> 
 
 
 def _build_class(trt: ModuleType, plugin: Plugin, sm: int, driver: KernelDriver) -> Any:
-    """Return the class that TensorRT's builder asks for types, shapes and tactics before it runs and keeps it."""
+    """Return the class whose instances give TensorRT's builder types, shapes and tactics."""
     theirs = data_types(trt)
     ours = {value: name for name, value in theirs.items()}
 
@@ -92,7 +92,7 @@ def _build_class(trt: ModuleType, plugin: Plugin, sm: int, driver: KernelDriver)
         raise EngineError(f"{NAMESPACE}::{plugin.name}: no kernel of {variant!r} with {typed}")
 
     def shaped(variant: str) -> Launch:
-        """Return a launch whose outputs have the right shapes: they do not go by types, which are not told yet."""
+        """Return a launch with the right output shapes; these do not depend on types, which are not known yet."""
         for types in plugin.types:
             if found := plugin.launch(types, read_variant(variant), sm):
                 return found[0]
@@ -100,7 +100,7 @@ def _build_class(trt: ModuleType, plugin: Plugin, sm: int, driver: KernelDriver)
 
     @cache
     def launcher(variant: str, types: tuple[Any, ...]) -> KernelLauncher:
-        """Return what the equal blocks of a tower share."""
+        """Return the launcher of a variant; it is cached, since the blocks of a tower are equal."""
         found = launches(variant, types)
         return KernelLauncher(record_of(found, [compile_kernel(launch, sm) for launch in found]), driver)
 
@@ -127,7 +127,7 @@ def _build_class(trt: ModuleType, plugin: Plugin, sm: int, driver: KernelDriver)
             ]
 
         def supports_format_combination(self, position: int, tensors: Sequence[Any], inputs: int) -> bool:
-            """Take packed tensors; the types of inputs are the graph's own, since the network is strongly typed."""
+            """Return whether a tensor is packed and has the right type; inputs have any type, as in the typed graph."""
             asked = tensors[position].desc
             if asked.format != trt.TensorFormat.LINEAR or asked.type not in ours:
                 return False

@@ -1,4 +1,4 @@
-"""What a launch of each kernel does: operations and bytes of a turn of its loop, and of the whole."""
+"""Count the work of a launch of each kernel: operations and bytes of one iteration and of the whole."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -12,17 +12,17 @@ WIDE_TYPES = (FLOAT16.short, BFLOAT16.short)
 CODE_TYPES = tuple(name for name, row in KERNEL_TYPES.items() if row in formats.CODE_TYPES)
 
 _CODE_OPERATIONS = 5.5
-"""Per number; fitted with the constants of `tiles_model`."""
+"""Operations to convert one code of keys or values; fitted with the constants of `tiles_model`."""
 
 
 def attention_work(
     launch: Launch, *, batch: int, rows: int, keys: float, heads: int, head_dim: int, bytes_moved: float, normed: bool
 ) -> Work:
-    """Return the work of attention tiles of BM rows and BN keys.
+    """Return the work of attention with tiles of BM rows and BN keys.
 
-    Per score: scale, mask, maximum, subtraction, sum and a conversion; per value of the accumulator a rescaling per
-    turn; per value of a normed or rotated key four operations, each turn anew; per 8-bit code of keys and values
-    `_CODE_OPERATIONS`, for its conversion or the transposition that 8-bit products want.
+    In each iteration, a score takes six operations (scale, mask, maximum, subtraction, sum, conversion), a value of the
+    accumulator two for rescaling, and a value of a normed or rotated key four. An 8-bit code of keys and values takes
+    `_CODE_OPERATIONS`, for its conversion or the transposition for 8-bit products.
     """
     tile_rows, tile_keys = int(launch.constants.get("BM", 1)), int(launch.constants["BN"])
     padded = 1 << (head_dim - 1).bit_length()
@@ -45,7 +45,7 @@ def attention_work(
 
 
 def qllama_work(causal: bool) -> Callable[[Launch, Mapping[str, int]], Work]:
-    """Return what counts the work of QLLaMA's self attention; causal rows see half of the new keys."""
+    """Return the function for the work of QLLaMA's self-attention; causal rows see half of the new keys on average."""
 
     def work(launch: Launch, sizes: Mapping[str, int]) -> Work:
         heads, head_dim = int(launch.constants["HEADS"]), int(launch.constants["D"])
@@ -74,7 +74,7 @@ def vit_work(launch: Launch, sizes: Mapping[str, int]) -> Work:
 
 
 def rows_work(launch: Launch, sizes: Mapping[str, int]) -> Work:
-    """Return the work of the pass over rows in front of it."""
+    """Return the work of the kernel for the statistics of the norms of q and k."""
     rows, width = sizes["B"] * sizes["N"], int(launch.constants["WIDTH"])
     read = width * TYPE_BYTES[launch.inputs[0].type]
     return Work(
@@ -91,7 +91,7 @@ def rows_work(launch: Launch, sizes: Mapping[str, int]) -> Work:
 
 
 def decode_work(launch: Launch, sizes: Mapping[str, int]) -> Work:
-    """Return the work of one row on a cache, split over its keys: products by hand, no tensor cores."""
+    """Return the work of one row with a cache, split over its keys and without tensor cores."""
     heads, head_dim, splits = (int(launch.constants[name]) for name in ("HEADS", "D", "SPLITS"))
     batch, total = sizes["B"], sizes["TOTAL"]
     element = TYPE_BYTES[next(tensor.type for tensor in launch.inputs if tensor.name == "key_cache")]
@@ -106,11 +106,11 @@ def decode_work(launch: Launch, sizes: Mapping[str, int]) -> Work:
         bytes_moved=moved,
         normed=False,
     )
-    return _by_hand(launch, lane)
+    return _without_tensor_cores(launch, lane)
 
 
 def combine_work(launch: Launch, sizes: Mapping[str, int]) -> Work:
-    """Return the work of weighing splits together."""
+    """Return the work of combining the splits of an attention."""
     heads, head_dim, splits = (int(launch.constants[name]) for name in ("HEADS", "D", "SPLITS"))
     values = head_dim * splits
     return Work(
@@ -127,7 +127,7 @@ def combine_work(launch: Launch, sizes: Mapping[str, int]) -> Work:
 
 
 def cross_work(launch: Launch, sizes: Mapping[str, int]) -> Work:
-    """Return the work of packed queries on other rows."""
+    """Return the work of packed queries with keys and values of other rows."""
     heads, head_dim, splits = (int(launch.constants[name]) for name in ("HEADS", "D", "SPLITS"))
     batch, rows, keys = sizes["B"], sizes.get("Q", 1), sizes["N"]
     element = TYPE_BYTES[launch.inputs[1].type]
@@ -144,11 +144,11 @@ def cross_work(launch: Launch, sizes: Mapping[str, int]) -> Work:
 
 
 def pool_work(launch: Launch, sizes: Mapping[str, int]) -> Work:
-    """Return the work of one query on other rows."""
-    return _by_hand(launch, cross_work(launch, sizes))
+    """Return the work of one query with keys and values of other rows."""
+    return _without_tensor_cores(launch, cross_work(launch, sizes))
 
 
-def _by_hand(launch: Launch, work: Work) -> Work:
-    """Return `work` without tensor cores: two products, a rescaling and conversions for every number of the keys."""
+def _without_tensor_cores(launch: Launch, work: Work) -> Work:
+    """Return `work` without tensor cores: six fp32 operations for every value of the keys in an iteration."""
     numbers = int(launch.constants["BN"]) * int(launch.constants["D"])
     return replace(work, step_flops=0.0, step_arithmetic=6.0 * numbers)

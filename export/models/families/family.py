@@ -82,7 +82,7 @@ class BlockStack:
     embeddings: str
     """Module path of the embeddings before the first block; their weights are in memory only while they run."""
     run: Callable[[Any, nn.Module, Tensor, Any, Any], tuple[Tensor, Any]]
-    """Return the rows after a block and its cache, from the model, the block, the rows, their context and a past cache."""
+    """Return the rows after a block and its cache, from model, block, rows before it, context and past cache."""
     kept: tuple[str, ...] = ()
     """Module paths and parameters outside of the blocks that all blocks need."""
     head: Head | None = None

@@ -1,4 +1,4 @@
-"""Attention pooling: one query on all tokens (MODEL.md 3.2). Head dims are 200 (InternViT) and 256 (the queries)."""
+"""Attention pooling by one query over all tokens (MODEL.md 3.2); head dims are 200 (InternViT) and 256 (queries)."""
 
 import triton
 import triton.language as tl

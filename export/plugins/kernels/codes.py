@@ -1,10 +1,10 @@
-"""8-bit codes and the 16-bit numbers beside them: what all attention kernels do with either."""
+"""Functions on 8-bit codes and 16-bit numbers that all attention kernels share."""
 
 import triton
 import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
-"""Scores are kept in powers of two."""
+"""log2(e): scores are multiplied by it, since the kernels compute softmax by powers of two."""
 
 FP8_MAX = tl.constexpr(448.0)
 """Largest value of FP8 E4M3. Softmax weights are at most 1, so FP8 holds them times 448."""
@@ -13,8 +13,7 @@ _HALF_EVEN = tl.constexpr(12582912.0)
 """1.5 * 2^23: adding it leaves fp32 no bits behind the point, and the sum is rounded half to even."""
 
 SCALES = ("q", "k", "v", "out")
-"""What the four fp32 numbers of `scales` belong to; those of 16-bit tensors are not read. QLLaMA's kernels keep a cache
-and have six of their own."""
+"""Tensors of the four fp32 numbers in `scales`; those of 16-bit tensors are not read. QLLaMA's kernels have six."""
 
 Q_SCALE = tl.constexpr(0)
 K_SCALE = tl.constexpr(1)
@@ -24,7 +23,7 @@ OUT_SCALE = tl.constexpr(3)
 
 @triton.jit
 def scale_of(scales, INDEX: tl.constexpr, TYPE: tl.constexpr):
-    """Return what one code of TYPE stands for, fp32; 1 for 16-bit types."""
+    """Return the scale of codes of TYPE in fp32; 1 for 16-bit types."""
     if TYPE.primitive_bitwidth == 8:
         scale = tl.load(scales + INDEX)
     else:
@@ -46,7 +45,7 @@ def encode(x, scales, INDEX: tl.constexpr, TYPE: tl.constexpr):
 
 @triton.jit
 def widen(codes, T: tl.constexpr):
-    """Return 8-bit codes as numbers of the 16-bit type T, without loss; T itself as it is."""
+    """Return 8-bit codes converted to the 16-bit type T, which is exact; values of type T are unchanged."""
     if codes.dtype != T:
         codes = codes.to(tl.float32).to(T)
     return codes

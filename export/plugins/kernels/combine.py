@@ -1,4 +1,4 @@
-"""The second launch of attention that was split over its keys."""
+"""The second kernel of an attention that is split over its keys: it combines the splits."""
 
 import triton
 import triton.language as tl

@@ -1,4 +1,4 @@
-"""The row pass in front of `vit_attention`: statistics of q and k over the whole width, which couple the heads."""
+"""The kernel before `vit_attention`: statistics of the norms of q and k, which span the whole width."""
 
 import triton
 import triton.language as tl

@@ -1,4 +1,4 @@
-"""Self attention of QLLaMA over several rows: the queries, a text, or a prompt on a past (MODEL.md 3.4 to 3.9).
+"""Self-attention of QLLaMA for several rows: queries, a text, or a prompt after a past (MODEL.md 3.4 to 3.9).
 
 `load_rotated`, `load_values`, `encode` and the scales are shared with `qllama_decode`, so that a row reaches the cache
 with the same bits from both kernels.
@@ -11,7 +11,7 @@ from internvl_edge.export.plugins.kernels.codes import FP8_MAX, LOG2E, add_value
 from internvl_edge.export.plugins.kernels.tiles import softmax_start, softmax_weights
 
 SCALES = ("q", "k", "v", "key_cache", "value_cache", "out")
-"""What the six fp32 numbers of `scales` belong to. Those of 16-bit tensors are not read."""
+"""Tensors of the six fp32 numbers in `scales`; those of 16-bit tensors are not read."""
 
 Q_SCALE = tl.constexpr(0)
 K_SCALE = tl.constexpr(1)

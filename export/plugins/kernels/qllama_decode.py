@@ -1,4 +1,4 @@
-"""Decode step of QLLaMA: one new row on a past, which is split over blocks and combined by a second kernel."""
+"""Decode step of QLLaMA: one new row after a past, which is split over blocks; a second kernel combines them."""
 
 import triton
 import triton.language as tl

@@ -1,4 +1,4 @@
-"""Cross attention of QLLaMA's queries on the vision states (MODEL.md 3.4); no rotary, no mask."""
+"""Cross-attention of QLLaMA's queries to the vision states (MODEL.md 3.4), without rotary embedding and mask."""
 
 import triton
 import triton.language as tl

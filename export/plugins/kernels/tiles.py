@@ -1,6 +1,6 @@
-"""What the attention kernels share: the running softmax over tiles of keys.
+"""The running softmax over tiles of keys, which the attention kernels share.
 
-Scores are kept in powers of two, that is times log2(e): the hardware's exponential is ``exp2``.
+Scores are multiplied by log2(e), because the exponential of the hardware is ``exp2``.
 """
 
 import triton

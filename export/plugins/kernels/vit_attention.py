@@ -1,4 +1,4 @@
-"""Self attention of InternViT on the packed projection, its norms of q and k applied on the way (MODEL.md 3.1)."""
+"""Self-attention of InternViT on the packed projection, including its norms of q and k (MODEL.md 3.1)."""
 
 import triton
 import triton.language as tl

@@ -1,1 +1,1 @@
-"""Which tile sizes a kernel takes on which SM: a cost model, its search, and the table that it gave."""
+"""Tile sizes of kernels for each SM: a cost model, occupancy, and the table that a search with it wrote."""

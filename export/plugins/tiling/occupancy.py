@@ -1,4 +1,4 @@
-"""How many blocks of a kernel fit on one multiprocessor, from the limits of its compute capability."""
+"""Compute how many blocks of a kernel fit on one multiprocessor, from the limits of its compute capability."""
 
 from dataclasses import dataclass
 
@@ -6,38 +6,38 @@ from internvl_edge.export.plugins.compile_kernel import CompiledKernel
 from internvl_edge.runtime.targets.sms import sm_row
 
 _REGISTERS = 65536
-"""Per multiprocessor, of all compute capabilities here."""
+"""Registers of a multiprocessor, in all compute capabilities here."""
 _REGISTERS_UNIT = 256
-"""A warp's registers are rounded up to it."""
+"""Unit to which the registers of a warp are rounded up."""
 _PARTITIONS = 4
-"""A multiprocessor is four quarters with a fourth of the registers each; a warp stays in one."""
+"""Partitions of a multiprocessor, each with a quarter of the registers; a warp runs in one of them."""
 TENSOR_MEMORY_COLUMNS = 512
-"""Of a multiprocessor with tcgen05; PTX manual, "Tensor Memory"."""
+"""Columns of tensor memory of a multiprocessor with tcgen05; source: PTX manual, "Tensor Memory"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Occupancy:
-    """What of a multiprocessor a kernel can fill."""
+    """Blocks and warps of a kernel that fit on one multiprocessor."""
 
     blocks: int
     warps: int
     most_warps: int
     bound: str
-    """What runs out first: ``warps``, ``blocks``, ``registers``, ``shared memory``, ``tensor memory``."""
+    """Limit that is reached first: ``warps``, ``blocks``, ``registers``, ``shared memory`` or ``tensor memory``."""
 
     @property
     def fraction(self) -> float:
-        """Return resident warps by the most that there can be."""
+        """Fraction of the largest number of warps that is resident."""
         return self.warps / self.most_warps
 
 
 def fits(kernel: CompiledKernel) -> bool:
-    """Return whether one block finds its shared memory on the device."""
+    """Return whether the shared memory of one block fits on the device."""
     return kernel.shared_bytes <= sm_row(kernel.sm).block_shared_kib << 10
 
 
 def occupancy(kernel: CompiledKernel) -> Occupancy:
-    """Return how many blocks of `kernel` one multiprocessor holds; none if a single one does not fit."""
+    """Return how many blocks of `kernel` fit on one multiprocessor; none if a single one does not."""
     limits = sm_row(kernel.sm)
     shared = _up(kernel.shared_bytes + limits.reserved_bytes, limits.shared_unit)
     per_warp = _up(kernel.registers * 32, _REGISTERS_UNIT)

@@ -1,10 +1,10 @@
-"""What a choice of tiles would cost on a device, from the compiled kernel and data sheets.
+"""Predict the time of a kernel with given tiles on a device, from the compiled kernel and data sheets.
 
-A block's loop over keys takes tensor cores, the exponential unit, plain arithmetic and cache bandwidth. One block does
-these in turn; blocks that share a multiprocessor overlap them, until the busiest unit is the limit. The constants are
-fitted to launches measured on an H100 (`benchmarks/attention_model.py` holds them against each other; figures in
-docs/benchmarks.md); on other devices nothing was measured. The figures serve to rank tiles of one kernel on one device;
-they are not a promise of latency.
+A block's loop over keys uses tensor cores, the exponential unit, plain arithmetic and cache bandwidth. One block uses
+them one after the other; blocks on the same multiprocessor overlap, until the busiest unit is the limit. The constants
+are fitted to launches measured on an H100 (`benchmarks/attention_model.py` compares them; figures are in
+docs/benchmarks.md). Nothing was measured on other devices. The predictions rank tiles of one kernel on one device; they
+are not latencies.
 """
 
 from dataclasses import dataclass
@@ -18,60 +18,60 @@ from internvl_edge.runtime.targets.targets import find_target
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What a launch does, padding of its tiles included."""
+    """Work of one launch, including the padding of its tiles."""
 
     blocks: int
     steps: float
-    """Turns of a block's loop over keys."""
+    """Iterations of a block's loop over keys."""
     step_flops: float
-    """Of the two products, per turn."""
+    """FLOP of the two products in one iteration."""
     step_exponentials: float
     step_arithmetic: float
-    """Other fp32 operations per turn: scaling, masks, maxima, sums, the rescaled accumulator, codes made 16 bits."""
+    """Other fp32 operations of one iteration: scaling, masks, maxima, sums, rescaling, conversion of codes."""
     step_bytes: float
-    """Read per turn, from L2 at best."""
+    """Bytes read in one iteration, at best from L2."""
     unique_bytes: float
-    """What the whole launch reads and writes of memory at least once."""
+    """Bytes of device memory that the whole launch reads or writes at least once."""
     useful_flops: float
-    """Of the whole launch without padding."""
+    """FLOP of the whole launch without padding."""
     product_type: str
-    """``fp16``, ``bf16``, ``fp8`` or ``int8``: what the tensor cores multiply."""
+    """Type that the tensor cores multiply: ``fp16``, ``bf16``, ``fp8`` or ``int8``."""
 
     @property
     def intensity(self) -> float:
-        """Return FLOP per byte of memory."""
+        """FLOP per byte of device memory."""
         return self.useful_flops / self.unique_bytes
 
 
 _EXPONENTIALS_PER_CLOCK = 16
-"""Per multiprocessor: four special function units in each quarter; CUDA programming guide, arithmetic throughput."""
+"""Exponentials per clock of a multiprocessor: 4 units in each quarter; source: CUDA programming guide."""
 _CACHE_BYTES_PER_CLOCK = 36
-"""Read from L2 per multiprocessor."""
+"""Bytes per clock that a multiprocessor reads from L2; fitted."""
 _LATENCY_CLOCKS = 1300
-"""From asking memory to having, for one stage of loads; more stages ask that much earlier."""
-_TURN_CLOCKS = 150
-"""Of barriers and reductions between warps, per turn."""
+"""Clocks from request to arrival of data, for one stage of loads; more stages request earlier. Fitted."""
+_ITERATION_CLOCKS = 150
+"""Clocks of barriers and reductions between warps in one iteration; fitted."""
 _REACHED = 0.76
-"""Of the tensor peak within a loop of dependent products."""
+"""Fraction of the tensor cores' peak in a loop of dependent products; fitted."""
 _INSTRUCTIONS = 1.75
-"""Per fp32 operation that `Work` counts: addresses, masks and moves come on top."""
+"""Instructions for each fp32 operation that `Work` counts, including addresses, masks and moves; fitted."""
 _SECOND_HALF = 0.65
-"""How much of its work a block of eight warps overlaps with that of its other half."""
+"""Fraction of its work that a block of eight warps overlaps with that of its other half; fitted."""
 _SHARPNESS = 2.56
-"""Exponent of the mean of what one block waits and what the busiest unit takes; infinite would be the larger."""
+"""Exponent of the power mean of a block's waiting time and the busiest unit's time; infinite would be the maximum."""
 LAUNCH_US = 2.0
-"""Of a kernel behind another in a CUDA graph."""
+"""Microseconds of a launch after another kernel in a CUDA graph."""
 _BANDWIDTH = 0.85
-"""Of the sheet's, that a kernel reaches."""
+"""Fraction of the data sheet's bandwidth that a kernel reaches; fitted."""
 
 
 def memory_us(moved_bytes: float, sm: int) -> float:
-    """Return microseconds that reading and writing `moved_bytes` takes on the board that stands for `sm`."""
+    """Return the microseconds to read or write `moved_bytes` on the reference board of `sm`."""
     return moved_bytes / (_sheet(sm).bandwidth_gb_s * 1e3 * _BANDWIDTH)
 
 
 def best_case_us(work: Work, sm: int) -> float:
-    """Return microseconds of `work` by a kernel that keeps the busiest unit of every multiprocessor busy."""
+    """Return the microseconds of `work` if the busiest unit of every multiprocessor is always busy."""
     sheet = _sheet(sm)
     clocks = sheet.multiprocessors * sheet.clock_ghz * 1e3
     turns = work.blocks * work.steps
@@ -86,13 +86,13 @@ def best_case_us(work: Work, sm: int) -> float:
 
 
 def predicted_us(kernel: CompiledKernel, work: Work, stages: int) -> float:
-    """Return microseconds on the board that stands for the kernel's SM; infinite if it does not fit."""
+    """Return the predicted microseconds on the reference board of the kernel's SM; infinite if it does not fit."""
     resident = occupancy(kernel).blocks
     if resident == 0:
         return float("inf")
     sheet = _sheet(kernel.sm)
     resident = min(resident, -(-work.blocks // sheet.multiprocessors))
-    turn = _turn_clocks(kernel, work, sheet, resident, stages)
+    turn = _iteration_clocks(kernel, work, sheet, resident, stages)
     waves = -(-work.blocks // (sheet.multiprocessors * resident))
     compute_us = waves * work.steps * turn / (sheet.clock_ghz * 1e3)
     return LAUNCH_US + max(compute_us, memory_us(work.unique_bytes, kernel.sm))
@@ -104,8 +104,8 @@ def _sheet(sm: int) -> DataSheet:
     return sheet
 
 
-def _turn_clocks(kernel: CompiledKernel, work: Work, sheet: DataSheet, resident: int, stages: int) -> float:
-    """Return clocks in which each of `resident` blocks on a multiprocessor makes one turn of its loop."""
+def _iteration_clocks(kernel: CompiledKernel, work: Work, sheet: DataSheet, resident: int, stages: int) -> float:
+    """Return the clocks in which each of `resident` blocks on a multiprocessor runs one iteration of its loop."""
     row = sm_row(kernel.sm)
     lone_mma = kernel.tensor_cores == "mma"
     share = _REACHED * (row.mma_share if lone_mma else 1.0)
@@ -119,5 +119,5 @@ def _turn_clocks(kernel: CompiledKernel, work: Work, sheet: DataSheet, resident:
     )
     longest = max(parts)
     alone = longest + (sum(parts) - longest) / (1 + _SECOND_HALF * max(kernel.warps / 4 - 1, 0.0))
-    waits = alone + _TURN_CLOCKS + _LATENCY_CLOCKS / stages
+    waits = alone + _ITERATION_CLOCKS + _LATENCY_CLOCKS / stages
     return float(((resident * longest) ** _SHARPNESS + waits**_SHARPNESS) ** (1 / _SHARPNESS))
