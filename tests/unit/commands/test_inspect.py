@@ -42,13 +42,13 @@ def test_a_bundle_is_counted_for_the_batch_and_length(
 @pytest.fixture
 def xray(replace: Replace) -> Mock:
     """Give what the plan's path is, for the report and for its JSON; the target is made of the plan's name."""
-    called = replace(f"{XRAY}.report.xray")
+    called = replace(f"{XRAY}.xray_report.xray")
     called.side_effect = lambda plan, **_settings: plan
     replace(f"{XRAY}.target_of.target_of").side_effect = lambda plan, target: f"{target} of {plan}"
-    replace(f"{XRAY}.report.xray_json").side_effect = str
+    replace(f"{XRAY}.xray_report.xray_json").side_effect = str
     replace(f"{XRAY}.text.xray_text").side_effect = lambda found: f"launches of {found}"
     replace(f"{XRAY}.diff.diff_text").side_effect = lambda found, other: f"{found} against {other}"
-    replace(f"{XRAY}.page.render_page").side_effect = lambda found: f"page of {found}"
+    replace(f"{XRAY}.xray_page.render_page").side_effect = lambda found: f"page of {found}"
     return called
 
 

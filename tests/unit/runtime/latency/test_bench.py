@@ -12,7 +12,7 @@ import pytest
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.latency import bench
 from internvl_edge.runtime.latency.bench import BenchOptions, find_sensor, run_cases
-from internvl_edge.runtime.latency.cases import Chosen, cases_of
+from internvl_edge.runtime.latency.cases import CaseSelection, cases_of
 from internvl_edge.runtime.latency.measure.measure import Case, MeasureOptions, Opened
 from internvl_edge.runtime.latency.sensors.device_state import DeviceSample
 from tests.unit.runtime.toy_bundle import write_toy_bundle
@@ -41,7 +41,7 @@ def sensor(monkeypatch: pytest.MonkeyPatch) -> Sensor:
 
 
 def case(name: str, open_case: Any = None) -> Case:
-    opened = Opened(works=[lambda stages: None], settings={})
+    opened = Opened(workloads=[lambda stages: None], settings={})
     return Case(name=name, graph="", phase="", batch=1, shape="1", rows="rows", open=open_case or (lambda: opened))
 
 
@@ -55,7 +55,7 @@ def test_each_case_is_given_as_soon_as_it_is_measured(sensor: Sensor) -> None:
     opened: list[str] = []
 
     def open_case(name: str) -> Any:
-        return lambda: (opened.append(name), Opened(works=[lambda stages: None], settings={}))[1]
+        return lambda: (opened.append(name), Opened(workloads=[lambda stages: None], settings={}))[1]
 
     found = run_cases(model, [case(n, open_case(n)) for n in "ab"], BenchOptions(measure=QUICK), threading.Event())
     assert next(found).measured.name == "a"
@@ -78,7 +78,7 @@ def test_a_stop_while_a_case_is_opened_gives_none() -> None:
 
     def open_case() -> Opened:
         stop.set()
-        return Opened(works=[lambda stages: None], settings={})
+        return Opened(workloads=[lambda stages: None], settings={})
 
     assert names(Mock(), [case("a", open_case), case("b")], stop) == []
 
@@ -97,7 +97,7 @@ def test_a_case_that_fails_closes_as_well(sensor: Sensor) -> None:
 @pytest.mark.parametrize("layers", [False, True])
 def test_layers_of_graphs_are_told_where_they_are_asked_for(tmp_path: Path, layers: bool) -> None:
     model = InternVL.open(write_toy_bundle(tmp_path / "b").path, backend="onnxruntime")
-    cases = [*cases_of(model, Chosen(graphs=("vision",)), tmp_path), case("request")]
+    cases = [*cases_of(model, CaseSelection(graphs=("vision",)), tmp_path), case("request")]
     graph, request = run_cases(model, cases, BenchOptions(measure=QUICK, layers=layers), threading.Event())
     assert [layer.op for layer in graph.layers] == (["ReduceSum"] if layers else [])
     assert (graph.layer_info is not None) == layers
