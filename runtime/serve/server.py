@@ -197,8 +197,8 @@ class Listeners:
             self.ports.append(port)
             self._places.append(f"gRPC on grpc{secure}://{_authority(host, port)}")
         if options.http is not None:
+            self._http = http_server(self._service, options)  # may raise, so it comes before the socket
             listener = _bound(host, options.http)
-            self._http = http_server(self._service, options)
             port = listener.getsockname()[1]
             self.ports.insert(0, port)
             self._places.insert(0, f"HTTP on http{secure}://{_authority(host, port)}")
