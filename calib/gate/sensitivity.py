@@ -33,9 +33,9 @@ def rank(
 ) -> list[Damage]:
     """Return the damage of every quantized site, the largest first; `inputs` are the inputs of each graph to run."""
     reference: dict[str, torch.Tensor] = {}
-    judged = [graph for graph in model.graphs if graph in inputs and model.sensitivity_output(graph) is not None]
-    with progress.task("Running the reference", len(judged), "graphs") as advance:
-        for graph in judged:
+    compared = [graph for graph in model.graphs if graph in inputs and model.sensitivity_output(graph) is not None]
+    with progress.task("Running the reference", len(compared), "graphs") as advance:
+        for graph in compared:
             reference[graph] = _output(graph, model, inputs[graph], None)
             advance(1)
     names = [decision.site.name for decision in recipe.decisions if decision.quantized]

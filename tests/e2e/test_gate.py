@@ -23,7 +23,7 @@ PICTURES = 16
 
 @pytest.fixture(scope="module")
 def folder(emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures without captions: judged by the cosine of features, which no rounding leaves at 100."""
+    """Pictures without captions: measured by the cosine of features, which no rounding leaves at 100."""
     target = tmp_path_factory.mktemp("pictures")
     with zipfile.ZipFile(emoji / "data" / "calibration.zip") as archive:
         for name in sorted(archive.namelist())[:PICTURES]:
@@ -77,7 +77,7 @@ def losing(points: float) -> Callable[[object, Path], GateResult]:
     """Return a gate that finds `points` lost, whatever the graphs are."""
 
     def gate(accuracy_gate: object, onnx: Path, progress: object) -> GateResult:
-        assert sorted(path.name for path in onnx.glob("*.onnx")) == ["vision.onnx"], "judged before it was written"
+        assert sorted(path.name for path in onnx.glob("*.onnx")) == ["vision.onnx"], "measured before it was written"
         metric = AccuracyMetric(name="R@1", reference=90.0, quantized=90.0 - points)
         return GateResult(metrics=(metric,), pictures=4, source="pictures")
 

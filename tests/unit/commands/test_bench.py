@@ -133,7 +133,7 @@ def test_ctrl_c_prints_and_writes_what_there_is(invoke: Invoke, measuring: Measu
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("asked", "message"),
     [
         ("--fail-on slower", "--fail-on needs --baseline"),
         ("--percentile 50,x", "'50,x' is not a list of numbers"),
@@ -142,10 +142,10 @@ def test_ctrl_c_prints_and_writes_what_there_is(invoke: Invoke, measuring: Measu
         ("--fail-on faster", "--fail-on"),
     ],
 )
-def test_mistakes_of_use(invoke: Invoke, model: Mock, asked: str, told: str) -> None:
+def test_mistakes_of_use(invoke: Invoke, model: Mock, asked: str, message: str) -> None:
     done = invoke(bench, f"b {asked}")
     assert done.exit_code == 2
-    assert told in done.stderr
+    assert message in done.stderr
     model.opened.assert_not_called()
 
 

@@ -13,7 +13,7 @@ XRAY = "internvl_edge.runtime.inspect.xray"
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("asked", "message"),
     [
         ([], "give either BUNDLE or --engine PLAN"),
         (["b", "--engine", "p"], "give either BUNDLE or --engine PLAN"),
@@ -21,10 +21,10 @@ XRAY = "internvl_edge.runtime.inspect.xray"
         (["b", "--shape", "x=1x2", "--html", "h"], "--shape, --html: for plans only; give --engine PLAN"),
     ],
 )
-def test_what_does_not_go_together_is_a_mistake_of_use(invoke: Invoke, asked: list[str], told: str) -> None:
+def test_what_does_not_go_together_is_a_mistake_of_use(invoke: Invoke, asked: list[str], message: str) -> None:
     done = invoke(inspect, *asked)
     assert done.exit_code == 2
-    assert told in done.stderr
+    assert message in done.stderr
 
 
 @pytest.mark.parametrize(("form", "printed"), [((), "vision\n"), (("--json",), '{\n  "a": 1\n}\n')])

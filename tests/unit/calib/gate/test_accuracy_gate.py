@@ -1,4 +1,4 @@
-"""The gate's gate: nothing lost on equal outputs, much on shuffled ones, and no pass for features that broke."""
+"""The accuracy gate: nothing lost on equal outputs, much on shuffled ones, and no pass for features that broke."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -125,7 +125,7 @@ def test_nan_is_a_miss_and_ties_are_no_clear_first() -> None:
     assert strict_recall_at_1(scores) == 50
 
 
-def test_every_caption_is_judged(emoji: Path, tmp_path: Path) -> None:
+def test_every_caption_is_measured(emoji: Path, tmp_path: Path) -> None:
     """Two captions a picture, which point at it: none is lost on the same outputs, one half on a picture's second."""
     rows = [{"file": f"{index}.png", "caption": ["a", "b"]} for index in range(3)]
     for row in rows:

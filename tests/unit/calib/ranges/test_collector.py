@@ -1,4 +1,4 @@
-"""What is heard while samples pass: per graph, per channel, without padding."""
+"""Statistics of a block while samples pass: by graph, by channel, without padding."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def tensor(rng: np.random.Generator, *shape: int) -> torch.Tensor:
     return torch.from_numpy(rng.normal(size=shape).astype(np.float32))
 
 
-def test_graphs_are_kept_apart_and_a_site_is_heard_once(collector: Collector, rng: np.random.Generator) -> None:
+def test_graphs_are_kept_apart_and_a_site_is_observed_once(collector: Collector, rng: np.random.Generator) -> None:
     first, second, other = (tensor(rng, 2, 3, 4) for _ in range(3))
     for graph, x in (("text", first), ("text", second), ("decoder", other)):
         collector.enter(graph, 2, None)
@@ -43,7 +43,7 @@ def test_graphs_are_kept_apart_and_a_site_is_heard_once(collector: Collector, rn
     np.testing.assert_array_equal(found["decoder", "block.q_proj"].amax, other.abs().amax(dim=(0, 1)))
 
 
-def test_padding_is_not_heard(collector: Collector, rng: np.random.Generator) -> None:
+def test_padding_is_not_observed(collector: Collector, rng: np.random.Generator) -> None:
     valid = torch.tensor([[True, True, True], [True, False, False]])
     x = tensor(rng, 2, 3, 4)
     x[~valid] = 1e6
@@ -65,7 +65,7 @@ def test_vision_states_have_no_padding(collector: Collector, rng: np.random.Gene
     assert collector.statistics()["decoder", "block.q_proj"].counted_rows == 10
 
 
-def test_attention_is_heard_by_channel_and_its_probabilities_by_head(
+def test_attention_is_observed_by_channel_and_its_probabilities_by_head(
     collector: Collector, rng: np.random.Generator
 ) -> None:
     q, k, v = tensor(rng, 2, 3, 4, 8), tensor(rng, 2, 3, 5, 8), tensor(rng, 2, 3, 5, 8)

@@ -1,4 +1,4 @@
-"""Each rule for a threshold, judged by its own criterion computed another way."""
+"""Each rule for a threshold, checked by its own criterion computed another way."""
 
 import numpy as np
 import pytest

@@ -50,9 +50,9 @@ def test_what_lies_beyond_is_one_line(name: str) -> None:
     for value in BEYOND:
         done = CliRunner().invoke(main, [*path, option.opts[-1], value])
         assert done.exit_code == 2, value
-        told = [line for line in done.output.splitlines() if line.startswith("Error: ")]
-        assert len(told) == 1
-        assert option.opts[-1] in told[0], value
+        messages = [line for line in done.output.splitlines() if line.startswith("Error: ")]
+        assert len(messages) == 1
+        assert option.opts[-1] in messages[0], value
 
 
 def test_lists_of_numbers_are_told_as_well() -> None:

@@ -1,4 +1,4 @@
-"""Which missing modules are told in one line, and that the table names all that our code imports."""
+"""Missing modules are reported in one line, and the table names all that our code imports."""
 
 import ast
 import sys

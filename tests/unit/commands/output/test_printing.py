@@ -23,7 +23,7 @@ def test_json_is_utf8_and_strict(capfdbinary: pytest.CaptureFixture[bytes]) -> N
 
 
 @pytest.mark.parametrize(
-    ("error", "raised", "told"),
+    ("error", "raised", "message"),
     [
         (
             OSError(errno.ENOSPC, "No space left on device"),
@@ -35,7 +35,7 @@ def test_json_is_utf8_and_strict(capfdbinary: pytest.CaptureFixture[bytes]) -> N
     ],
 )
 def test_a_stdout_that_takes_nothing(
-    monkeypatch: pytest.MonkeyPatch, error: OSError, raised: type[Exception], told: str
+    monkeypatch: pytest.MonkeyPatch, error: OSError, raised: type[Exception], message: str
 ) -> None:
     dropped = []
 
@@ -44,6 +44,6 @@ def test_a_stdout_that_takes_nothing(
 
     monkeypatch.setattr(click, "echo", echo)
     monkeypatch.setattr(printing, "drop_stdout", lambda: dropped.append(True))
-    with pytest.raises(raised, match=told):
+    with pytest.raises(raised, match=message):
         show("a")
     assert bool(dropped) == (raised is EdgeError)

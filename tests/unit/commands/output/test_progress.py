@@ -1,4 +1,4 @@
-"""What a log and a terminal are told of long work."""
+"""Progress of long work in a log and on a terminal."""
 
 import io
 import logging
@@ -26,7 +26,7 @@ class Clock:
 
 
 @pytest.fixture
-def told() -> tuple[Lines, Clock, list[str]]:
+def reporter() -> tuple[Lines, Clock, list[str]]:
     """Lines without their thread, a clock, and what is written."""
     clock, lines = Clock(), []
     return Lines(clock=clock, write=lines.append), clock, lines
@@ -70,16 +70,16 @@ def test_the_time_left_follows_the_pace_up_to_here() -> None:
     assert stage.state(40.0) == "Measuring: 0 of 4 blocks (0%)"
 
 
-def test_a_command_that_is_soon_done_is_silent(told: tuple[Lines, Clock, list[str]]) -> None:
-    progress, clock, lines = told
+def test_a_command_that_is_soon_done_is_silent(reporter: tuple[Lines, Clock, list[str]]) -> None:
+    progress, clock, lines = reporter
     with progress.task("Tracing", 2, "graphs") as advance:
         clock.now += 9.9
         advance(2)
     assert lines == []
 
 
-def test_a_long_command_tells_of_every_stage(told: tuple[Lines, Clock, list[str]]) -> None:
-    progress, clock, lines = told
+def test_a_long_command_reports_every_stage(reporter: tuple[Lines, Clock, list[str]]) -> None:
+    progress, clock, lines = reporter
     with progress.task("Tracing", 2, "graphs") as advance:
         advance(2)
         clock.now += 4
@@ -94,8 +94,8 @@ def test_a_long_command_tells_of_every_stage(told: tuple[Lines, Clock, list[str]
     ]
 
 
-def test_lines_of_one_stage_become_rarer(told: tuple[Lines, Clock, list[str]]) -> None:
-    progress, clock, lines = told
+def test_lines_of_one_stage_become_rarer(reporter: tuple[Lines, Clock, list[str]]) -> None:
+    progress, clock, lines = reporter
     with progress.task("Tracing", 2, "graphs"):
         for _ in range(300):
             clock.now += 1
@@ -104,8 +104,8 @@ def test_lines_of_one_stage_become_rarer(told: tuple[Lines, Clock, list[str]]) -
     assert [line[1:6] for line in lines] == [*(f"00:{second}" for second in range(10, 60, 10)), *minutes, "05:00"]
 
 
-def test_a_failed_stage_is_not_told_as_done(told: tuple[Lines, Clock, list[str]]) -> None:
-    progress, clock, lines = told
+def test_a_failed_stage_is_not_reported_as_done(reporter: tuple[Lines, Clock, list[str]]) -> None:
+    progress, clock, lines = reporter
 
     def fail() -> None:
         with progress.task("Tracing", 2, "graphs"):
