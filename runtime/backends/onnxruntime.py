@@ -1,4 +1,4 @@
-"""Graphs on ONNX Runtime: its CPU kernels on a graph rewritten for them, or CUDA and TensorRT on the graph as it is."""
+"""Run graphs with ONNX Runtime: on a CPU after rewriting them for its kernels, on CUDA and TensorRT as they are."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +8,13 @@ import numpy as np
 
 from internvl_edge.runtime.backends.lowering.cpu import lower
 from internvl_edge.runtime.backends.lowering.onnx_model import OnnxModel
-from internvl_edge.runtime.backends.session import SessionOptions, TensorInfo, require_arrays
+from internvl_edge.runtime.backends.session import (
+    NUMPY_REMEDY,
+    SessionOptions,
+    TensorInfo,
+    require_arrays,
+    run_failure,
+)
 from internvl_edge.runtime.backends.threads import ALL_CORES, threads_for
 from internvl_edge.runtime.errors import BackendError, first_line
 from internvl_edge.runtime.stages import COMPUTE, UNMEASURED, Stages
@@ -29,25 +35,25 @@ _PROVIDERS: dict[Provider, tuple[str, ...]] = {
     "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
     "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
 }
-"""The first is the one that is asked for; the others take the operators that it has no kernel for."""
+"""Execution providers of each backend. The first is the requested one; the others run operators that it lacks."""
 _EXTRAS: dict[Provider, str] = {"cpu": "cpu", "cuda": "gpu", "tensorrt": "gpu"}
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
-"""What can cross the border as NumPy arrays; bfloat16 cannot."""
+"""NumPy types of inputs and outputs by ONNX Runtime's names. NumPy has no bfloat16."""
 _NO_MEMORY = ("out of memory", "failed to allocate memory", "bad_alloc", "bad allocation")
 _WEIGHTS_BESIDE = "session.optimized_model_external_initializers_file_name"
 SPINNING = "session.intra_op.allow_spinning"
-"""Whether threads poll for the next operator, which keeps the cores from whatever else the machine runs.
+"""Name of the option by which threads poll for the next operator, which keeps cores from other programs.
 
-Only threads whose number a user has given do: who gives it has the cores to spare.
+It is on only where the user gave the number of threads, and so decided that the cores are free for them.
 """
 _FATAL_ONLY = 4
-"""Log level: every failure is raised, so that printing it as well would say it twice."""
+"""Log level of ONNX Runtime. Failures are raised as errors, so that logging them would report them twice."""
 
 
 class OnnxRuntimeSession:
-    """One graph on one of ONNX Runtime's execution providers.
+    """One graph on an execution provider of ONNX Runtime.
 
-    On the CPU it is lowered first: what was fp16 or bf16 computes, and crosses the border, in fp32.
+    On the CPU it is lowered first: values, inputs and outputs of fp16 or bf16 become fp32.
 
     Raises:
         BackendError: ONNX Runtime or the provider is not installed, or refuses the graph.
@@ -61,7 +67,7 @@ class OnnxRuntimeSession:
             own = threads_for(self._lowered.weights, options.rows) if self._lowered is not None else ALL_CORES
             self._threads, self._spins = options.threads or own, options.threads is not None
             self._session = self._opened()
-        except Exception as error:  # the library raises classes of its own, without a common base but this
+        except Exception as error:  # the library's exception classes have no other common base
             raise BackendError(_refusal(graph_file, error)) from error
         self._check_opened()
         self.backend = _BACKENDS[provider]
@@ -72,11 +78,11 @@ class OnnxRuntimeSession:
     def run(
         self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None, stages: Stages = UNMEASURED
     ) -> dict[str, np.ndarray]:
-        """Return the named outputs; floats and integers are cast to the graph's own width.
+        """Return the named outputs; floats and integers are cast to the width of the graph's types.
 
         Raises:
-            InputError: names, types or shapes that the graph does not take, all of them.
-            BackendError: the graph fails on values that its signature allows, or the memory does not suffice.
+            InputError: the graph does not take some names, types or shapes, all of them named.
+            BackendError: the graph fails on inputs that fit its signature, or the memory does not suffice.
         """
         names = list(self.outputs if outputs is None else outputs)
         require_arrays(self._file.stem, inputs, names, self.inputs, self.outputs)
@@ -84,12 +90,12 @@ class OnnxRuntimeSession:
         try:
             with stages.stage(COMPUTE, self._file.stem):
                 results = self._session.run(names, feeds)
-        except Exception as error:  # as above
+        except Exception as error:  # as in `__init__`
             raise BackendError(_failure(self._file, error)) from error
         return dict(zip(names, results, strict=True))
 
     def layer_times(self, inputs: Mapping[str, np.ndarray], runs: int) -> "list[LayerTime]":
-        """Return the layers as they run, from a session of its own that profiles them."""
+        """Return the layers as they run, from a separate session with profiling."""
         from internvl_edge.runtime.backends.layer_times.onnxruntime import profiled_layers
 
         feeds = {name: np.ascontiguousarray(value, self.inputs[name].dtype) for name, value in inputs.items()}
@@ -100,14 +106,14 @@ class OnnxRuntimeSession:
         self._session = None
 
     def _graph_bytes(self) -> int | None:
-        """Return what the graph takes with its weights in fp32; None where a provider compiles what it takes."""
+        """Return the bytes of the graph with its weights in fp32; None where the provider compiles parts of it."""
         if self._lowered is None:
             return None
         model = OnnxModel(self._lowered.model, self._file.parent)
         return len(self._lowered.model) + sum(4 * tensor.size for tensor in model.initializers.values())
 
     def _opened(self, profile: "ProfileFiles | None" = None) -> Any:
-        """Return a new session, which writes what `profile` names if it is given."""
+        """Return a new session, which writes the files of `profile` if it is given."""
         import onnxruntime
 
         settings = onnxruntime.SessionOptions()
@@ -119,7 +125,7 @@ class OnnxRuntimeSession:
             settings.enable_profiling, settings.profile_file_prefix = True, str(profile.trace)
             if profile.graph is not None:
                 settings.optimized_model_filepath = str(profile.graph)
-                settings.add_session_config_entry(_WEIGHTS_BESIDE, "weights.bin")  # a file of protobuf ends at 2 GiB
+                settings.add_session_config_entry(_WEIGHTS_BESIDE, "weights.bin")  # a protobuf file is limited to 2 GiB
         providers = list(_PROVIDERS[self._provider])
         if self._lowered is None:
             return onnxruntime.InferenceSession(str(self._file), settings, providers=providers)
@@ -141,7 +147,7 @@ class OnnxRuntimeSession:
             )
 
     def _check_opened(self) -> None:
-        """Check that the provider took the graph: a library of its that is missing makes it fall back in silence."""
+        """Check that the provider runs the graph, since ONNX Runtime falls back silently where a library is missing."""
         wanted, found = _PROVIDERS[self._provider][0], self._session.get_providers()
         if wanted not in found:
             raise BackendError(
@@ -151,7 +157,7 @@ class OnnxRuntimeSession:
         tensors = [*self._session.get_inputs(), *self._session.get_outputs()]
         if foreign := {item.type for item in tensors if item.type not in _DTYPES}:
             listed = ", ".join(sorted(foreign))
-            raise BackendError(f"{self._file.name}: NumPy cannot hold its {listed}; export with --dtype fp16 or fp32")
+            raise BackendError(f"{self._file.name}: NumPy cannot hold its {listed}; {NUMPY_REMEDY}")
 
     def _settings(self) -> dict[str, str]:
         import onnxruntime
@@ -177,7 +183,7 @@ def _failure(graph_file: Path, error: Exception) -> str:
     reason = first_line(error)
     if _is_memory(reason):
         return f"graph {graph_file.stem}: out of memory ({reason}); lower the batch, the beams or the new tokens"
-    return f"{graph_file.name}: failed at run time ({reason}); check its inputs"
+    return run_failure(graph_file.name, reason)
 
 
 def _is_memory(reason: str) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from internvl_edge.runtime.backends.session import SessionOptions, TensorInfo, require_arrays
+from internvl_edge.runtime.backends.session import SessionOptions, TensorInfo, require_arrays, run_failure
 from internvl_edge.runtime.bundle.manifest import TensorSpec
 from internvl_edge.runtime.errors import BackendError
 from internvl_edge.runtime.stages import COMPUTE, UNMEASURED, Stages
@@ -68,11 +68,11 @@ class OpenVinoSession:
     def run(
         self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None, stages: Stages = UNMEASURED
     ) -> dict[str, np.ndarray]:
-        """Return the named outputs; floats and integers are cast to the graph's own width.
+        """Return the named outputs; floats and integers are cast to the width of the graph's types.
 
         Raises:
-            InputError: names, types or shapes that the graph does not take, all of them.
-            BackendError: the graph fails on values that its signature allows.
+            InputError: the graph does not take some names, types or shapes, all of them named.
+            BackendError: the graph fails on inputs that fit its signature.
         """
         names = list(self.outputs if outputs is None else outputs)
         require_arrays(self._file.stem, inputs, names, self.inputs, self.outputs)
@@ -83,9 +83,7 @@ class OpenVinoSession:
                 with stages.stage(COMPUTE, self._file.stem):
                     request.infer(share_outputs=True)
             except RuntimeError as error:
-                raise BackendError(
-                    f"{self._file.name}: failed at run time ({_reason(error)}); check its inputs"
-                ) from error
+                raise BackendError(run_failure(self._file.name, _reason(error))) from error
             return {name: request.get_tensor(name).data.copy() for name in names}  # the request is reused
 
     def layer_times(self, inputs: Mapping[str, np.ndarray], runs: int) -> "list[LayerTime]":

@@ -14,6 +14,10 @@ _CASTABLE = {"f": "f", "i": "iub", "u": "iub", "b": "b"}
 """Kinds of NumPy types that may be cast to each kind of a graph's type: the width may differ, not the meaning."""
 
 
+NUMPY_REMEDY = "export with --dtype fp16 or fp32"
+"""Remedy for inputs and outputs whose type NumPy lacks."""
+
+
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     """Name, type and shape of an input or output of a graph."""
@@ -74,8 +78,8 @@ class Session(Protocol):
         """Return the named outputs (default: all) for the named inputs.
 
         Raises:
-            InputError: names, types or shapes that the graph does not take, all of them.
-            BackendError: the graph fails on values that its signature allows.
+            InputError: the graph does not take some names, types or shapes, all of them named.
+            BackendError: the graph fails on inputs that fit its signature.
         """
         ...
 
@@ -135,6 +139,11 @@ class CacheSession(Session, Protocol):
             BackendError: there is not enough memory.
         """
         ...
+
+
+def run_failure(graph_file: str, reason: str) -> str:
+    """Return the message for a graph that a library failed to run."""
+    return f"{graph_file}: failed at run time ({reason}); check its inputs"
 
 
 def require_arrays(

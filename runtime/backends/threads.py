@@ -1,16 +1,16 @@
-"""How many threads of a processor a graph is worth."""
+"""Decide how many threads of a processor run a graph."""
 
 _SMALL_WORK = 16 << 20
-"""Products for each row of the input that one thread does in a few milliseconds.
+"""Number of multiplications, weights times rows, that one thread computes in a few milliseconds.
 
-A graph has some hundred operators, and a thread that waits for the others at the end of each takes as long as the
-slowest of them, which on a machine that others use too may be asleep. The example's graphs have 1 to 4 million weights:
-up to four pictures in a call run on one thread.
+A graph has about a hundred operators. At the end of each all threads wait for the slowest, which may be asleep on a
+machine that other programs use too. The example's graphs have 1 to 4 million weights, so that up to four pictures in a
+call run on one thread.
 """
 ALL_CORES = 0
-"""ONNX Runtime's own choice."""
+"""Number of threads with which ONNX Runtime uses all cores."""
 
 
 def threads_for(weights: int, rows: int) -> int:
-    """Return how many threads take a graph of so many `weights` with `rows` in a call; 0: one for each core."""
+    """Return the number of threads for calls of `rows` rows of a graph with `weights` weights; 0 means all cores."""
     return 1 if weights * rows <= _SMALL_WORK else ALL_CORES

@@ -73,7 +73,7 @@ def _opened(open_session: Callable[[ProfileFiles], Any], trace: Path, graph: Pat
     """Return a session and the path of the graph that it wrote, or None where it cannot write one."""
     try:
         return open_session(ProfileFiles(trace=trace, graph=graph)), graph
-    except Exception as error:  # the library raises classes of its own, without a common base but this
+    except Exception as error:  # the library's exception classes have no other common base
         if graph is None:
             raise
         logger.warning("layers: the graph cannot be written (%s); %s", error, _NO_TENSORS)

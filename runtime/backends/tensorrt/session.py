@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from internvl_edge.runtime.backends.cuda import Cuda, Device, DeviceMemoryError
-from internvl_edge.runtime.backends.session import SessionOptions, TensorInfo, require_arrays
+from internvl_edge.runtime.backends.session import NUMPY_REMEDY, SessionOptions, TensorInfo, require_arrays
 from internvl_edge.runtime.backends.tensorrt.cache import TensorRTCache
 from internvl_edge.runtime.backends.tensorrt.contexts import ContextFactory
 from internvl_edge.runtime.backends.tensorrt.execution import Execution
@@ -227,7 +227,5 @@ def _room_for(graph: str) -> Iterator[None]:
 
 def _tensor(graph: str, spec: TensorSpec) -> TensorInfo:
     if spec.dtype not in _DTYPES:
-        raise BackendError(
-            f"graph {graph}: NumPy cannot hold {spec.name} of type {spec.dtype}; export with --dtype fp16 or fp32"
-        )
+        raise BackendError(f"graph {graph}: NumPy cannot hold {spec.name} of type {spec.dtype}; {NUMPY_REMEDY}")
     return TensorInfo(spec.name, np.dtype(spec.dtype), spec.shape)

@@ -12,7 +12,7 @@ from internvl_edge.runtime.tasks.features import require_direction, similarity_l
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_a_graph_is_told_once(value: float, dtype: type, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_graph_is_reported_once(value: float, dtype: type, caplog: pytest.LogCaptureFixture) -> None:
     outputs = {"image_embeds": np.ones((2, 3), dtype), "vision_states": np.ones((2, 4, 3), dtype)}
     watch = FiniteOutputs()
     watch.watch("vision", outputs)
@@ -30,7 +30,7 @@ def test_a_graph_is_told_once(value: float, dtype: type, caplog: pytest.LogCaptu
     assert all("--dtype bf16" in message for message in told)
 
 
-def test_another_graph_is_told_as_well(caplog: pytest.LogCaptureFixture) -> None:
+def test_another_graph_is_reported_as_well(caplog: pytest.LogCaptureFixture) -> None:
     watch = FiniteOutputs()
     for graph in ("text", "itm", "text"):
         watch.watch(graph, {"out": np.full((1, 2), np.nan, np.float32)})

@@ -26,7 +26,7 @@ def test_a_stage_that_fails_is_timed_and_fails() -> None:
     assert [span.stage for span in stages.spans] == [PREPROCESS]
 
 
-def test_a_device_tells_its_own_length() -> None:
+def test_a_device_reports_its_own_length() -> None:
     stages = Stages()
     stages.device(COMPUTE, "query", 2.5)
     (span,) = stages.spans

@@ -1,4 +1,4 @@
-"""What a Jetson is told, and that its extra asks for nothing that it would have to compile."""
+"""The remedy that a Jetson gets, and its extra, which needs nothing that it would have to compile."""
 
 import sys
 from pathlib import Path
@@ -15,7 +15,7 @@ COMPILED_THERE = {"pycuda", "tensorrt", "onnxruntime-gpu"}
 
 
 @pytest.mark.parametrize(
-    ("on_jetson", "in_environment", "told"),
+    ("on_jetson", "in_environment", "reported"),
     [
         (False, False, "pip install 'internvl-edge[gpu]'"),
         (
@@ -33,14 +33,14 @@ COMPILED_THERE = {"pycuda", "tensorrt", "onnxruntime-gpu"}
     ],
 )
 def test_where_tensorrt_comes_from(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_jetson: bool, in_environment: bool, told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_jetson: bool, in_environment: bool, reported: str
 ) -> None:
     release = tmp_path / "nv_tegra_release"
     if on_jetson:
         release.write_text("# R36 (release), REVISION: 4.0")
     monkeypatch.setattr(jetson, "RELEASE_FILE", release)
     monkeypatch.setattr(sys, "base_prefix", "/usr" if in_environment else sys.prefix)
-    assert jetson.tensorrt_remedy() == told
+    assert jetson.tensorrt_remedy() == reported
 
 
 def test_the_extra_has_wheels_alone() -> None:

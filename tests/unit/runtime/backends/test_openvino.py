@@ -180,7 +180,7 @@ def test_the_time_of_a_run_is_one_span(session: OpenVinoSession) -> None:
     assert [(span.stage, span.graph) for span in stages.spans] == [(COMPUTE, "graph")]
 
 
-def test_layers_are_told_apart(session: OpenVinoSession) -> None:
+def test_layers_are_distinguished(session: OpenVinoSession) -> None:
     assert isinstance(session, LayerTimes)
     layers = session.layer_times({"x": np.ones((1, 3)), "h": np.ones((1, 1)), "ids": np.array([0])}, 30)
     assert layers
@@ -188,7 +188,7 @@ def test_layers_are_told_apart(session: OpenVinoSession) -> None:
     assert any(layer.op == "Gather" and layer.kind.startswith("Gather (") for layer in layers)
 
 
-def test_settings_tell_what_changes_a_time(session: OpenVinoSession) -> None:
+def test_settings_name_what_changes_a_time(session: OpenVinoSession) -> None:
     assert session.backend == "openvino"
     assert session.settings["threads"] == "1"
     assert set(session.settings) == {"openvino", "device", "computes in", "threads"}

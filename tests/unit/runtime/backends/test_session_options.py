@@ -114,7 +114,7 @@ def test_replicas_open_a_bundle_with_it(monkeypatch: pytest.MonkeyPatch, bf16: b
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-def test_arm_processors_are_told(tmp_path: Path, rng: np.random.Generator, bf16: bool) -> None:
+def test_arm_processors_get_their_option(tmp_path: Path, rng: np.random.Generator, bf16: bool) -> None:
     text = "product (float[n, 8] x) => (float[n, 8] y) { y = MatMul(x, w) }"
     path = write_graph(tmp_path, text, {"w": rng.normal(size=(8, 8)).astype(np.float32)})
     assert ("mlas.enable_gemm_fastmath_arm64_bfloat16" in lower(path, bf16).config) is bf16

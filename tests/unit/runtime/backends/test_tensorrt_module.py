@@ -26,7 +26,7 @@ def test_an_absent_one_says_what_to_install(
         import_tensorrt(flavour)
 
 
-def test_a_version_is_told_where_there_is_one() -> None:
+def test_a_version_is_found_where_there_is_one() -> None:
     module = ModuleType("tensorrt")
     assert tensorrt_version(module) == "of unknown version"
     module.__version__ = "10.3.0"  # type: ignore[attr-defined]

@@ -77,7 +77,7 @@ def test_a_session_has_the_threads_of_its_graph_and_spins_only_on_those_asked_fo
 
 
 def entry(settings: Any, key: str) -> str | None:
-    """Return what a session was told; None where ONNX Runtime does as it does by itself."""
+    """Return the option of a session; None where it is ONNX Runtime's default."""
     try:
         return str(settings.get_session_config_entry(key))
     except RuntimeError:

@@ -76,7 +76,7 @@ def test_the_digest_is_streamed_over_several_pieces(tmp_path: Path, monkeypatch:
     assert sha256_file(tmp_path / "file") == hashlib.sha256(content).hexdigest()
 
 
-def test_a_folder_whose_name_libraries_cannot_take_is_told(tmp_path: Path) -> None:
+def test_a_folder_whose_name_libraries_cannot_take_is_reported(tmp_path: Path) -> None:
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     folder.mkdir()
     with pytest.raises(BundleError, match="its path is no UTF-8, which ONNX Runtime does not open; rename the folder"):

@@ -1,4 +1,4 @@
-"""The manifest survives a round trip, and a broken one is told in one line."""
+"""The manifest survives a round trip, and a broken one is reported in one line."""
 
 import json
 import os
@@ -110,7 +110,7 @@ def test_graphs_are_found_by_their_role_whatever_they_are_called(path: Path) -> 
     assert manifest.roles == {IMAGE_ENCODER, CAPTION_DECODER}
 
 
-def test_lacking_roles_are_told_by_the_names_that_export_gives(path: Path) -> None:
+def test_lacking_roles_are_called_by_the_names_that_export_gives(path: Path) -> None:
     bundle = Bundle(path.parent, Manifest.load(path))
     assert bundle.graphs_of(CAPTION_DECODER, IMAGE_ENCODER) == ("decoder", "vision")
     with pytest.raises(BundleError, match=r"has no graph query, text \(it has vision, decoder\)") as caught:

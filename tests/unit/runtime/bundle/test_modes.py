@@ -47,7 +47,7 @@ def test_a_mode_that_is_asked_for_or_the_best_there_is(bundle: Bundle, asked: st
 
 
 @pytest.mark.parametrize(
-    ("bundle", "asked", "error", "told"),
+    ("bundle", "asked", "error", "reported"),
     [
         (("vision", "query"), "x", InputError, "mode 'x': unknown; choose c (InternVL-C) or g (InternVL-G)"),
         (("vision", "text"), "g", BundleError, "has no graph query (it has vision, text), which mode g"),
@@ -57,6 +57,6 @@ def test_a_mode_that_is_asked_for_or_the_best_there_is(bundle: Bundle, asked: st
     ],
     indirect=["bundle"],
 )
-def test_what_is_lacking_is_named(bundle: Bundle, asked: str | None, error: type[Exception], told: str) -> None:
-    with pytest.raises(error, match=re.escape(told)):
+def test_what_is_lacking_is_named(bundle: Bundle, asked: str | None, error: type[Exception], reported: str) -> None:
+    with pytest.raises(error, match=re.escape(reported)):
         mode_of(bundle, asked)

@@ -96,7 +96,7 @@ def test_another_size_keeps_the_share_that_is_cut() -> None:
         ({"mean": (1.0,), "resample": "x"}, "three numbers; resample 'x'"),
     ],
 )
-def test_what_cannot_be_is_told(wrong: dict[str, Any], finding: str) -> None:
+def test_what_cannot_be_is_reported(wrong: dict[str, Any], finding: str) -> None:
     with pytest.raises(InputError, match=finding):
         Preprocessing(**{"image_size": 8, **wrong})
 

@@ -78,7 +78,7 @@ def test_an_archive_beside_the_table_holds_its_files(tmp_path: Path) -> None:
         find_pictures([tmp_path / "list.jsonl"])
 
 
-def test_a_stamp_tells_a_change(tmp_path: Path) -> None:
+def test_a_stamp_shows_a_change(tmp_path: Path) -> None:
     (path,) = write_pictures(tmp_path, 1)
     picture = PictureFile(path)
     before = picture.stamp()
@@ -102,7 +102,7 @@ def test_a_stamp_tells_a_change(tmp_path: Path) -> None:
         (None, "no object"),
     ],
 )
-def test_rows_that_name_no_file_are_told(tmp_path: Path, row: object, why: str) -> None:
+def test_rows_that_name_no_file_are_reported(tmp_path: Path, row: object, why: str) -> None:
     path = lines(tmp_path / "list.jsonl", [{"file": "a.png"}, row])
     with pytest.raises(InputError, match=rf"list.jsonl: line 2: {re.escape(why)}; repair or remove them"):
         find_pictures([path])
@@ -151,7 +151,7 @@ def test_broken_lines_are_numbered_and_of_many_the_first_shown(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["empty folder", "empty.jsonl", "empty.parquet"])
-def test_nothing_is_told(tmp_path: Path, name: str) -> None:
+def test_nothing_is_reported(tmp_path: Path, name: str) -> None:
     if name.endswith("folder"):
         (tmp_path / name).mkdir()
     elif name.endswith("jsonl"):
@@ -214,7 +214,7 @@ def test_texts_of_tables_one_or_several_a_row(tmp_path: Path) -> None:
     assert find_texts([first, second], "caption") == ["a\u2028b", "c", "d", "e", "f", "g"]
 
 
-def test_tables_without_the_texts_are_told(tmp_path: Path) -> None:
+def test_tables_without_the_texts_are_reported(tmp_path: Path) -> None:
     path = lines(tmp_path / "t.jsonl", [{"caption": "a"}, {"caption": 3}, {"text": "b"}, {"caption": [None]}])
     with pytest.raises(InputError, match="lines 2, 3, 4: no text in caption; give the name of a field"):
         find_texts([path], "caption")

@@ -138,7 +138,7 @@ def test_features_go_to_a_device(tmp_path: Path, suffix: str) -> None:
         write_features(output, features)
 
 
-def test_a_socket_is_told(tmp_path: Path) -> None:
+def test_a_socket_is_reported(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "socket"))
         with pytest.raises(InputError, match="socket: cannot be written"):
@@ -166,12 +166,12 @@ def test_a_place_that_will_not_do(tmp_path: Path, name: str, finding: str) -> No
         write_text(tmp_path / name, "content")
 
 
-def test_all_places_are_told_at_once(tmp_path: Path) -> None:
+def test_all_places_are_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a/f: .*; .*b/f: "):
         require_writable([tmp_path / "a" / "f", tmp_path / "fine", tmp_path / "b" / "f"])
 
 
-def test_descriptors_that_take_nothing_are_told_first(tmp_path: Path) -> None:
+def test_descriptors_that_take_nothing_are_reported_first(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("old")
     with (tmp_path / "f").open("rb") as file:
         with pytest.raises(InputError, match="is open for reading alone; give another name"):
@@ -189,7 +189,7 @@ def test_what_is_read_is_not_replaced(tmp_path: Path) -> None:
     require_apart([tmp_path / "g", Path("-"), Path("/dev/null")], [tmp_path / "f", Path("/dev/null")])
 
 
-def test_one_file_for_two_contents_is_told(tmp_path: Path) -> None:
+def test_one_file_for_two_contents_is_reported(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("f")
     with pytest.raises(InputError, match="/f: named twice; give"):
         require_writable([tmp_path / "f", tmp_path / "link", tmp_path / "g"])

@@ -61,14 +61,14 @@ def ask(folder: Path, code: str, *arguments: str) -> Any:
 def _pip(requirements: Sequence[str], folder: Path) -> None:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check"]
     command += ["--target", str(folder), *requirements]
-    told = " ".join(requirements)
+    reported = " ".join(requirements)
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S)
     except subprocess.TimeoutExpired as error:
-        raise CannotInstallError(f"pip install {told}: no answer in {_TIMEOUT_S} s") from error
+        raise CannotInstallError(f"pip install {reported}: no answer in {_TIMEOUT_S} s") from error
     if done.returncode != 0:
         said = done.stderr.strip().splitlines() or ["no reason given"]
-        raise CannotInstallError(f"pip install {told}: {said[-1]}")
+        raise CannotInstallError(f"pip install {reported}: {said[-1]}")
 
 
 def _compile_stubs(folder: Path, major: str) -> None:

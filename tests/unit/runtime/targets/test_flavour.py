@@ -102,7 +102,7 @@ def test_a_target_of_an_rtx_that_is_not_installed_names_the_extra(monkeypatch: p
     assert found_flavours() == ()
 
 
-def test_a_device_without_its_library_is_told_where_it_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_without_its_library_is_reported_with_where_it_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
     absent(monkeypatch, "tensorrt")
     device(monkeypatch, 87)
     monkeypatch.setattr(sys, "base_prefix", "/usr")

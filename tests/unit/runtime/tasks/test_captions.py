@@ -152,15 +152,15 @@ def test_no_picture_is_refused(model: InternVL, calls: list[tuple[str, int]], ca
 
 
 @pytest.mark.parametrize(
-    ("prompts", "told"),
+    ("prompts", "reported"),
     [([[1, 259]] * 3, "2 pictures but prompts [3, 2]"), ([[]], "2 pictures but prompts [1, 0]")],
 )
 def test_prompts_that_do_not_match_the_pictures(
-    model: InternVL, pixels: np.ndarray, prompts: list[list[int]], told: str
+    model: InternVL, pixels: np.ndarray, prompts: list[list[int]], reported: str
 ) -> None:
     with pytest.raises(InputError, match="give one, or one a picture") as caught:
         model.generate(pixels[:2], np.array(prompts, np.int64))
-    assert told in str(caught.value)
+    assert reported in str(caught.value)
 
 
 def test_several_prompts_go_on_from_one_query(

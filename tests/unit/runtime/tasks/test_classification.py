@@ -39,7 +39,7 @@ def test_a_classifier_is_a_column_of_unit_length_for_each_label(model: InternVL)
 
 
 @pytest.mark.parametrize(
-    ("labels", "templates", "told"),
+    ("labels", "templates", "reported"),
     [
         ([], None, "no label or no template"),
         (["cat"], [], "no label or no template"),
@@ -48,10 +48,10 @@ def test_a_classifier_is_a_column_of_unit_length_for_each_label(model: InternVL)
     ],
 )
 def test_nothing_to_compare_with_is_refused_before_anything_runs(
-    model: InternVL, calls: list[tuple[str, int]], labels: list[str], templates: "list[str] | None", told: str
+    model: InternVL, calls: list[tuple[str, int]], labels: list[str], templates: "list[str] | None", reported: str
 ) -> None:
     with pytest.raises(InputError, match=r"^classify: ") as caught:
         classify(model, ["gone.png"], labels, templates)
-    assert told in str(caught.value)
+    assert reported in str(caught.value)
     assert len(str(caught.value)) < 400
     assert calls == []

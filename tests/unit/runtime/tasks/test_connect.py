@@ -94,7 +94,7 @@ def test_the_file_holds_all_pictures(
     assert {span.stage for span in stages.spans} == {DECODE_IMAGE, PREPROCESS}
 
 
-def test_what_cannot_work_is_told_before_anything_runs(
+def test_what_cannot_work_is_reported_before_anything_runs(
     opened: tuple[InternVL, list[tuple[str, int]]], picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, ran = opened

@@ -28,13 +28,13 @@ def test_graphs_open_when_first_used_and_once(
 
 
 @pytest.mark.parametrize("as_files", [False, True])
-def test_pictures_are_told_of_when_they_are_done(
+def test_pictures_are_reported_when_they_are_done(
     model: InternVL, calls: list[tuple[str, int]], pixels: np.ndarray, as_files: bool
 ) -> None:
-    told: list[tuple[float, tuple[str, int]]] = []
-    monitor = Monitor(advance=lambda more: told.append((more, calls[-1])))
+    reported: list[tuple[float, tuple[str, int]]] = []
+    monitor = Monitor(advance=lambda more: reported.append((more, calls[-1])))
     model.encode_image([np.full((4, 4, 3), i, np.uint8) for i in range(5)] if as_files else pixels, monitor=monitor)
-    assert told == [(2, ("vision", 2)), (2, ("vision", 2)), (1, ("vision", 1))]
+    assert reported == [(2, ("vision", 2)), (2, ("vision", 2)), (1, ("vision", 1))]
 
 
 def test_no_batch_is_larger_than_a_graph_takes(
@@ -82,7 +82,7 @@ def test_threads_that_ask_at_once_open_a_graph_once(
     assert calls == [("vision", -1)]
 
 
-def test_nan_is_told_once_and_never_ranked(
+def test_nan_is_reported_once_and_never_ranked(
     model: InternVL, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, pixels: np.ndarray
 ) -> None:
     broken = {"text_embeds": np.array([[1, np.nan, 2]]), "logits": np.full((1, 320), np.nan)}
@@ -187,7 +187,7 @@ def test_files_are_read_batch_by_batch(
         assert read == [2, 2, 1]
 
 
-def test_a_broken_file_late_in_a_list_is_told_before_anything_runs(
+def test_a_broken_file_late_in_a_list_is_reported_before_anything_runs(
     model: InternVL, calls: list[tuple[str, int]], tmp_path: Path
 ) -> None:
     Image.new("RGB", (5, 5)).save(tmp_path / "good.png")

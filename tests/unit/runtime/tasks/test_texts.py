@@ -1,4 +1,4 @@
-"""What has no answer is told where it enters: nothing, padding alone, pixels that are no numbers, no texts."""
+"""What has no answer is reported where it enters: nothing, padding alone, pixels that are no numbers, no texts."""
 
 from collections.abc import Callable
 from pathlib import Path

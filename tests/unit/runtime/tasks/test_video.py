@@ -1,4 +1,4 @@
-"""Frames by the reference's rule, of folders, animations and containers; what cannot be sampled is told."""
+"""Frames by the reference's rule, of folders, animations and containers; what cannot be sampled is reported."""
 
 import dataclasses
 import os
@@ -129,7 +129,7 @@ def test_a_tower_without_texts_says_so_first(tmp_path: Path, monkeypatch: pytest
         rank_texts(model, [tmp_path / "gone.gif"], ["x"])
 
 
-def test_what_is_no_video_is_told(tmp_path: Path) -> None:
+def test_what_is_no_video_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone.mp4: no such file; give a video, an animation or a folder"):
         sample_video(tmp_path / "gone.mp4")
     (tmp_path / "text.mp4").write_text("no video")
@@ -138,7 +138,7 @@ def test_what_is_no_video_is_told(tmp_path: Path) -> None:
         sample_video(tmp_path / "text.mp4")
 
 
-def test_pipes_and_long_names_are_told(tmp_path: Path) -> None:
+def test_pipes_and_long_names_are_reported(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.mp4")
     found = []
 
@@ -173,7 +173,7 @@ def test_too_few_frames_name_the_video_and_what_it_can_give(tmp_path: Path) -> N
         sample_video(tmp_path / "still.png")
 
 
-def test_a_broken_frame_is_told(tmp_path: Path) -> None:
+def test_a_broken_frame_is_reported(tmp_path: Path) -> None:
     paths = write_pictures(tmp_path / "v", 8)
     paths[3].write_text("no")
     with pytest.raises(InputError, match=r"/v: a frame cannot be read \(not a picture\); repair it"):

@@ -60,7 +60,7 @@ def test_values_go_there_and_back_in_the_order_of_a_stream(cuda: Cuda, driver: c
     assert driver.fake_depth() == 0
 
 
-def test_events_tell_the_devices_time(cuda: Cuda) -> None:
+def test_events_measure_the_devices_time(cuda: Cuda) -> None:
     with cuda.current():
         stream, address = cuda.stream(), cuda.allocate(64)
         start, end = cuda.event(blocking=False), cuda.event(blocking=True)

@@ -254,7 +254,7 @@ def test_pycuda_that_is_not_installed_is_not_needed(
     assert not caplog.messages
 
 
-def test_pycuda_that_is_newer_than_the_driver_is_left_out_and_told(
+def test_pycuda_that_is_newer_than_the_driver_is_left_out_and_reported(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def load(name: str) -> None:
@@ -262,10 +262,10 @@ def test_pycuda_that_is_newer_than_the_driver_is_left_out_and_told(
 
     monkeypatch.setattr("internvl_edge.runtime.backends.cuda.open.import_module", load)
     assert import_pycuda(DEVICE) is None
-    (told,) = caplog.messages
-    assert "undefined symbol: cuEventElapsedTime_v2), so the driver is called without it" in told
-    assert "CUDA 12.2 or older" in told
-    assert "\n" not in told
+    (reported,) = caplog.messages
+    assert "undefined symbol: cuEventElapsedTime_v2), so the driver is called without it" in reported
+    assert "CUDA 12.2 or older" in reported
+    assert "\n" not in reported
 
 
 def test_a_pycuda_that_loads_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

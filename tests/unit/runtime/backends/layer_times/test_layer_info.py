@@ -79,7 +79,7 @@ tower (float[batch, 5, 64] x) => (float[batch, 5, 64] q, float[batch, 5, 64] k) 
 }"""
 
 
-def test_nodes_that_openvino_calls_the_same_are_told_apart(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_nodes_that_openvino_calls_the_same_are_distinguished(tmp_path: Path, rng: np.random.Generator) -> None:
     """A scale that it moves behind a split becomes a node a branch, all of one name."""
     pytest.importorskip("openvino", reason="the extra `openvino` is not installed")
     from internvl_edge.runtime.backends.openvino import OpenVinoSession

@@ -1,4 +1,4 @@
-"""Layers of a graph: their modules by name, and what ONNX Runtime's profiler tells of them."""
+"""Layers of a graph: their modules by name, and what ONNX Runtime's profiler reports of them."""
 
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def test_the_first_run_of_a_trace_does_not_count() -> None:
     assert len({tensor.name for layer in (first, second) for tensor in (*layer.inputs, *layer.outputs)}) == 4
 
 
-def test_onnxruntime_tells_its_layers(tmp_path: Path) -> None:
+def test_onnxruntime_reports_its_layers(tmp_path: Path) -> None:
     graph = """<ir_version: 10, opset_import: ["": 23]>
     toy (float[batch, 8] x, float[8, 8] w) => (float[batch, 8] y) {
         product = MatMul(x, w)

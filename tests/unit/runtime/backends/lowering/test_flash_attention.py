@@ -60,7 +60,7 @@ def test_any_other_attention_stays(tmp_path: Path, rng: np.random.Generator, cha
     assert "attentions in blocks" not in OnnxRuntimeSession(path, SessionOptions(threads=1)).settings
 
 
-def test_sizes_that_the_file_does_not_tell_are_not_guessed(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_sizes_that_the_file_does_not_give_are_not_guessed(tmp_path: Path, rng: np.random.Generator) -> None:
     text = TEXT.replace("<float[batch, {rows}, {width}] q, ", "<")
     weights = {name: rng.normal(size=32).astype(np.float32) for name in "abc"}
     path = write_graph(tmp_path, text.format(rows=FEWEST_ROWS, width=32, heads=2, more="", mask=""), weights)

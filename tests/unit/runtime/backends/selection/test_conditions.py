@@ -1,4 +1,4 @@
-"""What is told of the machine, from the texts that it gives."""
+"""Conditions of the machine are read from the texts of its tools."""
 
 from pathlib import Path
 
@@ -11,13 +11,13 @@ from internvl_edge.runtime.backends.selection.conditions import cpu_clock, host_
     ("low", "high", "expected"),
     [("2201600", "2201600", "locked at 2201 MHz"), ("115200", "2201600", "up to 2201 MHz, free")],
 )
-def test_a_locked_clock_is_told(tmp_path: Path, low: str, high: str, expected: str) -> None:
+def test_a_locked_clock_is_reported(tmp_path: Path, low: str, high: str, expected: str) -> None:
     for name, value in (("governor", "schedutil"), ("min_freq", low), ("max_freq", high)):
         (tmp_path / f"scaling_{name}").write_text(f"{value}\n")
     assert cpu_clock(tmp_path) == {"governor": "schedutil", "cpu clock": expected}
 
 
-def test_a_machine_without_cpufreq_tells_nothing(tmp_path: Path) -> None:
+def test_a_machine_without_cpufreq_has_no_clock(tmp_path: Path) -> None:
     assert cpu_clock(tmp_path) == {}
 
 

@@ -26,7 +26,7 @@ DECODER: dict[str, tuple[str, tuple[int | str, ...]]] = {
 
 
 class FakeSession:
-    """Takes what it is told; a decoder's cache grows by a column each run."""
+    """A session with given inputs; a decoder's cache grows by a column each run."""
 
     backend = "fake"
     settings: Mapping[str, str] = {}

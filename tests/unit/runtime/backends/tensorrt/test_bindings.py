@@ -84,7 +84,7 @@ def test_the_true_profiler_calls_ours(rtx: Library) -> None:
     clock = LayerTimer(rtx.trt)
     assert isinstance(clock.profiler, rtx.trt.IProfiler)
     clock.profiler.report_layer_time("vision.encoder/mlp", 0.5)
-    (layer,) = clock.layers(1, {"Layers": ["vision.encoder/mlp"]})  # a plan without details tells names alone
+    (layer,) = clock.layers(1, {"Layers": ["vision.encoder/mlp"]})  # a plan without details has names alone
     assert (layer.name, layer.op, layer.times_ms) == ("vision.encoder/mlp", "layer", (0.5,))
 
 

@@ -73,7 +73,7 @@ def test_a_driver_that_does_not_start_is_the_reason(here: Site, monkeypatch: pyt
     )
 
 
-def test_plans_of_another_device_are_told(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plans_of_another_device_are_reported(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{OPEN}.find_device", lambda: replace(DEVICE, sm=120, name="NVIDIA Newer"))
     message = refusal(here)
     assert f"has no plans by {here.flavour} for sm_120 (NVIDIA Newer) (it has l4 by {here.flavour})" in message
@@ -82,7 +82,7 @@ def test_plans_of_another_device_are_told(here: Site, monkeypatch: pytest.Monkey
     assert "built for sm_89, this device is sm_120" in asked
 
 
-def test_no_plans_at_all_are_told(here: Site) -> None:
+def test_no_plans_at_all_are_reported(here: Site) -> None:
     (here.folder / ENGINE_FILE).unlink()
     assert "(it has none at all)" in refusal(here)
     assert "for orin (it has" in refusal(here, target="orin")

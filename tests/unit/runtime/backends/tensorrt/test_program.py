@@ -102,7 +102,7 @@ def test_a_capture_that_fails_stops_all_further_ones(here: Site, caplog: pytest.
     assert caplog.text.count("runs without CUDA graphs") == 1
 
 
-def test_a_failure_that_is_known_is_told_no_more(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_that_is_known_is_not_reported_again(caplog: pytest.LogCaptureFixture) -> None:
     replay = Replay(on=True)
     for _ in range(2):
         replay.stop("vision", CudaError("no"))
@@ -132,19 +132,19 @@ def test_scratch_memory_is_that_of_the_largest_plan(here: Site) -> None:
 
 def test_profiled_runs_have_contexts_of_their_own_and_give_them_back(here: Site) -> None:
     programs = Programs(here, "vision")
-    told: list[str] = []
+    reported: list[str] = []
 
     class Profiler(IProfiler):
         def report_layer_time(self, layer_name: str, ms: float) -> None:
-            told.append(layer_name)
+            reported.append(layer_name)
 
     stages = Stages()
     pixels = {"pixel_values": np.ones((1, 3, 4), np.float32)}
     programs.program.run_profiled(pixels, 0, Profiler(), 3, stages)
-    assert told == ["vision.encoder.first_half/mlp", "vision.encoder.second_half/mlp"] * 3
+    assert reported == ["vision.encoder.first_half/mlp", "vision.encoder.second_half/mlp"] * 3
     assert len([span for span in stages.spans if span.stage == COMPUTE]) == 3
     programs.vision(1)
-    assert len(told) == 6
+    assert len(reported) == 6
 
 
 def test_contexts_with_shapes_are_lent_and_nothing_runs(here: Site) -> None:

@@ -106,7 +106,7 @@ def test_without_cuda_graphs_everything_is_enqueued(here: Site, rng: np.random.G
 
 
 @pytest.mark.parametrize("reason", ["context", "driver"])
-def test_a_capture_that_fails_is_told_once(
+def test_a_capture_that_fails_is_reported_once(
     here: Site, reason: str, rng: np.random.Generator, caplog: pytest.LogCaptureFixture
 ) -> None:
     here.trt.capturable, here.cuda.captures_fail = reason != "context", reason == "driver"
@@ -114,9 +114,9 @@ def test_a_capture_that_fails_is_told_once(
     for _ in range(5):
         values = pixels(rng, 2)
         require_vision(session.run({"pixel_values": values}), values)
-    told = [record.message for record in caplog.records if record.levelname == "WARNING"]
-    assert len(told) == 1
-    assert told[0].startswith("graph vision: runs without CUDA graphs, capturing one failed (")
+    reported = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(reported) == 1
+    assert reported[0].startswith("graph vision: runs without CUDA graphs, capturing one failed (")
     assert session.settings["CUDA graph"] == "off"
 
 
@@ -129,7 +129,7 @@ def test_graphs_share_the_activation_memory_of_the_largest(in_parts: Site, rng: 
     assert sizes[1] < SCRATCH["text"]  # what else there is are inputs and outputs
 
 
-def test_activation_memory_that_grows_is_told_to_older_graphs(in_parts: Site, rng: np.random.Generator) -> None:
+def test_activation_memory_that_grows_is_bound_in_older_graphs(in_parts: Site, rng: np.random.Generator) -> None:
     text, ids = in_parts.open("text"), {"input_ids": np.array([[1, 2, 3]])}
     for _ in range(3):
         text.run(ids)
@@ -252,7 +252,7 @@ def test_a_device_without_room_names_graph_and_remedy(here: Site, rng: np.random
     require_vision(session.run({"pixel_values": values}), values)
 
 
-def test_layers_are_told_by_name_kind_and_time(in_parts: Site, rng: np.random.Generator) -> None:
+def test_layers_have_name_kind_and_time(in_parts: Site, rng: np.random.Generator) -> None:
     session = in_parts.open()
     assert isinstance(session, LayerTimes)
     assert isinstance(session, LayerInfo)
@@ -291,7 +291,9 @@ def test_layers_are_those_of_the_profile_that_runs(here: Site, length: int, past
     assert info["Layers"][0]["Inputs"][0]["Dimensions"] == [2, length]
 
 
-def test_plans_without_details_are_told(here: Site, rng: np.random.Generator, caplog: pytest.LogCaptureFixture) -> None:
+def test_plans_without_details_are_reported(
+    here: Site, rng: np.random.Generator, caplog: pytest.LogCaptureFixture
+) -> None:
     session = here.open()
     for plan in session._plans:
         plan.engine.plan = {**plan.engine.plan, "detailed": False}

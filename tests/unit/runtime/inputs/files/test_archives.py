@@ -1,4 +1,4 @@
-"""Archives: members by name, descriptions beside pictures, and what is broken told as that."""
+"""Archives: members by name, descriptions beside pictures, and damage is reported for the member it is in."""
 
 import gc
 import gzip
@@ -66,7 +66,7 @@ def test_pictures_with_dots_in_their_names_are_all_taken_without_descriptions(tm
     assert [row[0] for row in described(tar(tmp_path / "s.tar", members))] == list(members)
 
 
-def test_broken_descriptions_are_told_by_their_place(tmp_path: Path) -> None:
+def test_broken_descriptions_are_reported_by_their_place(tmp_path: Path) -> None:
     path = tar(tmp_path / "s.tar", {"0.png": b"", "1.json": b"{", "1.png": b"", "2.json": b"[]", "2.png": b""})
     with pytest.raises(InputError, match=r"row 1: 1.json is no JSON; row 2: 2.json is no object"):
         read_records(path)
@@ -106,7 +106,7 @@ def test_links_of_a_tar_lead_to_its_members_and_nowhere_else(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("damage", ["cut in a header", "a header overwritten", "cut in the last header"])
-def test_a_tar_that_ends_early_is_told(tmp_path: Path, damage: str) -> None:
+def test_a_tar_that_ends_early_is_reported(tmp_path: Path, damage: str) -> None:
     """Python's tarfile takes a header that is broken, but for the first one, for the end of the archive."""
     path = tar(tmp_path / "s.tar", {f"{index}.png": b"x" * 600 for index in range(3)})
     content = bytearray(path.read_bytes())
@@ -127,7 +127,7 @@ def test_a_tar_without_blocks_at_its_end_is_whole(tmp_path: Path, blocks: int) -
     assert len(read_records(path)) == 3
 
 
-def test_two_values_of_one_name_beside_a_picture_are_told(tmp_path: Path) -> None:
+def test_two_values_of_one_name_beside_a_picture_are_reported(tmp_path: Path) -> None:
     path = tar(tmp_path / "s.tar", {"0.png": b"", "0.json": b'{"caption": "x", "caption": "y"}'})
     with pytest.raises(InputError, match=r"row 0: 0.json has two values of `caption`"):
         read_records(path)
@@ -145,26 +145,26 @@ def test_two_values_of_one_name_beside_a_picture_are_told(tmp_path: Path) -> Non
         (gzip.compress(bytes(range(256)) * 9)[:-20], "a broken or cut-off archive"),
     ],
 )
-def test_what_is_no_archive_is_told_as_what_it_is(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+def test_what_is_no_archive_is_reported_as_what_it_is(tmp_path: Path, name: str, content: bytes, words: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=f"{name}: {words}"):
         read_records(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["gone.zip", "gone.tar", "gone.tar.gz", "gone.parquet", "gone.csv", "gone.json.gz"])
-def test_what_is_not_there_is_told(tmp_path: Path, name: str) -> None:
+def test_what_is_not_there_is_reported(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=f"{name}: no such file or directory; give"):
         read_records(tmp_path / name)
 
 
-def test_a_tar_cut_off_in_a_picture_is_told(tmp_path: Path) -> None:
+def test_a_tar_cut_off_in_a_picture_is_reported(tmp_path: Path) -> None:
     whole = tar(tmp_path / "s.tar", {"0.png": bytes(5000), "1.png": bytes(5000)}).read_bytes()
     (tmp_path / "s.tar").write_bytes(whole[:8000])
     with pytest.raises(InputError, match="a broken or cut-off archive"):
         read_records(tmp_path / "s.tar")
 
 
-def test_encrypted_and_damaged_members_are_told_alone(tmp_path: Path) -> None:
+def test_encrypted_and_damaged_members_are_reported_alone(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("good.png", b"good")
         archive.writestr("bad.png", bytes(range(256)) * 40)
@@ -239,7 +239,7 @@ def test_many_archives_are_few_open_files(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("column", ["caption", "image"])
-def test_a_table_that_is_damaged_amid_its_rows_is_told(tmp_path: Path, column: str) -> None:
+def test_a_table_that_is_damaged_between_its_rows_is_reported(tmp_path: Path, column: str) -> None:
     path = tmp_path / "t.parquet"
     marks = {"caption": b"the caption", "image": b"the picture"}
     table = pyarrow.table({"image": [marks["image"]] * 3, "caption": [marks["caption"].decode()] * 3})
@@ -257,7 +257,7 @@ def test_a_table_that_is_damaged_amid_its_rows_is_told(tmp_path: Path, column: s
             first.picture.content()
 
 
-def test_text_that_is_no_utf8_in_a_table_is_told(tmp_path: Path) -> None:
+def test_text_that_is_no_utf8_in_a_table_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     parquet.write_table(pyarrow.table({"file": ["a.png"], "caption": ["caf\u00e9"]}), path, compression="none")
     path.write_bytes(path.read_bytes().replace("caf\u00e9".encode(), b"caf\xe9\xe9"))

@@ -72,7 +72,7 @@ def test_many_links_into_each_other_take_no_longer_than_few(tmp_path: Path) -> N
     assert len(found(tmp_path / "0")[0]) == 40
 
 
-def test_pipes_are_not_opened_and_dangling_links_are_told_when_read(tmp_path: Path) -> None:
+def test_pipes_are_not_opened_and_dangling_links_are_reported_when_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
     names, text = found(tmp_path)

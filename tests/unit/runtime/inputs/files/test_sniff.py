@@ -86,9 +86,9 @@ def test_what_is_certainly_no_table_of_text(head: bytes, what: str | None) -> No
 @pytest.mark.parametrize(
     ("head", "what"),
     [("{ü".encode()[:-1], "JSON text"), (b"{\xfc" + b" " * 8, None), (b"{\x01", None)],
-    ids=["cut amid a letter", "no UTF-8", "control characters"],
+    ids=["cut inside a character", "no UTF-8", "control characters"],
 )
-def test_text_is_utf8_that_may_be_cut_amid_a_letter(head: bytes, what: str | None) -> None:
+def test_text_is_utf8_that_may_be_cut_inside_a_character(head: bytes, what: str | None) -> None:
     assert described(head) == what
 
 

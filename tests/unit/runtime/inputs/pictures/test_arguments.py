@@ -18,7 +18,7 @@ def test_lists_and_batches_are_counted(images: object, count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "told"),
+    ("images", "reported"),
     [
         ("a\n.png", r"pictures: a\n.png is a str; give a list"),
         (b"abc", "pictures: 3 bytes is a bytes; give a list"),
@@ -27,8 +27,8 @@ def test_lists_and_batches_are_counted(images: object, count: int) -> None:
         (iter(["a"]), "give a list"),
     ],
 )
-def test_one_picture_is_no_list(images: object, told: str) -> None:
-    with pytest.raises(InputError, match=re.escape(told)):
+def test_one_picture_is_no_list(images: object, reported: str) -> None:
+    with pytest.raises(InputError, match=re.escape(reported)):
         picture_count(images)
 
 

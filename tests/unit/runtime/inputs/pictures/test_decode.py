@@ -1,4 +1,4 @@
-"""Every kind of picture becomes RGB as the reference makes it; what is too large or broken is told with its remedy."""
+"""Every kind of picture becomes RGB as the reference makes it; large and broken ones are reported with a remedy."""
 
 import io
 import os
@@ -205,7 +205,7 @@ OTHER = {
 
 
 @pytest.mark.parametrize("kind", OTHER)
-def test_what_is_no_picture_is_told_as_what_it_is(tmp_path: Path, kind: str) -> None:
+def test_what_is_no_picture_is_reported_as_what_it_is(tmp_path: Path, kind: str) -> None:
     content, words = OTHER[kind]
     (tmp_path / "a.png").write_bytes(content)
     for image in (content, tmp_path / "a.png"):
@@ -214,7 +214,7 @@ def test_what_is_no_picture_is_told_as_what_it_is(tmp_path: Path, kind: str) -> 
                 read([image])
 
 
-def test_folders_pipes_and_names_that_cannot_be_are_told(tmp_path: Path) -> None:
+def test_folders_pipes_and_names_that_cannot_be_are_reported(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "dangling.png").symlink_to(tmp_path / "gone")
     found = {"folder": tmp_path, "dangling": tmp_path / "dangling.png", "null": tmp_path / "a\0.png"}
@@ -298,7 +298,7 @@ def finding_of(content: bytes) -> str | None:
     return None
 
 
-def test_arrays_and_pictures_without_pixels_are_told() -> None:
+def test_arrays_and_pictures_without_pixels_are_reported() -> None:
     for image in (np.zeros((0, 4, 3), np.uint8), Image.new("RGB", (0, 5)), b"P6\n0 3\n255\n"):
         with pytest.raises(UnreadableError, match=r"no pixels|broken"):
             decode(image)

@@ -1,4 +1,4 @@
-"""Pixel values equal the reference bit by bit; what cannot be read is told all at once."""
+"""Pixel values equal the reference bit by bit; what cannot be read is reported at once."""
 
 import io
 from pathlib import Path
@@ -123,7 +123,7 @@ def test_a_decompression_bomb_is_unreadable(tmp_path: Path, monkeypatch: pytest.
         load_pictures([tmp_path / "bomb.png"])
 
 
-def test_headers_tell_a_broken_file_before_anything_is_decoded(tmp_path: Path) -> None:
+def test_headers_show_a_broken_file_before_anything_is_decoded(tmp_path: Path) -> None:
     (tmp_path / "good.png").write_bytes(png())
     (tmp_path / "text.jpg").write_text("no")
     check_pictures([tmp_path / "good.png", np.zeros((2, 2), np.uint8)])
@@ -152,7 +152,7 @@ def test_damaged_bytes_are_read_or_refused(
     try:
         values = preprocess([path], at(4))
     except InputError:
-        return  # told, as it should be; every other exception fails the test
+        return  # reported, as it should be; every other exception fails the test
     assert values.shape == (1, 3, 4, 4)
 
 

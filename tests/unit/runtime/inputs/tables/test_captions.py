@@ -50,13 +50,13 @@ def test_captions_by_language(key: str, value: object, texts: dict[str, tuple[st
     assert (labels.texts, labels.group, labels.unused, fault) == (texts, None, (), "")
 
 
-def test_the_first_field_that_holds_a_text_counts_and_others_are_told() -> None:
+def test_the_first_field_that_holds_a_text_counts_and_others_are_reported() -> None:
     labels, fault = labels_of({"label": 3, "caption": "", "text": "a", "captions": "b"})
     assert (labels.texts, labels.unused, fault) == ({"": ("a",)}, ("label is a number",), "")
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "reported"),
     [
         (True, "caption is true or false"),
         (1.5, "caption is a number"),
@@ -66,9 +66,9 @@ def test_the_first_field_that_holds_a_text_counts_and_others_are_told() -> None:
         (b"a", "caption is bytes"),
     ],
 )
-def test_a_field_without_texts_is_told(value: object, told: str) -> None:
+def test_a_field_without_texts_is_reported(value: object, reported: str) -> None:
     labels, _fault = labels_of({"caption": value})
-    assert (labels.texts, labels.unused) == ({}, (told,))
+    assert (labels.texts, labels.unused) == ({}, (reported,))
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ def test_cells_that_are_no_lists_of_texts_are_text(tmp_path: Path, text: str) ->
     assert read_records(tmp_path / "t.csv")[0].texts == {"": (text,)}
 
 
-def test_fields_that_hold_no_captions_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_fields_that_hold_no_captions_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = [{"file": "a.png", "label": 3}, {"file": "b.png", "caption": [1, 2], "group": [1]}, {"file": "c.png"}]
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert [record.texts for record in read_records(tmp_path / "t.jsonl")] == [{}, {}, {}]
@@ -190,7 +190,7 @@ def test_captions_of_no_image_are_not_those_of_an_image_without_a_number(tmp_pat
     assert read_records(tmp_path / "a.json")[0].captions() == []
 
 
-def test_names_longer_than_names_can_be_are_told(tmp_path: Path) -> None:
+def test_names_longer_than_names_can_be_are_reported(tmp_path: Path) -> None:
     name = "n" * 300
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("other.png", b"")
@@ -239,7 +239,7 @@ def test_lists_as_pandas_writes_arrays_are_several_texts(tmp_path: Path, cell: s
     assert read_records(tmp_path / "t.csv")[0].texts == {"": texts}
 
 
-def test_folders_and_pipes_in_the_place_of_tables_are_told(tmp_path: Path) -> None:
+def test_folders_and_pipes_in_the_place_of_tables_are_reported(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text('{"file": "a.png"}')
     (tmp_path / "prompts.json").mkdir()
     with pytest.raises(InputError, match=r"prompts.json: a folder; give a file that can be read"):

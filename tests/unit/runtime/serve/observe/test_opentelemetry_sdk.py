@@ -130,7 +130,7 @@ def test_the_sdk_may_be_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "udp"}, "is udp"),
     ],
 )
-def test_what_is_not_there_is_told(variables: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_there_is_reported(variables: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
     for name, value in variables.items():
         monkeypatch.setenv(name, value)

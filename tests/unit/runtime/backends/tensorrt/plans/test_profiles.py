@@ -27,11 +27,11 @@ def test_a_graph_without_dynamic_axes_has_none() -> None:
 
 
 def test_what_is_beyond_all_says_what_each_takes() -> None:
-    told = (
+    reported = (
         "graph decoder: ids [9, 1], past [9, 3] is beyond its plan, which takes ids [1, 2] to [8, 16], past [1, 0] to"
         " [8, 0]; or ids [1, 1] to [8, 1], past [1, 1] to [8, 40]; give fewer rows or tokens at once"
     )
-    with pytest.raises(InputError, match=re.escape(told)):
+    with pytest.raises(InputError, match=re.escape(reported)):
         choose_profile("decoder", (PROMPT, STEP), {"ids": (9, 1), "past": (9, 3)})
 
 
