@@ -1,5 +1,6 @@
 """Work in forked processes: every name is done, errors arrive as they were raised, and no process is left behind."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -54,6 +55,15 @@ def test_every_name_is_done_once_in_a_process_of_two(tmp_path: Path) -> None:
     assert os.getpid() not in found.values()
     assert len(set(found.values())) <= 2
     assert sum(parts) == pytest.approx(4)
+
+
+@LINUX
+def test_four_processes_are_the_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each holds a traced graph, so that more cores are no reason for more; each begins with a name of its own."""
+    monkeypatch.setattr(forked, "_cores", lambda: 16)
+    with Forked(writes(tmp_path), list("abcdefgh")) as processes:
+        assert len(multiprocessing.active_children()) == 4
+        assert sorted(processes.done(no_advance)) == list("abcdefgh")
 
 
 @pytest.mark.parametrize("names", [["a", "b"], ["a"], []])

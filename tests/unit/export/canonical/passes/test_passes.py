@@ -82,6 +82,16 @@ def test_a_cache_keeps_its_heads_apart() -> None:
     assert not AbsorbHeadLayoutPass()(model).modified
 
 
+@pytest.mark.parametrize("read", ["q4", "qh", "kh", "v4", "vh", "yh", "y4"])
+def test_what_someone_else_reads_per_head_stays(read: str) -> None:
+    """The other reader would need the nodes that the rewrite is to save."""
+    other = "(float[b, 6, 8] y, float[b, n, m, d] other) {"
+    text = HEADS.replace("(float[b, 6, 8] y) {", other).replace("\n}", f"\n  other = Abs({read})\n}}")
+    model = load(text)
+    assert not AbsorbHeadLayoutPass()(model).modified
+    assert ops(model).count("Transpose") == 4
+
+
 def test_another_permutation_is_no_head_layout() -> None:
     model = load(HEADS.replace("y4 = Transpose<perm=[0, 2, 1, 3]>(yh)", "y4 = Transpose<perm=[0, 2, 3, 1]>(yh)"))
     assert not AbsorbHeadLayoutPass()(model).modified
