@@ -89,9 +89,6 @@ TESTED_THROUGH: dict[str, str] = {
     "export/blockwise/streamed.py": (
         "tests/unit/export/blockwise/test_torch_outputs.py: one part of a model after another, changed or not"
     ),
-    "export/canonical/opset.py": (
-        "tests/e2e/test_bundle_readers.py: two numbers, which other readers find in every exported graph"
-    ),
     "export/check/block_runners.py": (
         "tests/e2e/test_compare.py: its runners need the graphs of a bundle and the checkpoint"
     ),
@@ -142,7 +139,6 @@ TESTED_THROUGH: dict[str, str] = {
         "tests/unit/export/plugins/test_families.py: a generated table, asserted by what reads it"
     ),
     "export/quantization.py": "tests/e2e/test_gate.py: a stage of an export",
-    "export/run/export_run.py": "tests/e2e/test_cli.py: an export is opened with its checkpoint and its samples",
     "export/store_graphs.py": "tests/e2e/test_internvl_c_bundle.py: a stage of an export",
     "runtime/backends/layer_times/openvino.py": (
         "tests/unit/runtime/backends/layer_times/test_layer_info.py: it reads objects that"
