@@ -1,4 +1,4 @@
-"""A model whose graphs are NumPy functions, and pictures whose features tell which they are."""
+"""A model whose graphs are NumPy functions, and pictures whose features identify them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -52,7 +52,7 @@ def pictures_threads() -> list[str]:
     workers=st.integers(1, 4),
     ahead=st.integers(1, 3),
 )
-def test_order_is_kept_and_the_unreadable_are_told_apart(
+def test_order_is_kept_and_the_unreadable_are_distinguished(
     values: list[int], batch_size: int, workers: int, ahead: int
 ) -> None:
     pictures = [Grey(value, seconds=(index % 3) * 1e-4) for index, value in enumerate(values)]

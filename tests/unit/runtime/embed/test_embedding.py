@@ -1,4 +1,4 @@
-"""Folders and tables to files: all formats agree, killed runs are taken up, bad inputs are told or listed."""
+"""Folders and tables to files: all formats agree, killed runs are resumed, bad inputs are reported or listed."""
 
 import json
 from pathlib import Path
@@ -167,7 +167,7 @@ def test_unreadable_pictures_end_the_run_all_named_and_what_is_done_is_kept(
     assert not (tmp_path / "f.bad.jsonl").exists()
 
 
-def test_what_an_earlier_run_skipped_is_told_by_one_that_does_not(
+def test_what_an_earlier_run_skipped_is_reported_by_one_that_does_not(
     opened: tuple[InternVL, Ran], pictures: list[SourcePicture], tmp_path: Path
 ) -> None:
     Path(pictures[2].name).write_text("no")
@@ -178,7 +178,7 @@ def test_what_an_earlier_run_skipped_is_told_by_one_that_does_not(
         embed(opened[0], pictures, options(tmp_path / "f.npy"))
 
 
-def test_nothing_readable_is_told(opened: tuple[InternVL, Ran], tmp_path: Path) -> None:
+def test_nothing_readable_is_reported(opened: tuple[InternVL, Ran], tmp_path: Path) -> None:
     gone = find_pictures([tmp_path / "gone.png"])
     with pytest.raises(InputError, match=r"nothing readable: .*gone.png \(no such file\); give"):
         embed(opened[0], gone, options(tmp_path / "f.npy", on_error="skip"))
@@ -224,7 +224,7 @@ def test_texts_that_cannot_be_encoded(opened: tuple[InternVL, Ran], tmp_path: Pa
     assert report.bad == (("text 1", "empty"), ("text 3", "no valid Unicode"))
 
 
-def test_features_that_do_not_fit_are_told(
+def test_features_that_do_not_fit_are_reported(
     opened: tuple[InternVL, Ran], pictures: list[SourcePicture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, _ = opened

@@ -100,7 +100,7 @@ def test_the_cancelled_are_never_run_and_no_company() -> None:
         assert [future.result(HANG_S) for future in first] == [2, 4]
         with pytest.raises(CancelledError):
             third.result()
-        assert not fourth.done()  # waits for company that may still come
+        assert not fourth.done()  # waits for further items
         assert batcher.submit(5).result(HANG_S) == 10
     assert run.batches == [[1, 2], [4, 5]]
 
@@ -120,7 +120,7 @@ def test_a_full_queue_refuses_unless_someone_has_left_it() -> None:
     assert run.batches == [[0], [2], [4]]
 
 
-def test_a_wrong_number_of_results_is_told() -> None:
+def test_a_wrong_number_of_results_is_reported() -> None:
     empty: list[int] = []
     with MicroBatcher(lambda items: empty, max_batch=2, max_delay_ms=LONG_MS) as batcher:
         futures: list[Future[int]] = [batcher.submit(item) for item in (1, 2)]

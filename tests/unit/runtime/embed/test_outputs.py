@@ -93,7 +93,7 @@ def test_lines_keep_what_json_keeps(tmp_path: Path) -> None:
         ("folder.npy", "is a folder; give the name of a file"),
     ],
 )
-def test_a_name_that_will_not_do_is_told_first(tmp_path: Path, name: str, found: str) -> None:
+def test_a_name_that_will_not_do_is_reported_first(tmp_path: Path, name: str, found: str) -> None:
     (tmp_path / "folder.npy").mkdir()
     with pytest.raises(InputError, match=found):
         require_format(tmp_path / name)

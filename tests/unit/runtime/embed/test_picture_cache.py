@@ -1,4 +1,4 @@
-"""What was seen is not computed again; the cache never holds more bytes than it may, whoever uses it."""
+"""Cached features are not computed again; the cache never exceeds its bytes, with any number of threads."""
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -116,7 +116,7 @@ def test_a_cache_that_holds_nothing_changes_no_result(
     assert sum(rows for _, rows in ran) == 70
 
 
-def test_all_unreadable_pictures_are_told_before_any_is_computed(
+def test_all_unreadable_pictures_are_reported_before_any_is_computed(
     bundle_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     model, ran = fake_model(bundle_folder, monkeypatch)

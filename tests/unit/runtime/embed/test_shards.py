@@ -1,4 +1,4 @@
-"""What a killed run leaves is taken up: whole shards of unchanged inputs, begun with the same settings, by one run."""
+"""A killed run is resumed with its complete shards of unchanged inputs and equal settings, by one run at a time."""
 
 import json
 import os
@@ -153,7 +153,7 @@ def test_a_second_run_at_the_same_time_is_refused(tmp_path: Path) -> None:
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "ok\n"
 
 
-def test_a_place_that_is_taken_or_closed_is_told(tmp_path: Path) -> None:
+def test_a_place_that_is_taken_or_closed_is_reported(tmp_path: Path) -> None:
     (tmp_path / ".f.npy.partial").write_text("a file")
     with (
         pytest.raises(InputError, match=r"\.f\.npy\.partial: cannot be used"),
@@ -162,7 +162,9 @@ def test_a_place_that_is_taken_or_closed_is_told(tmp_path: Path) -> None:
         pass
 
 
-def test_a_full_disk_is_told_and_leaves_no_half_shard(finished: ShardFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_and_leaves_no_half_shard(
+    finished: ShardFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write = Path.write_bytes
 
     def full(path: Path, content: bytes) -> int:

@@ -95,7 +95,7 @@ def test_a_case_that_fails_closes_as_well(sensor: Sensor) -> None:
 
 
 @pytest.mark.parametrize("layers", [False, True])
-def test_layers_of_graphs_are_told_where_they_are_asked_for(tmp_path: Path, layers: bool) -> None:
+def test_layers_of_graphs_are_reported_where_they_are_asked_for(tmp_path: Path, layers: bool) -> None:
     model = InternVL.open(write_toy_bundle(tmp_path / "b").path, backend="onnxruntime")
     cases = [*cases_of(model, CaseSelection(graphs=("vision",)), tmp_path), case("request")]
     graph, request = run_cases(model, cases, BenchOptions(measure=QUICK, layers=layers), threading.Event())

@@ -1,4 +1,4 @@
-"""What can be measured of a bundle follows from what its manifest says of each graph."""
+"""The cases of a bundle follow from its manifest."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -148,7 +148,7 @@ def write(bundle: Path, output: Path, **settings: Any) -> list[str]:
 
 
 class Heard:
-    """Progress that keeps what it is told."""
+    """A progress that records its calls."""
 
     def __init__(self) -> None:
         self.tasks: list[tuple[str, float, str]] = []
@@ -163,7 +163,7 @@ class Heard:
         self.done += more
 
 
-def test_every_graph_is_told(bundle: Path, tmp_path: Path) -> None:
+def test_every_graph_is_reported(bundle: Path, tmp_path: Path) -> None:
     heard, graphs = Heard(), len(Manifest.load(bundle / "manifest.json").graphs)
     write_repository(bundle, tmp_path / "repository", RepositoryOptions(), heard)
     assert heard.tasks == [("Opening", 1, "bundle"), ("Writing graphs", graphs, "graphs")]

@@ -84,7 +84,7 @@ class FakeEngine:
 
 @dataclass(frozen=True)
 class Places:
-    """Where a server listens."""
+    """The addresses of a server."""
 
     http: int
     grpc: int

@@ -1,4 +1,4 @@
-"""What a tensor is called is what it holds: every graph, type and border."""
+"""Tensors hold the type that they declare, for every graph, type and interface."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What a bundle is served as, which requests may be joined, and which are refused before anything runs."""
+"""The served models of a bundle, their batching keys, and requests that are refused before anything runs."""
 
 import time
 from dataclasses import replace
@@ -89,7 +89,7 @@ def test_tasks_need_their_graphs_and_the_tokenizer() -> None:
         served_models(MANIFEST, ("vision", "itm"))
 
 
-def test_types_that_the_protocol_lacks_are_told() -> None:
+def test_types_that_the_protocol_lacks_are_reported() -> None:
     odd = replace(TEXT, outputs=(TensorSpec(name="e", dtype="float8_e4m3fn", shape=("texts", 1)),))
     with pytest.raises(BundleError, match="e is float8_e4m3fn"):
         served_models(replace(MANIFEST, graphs={"text": odd}))
@@ -179,7 +179,7 @@ def test_axes_of_one_name_have_one_size() -> None:
         check(request("decoder", input_ids=ids, position_ids=ids[:, :2], **{"past_key_values.0.key": past}))
 
 
-def test_limits_are_told() -> None:
+def test_limits_are_reported() -> None:
     with pytest.raises(TooLargeError, match="9 rows, at most 8"):
         check(request("encode_text", text=strings(*[b"x"] * 9)))
     with pytest.raises(TooLargeError, match="text of more than 50 bytes"):

@@ -38,7 +38,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Played:
-    """A worker that does what `play` does with each job, and dies when told."""
+    """A worker that does what `play` does with each job, and ends on request."""
 
     def __init__(self, stage: "Stage", receive: Receive) -> None:
         self.stage, self.receive = stage, receive

@@ -77,7 +77,7 @@ async def test_the_first_reason_stands() -> None:
 
 
 @on_a_loop
-async def test_a_request_that_nobody_waits_for_is_not_told() -> None:
+async def test_a_request_that_nobody_waits_for_is_not_reported() -> None:
     made = work()
     made.close()
     made.fail(FailedError("too late"))

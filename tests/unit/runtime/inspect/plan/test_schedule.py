@@ -1,4 +1,4 @@
-"""What is read of a plan's text, and what is said of a text that is garbled, torn or another format's."""
+"""The content of a plan's text, and the findings for a text that is garbled, cut off or of another format."""
 
 import re
 from pathlib import Path
@@ -78,7 +78,7 @@ def test_a_declaration_without_dims_is_counted_not_guessed() -> None:
     assert "tensor declarations: 1 lack name, type or dims, as __mye70740" in findings
 
 
-def test_a_step_on_an_undeclared_tensor_is_told() -> None:
+def test_a_step_on_an_undeclared_tensor_is_reported() -> None:
     text = ENGINE.decode().replace('name="__mye70740" offset', 'name="renamed" offset')
     _, findings = parse_program(text)
     assert any("not declared, as __mye70740" in finding for finding in findings)

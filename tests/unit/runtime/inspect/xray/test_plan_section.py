@@ -71,7 +71,7 @@ def test_a_plan_without_kernels_says_what_is_lacking_and_draws_nothing(found: Pl
     assert "<table" not in text
 
 
-def test_sizes_and_profiles_that_were_taken_are_told(found: PlanXray) -> None:
+def test_sizes_and_profiles_that_were_taken_are_reported(found: PlanXray) -> None:
     text = plan_section(replace(found, profile=1, profiles=2, assumed=("x[0] = 1",)), "h2", folded=False)
     assert "(profile 1 of 2, counted from 0)" in text
     assert "Not given, taken as small as the plan allows: x[0] = 1." in text

@@ -1,4 +1,4 @@
-"""Which device a plan is for: as asked, as its record says, as the plan itself says."""
+"""The target of a plan: the requested one, that of its record, that of the plan itself."""
 
 from pathlib import Path
 

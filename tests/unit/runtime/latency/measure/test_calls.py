@@ -25,7 +25,7 @@ def test_the_devices_clock_goes_before_the_hosts_for_its_graph() -> None:
     assert call.compute.length_ms == pytest.approx(3 + 2)
 
 
-def test_what_is_not_told_apart_takes_no_time() -> None:
+def test_what_is_not_distinguished_takes_no_time() -> None:
     call = call_of(5 * MS, 8 * MS, [Span(PREPROCESS, "", 5 * MS, 6 * MS, False, 1)], stream=2, origin_ns=MS)
     assert (call.compute.length_ms, call.latency_ms) == (0.0, 0.0)
     assert call.compute.start_ms == call.host.start_ms == 4.0

@@ -108,7 +108,7 @@ def test_a_wrong_baseline_is_one_line(tmp_path: Path, content: str | None, words
 
 
 class _Outline(HTMLParser):
-    """Which tags are open, and what would be loaded from elsewhere."""
+    """A parser that records open tags and external resources."""
 
     def __init__(self) -> None:
         super().__init__()

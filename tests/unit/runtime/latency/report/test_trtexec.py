@@ -1,4 +1,4 @@
-"""What trtexec's readers find: its lines by name and order, its JSON keys, its number format."""
+"""The form of trtexec's output: names and order of lines, keys of JSON, and the format of numbers."""
 
 import json
 import re
@@ -28,7 +28,7 @@ D2H Latency: min = 0.112061 ms, max = 0.168457 ms, mean = 0.138235 ms, median = 
 Total Host Walltime: 3.00244 s
 Total GPU Compute Time: 2.70346 s
 """
-"""As trtexec 10 prints it, without the time stamps of its log."""
+"""Output of trtexec 10, without the time stamps of its log."""
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]\d+)?")
 
 

@@ -153,7 +153,7 @@ def test_a_watch_reads_first_and_last() -> None:
     assert sensor.closed
 
 
-def test_a_falling_clock_is_told() -> None:
+def test_a_falling_clock_is_reported() -> None:
     def at(clocks: list[float]) -> list[DeviceSample]:
         return [DeviceSample(time_ns=index, clock_mhz=clock) for index, clock in enumerate(clocks)]
 

@@ -1,4 +1,4 @@
-"""What is recorded, and how metrics, statistics, page, log and traces show it."""
+"""The record of requests, and metrics, statistics, page, log and traces of it."""
 
 import asyncio
 import io

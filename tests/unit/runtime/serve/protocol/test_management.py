@@ -55,7 +55,7 @@ def test_traces_are_off_and_stay_so(client: Any) -> None:
         client.get_trace_settings("nope")
 
 
-def test_logs_are_told_and_stay_so(client: Any) -> None:
+def test_logs_are_reported_and_stay_so(client: Any) -> None:
     settings = plain(client, "get_log_settings")
     assert settings.get("settings", settings)["log_format"] in ("default", {"string_param": "default"})
     assert plain(client, "update_log_settings", {"log_info": True, "log_verbose_level": 0})

@@ -14,7 +14,7 @@ DEADLINE_S = 0.5
 MAX_BATCH = 16
 SECONDS = 20.0
 START_S, EACH_S = 0.005, 0.003
-"""Of a batch, and of each of its rows: 302 rows a second at best."""
+"""Seconds of a batch, and of each of its rows: 302 rows a second at best."""
 CAPACITY = MAX_BATCH / (START_S + MAX_BATCH * EACH_S)
 
 

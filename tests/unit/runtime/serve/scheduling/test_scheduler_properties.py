@@ -129,7 +129,7 @@ def test_of_two_clients_that_always_wait_none_gets_more_than_a_row_more(greedy: 
 @settings(max_examples=60, deadline=None)
 @given(waiting=st.lists(st.sampled_from("abc"), max_size=10), asking=st.lists(st.sampled_from("abcd"), max_size=16))
 def test_those_that_are_coming_count_as_those_that_wait(waiting: list[str], asking: list[str]) -> None:
-    """Requests of one turn are let in before any of them is queued: as many as if each were queued at once."""
+    """Requests of one loop iteration are admitted before any is queued: as many as if each were queued at once."""
 
     def full(queue: Scheduler, client: str, coming: Counter[str]) -> bool:
         try:

@@ -1,4 +1,4 @@
-"""What the server tells of pictures that it cannot use: what they are, and nothing of itself."""
+"""Errors for pictures that the server cannot use name the pictures' kind and nothing of the server."""
 
 import io
 import os

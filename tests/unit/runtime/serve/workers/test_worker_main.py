@@ -100,7 +100,7 @@ def test_a_bundle_that_cannot_be_opened_is_the_only_message(server: Server, tmp_
     assert not server.thread.is_alive()
 
 
-def test_a_graph_that_is_not_there_is_told_before_any_job(server: Server, tmp_path: Path) -> None:
+def test_a_graph_that_is_not_there_is_reported_before_any_job(server: Server, tmp_path: Path) -> None:
     server.send(setup(write_onnx_bundle(tmp_path / "b"), "text", "decoder"))
     failed = server.next()
     assert isinstance(failed, OpenFailed)

@@ -47,7 +47,9 @@ def check(channel: "grpc.Channel", name: str = "") -> bytes:
 
 
 @pytest.mark.parametrize("name", ["", SERVICE, HEALTH_SERVICE, "sum", "caption"])
-def test_the_server_its_services_and_models_are_told_of(channel: "grpc.Channel", engine: FakeEngine, name: str) -> None:
+def test_the_server_its_services_and_models_are_reported(
+    channel: "grpc.Channel", engine: FakeEngine, name: str
+) -> None:
     assert check(channel, name) == SERVING
     engine.ready = False
     assert check(channel, name) == NOT_SERVING

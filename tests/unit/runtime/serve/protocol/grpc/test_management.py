@@ -32,7 +32,7 @@ def test_models_are_not_loaded(call: str) -> None:
         MANAGED[call](request(call, model_name="m"))
 
 
-def test_traces_are_told_and_stay() -> None:
+def test_traces_are_reported_and_stay() -> None:
     asked = request("TraceSetting")
     asked.settings["trace_level"].value.append("OFF")
     asked.settings["trace_rate"]  # asked for without a value: to stay as it is
@@ -44,7 +44,7 @@ def test_traces_are_told_and_stay() -> None:
         MANAGED["TraceSetting"](asked)
 
 
-def test_logs_are_told_and_stay() -> None:
+def test_logs_are_reported_and_stay() -> None:
     asked = request("LogSettings")
     asked.settings["log_info"].bool_param = True
     asked.settings["log_file"]

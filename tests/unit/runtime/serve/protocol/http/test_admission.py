@@ -295,7 +295,7 @@ def test_a_request_behind_a_refusal_is_no_idle_connection(monkeypatch: pytest.Mo
             client.recv(1)  # b"" would be a connection that was closed
 
 
-def test_the_wait_at_the_door_counts_against_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wait_in_admission_control_counts_against_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     def late(admission: AdmissionControl, admitted: Admitted, start: Callable[[], None]) -> None:
         asyncio.get_running_loop().call_later(0.3, start)
 

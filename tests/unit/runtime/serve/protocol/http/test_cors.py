@@ -118,7 +118,7 @@ def test_other_options_requests_are_no_preflights(places: Places) -> None:
 
 
 @pytest.mark.parametrize("origin", ["shop.example", "https://shop.example/", "https://*.example", "", "https://a b"])
-def test_what_is_no_origin_is_told(origin: str) -> None:
+def test_what_is_no_origin_is_reported(origin: str) -> None:
     require_origins([SHOP, OTHER, "*", "null", "http://localhost:3000", "tauri://localhost"])
     with pytest.raises(InputError, match="no origin; give a scheme, a host and its port"):
         require_origins([SHOP, origin])

@@ -56,7 +56,7 @@ def test_nothing_is_left_for_the_garbage_collector(model: str, status: int) -> N
         gc.enable()
 
 
-def test_a_refusal_at_the_door_leaves_nothing_either() -> None:
+def test_a_refusal_in_admission_control_leaves_nothing_either() -> None:
     admission = AdmissionControl(Service(FakeEngine()))
     gc.disable()
     try:

@@ -313,7 +313,7 @@ def test_openais_optional_fields_are_taken(places: Places, change: dict[str, Any
 
 
 @pytest.mark.parametrize("ids", [[5, 6, 7], [[5, 6, 7]], ["text", [5]]])
-def test_ids_in_place_of_text_are_told_as_what_they_are(places: Places, ids: list[Any]) -> None:
+def test_ids_in_place_of_text_are_reported_as_what_they_are(places: Places, ids: list[Any]) -> None:
     status, error = refused(places, "/v1/embeddings", {"model": "internvl-c", "input": ids})
     assert status == 400
     assert "ids of tokens are not taken" in error["message"]  # type: ignore[index]

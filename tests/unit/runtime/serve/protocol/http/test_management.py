@@ -34,7 +34,7 @@ def test_there_is_no_shared_memory() -> None:
         answer("register", region="mine")
 
 
-def test_settings_are_told_and_stay() -> None:
+def test_settings_are_reported_and_stay() -> None:
     assert answer("trace") == answer("trace", {"trace_rate": "1000"}, model="sum") == dict(TRACE_SETTINGS)
     assert answer("log") == answer("log", {"log_info": True}) == dict(LOG_SETTINGS)
     with pytest.raises(BadRequestError, match="trace_rate"):

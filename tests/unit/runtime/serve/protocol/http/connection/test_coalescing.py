@@ -1,4 +1,4 @@
-"""What is written in one turn of the event loop leaves in one piece, and before a connection is closed."""
+"""Data that is written in one iteration of the event loop is sent in one piece, and before a connection closes."""
 
 import asyncio
 from collections.abc import Iterable
@@ -45,7 +45,7 @@ def test_one_turn_is_one_piece() -> None:
     asyncio.run(scene())
 
 
-def test_a_whole_answer_does_not_wait_for_the_end_of_the_turn() -> None:
+def test_a_whole_answer_does_not_wait_for_the_end_of_the_iteration() -> None:
     async def scene() -> None:
         wire = Wire()
         transport = CoalescingTransport(wire, asyncio.get_running_loop())
@@ -64,10 +64,10 @@ def test_a_whole_answer_does_not_wait_for_the_end_of_the_turn() -> None:
     ("end", "calls"),
     [
         ("close", [[b"answer"], "close"]),  # what was written is sent before
-        ("abort", ["abort"]),  # nothing is sent to a client that went within the turn
+        ("abort", ["abort"]),  # nothing is sent to a client that disconnected in the iteration
     ],
 )
-def test_a_connection_may_end_within_the_turn(end: str, calls: list[Any]) -> None:
+def test_a_connection_may_end_within_the_iteration(end: str, calls: list[Any]) -> None:
     async def scene() -> None:
         wire = Wire()
         transport = CoalescingTransport(wire, asyncio.get_running_loop())

@@ -1,4 +1,4 @@
-"""What is used of uvicorn's protocol, which its documentation does not speak of, is there and means what it did."""
+"""The undocumented names of uvicorn's protocol that are used exist and have their known meaning."""
 
 import ast
 import asyncio
@@ -66,7 +66,7 @@ def test_every_name_is_there() -> None:
 
 
 def test_the_lists_are_whole() -> None:
-    """What the class takes from its base is in the lists, so that an upgrade is judged by all of it."""
+    """The lists hold every name that the class uses of its base, so that tests of an upgrade cover all of them."""
     (made,) = [node for node in ast.walk(ast.parse(SOURCE.read_text())) if isinstance(node, ast.ClassDef)]
     functions = {node.name for node in ast.walk(made) if isinstance(node, ast.FunctionDef)}
     own = {name for name in functions if name.startswith("_")}

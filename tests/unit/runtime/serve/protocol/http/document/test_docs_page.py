@@ -21,7 +21,7 @@ def test_every_path_but_those_of_versions_is_on_it() -> None:
     assert sorted(codes) == sorted((method, path) for method, path in OPERATIONS if "/versions/" not in path)
 
 
-def test_models_are_told_with_their_parameters() -> None:
+def test_models_are_reported_with_their_parameters() -> None:
     text = html.unescape(page())
     for name, signature in FakeEngine().signatures.items():
         assert f"<tr><td>{name}<td><code>{model_words(signature)[:400]}" in text

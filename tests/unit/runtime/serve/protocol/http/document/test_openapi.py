@@ -104,7 +104,7 @@ def test_examples_are_of_their_schemas(document: Any) -> None:
     assert seen >= 4
 
 
-def test_keys_are_told_where_they_are_wanted() -> None:
+def test_keys_are_reported_where_they_are_wanted() -> None:
     with served(Service(FakeEngine(), credentials=Credentials(["secret"]))) as places:
         assert "API key" in ask(places, "GET", "/openapi.json")
         told = json.loads(ask(places, "GET", "/openapi.json", headers={"x-api-key": "secret"}))
