@@ -55,7 +55,7 @@ def test_a_request_larger_than_a_batch_leaves_in_parts() -> None:
     assert [spans(batch) for batch in taken] == [[("a", 0, 4)], [("a", 4, 8)], [("a", 8, 10)]]
 
 
-def test_a_request_that_takes_longer_alone_than_it_has_is_refused_and_not_to_try_again() -> None:
+def test_a_request_that_takes_longer_alone_than_it_has_is_refused_for_good() -> None:
     queue = scheduler()
     add(queue, ticket())
     batch = queue.take(0.0, IDLE)
