@@ -18,9 +18,8 @@ import pytest
 from internvl_edge.calib.data.dataset import open_data
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.errors import EngineError
-from internvl_edge.runtime.targets.sms import RTX_SMS
 from internvl_edge.runtime.targets.targets import find_target
-from tests.e2e.every_graph import build_every_graph
+from tests.e2e.every_graph import GENERATIONS, build_every_graph, build_generation
 from tests.exports import Exports
 
 pytest.importorskip("onnxruntime_ep_nv_tensorrt_rtx", reason="the extra `rtx` is not installed")
@@ -153,13 +152,23 @@ def test_the_plan_multiplies_in_8_bits(exported: Exported, graph: str) -> None:
     assert weights < in_fp16 - 0.95 * stored, "the linears' weights are not half of what they are in fp16"
 
 
-@pytest.mark.parametrize("sm", [sm for sm in RTX_SMS if sm != 89])
-def test_every_other_architecture_builds_every_graph(exported: Exported, sm: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sm", [sm for sm in GENERATIONS if sm != 89])
+def test_other_generations_build_every_graph(exported: Exported, sm: int, tmp_path: Path) -> None:
     if exported.precision == "fp8" and not find_target(f"sm_{sm}").fp8:
+        with pytest.raises(EngineError, match="cannot build it for sm_"):
+            build_generation(exported.bundle, sm, tmp_path)
+        return
+    assert set(build_generation(exported.bundle, sm, tmp_path)) == set(LINEARS)
+
+
+@pytest.mark.parametrize("sm", GENERATIONS[89])
+def test_the_same_generation_builds_the_form_of_ada(exported: Exported, sm: int, tmp_path: Path) -> None:
+    if exported.precision == "fp8":
         with pytest.raises(EngineError, match="cannot build it for sm_"):
             build_every_graph(exported.bundle, sm, tmp_path)
         return
-    assert set(build_every_graph(exported.bundle, sm, tmp_path)) == set(LINEARS)
+    built = (build_every_graph(exported.bundle, number, tmp_path, ["decoder"]) for number in (sm, 89))
+    assert len({sizes["decoder"] for sizes in built}) == 1
 
 
 @pytest.mark.parametrize("graph", LINEARS)
