@@ -80,7 +80,7 @@ def config_from_shapes(
         raise CheckpointError(f"{source}: {finding}; put the config.json beside it") from error
     if stored.unclear:
         raise CheckpointError(
-            f"{source}: no config.json beside it, and shapes do not tell the number of heads of "
+            f"{source}: no config.json beside it, and shapes do not determine the number of heads of "
             f"{listed(stored.unclear)}; put the config.json beside it"
         )
     return config

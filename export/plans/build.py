@@ -48,6 +48,8 @@ Builder = Callable[[Job], Built]
 _DETAILED = "layers in detail"
 """Part of every plan's key, so that plans from before detailed layer information are built again."""
 
+_NO_LAUNCHES = "plans of {} do not show their launches"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildOptions:
@@ -166,7 +168,7 @@ def build_plans(
     """
     started = time.monotonic()
     if options.search_forms and flavour.name != "tensorrt_rtx":
-        raise EngineError(f"--search-forms: plans of {flavour.name} do not tell their launches; leave it out")
+        raise EngineError(f"--search-forms: {_NO_LAUNCHES.format(flavour.name)}; leave it out")
     folder = bundle.path / "engines" / target.name
     flags = kit.flags if kit is not None else _flags(flavour, target, options, bundle.manifest.precision)
     context = _BuildContext(bundle=bundle, target=target, flavour=flavour, flags=flags, options=options)
@@ -391,7 +393,7 @@ def _build_part(
 def _page(bundle: Bundle, folder: Path, record: EngineRecord) -> Path | str:
     """Write the page about the plans and return its path, or return why there is none; plans stay valid without it."""
     if record.flavour != "tensorrt_rtx":
-        return f"plans of {record.flavour} do not tell their launches"
+        return _NO_LAUNCHES.format(record.flavour)
     phases = {name: graph.use.phases for name, graph in bundle.manifest.graphs.items()}
     try:
         return write_plans_page(bundle.path, folder, record, phases)

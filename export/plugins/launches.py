@@ -127,7 +127,7 @@ class Launch:
         function = getattr(module, self.grid_function)
         wanted = list(inspect.signature(function).parameters)
         if missing := [name for name in wanted if name not in known]:
-            raise EngineError(f"{self.kernel}: its grid wants {', '.join(missing)}, which the launch does not tell")
+            raise EngineError(f"{self.kernel}: its grid needs {', '.join(missing)}, which the launch does not have")
         x, y, z = (*function(**{name: known[name] for name in wanted}), 1, 1)[:3]
         return x, y, z
 

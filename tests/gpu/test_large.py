@@ -29,7 +29,7 @@ def test_a_form_of_attention_is_timed(
     inputs = {"pixel_values": _pictures(batch)}
     record_property("launched_one_by_one_ms", model.load("vision").run(inputs).median_ms)
     if model.flavour.name != "tensorrt_rtx":
-        return  # its plans do not tell their launches, and it has no CUDA graphs of its own
+        return  # its plans do not show their launches, and it has no CUDA graphs of its own
     measured_ms = model.load("vision", cuda_graph=True).run(inputs).median_ms
     sizes = {"pixel_values": inputs["pixel_values"].shape}
     ratio = record_prediction(model.plan_file("vision"), device_target(device), sizes, 0, measured_ms, record_property)

@@ -40,7 +40,7 @@ def _in_plain_file(model: ModelConfig, shapes: Shapes) -> PoolConfig | None:
         return PoolConfig(embed_dim=found.embed_dim, pool_heads=said.pool_heads)
     if stored.unclear:
         raise CheckpointError(
-            f"config.json: does not tell the number of heads of {stored.unclear[0]}; add model_type internvl and "
+            f"config.json: does not state the number of heads of {stored.unclear[0]}; add model_type internvl and "
             "attn_pool_num_heads"
         )
     return found

@@ -141,7 +141,9 @@ class TestPlainPyTorch:
     @pytest.mark.parametrize(("width", "hidden"), [(256, 512), (3200, 6400), (1024, 4096)])
     def test_heads_are_not_guessed_from_a_width(self, tmp_path: Path, width: int, hidden: int) -> None:
         torch.save(_tower(width=width, hidden=hidden, blocks=1, grid=3), tmp_path / "vit.pth")
-        _refused(tmp_path / "vit.pth", f"do not tell the number of heads of a tower of width {width}; put the config")
+        _refused(
+            tmp_path / "vit.pth", f"do not determine the number of heads of a tower of width {width}; put the config"
+        )
 
     def test_every_part_whose_heads_are_open_is_named(self, tmp_path: Path, weights: Tensors) -> None:
         torch.save(_plain(weights), tmp_path / "w.pth")

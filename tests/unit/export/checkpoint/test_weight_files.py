@@ -221,7 +221,7 @@ class TestOtherNames:
 def test_a_bare_file_beside_its_config_needs_no_guess(tmp_path: Path) -> None:
     weights = tower()
     write_safetensors(tmp_path, weights, "w.safetensors")
-    assert_refused(tmp_path / "w.safetensors", "do not tell the number of heads of a tower of width 16")
+    assert_refused(tmp_path / "w.safetensors", "do not determine the number of heads of a tower of width 16")
     write_config(tmp_path, CONFIG)
     checkpoint = opened(tmp_path / "w.safetensors")
     assert checkpoint.config.vision.num_heads == 2

@@ -52,7 +52,7 @@ def test_another_order_than_tensorrts_is_refused() -> None:
 
 
 def test_a_size_that_the_grid_lacks_is_named() -> None:
-    with pytest.raises(EngineError, match=r"its grid wants B"):
+    with pytest.raises(EngineError, match=r"its grid needs B"):
         gram_launch().grid({"N": 3})
 
 
