@@ -82,7 +82,7 @@ def test_the_limit_of_pixels_is_set_before_a_picture_is_read(
         assert limit == Image.MAX_IMAGE_PIXELS
 
 
-def test_open_shown_passes_its_settings_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_with_progress_passes_its_settings_on(monkeypatch: pytest.MonkeyPatch) -> None:
     opened = Mock(return_value="model")
     monkeypatch.setattr(InternVL, "open", opened)
     assert open_with_progress(Path("b"), backend="auto", batch_size=3) == "model"
