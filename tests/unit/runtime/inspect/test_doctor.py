@@ -9,7 +9,7 @@ from internvl_edge.runtime.backends.cuda import Device
 from internvl_edge.runtime.bundle.manifest import Manifest
 from internvl_edge.runtime.errors import BundleError, EngineError
 from internvl_edge.runtime.inspect import doctor
-from internvl_edge.runtime.inspect.doctor import GraphForecast, diagnose, diagnosis_text
+from internvl_edge.runtime.inspect.doctor import GraphPrediction, diagnose, diagnosis_text
 from internvl_edge.runtime.targets.estimate import host_peak_bytes, plan_seconds
 from tests.unit.runtime.toy_bundle import write_toy_bundle
 
@@ -60,7 +60,7 @@ def test_what_blocks_it(
 ) -> None:
     bundle = write_toy_bundle(tmp_path / "b")
     replace(Manifest.load(bundle.path / "manifest.json"), precision=precision).save(bundle.path / "manifest.json")
-    forecast = GraphForecast(
+    forecast = GraphPrediction(
         name="vision", plan_bytes=graphs, activation_bytes=0, build_host_bytes=1, build_seconds=1.0
     )
     monkeypatch.setattr(doctor, "_forecasts", lambda bundle: [forecast])
