@@ -171,10 +171,10 @@ def test_the_page_of_the_plans_lies_in_the_reports_and_a_plan_that_is_none_fails
     assert "no page: " in build_text(made(bundle, Writer()))
 
 
-def test_plans_that_do_not_tell_have_no_page(bundle: Bundle) -> None:
+def test_plans_that_do_not_show_launches_have_no_page(bundle: Bundle) -> None:
     flavour = replace(FLAVOUR, name="tensorrt", version="10.3.0")
     report = build_plans(bundle, TARGET, flavour, BuildOptions(graphs=("text",)), builder=Writer())
-    assert "no page: plans of tensorrt do not tell" in build_text(report)
+    assert "no page: plans of tensorrt do not show their launches" in build_text(report)
     assert not (bundle.path / "reports" / "engine.html").exists()
 
 
