@@ -74,7 +74,7 @@ def test_texts_have_their_prefix_pairs_none_and_a_prompt_is_one(ran: list[str]) 
 
 def test_random_ids_where_there_is_no_tokenizer(ran: list[str]) -> None:
     """Twelve ids a text, three fewer in each row after the first; five of a prompt, for every picture."""
-    vocabulary = OPTIONS.config.need(verification_inputs.QllamaConfig).vocab_size
+    vocabulary = OPTIONS.config.vocabulary
     texts, prompt = random_ids(2, 12, vocabulary), random_ids(1, 5, vocabulary)
     texts[1, 9:] = 0
     found = made(None)

@@ -63,7 +63,7 @@ def test_what_blocks_it(
     forecast = GraphPrediction(
         name="vision", plan_bytes=graphs, activation_bytes=0, build_host_bytes=1, build_seconds=1.0
     )
-    monkeypatch.setattr(doctor, "_forecasts", lambda bundle: [forecast])
+    monkeypatch.setattr(doctor, "_predictions", lambda bundle: [forecast])
     found = diagnose(bundle.path, target)
     assert [told in block for block in found.blocks] == ([True] if told else [])
     assert ("blocked: " in diagnosis_text(found)) == bool(told)
