@@ -69,10 +69,10 @@ _SECTIONS = {
 @click.option(
     "--samples",
     type=GivenPath(exists=True),
-    show_default="synthetic pictures and texts",
+    show_default="pictures in CHECKPOINT, else synthetic ones",
     help="Folder, table or archive of pictures (and texts) to verify the graphs on.",
 )
-@sample_count("sample_count", 2, source="--samples")
+@sample_count("sample_count", 2, source="--samples", chosen="the first ones")
 @click.option(
     "--atol",
     type=Number(0, 1e6),

@@ -25,7 +25,8 @@ def package() -> None:
     type=click.Choice(["onnxruntime", "tensorrt", "runtime"]),
     default="onnxruntime",
     show_default=True,
-    help="Triton backend that runs the graphs: its ONNX Runtime, its TensorRT, or this runtime in its Python backend.",
+    help="Triton backend that runs the graphs: its ONNX Runtime, its TensorRT, or this runtime in its Python backend,"
+    " which takes --backend.",
 )
 @target("Device whose plans --platform tensorrt takes", "the only one that BUNDLE has plans for")
 @BACKEND

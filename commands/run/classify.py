@@ -17,7 +17,7 @@ from internvl_edge.commands.run.ranking import show_ranking
     "--template",
     "templates",
     multiple=True,
-    show_default="those of the reference",
+    show_default="'{}', the name alone",
     help="Text around a class name, as 'a photo of {}'; repeat for each.",
 )
 @request_options

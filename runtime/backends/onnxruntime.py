@@ -44,7 +44,8 @@ _WEIGHTS_BESIDE = "session.optimized_model_external_initializers_file_name"
 SPINNING = "session.intra_op.allow_spinning"
 """Name of the option by which threads poll for the next operator, which keeps cores from other programs.
 
-It is on only where the user gave the number of threads, and so decided that the cores are free for them.
+It is on only where the options give the number of threads: a user has decided that the cores are free for them, or
+`serve` has divided the cores among several workers.
 """
 _FATAL_ONLY = 4
 """Log level of ONNX Runtime. Failures are raised as errors, so that logging them would report them twice."""

@@ -38,7 +38,8 @@ class SessionOptions:
     """Whether a processor with units for bf16 may compute fp16 and fp32 graphs in bf16, which is faster and less
     exact."""
     rows: int = 1
-    """Number of pictures or texts of most calls, with which `auto` measures backends."""
+    """Number of pictures or texts of most calls. `auto` measures backends with it, and where no number of threads is
+    given, it follows from this one."""
     target: str | None = None
     """Name of the target whose plans are opened; None means those for the device of this machine."""
     cuda_graph: bool = True

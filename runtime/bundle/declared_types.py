@@ -1,7 +1,6 @@
 """Convert arrays to the element types that the manifest declares for the inputs and outputs of a graph."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 
@@ -11,11 +10,6 @@ BFLOAT16 = "bfloat16"
 """Name of a type that NumPy lacks. Its values are held as fp32 numbers whose lower 16 bits are 0."""
 _LOWER_BITS = np.uint32(0xFFFF)
 _QUIET_NAN = np.uint32(0x7FC00000)
-
-
-def numpy_dtype(declared: str) -> np.dtype[Any]:
-    """Return the NumPy type that holds values of a declared type."""
-    return np.dtype(np.float32) if declared == BFLOAT16 else np.dtype(declared)
 
 
 def as_declared(values: np.ndarray, declared: str) -> np.ndarray:

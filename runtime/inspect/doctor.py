@@ -68,8 +68,11 @@ class Diagnosis:
     graphs: tuple[GraphPrediction, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the diagnosis as a JSON object."""
-        return asdict(self)
+        """Return the diagnosis as a JSON object, without the pattern for the names that drivers report."""
+        found = asdict(self)
+        if found["target"] is not None:
+            del found["target"]["driver_name"]
+        return found
 
 
 def diagnose(path: Path | None, target_name: str | None) -> Diagnosis:

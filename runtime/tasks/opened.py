@@ -63,7 +63,7 @@ class OpenedGraphs:
         """Open a bundle; with `verify` the digest of every file is compared first.
 
         Raises:
-            BundleError: the bundle is absent, changed, or of a newer schema.
+            BundleError: the bundle is absent, changed, or of another schema.
             BackendError: there is no such backend.
             InputError: a batch size below 1.
         """

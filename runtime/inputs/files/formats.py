@@ -52,7 +52,6 @@ _TABLES: Mapping[str, Kind] = {
 }
 _OTHERS: Mapping[str, Kind] = {".parquet": "parquet", ".zip": "zip", ".tar": "tar", ".tgz": "tar"}
 _GZIP = ".gz"
-TABLES_AND_ARCHIVES = ".jsonl .ndjson .json .csv .tsv (each also .gz), .parquet, .zip, .tar, .tar.gz, .tgz"
 
 
 def is_picture_name(name: str) -> bool:

@@ -122,8 +122,8 @@ def pixel_batches(
     Raises:
         InputError: as for `preprocess`, or floats that are NaN or infinite.
     """
-    starts = range(0, picture_count(images), size)
     ready = isinstance(images, np.ndarray) and images.dtype.kind == "f"
+    starts = range(0, len(images) if ready else picture_count(images), size)  # the graph's session checks the shape
     for batch in (images[start : start + size] for start in starts):
         if ready:
             pixels = require_finite_pixels(np.asarray(batch))

@@ -77,6 +77,13 @@ def test_names_of_optimum_mean_the_same(replace: Replace, invoke: Invoke, alias:
     assert found in (value, (value,))
 
 
+def test_the_help_says_which_pictures_verify_the_graphs(invoke: Invoke) -> None:
+    """`load_samples` takes the first ones, without --samples of the checkpoint's folder."""
+    text = " ".join(invoke(export, "--help").stdout.split())
+    assert "Number of pictures to take from --samples, the first ones." in text
+    assert "default: (pictures in CHECKPOINT, else synthetic ones)" in text
+
+
 def test_samples_that_are_not_there_are_a_mistake_of_use(replace: Replace, invoke: Invoke) -> None:
     work = replace(WORK)
     done = invoke(export, "c", "-o", "b", "--samples", "gone")

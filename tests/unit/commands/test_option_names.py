@@ -35,6 +35,13 @@ PLURALS = {
     "--traces": "`bench --trace` names a file of spans; `serve --traces` sends spans to a collector",
 }
 """Option that is the plural of another -> why both are there."""
+LONGER = {
+    "--batch-size": "`run embed` cuts inputs into calls of that size; `--batch` is of cases or of a profile",
+    "--image-size": "the side of the model's input; `package triton --image` is a picture",
+    "--text-column": "the field of a table; `--text` is a text",
+    "--text-length": "the tokens of a text in a profile",
+}
+"""Option whose name is that of another and a word more -> why both are there."""
 TYPES = {
     "--json": "`bench` writes a file that a later run reads; other commands print",
     "--engine": "`inspect` reads a TensorRT engine; `run embed` chooses what runs the graphs, in Ray's words",
@@ -108,6 +115,11 @@ def test_all_commands_are_walked() -> None:
 def test_no_name_is_the_plural_of_another() -> None:
     pairs = {name for name in OPTIONS if name.endswith("s") and name.removesuffix("s") in OPTIONS}
     assert pairs == PLURALS.keys()
+
+
+def test_a_name_with_a_word_more_means_something_else() -> None:
+    longer = {name for name in OPTIONS for short in OPTIONS if name.startswith(f"{short}-")}
+    assert longer == LONGER.keys()
 
 
 def test_no_option_has_a_second_name() -> None:

@@ -43,7 +43,9 @@ def test_a_bundle_has_a_forecast_for_each_graph(tmp_path: Path) -> None:
     text = diagnosis_text(found)
     assert "target agx-orin-64gb (sm_87): built on the device, from a kit" in text
     assert text.endswith("\nnothing blocks it")
-    assert found.to_json()["graphs"][0]["name"] == "vision"
+    content = found.to_json()
+    assert content["graphs"][0]["name"] == "vision"
+    assert sorted(content["target"]) == ["name", "sheet", "sm"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,15 @@ from safetensors.numpy import load_file
 
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.inputs.pictures.decode import check_pictures, load_pictures
-from internvl_edge.runtime.inputs.pictures.preprocess import MEAN, STD, Geometry, Preprocessing, preprocess
+from internvl_edge.runtime.inputs.pictures.preprocess import (
+    MEAN,
+    STD,
+    Geometry,
+    Preprocessing,
+    pixel_batches,
+    preprocess,
+)
+from internvl_edge.runtime.monitor import UNMONITORED
 
 GEOMETRIES: dict[Geometry, str] = {"squash": "retrieval", "crop": "classification", "clip": "clip_processor"}
 
@@ -84,6 +92,12 @@ def test_alpha_is_dropped_without_blending() -> None:
 
 def test_no_picture_is_an_empty_batch() -> None:
     assert preprocess([], at(8)).shape == (0, 3, 8, 8)
+
+
+def test_the_shape_of_pixel_values_is_for_the_graph_to_check() -> None:
+    values = np.ones((3, 4, 4), np.float32)
+    batches = list(pixel_batches(values, at(4), "squash", 2, UNMONITORED))
+    assert [batch.shape for batch in batches] == [(2, 4, 4), (1, 4, 4)]
 
 
 def test_an_unknown_geometry_names_the_known() -> None:
