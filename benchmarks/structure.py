@@ -70,18 +70,20 @@ def arrows(files: list[Source], depth: int = 2) -> dict[tuple[str, str], set[Pat
     """Return every import between two units, with the files that make it.
 
     A unit is a path of at most `depth` parts: with 2, a folder or file of a room; with 3, one of such a folder. A
-    package's own `__init__.py` is part of its folder, so at a greater depth it is no unit.
+    package's own `__init__.py` is a file of its folder, which an import of a name from the package reads.
     """
-    known = {_module(file.path) for file in files}
+    known = {file.path.with_suffix("").as_posix() for file in files}
     found: dict[tuple[str, str], set[Path]] = defaultdict(set)
     for file in files:
-        here = _unit(_module(file.path).split("."), depth)
+        here = _unit(file.path.with_suffix("").parts, depth)
         for name in _imported(file.tree):
             parts = name.split(".")[1:]
-            while parts and ".".join(parts) not in known:
+            while parts and "/".join(parts) not in known and "/".join([*parts, "__init__"]) not in known:
                 parts.pop()
+            if parts and "/".join(parts) not in known:
+                parts.append("__init__")
             there = _unit(parts, depth)
-            if parts and not _is_inside(here, there) and not _is_inside(there, here):
+            if parts and here != there:
                 found[here, there].add(file.path)
     return dict(found)
 
@@ -128,15 +130,6 @@ def _unit(parts: Sequence[str], depth: int) -> str:
     return "/".join(parts[:depth])
 
 
-def _is_inside(unit: str, folder: str) -> bool:
-    return f"{unit}/".startswith(f"{folder}/")
-
-
-def _module(path: Path) -> str:
-    parts = path.with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
 def _imported(tree: ast.Module) -> Iterator[str]:
     skipped = {
         id(inner)
@@ -147,7 +140,7 @@ def _imported(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if id(node) in skipped:
             continue
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGE + "."):
+        if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith(f"{PACKAGE}."):
             for alias in node.names:
                 yield f"{node.module}.{alias.name}"
         elif isinstance(node, ast.Import):

@@ -49,7 +49,7 @@ def _require_threads(options: SessionOptions | None) -> None:
 def _open_auto(bundle: Bundle, graph: str, options: SessionOptions) -> Session:
     from internvl_edge.runtime.backends.selection.fastest import open_fastest
 
-    return open_fastest(bundle, graph, options)
+    return open_fastest(bundle, graph, options, open_session)
 
 
 def _open_tensorrt(flavour: str, bundle: Bundle, graph: str, options: SessionOptions) -> Session:

@@ -1,14 +1,13 @@
 """Open the fastest backend for a graph on this machine among those whose outputs equal ONNX Runtime's on the CPU."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import PurePosixPath
 
 import numpy as np
 
-from internvl_edge.runtime.backends import open_session
 from internvl_edge.runtime.backends.lowering.memory import available_bytes
 from internvl_edge.runtime.backends.selection.candidates import Candidate, find_candidates
 from internvl_edge.runtime.backends.selection.decisions import Decision, decision_key, read_decision, write_decision
@@ -34,6 +33,9 @@ COMPARISON_SHARE = 1 / 12
 """Largest share of free memory that the weights may have for a comparison, in which two sessions are open at once. ONNX
 Runtime holds weights twice. OpenVINO holds them twice too (mapped, and packed for its kernels), but fp16 weights, which
 it widens, four times. Half of the free memory is left to others."""
+
+OpenSession = Callable[[str, Bundle, str, SessionOptions], Session]
+"""Function that opens a graph of a bundle with the backend of a name."""
 
 _OPTIONAL = ("open_cache", "layer_times", "layer_info", "max_rows")
 """Members that only some sessions have, those of `CacheSession`, `LayerTimes`, `LayerInfo` and `RowLimit`."""
@@ -76,6 +78,7 @@ class OpenRequest:
     bundle: Bundle
     graph: str
     options: SessionOptions
+    open_session: OpenSession
 
     @property
     def largest_difference(self) -> float:
@@ -85,20 +88,20 @@ class OpenRequest:
 
     def open(self, backend: str) -> Session:
         """Return a new session of `backend`."""
-        return open_session(backend, self.bundle, self.graph, self.options)
+        return self.open_session(backend, self.bundle, self.graph, self.options)
 
 
-def open_fastest(bundle: Bundle, graph: str, options: SessionOptions) -> Session:
+def open_fastest(bundle: Bundle, graph: str, options: SessionOptions, open_session: OpenSession) -> Session:
     """Open `graph` with the backend that was measured to be the fastest; its settings give the reason as ``chosen``.
 
-    The candidates are measured the first time, and the decision is stored.
+    The candidates are opened by `open_session` and measured the first time, and the decision is stored.
 
     Raises:
         BundleError: the bundle has no such graph.
         BackendError: no backend is installed, or none opens the graph.
     """
     bundle.require(graph)
-    request = OpenRequest(bundle=bundle, graph=graph, options=options)
+    request = OpenRequest(bundle=bundle, graph=graph, options=options, open_session=open_session)
     candidates = find_candidates(bundle, options)
     if not candidates:
         raise BackendError("backend auto: no library that runs graphs is installed; pip install 'internvl-edge[cpu]'")

@@ -118,7 +118,7 @@ FUNCTIONS = {each.__name__: each for each in (first_half, second_half, whole, te
 
 
 @dataclass(frozen=True)
-class Site:
+class BundleOnDevice:
     """A bundle with plans, and the machine that it is opened on."""
 
     bundle: Bundle
@@ -132,7 +132,9 @@ class Site:
         return open_tensorrt(self.bundle, graph, SessionOptions(**options), self.flavour)
 
 
-def site(folder: Path, monkeypatch: pytest.MonkeyPatch, flavour: str = "tensorrt", *, parts: bool = False) -> Site:
+def bundle_on_device(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, flavour: str = "tensorrt", *, parts: bool = False
+) -> BundleOnDevice:
     """Write a bundle with plans into `folder` and put fakes in place of CUDA and TensorRT."""
     cuda = FakeCuda()
     trt = FakeTensorRT(cuda, FUNCTIONS, rtx=flavour == "tensorrt_rtx", version=VERSIONS[flavour])
@@ -143,7 +145,7 @@ def site(folder: Path, monkeypatch: pytest.MonkeyPatch, flavour: str = "tensorrt
     monkeypatch.setenv("INTERNVL_EDGE_CACHE", str(folder / "cache"))
     load_library.cache_clear()
     bundle = _bundle(folder / "bundle")
-    return Site(bundle, _write_plans(bundle, flavour, parts), flavour, cuda, trt)
+    return BundleOnDevice(bundle, _write_plans(bundle, flavour, parts), flavour, cuda, trt)
 
 
 def _bundle(folder: Path) -> Bundle:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from internvl_edge.runtime.backends import open_session
 from internvl_edge.runtime.backends.layer_times.layers import LayerTimes
 from internvl_edge.runtime.backends.selection import candidates as candidates_module
 from internvl_edge.runtime.backends.selection import fastest as choice
@@ -93,6 +94,9 @@ class Machine:
         self.sessions.append(FakeSession(self, backend))
         return self.sessions[-1]
 
+    def fastest(self, bundle: Bundle, options: SessionOptions) -> Session:
+        return open_fastest(bundle, "vision", options, self.open_session)
+
     def opened(self) -> list[str]:
         """Return what was opened since this was last asked."""
         names = [session.backend for session in self.sessions]
@@ -115,7 +119,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     machine = Machine({"onnxruntime": Library(20.0), "openvino": Library(12.5)})
     monkeypatch.setattr(choice, "find_candidates", machine.find_candidates)
-    monkeypatch.setattr(choice, "open_session", machine.open_session)
     monkeypatch.setattr(trials, "time", machine)
     return machine
 
@@ -123,7 +126,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 def test_the_fastest_wins_and_says_why(machine: Machine, bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     machine.libraries["openvino"].factor = 1 + 2e-5
-    session = open_fastest(bundle, "vision", OPTIONS)
+    session = machine.fastest(bundle, OPTIONS)
     because = "openvino 12.5 ms (onnxruntime 20.0 ms; equal within 2e-05)"
     assert session.backend == "openvino"
     assert session.settings == {"threads": "1", "chosen": because}
@@ -133,7 +136,7 @@ def test_the_fastest_wins_and_says_why(machine: Machine, bundle: Bundle, caplog:
 
 def test_the_reference_may_win(machine: Machine, bundle: Bundle) -> None:
     machine.libraries["onnxruntime"].milliseconds = 3
-    session = open_fastest(bundle, "vision", OPTIONS)
+    session = machine.fastest(bundle, OPTIONS)
     assert session.settings["chosen"] == "onnxruntime 3.0 ms (openvino 12.5 ms)"
     assert [(other.backend, other.closed) for other in machine.sessions] == [("onnxruntime", False), ("openvino", True)]
 
@@ -141,7 +144,7 @@ def test_the_reference_may_win(machine: Machine, bundle: Bundle) -> None:
 @pytest.mark.parametrize("factor", [1.001, -1.0, np.nan, np.inf])
 def test_what_differs_is_out_however_fast(machine: Machine, bundle: Bundle, factor: float) -> None:
     machine.libraries["openvino"] = Library(0.1, factor=factor)
-    session = open_fastest(bundle, "vision", OPTIONS)
+    session = machine.fastest(bundle, OPTIONS)
     assert session.backend == "onnxruntime"
     assert "openvino differs by " in session.settings["chosen"]
     assert machine.sessions[1].closed
@@ -150,24 +153,24 @@ def test_what_differs_is_out_however_fast(machine: Machine, bundle: Bundle, fact
 def test_a_bundle_of_few_bits_may_differ_more(machine: Machine, bundle: Bundle) -> None:
     machine.libraries["openvino"].factor = 1.05
     int8 = replace(bundle, manifest=replace(bundle.manifest, precision="int8"))
-    assert open_fastest(bundle, "vision", OPTIONS).backend == "onnxruntime"
-    assert open_fastest(int8, "vision", OPTIONS).backend == "openvino"
+    assert machine.fastest(bundle, OPTIONS).backend == "onnxruntime"
+    assert machine.fastest(int8, OPTIONS).backend == "openvino"
 
 
 def test_the_batch_is_measured(machine: Machine, bundle: Bundle) -> None:
     machine.libraries = {"onnxruntime": Library(10.0), "openvino": Library(8.0, start_ms=5)}
-    assert open_fastest(bundle, "vision", OPTIONS).backend == "onnxruntime"
-    batched = open_fastest(bundle, "vision", replace(OPTIONS, rows=8))
+    assert machine.fastest(bundle, OPTIONS).backend == "onnxruntime"
+    batched = machine.fastest(bundle, replace(OPTIONS, rows=8))
     assert batched.settings["chosen"] == "openvino 69.0 ms (onnxruntime 80.0 ms; 8 rows; equal within 0e+00)"
-    assert open_fastest(bundle, "vision", OPTIONS).backend == "onnxruntime"  # each has a decision of its own
+    assert machine.fastest(bundle, OPTIONS).backend == "onnxruntime"  # each has a decision of its own
 
 
 def test_a_batch_that_takes_too_long_is_measured_by_fewer_rows(machine: Machine, bundle: Bundle) -> None:
     machine.libraries["onnxruntime"].milliseconds = LONGEST_MS / 3.1
-    assert "; 3 rows; " in open_fastest(bundle, "vision", replace(OPTIONS, rows=64)).settings["chosen"]
+    assert "; 3 rows; " in machine.fastest(bundle, replace(OPTIONS, rows=64)).settings["chosen"]
     assert max(machine.rows) == 3
     machine.libraries["onnxruntime"].milliseconds = LONGEST_MS + 1
-    assert "rows" not in open_fastest(bundle, "vision", replace(OPTIONS, rows=32)).settings["chosen"]
+    assert "rows" not in machine.fastest(bundle, replace(OPTIONS, rows=32)).settings["chosen"]
 
 
 @pytest.mark.parametrize(("limit", "winner"), [(2, "onnxruntime"), (4, "openvino"), (64, "openvino")])
@@ -175,7 +178,7 @@ def test_plans_for_fewer_rows_take_the_batch_in_parts(
     machine: Machine, bundle: Bundle, limit: int, winner: str
 ) -> None:
     machine.libraries = {"onnxruntime": Library(5.0), "openvino": Library(1.0, start_ms=10, max_rows=limit)}
-    session = open_fastest(bundle, "vision", replace(OPTIONS, rows=8))
+    session = machine.fastest(bundle, replace(OPTIONS, rows=8))
     taken = 8 + 10 * 8 / min(limit, 8)
     assert session.backend == winner
     assert f"openvino {taken:.1f} ms" in session.settings["chosen"]
@@ -183,16 +186,16 @@ def test_plans_for_fewer_rows_take_the_batch_in_parts(
 
 def test_bf16_may_differ_more_where_it_was_allowed(machine: Machine, bundle: Bundle) -> None:
     machine.libraries["openvino"].factor = 1.01
-    assert open_fastest(bundle, "vision", OPTIONS).backend == "onnxruntime"
-    assert open_fastest(bundle, "vision", replace(OPTIONS, bf16=True)).backend == "openvino"
+    assert machine.fastest(bundle, OPTIONS).backend == "onnxruntime"
+    assert machine.fastest(bundle, replace(OPTIONS, bf16=True)).backend == "openvino"
     machine.libraries["openvino"].factor = 1.1
-    assert open_fastest(bundle, "vision", replace(OPTIONS, bf16=True, threads=2)).backend == "onnxruntime"
+    assert machine.fastest(bundle, replace(OPTIONS, bf16=True, threads=2)).backend == "onnxruntime"
 
 
 @pytest.mark.parametrize("fault", [{"opens": False}, {"runs": False}])
 def test_what_fails_is_out(machine: Machine, bundle: Bundle, fault: dict[str, Any]) -> None:
     machine.libraries["openvino"] = Library(0.1, **fault)
-    session = open_fastest(bundle, "vision", OPTIONS)
+    session = machine.fastest(bundle, OPTIONS)
     assert session.settings["chosen"] == "onnxruntime 20.0 ms (openvino does not run it)"
     assert all(other.closed for other in machine.sessions if other.backend == "openvino")
 
@@ -200,29 +203,29 @@ def test_what_fails_is_out(machine: Machine, bundle: Bundle, fault: dict[str, An
 def test_without_a_reference_the_first_that_opens_is_taken(machine: Machine, bundle: Bundle) -> None:
     machine.libraries = {"tensorrt": Library(1, opens=False), "onnxruntime": Library(1, opens=False)}
     machine.libraries["openvino"] = Library(1)
-    session = open_fastest(bundle, "vision", OPTIONS)
+    session = machine.fastest(bundle, OPTIONS)
     assert session.backend == "openvino"
     assert "nothing to compare with: backend onnxruntime: not there" in session.settings["chosen"]
     del machine.libraries["onnxruntime"]
-    assert "without onnxruntime nothing is compared" in open_fastest(bundle, "vision", OPTIONS).settings["chosen"]
+    assert "without onnxruntime nothing is compared" in machine.fastest(bundle, OPTIONS).settings["chosen"]
     assert machine.runs == []
 
 
 def test_if_none_opens_all_reasons_are_said(machine: Machine, bundle: Bundle) -> None:
     machine.libraries = {name: Library(1, opens=False) for name in ("onnxruntime", "openvino")}
     with pytest.raises(BackendError, match=r"backend onnxruntime: not there.*backend openvino: not there"):
-        open_fastest(bundle, "vision", OPTIONS)
+        machine.fastest(bundle, OPTIONS)
 
 
 def test_no_library_names_an_extra(machine: Machine, bundle: Bundle) -> None:
     machine.libraries = {}
     with pytest.raises(BackendError, match=r"no library that runs graphs is installed; pip install .*\[cpu\]"):
-        open_fastest(bundle, "vision", OPTIONS)
+        machine.fastest(bundle, OPTIONS)
 
 
 def test_a_single_library_is_not_measured(machine: Machine, bundle: Bundle, cache: Path) -> None:
     del machine.libraries["openvino"]
-    session = open_fastest(bundle, "vision", OPTIONS)
+    session = machine.fastest(bundle, OPTIONS)
     assert session.settings["chosen"] == "onnxruntime (the only one here)"
     assert machine.runs == []
     assert not cache.exists()
@@ -232,18 +235,18 @@ def test_large_weights_are_not_opened_twice(machine: Machine, bundle: Bundle, mo
     files = {**bundle.manifest.files, "onnx/fp32/weights.safetensors": FileInfo(bytes=3 << 30, sha256="0" * 64)}
     large = replace(bundle, manifest=replace(bundle.manifest, files=files))
     monkeypatch.setattr(choice, "available_bytes", lambda: 32 << 30)
-    session = open_fastest(large, "vision", OPTIONS)
+    session = machine.fastest(large, OPTIONS)
     assert session.backend == "onnxruntime"
     assert "3.2 GB of weights leave no memory for a comparison" in session.settings["chosen"]
     monkeypatch.setattr(choice, "available_bytes", lambda: 40 << 30)
-    assert open_fastest(large, "vision", OPTIONS).backend == "openvino"
+    assert machine.fastest(large, OPTIONS).backend == "openvino"
 
 
 def test_a_decision_is_kept(machine: Machine, bundle: Bundle) -> None:
-    first = open_fastest(bundle, "vision", OPTIONS)
+    first = machine.fastest(bundle, OPTIONS)
     machine.opened()
     machine.runs.clear()
-    second = open_fastest(bundle, "vision", OPTIONS)
+    second = machine.fastest(bundle, OPTIONS)
     assert machine.opened() == ["openvino"]
     assert machine.runs == []
     assert second.settings == first.settings
@@ -252,7 +255,7 @@ def test_a_decision_is_kept(machine: Machine, bundle: Bundle) -> None:
 def test_what_a_decision_depends_on_makes_a_new_one(machine: Machine, bundle: Bundle) -> None:
     def measured(other: Bundle = bundle, options: SessionOptions = OPTIONS) -> bool:
         machine.opened()
-        open_fastest(other, "vision", options)
+        machine.fastest(other, options)
         return len(machine.opened()) > 1
 
     assert measured()
@@ -268,12 +271,12 @@ def test_what_a_decision_depends_on_makes_a_new_one(machine: Machine, bundle: Bu
 def test_a_choice_that_no_longer_opens_is_made_again(
     machine: Machine, bundle: Bundle, caplog: pytest.LogCaptureFixture
 ) -> None:
-    open_fastest(bundle, "vision", OPTIONS)
+    machine.fastest(bundle, OPTIONS)
     machine.libraries["openvino"].opens = False
-    assert open_fastest(bundle, "vision", OPTIONS).backend == "onnxruntime"
+    assert machine.fastest(bundle, OPTIONS).backend == "onnxruntime"
     assert "vision: openvino was chosen earlier but does not open now" in caplog.text
     machine.opened()
-    open_fastest(bundle, "vision", OPTIONS)
+    machine.fastest(bundle, OPTIONS)
     assert machine.opened() == ["onnxruntime"]
 
 
@@ -281,20 +284,20 @@ def test_a_choice_that_no_longer_opens_is_made_again(
 def test_an_unreadable_decision_is_made_again(
     machine: Machine, bundle: Bundle, cache: Path, caplog: pytest.LogCaptureFixture, content: str
 ) -> None:
-    open_fastest(bundle, "vision", OPTIONS)
+    machine.fastest(bundle, OPTIONS)
     (file,) = cache.rglob("*.json")
     kept = file.read_text()
     file.write_text(content)
-    assert open_fastest(bundle, "vision", OPTIONS).backend == "openvino"
+    assert machine.fastest(bundle, OPTIONS).backend == "openvino"
     assert f"{file}: cannot be read" in caplog.text
     assert file.read_text() == kept
 
 
 def test_a_decision_for_a_library_that_is_gone_is_made_again(machine: Machine, bundle: Bundle, cache: Path) -> None:
-    open_fastest(bundle, "vision", OPTIONS)
+    machine.fastest(bundle, OPTIONS)
     (file,) = cache.rglob("*.json")
     file.write_text('{"backend": "abacus", "because": "it was said so"}')
-    assert open_fastest(bundle, "vision", OPTIONS).backend == "openvino"
+    assert machine.fastest(bundle, OPTIONS).backend == "openvino"
 
 
 def test_a_folder_that_cannot_be_written_does_no_harm(
@@ -303,7 +306,7 @@ def test_a_folder_that_cannot_be_written_does_no_harm(
     caplog.set_level(logging.INFO)
     (tmp_path / "file").touch()
     monkeypatch.setenv("INTERNVL_EDGE_CACHE", str(tmp_path / "file"))
-    assert open_fastest(bundle, "vision", OPTIONS).backend == "openvino"
+    assert machine.fastest(bundle, OPTIONS).backend == "openvino"
     assert "the choice of a backend is not kept" in caplog.text
 
 
@@ -370,7 +373,7 @@ def test_candidates_are_what_is_installed(bundle: Bundle, monkeypatch: pytest.Mo
 
 def test_real_libraries_are_compared(bundle: Bundle) -> None:
     pytest.importorskip("openvino", reason="needs openvino: pip install 'internvl-edge[openvino]'")
-    session = open_fastest(bundle, "vision", OPTIONS)
+    session = open_session("auto", bundle, "vision", OPTIONS)
     pixels = np.arange(48, dtype=np.float32).reshape(1, 3, 4, 4)
     np.testing.assert_array_equal(session.run({"pixel_values": pixels})["image_embeds"], pixels.sum(axis=(2, 3)))
     others = {"onnxruntime", "openvino"} - {session.backend}

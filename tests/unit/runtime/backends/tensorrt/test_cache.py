@@ -11,12 +11,12 @@ from internvl_edge.runtime.backends.session import CacheSession
 from internvl_edge.runtime.backends.tensorrt.cache import TensorRTCache
 from internvl_edge.runtime.errors import BackendError, InputError
 from internvl_edge.runtime.stages import COMPUTE, Stages
-from tests.unit.runtime.fake_plans import Site, site
+from tests.unit.runtime.fake_plans import BundleOnDevice, bundle_on_device
 
 
 @pytest.fixture(params=["tensorrt", "tensorrt_rtx"])
-def here(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    return site(tmp_path, monkeypatch, request.param)
+def here(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BundleOnDevice:
+    return bundle_on_device(tmp_path, monkeypatch, request.param)
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def columns(rng: np.random.Generator, rows: int, held: int, new: int) -> dict[st
 
 
 def test_both_caches_give_the_same_through_a_search(
-    here: Site, present: Mapping[str, np.ndarray], rng: np.random.Generator
+    here: BundleOnDevice, present: Mapping[str, np.ndarray], rng: np.random.Generator
 ) -> None:
     session = here.open("decoder")
     assert isinstance(session, CacheSession)
@@ -55,7 +55,7 @@ def test_both_caches_give_the_same_through_a_search(
 
 
 def test_steps_take_no_new_memory_and_no_cuda_graph(
-    here: Site, present: Mapping[str, np.ndarray], rng: np.random.Generator
+    here: BundleOnDevice, present: Mapping[str, np.ndarray], rng: np.random.Generator
 ) -> None:
     cache = here.open("decoder").open_cache(present, rows=2, length=14)
     cache.step(columns(rng, 2, 4, 2))
@@ -67,7 +67,9 @@ def test_steps_take_no_new_memory_and_no_cuda_graph(
     assert here.cuda.graphs == []
 
 
-def test_logits_stay_the_callers(here: Site, present: Mapping[str, np.ndarray], rng: np.random.Generator) -> None:
+def test_logits_stay_the_callers(
+    here: BundleOnDevice, present: Mapping[str, np.ndarray], rng: np.random.Generator
+) -> None:
     cache = here.open("decoder").open_cache(present, rows=2, length=8)
     first = cache.step(columns(rng, 2, 4, 1))
     kept = first.copy()
@@ -78,7 +80,7 @@ def test_logits_stay_the_callers(here: Site, present: Mapping[str, np.ndarray], 
 
 
 def test_other_graphs_run_between_the_steps(
-    here: Site, present: Mapping[str, np.ndarray], rng: np.random.Generator
+    here: BundleOnDevice, present: Mapping[str, np.ndarray], rng: np.random.Generator
 ) -> None:
     session, vision = here.open("decoder"), here.open("vision")
     own = session.open_cache(present, rows=2, length=8)
@@ -89,14 +91,16 @@ def test_other_graphs_run_between_the_steps(
         vision.run({"pixel_values": rng.normal(size=(8, 3, 4))})
 
 
-def test_steps_are_spans_of_the_graph(here: Site, present: Mapping[str, np.ndarray], rng: np.random.Generator) -> None:
+def test_steps_are_spans_of_the_graph(
+    here: BundleOnDevice, present: Mapping[str, np.ndarray], rng: np.random.Generator
+) -> None:
     stages = Stages()
     here.open("decoder").open_cache(present, rows=2, length=8).step(columns(rng, 2, 4, 1), stages)
     assert [span.graph for span in stages.spans if span.stage == COMPUTE] == ["decoder"]
 
 
 def test_more_than_was_asked_for_is_refused(
-    here: Site, present: Mapping[str, np.ndarray], rng: np.random.Generator
+    here: BundleOnDevice, present: Mapping[str, np.ndarray], rng: np.random.Generator
 ) -> None:
     cache = here.open("decoder").open_cache(present, rows=2, length=5)
     cache.step(columns(rng, 2, 4, 1))
@@ -107,7 +111,7 @@ def test_more_than_was_asked_for_is_refused(
 
 
 def test_a_past_beyond_both_profiles_names_both(
-    here: Site, present: Mapping[str, np.ndarray], rng: np.random.Generator
+    here: BundleOnDevice, present: Mapping[str, np.ndarray], rng: np.random.Generator
 ) -> None:
     cache = here.open("decoder").open_cache(present, rows=2, length=20)
     cache.step(columns(rng, 2, 4, 2))
@@ -115,7 +119,9 @@ def test_a_past_beyond_both_profiles_names_both(
         cache.step(columns(rng, 2, 6, 2))
 
 
-def test_a_cache_without_room_is_one_line_and_leaves_nothing(here: Site, present: Mapping[str, np.ndarray]) -> None:
+def test_a_cache_without_room_is_one_line_and_leaves_nothing(
+    here: BundleOnDevice, present: Mapping[str, np.ndarray]
+) -> None:
     session = here.open("decoder")
     here.cuda.capacity = here.cuda.held + 1024
     held = here.cuda.held

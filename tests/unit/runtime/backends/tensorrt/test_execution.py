@@ -15,22 +15,22 @@ from internvl_edge.runtime.backends.tensorrt.plans.plan import load_plan
 from internvl_edge.runtime.bundle.engines import EngineRecord
 from internvl_edge.runtime.errors import BackendError
 from tests.unit.runtime.fake_cuda import FakeStream
-from tests.unit.runtime.fake_plans import SM, Site, site
+from tests.unit.runtime.fake_plans import SM, BundleOnDevice, bundle_on_device
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    found = site(tmp_path, monkeypatch, parts=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BundleOnDevice]:
+    found = bundle_on_device(tmp_path, monkeypatch, parts=True)
     with found.cuda.current():
         yield found
 
 
 @pytest.fixture
-def stream(here: Site) -> FakeStream:
+def stream(here: BundleOnDevice) -> FakeStream:
     return here.cuda.stream()
 
 
-def execution(here: Site, graph: str = "vision") -> Execution:
+def execution(here: BundleOnDevice, graph: str = "vision") -> Execution:
     library = load_library(here.flavour)
     records = EngineRecord.load(here.folder).graphs[graph].plans
     plans = [load_plan(library, here.folder, record, graph) for record in records]
@@ -38,7 +38,7 @@ def execution(here: Site, graph: str = "vision") -> Execution:
     return Execution(library, here.cuda, graph, plans, contexts)
 
 
-def bound(here: Site, made: Execution) -> tuple[dict[str, int], DeviceBuffer]:
+def bound(here: BundleOnDevice, made: Execution) -> tuple[dict[str, int], DeviceBuffer]:
     scratch = DeviceBuffer(here.cuda)
     scratch.reserve(2048)
     addresses = {name: here.cuda.allocate(4096) for name in made.shapes}
@@ -47,7 +47,7 @@ def bound(here: Site, made: Execution) -> tuple[dict[str, int], DeviceBuffer]:
     return addresses, scratch
 
 
-def test_shapes_follow_through_the_plans(here: Site, stream: FakeStream) -> None:
+def test_shapes_follow_through_the_plans(here: BundleOnDevice, stream: FakeStream) -> None:
     made = execution(here)
     made.shape(0, {"pixel_values": (5, 3, 4)}, stream)
     assert made.shapes == {
@@ -58,7 +58,7 @@ def test_shapes_follow_through_the_plans(here: Site, stream: FakeStream) -> None
     }
 
 
-def test_the_same_shape_and_the_same_addresses_change_nothing(here: Site, stream: FakeStream) -> None:
+def test_the_same_shape_and_the_same_addresses_change_nothing(here: BundleOnDevice, stream: FakeStream) -> None:
     made = execution(here)
     made.shape(0, {"pixel_values": (5, 3, 4)}, stream)
     addresses, scratch = bound(here, made)
@@ -68,7 +68,7 @@ def test_the_same_shape_and_the_same_addresses_change_nothing(here: Site, stream
     assert [context.state for context in made.contexts] == before
 
 
-def test_another_shape_frees_the_captured_graph(here: Site, stream: FakeStream) -> None:
+def test_another_shape_frees_the_captured_graph(here: BundleOnDevice, stream: FakeStream) -> None:
     made = execution(here)
     made.shape(0, {"pixel_values": (5, 3, 4)}, stream)
     bound(here, made)
@@ -83,7 +83,7 @@ def test_another_shape_frees_the_captured_graph(here: Site, stream: FakeStream) 
     assert (made.captured, here.cuda.graphs) == (False, [])
 
 
-def test_another_address_frees_the_captured_graph(here: Site, stream: FakeStream) -> None:
+def test_another_address_frees_the_captured_graph(here: BundleOnDevice, stream: FakeStream) -> None:
     made = execution(here)
     made.shape(0, {"pixel_values": (5, 3, 4)}, stream)
     addresses, scratch = bound(here, made)
@@ -94,7 +94,7 @@ def test_another_address_frees_the_captured_graph(here: Site, stream: FakeStream
     assert (made.captured, here.cuda.graphs) == (False, [])
 
 
-def test_a_shape_that_is_refused_is_set_anew_the_next_time(here: Site, stream: FakeStream) -> None:
+def test_a_shape_that_is_refused_is_set_anew_the_next_time(here: BundleOnDevice, stream: FakeStream) -> None:
     made = execution(here)
     with pytest.raises(BackendError, match=r"^graph vision: .* does not take pixel_values \[9, 3, 4\]"):
         made.shape(0, {"pixel_values": (9, 3, 4)}, stream)
@@ -104,7 +104,7 @@ def test_a_shape_that_is_refused_is_set_anew_the_next_time(here: Site, stream: F
     assert made.shapes["image_embeds"] == (8, 3)
 
 
-def test_a_profile_is_selected_where_it_is_another_one(here: Site, stream: FakeStream) -> None:
+def test_a_profile_is_selected_where_it_is_another_one(here: BundleOnDevice, stream: FakeStream) -> None:
     made = execution(here, "decoder")
     step = {
         "input_ids": (2, 1),
@@ -118,14 +118,14 @@ def test_a_profile_is_selected_where_it_is_another_one(here: Site, stream: FakeS
         made.shape(2, step, stream)
 
 
-def test_a_shape_that_does_not_follow_names_the_tensor(here: Site, stream: FakeStream) -> None:
+def test_a_shape_that_does_not_follow_names_the_tensor(here: BundleOnDevice, stream: FakeStream) -> None:
     made = execution(here)
     made.contexts[0].infer_shapes = lambda: ["hidden"]
     with pytest.raises(BackendError, match="does not know the shape of hidden"):
         made.shape(0, {"pixel_values": (1, 3, 4)}, stream)
 
 
-def test_an_address_that_is_refused_leaves_nothing_to_build_on(here: Site, stream: FakeStream) -> None:
+def test_an_address_that_is_refused_leaves_nothing_to_build_on(here: BundleOnDevice, stream: FakeStream) -> None:
     made = execution(here)
     made.shape(0, {"pixel_values": (1, 3, 4)}, stream)
     refuse = made.contexts[1].set_tensor_address
@@ -138,7 +138,7 @@ def test_an_address_that_is_refused_leaves_nothing_to_build_on(here: Site, strea
     here.cuda.synchronize(stream)
 
 
-def test_what_cannot_be_captured_stays_enqueued(here: Site, stream: FakeStream) -> None:
+def test_what_cannot_be_captured_stays_enqueued(here: BundleOnDevice, stream: FakeStream) -> None:
     made = execution(here)
     made.shape(0, {"pixel_values": (1, 3, 4)}, stream)
     bound(here, made)
@@ -148,7 +148,7 @@ def test_what_cannot_be_captured_stays_enqueued(here: Site, stream: FakeStream) 
     assert not made.captured
 
 
-def test_a_run_that_is_refused_names_the_plan(here: Site, stream: FakeStream) -> None:
+def test_a_run_that_is_refused_names_the_plan(here: BundleOnDevice, stream: FakeStream) -> None:
     made = execution(here)
     made.shape(0, {"pixel_values": (1, 3, 4)}, stream)
     bound(here, made)
@@ -157,7 +157,7 @@ def test_a_run_that_is_refused_names_the_plan(here: Site, stream: FakeStream) ->
         made.launch(stream)
 
 
-def test_closing_frees_the_graph_and_the_contexts(here: Site, stream: FakeStream) -> None:
+def test_closing_frees_the_graph_and_the_contexts(here: BundleOnDevice, stream: FakeStream) -> None:
     made = execution(here)
     made.shape(0, {"pixel_values": (1, 3, 4)}, stream)
     bound(here, made)

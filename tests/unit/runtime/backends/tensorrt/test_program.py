@@ -16,14 +16,14 @@ from internvl_edge.runtime.backends.tensorrt.plans.plan import load_plan
 from internvl_edge.runtime.backends.tensorrt.program import DeviceTensor, GraphOnDevice, Program, Replay
 from internvl_edge.runtime.bundle.engines import EngineRecord
 from internvl_edge.runtime.stages import COMPUTE, UNMEASURED, Stages
-from tests.unit.runtime.fake_plans import FUNCTIONS, SCRATCH, SM, Site, site
+from tests.unit.runtime.fake_plans import FUNCTIONS, SCRATCH, SM, BundleOnDevice, bundle_on_device
 from tests.unit.runtime.fake_tensorrt import IProfiler
 
 
 class Programs:
-    """A program of one graph of `site`; counts executions and kernels that are kept."""
+    """A program of one graph of `bundle_on_device`; counts executions and kernels that are kept."""
 
-    def __init__(self, here: Site, graph: str) -> None:
+    def __init__(self, here: BundleOnDevice, graph: str) -> None:
         library = load_library(here.flavour)
         plans = [
             load_plan(library, here.folder, record, graph)
@@ -60,13 +60,13 @@ class Programs:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    found = site(tmp_path, monkeypatch, parts=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BundleOnDevice]:
+    found = bundle_on_device(tmp_path, monkeypatch, parts=True)
     with found.cuda.current():
         yield found
 
 
-def test_the_second_run_of_a_shape_captures_and_later_ones_replay(here: Site) -> None:
+def test_the_second_run_of_a_shape_captures_and_later_ones_replay(here: BundleOnDevice) -> None:
     programs = Programs(here, "vision")
     launched = []
     for _ in range(4):
@@ -76,7 +76,7 @@ def test_the_second_run_of_a_shape_captures_and_later_ones_replay(here: Site) ->
     assert programs.kept == 1, "kernels are kept where a shape is new"
 
 
-def test_the_shape_that_ran_longest_ago_makes_room(here: Site) -> None:
+def test_the_shape_that_ran_longest_ago_makes_room(here: BundleOnDevice) -> None:
     programs = Programs(here, "vision")
     for batch in (1, 2, 3, 4):
         programs.vision(batch)
@@ -90,7 +90,7 @@ def test_the_shape_that_ran_longest_ago_makes_room(here: Site) -> None:
     assert programs.kept == 6
 
 
-def test_a_capture_that_fails_stops_all_further_ones(here: Site, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_capture_that_fails_stops_all_further_ones(here: BundleOnDevice, caplog: pytest.LogCaptureFixture) -> None:
     programs = Programs(here, "vision")
     here.cuda.captures_fail = True
     for _ in range(3):
@@ -111,7 +111,7 @@ def test_a_failure_that_is_known_is_not_reported_again(caplog: pytest.LogCapture
     ]
 
 
-def test_held_tensors_are_read_where_they_are_and_never_captured(here: Site) -> None:
+def test_held_tensors_are_read_where_they_are_and_never_captured(here: BundleOnDevice) -> None:
     programs = Programs(here, "text")
     ids = np.array([[1, 2, 3], [4, 5, 6]])
     address, out = here.cuda.allocate(ids.nbytes), here.cuda.allocate(64)
@@ -124,13 +124,13 @@ def test_held_tensors_are_read_where_they_are_and_never_captured(here: Site) -> 
     assert programs.program._buffers == {}, "all tensors are held"
 
 
-def test_scratch_memory_is_that_of_the_largest_plan(here: Site) -> None:
+def test_scratch_memory_is_that_of_the_largest_plan(here: BundleOnDevice) -> None:
     programs = Programs(here, "vision")
     programs.vision(1)
     assert programs.graph.scratch_bytes == programs.lane.scratch.size_bytes == SCRATCH["second_half"]
 
 
-def test_profiled_runs_have_contexts_of_their_own_and_give_them_back(here: Site) -> None:
+def test_profiled_runs_have_contexts_of_their_own_and_give_them_back(here: BundleOnDevice) -> None:
     programs = Programs(here, "vision")
     reported: list[str] = []
 
@@ -147,7 +147,7 @@ def test_profiled_runs_have_contexts_of_their_own_and_give_them_back(here: Site)
     assert len(reported) == 6
 
 
-def test_contexts_with_shapes_are_lent_and_nothing_runs(here: Site) -> None:
+def test_contexts_with_shapes_are_lent_and_nothing_runs(here: BundleOnDevice) -> None:
     programs = Programs(here, "vision")
     with programs.program.shaped(0, {"pixel_values": (3, 3, 4)}) as contexts:
         assert [context.get_tensor_shape("hidden") for context in contexts] == [(3, 3, 4)] * 2
@@ -155,7 +155,7 @@ def test_contexts_with_shapes_are_lent_and_nothing_runs(here: Site) -> None:
     assert programs.lane.stream.waiting == []
 
 
-def test_closing_frees_all_but_the_lanes_own(here: Site) -> None:
+def test_closing_frees_all_but_the_lanes_own(here: BundleOnDevice) -> None:
     programs = Programs(here, "vision")
     for _ in range(3):
         programs.vision(2)

@@ -11,19 +11,19 @@ from internvl_edge.runtime.errors import BackendError, InputError
 from internvl_edge.runtime.stages import COMPUTE, DEVICE_TO_HOST, ENQUEUE, HOST_TO_DEVICE, Stages
 from tests.layer_reader import read_layers
 from tests.unit.runtime.fake_cuda import STEP_MS
-from tests.unit.runtime.fake_plans import FUNCTIONS, SCRATCH, VERSIONS, Site, site
+from tests.unit.runtime.fake_plans import FUNCTIONS, SCRATCH, VERSIONS, BundleOnDevice, bundle_on_device
 
 FLAVOURS = ["tensorrt", "tensorrt_rtx"]
 
 
 @pytest.fixture(params=FLAVOURS)
-def here(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    return site(tmp_path, monkeypatch, request.param)
+def here(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BundleOnDevice:
+    return bundle_on_device(tmp_path, monkeypatch, request.param)
 
 
 @pytest.fixture
-def in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    return site(tmp_path, monkeypatch, parts=True)
+def in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BundleOnDevice:
+    return bundle_on_device(tmp_path, monkeypatch, parts=True)
 
 
 def pixels(rng: np.random.Generator, batch: int) -> np.ndarray:
@@ -38,14 +38,14 @@ def require_vision(found: dict[str, np.ndarray], pixel_values: np.ndarray) -> No
     assert found["vision_states"].dtype == np.float16
 
 
-def test_outputs_come_through_pinned_memory_and_streams(here: Site, rng: np.random.Generator) -> None:
+def test_outputs_come_through_pinned_memory_and_streams(here: BundleOnDevice, rng: np.random.Generator) -> None:
     session = here.open()
     for batch in (2, 1, 8, 2, 2, 2, 8):
         values = pixels(rng, batch)
         require_vision(session.run({"pixel_values": values}), values)
 
 
-def test_only_the_named_outputs_come_back_and_stay_the_callers(here: Site, rng: np.random.Generator) -> None:
+def test_only_the_named_outputs_come_back_and_stay_the_callers(here: BundleOnDevice, rng: np.random.Generator) -> None:
     session = here.open()
     first = session.run({"pixel_values": pixels(rng, 2)}, ["image_embeds"])
     kept = first["image_embeds"].copy()
@@ -54,12 +54,12 @@ def test_only_the_named_outputs_come_back_and_stay_the_callers(here: Site, rng: 
     np.testing.assert_array_equal(first["image_embeds"], kept)
 
 
-def test_inputs_are_cast_to_the_graphs_width_and_may_be_strided(here: Site) -> None:
+def test_inputs_are_cast_to_the_graphs_width_and_may_be_strided(here: BundleOnDevice) -> None:
     values = np.arange(24.0).reshape(1, 4, 6)[:, :, ::2].transpose(0, 2, 1)
     require_vision(here.open().run({"pixel_values": values}), values)
 
 
-def test_segments_pass_what_is_between_them_on_the_device(in_parts: Site, rng: np.random.Generator) -> None:
+def test_segments_pass_what_is_between_them_on_the_device(in_parts: BundleOnDevice, rng: np.random.Generator) -> None:
     session = in_parts.open()
     for batch in (1, 4, 1, 1, 4, 4):
         values = pixels(rng, batch)
@@ -68,7 +68,7 @@ def test_segments_pass_what_is_between_them_on_the_device(in_parts: Site, rng: n
     assert session.settings["plans"] == "2"
 
 
-def test_a_shape_is_replayed_from_its_third_run_on(here: Site, rng: np.random.Generator) -> None:
+def test_a_shape_is_replayed_from_its_third_run_on(here: BundleOnDevice, rng: np.random.Generator) -> None:
     session = here.open()
     launched = []
     for batch in (3, 3, 3, 2, 3, 2, 2):
@@ -79,14 +79,14 @@ def test_a_shape_is_replayed_from_its_third_run_on(here: Site, rng: np.random.Ge
     assert session.settings["CUDA graph"] == "on"
 
 
-def test_replays_survive_buffers_that_grow(here: Site, rng: np.random.Generator) -> None:
+def test_replays_survive_buffers_that_grow(here: BundleOnDevice, rng: np.random.Generator) -> None:
     session = here.open()
     for batch in (1, 1, 1, 8, 1, 1, 1):  # the batch of 8 moves the buffers that the first graph holds
         values = pixels(rng, batch)
         require_vision(session.run({"pixel_values": values}), values)
 
 
-def test_few_shapes_are_kept(here: Site, rng: np.random.Generator) -> None:
+def test_few_shapes_are_kept(here: BundleOnDevice, rng: np.random.Generator) -> None:
     session = here.open()
     for _ in range(3):
         for batch in range(1, 9):
@@ -96,7 +96,7 @@ def test_few_shapes_are_kept(here: Site, rng: np.random.Generator) -> None:
     assert len(here.cuda.graphs) <= 4
 
 
-def test_without_cuda_graphs_everything_is_enqueued(here: Site, rng: np.random.Generator) -> None:
+def test_without_cuda_graphs_everything_is_enqueued(here: BundleOnDevice, rng: np.random.Generator) -> None:
     session = here.open(cuda_graph=False)
     for _ in range(4):
         values = pixels(rng, 2)
@@ -107,7 +107,7 @@ def test_without_cuda_graphs_everything_is_enqueued(here: Site, rng: np.random.G
 
 @pytest.mark.parametrize("reason", ["context", "driver"])
 def test_a_capture_that_fails_is_reported_once(
-    here: Site, reason: str, rng: np.random.Generator, caplog: pytest.LogCaptureFixture
+    here: BundleOnDevice, reason: str, rng: np.random.Generator, caplog: pytest.LogCaptureFixture
 ) -> None:
     here.trt.capturable, here.cuda.captures_fail = reason != "context", reason == "driver"
     session = here.open()
@@ -120,7 +120,7 @@ def test_a_capture_that_fails_is_reported_once(
     assert session.settings["CUDA graph"] == "off"
 
 
-def test_graphs_share_the_activation_memory_of_the_largest(in_parts: Site, rng: np.random.Generator) -> None:
+def test_graphs_share_the_activation_memory_of_the_largest(in_parts: BundleOnDevice, rng: np.random.Generator) -> None:
     sessions = {graph: in_parts.open(graph) for graph in ("vision", "text")}
     sessions["vision"].run({"pixel_values": pixels(rng, 1)})
     sessions["text"].run({"input_ids": np.ones((1, 2), np.int64)})
@@ -129,7 +129,9 @@ def test_graphs_share_the_activation_memory_of_the_largest(in_parts: Site, rng: 
     assert sizes[1] < SCRATCH["text"]  # what else there is are inputs and outputs
 
 
-def test_activation_memory_that_grows_is_bound_in_older_graphs(in_parts: Site, rng: np.random.Generator) -> None:
+def test_activation_memory_that_grows_is_bound_in_older_graphs(
+    in_parts: BundleOnDevice, rng: np.random.Generator
+) -> None:
     text, ids = in_parts.open("text"), {"input_ids": np.array([[1, 2, 3]])}
     for _ in range(3):
         text.run(ids)
@@ -138,7 +140,7 @@ def test_activation_memory_that_grows_is_bound_in_older_graphs(in_parts: Site, r
         np.testing.assert_array_equal(text.run(ids)["text_embeds"], [[6, 6, 6]])
 
 
-def test_closing_frees_everything_once(here: Site, rng: np.random.Generator) -> None:
+def test_closing_frees_everything_once(here: BundleOnDevice, rng: np.random.Generator) -> None:
     sessions = [here.open("vision"), here.open("text")]
     for _ in range(3):
         sessions[0].run({"pixel_values": pixels(rng, 1)})
@@ -152,7 +154,7 @@ def test_closing_frees_everything_once(here: Site, rng: np.random.Generator) -> 
         sessions[0].run({"pixel_values": pixels(rng, 1)})
 
 
-def test_memory_does_not_grow_with_calls(here: Site, rng: np.random.Generator) -> None:
+def test_memory_does_not_grow_with_calls(here: BundleOnDevice, rng: np.random.Generator) -> None:
     session = here.open()
     for batch in (1, 3, 8, 1, 3, 8):
         session.run({"pixel_values": pixels(rng, batch)})
@@ -163,7 +165,7 @@ def test_memory_does_not_grow_with_calls(here: Site, rng: np.random.Generator) -
 
 
 @pytest.mark.parametrize("streams", [1, 2])
-def test_threads_share_a_session(here: Site, streams: int) -> None:
+def test_threads_share_a_session(here: BundleOnDevice, streams: int) -> None:
     session = here.open(streams=streams)
     failures: list[BaseException] = []
 
@@ -186,7 +188,7 @@ def test_threads_share_a_session(here: Site, streams: int) -> None:
     assert session.settings["streams"] == str(streams)
 
 
-def test_stages_are_on_the_devices_clock(here: Site, rng: np.random.Generator) -> None:
+def test_stages_are_on_the_devices_clock(here: BundleOnDevice, rng: np.random.Generator) -> None:
     session, stages = here.open(), Stages()
     session.run({"pixel_values": pixels(rng, 1)}, ["image_embeds"], stages)
     on_device = {span.stage: span for span in stages.spans if span.on_device}
@@ -198,7 +200,7 @@ def test_stages_are_on_the_devices_clock(here: Site, rng: np.random.Generator) -
 
 
 @pytest.mark.parametrize(("spin", "wait"), [(True, "polling"), (False, "blocking")])
-def test_settings_say_what_changes_a_time(here: Site, spin: bool, wait: str) -> None:
+def test_settings_say_what_changes_a_time(here: BundleOnDevice, spin: bool, wait: str) -> None:
     session = here.open(spin=spin)
     assert session.settings == {
         here.flavour: VERSIONS[here.flavour],
@@ -212,7 +214,7 @@ def test_settings_say_what_changes_a_time(here: Site, spin: bool, wait: str) -> 
     assert session.settings["chosen"] == "the only one"
 
 
-def test_a_shape_beyond_the_plan_names_its_range(here: Site, rng: np.random.Generator) -> None:
+def test_a_shape_beyond_the_plan_names_its_range(here: BundleOnDevice, rng: np.random.Generator) -> None:
     with pytest.raises(
         InputError,
         match=r"^graph vision: pixel_values \[9, 3, 4\] is beyond its plan, which takes pixel_values \[1, 3, 4\] to "
@@ -221,12 +223,12 @@ def test_a_shape_beyond_the_plan_names_its_range(here: Site, rng: np.random.Gene
         here.open().run({"pixel_values": pixels(rng, 9)})
 
 
-def test_wrong_arrays_are_the_same_findings_as_of_every_backend(here: Site) -> None:
+def test_wrong_arrays_are_the_same_findings_as_of_every_backend(here: BundleOnDevice) -> None:
     with pytest.raises(InputError, match=r"input pixel_values is missing; no input x; no output y"):
         here.open().run({"x": np.ones(1)}, ["y"])
 
 
-def test_a_run_that_fails_is_one_line_and_the_next_one_works(here: Site, rng: np.random.Generator) -> None:
+def test_a_run_that_fails_is_one_line_and_the_next_one_works(here: BundleOnDevice, rng: np.random.Generator) -> None:
     session, values = here.open(), pixels(rng, 1)
     here.trt.runs_fail = True
     with pytest.raises(BackendError) as caught:
@@ -241,7 +243,7 @@ def test_a_run_that_fails_is_one_line_and_the_next_one_works(here: Site, rng: np
         require_vision(session.run({"pixel_values": values}), values)
 
 
-def test_a_device_without_room_names_graph_and_remedy(here: Site, rng: np.random.Generator) -> None:
+def test_a_device_without_room_names_graph_and_remedy(here: BundleOnDevice, rng: np.random.Generator) -> None:
     session = here.open()
     require_vision(session.run({"pixel_values": (values := pixels(rng, 1))}), values)
     here.cuda.capacity = here.cuda.held + 64
@@ -252,7 +254,7 @@ def test_a_device_without_room_names_graph_and_remedy(here: Site, rng: np.random
     require_vision(session.run({"pixel_values": values}), values)
 
 
-def test_layers_have_name_kind_and_time(in_parts: Site, rng: np.random.Generator) -> None:
+def test_layers_have_name_kind_and_time(in_parts: BundleOnDevice, rng: np.random.Generator) -> None:
     session = in_parts.open()
     assert isinstance(session, LayerTimes)
     assert isinstance(session, LayerInfo)
@@ -274,7 +276,7 @@ def test_layers_have_name_kind_and_time(in_parts: Site, rng: np.random.Generator
 
 
 @pytest.mark.parametrize(("length", "past"), [(3, 4), (1, 7)])
-def test_layers_are_those_of_the_profile_that_runs(here: Site, length: int, past: int) -> None:
+def test_layers_are_those_of_the_profile_that_runs(here: BundleOnDevice, length: int, past: int) -> None:
     """Prompt and step of a decoder are two profiles; readers know the names of the first alone."""
     inputs = {
         "input_ids": np.ones((2, length), np.int64),
@@ -292,7 +294,7 @@ def test_layers_are_those_of_the_profile_that_runs(here: Site, length: int, past
 
 
 def test_plans_without_details_are_reported(
-    here: Site, rng: np.random.Generator, caplog: pytest.LogCaptureFixture
+    here: BundleOnDevice, rng: np.random.Generator, caplog: pytest.LogCaptureFixture
 ) -> None:
     session = here.open()
     for plan in session._plans:
