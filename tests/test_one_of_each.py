@@ -20,7 +20,7 @@ SOURCES = {path: path.read_text(encoding="utf-8") for room in ROOMS for path in 
         ("a message of TensorRT on one line", r"In \\w\+ at"),
         ("the first line of what a library says", r"splitlines\(\)\[0\]|partition\(\"\\n\"\)\[0\]|def first_line"),
         ("all of it on one line", r'" "\.join\((\w+|str\(\w+\))\.split\(\)\)'),
-        ("ids where there is no tokenizer", r"\.integers\(3, "),
+        ("ids where there is no tokenizer", r"\.integers\((3|\w*WORD), "),
         ("the pattern of a block's path", r"\\blayers\\\.\\d\+"),
         ("the opset of canonical graphs", r"^\w*OPSET = 23$"),
         ("a temporary name beside a file", r"token_hex|NamedTemporaryFile|with_\w+\(f[^)]*getpid"),

@@ -10,7 +10,7 @@ from PIL import Image
 
 from internvl_edge.calib.data.dataset import DataSet, Prompts, digest_of, open_data
 from internvl_edge.calib.data.inputs import CalibrationInputs
-from internvl_edge.calib.data.synthetic import STOCK_TEXTS, random_ids, synthetic_pixels
+from internvl_edge.calib.data.synthetic import STOCK_TEXTS, synthetic_ids, synthetic_pixels
 from internvl_edge.runtime.bundle.tokenizer import TEXT_PREFIX, Tokenizer
 from internvl_edge.runtime.errors import CalibrationError, UnreadableError
 from internvl_edge.runtime.inputs.files.names import in_one_line
@@ -95,7 +95,7 @@ def model_inputs(data: CalibrationData, tokenizer: Tokenizer | None, vocabulary:
             raise CalibrationError(
                 "calibrate: the checkpoint has no tokenizer.model, so captions cannot be read; add it"
             )
-        ids = random_ids(len(data.texts), 16, vocabulary)
+        ids = synthetic_ids(len(data.texts), 16, vocabulary)
         return CalibrationInputs(pixel_values=data.pixel_values, text_ids=ids, caption_ids=ids, match_ids=ids)
     return CalibrationInputs(
         pixel_values=data.pixel_values,

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from internvl_edge.runtime.backends.graph_inputs import random_ids
+
 STOCK_TEXTS = (
     "a photo of a red bicycle",
     "deux bateaux près du vieux port",
@@ -19,8 +21,8 @@ def synthetic_pixels(image_size: int, count: int) -> np.ndarray:
     return (field + 0.5 * rng.normal(size=field.shape)).astype(np.float32).clip(-2.1, 2.6)
 
 
-def random_ids(rows: int, length: int, vocabulary: int) -> np.ndarray:
+def synthetic_ids(rows: int, length: int, vocabulary: int) -> np.ndarray:
     """Return seeded random ids ``[rows, length]`` for use without a tokenizer: bos first, then no special id."""
-    ids = np.random.default_rng(0).integers(3, vocabulary, (rows, length))
+    ids = random_ids((rows, length), vocabulary, np.random.default_rng(0))
     ids[:, 0] = 1
     return ids

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from internvl_edge.calib.data.synthetic import random_ids
+from internvl_edge.calib.data.synthetic import synthetic_ids
 from internvl_edge.calib.quantize import fake_quantizers
 from internvl_edge.calib.recipes.recipe import Recipe
 from internvl_edge.export.blockwise.sources import fetch_from
@@ -75,7 +75,7 @@ class VerificationInputs:
         """Return seeded random ids ``[rows, length]`` that begin with bos; later rows are shorter and padded with 0."""
         vocabulary = self._config.vocabulary
         assert vocabulary is not None
-        ids = random_ids(rows, length, vocabulary)
+        ids = synthetic_ids(rows, length, vocabulary)
         for row in range(rows):
             ids[row, max(2, length - 3 * row) :] = 0
         return ids

@@ -75,6 +75,11 @@ def graph_inputs(
     return arrays
 
 
+def random_ids(shape: tuple[int, ...], vocabulary: int, rng: np.random.Generator) -> np.ndarray:
+    """Return random ids of words in a vocabulary of that size, without special ids."""
+    return rng.integers(_FIRST_WORD, max(vocabulary, _FIRST_WORD + 1), shape)
+
+
 def _shape(
     name: str, info: TensorInfo, declared: Sequence[int | str | None], sizes: Sizes
 ) -> tuple[tuple[int, ...], list[str]]:
@@ -94,7 +99,7 @@ def _shape(
 def _values(name: str, shape: tuple[int, ...], model: ModelInfo, sizes: Sizes, rng: np.random.Generator) -> np.ndarray:
     if name == "input_ids":
         text = model.require_text()
-        ids = rng.integers(_FIRST_WORD, max(text.vocab_size, _FIRST_WORD + 1), shape)
+        ids = random_ids(shape, text.vocab_size, rng)
         if sizes.length > 1:
             ids[:, 0] = text.bos_token_id
         return ids

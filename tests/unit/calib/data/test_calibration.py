@@ -12,7 +12,7 @@ from PIL import Image
 
 from internvl_edge.calib.data.calibration import FEWEST, CalibrationData, load_data, model_inputs
 from internvl_edge.calib.data.dataset import digest_of
-from internvl_edge.calib.data.synthetic import STOCK_TEXTS, random_ids, synthetic_pixels
+from internvl_edge.calib.data.synthetic import STOCK_TEXTS, synthetic_ids, synthetic_pixels
 from internvl_edge.runtime.bundle.tokenizer import TEXT_PREFIX
 from internvl_edge.runtime.errors import CalibrationError
 from internvl_edge.runtime.inputs.pictures.preprocess import Preprocessing, preprocess
@@ -150,11 +150,11 @@ def test_synthetic_pictures_are_a_gradient_plus_noise_of_a_half() -> None:
 
 
 def test_random_ids_are_no_special_tokens_but_the_first() -> None:
-    ids = random_ids(50, 9, 7)
+    ids = synthetic_ids(50, 9, 7)
     assert ids.shape == (50, 9)
     assert set(ids[:, 0]) == {1}
     assert set(ids[:, 1:].ravel()) == {3, 4, 5, 6}
-    np.testing.assert_array_equal(ids, random_ids(50, 9, 7))
+    np.testing.assert_array_equal(ids, synthetic_ids(50, 9, 7))
 
 
 class Words:
@@ -191,7 +191,7 @@ def test_texts_as_each_graph_takes_them() -> None:
 def test_random_ids_stand_in_beside_random_pictures_only() -> None:
     found = model_inputs(given("random"), None, 99)
     for kind in ("texts", "prompts", "pairs"):
-        np.testing.assert_array_equal(found.ids(kind), random_ids(2, 16, 99))
+        np.testing.assert_array_equal(found.ids(kind), synthetic_ids(2, 16, 99))
     with pytest.raises(CalibrationError, match=r"the checkpoint has no tokenizer.model, so captions cannot be read"):
         model_inputs(given(), None, 99)
 

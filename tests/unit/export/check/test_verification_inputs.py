@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from internvl_edge.calib.data.synthetic import random_ids
+from internvl_edge.calib.data.synthetic import synthetic_ids
 from internvl_edge.export.check import verification_inputs
 from internvl_edge.export.check.verification_inputs import PROMPT, VerificationInputs
 from internvl_edge.export.models.graphs import graph_row
@@ -75,7 +75,7 @@ def test_texts_have_their_prefix_pairs_none_and_a_prompt_is_one(ran: list[str]) 
 def test_random_ids_where_there_is_no_tokenizer(ran: list[str]) -> None:
     """Twelve ids a text, three fewer in each row after the first; five of a prompt, for every picture."""
     vocabulary = OPTIONS.config.vocabulary
-    texts, prompt = random_ids(2, 12, vocabulary), random_ids(1, 5, vocabulary)
+    texts, prompt = synthetic_ids(2, 12, vocabulary), synthetic_ids(1, 5, vocabulary)
     texts[1, 9:] = 0
     found = made(None)
     np.testing.assert_array_equal(found.inputs("text")["input_ids"], texts)

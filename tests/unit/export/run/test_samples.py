@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from internvl_edge.calib.data.synthetic import random_ids, synthetic_pixels
+from internvl_edge.calib.data.synthetic import synthetic_ids, synthetic_pixels
 from internvl_edge.export.run.samples import load_samples
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.inputs.pictures.preprocess import Preprocessing, preprocess
@@ -40,9 +40,9 @@ def test_an_unreadable_picture_that_was_asked_for_is_an_error(tmp_path: Path) ->
 
 
 def test_random_ids_begin_a_text_and_are_the_same_again() -> None:
-    ids = random_ids(3, 16, 100)
+    ids = synthetic_ids(3, 16, 100)
     assert ids.shape == (3, 16)
     assert (ids[:, 0] == 1).all()
     assert ids[:, 1:].min() >= 3
     assert ids.max() < 100
-    np.testing.assert_array_equal(ids, random_ids(3, 16, 100))
+    np.testing.assert_array_equal(ids, synthetic_ids(3, 16, 100))
