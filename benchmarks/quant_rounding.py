@@ -171,7 +171,9 @@ def main(precision: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         ranges = Path(folder) / "ranges"
         data = str(EXAMPLE / "data" / "calibration.jsonl")
-        calibrate(CalibrateOptions(checkpoint=str(checkpoint), output=ranges, data=data, samples=CALIBRATED), Silent())
+        calibrate(
+            CalibrateOptions(checkpoint=str(checkpoint), output=ranges, data=data, sample_count=CALIBRATED), Silent()
+        )
         found = measured(Model(open_checkpoint(checkpoint)), precision, ranges)
     click.echo(f"| {precision}, SQNR in dB | {' | '.join(OUTPUTS.values())} |\n| --- |{' ---: |' * len(OUTPUTS)}")
     for name, levels in found.items():

@@ -26,7 +26,7 @@ from internvl_edge.commands.output.printing import show
     type=Given(),
     help="Folder, table or archive of pictures (and captions) to measure on, or the word random.",
 )
-@sample_count("samples", 128)
+@sample_count(128)
 @MAX_PIXELS
 @GRAPHS
 @IMAGE_SIZE

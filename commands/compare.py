@@ -25,7 +25,7 @@ from internvl_edge.commands.output.printing import show, show_json
 @click.option(
     "--data", type=GivenPath(), required=True, help="Folder, table or archive of pictures to run both sides on."
 )
-@sample_count("samples", 4)
+@sample_count(4)
 @MAX_PIXELS
 @GRAPHS
 @click.option(

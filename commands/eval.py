@@ -23,7 +23,7 @@ from internvl_edge.commands.output.printing import show, show_json
 @click.option(
     "--data", type=GivenPath(), required=True, help="Table or archive of pictures with captions to measure on."
 )
-@sample_count("sample_count", None, most=click.IntRange(1, 2**31))
+@sample_count(None, most=click.IntRange(1, 2**31))
 @MAX_PIXELS
 @click.option("--baseline", type=GivenPath(), help="Bundle to measure as well and to compare with.")
 @tasks("retrieval", "zero_shot", "captions")

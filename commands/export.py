@@ -72,7 +72,7 @@ _SECTIONS = {
     show_default="pictures in CHECKPOINT, else synthetic ones",
     help="Folder, table or archive of pictures (and texts) to verify the graphs on.",
 )
-@sample_count("sample_count", 2, source="--samples", chosen="the first ones")
+@sample_count(2, source="--samples", chosen="the first ones")
 @click.option(
     "--atol",
     type=Number(0, 1e6),

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from internvl_edge.calib.measure_ranges import RangeOptions, run_measurement, start_measurement
 from internvl_edge.calib.ranges.stored import MARKER, RangesInfo, merge_ranges, open_ranges, save_info
-from internvl_edge.calib.recipes.thresholds import METHODS
+from internvl_edge.calib.recipes.thresholds import unknown_method
 from internvl_edge.export.blockwise.model import BlockwiseModel
 from internvl_edge.export.blockwise.sources import stored_shapes
 from internvl_edge.export.blockwise.threads import fitting_threads
 from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
 from internvl_edge.export.checkpoint.required_tensors import require_tensors
-from internvl_edge.export.models.graphs import GRAPH_NAMES
+from internvl_edge.export.models.graphs import unknown_graphs
 from internvl_edge.export.models.resolution import at_image_size
 from internvl_edge.export.run.producer import code_digest, producer
 from internvl_edge.export.run.run_key import calibrate_key, program_parts, ranges_parts
@@ -29,7 +29,7 @@ class CalibrateOptions:
     output: Path
     data: str | None = None
     """Folder or JSONL of the samples, or the word ``random``; None only with `merge`."""
-    samples: int = 128
+    sample_count: int = 128
     method: str = "auto"
     graphs: tuple[str, ...] | None = None
     image_size: int | None = None
@@ -49,13 +49,10 @@ class CalibrateOptions:
         Raises:
             CalibrationError: with all findings in one line.
         """
-        wrong = []
-        if self.method not in METHODS:
-            wrong.append(f"--method {self.method}: unknown; choose from {', '.join(METHODS)}")
+        wrong = unknown_method(self.method)
         if self.compute not in ("auto", "fp32", "bf16"):
             wrong.append(f"--compute {self.compute}: unknown; choose auto, fp32 or bf16")
-        if unknown := [name for name in self.graphs or () if name not in GRAPH_NAMES]:
-            wrong.append(f"--graphs {','.join(unknown)}: unknown; choose from {', '.join(GRAPH_NAMES)}")
+        wrong += unknown_graphs(self.graphs)
         if (self.data is None) == (not self.merge):
             wrong.append("--data or --merge: give one of them")
         if wrong:
@@ -101,7 +98,7 @@ def measure_ranges(
     assert options.data is not None
     measured = RangeOptions(
         data=options.data,
-        samples=options.samples,
+        samples=options.sample_count,
         method=options.method,
         graphs=options.graphs,
         compute=options.compute,

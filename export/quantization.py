@@ -62,7 +62,7 @@ def _measured(run: ExportRun, staging: Staging) -> Path:
             checkpoint=options.checkpoint,
             output=folder,
             data=options.data,
-            samples=options.calibration_samples,
+            sample_count=options.calibration_samples,
             method=options.method or "auto",
             graphs=tuple(name for name in run.graphs if run.model.is_quantized(name)),
         )

@@ -21,6 +21,11 @@ _ENTROPY_BINS = 2048
 """Number of bins in which distributions are compared, from 0 to the threshold."""
 
 
+def unknown_method(name: str) -> list[str]:
+    """Return what is wrong with the value `name` of --method: one finding if there is no such method, or none."""
+    return [] if name in METHODS else [f"--method {name}: unknown; choose from {', '.join(METHODS)}"]
+
+
 def candidates(seen: Magnitudes, largest: float, form: Format, method: str) -> dict[str, float]:
     """Return the candidate thresholds of `method` by name; those of `auto` are the candidates of all methods.
 

@@ -33,20 +33,18 @@ def max_pixels(**settings: Any) -> Option:
 
 
 def sample_count(
-    parameter: str,
     default: int | None,
     *,
     source: str = "--data",
     chosen: str = "evenly spaced over it",
     most: click.IntRange = SAMPLES,
 ) -> Option:
-    """Return --sample-count, which reaches the command as `parameter`; without a default all pictures are taken.
+    """Return --sample-count; without a default all pictures are taken.
 
     `chosen` says which pictures of `source` are taken.
     """
     return click.option(
         "--sample-count",
-        parameter,
         type=most,
         default=default,
         show_default="all" if default is None else True,

@@ -8,11 +8,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from internvl_edge.calib.data.dataset import DataSet, open_data
-from internvl_edge.calib.data.synthetic import STOCK_TEXTS, random_ids
+from internvl_edge.calib.data.synthetic import STOCK_TEXTS, synthetic_ids
 from internvl_edge.export.check.block_runners import BlockRunner, BundleRunner, open_reference
 from internvl_edge.export.check.differences import Difference, Divergence, difference, divergence
 from internvl_edge.export.check.graph_inputs import GraphInputs, counting_rows
-from internvl_edge.export.models.graphs import GRAPH_NAMES, graph_row
+from internvl_edge.export.models.graphs import GRAPH_NAMES, graph_row, unknown_graphs
 from internvl_edge.runtime.bundle.tokenizer import TEXT_PREFIX, Tokenizer
 from internvl_edge.runtime.errors import BundleError, InputError
 from internvl_edge.runtime.inputs.pictures.preprocess import preprocess
@@ -32,7 +32,7 @@ class CompareOptions:
 
     data: Path
     """Folder of pictures, or JSONL with captions."""
-    samples: int = 4
+    sample_count: int = 4
     graphs: tuple[str, ...] | None = None
     """Names of the graphs to compare; None takes those of the bundle, which the reference must have too."""
     threshold_db: float = 20.0
@@ -49,10 +49,9 @@ class CompareOptions:
             InputError: with all findings in one line.
         """
         wrong = []
-        if self.samples < 1:
-            wrong.append(f"--sample-count {self.samples}: nothing to compare on; give at least 1")
-        if unknown := [name for name in self.graphs or () if name not in GRAPH_NAMES]:
-            wrong.append(f"--graphs {','.join(unknown)}: unknown; choose from {', '.join(GRAPH_NAMES)}")
+        if self.sample_count < 1:
+            wrong.append(f"--sample-count {self.sample_count}: nothing to compare on; give at least 1")
+        wrong += unknown_graphs(self.graphs)
         if not np.isfinite(self.threshold_db):
             wrong.append(f"--threshold-db {self.threshold_db}: no level; give decibels, as 20")
         if wrong:
@@ -112,7 +111,7 @@ def compare(a: Path, b: Path, options: CompareOptions, progress: Progress | None
     _check_sizes(bundle, reference)
     names = _graphs(bundle, reference, options)
     _check_blocks(bundle, reference, names)
-    data = open_data(options.data).subsample(options.samples)
+    data = open_data(options.data).subsample(options.sample_count)
     inputs, texts = _samples(data, bundle, reference)
     with TemporaryDirectory(prefix="internvl-compare-") as folder:
         recorded = _RecordedReference(reference, inputs, Path(folder))
@@ -207,7 +206,7 @@ def _samples(data: DataSet, bundle: BlockRunner, reference: BlockRunner) -> tupl
     texts = [own[i % len(own)] if own else STOCK_TEXTS[i % len(STOCK_TEXTS)] for i, own in enumerate(captions)]
     file = reference.tokenizer_file or bundle.tokenizer_file
     if file is None:
-        ids = random_ids(len(pixels), _RANDOM_LENGTH, bundle.model.text.vocab_size)
+        ids = synthetic_ids(len(pixels), _RANDOM_LENGTH, bundle.model.text.vocab_size)
         return GraphInputs(pixel_values=pixels, text_ids=ids, match_ids=ids, prompt_ids=ids), "random ids"
     tokenizer = Tokenizer(file)
     inputs = GraphInputs(

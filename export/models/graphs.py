@@ -182,6 +182,12 @@ def graph_row(name: str) -> GraphRow:
     return _BY_NAME[name]
 
 
+def unknown_graphs(names: Sequence[str] | None) -> list[str]:
+    """Return what is wrong with the value `names` of --graphs: one finding if there are unknown graphs, or none."""
+    unknown = [name for name in names or () if name not in _BY_NAME]
+    return [f"--graphs {','.join(unknown)}: unknown; choose from {', '.join(GRAPH_NAMES)}"] if unknown else []
+
+
 def available_graphs(config: ModelConfig) -> tuple[str, ...]:
     """Return the names of the graphs that a model has weights for, in the order of `GRAPH_NAMES`."""
     return tuple(row.name for row in GRAPHS if row.has_weights(config))

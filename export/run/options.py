@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from internvl_edge.calib.recipes.thresholds import METHODS
-from internvl_edge.export.models.graphs import GRAPH_NAMES
+from internvl_edge.calib.recipes.thresholds import unknown_method
+from internvl_edge.export.models.graphs import unknown_graphs
 from internvl_edge.runtime.errors import ExportError
 from internvl_edge.runtime.numbers.formats import DTYPES, QUANTIZED
 
@@ -84,9 +84,7 @@ class ExportOptions:
             wrong.append(f"--weights {self.weights}: unknown; choose from {', '.join(WEIGHTS)}")
         if self.on_overflow not in ("fp32", "refuse"):
             wrong.append(f"--on-overflow {self.on_overflow}: unknown; choose fp32 or refuse")
-        unknown = [name for name in self.graphs or () if name not in GRAPH_NAMES]
-        if unknown:
-            wrong.append(f"--graphs {','.join(unknown)}: unknown; choose from {', '.join(GRAPH_NAMES)}")
+        wrong += unknown_graphs(self.graphs)
         if self.atol is not None and not 0 <= self.atol < math.inf:
             wrong.append(f"--atol {self.atol}: not a tolerance; give a number >= 0")
         wrong += self._quantization_findings()
@@ -109,8 +107,8 @@ class ExportOptions:
             yield f"--precision {self.precision}: unknown; choose from {', '.join(QUANTIZED)}"
         if self.data is None and self.ranges is None:
             yield f"--precision {self.precision}: nothing to calibrate on; give --data or --ranges"
-        if self.method is not None and self.method not in METHODS:
-            yield f"--method {self.method}: unknown; choose from {', '.join(METHODS)}"
+        if self.method is not None:
+            yield from unknown_method(self.method)
         able = [name for name, row in QUANTIZED.items() if row.attention is not None]
         if self.fp8_attention and self.precision not in able:
             yield f"--fp8-attention with --precision {self.precision}: it is for {', '.join(able)}; leave it out"

@@ -44,7 +44,7 @@ def broken(demo_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def compared(a: Path, b: Path, data: Path, *graphs: str) -> Comparison:
-    return compare(a, b, CompareOptions(data=data, samples=2, graphs=graphs or None))
+    return compare(a, b, CompareOptions(data=data, sample_count=2, graphs=graphs or None))
 
 
 def test_every_block_of_every_graph_equals_the_checkpoint(demo_bundle: Path, emoji: Path, data: Path) -> None:
@@ -81,4 +81,4 @@ def test_two_sides_of_different_models(demo_bundle: Path, golden_a: Path, data: 
 
 def test_all_that_is_wrong_at_once() -> None:
     with pytest.raises(InputError, match=r"--sample-count 0.*; --graphs visoin: unknown.*; --threshold-db nan"):
-        CompareOptions(data=Path("x"), samples=0, graphs=("visoin",), threshold_db=np.nan)
+        CompareOptions(data=Path("x"), sample_count=0, graphs=("visoin",), threshold_db=np.nan)

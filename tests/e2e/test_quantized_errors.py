@@ -23,7 +23,7 @@ def data(emoji: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def ranges(exports: Exports, emoji: Path, data: Path) -> Path:
-    return exports.ranges(emoji / "checkpoint", data=str(data), samples=16)
+    return exports.ranges(emoji / "checkpoint", data=str(data), sample_count=16)
 
 
 def refused(run: Run, output: Path, *arguments: object) -> str:

@@ -1,6 +1,6 @@
 """Every 8-bit graph of the demo runs on ONNX Runtime and becomes a TensorRT-RTX plan that multiplies in 8 bits.
 
-Plans are not run here: that takes a GPU. Their text tells what was built: constants with type and size, and the steps
+Plans are not run here: that takes a GPU. Their text says what was built: constants with type and size, and the steps
 of the schedule with the ONNX nodes they compute.
 """
 
@@ -40,7 +40,7 @@ _FUSED_ATTENTION = re.compile(r"^  function=\{ name=_gem[mv]_mha\w* .*$", re.M)
 
 @dataclass(frozen=True)
 class Plan:
-    """What the text of the plans of one graph tells."""
+    """What the text of the plans of one graph says."""
 
     text: str
 
@@ -103,7 +103,7 @@ def exported(request: pytest.FixtureRequest, exports: Exports, emoji: Path) -> E
     """
     precision, fp8_attention = CASES[request.param]
     calibration = str(emoji / "data" / "calibration.jsonl")
-    few = {"data": calibration, "samples": 16}  # the fewest that are allowed: what is built does not depend on them
+    few = {"data": calibration, "sample_count": 16}  # the fewest allowed: what is built does not depend on them
     bundle, report = exports.report(
         emoji / "checkpoint",
         image_size=IMAGE_SIZE,

@@ -148,7 +148,7 @@ def test_other_pictures_to_verify_on_start_anew(checkpoint: Path, caplog: pytest
 
 def test_ranges_follow_the_config_as_it_is_now(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
     options = CalibrateOptions(
-        checkpoint=str(checkpoint), output=checkpoint.parent / "ranges", data="random", samples=16
+        checkpoint=str(checkpoint), output=checkpoint.parent / "ranges", data="random", sample_count=16
     )
 
     class Killing(Silent):

@@ -63,7 +63,7 @@ def demo(
         checkpoint, data = emoji / "checkpoint", emoji / "data"
         if precision == "fp32":
             return own(exports.bundle(checkpoint, dtype="fp32", samples=data / "test.jsonl"), GRAPHS)
-        ranges = exports.ranges(checkpoint, data=str(data / "calibration.jsonl"), samples=16)
+        ranges = exports.ranges(checkpoint, data=str(data / "calibration.jsonl"), sample_count=16)
         settings = {"dtype": "fp32", "gate_samples": 0, "method": "max", "smooth": "off"}
         return own(exports.bundle(checkpoint, precision=precision, ranges=ranges, **settings), GRAPHS)
 

@@ -156,7 +156,7 @@ def test_ranges_must_cover_the_graphs(emoji: Path, tmp_path: Path) -> None:
     folder = str(emoji / "checkpoint")
     data = str(emoji / "data" / "calibration.jsonl")
     ranges = tmp_path / "ranges"
-    calibrate(CalibrateOptions(checkpoint=folder, output=ranges, data=data, samples=16, graphs=("vision",)))
+    calibrate(CalibrateOptions(checkpoint=folder, output=ranges, data=data, sample_count=16, graphs=("vision",)))
     checkpoint = open_checkpoint(folder)
     model = BlockwiseModel(folder, checkpoint, checkpoint.config)
     options = replace(asked(None), graphs=("vision", "text", "query", "connector"))

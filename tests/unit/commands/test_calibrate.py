@@ -20,7 +20,7 @@ def test_options_reach_the_measurement_and_its_report_is_printed(replace: Replac
         checkpoint="c",
         output=Path("out"),
         data="d",
-        samples=7,
+        sample_count=7,
         method="mse",
         graphs=("vision", "text"),
         image_size=28,

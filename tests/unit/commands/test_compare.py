@@ -20,7 +20,7 @@ def test_both_bundles_and_the_options_reach_the_comparison(
     done = invoke(compare, "b r --data d --sample-count 3 --graphs vision --threshold-db 31.5", *form)
     bundle, reference, options, _progress = against.call_args.args
     assert (bundle, reference) == (Path("b"), Path("r"))
-    assert options == CompareOptions(data=Path("d"), samples=3, graphs=("vision",), threshold_db=31.5)
+    assert options == CompareOptions(data=Path("d"), sample_count=3, graphs=("vision",), threshold_db=31.5)
     (content if form else text).assert_called_once_with(found)
     assert done.stdout == printed
 

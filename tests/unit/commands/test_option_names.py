@@ -61,7 +61,7 @@ TEXTS = {
     "--http": "Ray listens on every node and cannot be without HTTP",
     "--html": "names what is on the page",
     "--tasks": "lists the tasks: requests of `bench`, figures of `eval`",
-    "--sample-count": "names the option whose pictures are counted",
+    "--sample-count": "`export` verifies on the first pictures, others spread them over the data",
     "--text": "to rank, to embed, or to warm up on",
 }
 """Option with several texts -> why."""

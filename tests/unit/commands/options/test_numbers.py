@@ -1,4 +1,4 @@
-"""Every option that takes a number has two bounds, and tells in one line what lies beyond them."""
+"""Every option that takes a number has two bounds, and refuses in one line what lies beyond them."""
 
 from collections.abc import Iterator
 

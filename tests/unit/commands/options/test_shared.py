@@ -27,16 +27,16 @@ def command_of(*options: Option) -> click.Command:
 
 
 def test_without_a_default_all_pictures_are_taken(invoke: Invoke) -> None:
-    command = command_of(sample_count("limit", None))
-    assert invoke(command).stdout == "[('limit', None)]\n"
+    command = command_of(sample_count(None))
+    assert invoke(command).stdout == "[('sample_count', None)]\n"
     assert "from --data, evenly spaced over it. [default: (all);" in " ".join(invoke(command, "--help").stdout.split())
 
 
 def test_a_default_is_a_number(invoke: Invoke) -> None:
-    command = command_of(sample_count("samples", 4, source="--samples"))
-    assert invoke(command).stdout == "[('samples', 4)]\n"
-    assert invoke(command, "--sample-count 65536").stdout == "[('samples', 65536)]\n"
-    assert "from --samples" in " ".join(invoke(command, "--help").stdout.split())
+    command = command_of(sample_count(4, source="--samples", chosen="the first ones"))
+    assert invoke(command).stdout == "[('sample_count', 4)]\n"
+    assert invoke(command, "--sample-count 65536").stdout == "[('sample_count', 65536)]\n"
+    assert "from --samples, the first ones. [" in " ".join(invoke(command, "--help").stdout.split())
 
 
 def test_the_method_of_optimum_is_ours(invoke: Invoke) -> None:
