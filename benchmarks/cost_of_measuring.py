@@ -1,6 +1,6 @@
 """Time that measuring adds to a call of a session that does nothing: called directly, unmeasured and measured.
 
-python benchmarks/profiler.py
+python benchmarks/cost_of_measuring.py
 """
 
 import statistics

@@ -2,8 +2,9 @@
 
     python scripts/check_dependencies.py [--extra serve] [--versions lowest] [--python python3.12]
 
-It needs a network and some minutes. torch has the version of constraints.txt in all environments, since other builds
-of it bring gigabytes of CUDA; tests/unit/export/test_torch_names.py holds its lower bound by the names taken from it.
+It needs a network and some minutes for each extra. torch has the version of constraints.txt in all environments, since
+other builds of it bring gigabytes of CUDA; tests/unit/export/test_torch_names.py holds its lower bound by the names
+taken from it.
 """
 
 import argparse
