@@ -53,7 +53,7 @@ def _attentions() -> Iterator[tuple[str, list[Call]]]:
                         name,
                         [
                             *_norms(family, types, attributes, sizes),
-                            Call(plugin=family.name, types=types, told=attributes, sizes=sizes),
+                            Call(plugin=family.name, types=types, attributes=attributes, sizes=sizes),
                         ],
                     )
 
@@ -63,7 +63,9 @@ def _norms(
 ) -> Iterator[Call]:
     if family.name in _NORMED:
         width = int(attributes["heads"]) * int(attributes["head_dim"])
-        yield Call(plugin="vit_norms", types={"qkv": types["qkv"]}, told={"width": width, "eps": 1e-6}, sizes=sizes)
+        yield Call(
+            plugin="vit_norms", types={"qkv": types["qkv"]}, attributes={"width": width, "eps": 1e-6}, sizes=sizes
+        )
 
 
 def _values_text(values: Mapping[str, object]) -> str:

@@ -129,7 +129,7 @@ def _bytes(own: Sequence[Launch], schedule: Schedule, shapes: Mapping[str, Seque
     sizes = sizes_of(schedule.program, shapes)
     for launch in own:
         traffic = traffic_of(launch.step, schedule.program, sizes)
-        assert traffic is not None, f"{launch.step.name} does not tell its bytes"
+        assert traffic is not None, f"{launch.step.name} does not state its bytes"
         yield traffic.bytes
 
 
