@@ -11,7 +11,7 @@ LINK = re.compile(r"(?:\]\(|^\[[^\]]+\]: )([^)\s]+)", re.MULTILINE)
 """A link in the text, or the definition of one at the end."""
 
 
-def test_the_version_is_told_by_the_package_and_its_metadata() -> None:
+def test_the_version_is_that_of_the_package_and_its_metadata() -> None:
     assert internvl_edge.__version__ == version("internvl-edge")
     assert PYPROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "internvl_edge.__version__"}
 

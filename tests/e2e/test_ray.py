@@ -27,8 +27,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
 STORE_BYTES = 80 << 20
 DEAD_SOON = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
 """Ray takes half a minute by default to find that a node is gone."""
-PATIENT = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
-"""Of its proxy Serve waits for 5 s, then starts another: on a busy machine none of them is ever up."""
+PROXY_TIMEOUT = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
+"""Serve waits 5 s for its proxy by default, then starts another: on a busy machine none of them is ever up."""
 CPU = RayOptions(workers=2, backend="onnxruntime")
 
 
@@ -37,7 +37,7 @@ def cluster() -> Iterator[Any]:
     """A head that computes nothing, and two nodes of a CPU each."""
     head = {"num_cpus": 0, "object_store_memory": STORE_BYTES, "include_dashboard": False, "_system_config": DEAD_SOON}
     with pytest.MonkeyPatch.context() as environment:
-        for name, value in PATIENT.items():
+        for name, value in PROXY_TIMEOUT.items():
             environment.setenv(name, value)
         cluster = Cluster(initialize_head=True, head_node_args=head)
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")

@@ -1,4 +1,4 @@
-"""`run video`, `run connect`, and what every command of `run` may be told: limits, threads, and to show its stages."""
+"""`run video`, `run connect`, and options of every command of `run`: limits, threads, stages."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""What a log is told of `run` on many pictures."""
+"""The log of `run` on many pictures."""
 
 from pathlib import Path
 

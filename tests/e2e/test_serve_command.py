@@ -203,7 +203,7 @@ def test_sigterm_lets_requests_finish(demo_bundle: Path, tmp_path: Path, picture
 
 
 def _is_under_way(server: Server, connection: http.client.HTTPConnection, picture: bytes) -> bool:
-    """Ask for a caption; return whether the server was seen to work on it, besides telling so."""
+    """Ask for a caption; return whether the server was seen to work on it."""
     connection.request("POST", "/v2/models/caption/infer", picture, RAW)
     while not select.select([connection.sock], [], [], 0)[0]:
         if b"internvl_requests_under_way 2" in server.ask("/metrics")[1]:

@@ -23,7 +23,7 @@ def relative_differences(found: Mapping[str, np.ndarray], expected: Mapping[str,
 def require_agreement(
     found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], precision: str, record: Record
 ) -> None:
-    """Hold all outputs against ONNX Runtime's within the bound of `precision`; the worst one is told."""
+    """Hold all outputs against ONNX Runtime's within the bound of `precision`; record the worst one."""
     shares = relative_differences(found, expected)
     bound = FP16_RELATIVE if precision == "fp16" else PLAN_8BIT_RELATIVE
     worst = max(shares, key=lambda name: np.nan_to_num(shares[name], nan=np.inf))

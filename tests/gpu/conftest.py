@@ -20,8 +20,8 @@ from internvl_edge.runtime.targets.flavour import Flavour, load_flavour
 from internvl_edge.runtime.targets.sms import RTX_SMS
 from internvl_edge.runtime.targets.targets import find_target
 from tests.gpu.built import Built, linked, with_plans
+from tests.gpu.free_memory import free_memory, lacking_for_large
 from tests.gpu.report import check_of, report_markdown
-from tests.gpu.room import lacking_for_large, room_here
 
 _RESULTS = pytest.StashKey[list[dict[str, Any]]]()
 
@@ -102,7 +102,7 @@ def flavour(request: pytest.FixtureRequest, device: Device) -> Flavour:
 def rtx(flavour: Flavour) -> Flavour:
     """TensorRT-RTX, for checks of what it alone offers."""
     if flavour.name != "tensorrt_rtx":
-        pytest.skip("Plans of the standard TensorRT neither tell their launches nor are built for another device.")
+        pytest.skip("Plans of the standard TensorRT neither list their launches nor are built for another device.")
     return flavour
 
 
@@ -143,7 +143,7 @@ def built(
 def large_bundle(device: Device, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Export InternViT-300M with random weights: what a product costs does not depend on their values."""
     folder = tmp_path_factory.mktemp("internvit-300m")
-    if (lacking := lacking_for_large(room_here(folder, device))) is not None:
+    if (lacking := lacking_for_large(free_memory(folder, device))) is not None:
         pytest.skip(lacking)
     from random_checkpoint import write_checkpoint
 

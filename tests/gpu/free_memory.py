@@ -1,4 +1,4 @@
-"""Whether there is room for a model of 300 M parameters, on the device and on the machine around it."""
+"""Whether a model of 300 M parameters fits into the free memory of the machine and the memory of the device."""
 
 import shutil
 from dataclasses import dataclass
@@ -15,27 +15,27 @@ _DEVICE_BYTES = 3 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
-    """What is free on the machine, and what the device has in all."""
+class FreeMemory:
+    """Bytes that are free on the machine, and all that the device has."""
 
     host_bytes: int
     disk_bytes: int
     device_bytes: int
 
 
-def room_here(folder: Path, device: Device) -> Room:
-    """Return the room on this machine, with the disk that `folder` is on."""
+def free_memory(folder: Path, device: Device) -> FreeMemory:
+    """Return what is free on this machine and on the disk that `folder` is on."""
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     available = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
-    return Room(host_bytes=available, disk_bytes=shutil.disk_usage(folder).free, device_bytes=device.memory_bytes)
+    return FreeMemory(host_bytes=available, disk_bytes=shutil.disk_usage(folder).free, device_bytes=device.memory_bytes)
 
 
-def lacking_for_large(room: Room) -> str | None:
-    """Return what InternViT-300M lacks here, in a sentence; None: there is room."""
+def lacking_for_large(free: FreeMemory) -> str | None:
+    """Return what InternViT-300M lacks here, in a sentence; None: it fits."""
     needs = (
-        ("host memory", room.host_bytes, _HOST_BYTES),
-        ("disk", room.disk_bytes, _DISK_BYTES),
-        ("device memory", room.device_bytes, _DEVICE_BYTES),
+        ("host memory", free.host_bytes, _HOST_BYTES),
+        ("disk", free.disk_bytes, _DISK_BYTES),
+        ("device memory", free.device_bytes, _DEVICE_BYTES),
     )
     lacking = [
         f"{needed >> 30} GiB of {what}, of which {found / 2**30:.1f} GiB are here"

@@ -14,7 +14,7 @@ from internvl_edge.runtime.targets.flavour import Flavour
 _WARM_RUNS = 10
 """Not timed: the first compile or load kernels, and clocks rise."""
 _RUNS = 50
-"""Of which the median latency is told."""
+"""Number of runs whose median latency is recorded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

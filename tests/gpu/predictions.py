@@ -17,7 +17,7 @@ def record_prediction(
 ) -> float | None:
     """Record what the X-ray of `plan` predicts on `target` at `sizes`; return measured over predicted time.
 
-    None: `target` has no data sheet, so that launches and bytes alone are told.
+    None: `target` has no data sheet, so that launches and bytes alone are recorded.
     """
     found = xray(plan, target=target, sizes=sizes, profile=profile)
     record("launches", found.total.launches)

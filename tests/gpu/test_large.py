@@ -11,12 +11,12 @@ from tests.gpu.agree import Record, require_agreement
 from tests.gpu.built import Built
 from tests.gpu.device_targets import device_target
 from tests.gpu.marks import GPU
-from tests.gpu.seen import LEAST_RATIO, record_prediction
+from tests.gpu.predictions import LEAST_RATIO, record_prediction
 
 pytestmark = GPU
 
 _BATCHES = (1, 8)
-"""Pictures of 448 px, 1,025 tokens each; 8 is the largest that a build allows when it is not told."""
+"""Pictures of 448 px, 1,025 tokens each; 8 is the largest batch that a build allows by default."""
 
 
 @pytest.mark.parametrize("batch", _BATCHES)
@@ -24,7 +24,7 @@ _BATCHES = (1, 8)
 def test_a_form_of_attention_is_timed(
     device: Device, large: Callable[[str], Built], attention: str, batch: int, record_property: Record
 ) -> None:
-    """By these times, not by launches alone, is `--attention auto` judged. Random weights take no other time."""
+    """Measure both forms of attention, since fewer launches need not be faster. Random weights take no other time."""
     model = large(attention)
     inputs = {"pixel_values": _pictures(batch)}
     record_property("launched_one_by_one_ms", model.load("vision").run(inputs).median_ms)

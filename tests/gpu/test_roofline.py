@@ -12,7 +12,7 @@ from tests.gpu.built import Built
 from tests.gpu.cases import CASES, case_of
 from tests.gpu.device_targets import device_target
 from tests.gpu.marks import GPU
-from tests.gpu.seen import LEAST_RATIO, record_prediction
+from tests.gpu.predictions import LEAST_RATIO, record_prediction
 
 pytestmark = GPU
 

@@ -32,7 +32,7 @@ from tests.layer_reader import read_layers
 pytestmark = GPU
 
 _RUNS = 50
-"""Of which medians are told, after as many that do not count."""
+"""Number of runs whose medians are recorded, after as many that do not count."""
 _CALLS = 500
 """In which memory would show that it grows."""
 _KEPT_BYTES = 4 << 20

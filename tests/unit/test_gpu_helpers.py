@@ -1,4 +1,4 @@
-"""What the GPU checks rest on and needs no GPU: cases that fit the profiles, targets by device name, room, bounds."""
+"""Helpers of the GPU checks, without a GPU: cases that fit the profiles, targets by name, free memory, bounds."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.exports import Exports
 from tests.gpu.agree import relative_differences, require_agreement
 from tests.gpu.cases import CASES, PROMPT_IDS, case_of, decoder_inputs
 from tests.gpu.device_targets import device_target
-from tests.gpu.room import Room, lacking_for_large
+from tests.gpu.free_memory import FreeMemory, lacking_for_large
 
 GIB = 1 << 30
 
@@ -85,8 +85,8 @@ def test_a_name_of_another_sm_has_no_sheet() -> None:
 
 
 def test_what_a_large_model_lacks_is_said_in_one_sentence() -> None:
-    assert lacking_for_large(Room(host_bytes=16 * GIB, disk_bytes=16 * GIB, device_bytes=16 * GIB)) is None
-    assert lacking_for_large(Room(host_bytes=2 * GIB, disk_bytes=16 * GIB, device_bytes=GIB)) == (
+    assert lacking_for_large(FreeMemory(host_bytes=16 * GIB, disk_bytes=16 * GIB, device_bytes=16 * GIB)) is None
+    assert lacking_for_large(FreeMemory(host_bytes=2 * GIB, disk_bytes=16 * GIB, device_bytes=GIB)) == (
         "InternViT-300M needs 8 GiB of host memory, of which 2.0 GiB are here and 3 GiB of device memory, of which "
         "1.0 GiB are here."
     )

@@ -18,7 +18,7 @@ Timed = tuple[Callable[[], object], Callable[[], object]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelCase:
-    """What a case of any kernel tells."""
+    """What a case of any kernel holds."""
 
     id: str
     batch: int = 1

@@ -1,4 +1,4 @@
-"""Calibration takes any model that tells its blocks and their linears, and runs: here one in NumPy, no exporter."""
+"""Calibration takes any model that names its blocks and their linears, and runs: here one in NumPy, no exporter."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

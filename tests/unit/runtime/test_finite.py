@@ -1,4 +1,4 @@
-"""NaN and infinity are told once, and never ranked."""
+"""NaN and infinity are reported once, and never ranked."""
 
 import logging
 

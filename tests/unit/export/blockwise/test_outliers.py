@@ -31,19 +31,21 @@ def inputs(emoji: Path) -> dict[str, dict[str, np.ndarray]]:
     }
 
 
-def outputs(folder: Path, graph: str, inputs: dict[str, dict[str, np.ndarray]], **heard: list[float]) -> torch.Tensor:
-    """Return the embeddings; for every block named in `heard`, its largest input over the median one is appended."""
+def outputs(
+    folder: Path, graph: str, inputs: dict[str, dict[str, np.ndarray]], **observed: list[float]
+) -> torch.Tensor:
+    """Return the embeddings; for every block named in `observed`, its largest input over the median one is appended."""
     checkpoint = open_checkpoint(folder)
     fetch = fetch_from(weight_sources(checkpoint.tensors, checkpoint.config))
 
-    def hear(ratios: list[float]):  # type: ignore[no-untyped-def]
+    def observer(ratios: list[float]):  # type: ignore[no-untyped-def]
         def note(x: torch.Tensor) -> torch.Tensor:
             ratios.append(float(x.abs().max() / x[x != 0].abs().median()))
             return x
 
         return note
 
-    changed = {name.replace("__", "."): hear(ratios) for name, ratios in heard.items()}
+    changed = {name.replace("__", "."): observer(ratios) for name, ratios in observed.items()}
     found = torch_outputs(graph, checkpoint.config, inputs[graph], fetch, (), changed)
     return torch.from_numpy(found["image_embeds" if graph == "vision" else "text_embeds"])
 
@@ -68,7 +70,7 @@ def test_massive_tokens_keep_the_function_nearly(
 ) -> None:
     plant_massive(original, tmp_path)
     ratios: list[float] = []
-    for graph, heard in (("vision", {QKV: ratios}), ("text", {})):
-        wanted, found = outputs(original, graph, inputs), outputs(tmp_path, graph, inputs, **heard)
+    for graph, observed in (("vision", {QKV: ratios}), ("text", {})):
+        wanted, found = outputs(original, graph, inputs), outputs(tmp_path, graph, inputs, **observed)
         assert torch.cosine_similarity(found, wanted).mean() > PLANTED_COSINE
     assert ratios[0] > 100, "hundreds of times the median"

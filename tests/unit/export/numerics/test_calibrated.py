@@ -1,4 +1,4 @@
-"""What calibration saw, told of the values of a graph that carry it: as smoothing leaves them."""
+"""Ranges of calibration, for the values of a graph that carry them: as smoothing leaves them."""
 
 from pathlib import Path
 

@@ -48,7 +48,7 @@ def _by_place(reached: list[Reach]) -> dict[str, Reach]:
 
 
 def test_pictures_that_overflow_after_verification_are_an_error(file: Path) -> None:
-    """The accuracy of a graph is judged on more pictures than it was verified on: inf must not count as an answer."""
+    """The accuracy of a graph is measured on more pictures than it was verified on: inf must not count as an answer."""
     _saved(file, CHAIN, w=np.full(8, 0.01, np.float16))
     assert np.isfinite(onnx_outputs(file, {"x": np.full((1, 8), 200, np.float32)})["y"]).all()
     with pytest.raises(VerificationError, match=r"g\.onnx: overflows .* square reaches 9e\+04 of 65504; .*--samples"):

@@ -311,7 +311,7 @@ def test_a_kit_on_another_machine_is_refused(bundle: Bundle, tmp_path: Path) -> 
 
 
 def test_a_device_sees_into_a_kit(bundle: Bundle, tmp_path: Path) -> None:
-    """Its graphs tell every shape; attention as a pattern takes the FLOPs of the operator."""
+    """Its graphs have every shape; attention as a pattern takes the FLOPs of the operator."""
     build(bundle.path, BuildOptions(target="agx-orin-64gb", output=tmp_path / "kit"))
     kit = Bundle.open(tmp_path / "kit")
     assert [g.flops for g in inspect_bundle(kit.path).graphs] == [g.flops for g in inspect_bundle(bundle.path).graphs]

@@ -1,4 +1,4 @@
-"""Blocks cut out of a graph, and forms judged by the plans that come of them."""
+"""Blocks cut out of a graph, and forms compared by the plans that come of them."""
 
 import json
 from pathlib import Path

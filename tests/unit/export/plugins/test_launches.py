@@ -1,4 +1,4 @@
-"""What a launch tells of a kernel, with and without Triton's interpreter in this process."""
+"""What a launch says of a kernel, with and without Triton's interpreter in this process."""
 
 from dataclasses import replace
 

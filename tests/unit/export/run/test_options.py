@@ -1,4 +1,4 @@
-"""What an export is told, checked before the checkpoint is open."""
+"""Options of an export, checked before the checkpoint is open."""
 
 from pathlib import Path
 from typing import Any

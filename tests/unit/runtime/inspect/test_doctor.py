@@ -1,4 +1,4 @@
-"""What is told of this machine, and of a bundle on a target: forecasts, and what blocks it."""
+"""The diagnosis of this machine, and of a bundle on a target: predictions, and what blocks it."""
 
 from dataclasses import replace
 from pathlib import Path

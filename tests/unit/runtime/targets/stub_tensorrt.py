@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.tolerances import HANG_S
+
 _FUNCTIONS = (
     "createInferBuilder_INTERNAL",
     "createInferRefitter_INTERNAL",
@@ -25,7 +27,6 @@ _FUNCTIONS = (
     "initLibNvInferPlugins",
 )
 _LIBRARIES = ("nvinfer", "nvonnxparser", "nvinfer_plugin")
-_TIMEOUT_S = 60
 
 
 class CannotInstallError(Exception):
@@ -52,7 +53,7 @@ def ask(folder: Path, code: str, *arguments: str) -> Any:
     environment = os.environ | {"LD_LIBRARY_PATH": str(folder / "stubs"), "PYTHONPATH": str(folder)}
     environment.pop("TRITON_INTERPRET", None)  # other tests of this process interpret kernels; here they are compiled
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S
+        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, timeout=HANG_S
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])  # TensorRT's own logger prints on stdout too
@@ -63,9 +64,9 @@ def _pip(requirements: Sequence[str], folder: Path) -> None:
     command += ["--target", str(folder), *requirements]
     reported = " ".join(requirements)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S)
     except subprocess.TimeoutExpired as error:
-        raise CannotInstallError(f"pip install {reported}: no answer in {_TIMEOUT_S} s") from error
+        raise CannotInstallError(f"pip install {reported}: no answer in {HANG_S} s") from error
     if done.returncode != 0:
         said = done.stderr.strip().splitlines() or ["no reason given"]
         raise CannotInstallError(f"pip install {reported}: {said[-1]}")
@@ -79,6 +80,6 @@ def _compile_stubs(folder: Path, major: str) -> None:
     source = folder / "stub.c"
     source.write_text("".join(f"void *{name}(void) {{ return 0; }}\n" for name in _FUNCTIONS))
     built = folder / f"lib{_LIBRARIES[0]}.so.{major}"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(built), str(source)], check=True, timeout=_TIMEOUT_S)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(built), str(source)], check=True, timeout=HANG_S)
     for name in _LIBRARIES[1:]:
         shutil.copyfile(built, folder / f"lib{name}.so.{major}")

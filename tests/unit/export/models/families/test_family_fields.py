@@ -1,4 +1,4 @@
-"""Every family reads its own fields of `config.json`, and tells what it can from shapes alone."""
+"""Every family reads its own fields of `config.json`, and finds what it can from shapes alone."""
 
 from collections.abc import Mapping
 from dataclasses import fields

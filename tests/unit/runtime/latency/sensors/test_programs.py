@@ -1,4 +1,4 @@
-"""The programs that tell a board's state: stand-ins on the path that print, fail, or print nothing."""
+"""The programs that print a board's state: stand-ins on the path that print, fail, or print nothing."""
 
 import os
 import stat
