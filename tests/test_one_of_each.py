@@ -22,6 +22,8 @@ SOURCES = {path: path.read_text(encoding="utf-8") for room in ROOMS for path in 
         ("all of it on one line", r'" "\.join\((\w+|str\(\w+\))\.split\(\)\)'),
         ("ids where there is no tokenizer", r"\.integers\((3|\w*WORD), "),
         ("the pattern of a block's path", r"\\blayers\\\.\\d\+"),
+        ("the path of a route", r'"/v[12](/|")'),
+        ("the decoders of pictures", r'"PIL\.|Image\.open\(|f"PIL\.'),
         ("the opset of canonical graphs", r"^\w*OPSET = 23$"),
         ("a temporary name beside a file", r"token_hex|NamedTemporaryFile|with_\w+\(f[^)]*getpid"),
         ("a constant of a graph", r"\.register_initializer\(made\)"),
