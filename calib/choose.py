@@ -13,7 +13,7 @@ from internvl_edge.calib.gate.accuracy import AccuracyGate, RunGraph, held_out
 from internvl_edge.calib.gate.sensitivity import Damage, rank
 from internvl_edge.calib.model import CalibrationModel
 from internvl_edge.calib.qdq.fp8_attention import FEWEST_KEYS
-from internvl_edge.calib.quantize import keep_high, make_recipe, matching_sites
+from internvl_edge.calib.quantize import keep_high, make_recipe
 from internvl_edge.calib.ranges.stored import Ranges, check_fits
 from internvl_edge.calib.recipes.decide import Rules
 from internvl_edge.calib.recipes.recipe import AttentionRange, Recipe
@@ -43,8 +43,8 @@ class PrecisionOptions:
     smooth: str
     """Smoothing: ``auto``, ``off``, or SmoothQuant's alpha."""
     fp8_attention: bool
-    keep_high: tuple[str, ...]
-    """Names or globs of linears that stay in high precision."""
+    high: Mapping[str, str]
+    """Names of the sites that stay in high precision, each with the reason."""
     data: str | None
     """Data set that accuracy is measured on; None: the one that the ranges were measured on."""
     gate_samples: int
@@ -74,14 +74,13 @@ def choose_precision(
     """Decide the recipe from `ranges`, then keep sites in high precision until the accuracy gate is passed.
 
     Raises:
-        CalibrationError: ranges of something else, or that lack a graph; patterns that match nothing.
+        CalibrationError: the ranges belong to another model or lack a graph.
     """
-    high = matching_sites(options.keep_high, [site for sites in model.blocks.values() for site in sites])
     check_fits(ranges, model.fingerprint, model.pictures.image_size, model.name)
     quantized = [name for name in options.graphs if model.is_quantized(name)]
     if absent := sorted(set(quantized) - set(ranges.info.graphs)):
         raise CalibrationError(f"{ranges.folder}: did not measure {', '.join(absent)}; calibrate with these graphs")
-    recipe = make_recipe(model, ranges, _rules(options, ranges), high, progress)
+    recipe = make_recipe(model, ranges, _rules(options, ranges), options.high, progress)
     notes: list[str] = []
     recipe = replace(recipe, attention=with_enough_keys(recipe.attention, model, notes))
     gate = _accuracy_gate(model, ranges, options, notes)

@@ -8,6 +8,7 @@ import numpy as np
 from internvl_edge.calib.choose import Inputs, Precision, PrecisionOptions, choose_precision
 from internvl_edge.calib.gate.accuracy import AccuracyGate
 from internvl_edge.calib.gate.result import GateResult
+from internvl_edge.calib.quantize import matching_sites
 from internvl_edge.calib.ranges.stored import open_ranges
 from internvl_edge.export.calibrate import CalibrateOptions, measure_ranges
 from internvl_edge.export.check.verify_graph import onnx_outputs
@@ -28,6 +29,8 @@ def quantize_run(run: ExportRun, staging: Staging, inputs: Inputs) -> Precision:
         CalibrationError: the ranges belong to another model or lack a graph, or a pattern matches no site.
     """
     options = run.options
+    # Patterns are checked first, because ranges may take hours to measure.
+    high = matching_sites(options.keep_high, [site for sites in run.model.blocks.values() for site in sites])
     ranges = open_ranges(options.ranges or _measured(run, staging))
     wanted = PrecisionOptions(
         graphs=run.graphs,
@@ -36,7 +39,7 @@ def quantize_run(run: ExportRun, staging: Staging, inputs: Inputs) -> Precision:
         method=options.method,
         smooth=options.smooth,
         fp8_attention=options.fp8_attention,
-        keep_high=options.keep_high,
+        high=high,
         data=options.data,
         gate_samples=options.gate_samples,
         max_drop=options.max_drop,

@@ -138,7 +138,6 @@ TESTED_THROUGH: dict[str, str] = {
     "export/plugins/tiling/tiles_table.py": (
         "tests/unit/export/plugins/test_families.py: a generated table, asserted by what reads it"
     ),
-    "export/quantization.py": "tests/e2e/test_gate.py: a stage of an export",
     "export/store_graphs.py": "tests/e2e/test_internvl_c_bundle.py: a stage of an export",
     "runtime/backends/layer_times/openvino.py": (
         "tests/unit/runtime/backends/layer_times/test_layer_info.py: it reads objects that"

@@ -68,11 +68,10 @@ def _rewrite(write: NodeWriter, found: Attention, largest: AttentionRange) -> No
 
 def _quantized(write: NodeWriter, x: ir.Value, amax: float, name: str) -> ir.Value:
     assert x.dtype is not None
-    codes_type = ir.DataType.FLOAT8E4M3FN
     scale = write.constant(f"{name}_scale", np.array(max(amax, 1e-3) / FP8.largest).astype(x.dtype.numpy()))
-    zero = write.constant(f"{name}_zero_point", np.zeros((), codes_type.numpy()))
+    zero = write.constant(f"{name}_zero_point", np.zeros((), _CODES.numpy()))
     codes = write.op("QuantizeLinear", [x, scale, zero], f"{name}_codes")
-    codes.dtype = codes_type
+    codes.dtype = _CODES
     back = write.op("DequantizeLinear", [codes, scale, zero], f"{name}_dequantized")
     back.dtype = x.dtype
     return back

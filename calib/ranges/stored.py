@@ -15,7 +15,8 @@ from internvl_edge.calib.ranges.observer import Statistics, from_arrays, merge_s
 from internvl_edge.runtime.errors import CalibrationError
 from internvl_edge.runtime.outputs.strict_json import json_text
 
-SCHEMA = 1
+SCHEMA = 2
+"""Version of the description. Fingerprints of version 1 were made of another form of the config."""
 MARKER = "ranges.json"
 """Name of the description, which is written last: a folder without it is incomplete."""
 

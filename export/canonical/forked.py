@@ -32,8 +32,8 @@ class Forked:
     """Pool of processes that runs `work` for each of `names` in a ``with`` block; leaving the block ends them.
 
     The processes are forked at the start of the block. No other threads should run then, because a lock that a thread
-    holds at that moment is never released in a child. The last names are processed first. On a single core, or where
-    fork is not safe (macOS), the work is done in this process.
+    holds at that moment is never released in a child. The last names are processed first. On a single core, where fork
+    is not safe (macOS), or in a daemonic process, which may have no children, the work is done in this process.
     """
 
     def __init__(self, work: Work, names: Sequence[str]) -> None:
@@ -45,7 +45,7 @@ class Forked:
 
     def __enter__(self) -> "Forked":
         """Start the processes."""
-        if self._processes > 1 and sys.platform == "linux":
+        if self._processes > 1 and sys.platform == "linux" and not multiprocessing.current_process().daemon:
             for _ in range(self._processes):
                 self._start()
         return self
@@ -78,7 +78,7 @@ class Forked:
                 name = self._doing[pipe]
                 try:
                     message = pipe.recv()
-                except EOFError:
+                except (EOFError, ConnectionResetError):  # reset: it died before it read its next name
                     raise ExportError(
                         f"{name}: the process that worked on it died; free memory, or see the kernel's log"
                     ) from None

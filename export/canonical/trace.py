@@ -22,6 +22,8 @@ from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.runtime.errors import ExportError, first_line
 from internvl_edge.runtime.progress import Advance
 
+logger = logging.getLogger(__name__)
+
 _EXAMPLE_SIZES = {"batch": 2, "texts": 2, "length": 5, "past": 11, "total": 16}
 """Sizes of dynamic axes while tracing: above 1, which torch.export would take for a constant; total = past + length."""
 
@@ -94,17 +96,28 @@ def _exported(spec: GraphSpec) -> torch.export.ExportedProgram:
 
 
 def _to_onnx(spec: GraphSpec, exported: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram:
-    program = torch.onnx.export(
-        _Translatable(
-            exported.graph_module,
-            exported.graph,
-            exported.graph_signature,
-            exported.state_dict,
-            exported.range_constraints,
-            exported.module_call_graph,
-            exported.example_inputs,
-            exported.constants,
-        ),
+    """Return the graph without decomposition, or with it where this version of torch has no translation otherwise."""
+    translatable = _Translatable(
+        exported.graph_module,
+        exported.graph,
+        exported.graph_signature,
+        exported.state_dict,
+        exported.range_constraints,
+        exported.module_call_graph,
+        exported.example_inputs,
+        exported.constants,
+    )
+    try:
+        return _translated(spec, translatable)
+    except torch.onnx.errors.OnnxExporterError as error:
+        reason = first_line(error.__cause__ or error)
+        logger.info("%s: decomposed first, because torch cannot translate it as it is: %s", spec.name, reason)
+        return _translated(spec, exported)
+
+
+def _translated(spec: GraphSpec, program: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram:
+    translated = torch.onnx.export(
+        program,
         dynamo=True,
         opset_version=OPSET,
         input_names=[item.name for item in spec.inputs],
@@ -113,8 +126,8 @@ def _to_onnx(spec: GraphSpec, exported: torch.export.ExportedProgram) -> torch.o
         optimize=False,
         verbose=False,
     )
-    assert program is not None
-    return program
+    assert translated is not None
+    return translated
 
 
 class _Translatable(torch.export.ExportedProgram):

@@ -13,16 +13,15 @@ from internvl_edge.export.check.block_runners import BlockRunner, BundleRunner, 
 from internvl_edge.export.check.differences import Difference, Divergence, difference, divergence
 from internvl_edge.export.check.graph_inputs import GraphInputs, counting_rows
 from internvl_edge.export.models.graphs import GRAPH_NAMES, graph_row, unknown_graphs
+from internvl_edge.runtime.bundle.manifest import ModelInfo
 from internvl_edge.runtime.bundle.tokenizer import TEXT_PREFIX, Tokenizer
 from internvl_edge.runtime.errors import BundleError, InputError
 from internvl_edge.runtime.inputs.pictures.preprocess import preprocess
 from internvl_edge.runtime.progress import Advance, Progress, Silent
 from internvl_edge.runtime.tasks.captions import DEFAULT_PROMPT
 
-_NOT_SIZES = (
-    *("family", "logit_scale", "max_text_length", "bos_token_id", "eos_token_id", "pad_token_id"),
-    *("fewest_tiles", "most_tiles", "thumbnail"),
-)
+_NOT_SIZES = ("max_text_length", "bos_token_id", "eos_token_id", "pad_token_id")
+"""Fields of the text part that have no effect on the graphs."""
 _RANDOM_LENGTH = 12
 
 
@@ -171,11 +170,19 @@ def _check_sizes(bundle: BlockRunner, reference: BlockRunner) -> None:
     Raises:
         BundleError: with every size that differs.
     """
-    one, other = asdict(bundle.model), asdict(reference.model)
-    pairs = {key: (one[key], other[key]) for key in one if key not in _NOT_SIZES}
+    one, other = _sizes(bundle.model), _sizes(reference.model)
+    pairs: dict[str, tuple[object, object]] = {key: (one[key], other[key]) for key in one if key in other}
     mine, theirs = asdict(bundle.pictures), asdict(reference.pictures)
     prepared = {f"preparing pictures, {key}": (mine[key], theirs[key]) for key in mine if mine[key] != theirs[key]}
-    _require_equal(bundle, reference, {key: pair for key, pair in pairs.items() if None not in pair} | prepared)
+    _require_equal(bundle, reference, pairs | prepared)
+
+
+def _sizes(model: ModelInfo) -> dict[str, int]:
+    """Return the sizes of the parts that a model has, by name, without what has no effect on its graphs."""
+    parts = {"vision": asdict(model.vision), "text": asdict(model.text) if model.text is not None else {}}
+    sizes = {f"{part} {name}": size for part, found in parts.items() for name, size in found.items()}
+    embedding = {"embed_dim": model.embed_dim} if model.embed_dim is not None else {}
+    return {name: size for name, size in sizes.items() if name.split()[1] not in _NOT_SIZES} | embedding
 
 
 def _check_blocks(bundle: BlockRunner, reference: BlockRunner, names: Sequence[str]) -> None:

@@ -17,8 +17,7 @@ from internvl_edge.export.models.graphs import graph_row
 from internvl_edge.export.run.samples import Samples
 from internvl_edge.runtime.bundle.graph_roles import Ids
 from internvl_edge.runtime.bundle.tokenizer import TEXT_PREFIX, Tokenizer
-
-PROMPT = "English caption:"
+from internvl_edge.runtime.tasks.captions import DEFAULT_PROMPT
 
 
 class VerificationInputs:
@@ -67,7 +66,7 @@ class VerificationInputs:
         if self._tokenizer is None:
             return self._random_ids(1, 5) if kind == "prompts" else self._random_ids(len(self._samples.texts), 12)
         if kind == "prompts":
-            return self._tokenizer.encode_prompt(PROMPT)
+            return self._tokenizer.encode_prompt(DEFAULT_PROMPT)
         prefix = TEXT_PREFIX if kind == "texts" else ""
         return self._tokenizer.encode_texts(list(self._samples.texts), prefix=prefix)
 

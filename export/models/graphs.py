@@ -173,8 +173,6 @@ GRAPHS: tuple[GraphRow, ...] = (
 """All graphs, in the order in which they feed each other."""
 _BY_NAME = {row.name: row for row in GRAPHS}
 GRAPH_NAMES = tuple(_BY_NAME)
-UNQUANTIZED_GRAPHS = frozenset(row.name for row in GRAPHS if not row.quantized)
-"""Names of graphs without linears that may be quantized."""
 
 
 def graph_row(name: str) -> GraphRow:

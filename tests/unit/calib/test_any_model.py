@@ -217,7 +217,7 @@ def wanted() -> PrecisionOptions:
         method=None,
         smooth="off",
         fp8_attention=False,
-        keep_high=(),
+        high={},
         data=None,
         gate_samples=8,
         max_drop=0.5,

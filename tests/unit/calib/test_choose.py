@@ -85,7 +85,7 @@ def asked(budget: int | None) -> PrecisionOptions:
         method=None,
         smooth="auto",
         fp8_attention=False,
-        keep_high=(),
+        high={},
         data="d",
         gate_samples=64,
         max_drop=0.5,

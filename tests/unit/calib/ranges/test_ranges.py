@@ -97,7 +97,7 @@ def test_a_folder_without_its_marker_is_no_ranges(write: Write, batches: list[np
 def test_another_schema_names_both(write: Write, batches: list[np.ndarray]) -> None:
     marker = write("ranges", INFO, of_batches(batches)).folder / MARKER
     marker.write_text(json.dumps(json.loads(marker.read_text(encoding="utf-8")) | {"schema": 7}), encoding="utf-8")
-    with pytest.raises(CalibrationError, match="schema 7, this version reads 1; calibrate again"):
+    with pytest.raises(CalibrationError, match="schema 7, this version reads 2; calibrate again"):
         open_ranges(marker.parent)
 
 

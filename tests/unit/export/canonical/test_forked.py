@@ -83,6 +83,22 @@ def test_one_name_is_done_here(tmp_path: Path) -> None:
 
 @LINUX
 @pytest.mark.usefixtures("two_cores")
+def test_in_a_process_of_a_pool_the_work_is_done_there(tmp_path: Path) -> None:
+    """The processes of a pool are daemonic, so that they may not start others."""
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        name, pid = pool.apply(work_of_a_pool, (tmp_path,))
+    assert written(tmp_path) == {"a": pid, "b": pid}
+    assert name == "a, b"
+
+
+def work_of_a_pool(folder: Path) -> tuple[str, int]:
+    """Return the names that were done in this process of a pool, and its id."""
+    with Forked(writes(folder), ["a", "b"]) as processes:
+        return ", ".join(processes.done(no_advance)), os.getpid()
+
+
+@LINUX
+@pytest.mark.usefixtures("two_cores")
 @pytest.mark.parametrize("error", [ExportError("b: torch cannot trace the graph (x); report it"), OSError(28, "full")])
 def test_an_error_for_the_user_is_raised_as_it_is_and_the_others_end(error: Exception) -> None:
     def work(name: str, advance: Advance) -> None:

@@ -43,6 +43,14 @@ def test_graphs_are_those_that_torch_would_decompose_first(
     assert ours == _described(canonicalize(trace_graph(name, config, torch.float16)))
 
 
+def test_what_torch_cannot_translate_as_it_is_is_decomposed_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a version of torch that lacks the translation of an operator."""
+    config = open_checkpoint(GOLDEN / "case_a_internvl14b" / "checkpoint").config
+    ours = _described(canonicalize(trace_graph("decoder", config, torch.float16)))
+    monkeypatch.setattr(trace, "_TRANSLATIONS", {k: v for k, v in trace._TRANSLATIONS.items() if "aten" not in str(k)})
+    assert ours == _described(canonicalize(trace_graph("decoder", config, torch.float16)))
+
+
 def _described(model: ir.Model) -> list[object]:
     """Return all that a graph computes and how its nodes and weights are named; other values by their order."""
     names: dict[str | None, str] = {}

@@ -8,10 +8,11 @@ import pytest
 
 from internvl_edge.calib.data.synthetic import synthetic_ids
 from internvl_edge.export.check import verification_inputs
-from internvl_edge.export.check.verification_inputs import PROMPT, VerificationInputs
+from internvl_edge.export.check.verification_inputs import VerificationInputs
 from internvl_edge.export.models.graphs import graph_row
 from internvl_edge.export.run.samples import Samples
 from internvl_edge.runtime.bundle.tokenizer import TEXT_PREFIX
+from internvl_edge.runtime.tasks.captions import DEFAULT_PROMPT
 from tests.unit.export.models.test_graphs import OPTIONS
 
 PIXELS = np.zeros((2, 3, 56, 56), np.float32)
@@ -69,7 +70,7 @@ def test_texts_have_their_prefix_pairs_none_and_a_prompt_is_one(ran: list[str]) 
     assert found.inputs("text")["input_ids"].tolist() == [[1, 5, 2]] * 2
     found.inputs("itm")
     assert found.inputs("decoder")["input_ids"].tolist() == [[1, 6]] * 2
-    assert words.asked == [("a", "bb", TEXT_PREFIX), ("a", "bb", ""), (PROMPT,)]
+    assert words.asked == [("a", "bb", TEXT_PREFIX), ("a", "bb", ""), (DEFAULT_PROMPT,)]
 
 
 def test_random_ids_where_there_is_no_tokenizer(ran: list[str]) -> None:
