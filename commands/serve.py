@@ -37,7 +37,7 @@ _SECTIONS = {
 )
 @GRAPHS
 @BACKEND
-@threads(default="an equal part of the cores for each worker")
+@threads(default="an equal part of the cores for each of several workers, else one for a small graph or all cores")
 @BF16
 @click.option(
     "--workers", type=PROCESS_COUNT, default=1, show_default=True, help="Number of processes that each hold the model."

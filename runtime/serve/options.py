@@ -19,7 +19,8 @@ class ServeOptions:
     workers: int = 1
     """Number of processes, each with a model of its own."""
     threads: int | None = None
-    """Number of threads of a CPU backend in each worker; None: the cores are divided evenly among the workers."""
+    """Number of threads of a CPU backend in each worker; None: the cores are divided evenly among several workers, and
+    one worker opens its graphs as `SessionOptions` without a number does."""
     bf16: bool = False
     """Whether a processor with bf16 units may compute in bf16."""
     max_batch: int = 16
