@@ -84,9 +84,9 @@ class _Values:
         return self._values.get(name) if name is not None else None
 
     def attended(self, path: str, index: int) -> ir.Value | None:
-        """Return input `index` (q, k or v) of the attention at `path`, or None if it is not one node."""
+        """Return input `index` (q, k or v) of the attention at `path`, or None if it is written as several."""
         node = self._nodes.get(f"{path}/Attention")
-        return node.inputs[index] if node is not None else None
+        return node.inputs[index] if node is not None and node.op_type == "Attention" else None
 
     def read_by(self, linear: str) -> ir.Value | None:
         """Return the input of a linear before its Q/DQ nodes, or None."""

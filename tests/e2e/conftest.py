@@ -43,6 +43,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
             return subprocess.CompletedProcess(words, code, stdout.read_text(encoding="utf-8"), said)
 
         yield call
+        assert process.stdin is not None
+        print(file=process.stdin, flush=True)
 
 
 def without_stages(stderr: str) -> str:

@@ -18,9 +18,11 @@ import torch.onnx  # noqa: F401
 
 
 def main() -> None:
-    """Answer until stdin ends."""
+    """Answer until stdin ends, or an empty line comes: another process may hold the other end of stdin."""
     gc.freeze()  # what is imported is shared with the children, not copied when they collect
     for line in sys.stdin:
+        if not line.strip():
+            return
         child = os.fork()
         if child == 0:
             _become(**json.loads(line))

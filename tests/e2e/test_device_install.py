@@ -12,6 +12,7 @@ import pytest
 
 from internvl_edge.cli import main
 from tests.e2e import device_install
+from tests.project import ROOT
 from tests.unit.runtime.inspect.xray.excerpt import write_plan
 
 Done = dict[str, Any]
@@ -21,7 +22,7 @@ def on_a_device(*lines: Sequence[object]) -> list[Done]:
     """Return what became of each command line."""
     words = [[str(word) for word in line] for line in lines]
     command = [sys.executable, "-m", device_install.__name__, json.dumps(words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=device_install.ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     found: list[Done] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -94,5 +95,5 @@ def test_what_needs_an_extra_names_it_in_one_line(demo_bundle: Path, emoji: Path
 @pytest.mark.parametrize("extra", ["torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "jinja2", "starlette"])
 def test_the_hidden_packages_are_hidden(extra: str) -> None:
     code = f"from tests.e2e.device_install import hide_all_but_the_base as hide\nhide()\nimport {extra}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=device_install.ROOT)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert f"No module named '{extra}'" in done.stderr

@@ -94,7 +94,7 @@ def test_an_earlier_bundle_stays_as_it_was(
     """What counts is the graphs that were written: here the plan passed, and they do not."""
 
     def export(points: float, max_drop: float) -> None:
-        monkeypatch.setattr(stages, "gate", losing(points))
+        monkeypatch.setattr(stages, "run_gate", losing(points))
         export_bundle(
             ExportOptions(
                 checkpoint=str(checkpoint),

@@ -20,6 +20,7 @@ from internvl_edge.runtime.embed.embedding import EmbedReport, embed, embed_text
 from internvl_edge.runtime.embed.options import EmbedOptions  # noqa: E402
 from internvl_edge.runtime.errors import InputError  # noqa: E402
 from internvl_edge.runtime.inputs.read import find_pictures  # noqa: E402
+from internvl_edge.runtime.monitor import Monitor  # noqa: E402
 from internvl_edge.runtime.ray.application import build, serve_options  # noqa: E402
 from internvl_edge.runtime.ray.engine import RayEngine, RayOptions  # noqa: E402
 
@@ -87,7 +88,7 @@ def test_no_row_is_lost_or_doubled_where_a_node_dies(
     def write(name: str, **settings: Any) -> EmbedReport:
         return embed(model, pictures, EmbedOptions(output=tmp_path / name), **settings)
 
-    report = write("ray.npy", advance=advance, engine=RayEngine(model.bundle, CPU))
+    report = write("ray.npy", monitor=Monitor(advance=advance), engine=RayEngine(model.bundle, CPU))
     assert len(nodes) == 1
     assert report.computed == len(pictures) == seen
     write("local.npy")

@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import ssl
+import stat
 import subprocess
 import threading
 import time
@@ -526,7 +527,9 @@ def _without_delay(client: object) -> list[bool]:
     """Return whether Nagle's delay is off on the connections to `client` of this process, where the server is."""
     found = []
     for number in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(number)) as each:  # others are no connections
-            if each.getpeername() == client:
-                found.append(each.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0)
+        with contextlib.suppress(OSError):  # others are no connections
+            if stat.S_ISSOCK(os.fstat(number).st_mode):
+                with socket.socket(fileno=os.dup(number)) as each:
+                    if each.getpeername() == client:
+                        found.append(each.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0)
     return found
