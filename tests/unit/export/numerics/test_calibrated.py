@@ -6,11 +6,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from internvl_edge.calib.qdq.fp8_attention import QuantizeAttentionPass
 from internvl_edge.calib.ranges.magnitudes import Magnitudes
 from internvl_edge.calib.ranges.observer import Statistics
 from internvl_edge.calib.ranges.stored import Ranges, RangesInfo, save_block
 from internvl_edge.calib.recipes.decide import Decision, Rules
-from internvl_edge.calib.recipes.recipe import Recipe
+from internvl_edge.calib.recipes.recipe import AttentionRange, Recipe
 from internvl_edge.calib.sites import Site
 from internvl_edge.export.numerics.calibrated import calibrated_reach
 from internvl_edge.runtime.numbers.formats import QUANTIZED
@@ -95,6 +96,14 @@ def test_every_value_that_calibration_saw(model: ir.Model, ranges: Ranges, quant
     """Smoothing by 4 brings the second channel of v, and of what the projection reads, from 8 to 2."""
     found = {reach.value: reach.largest for reach in calibrated_reach(model, ranges, recipe(quantized))}
     assert found == {"a": projected, "x": 6.0 if quantized else 8.0, "p": 7.0, "r": 60000.0}
+
+
+def test_an_attention_in_8_bits_is_no_node_whose_inputs_could_overflow(model: ir.Model, ranges: Ranges) -> None:
+    """Its products replace it. The last node of them has its name, but two inputs."""
+    held = AttentionRange(q=3.0, k=5.0, v=8.0)
+    assert QuantizeAttentionPass({f"{BLOCK}.attn": held})(model).modified
+    found = {reach.value: reach.largest for reach in calibrated_reach(model, ranges, recipe(True))}
+    assert found == {"a": 4.0, "p": 7.0, "r": 60000.0}
 
 
 def test_the_value_its_node_and_its_limit(model: ir.Model, ranges: Ranges) -> None:
