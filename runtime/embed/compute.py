@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Engine(Protocol):
-    """What computes features: this process or a cluster."""
+    """Computation of features, in this process or on a cluster."""
 
     def backend(self, kind: Kind) -> str:
         """Return a description of the backend; rows of two different backends are not written to one file."""
