@@ -2,18 +2,18 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, TypeVar
 
 from internvl_edge.runtime.errors import CheckpointError
 from internvl_edge.runtime.inputs.pictures.preprocess import Preprocessing
 
-Layout = Literal["internvl", "internvit", "internvl_chat"]
+Layout = Literal["internvl", "internvit", "internvl_chat", "internvl_hf"]
 """Layout of a checkpoint: which parts it has, and where `config.json` describes them."""
 
 P = TypeVar("P", bound="PartConfig")
 
-_REAL = ("eps", "rope_theta", "downsample")
+_REAL = ("eps", "rope_theta", "downsample", "theta", "factor", "magnitude")
 """Names of fields that may be fractions; the others are integers."""
 
 
@@ -152,6 +152,8 @@ class ConnectorConfig(PartConfig):
     """Most tiles that a picture is cut into, without the thumbnail."""
     thumbnail: bool = False
     """Whether the whole picture is added as a last tile if it was cut."""
+    joined: bool = True
+    """Whether the tower's graph ends in the language model's tokens; False keeps `vision` and `connector` apart."""
 
     def _findings(self) -> Iterator[str]:
         if not math.isclose(self.factor * self.downsample, 1):
@@ -165,6 +167,95 @@ class ConnectorConfig(PartConfig):
     def factor(self) -> int:
         """Number of patches along one side of a cell of the pixel shuffle."""
         return round(1 / self.downsample)
+
+
+RopeKind = Literal["plain", "linear", "dynamic", "su"]
+"""Rules by which rotary angles follow from positions (CHAT.md 4.5 to 4.8)."""
+ProjectionRows = Literal["separate", "stacked", "grouped"]
+"""Storage of the query, key and value projections of a layer.
+
+``separate`` is three matrices; ``stacked`` is one matrix with all query rows, then all key rows, then all value rows
+(Phi-3); ``grouped`` is one matrix with the query heads, the key and the value of each key/value head (InternLM2).
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RopeConfig(PartConfig):
+    """Rule of the rotary embedding of a language model."""
+
+    part = "rope"
+    positive = ("theta", "factor", "limit", "magnitude")
+
+    kind: RopeKind = "plain"
+    theta: float = 10000.0
+    """Base of the angles; theta' of the dynamic rule follows from it."""
+    factor: float = 1.0
+    """Factor of the linear and of the dynamic rule."""
+    limit: int = 2048
+    """Length up to which angles are as in training: `max_position_embeddings` (dynamic), or the original one (su)."""
+    short_factors: tuple[float, ...] = ()
+    """Divisors of the frequencies up to `limit`, one for each pair of channels (su)."""
+    long_factors: tuple[float, ...] = ()
+    """Divisors of the frequencies beyond `limit` (su)."""
+    magnitude: float = 1.0
+    """Multiplier of cosine and sine at every length (su)."""
+
+    @property
+    def follows_length(self) -> bool:
+        """Whether angles depend on the length of the whole request, not on the position alone."""
+        return self.kind in ("dynamic", "su")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguageConfig(PartConfig):
+    """Configuration of the language model of a chat checkpoint: one decoder with switches serves all families."""
+
+    part = "llm"
+    positive = (
+        *("hidden_size", "num_heads", "num_kv_heads", "head_dim", "num_layers", "intermediate_size"),
+        *("vocab_size", "eps", "max_positions"),
+    )
+
+    family: str
+    """Name of the family, which determines keys and fields: qwen2, qwen3, llama, internlm2, phi3, internlm3."""
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    num_layers: int
+    intermediate_size: int
+    vocab_size: int
+    """Number of rows of the embedding table and of the head."""
+    eps: float = 1e-6
+    max_positions: int = 2048
+    """`max_position_embeddings`; it limits nothing, since angles are computed for any position."""
+    rope: RopeConfig = field(default_factory=RopeConfig)
+    qkv_rows: ProjectionRows = "separate"
+    stacked_mlp: bool = False
+    """Whether the rows of gate and then those of up are stored as one matrix."""
+    qkv_bias: bool = False
+    out_bias: bool = False
+    """Whether the projection behind the attention has a bias."""
+    qk_norm: bool = False
+    """Whether queries and keys of each head are normalized before the rotation."""
+    tied_head: bool = False
+    """Whether the embedding table is the head too; True only if no head is stored."""
+
+    def _findings(self) -> Iterator[str]:
+        if self.num_heads % self.num_kv_heads:
+            yield f"{self.num_kv_heads} key/value heads do not divide {self.num_heads} heads"
+        if self.head_dim % 2:
+            yield f"head_dim {self.head_dim} is odd, so that its halves cannot be rotated"
+        pairs = self.head_dim // 2
+        for name in ("short_factors", "long_factors"):
+            count = len(getattr(self.rope, name))
+            if self.rope.kind == "su" and count != pairs:
+                yield f"{name} has {count} values for {pairs} pairs of channels"
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids."""
+        return self.vocab_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

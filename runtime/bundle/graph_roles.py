@@ -21,6 +21,12 @@ PAIR_MATCHER = "pair matcher"
 """Role of the graph from vision states and a text to logits of their match."""
 CONNECTOR = "connector"
 """Role of the graph from vision states to the embeddings that the language model of a chat checkpoint takes."""
+TILE_ENCODER = "tile encoder"
+"""Role of the graph from tiles to the language model's embeddings: tower, pixel shuffle and mlp1 in one."""
+LANGUAGE_MODEL = "language model"
+"""Role of the graph from embeddings and a cache to the logits of the next token of an answer."""
+TOKEN_EMBEDDER = "token embedder"
+"""Role of the graph from token ids to embeddings, for other runtimes; ours reads the rows from the mapped store."""
 
 EXPORTED_AS = {
     IMAGE_ENCODER: "vision",

@@ -3,8 +3,9 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 from internvl_edge.runtime.bundle.graph_roles import GraphUse
 from internvl_edge.runtime.errors import BundleError
@@ -101,6 +102,57 @@ class TilingInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingInfo:
+    """Place of the table of token embeddings, ``[rows, hidden_size]`` in row-major order, in a file of the bundle."""
+
+    file: str
+    offset: int
+    """Number of bytes before the table."""
+    dtype: str
+    """Type of its values, by its name in ONNX or NumPy: float32, float16 or bfloat16."""
+    rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguageInfo:
+    """The language model of a chat bundle."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    hidden_size: int
+    vocab_size: int
+    """Number of logits. Not every id is a token of the tokenizer."""
+    max_context: int
+    """Most positions of a request, prompt and answer together; the export chose it."""
+    max_positions: int
+    """Number of positions of training; beyond it answers may get worse, and the runtime warns."""
+    tokens_per_tile: int
+    """Number of embeddings of a tile."""
+    embedding: EmbeddingInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatInfo:
+    """The conversation that a chat model was trained on. Tokenizer files stand in the folder `tokenizer`."""
+
+    layout: str
+    """``official``: a template by name; ``native``: the Jinja template `tokenizer/chat_template.jinja`."""
+    template: str
+    """Name of the official template; empty in the native layout."""
+    system: str | None
+    """System text of the checkpoint's own; None means the template's."""
+    context_token_id: int
+    """Id whose embeddings are replaced by those of tiles."""
+    context_token: str
+    start_token: str
+    end_token: str
+    """Texts around the context tokens of a picture."""
+    stop_token_ids: tuple[int, ...]
+    pad_token_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
     """Facts of the model that the runtime needs: a record for each part, None where the model has no such part."""
 
@@ -113,6 +165,8 @@ class ModelInfo:
     """Size of the features of pictures and texts."""
     logit_scale: float | None = None
     """Logarithm of the factor of cosines, as the checkpoint stores it."""
+    language: LanguageInfo | None = None
+    chat: ChatInfo | None = None
 
     @property
     def num_query_tokens(self) -> int:
@@ -229,9 +283,23 @@ def _graph(entry: Mapping[str, Any]) -> GraphInfo:
 
 
 def _model(entry: Mapping[str, Any]) -> ModelInfo:
-    parts = {"vision": VisionInfo, "text": TextInfo, "tiling": TilingInfo}
-    found = {name: _record(kind, entry[name]) for name, kind in parts.items() if entry.get(name) is not None}
+    readers: Mapping[str, Callable[[Mapping[str, Any]], object]] = {
+        "vision": partial(_record, VisionInfo),
+        "text": partial(_record, TextInfo),
+        "tiling": partial(_record, TilingInfo),
+        "language": _language,
+        "chat": _chat,
+    }
+    found = {name: read(entry[name]) for name, read in readers.items() if entry.get(name) is not None}
     return _record(ModelInfo, {**entry, **found})
+
+
+def _language(entry: Mapping[str, Any]) -> LanguageInfo:
+    return _record(LanguageInfo, {**entry, "embedding": _record(EmbeddingInfo, entry["embedding"])})
+
+
+def _chat(entry: Mapping[str, Any]) -> ChatInfo:
+    return _record(ChatInfo, {**entry, "stop_token_ids": tuple(entry["stop_token_ids"])})
 
 
 def _use(entry: Mapping[str, Any]) -> GraphUse:
@@ -262,6 +330,8 @@ def _record(kind: Callable[..., _Record], entry: Mapping[str, Any]) -> _Record:
 
 def _is_a(value: object, kind: Any) -> bool:
     """Return whether `value` is of type `kind`. An integer counts as a float, since JSON may write whole floats so."""
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_is_a(entry, get_args(kind)[0]) for entry in value)
     return isinstance(value, kind) or (type(value) is int and isinstance(float(value), kind))
 
 
