@@ -57,6 +57,7 @@ lint: $(READY)
 
 types: $(READY)
 	MYPYPATH=.mypy_root $(BIN)/mypy --strict $(ROOMS:%=-p %)
+	MYPYPATH=.mypy_root:benchmarks:scripts $(BIN)/mypy --strict benchmarks scripts
 
 unit: $(READY) $(TRITON)
 	$(BIN)/python -m pytest $(SHARED_OUT)

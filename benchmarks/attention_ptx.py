@@ -49,6 +49,7 @@ def _compiled(sm: int, every: list[str]) -> Iterator[dict[str, Any]]:
     from internvl_edge.export.plugins.families import FAMILIES
     from internvl_edge.export.plugins.tiling.occupancy import fits
     from internvl_edge.export.plugins.tiling.tiles_model import predicted_us
+    from internvl_edge.runtime.backends.tensorrt.plans.grid_sizes import evaluate
 
     for family in FAMILIES:
         for types, attributes in family.variants:
@@ -68,7 +69,7 @@ def _compiled(sm: int, every: list[str]) -> Iterator[dict[str, Any]]:
                         "inputs": [[tensor.name, tensor.type] for tensor in launch.inputs],
                         "integers": [sizes.get(name, sizes.get("TOTAL")) for name in launch.integers],
                         "outputs": [asdict(tensor) for tensor in launch.outputs],
-                        "grid": [int(axis) for axis in launch.grid(sizes)],
+                        "grid": [evaluate(axis, {}) for axis in launch.grid(sizes)],
                         "entry": kernel.entry,
                         "ptx": kernel.ptx,
                         "threads": kernel.threads,

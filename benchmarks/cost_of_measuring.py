@@ -49,7 +49,7 @@ def main() -> None:
         times = (
             microseconds(lambda: bare.run({})),
             microseconds(lambda session=session: session.run({})),  # type: ignore[misc]
-            microseconds(lambda session=session: timed_call(lambda kept: session.run({}, kept))),  # type: ignore[misc,arg-type,return-value]
+            microseconds(lambda session=session: timed_call(lambda kept: session.run({}, kept))),  # type: ignore[misc]
         )
         print(f"{len(stages):<14}{times[0]:>10.2f}{times[1]:>16.2f}{times[2]:>14.2f}")
 

@@ -12,7 +12,7 @@ def microseconds(run: Callable[[], object]) -> float:
     """Return the median time of `run`, which launches on the current stream, in a CUDA graph of several."""
     import torch
 
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     with torch.cuda.stream(stream):
         for _ in range(_WARM_RUNS):
             run()
@@ -23,7 +23,7 @@ def microseconds(run: Callable[[], object]) -> float:
                 run()
         times = []
         for _ in range(_REPLAYS):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             start.record(stream)
             graph.replay()
             end.record(stream)

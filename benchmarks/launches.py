@@ -127,7 +127,7 @@ def write_inputs(case: Case, model: ir.Model, folder: Path) -> None:
         numbers = rng.standard_normal(usual) if value.dtype.is_floating_point() else np.zeros(usual)
         batch[name] = numbers.astype(value.dtype.numpy())
     folder.mkdir(exist_ok=True)
-    np.savez(folder / "0000.npz", **batch)
+    np.savez(folder / "0000.npz", allow_pickle=True, **batch)
 
 
 def _one_line(error: Exception) -> str:

@@ -197,7 +197,7 @@ def calibration_inputs(fp32: str, data: str, output: str) -> None:
         folder = Path(output) / name
         folder.mkdir(parents=True)
         for number, batch in enumerate(graph):
-            np.savez(folder / f"{number:04}.npz", **batch)
+            np.savez(folder / f"{number:04}.npz", allow_pickle=True, **batch)
 
 
 def evaluation(bundle: str, data: str, sample_count: str, tasks: str, output: str) -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -171,12 +172,12 @@ def sides(model: Part, found: dict[str, Path], threads: int, batch: int) -> Iter
     for name, bundle in found.items():
         precision = "int8" if BUNDLES[name][1] else "fp32"
         graph = bundle / "onnx" / precision / "vision.onnx"
-        yield f"plain ONNX Runtime, {name}", lambda graph=graph: onnxruntime_side(graph, threads)
-        yield f"plain OpenVINO, {name}", lambda graph=graph: openvino_side(graph, threads)
-        yield f"plain OpenVINO kept in fp32, {name}", lambda graph=graph: openvino_side(graph, threads, **KEEP_FP32)
+        yield f"plain ONNX Runtime, {name}", partial(onnxruntime_side, graph, threads)
+        yield f"plain OpenVINO, {name}", partial(openvino_side, graph, threads)
+        yield f"plain OpenVINO kept in fp32, {name}", partial(openvino_side, graph, threads, **KEEP_FP32)
         for backend in BACKENDS:
-            yield f"ours {backend}, {name}", lambda bundle=bundle, backend=backend: our_side(bundle, backend, ours)
-        yield f"ours auto --bf16, {name}", lambda bundle=bundle: our_side(bundle, "auto", replace(ours, bf16=True))
+            yield f"ours {backend}, {name}", partial(our_side, bundle, backend, ours)
+        yield f"ours auto --bf16, {name}", partial(our_side, bundle, "auto", replace(ours, bf16=True))
 
 
 def opened(

@@ -12,6 +12,7 @@ import os
 import statistics
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -89,7 +90,8 @@ async def _measured(
 
 async def _overhead(engine: WorkerEngine, model: InternVL, rounds: int, seconds: float) -> None:
     """Print the latency of one short text at a time, in this process and served."""
-    own, served = [], []
+    own: list[tuple[float, float]] = []
+    served: list[tuple[float, float]] = []
     for _ in range(rounds):
         own.append(_percentiles(_alone(model, seconds / 2)))
         served.append(_percentiles((await _closed_loop(engine, 1, seconds / 2)).answered_ms))
@@ -134,7 +136,8 @@ async def _soak(engine: WorkerEngine, options: ServeOptions, rate: float, second
 
 
 def _alone(model: InternVL, seconds: float) -> list[float]:
-    times, end = [], time.perf_counter() + seconds
+    times: list[float] = []
+    end = time.perf_counter() + seconds
     while (start := time.perf_counter()) < end:
         model.encode_text([_text(len(times))])
         times.append((time.perf_counter() - start) * 1e3)
@@ -219,7 +222,7 @@ def _percentiles(times_ms: list[float]) -> tuple[float, float]:
     return float(p50), float(p99)
 
 
-def _medians(rows: list[tuple[float, ...]]) -> list[float]:
+def _medians(rows: Sequence[tuple[float, ...]]) -> list[float]:
     return [statistics.median(column) for column in zip(*rows, strict=True)]
 
 

@@ -107,9 +107,8 @@ def _torch() -> Iterator[str]:
 
 def _lowest(extras: Sequence[str]) -> list[str]:
     """Return the lower bounds of the base and of `extras` as pins."""
-    project = _project()
-    of_extras = (project["optional-dependencies"].get(extra, ()) for extra in extras)
-    required = [*project["dependencies"], *(line for lines in of_extras for line in lines)]
+    base, optional = _required()
+    required = [*base, *(line for extra in extras for line in optional.get(extra, ()))]
     pins = []
     for line in required:
         found = PIN.match(line)
@@ -127,10 +126,12 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def _project() -> dict[str, list[str] | dict[str, list[str]]]:
+def _required() -> tuple[list[str], dict[str, list[str]]]:
+    """Return what the base requires, and what each extra does."""
     import tomllib
 
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return project["dependencies"], project["optional-dependencies"]
 
 
 def _call(*command: object) -> None:
