@@ -124,3 +124,9 @@ def golden_b() -> Path:
 def emoji() -> Path:
     """The trained demo checkpoint with its pictures and captions."""
     return ROOT / "examples" / "emoji"
+
+
+@pytest.fixture(scope="session")
+def chat_example() -> Path:
+    """The trained chat checkpoint with its questions and the reference's answers."""
+    return ROOT / "examples" / "chat"

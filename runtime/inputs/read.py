@@ -82,7 +82,7 @@ def read_records(source: Path, on_error: OnError = "fail") -> list[Record]:
         faults: list[tuple[int, str]] = []
         records = list(reader(source, left_out, faults))
         if faults and on_error == "fail":
-            raise InputError(f"{in_one_line(source)}: {_faults_text(kind, faults)}; repair or remove them: {_REMEDY}")
+            raise InputError(f"{in_one_line(source)}: {faults_text(kind, faults)}; repair or remove them: {_REMEDY}")
     text = left_out.text()
     if not records:
         more = f" ({text})" if text else ""
@@ -129,12 +129,26 @@ def find_texts(sources: Sequence[Path], column: str, on_error: OnError = "fail")
             else:
                 found += values
         if not found or (faults and on_error == "fail"):
-            finding = _faults_text(kind_of(source), faults) if faults else f"no text in {column}"
+            finding = faults_text(kind_of(source), faults) if faults else f"no text in {column}"
             raise InputError(
                 f"{in_one_line(source)}: {finding}; give the name of a field that holds a text or a list of texts"
             )
         texts += found
     return texts
+
+
+def faults_text(kind: Kind, faults: Sequence[tuple[int, str]]) -> str:
+    """Return the numbers of faulty rows by reason, cut to the first reasons and numbers."""
+    rows = "line" if kind in _BY_LINES else "row"
+    reasons: dict[str, list[int]] = {}
+    for number, why in faults:
+        reasons.setdefault(why, []).append(number)
+    parts = [
+        f"{rows}{'s' if len(numbers) > 1 else ''} {_shown(numbers)}: {why}"
+        for why, numbers in list(reasons.items())[:_REASONS]
+    ]
+    rest = sum(len(numbers) for numbers in list(reasons.values())[_REASONS:])
+    return "; ".join(parts) + (f"; and {rest} more" if rest else "")
 
 
 def _texts(row: TableRow, column: str) -> Sequence[str] | None:
@@ -208,18 +222,27 @@ def _listed(
     source: Path, rows: Iterator[TableRow] | Sequence[TableRow], left_out: LeftOut, faults: list[tuple[int, str]]
 ) -> Iterator[Record]:
     """Yield the pictures that rows name, in the .zip beside the table if there is one, else relative to its folder."""
-    beside = without_suffixes(source).with_suffix(".zip")
-    archive = open_archive(beside) if beside.is_file() else None
+    archive = archive_beside(source)
     for row in rows:
         file, why = (None, row.fault) if row.fault else file_of(row.fields)
         if file is None:
             faults.append((row.number, why or ""))
             yield _unusable(source, row.number, why or "")
         else:
-            yield _labelled(source, row, file, _picture(source, file, archive), left_out, faults)
+            yield _labelled(source, row, file, named_picture(source, file, archive), left_out, faults)
 
 
-def _picture(source: Path, file: str, archive: Archive | None) -> SourcePicture:
+def archive_beside(source: Path) -> Archive | None:
+    """Return the .zip of the same name beside a table, in which its pictures are looked up first; None without one."""
+    beside = without_suffixes(source).with_suffix(".zip")
+    return open_archive(beside) if beside.is_file() else None
+
+
+def named_picture(source: Path, file: str, archive: Archive | None) -> SourcePicture:
+    """Return the picture that a row of the table `source` names, from the archive beside it or relative to its folder.
+
+    An absolute name is a file on disk.
+    """
     path = source.parent / file  # an absolute path stays as it is
     if archive is None or Path(file).is_absolute():
         return PictureFile(path)
@@ -249,20 +272,6 @@ def _labelled(
 def _unusable(source: Path, number: int, why: str) -> Record:
     name = f"{source}:{number}"
     return Record(file=name, picture=UnusablePicture(name, why))
-
-
-def _faults_text(kind: Kind, faults: Sequence[tuple[int, str]]) -> str:
-    """Return the numbers of faulty rows by reason, cut to the first reasons and numbers."""
-    rows = "line" if kind in _BY_LINES else "row"
-    reasons: dict[str, list[int]] = {}
-    for number, why in faults:
-        reasons.setdefault(why, []).append(number)
-    parts = [
-        f"{rows}{'s' if len(numbers) > 1 else ''} {_shown(numbers)}: {why}"
-        for why, numbers in list(reasons.items())[:_REASONS]
-    ]
-    rest = sum(len(numbers) for numbers in list(reasons.values())[_REASONS:])
-    return "; ".join(parts) + (f"; and {rest} more" if rest else "")
 
 
 def _shown(numbers: Sequence[int]) -> str:

@@ -1,6 +1,6 @@
 """Encode videos as the reference's retrieval does: average the raw features of evenly spaced frames (MODEL.md 4.2)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 DEFAULT_FRAMES = 8
+FrameRule = Callable[[int, int], Sequence[int]]
+"""Function from the number of a video's frames and the number that is wanted to the indices of those to take."""
 
 
 def encode_video(model: OpenedGraphs, frames: Pictures, mode: Mode = "c", monitor: Monitor = UNMONITORED) -> np.ndarray:
@@ -79,17 +81,41 @@ def frame_indices(count: int, frames: int) -> range:
     return indices
 
 
-def sample_video(source: Path, frames: int = DEFAULT_FRAMES) -> "list[Picture]":
+def segment_indices(count: int, frames: int) -> list[int]:
+    """Return the indices of the frames that chat models' cards take: the middle of each of `frames` equal segments.
+
+    Short clips give frames more than once.
+
+    Raises:
+        InputError: there is no frame, or none is wanted.
+    """
+    if frames < 1:
+        raise InputError(f"video: {frames} frames wanted; give 1 or more")
+    if count < 1:
+        raise InputError("video: no frames; give one that has some")
+    segment = (count - 1) / frames
+    return [int(segment / 2 + round(segment * index)) for index in range(frames)]
+
+
+def sample_video(source: Path, frames: int = DEFAULT_FRAMES, rule: FrameRule = frame_indices) -> "list[Picture]":
     """Return the sampled frames of a folder of pictures in order of their names, an animation, or a video file.
 
-    Animations (GIF, WebP, APNG) are read by Pillow, video files by PyAV.
+    `rule` says which frames are taken; that of retrieval is the default, `segment_indices` is that of chat. Animations
+    (GIF, WebP, APNG) are read by Pillow, video files by PyAV.
 
     Raises:
         InputError: the file or folder cannot be read, or has too few frames.
         BackendError: the source is a video file, and PyAV is not installed.
     """
+
+    def take(count: int) -> Sequence[int]:
+        try:
+            return rule(count, frames)
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from error
+
     if is_folder(source):
-        return _of_folder(source, frames)
+        return _of_folder(source, take)
     if not is_there(source):
         raise InputError(f"{source}: no such file; give a video, an animation or a folder of frames")
     try:
@@ -97,15 +123,14 @@ def sample_video(source: Path, frames: int = DEFAULT_FRAMES) -> "list[Picture]":
     except UnreadableError as error:
         if _is_picture(source):
             raise InputError(f"{printable(source)}: {error}; give a video that is whole") from error
-        return _of_container(source, frames)
+        return _of_container(source, take)
     with picture:
-        wanted = _indices(source, getattr(picture, "n_frames", 1), frames)
-        return [_frame(source, picture, index) for index in wanted]
+        return [_frame(source, picture, index) for index in take(getattr(picture, "n_frames", 1))]
 
 
-def _of_folder(source: Path, frames: int) -> "list[Picture]":
+def _of_folder(source: Path, take: Callable[[int], Sequence[int]]) -> "list[Picture]":
     paths = sorted(path for path in source.iterdir() if is_picture_name(path.name) and not path.name.startswith("."))
-    taken = [paths[index] for index in _indices(source, len(paths), frames)]
+    taken = [paths[index] for index in take(len(paths))]
     try:
         return [decode(path) for path in taken]
     except Exception as error:  # decoders raise whatever the parser of their format does
@@ -127,7 +152,7 @@ def _frame(source: Path, picture: "Picture", index: int) -> "Picture":
         raise InputError(f"{source}: frame {index} cannot be read ({reason(error)}); give a whole file") from error
 
 
-def _of_container(source: Path, frames: int) -> "list[Picture]":
+def _of_container(source: Path, take: Callable[[int], Sequence[int]]) -> "list[Picture]":
     """Decode the video twice, first to count frames, since the count in the header is a guess in many containers."""
     try:
         import av
@@ -136,9 +161,10 @@ def _of_container(source: Path, frames: int) -> "list[Picture]":
             f"{source}: PyAV is not installed; pip install 'internvl-edge[video]', or give a folder of frames"
         ) from error
     try:
-        count = sum(1 for _ in _decoded(av, source))
-        wanted = set(_indices(source, count, frames))
-        return [frame.to_image() for index, frame in enumerate(_decoded(av, source)) if index in wanted]
+        wanted = take(sum(1 for _ in _decoded(av, source)))
+        kept = set(wanted)
+        found = {index: frame.to_image() for index, frame in enumerate(_decoded(av, source)) if index in kept}
+        return [found[index] for index in wanted]
     except av.FFmpegError as error:
         raise InputError(f"{source}: neither picture nor video ({error.strerror}); give another file") from error
 
@@ -155,13 +181,6 @@ def _decoded(av: Any, source: Path) -> Iterator[Any]:
             )
         stream.thread_type = "AUTO"
         yield from container.decode(video=0)
-
-
-def _indices(source: Path, count: int, frames: int) -> Sequence[int]:
-    try:
-        return frame_indices(count, frames)
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from error
 
 
 def _fitting(count: int, frames: int) -> int:

@@ -36,15 +36,21 @@ def file_of(fields: Mapping[str, Any]) -> tuple[str | None, str]:
         names = ", ".join(list(map(str, fields))[:6]) or "nothing"
         return None, f"no `file`, it has {names}"
     name = fields[key]
+    fault = name_fault(name)
+    return (name, "") if not fault else (None, f"`{key}` {fault}")
+
+
+def name_fault(name: object) -> str:
+    """Return why a value names no picture; empty for one that does."""
     if not isinstance(name, str) or not name.strip():
-        return None, f"`{key}` is no name of a file"
+        return "is no name of a file"
     if _URL in name:
-        return None, f"`{key}` is an address, which no command fetches"
+        return "is an address, which no command fetches"
     try:
         nameable = b"\0" not in name.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         nameable = False
-    return (name, "") if nameable else (None, f"`{key}` is no name that a file can have")
+    return "" if nameable else "is no name that a file can have"
 
 
 def labels_of(fields: Mapping[str, Any]) -> tuple[Labels, str]:

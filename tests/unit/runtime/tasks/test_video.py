@@ -1,6 +1,7 @@
 """Frames by the reference's rule, of folders, animations and containers; what cannot be sampled is reported."""
 
 import dataclasses
+import json
 import os
 import sys
 import threading
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from internvl_edge.runtime.errors import BackendError, BundleError, InputError
-from internvl_edge.runtime.tasks.video import encode_video, frame_indices, rank_texts, sample_video
+from internvl_edge.runtime.tasks.video import encode_video, frame_indices, rank_texts, sample_video, segment_indices
+from tests.project import ROOT
 from tests.tolerances import HANG_S
 from tests.unit.runtime.embed_fakes import fake_model, greys, write_pictures
 from tests.unit.runtime.tiny_bundle import MODEL, write_bundle
@@ -159,6 +161,35 @@ def test_a_name_that_looks_like_an_address_is_a_file(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     video(tmp_path / "v.mp4", range(0, 240, 10)).rename(tmp_path / "12:30.mp4")
     assert len(sample_video(Path("12:30.mp4"), 6)) == 6
+
+
+class TestSegments:
+    """The rule of chat models' cards."""
+
+    def test_the_reference_takes_the_same_frames(self) -> None:
+        cases = json.loads((ROOT / "tests" / "golden" / "chat" / "video.json").read_text())["model_card"]
+        assert cases
+        for case in cases:
+            first, last = 0, case["frames"] - 1
+            if case["bound"] is not None:  # seconds: a part of the clip, whose frames are counted from its first
+                first, last = (round(seconds * case["fps"]) for seconds in case["bound"])
+            taken = segment_indices(last - first + 1, case["segments"])
+            assert [first + index for index in taken] == case["indices"], case
+
+    def test_a_short_clip_gives_frames_more_than_once(self, tmp_path: Path) -> None:
+        write_pictures(tmp_path / "v", 1)
+        assert len(sample_video(tmp_path / "v", 4, segment_indices)) == 4
+        path = video(tmp_path / "v.mp4", [40, 200])
+        first, second, third, fourth = colours(sample_video(path, 4, segment_indices))
+        assert (first, third) == (second, fourth) or first == second == third
+        assert first < fourth
+
+    def test_a_video_without_frames_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(InputError, match=r"/empty: video: no frames; give one that has some"):
+            sample_video(tmp_path / "empty", 8, segment_indices)
+        with pytest.raises(InputError, match="0 frames wanted"):
+            segment_indices(3, 0)
 
 
 def test_too_few_frames_name_the_video_and_what_it_can_give(tmp_path: Path) -> None:

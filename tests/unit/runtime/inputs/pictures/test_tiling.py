@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.inputs.pictures.preprocess import Preprocessing, preprocess
 from internvl_edge.runtime.inputs.pictures.tiling import tile_grid, tile_image
+from tests.project import ROOT
 
 
 def test_golden_grids(golden_b: Path) -> None:
@@ -22,6 +23,25 @@ def test_golden_grids(golden_b: Path) -> None:
         if tile_grid(case["width"], case["height"], largest=case["max_num"]) != (case["columns"], case["rows"])
     ]
     assert wrong == []
+
+
+def test_golden_grids_of_chat() -> None:
+    cases = json.loads((ROOT / "tests" / "golden" / "chat" / "tiling.json").read_text())
+    rows = [dict(zip(cases["columns"], row, strict=True)) for row in cases["rows"]]
+    assert len(rows) == 768
+    for row in rows:
+        limits = {"smallest": row["min_num"], "largest": row["max_num"]}
+        columns, lines = tile_grid(row["width"], row["height"], tile=cases["tile"], **limits)
+        assert (columns, lines) == (row["grid_columns"], row["grid_rows"]), row
+        tiles = columns * lines
+        assert tiles + (row["use_thumbnail"] and tiles > 1) == row["tiles_with_thumbnail"], row
+
+
+@pytest.mark.parametrize("size", [(1, 10_000), (10_000, 1)])
+def test_a_line_of_pixels_is_cut_along_its_length(size: tuple[int, int]) -> None:
+    tiles = tile_image(Image.new("RGB", size, (200, 0, 0)), tile=28)
+    assert [tile.size for tile in tiles] == [(28, 28)] * 13
+    assert {tile.getpixel((27, 27)) for tile in tiles} == {(200, 0, 0)}
 
 
 def test_golden_tiles_and_their_pixel_values(golden_b: Path) -> None:
