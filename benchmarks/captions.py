@@ -23,7 +23,9 @@ from internvl_edge.runtime.backends import SessionOptions
 from internvl_edge.runtime.backends.array_cache import open_cache
 from internvl_edge.runtime.backends.session import KeyValueCache
 from internvl_edge.runtime.stages import UNMEASURED, Stages
-from internvl_edge.runtime.tasks.generation.search import GenerationConfig, generate
+from internvl_edge.runtime.tasks.generation.caption_decoder import CaptionDecoder
+from internvl_edge.runtime.tasks.generation.config import GenerationConfig
+from internvl_edge.runtime.tasks.generation.search import generate
 
 PROMPT = "English caption:"
 Open = Callable[[Mapping[str, np.ndarray], int, int], KeyValueCache]
@@ -82,7 +84,7 @@ def _written(
     length = held + prompts.shape[1] + config.max_new_tokens - 1
     start = time.perf_counter()
     cache = open_one(present, len(prompts) * config.num_beams, length)
-    ids = generate(cache, held, prompts, config).ids
+    ids = generate(CaptionDecoder(cache, held, prompts), config).ids
     cache.close()
     return ids, time.perf_counter() - start
 

@@ -13,7 +13,7 @@ from internvl_edge.runtime.errors import BundleError
 from internvl_edge.runtime.model import InternVL
 from internvl_edge.runtime.progress import Advance, Progress, Silent
 from internvl_edge.runtime.tasks.features import unit
-from internvl_edge.runtime.tasks.generation.search import GenerationConfig
+from internvl_edge.runtime.tasks.generation.config import GenerationConfig
 
 MAX_NEW_TOKENS = 32
 """Largest number of tokens in a caption, as in the recorded figures of the demo."""
@@ -93,7 +93,7 @@ def _captions(model: InternVL, query: Mapping[str, np.ndarray], prompt: str) -> 
     """Return a greedy caption for each row of the query graph's outputs."""
     rows = len(next(iter(query.values())))
     prompts = np.repeat(model.tokenizer.encode_prompt(prompt), rows, axis=0)
-    config = GenerationConfig(max_new_tokens=MAX_NEW_TOKENS, eos_token_id=model.info.require_text().eos_token_id)
+    config = GenerationConfig(max_new_tokens=MAX_NEW_TOKENS, eos_token_ids=(model.info.require_text().eos_token_id,))
     return [model.tokenizer.decode(row) for row in model.continue_from(query, prompts, config)]
 
 

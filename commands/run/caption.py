@@ -10,7 +10,7 @@ from internvl_edge.commands.options.request import Request, request_options, wor
 from internvl_edge.commands.options.shared import BUNDLE, IMAGES, JSON, max_new_tokens
 from internvl_edge.commands.output.printing import show, show_json
 from internvl_edge.runtime.monitor import Monitor
-from internvl_edge.runtime.tasks.generation.search import MOST_BEAMS
+from internvl_edge.runtime.tasks.generation.config import MOST_BEAMS
 
 
 @click.command()

@@ -13,9 +13,11 @@ from internvl_edge.runtime.inputs.pictures.arguments import Pictures, picture_co
 from internvl_edge.runtime.inputs.pictures.preprocess import pixel_batches, require_readable
 from internvl_edge.runtime.monitor import UNMONITORED, Monitor
 from internvl_edge.runtime.stages import POSTPROCESS
+from internvl_edge.runtime.tasks.generation.caption_decoder import CaptionDecoder
+from internvl_edge.runtime.tasks.generation.config import GenerationConfig
 from internvl_edge.runtime.tasks.generation.detokenizer import CaptionPiece, streamed_captions
-from internvl_edge.runtime.tasks.generation.search import GenerationConfig, greedy_tokens
 from internvl_edge.runtime.tasks.generation.search import generate as search
+from internvl_edge.runtime.tasks.generation.search import next_tokens
 from internvl_edge.runtime.tasks.opened import OpenedGraphs
 from internvl_edge.runtime.tasks.texts import check_ids, encoded_prompt, id_batches
 
@@ -113,7 +115,8 @@ def continue_from(
     With it several prompts can be continued for the same pictures, while vision and queries run once.
     """
     with closing(_open_cache(model, query, prompt_ids, config)) as cache:
-        return search(cache, _past_length(model), prompt_ids, config, monitor.stages).ids
+        decoder = CaptionDecoder(cache, _past_length(model), prompt_ids, monitor.stages)
+        return search(decoder, config, monitor.stages).ids
 
 
 def _batches(
@@ -134,8 +137,10 @@ def _streamed(
     for pixels, prompt in _batches(model, images, prompts, config, monitor):
         rows = range(first, first + len(prompt))
         with closing(_open_cache(model, _query(model, pixels, monitor), prompt, config)) as cache:
-            columns = greedy_tokens(cache, _past_length(model), prompt, config, monitor.stages)
-            yield from streamed_captions(columns, model.tokenizer, rows, config.eos_token_id)
+            decoder = CaptionDecoder(cache, _past_length(model), prompt, monitor.stages)
+            columns = (step.tokens for step in next_tokens(decoder, config, monitor.stages))
+            (eos,) = config.eos_token_ids
+            yield from streamed_captions(columns, model.tokenizer, rows, eos)
         first += len(prompt)
 
 
@@ -167,13 +172,13 @@ def _config(
         num_beams=num_beams,
         min_new_tokens=min_new_tokens,
         max_new_tokens=max_new_tokens,
-        eos_token_id=text.eos_token_id if eos_token_id is None else eos_token_id,
+        eos_token_ids=(text.eos_token_id if eos_token_id is None else eos_token_id,),
         pad_token_id=text.pad_token_id,
     )
 
 
 def _prompts(model: OpenedGraphs, prompt_ids: np.ndarray, pictures: int, config: GenerationConfig) -> np.ndarray:
-    check_ids(model.info, np.array([[config.eos_token_id]]), other_positions=0)
+    check_ids(model.info, np.array([config.eos_token_ids]), other_positions=0)
     count, length = prompt_ids.shape
     if count not in (1, pictures) or length == 0:
         raise InputError(f"generate: {pictures} pictures but prompts {[count, length]}; give one, or one a picture")

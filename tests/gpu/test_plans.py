@@ -7,7 +7,9 @@ import pytest
 
 from internvl_edge.export.plans.build import BuildOptions
 from internvl_edge.runtime.targets.estimate import Limits
-from internvl_edge.runtime.tasks.generation.search import GenerationConfig, generate
+from internvl_edge.runtime.tasks.generation.caption_decoder import CaptionDecoder
+from internvl_edge.runtime.tasks.generation.config import GenerationConfig
+from internvl_edge.runtime.tasks.generation.search import generate
 from tests.decoder_steps import Cache, cached
 from tests.gpu.agree import Record, relative_differences, require_agreement
 from tests.gpu.built import Built
@@ -62,7 +64,7 @@ def test_one_decoder_plan_writes_a_caption(
 
     cache = {name: values for name, values in query.items() if name.startswith("present.")}
     config = GenerationConfig(max_new_tokens=_NEW_TOKENS, min_new_tokens=_NEW_TOKENS)
-    written = generate(cached(step, cache), cache_rows(cache), PROMPT_IDS, config)
+    written = generate(CaptionDecoder(cached(step, cache), cache_rows(cache), PROMPT_IDS), config)
     pasts, latencies, differences = zip(*runs, strict=True)
     record_property("prompt_ms", latencies[0])
     record_property("step_ms", float(np.median(latencies[1:])))

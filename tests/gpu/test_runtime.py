@@ -22,7 +22,9 @@ from internvl_edge.runtime.cache_folder import cache_folder
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.stages import COMPUTE, DEVICE_TO_HOST, ENQUEUE, HOST_TO_DEVICE, Stages
 from internvl_edge.runtime.targets.estimate import Limits
-from internvl_edge.runtime.tasks.generation.search import GenerationConfig, generate
+from internvl_edge.runtime.tasks.generation.caption_decoder import CaptionDecoder
+from internvl_edge.runtime.tasks.generation.config import GenerationConfig
+from internvl_edge.runtime.tasks.generation.search import generate
 from tests.gpu.agree import Record, require_agreement
 from tests.gpu.built import Built
 from tests.gpu.cases import CASES, PROMPT_IDS, Case, case_of
@@ -156,7 +158,7 @@ def test_the_cache_on_the_device_writes_what_arrays_write(
         for name, open_cache in caches.items():
             stages = Stages()
             with closing(open_cache()) as cache:
-                written[name] = generate(cache, held, PROMPT_IDS, config, stages).ids
+                written[name] = generate(CaptionDecoder(cache, held, PROMPT_IDS, stages), config, stages).ids
             copied = [span for span in stages.spans if span.on_device and span.stage != COMPUTE]
             record_property(f"{name}_copies_ms", sum(span.end_ns - span.start_ns for span in copied) / 1e6)
     np.testing.assert_array_equal(written["device"], written["arrays"])

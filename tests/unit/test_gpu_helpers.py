@@ -9,7 +9,9 @@ import pytest
 from internvl_edge.export.engine.profiles import AxisRanges, profiles_for
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.backends.cuda import Device
-from internvl_edge.runtime.tasks.generation.search import GenerationConfig, generate
+from internvl_edge.runtime.tasks.generation.caption_decoder import CaptionDecoder
+from internvl_edge.runtime.tasks.generation.config import GenerationConfig
+from internvl_edge.runtime.tasks.generation.search import generate
 from tests.decoder_steps import Cache, cached
 from tests.exports import Exports
 from tests.gpu.agree import relative_differences, require_agreement
@@ -50,7 +52,7 @@ def test_the_decoder_is_fed_as_generation_feeds_it(model: InternVL) -> None:
     query = case_of(model, "query").expected
     cache = {name: values for name, values in query.items() if name.startswith("present.")}
     config = GenerationConfig(max_new_tokens=2, min_new_tokens=2)
-    generate(cached(step, cache), model.info.num_query_tokens, PROMPT_IDS, config)
+    generate(CaptionDecoder(cached(step, cache), model.info.num_query_tokens, PROMPT_IDS), config)
     for name, inputs in zip(("prompt", "step"), fed, strict=True):
         case = case_of(model, name)
         tokens = ("attention_mask", "position_ids")

@@ -16,7 +16,7 @@ from internvl_edge.runtime.monitor import Monitor
 from internvl_edge.runtime.outputs.results import lines_text, streamed_lines
 from internvl_edge.runtime.stages import POSTPROCESS, TOKENIZE, Stages
 from internvl_edge.runtime.tasks.captions import continue_from
-from internvl_edge.runtime.tasks.generation.search import GenerationConfig
+from internvl_edge.runtime.tasks.generation.config import GenerationConfig
 
 
 def test_vision_and_query_run_once_a_picture_whatever_the_beams(
@@ -168,7 +168,7 @@ def test_several_prompts_go_on_from_one_query(
 ) -> None:
     states = model.run_graph("vision", {"pixel_values": pixels[:2]})["vision_states"]
     query = model.run_graph("query", {"vision_states": states})
-    config = GenerationConfig(max_new_tokens=3, eos_token_id=2)
+    config = GenerationConfig(max_new_tokens=3, eos_token_ids=(2,))
     for first in (259, 261):
         found = continue_from(model, query, np.array([[1, first]] * 2), config)
         np.testing.assert_array_equal(found, model.generate(pixels[:2], np.array([[1, first]]), max_new_tokens=3))

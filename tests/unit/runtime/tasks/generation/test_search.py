@@ -2,14 +2,18 @@
 
 import itertools
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from internvl_edge.runtime.errors import InputError
-from internvl_edge.runtime.tasks.generation.search import GenerationConfig, _Hypotheses, _top, generate
+from internvl_edge.runtime.tasks.generation.beams import _Hypotheses, _top
+from internvl_edge.runtime.tasks.generation.caption_decoder import CaptionDecoder
+from internvl_edge.runtime.tasks.generation.config import GenerationConfig
+from internvl_edge.runtime.tasks.generation.generated import LogProbabilities
+from internvl_edge.runtime.tasks.generation.search import generate, log_softmax
 from tests.decoder_steps import Cache, cached
 
 EOS = 1
@@ -40,25 +44,39 @@ class ToyLm:
         return self._logits((rows * mask[..., None]).sum(axis=1)), {"present.0.key": rows[:, None]}
 
     def log_probabilities(self, picture: int, ids: list[int]) -> np.ndarray:
-        """Return ``[V]`` after prompt and new tokens `ids`, which hold no padding, in one pass without a cache."""
-        positions = np.arange(HELD, HELD + len(ids))
-        state = self.pictures[picture].sum(axis=0) + (self.tokens[ids] * self.positions[positions]).sum(axis=0)
-        logits = self._logits(state[None])[0].astype(np.float32)
+        """Return those ``[V]`` of the token after `ids`; see `logits`."""
+        logits = self.logits(picture, ids)
         shifted = logits - logits.max()
         result: np.ndarray = shifted - np.log(np.exp(shifted).sum())
         return result
+
+    def logits(self, picture: int, ids: list[int]) -> np.ndarray:
+        """Return ``[V]`` after prompt and new tokens `ids`, which hold no padding, in one pass without a cache."""
+        positions = np.arange(HELD, HELD + len(ids))
+        state = self.pictures[picture].sum(axis=0) + (self.tokens[ids] * self.positions[positions]).sum(axis=0)
+        logits: np.ndarray = self._logits(state[None])[0].astype(np.float32)
+        return logits
 
     def _logits(self, state: np.ndarray) -> np.ndarray:
         logits: np.ndarray = (np.tanh(state)[:, :, None] * self.head).sum(axis=1)
         return logits
 
 
+def processed(scores: np.ndarray, seen: list[int], written: int, config: GenerationConfig) -> np.ndarray:
+    """Return the scores of one row, changed token by token."""
+    changed = scores.copy()
+    for token, score in enumerate(scores):
+        if token in seen:
+            changed[token] = score * np.float32(config.repetition_penalty) ** (1 if score < 0 else -1)
+        if token in config.forbidden_ids or (token in config.eos_token_ids and written < config.min_new_tokens):
+            changed[token] = -np.inf
+    return changed
+
+
 def naive_greedy(lm: ToyLm, picture: int, prompt: list[int], config: GenerationConfig) -> list[int]:
     new: list[int] = []
-    while len(new) < config.max_new_tokens and config.eos_token_id not in new:
-        scores = lm.log_probabilities(picture, prompt + new)
-        if len(new) < config.min_new_tokens:
-            scores[config.eos_token_id] = -np.inf
+    while len(new) < config.max_new_tokens and not set(config.eos_token_ids) & set(new):
+        scores = processed(lm.logits(picture, prompt + new), prompt + new, len(new), config)
         new.append(int(scores.argmax()))
     return new
 
@@ -76,14 +94,13 @@ def naive_beams(lm: ToyLm, picture: int, prompt: list[int], config: GenerationCo
     for length in range(1, config.max_new_tokens + 1):
         grown = []
         for total, ids in beams:
-            scores = lm.log_probabilities(picture, prompt + ids)
-            if length <= config.min_new_tokens:
-                scores[config.eos_token_id] = -np.inf
+            scores = processed(lm.log_probabilities(picture, prompt + ids), prompt + ids, len(ids), config)
             grown += [(np.float32(total + score), [*ids, token]) for token, score in enumerate(scores)]
-        grown = sorted(grown, key=lambda entry: entry[0], reverse=True)[: 2 * config.num_beams]
+        grown = sorted(grown, key=lambda entry: entry[0], reverse=True)
+        grown = grown[: (1 + max(len(config.eos_token_ids), 1)) * config.num_beams]
         beams = []
         for rank, (total, ids) in enumerate(grown):
-            if ids[-1] != config.eos_token_id:
+            if ids[-1] not in config.eos_token_ids:
                 beams.append((total, ids))
             elif rank < config.num_beams and len(beams) < config.num_beams:
                 finish(total, ids)
@@ -97,9 +114,9 @@ def naive_beams(lm: ToyLm, picture: int, prompt: list[int], config: GenerationCo
     return best, score
 
 
-def padded(rows: list[list[int]], width: int | None = None) -> np.ndarray:
-    width = width or max(len(row) for row in rows)
-    return np.array([row + [0] * (width - len(row)) for row in rows])
+def padded(rows: list[list[int]], fill: int) -> np.ndarray:
+    width = max(len(row) for row in rows)
+    return np.array([row + [fill] * (width - len(row)) for row in rows])
 
 
 def left_padded(rows: list[list[int]]) -> np.ndarray:
@@ -117,7 +134,10 @@ def searches(draw: st.DrawFn) -> tuple[ToyLm, list[list[int]], GenerationConfig]
         num_beams=draw(st.integers(1, 4)),
         min_new_tokens=draw(st.integers(0, longest)),
         max_new_tokens=longest,
-        eos_token_id=EOS,
+        eos_token_ids=tuple(draw(st.sets(st.sampled_from([EOS, 3, 6]), max_size=3))),
+        pad_token_id=draw(st.sampled_from([0, 7])),
+        repetition_penalty=draw(st.sampled_from([1.0, 1.3, 0.8])),
+        forbidden_ids=tuple(draw(st.sets(st.sampled_from([4, 5, 40]), max_size=2))),
     )
     return ToyLm(draw(st.integers(0, 10_000)), vocabulary, pictures), prompts, config
 
@@ -126,7 +146,10 @@ def searches(draw: st.DrawFn) -> tuple[ToyLm, list[list[int]], GenerationConfig]
 @given(searches())
 def test_both_searches_equal_the_naive_ones(search: tuple[ToyLm, list[list[int]], GenerationConfig]) -> None:
     lm, prompts, config = search
-    result = generate(cached(lm.step, lm.cache()), HELD, left_padded(prompts), config)
+    repeated = np.where(left_padded(prompts) > 0, left_padded(prompts), -1)
+    result = generate(
+        CaptionDecoder(cached(lm.step, lm.cache()), HELD, left_padded(prompts)), config, repeated=repeated
+    )
     assert result.ids.dtype == np.int64
     if config.num_beams == 1:
         rows = [naive_greedy(lm, picture, prompt, config) for picture, prompt in enumerate(prompts)]
@@ -136,20 +159,22 @@ def test_both_searches_equal_the_naive_ones(search: tuple[ToyLm, list[list[int]]
         rows = [ids for ids, _ in best]
         assert result.scores is not None
         np.testing.assert_allclose(result.scores, [score for _, score in best], rtol=1e-5)
-    np.testing.assert_array_equal(result.ids, padded(rows))
+    np.testing.assert_array_equal(result.ids, padded(rows, config.pad_token_id))
+    assert result.lengths.tolist() == [len(row) for row in rows]
+    assert result.finish_reasons == tuple("stop" if row[-1] in config.eos_token_ids else "length" for row in rows)
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_beams_wide_enough_find_the_best_of_all_sequences(seed: int) -> None:
     lm = ToyLm(seed, vocabulary=4, pictures=1)
-    config = GenerationConfig(num_beams=64, max_new_tokens=3, eos_token_id=EOS)
+    config = GenerationConfig(num_beams=64, max_new_tokens=3, eos_token_ids=(EOS,))
     scored = {}
     for ids in itertools.chain.from_iterable(itertools.product(range(4), repeat=n) for n in (1, 2, 3)):
         if EOS not in ids[:-1] and (ids[-1] == EOS or len(ids) == 3):
             steps = [lm.log_probabilities(0, [2, *ids[:n]])[ids[n]] for n in range(len(ids))]
             scored[ids] = float(sum(steps)) / len(ids)
     best = max(scored, key=lambda ids: scored[ids])
-    result = generate(cached(lm.step, lm.cache()), HELD, np.array([[2]]), config)
+    result = generate(CaptionDecoder(cached(lm.step, lm.cache()), HELD, np.array([[2]])), config)
     assert tuple(result.ids[0]) == best
     assert result.scores is not None
     assert result.scores[0] == pytest.approx(scored[best], rel=1e-5)
@@ -171,9 +196,10 @@ class Scripted:
                 logits[row, token] = np.log(probability)
         return logits, {"present.history": history[:, None, :, None]}
 
-    def run(self, **settings: int) -> tuple[list[int], float]:
+    def run(self, **settings: Any) -> tuple[list[int], float]:
         cache = {"present.history": np.zeros((1, 1, 1, 1), np.int64)}
-        result = generate(cached(self, cache), 1, np.array([[5]]), GenerationConfig(eos_token_id=EOS, **settings))
+        decoder = CaptionDecoder(cached(self, cache), 1, np.array([[5]]))
+        result = generate(decoder, GenerationConfig(eos_token_ids=(EOS,), **settings))
         return result.ids[0].tolist(), float(result.scores[0]) if result.scores is not None else np.nan
 
 
@@ -219,7 +245,8 @@ def test_finished_rows_are_filled_with_zero_until_the_last_ends() -> None:
         return np.eye(5)[tokens], cache
 
     cache = {"present.key": np.zeros((3, 1, 1))}
-    result = generate(cached(step, cache), 1, np.full((3, 2), 4), GenerationConfig(max_new_tokens=9, eos_token_id=EOS))
+    decoder = CaptionDecoder(cached(step, cache), 1, np.full((3, 2), 4))
+    result = generate(decoder, GenerationConfig(max_new_tokens=9, eos_token_ids=(EOS,)))
     np.testing.assert_array_equal(result.ids, [[EOS, 0, 0], [3, EOS, 0], [3, 3, EOS]])
 
 
@@ -231,9 +258,8 @@ def test_masks_and_positions_of_left_padded_prompts() -> None:
         return np.eye(5)[[3] * len(ids)], cache
 
     cache = {"present.key": np.zeros((2, 3, 1))}
-    generate(
-        cached(step, cache), 3, np.array([[0, 0, 4], [4, 3, 4]]), GenerationConfig(max_new_tokens=2, eos_token_id=EOS)
-    )
+    decoder = CaptionDecoder(cached(step, cache), 3, np.array([[0, 0, 4], [4, 3, 4]]))
+    generate(decoder, GenerationConfig(max_new_tokens=2, eos_token_ids=(EOS,)))
     assert seen[0] == ([[1, 1, 1, 0, 0, 1], [1, 1, 1, 1, 1, 1]], [[1, 1, 3], [3, 4, 5]])
     assert seen[1] == ([[1, 1, 1, 0, 0, 1, 1], [1, 1, 1, 1, 1, 1, 1]], [[4], [6]])
     assert len(seen) == 2  # nothing is computed for a token that nobody reads
@@ -241,8 +267,8 @@ def test_masks_and_positions_of_left_padded_prompts() -> None:
 
 def test_the_prompt_is_computed_once_a_picture_and_beams_part_afterwards() -> None:
     lm = ToyLm(0, vocabulary=9, pictures=2)
-    config = GenerationConfig(num_beams=3, min_new_tokens=4, max_new_tokens=4, eos_token_id=EOS)
-    generate(cached(lm.step, lm.cache()), HELD, np.array([[3, 4], [5, 6]]), config)
+    config = GenerationConfig(num_beams=3, min_new_tokens=4, max_new_tokens=4, eos_token_ids=(EOS,))
+    generate(CaptionDecoder(cached(lm.step, lm.cache()), HELD, np.array([[3, 4], [5, 6]])), config)
     assert lm.rows_seen == [2, 6, 6, 6]
 
 
@@ -274,20 +300,46 @@ def test_a_full_set_ends_once_no_running_beam_can_win() -> None:
     assert kept.done
 
 
-@pytest.mark.parametrize(
-    ("limits", "found"),
-    [
-        ({"num_beams": 0}, "num_beams is 0"),
-        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
-        ({"min_new_tokens": 5, "max_new_tokens": 4}, "min_new_tokens is 5 with max_new_tokens 4"),
-        ({"min_new_tokens": -1}, "min_new_tokens is -1"),
-        ({"eos_token_id": -1}, "eos_token_id is -1"),
-        (
-            {"num_beams": 0, "max_new_tokens": -2, "eos_token_id": -3},
-            "num_beams is 0, max_new_tokens is -2, eos_token_id is -3",
-        ),
-    ],
-)
-def test_limits_that_cannot_be_kept_are_refused(limits: dict[str, int], found: str) -> None:
-    with pytest.raises(InputError, match=found):
-        GenerationConfig(**limits)
+def test_no_id_ends_a_row_where_none_is_given() -> None:
+    lm = Scripted({(): {EOS: 1.0}, (EOS,): {EOS: 0.9, 2: 0.1}, (EOS, EOS): {3: 1.0}})
+    cache = {"present.history": np.zeros((1, 1, 1, 1), np.int64)}
+    decoder = CaptionDecoder(cached(lm, cache), 1, np.array([[5]]))
+    result = generate(decoder, GenerationConfig(eos_token_ids=(), max_new_tokens=3))
+    assert (result.ids.tolist(), result.finish_reasons) == ([[EOS, EOS, 3]], ("length",))
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("asked", [1, 2, 4])
+def test_a_cancelled_generation_returns_what_it_has(beams: int, asked: int) -> None:
+    lm = ToyLm(3, vocabulary=9, pictures=2)
+    answers = iter([False] * (asked - 1) + [True])
+    decoder = CaptionDecoder(cached(lm.step, lm.cache()), HELD, np.array([[3, 4], [5, 6]]))
+    config = GenerationConfig(num_beams=beams, max_new_tokens=30, min_new_tokens=30)
+    result = generate(decoder, config, cancelled=lambda: next(answers))
+    assert result.finish_reasons == ("cancelled", "cancelled")
+    assert result.ids.shape == (2, asked - 1)
+    assert result.lengths.tolist() == [asked - 1] * 2
+    assert len(lm.rows_seen) == max(asked - 1, 1)  # no step after the one that was asked for
+
+
+def test_log_probabilities_are_those_of_the_model() -> None:
+    lm = ToyLm(5, vocabulary=9, pictures=1)
+    decoder = CaptionDecoder(cached(lm.step, lm.cache()), HELD, np.array([[3, 4]]))
+    config = GenerationConfig(max_new_tokens=4, min_new_tokens=4, repetition_penalty=1.4, log_probabilities=3)
+    result = generate(decoder, config)
+    ids = result.ids[0].tolist()
+    for written, likely in enumerate(result.log_probabilities):
+        assert isinstance(likely, LogProbabilities)
+        expected = lm.log_probabilities(0, [3, 4, *ids[:written]])
+        assert likely.chosen[0] == pytest.approx(expected[ids[written]], abs=1e-5)
+        best = np.argsort(-expected, kind="stable")[:3]
+        assert likely.ids[0].tolist() == best.tolist()
+        np.testing.assert_allclose(likely.values[0], expected[best], atol=1e-5)
+    assert len(result.log_probabilities) == 4
+
+
+def test_log_softmax_sums_a_large_vocabulary_exactly() -> None:
+    logits = np.random.default_rng(0).normal(size=(1, 200_000)).astype(np.float32)
+    wide = logits.astype(np.float64)
+    expected = wide - np.log(np.exp(wide).sum())
+    np.testing.assert_allclose(log_softmax(logits), expected, atol=1e-6)

@@ -1,0 +1,57 @@
+"""Draw the next token at random: temperature, top-k, top-p and min-p in the order of transformers."""
+
+import numpy as np
+
+from internvl_edge.runtime.tasks.generation.config import GenerationConfig
+
+
+class Sampler:
+    """A source of tokens. Each row has a random generator of its own, so that rows do not depend on each other."""
+
+    def __init__(self, config: GenerationConfig, rows: int) -> None:
+        self._config = config
+        seed = np.random.SeedSequence(None if config.seed is None else abs(config.seed) * 2 + (config.seed < 0))
+        self._rngs = [np.random.default_rng(child) for child in seed.spawn(rows)]
+
+    def draw(self, scores: np.ndarray) -> np.ndarray:
+        """Return one token ``[R]`` for each row of `scores` ``[R, V]``."""
+        return np.array([self._drawn(row, rng) for row, rng in zip(scores, self._rngs, strict=True)], np.int64)
+
+    def _drawn(self, scores: np.ndarray, rng: "np.random.Generator") -> int:
+        ids, probabilities = distribution(scores, self._config)
+        cumulative = np.cumsum(probabilities)
+        drawn = np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")
+        return int(ids[min(drawn, len(ids) - 1)])
+
+
+def distribution(scores: np.ndarray, config: GenerationConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ids that may be drawn and their probabilities, from the scores ``[V]`` of the next token.
+
+    Probabilities are float64: sums of 150,000 of them decide which ids top-p keeps.
+    """
+    ids = np.flatnonzero(scores > -np.inf)
+    if 0 < config.top_k < len(ids):
+        least = np.partition(scores[ids], len(ids) - config.top_k)[len(ids) - config.top_k]
+        ids = ids[scores[ids] >= least]  # ties with the last one are kept, as in the reference
+    exponents = scores[ids].astype(np.float64) / config.temperature
+    probabilities = np.exp(exponents - exponents.max())
+    probabilities /= probabilities.sum()
+    if config.top_p < 1:
+        kept = _largest_until(probabilities, config.top_p)
+        ids, probabilities = ids[kept], probabilities[kept]
+    if config.min_p > 0:
+        kept = probabilities >= config.min_p * probabilities.max()
+        ids, probabilities = ids[kept], probabilities[kept]
+    return ids, probabilities / probabilities.sum()
+
+
+def _largest_until(probabilities: np.ndarray, top_p: float) -> np.ndarray:
+    """Return the sorted indexes of the fewest most likely entries whose sum reaches `top_p`, at least one.
+
+    Entries below ``(1 - top_p) / N`` have a sum below ``1 - top_p``, so that none of them is among these: only the
+    others are sorted.
+    """
+    likely = np.flatnonzero(probabilities >= (1 - top_p) / len(probabilities))
+    order = likely[np.argsort(-probabilities[likely], kind="stable")]
+    before = np.cumsum(probabilities[order]) - probabilities[order]
+    return np.sort(order[: max(int(np.count_nonzero(before < top_p)), 1)])
