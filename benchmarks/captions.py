@@ -54,6 +54,13 @@ class TorchCache:
         index = torch.from_numpy(rows)
         self._past = [values.index_select(0, index) for values in self._past]
 
+    def truncate(self, length: int) -> None:
+        """Keep the first `length` positions."""
+        self._past = [values[:, :, :length] for values in self._past]
+
+    def reserve(self, rows: int, length: int) -> None:
+        """Do nothing: every step returns larger tensors."""
+
     def close(self) -> None:
         """Free the cache."""
         self._past = []

@@ -37,6 +37,14 @@ class ArrayCache:
                 move_rows(values, rows, shared)
         self._borrowed = False
 
+    def truncate(self, length: int) -> None:
+        """Keep the first `length` positions in new arrays, so that the others take no memory."""
+        self._present = {name: values[:, :, :length].copy() for name, values in self._present.items()}
+        self._borrowed = False
+
+    def reserve(self, rows: int, length: int) -> None:
+        """Do nothing: every step returns larger arrays."""
+
     def close(self) -> None:
         """Free the cache."""
         self._present.clear()

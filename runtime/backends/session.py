@@ -99,7 +99,8 @@ class KeyValueCache(Protocol):
     def step(self, inputs: Mapping[str, np.ndarray], stages: Stages = UNMEASURED) -> np.ndarray:
         """Append the keys and values of new positions; return logits ``[R, V]`` of the last, which the caller may keep.
 
-        `inputs` are the decoder's without its past: ids ``[R, n]``, mask ``[R, past + n]`` and positions ``[R, n]``.
+        `inputs` are the decoder's without its past: ids ``[R, n]`` or embeddings ``[R, n, H]``, `attention_mask`
+        ``[R, past + n]`` and `position_ids` ``[R, n]``.
         """
         ...
 
@@ -109,6 +110,20 @@ class KeyValueCache(Protocol):
         Rows that replace each other agree on the first `shared` positions. As long as the number of rows stays the
         same,
         only later positions of the rows that change have to be copied.
+        """
+        ...
+
+    def truncate(self, length: int) -> None:
+        """Keep the first `length` positions of every row, for a prompt that begins like the last one."""
+        ...
+
+    def reserve(self, rows: int, length: int) -> None:
+        """Make room for `rows` rows of `length` positions in all; what the cache holds stays.
+
+        Caches that grow with their steps have nothing to do.
+
+        Raises:
+            BackendError: there is not enough memory.
         """
         ...
 

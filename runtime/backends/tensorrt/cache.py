@@ -30,7 +30,7 @@ class TensorRTCache:
     def __init__(
         self, session: "TensorRTSession", cuda: Cuda, present: Mapping[str, np.ndarray], rows: int, length: int
     ) -> None:
-        self._session, self._cuda, self._length = session, cuda, length
+        self._session, self._cuda = session, cuda
         first = {
             name: np.ascontiguousarray(values, session.inputs[past_name(name)].dtype)
             for name, values in present.items()
@@ -40,9 +40,9 @@ class TensorRTCache:
         self._used, self._free = ({name: DeviceBuffer(cuda) for name in first} for _ in range(2))
         try:
             with session.lane() as lane:
-                for name, (_, heads, _, size) in self._shapes.items():
+                for name, size_bytes in self._needed(rows, length).items():
                     for buffers in (self._used, self._free):
-                        buffers[name].reserve(rows * heads * length * size * self._item_bytes[name])
+                        buffers[name].reserve(size_bytes)
                 for name, values in first.items():
                     cuda.copy_in(self._used[name].address, values, lane.stream)
                 lane.drain()
@@ -57,7 +57,7 @@ class TensorRTCache:
             InputError: there are more positions than the cache or the plan allows.
             BackendError: the plan fails.
         """
-        columns = inputs["input_ids"].shape[1]
+        columns = inputs["position_ids"].shape[1]
         grown = {name: (r, h, past + columns, d) for name, (r, h, past, d) in self._shapes.items()}
         self._require_room(grown)
         held = {past_name(name): self._tensor(self._used, name, shape) for name, shape in self._shapes.items()}
@@ -87,12 +87,51 @@ class TensorRTCache:
             lane.drain()
         self._swap(kept)
 
+    def truncate(self, length: int) -> None:
+        """Copy the first `length` positions of every head to the other set of buffers."""
+        kept = {name: (rows, heads, length, size) for name, (rows, heads, _, size) in self._shapes.items()}
+        with self._session.lane() as lane:
+            for name, (rows, heads, past, size) in self._shapes.items():
+                item_bytes = size * self._item_bytes[name]
+                source, target = self._used[name].address, self._free[name].address
+                for head in range(rows * heads if length else 0):
+                    places = target + head * length * item_bytes, source + head * past * item_bytes
+                    self._cuda.copy(*places, length * item_bytes, lane.stream)
+            lane.drain()
+        self._swap(kept)
+
+    def reserve(self, rows: int, length: int) -> None:
+        """Allocate larger buffers if these are too small, one set after the other, and copy the cache.
+
+        Raises:
+            BackendError: the device has not enough memory for them.
+        """
+        needed = self._needed(rows, length)
+        if all(self._free[name].size_bytes >= size_bytes for name, size_bytes in needed.items()):
+            return
+        with self._session.lane() as lane:
+            for name, size_bytes in needed.items():
+                target = self._free[name].reserve(size_bytes)
+                if held := prod(self._shapes[name]) * self._item_bytes[name]:
+                    self._cuda.copy(target, self._used[name].address, held, lane.stream)
+            lane.drain()
+            self._swap(self._shapes)
+            for name, size_bytes in needed.items():
+                self._free[name].reserve(size_bytes)
+
     def close(self) -> None:
         """Free the cache; a second call does nothing."""
         with self._cuda.current():
             for buffers in (self._used, self._free):
                 for buffer in buffers.values():
                     buffer.free()
+
+    def _needed(self, rows: int, length: int) -> dict[str, int]:
+        """Return the bytes that each tensor takes for `rows` rows of `length` positions."""
+        return {
+            name: rows * heads * length * size * self._item_bytes[name]
+            for name, (_, heads, _, size) in self._shapes.items()
+        }
 
     def _tensor(self, buffers: Mapping[str, DeviceBuffer], name: str, shape: tuple[int, ...]) -> DeviceTensor:
         return DeviceTensor(buffers[name].address, shape)

@@ -49,3 +49,15 @@ def test_only_rows_that_change_move_and_only_behind_what_is_shared(rng: np.rando
     move_rows(values, np.array([0, 0, 2, 3]), shared=2)
     assert not (values[1, :, :2] == 7).any()
     np.testing.assert_array_equal(values[1, :, 2:], values[0, :, 2:])
+
+
+def test_the_first_positions_are_kept(present: Mapping[str, np.ndarray]) -> None:
+    before = present["present.0.key"].copy()
+    cache = ArrayCache(appended, present)
+    cache.truncate(2)
+    cache.step({"input_ids": np.array([[5, 7], [6, 8]])})
+    cache.truncate(3)
+    cache.reserve(2, 100)
+    logits = cache.step({"input_ids": np.array([[1], [2]])})
+    np.testing.assert_array_equal(logits, np.concatenate([before[:, 0, :2, 0], [[5, 1], [6, 2]]], axis=1))
+    np.testing.assert_array_equal(present["present.0.key"], before)

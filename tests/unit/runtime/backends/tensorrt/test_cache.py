@@ -128,3 +128,25 @@ def test_a_cache_without_room_is_one_line_and_leaves_nothing(
     with pytest.raises(BackendError, match=r"^graph decoder: the device is out of memory; lower the batch, the beams"):
         session.open_cache(present, rows=8, length=16)
     assert here.cuda.held == held
+
+
+def test_a_cache_is_cut_and_grows(
+    here: BundleOnDevice, present: Mapping[str, np.ndarray], rng: np.random.Generator
+) -> None:
+    session = here.open("decoder")
+    own = session.open_cache(present, rows=2, length=6)
+    arrays = ArrayCache(lambda inputs, stages: session.run(inputs, stages=stages), present)
+    prompt, token, later = columns(rng, 2, 4, 2), columns(rng, 2, 5, 1), columns(rng, 4, 6, 1)
+    for cache in (own, arrays):
+        cache.step(prompt)
+        cache.truncate(5)
+    np.testing.assert_array_equal(own.step(token), arrays.step(token))
+    blocks = len(here.cuda.memory)
+    own.reserve(2, 6)
+    own.reserve(4, 9)
+    assert len(here.cuda.memory) == blocks  # larger ones stand in for those that were there
+    for cache in (own, arrays):
+        cache.select(np.array([0, 0, 1, 1]), shared=6)
+    np.testing.assert_array_equal(own.step(later), arrays.step(later))
+    with pytest.raises(InputError, match="cache: 4 rows of 10 positions do not fit"):
+        own.step(columns(rng, 4, 7, 3))
