@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from internvl_edge.export.checkpoint.config.adapter_config import ADAPTER_CONFIG, ROOTS, AdapterConfig
 from internvl_edge.export.checkpoint.files.tensors import LazyTensor, MergedTensor
-from internvl_edge.export.checkpoint.names import Naming, is_unused, unwrapped
+from internvl_edge.export.checkpoint.names import Naming, unwrapped
 from internvl_edge.export.models.families.fields import listed
 from internvl_edge.runtime.errors import CheckpointError
 
@@ -44,14 +44,16 @@ class Strength:
         return 2.0
 
 
-def split_adapters(tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, LazyTensor], dict[str, LazyTensor]]:
+def split_adapters(
+    tensors: Mapping[str, LazyTensor], naming: Naming
+) -> tuple[dict[str, LazyTensor], dict[str, LazyTensor]]:
     """Return the plain tensors, and the adapter tensors that the model needs.
 
     Raises:
         CheckpointError: an adapter is not plain LoRA.
     """
     parts = {name: tensor for name, tensor in tensors.items() if _HALF.match(name) or _OTHER_PARTS.search(name)}
-    needed = {name: tensor for name, tensor in parts.items() if not is_unused(name)}
+    needed = {name: tensor for name, tensor in parts.items() if not naming.is_unused(name)}
     if strange := [name for name in needed if _OTHER_PARTS.search(name)]:
         raise CheckpointError(f"adapters: {listed(strange)} are no plain LoRA; merge them with PEFT")
     return {name: tensor for name, tensor in tensors.items() if name not in parts}, needed
@@ -108,7 +110,7 @@ def placed(adapter: Mapping[str, LazyTensor], base: Iterable[str], naming: Namin
             found[official] = replace(tensor, name=official)
         elif places:
             doubtful.append(f"{module} ({' or '.join(places)})")
-        elif is_unused(short):
+        elif naming.is_unused(short):
             found[short] = tensor
         else:
             lost.append(module)

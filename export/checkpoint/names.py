@@ -21,8 +21,10 @@ _REPLACED = re.compile(r"(?:^|\.)original_module\.")
 _FIRST = re.compile(r"^(?P<prefix>.*?)(?:vision_model\.)?(?:embeddings\.class_embedding|cls_token)$")
 """Name of the class token in every layout; what precedes it is the prefix of all names of that set of weights."""
 
-_OF_OTHERS = (r"^language_model\.", r"^head\.", r"^llm_proj", r"^n_averaged$")
-"""Patterns of tensors of other models: a language model, a classifier's head."""
+LANGUAGE_MODEL = "language_model."
+"""Prefix of the official names of a language model's tensors."""
+_OF_OTHERS = (r"^head\.", r"^llm_proj", r"^n_averaged$")
+"""Patterns of tensors of other models, as of a classifier's head."""
 _UNUSED = re.compile("|".join([*(pattern for family in FAMILIES for pattern in family.unused), *_OF_OTHERS]))
 
 
@@ -37,13 +39,19 @@ class Naming:
     """Whether the file holds only a tower, with names that lack ``vision_model.``."""
     plain: bool
     """Whether names have the layout of the plain-PyTorch files."""
+    language: bool = False
+    """Whether the model has a language model with a graph; without one, its tensors are not needed."""
 
     def official(self, name: str) -> str:
         """Return the official name of the stored tensor `name`."""
         short = unwrapped(name).removeprefix(self.prefix)
         if self.vision_only:
-            return short if is_unused(short) else f"vision_model.{short}"
+            return short if self.is_unused(short) else f"vision_model.{short}"
         return next((found for family in FAMILIES if (found := family.official(short)) is not None), short)
+
+    def is_unused(self, official: str) -> bool:
+        """Return whether the tensor of this official name is known and not needed by any graph."""
+        return is_unused(official, self.language)
 
 
 def unwrapped(name: str) -> str:
@@ -51,9 +59,12 @@ def unwrapped(name: str) -> str:
     return _WRAPPERS.sub("", name)
 
 
-def is_unused(official: str) -> bool:
-    """Return whether the tensor of this official name is known and not needed by any graph."""
-    return _UNUSED.search(official) is not None
+def is_unused(official: str, language: bool) -> bool:
+    """Return whether the tensor of this official name is known and not needed by any graph.
+
+    `language` is whether the model has a language model with a graph.
+    """
+    return _UNUSED.search(official) is not None or (not language and official.startswith(LANGUAGE_MODEL))
 
 
 def holds_a_tower(names: Iterable[str]) -> bool:
@@ -61,8 +72,10 @@ def holds_a_tower(names: Iterable[str]) -> bool:
     return any(_FIRST.match(name) for name in names)
 
 
-def naming_of(names: Iterable[str], source: str, state_dict: str | None = None) -> Naming:
+def naming_of(names: Iterable[str], source: str, state_dict: str | None = None, language: bool = False) -> Naming:
     """Return the rule for the names of a checkpoint; `state_dict` chooses among several sets of weights.
+
+    `language` is whether the model has a language model with a graph.
 
     Raises:
         CheckpointError: there are several sets and none is chosen, or the chosen one does not exist.
@@ -86,6 +99,7 @@ def naming_of(names: Iterable[str], source: str, state_dict: str | None = None) 
         others=tuple(other for other in found if other != prefix),
         vision_only=first == f"{prefix}embeddings.class_embedding",
         plain=first == f"{prefix}cls_token",
+        language=language,
     )
 
 
@@ -102,7 +116,7 @@ def official_names(names: Iterable[str], naming: Naming, source: str) -> dict[st
         if _REPLACED.search(name) or _is_of_another_set(unwrapped(name), naming):
             continue
         official = renamed[name] = naming.official(name)
-        if (other := owners.setdefault(official, name)) != name and not is_unused(official):
+        if (other := owners.setdefault(official, name)) != name and not naming.is_unused(official):
             doubles.append(f"{other} and {name}")
     if doubles:
         raise CheckpointError(f"{source}: {listed(doubles)} stand for one tensor each; keep one of each")

@@ -21,8 +21,9 @@ from internvl_edge.export.checkpoint.files.json_file import read_json
 from internvl_edge.export.checkpoint.files.safetensors_file import read_safetensors
 from internvl_edge.export.checkpoint.files.tensors import LazyTensor
 from internvl_edge.export.checkpoint.files.torch_file import read_torch_file
-from internvl_edge.export.checkpoint.files.weight_files import read_weights
-from internvl_edge.export.checkpoint.names import Naming, is_unused, naming_of, official_names
+from internvl_edge.export.checkpoint.files.weight_files import Wanted, read_weights
+from internvl_edge.export.checkpoint.names import LANGUAGE_MODEL, Naming, naming_of, official_names
+from internvl_edge.export.checkpoint.required_tensors import FLOATS
 from internvl_edge.export.checkpoint.shapes import (
     StoredTensor,
     as_plain_file,
@@ -30,8 +31,9 @@ from internvl_edge.export.checkpoint.shapes import (
     config_from_shapes,
     with_tied_head,
 )
-from internvl_edge.export.models.config import ConnectorConfig, ModelConfig, QllamaConfig
+from internvl_edge.export.models.config import ConnectorConfig, LanguageConfig, ModelConfig, QllamaConfig
 from internvl_edge.export.models.families.fields import FieldReader
+from internvl_edge.export.models.families.language.support import reason_in_weights
 from internvl_edge.runtime.bundle.tokenizer import Tokenizer
 from internvl_edge.runtime.errors import CheckpointError
 
@@ -94,10 +96,13 @@ def open_checkpoint(
         path = from_hub(str(source), revision)
     folder = path if path.is_dir() else path.parent
     reader = FieldReader(frozenset(accept))
-    named = _named(path, state_dict)
     file = _config_file(folder, reader)
     adapter = _adapter_config(folder, reader)
+    spoken = file is not None and file.model.find(LanguageConfig) is not None
+    named = _named(path, Wanted(state_dict=state_dict, language=spoken))
     config = file.model if file is not None else config_from_shapes(named.needed, named.unused, path)
+    if spoken and (reason := _language_reason(named, path)) is not None:
+        named, config = _named(path, Wanted(state_dict=state_dict)), config.without_language(reason)
     if named.naming.plain:
         config = as_plain_file(config, named.needed)
     if (qllama := config.find(QllamaConfig)) is not None:
@@ -123,16 +128,16 @@ def open_checkpoint(
     )
 
 
-def _named(path: Path, state_dict: str | None) -> _Named:
+def _named(path: Path, wanted: Wanted) -> _Named:
     """Return the tensors at `path` under official names."""
-    stored = read_weights(path, state_dict)
-    naming = naming_of([*stored.tensors, *stored.left], str(path), state_dict)
+    stored = read_weights(path, wanted)
+    naming = naming_of([*stored.tensors, *stored.left], str(path), wanted.state_dict, wanted.language)
     needed: dict[str, LazyTensor] = {}
     unused: dict[str, LazyTensor] = {}
     left = list(stored.left)
     for name, official in official_names(stored.tensors, naming, str(path)).items():
         tensor = replace(stored.tensors[name], name=official)
-        if is_unused(official):
+        if naming.is_unused(official):
             unused[official] = tensor
             left.append(name)
         else:
@@ -145,6 +150,15 @@ def _named(path: Path, state_dict: str | None) -> _Named:
         absent=stored.absent,
         indexes=stored.read,
     )
+
+
+def _language_reason(named: _Named, path: Path) -> str | None:
+    """Return why the stored language model has no graph; None if it has one."""
+    names = [(name, tensor.dtype) for name, tensor in named.needed.items() if name.startswith(LANGUAGE_MODEL)]
+    if (beside := _adapter_beside(path)) is not None:
+        adapter = placed(_ADAPTER_FILES[beside.name](beside), [*named.needed, *named.unused], named.naming)
+        names += [(name, tensor.dtype) for name, tensor in adapter.items() if name.startswith(LANGUAGE_MODEL)]
+    return reason_in_weights(names, FLOATS)
 
 
 def _config_file(folder: Path, reader: FieldReader) -> ConfigFile | None:
@@ -169,7 +183,7 @@ def _with_adapters(
     Raises:
         CheckpointError: an adapter does not fit, has no known factor, or seems to be missing.
     """
-    plain, halves = split_adapters(named.needed)
+    plain, halves = split_adapters(named.needed, named.naming)
     beside = _adapter_beside(path)
     strength = Strength(
         config=config,
@@ -182,8 +196,8 @@ def _with_adapters(
         if halves:
             raise CheckpointError(f"{path}: holds adapters among its weights and in {beside.name}; keep one of them")
         extra = placed(_ADAPTER_FILES[beside.name](beside), [*plain, *named.unused, *named.left], named.naming)
-        replaced, halves = split_adapters(extra)
-        plain |= {name: tensor for name, tensor in replaced.items() if not is_unused(name)}
+        replaced, halves = split_adapters(extra, named.naming)
+        plain |= {name: tensor for name, tensor in replaced.items() if not named.naming.is_unused(name)}
         check_whole(config, extra, plain)
     elif config is not None and not halves and not any(adapted_modules(named.left)):
         raise CheckpointError(

@@ -7,7 +7,8 @@ import torch
 from internvl_edge.export.checkpoint.files.tensors import LazyTensor, MergedTensor
 from internvl_edge.runtime.errors import CheckpointError
 
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+"""Types that a needed tensor may have."""
 
 _SHOWN = 8
 """Most names that a message lists for each kind of problem."""
@@ -36,14 +37,14 @@ def require_tensors(tensors: Mapping[str, LazyTensor | MergedTensor], expected: 
             for name in shared
             if tensors[name].shape != expected[name]
         ],
-        "not float": [f"{name} {tensors[name].dtype}" for name in shared if tensors[name].dtype not in _FLOATS],
+        "not float": [f"{name} {tensors[name].dtype}" for name in shared if tensors[name].dtype not in FLOATS],
         "with a LoRA adapter of another shape": [
             name for name in shared if isinstance(tensor := tensors[name], MergedTensor) and not tensor.fits
         ],
     }
     found = [f"{len(names)} {kind}: {_listed(names)}" for kind, names in problems.items() if names]
     if found:
-        quantized = any(tensors[name].dtype not in _FLOATS for name in shared)
+        quantized = any(tensors[name].dtype not in FLOATS for name in shared)
         remedy = "give the checkpoint before quantization" if quantized else "give a complete checkpoint"
         raise CheckpointError(f"checkpoint: {'; '.join(found)}; {remedy} whose config.json belongs to it")
 

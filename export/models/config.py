@@ -279,6 +279,8 @@ class ModelConfig:
     """Parts of the model; the first one is the tower, which every model has."""
     preprocessing: Preprocessing | None = None
     """Preprocessing from the checkpoint's files; None means the reference's."""
+    without_llm: str | None = None
+    """Why the checkpoint's language model has no graph, in one line; None if it has one, or there is none."""
 
     def find(self, kind: type[P]) -> P | None:
         """Return the part of class `kind`, or None if the model has none."""
@@ -297,6 +299,12 @@ class ModelConfig:
     def with_part(self, part: PartConfig) -> "ModelConfig":
         """Return the configuration with `part` instead of its own part of the same class."""
         return replace(self, parts=tuple(part if type(own) is type(part) else own for own in self.parts))
+
+    def without_language(self, reason: str) -> "ModelConfig":
+        """Return the configuration without its language model, which has no graph for the `reason`."""
+        return replace(
+            self, parts=tuple(part for part in self.parts if not isinstance(part, LanguageConfig)), without_llm=reason
+        )
 
     @property
     def vision(self) -> VisionConfig:
@@ -330,6 +338,9 @@ class ModelConfig:
             yield f"attn_pool_num_heads {pool.pool_heads} does not divide {pooled}"
         if (connector := self.find(ConnectorConfig)) is None:
             return
+        language = self.find(LanguageConfig)
+        if language is not None and language.hidden_size != connector.llm_hidden_size:
+            yield f"the connector's width {connector.llm_hidden_size} is not {language.hidden_size} of the llm"
         if vision.grid % connector.factor:
             yield f"the patch grid {vision.grid} is no multiple of the connector's {connector.factor}"
         layer = connector.select_layer

@@ -11,6 +11,7 @@ from internvl_edge.export.models.families.connector import CONNECTOR
 from internvl_edge.export.models.families.family import ConfigSource, Family, TokenId
 from internvl_edge.export.models.families.fields import FieldReader, FieldTable
 from internvl_edge.export.models.families.internvit import INTERNVIT, VISION
+from internvl_edge.export.models.families.language_model import LANGUAGE_MODEL, why_without
 from internvl_edge.export.models.families.pool import POOL
 from internvl_edge.export.models.families.qllama import QLLAMA_FAMILY
 from internvl_edge.runtime.errors import CheckpointError
@@ -19,7 +20,7 @@ T = TypeVar("T")
 
 LAYOUTS: Mapping[Layout, tuple[FieldTable, tuple[Family, ...]]] = {
     "internvl": (INTERNVL, (INTERNVIT, QLLAMA_FAMILY, POOL)),
-    "internvl_chat": (CHAT, (INTERNVIT, CONNECTOR)),
+    "internvl_chat": (CHAT, (INTERNVIT, CONNECTOR, LANGUAGE_MODEL)),
     "internvit": (VISION, (INTERNVIT,)),
 }
 """Layout of a `config.json` -> table of its top-level fields, and the families of its parts with the tower first."""
@@ -51,7 +52,8 @@ def read_config(content: Mapping[str, Any], reader: FieldReader, token_id: Token
     ranks = {name: _rank(source.top, name, reader) for name in ("backbone_lora", "qllama_lora")}
     if CONFIG_FILE in reader.findings:
         reader.fail()
-    model = _collect(reader, lambda: ModelConfig(layout=layout, parts=tuple(parts)))
+    without = _collect(reader, lambda: why_without(source))
+    model = _collect(reader, lambda: ModelConfig(layout=layout, parts=tuple(parts), without_llm=without))
     if model is None:
         reader.fail()
     return ConfigFile(model=model, **ranks)

@@ -50,7 +50,8 @@ CHAT = FieldTable(
         "force_image_size": Honoured("image_size", square),
         "use_backbone_lora": Honoured("backbone_lora"),
         "pad2square": only(False, finding="pads pictures to squares, which the runtime does not", acceptable=True),
-        **harmless("use_llm_lora", "template", "system_message", "image_fold", "image_token_id", "num_image_token"),
+        "use_llm_lora": Honoured("llm_lora"),
+        **harmless("template", "system_message", "image_fold", "image_token_id", "num_image_token"),
         "dynamic_image_size": Honoured("dynamic", flag),
         "min_dynamic_patch": Honoured("fewest_tiles"),
         "max_dynamic_patch": Honoured("most_tiles"),
@@ -58,4 +59,4 @@ CHAT = FieldTable(
         **harmless("img_context_token_id", "vocab_size", "conv_style", "qllama_config", "moe_config"),
     },
 )
-"""Fields of the conversation and of the language model are harmless: they have no effect on tower and connector."""
+"""Fields of the conversation are harmless: they have no effect on the graphs."""

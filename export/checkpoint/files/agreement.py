@@ -16,10 +16,13 @@ _MAY_BE_TIED = "lm_head.weight"
 """A head tied to the embedding table: safetensors files leave it out, torch files write it twice."""
 
 
-def first_difference(a: Mapping[str, LazyTensor], b: Mapping[str, LazyTensor]) -> str | None:
-    """Return the first difference of two sets of tensors in words, or None. Types and unused tensors may differ."""
+def first_difference(a: Mapping[str, LazyTensor], b: Mapping[str, LazyTensor], language: bool = False) -> str | None:
+    """Return the first difference of two sets of tensors in words, or None. Types and unused tensors may differ.
+
+    `language` is whether the model has a language model with a graph.
+    """
     first, second = ({unwrapped(name): tensor for name, tensor in tensors.items()} for tensors in (a, b))
-    names = [{name for name in tensors if not is_unused(name)} for tensors in (first, second)]
+    names = [{name for name in tensors if not is_unused(name, language)} for tensors in (first, second)]
     if alone := sorted(name for name in names[0] ^ names[1] if not name.endswith(_MAY_BE_TIED)):
         return f"{alone[0]} is in one of them only"
     for name in sorted(names[0] & names[1]):

@@ -10,7 +10,7 @@ from internvl_edge.export.checkpoint.files.json_file import read_json
 from internvl_edge.export.checkpoint.files.safetensors_file import read_safetensors
 from internvl_edge.export.checkpoint.files.tensors import LazyTensor
 from internvl_edge.export.checkpoint.files.torch_file import read_torch_file
-from internvl_edge.export.checkpoint.names import is_unused, naming_of, official_names
+from internvl_edge.export.checkpoint.names import naming_of, official_names
 from internvl_edge.export.models.families.fields import listed
 from internvl_edge.runtime.errors import CheckpointError
 
@@ -35,52 +35,62 @@ class StoredWeights:
     """Index files that were read to find the tensors."""
 
 
-def read_weights(path: Path, state_dict: str | None = None) -> StoredWeights:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which of a checkpoint's tensors are wanted."""
+
+    state_dict: str | None = None
+    """Name of one of several sets of weights, for example ``model_ema``."""
+    language: bool = False
+    """Whether the model has a language model with a graph; without one, its files may be absent."""
+
+
+def read_weights(path: Path, wanted: Wanted) -> StoredWeights:
     """Return the tensors of a folder, of one file, or of the files that an index names.
 
     Raises:
         CheckpointError: there are no weights, a file is damaged, or two candidate files hold different weights.
     """
     if path.is_dir():
-        return _read_folder(path, state_dict)
+        return _read_folder(path, wanted)
     if path.name.endswith(_INDEX):
-        return _read_index(path, state_dict)
+        return _read_index(path, wanted)
     return StoredWeights(tensors=_reader(path)(path))
 
 
-def _read_folder(folder: Path, state_dict: str | None) -> StoredWeights:
+def _read_folder(folder: Path, wanted: Wanted) -> StoredWeights:
     """Return the tensors that transformers would load.
 
     Raises:
         CheckpointError: another file of the folder holds different weights, so that the choice is not clear.
     """
-    safe = _read_format(folder / _SAFETENSORS, state_dict)
+    safe = _read_format(folder / _SAFETENSORS, wanted)
     if safe is None:
-        return _read_format(folder / _TORCH, state_dict) or _read_others(folder, state_dict)
+        return _read_format(folder / _TORCH, wanted) or _read_others(folder, wanted)
     try:
-        torch_files = _read_format(folder / _TORCH, state_dict)
+        torch_files = _read_format(folder / _TORCH, wanted)
     except CheckpointError:
         return safe  # transformers does not read them either where there are safetensors files
     if torch_files is not None:
-        _require_equal(folder, safe, torch_files, _SAFETENSORS, _TORCH)
+        _require_equal(folder, safe, torch_files, wanted, _SAFETENSORS, _TORCH)
     return safe
 
 
-def _read_format(file: Path, state_dict: str | None) -> StoredWeights | None:
+def _read_format(file: Path, wanted: Wanted) -> StoredWeights | None:
     """Return the tensors of `file`, or of the shards that the index beside it names; None if neither exists."""
     index = file.with_name(f"{file.name}{_INDEX}")
     if not index.exists():
         return StoredWeights(tensors=_reader(file)(file)) if file.exists() else None
     if not file.exists():
-        return _read_index(index, state_dict)
+        return _read_index(index, wanted)
     whole = StoredWeights(tensors=_reader(file)(file))
     if all((index.parent / name).exists() for name in set(_weight_map(index).values())):
-        _require_equal(file.parent, whole, _read_index(index, state_dict), file.name, index.name)
+        _require_equal(file.parent, whole, _read_index(index, wanted), wanted, file.name, index.name)
     return whole  # an index without its shards is left over from before they were joined
 
 
-def _require_equal(folder: Path, first: StoredWeights, second: StoredWeights, *names: str) -> None:
-    difference = first_difference(first.tensors, second.tensors)
+def _require_equal(folder: Path, first: StoredWeights, second: StoredWeights, wanted: Wanted, *names: str) -> None:
+    difference = first_difference(first.tensors, second.tensors, wanted.language)
     if difference is not None:
         raise CheckpointError(
             f"{folder}: {' and '.join(names)} hold different weights ({difference}); give the file that is meant as "
@@ -88,12 +98,12 @@ def _require_equal(folder: Path, first: StoredWeights, second: StoredWeights, *n
         )
 
 
-def _read_index(index: Path, state_dict: str | None) -> StoredWeights:
+def _read_index(index: Path, wanted: Wanted) -> StoredWeights:
     """Return the tensors that an index lists, each from the file that the index names for it."""
     places = _weight_map(index)
-    naming = naming_of(places, str(index), state_dict)
+    naming = naming_of(places, str(index), wanted.state_dict, wanted.language)
     official = official_names(places, naming, str(index))
-    needed = {name: file for name, file in places.items() if name in official and not is_unused(official[name])}
+    needed = {name: file for name, file in places.items() if name in official and not naming.is_unused(official[name])}
     absent = sorted(name for name in set(places.values()) if not (index.parent / name).exists())
     files = sorted(set(needed.values()))
     if lost := [name for name in absent if name in files]:
@@ -141,7 +151,7 @@ def _unlisted(
     return found
 
 
-def _read_others(folder: Path, state_dict: str | None) -> StoredWeights:
+def _read_others(folder: Path, wanted: Wanted) -> StoredWeights:
     """Return the tensors of the only index or weight file in a folder without files of the usual names.
 
     Raises:
@@ -149,7 +159,7 @@ def _read_others(folder: Path, state_dict: str | None) -> StoredWeights:
     """
     indexes, files = sorted(folder.glob(f"*{_INDEX}")), sorted(_weights_in(folder))
     if len(indexes) == 1:
-        return _read_index(indexes[0], state_dict)
+        return _read_index(indexes[0], wanted)
     if len(files) == 1 and not indexes:
         return StoredWeights(tensors=_reader(files[0])(files[0]))
     shards = [match for path in files if (match := _SHARD.match(path.name))]

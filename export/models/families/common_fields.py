@@ -33,6 +33,14 @@ TIES = harmless("tie_word_embeddings")
 QUANTIZED_STORAGE = harmless("quantization_config", "_pre_quantization_dtype", "compression_config")
 """The types of the tensors show how they are stored; a needed tensor that is not float is refused by name."""
 
+MIXTURE = harmless(
+    *("capacity_factor", "eval_capacity_factor", "laux_allreduce", "moe_coeff_ratio", "moe_intermediate_size"),
+    *("moe_output_scale", "noisy_gate_policy", "num_experts", "num_routed_experts", "num_shared_experts"),
+    *("shared_expert_intermediate_size", "use_residual", "use_rts", "use_weighted_residual", "ep_size"),
+    *("moe_config", "moe_routed_expert_jitter", "weighted_residual_type", "use_tutel", "jitter_epsilon"),
+)
+"""Settings of a mixture of experts, which files of released models have with the mixture turned off."""
+
 SEARCH = harmless(
     *("max_length", "min_length", "max_new_tokens", "min_new_tokens", "do_sample", "temperature", "top_k", "top_p"),
     *("min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "num_beams", "num_return_sequences", "max_time"),

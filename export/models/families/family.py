@@ -18,6 +18,8 @@ TokenId = Callable[[str], int | None]
 Shapes = Mapping[str, tuple[int, ...]]
 """Official name of a tensor -> its shape."""
 Module = nn.Module | nn.Parameter
+_LANGUAGE_PARTS: Mapping[Layout, str] = {"internvl_chat": "llm_config", "internvl_hf": "text_config"}
+"""Layout of a chat checkpoint -> name of the object that describes its language model."""
 
 
 class StoredTensor(Protocol):
@@ -40,6 +42,11 @@ class ConfigSource:
     """Values of the top level, by the target names of its table."""
     reader: FieldReader
     token_id: TokenId
+
+    @property
+    def language_part(self) -> str | None:
+        """Name of the object that describes the language model of a chat checkpoint; None in other layouts."""
+        return _LANGUAGE_PARTS.get(self.layout)
 
     def part(self, name: str) -> Mapping[str, Any]:
         """Return the object `name` of the top level, or an empty one if there is none.

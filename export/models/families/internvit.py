@@ -13,6 +13,7 @@ from internvl_edge.export.models.config import ModelConfig, PartConfig, VisionCo
 from internvl_edge.export.models.families.common_fields import (
     CONFIG_FILE,
     LIBRARY,
+    MIXTURE,
     OF_NO_TEXT,
     QUANTIZED_STORAGE,
     TIES,
@@ -51,14 +52,6 @@ def _activation(value: Any) -> Any:
     return "gelu" if value in _ERF_GELU else value
 
 
-_MIXTURE = harmless(
-    *("capacity_factor", "eval_capacity_factor", "laux_allreduce", "moe_coeff_ratio", "moe_intermediate_size"),
-    *("moe_output_scale", "noisy_gate_policy", "num_experts", "num_routed_experts", "num_shared_experts"),
-    *("shared_expert_intermediate_size", "use_residual", "use_rts", "use_weighted_residual", "ep_size"),
-    *("moe_config", "moe_routed_expert_jitter", "weighted_residual_type", "use_tutel", "jitter_epsilon"),
-)
-"""Settings of a mixture of experts, which files of released towers have with the mixture turned off."""
-
 VISION = FieldTable(
     CONFIG_FILE,
     {
@@ -67,7 +60,7 @@ VISION = FieldTable(
         **TIES,
         **QUANTIZED_STORAGE,
         **OF_NO_TEXT,
-        **_MIXTURE,
+        **MIXTURE,
         "hidden_size": Honoured("hidden_size"),
         "num_attention_heads": Honoured("num_heads"),
         "num_hidden_layers": Honoured("num_layers"),

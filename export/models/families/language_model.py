@@ -1,0 +1,111 @@
+"""The language model of a chat checkpoint: its fields in `config.json`, its tensors and their keys."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from internvl_edge.export.models.config import LanguageConfig, ModelConfig, PartConfig, positive_int
+from internvl_edge.export.models.families.common_fields import CONFIG_FILE
+from internvl_edge.export.models.families.family import ConfigSource, Family, Module, Shapes
+from internvl_edge.export.models.families.fields import FieldTable
+from internvl_edge.export.models.families.language import LANGUAGE_FAMILIES
+from internvl_edge.export.models.families.language.fields import SHARED, check_window
+from internvl_edge.export.models.families.language.rope import rope_config
+from internvl_edge.export.models.families.language.support import family_of, reason_without
+
+_TABLE, _HEAD = "language_model.model.embed_tokens.weight", "language_model.lm_head.weight"
+
+
+def why_without(source: ConfigSource) -> str | None:
+    """Return why the language model that a `config.json` describes has no graph; None if it has one or is none."""
+    if (part := source.language_part) is None:
+        return None
+    if source.top.get("llm_lora"):
+        return f"use_llm_lora is {source.top['llm_lora']!r}, so that its adapters are not merged; merge them with PEFT"
+    return reason_without(source.part(part), part)
+
+
+def _read(source: ConfigSource, parts: Sequence[PartConfig]) -> LanguageConfig | None:
+    part, reader = source.language_part, source.reader
+    family = family_of(source.part(part)) if part is not None and why_without(source) is None else None
+    if part is None or family is None:
+        return None
+    table = FieldTable(CONFIG_FILE, {**SHARED, **family.fields})
+    fields = {**family.defaults, **reader.read(table, source.part(part), part)}
+    check_window(fields, part, reader)
+    rope = rope_config(fields, family.rope_types, part, reader)
+    fields |= family.switches(fields)
+    fields.setdefault("num_kv_heads", fields["num_heads"])
+    if "head_dim" not in fields and all(positive_int(fields[name]) for name in ("hidden_size", "num_heads")):
+        fields["head_dim"], rest = divmod(fields["hidden_size"], fields["num_heads"])
+        if rest:
+            reader.find(CONFIG_FILE, f"{part} {fields['num_heads']} heads do not divide {fields['hidden_size']}")
+    return LanguageConfig(family=family.name, rope=rope, **{"head_dim": 0, **fields})
+
+
+def _as_stored(model: ModelConfig, shapes: Shapes) -> LanguageConfig:
+    """Return the language model with the rows of the stored table, and with a tied head if none is stored."""
+    config = model.need(LanguageConfig)
+    rows = shapes[_TABLE][0] if len(shapes.get(_TABLE, ())) == 2 else config.vocab_size
+    return replace(config, vocab_size=rows, tied_head=_HEAD not in shapes)
+
+
+def _modules(model: ModelConfig) -> Mapping[str, Module]:
+    return {"language_model": _LanguageModel(model.need(LanguageConfig))}
+
+
+class _LanguageModel(nn.Module):
+    """The parameters of the decoder."""
+
+    def __init__(self, config: LanguageConfig) -> None:
+        super().__init__()
+        self.model = nn.Module()
+        self.model.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.model.layers = nn.ModuleList(_layer(config) for _ in range(config.num_layers))
+        self.model.norm = nn.RMSNorm(config.hidden_size)
+        if not config.tied_head:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+
+def _layer(config: LanguageConfig) -> nn.Module:
+    width, hidden, dim = config.hidden_size, config.intermediate_size, config.head_dim
+    queries, keys = config.num_heads * dim, config.num_kv_heads * dim
+    layer = nn.Module()
+    layer.input_layernorm, layer.post_attention_layernorm = nn.RMSNorm(width), nn.RMSNorm(width)
+    layer.self_attn = attention = nn.Module()
+    if config.qkv_rows == "separate":
+        attention.q_proj = nn.Linear(width, queries, config.qkv_bias)
+        attention.k_proj = nn.Linear(width, keys, config.qkv_bias)
+        attention.v_proj = nn.Linear(width, keys, config.qkv_bias)
+    else:
+        attention.qkv_proj = nn.Linear(width, queries + 2 * keys, config.qkv_bias)
+    attention.o_proj = nn.Linear(queries, width, config.out_bias)
+    if config.qk_norm:
+        attention.q_norm, attention.k_norm = nn.RMSNorm(dim), nn.RMSNorm(dim)
+    layer.mlp = mlp = nn.Module()
+    if config.stacked_mlp:
+        mlp.gate_up_proj = nn.Linear(width, 2 * hidden, bias=False)
+    else:
+        mlp.gate_proj, mlp.up_proj = nn.Linear(width, hidden, bias=False), nn.Linear(width, hidden, bias=False)
+    mlp.down_proj = nn.Linear(hidden, width, bias=False)
+    return layer
+
+
+LANGUAGE_MODEL = Family(
+    name="llm",
+    kind=LanguageConfig,
+    tensors=("language_model",),
+    read=_read,
+    from_shapes=lambda stored, parts: None,
+    in_plain_file=lambda model, shapes: None,
+    as_stored=_as_stored,
+    modules=_modules,
+    plain_names=tuple(
+        (re.compile(rf"^language_model\.{pattern.pattern}"), rf"language_model.{official}")
+        for family in LANGUAGE_FAMILIES
+        for pattern, official in family.names
+    ),
+    unused=(r"^language_model\..*rotary_emb\.(inv_freq|cos_cached|sin_cached)$",),
+)
