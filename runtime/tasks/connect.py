@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from internvl_edge.runtime.bundle.graph_roles import CONNECTOR, IMAGE_ENCODER
+from internvl_edge.runtime.bundle.graph_roles import CONNECTOR, IMAGE_ENCODER, TILE_ENCODER
 from internvl_edge.runtime.bundle.manifest import TilingInfo
 from internvl_edge.runtime.finite import require_finite
-from internvl_edge.runtime.inputs.pictures.arguments import Pictures
 from internvl_edge.runtime.inputs.pictures.decode import check_pictures, load_pictures
 from internvl_edge.runtime.inputs.pictures.tiling import tile_image
 from internvl_edge.runtime.monitor import UNMONITORED, Monitor
@@ -45,7 +44,7 @@ def connect(
         InputError: a picture that cannot be read, or limits that no grid can keep.
         BundleError: the bundle has no connector.
     """
-    model.bundle.graphs_of(IMAGE_ENCODER, CONNECTOR)
+    at_once = tiles_at_once(model)
     options = options or TilingOptions()
     with monitor.stages.stage(DECODE_IMAGE):
         (picture,) = load_pictures([image])
@@ -53,14 +52,14 @@ def connect(
         tiles = tile_image(
             picture,
             tile=model.info.vision.image_size,
-            **_limits(model.info.tiling, options),
+            **tiling_limits(model.info.tiling, options),
             resample=model.preprocessing.resample,
         )
-    parts = [tiles[first : first + _AT_ONCE] for first in range(0, len(tiles), _AT_ONCE)]
-    return np.concatenate([_embeds(model, part, monitor) for part in parts])
+    parts = [tiles[first : first + at_once] for first in range(0, len(tiles), at_once)]
+    return np.concatenate([tile_embeds(model, model.preprocess(part, "squash", monitor), monitor) for part in parts])
 
 
-def _limits(tiling: TilingInfo | None, options: TilingOptions) -> dict[str, Any]:
+def tiling_limits(tiling: TilingInfo | None, options: TilingOptions) -> dict[str, Any]:
     """Return the limits of tiling from the options, else from the checkpoint, else from the reference."""
     tiling = tiling or _REFERENCE
     found = {
@@ -107,10 +106,33 @@ def save_vit_embeds(
     return f"{output}: {len(images)} pictures, {shape[0]} tiles, vit_embeds {shape} {dtype}"
 
 
-def _embeds(model: OpenedGraphs, tiles: Pictures, monitor: Monitor) -> np.ndarray:
-    pixels = model.preprocess(tiles, "squash", monitor)
-    vision, connector = model.bundle.graphs_of(IMAGE_ENCODER, CONNECTOR)
-    states = model.run_graph(vision, {"pixel_values": pixels}, monitor=monitor)["vision_states"]
-    embeds = model.run_graph(connector, {"vision_states": states}, monitor=monitor)["vit_embeds"]
+def tiles_at_once(model: OpenedGraphs) -> int:
+    """Return how many tiles go through the graphs in one call.
+
+    Raises:
+        BundleError: the bundle has no graph that ends in the language model's embeddings.
+    """
+    return min(_AT_ONCE, model.rows(*_graphs(model)))
+
+
+def tile_embeds(model: OpenedGraphs, pixel_values: np.ndarray, monitor: Monitor = UNMONITORED) -> np.ndarray:
+    """Return `vit_embeds` ``[tiles, T, H_llm]`` of prepared tiles fp32 ``[tiles, 3, S, S]``, in the graph's type.
+
+    Raises:
+        BundleError: the bundle has no graph that ends in them.
+        BackendError: they are NaN or infinite.
+    """
+    *tower, last = _graphs(model)
+    inputs = {"pixel_values": pixel_values}
+    for graph in tower:
+        inputs = model.run_graph(graph, inputs, ("vision_states",), monitor)
+    embeds = model.run_graph(last, inputs, ("vit_embeds",), monitor)["vit_embeds"]
     require_finite(embeds.reshape(len(embeds), -1), "tiles")
     return embeds
+
+
+def _graphs(model: OpenedGraphs) -> tuple[str, ...]:
+    """Return the graphs that tiles pass: one with the connector inside, or the tower and the connector."""
+    if (joined := model.bundle.manifest.graph_of(TILE_ENCODER)) is not None:
+        return (joined,)
+    return model.bundle.graphs_of(IMAGE_ENCODER, CONNECTOR)

@@ -24,6 +24,7 @@ from internvl_edge.runtime.monitor import UNMONITORED, Monitor
 
 _T = TypeVar("_T")
 _Opened = TypeVar("_Opened", bound="OpenedGraphs")
+_Kept = TypeVar("_Kept")
 
 BATCH_SIZE = 32
 """Most pictures or texts in one call of a graph. More are split into batches of this size."""
@@ -49,6 +50,7 @@ class OpenedGraphs:
         self._tokenizer: Tokenizer | None = None
         self._opening = threading.Lock()
         self._outputs = FiniteOutputs()
+        self._kept: dict[type, object] = {}
 
     @classmethod
     def open(
@@ -178,9 +180,21 @@ class OpenedGraphs:
                 size = min(size, max(session.max_rows // each, 1))
         return size
 
-    def close(self) -> None:
-        """Free all graphs; the next call opens them again."""
+    def kept(self, kind: type[_Kept]) -> _Kept:
+        """Return this model's one object of a class, which a task keeps between its calls; it is made when first asked.
+
+        `kind` takes no arguments, and threads may share its objects.
+        """
         with self._opening:
+            found = self._kept.get(kind)
+            if not isinstance(found, kind):
+                found = self._kept[kind] = kind()
+        return found
+
+    def close(self) -> None:
+        """Free all graphs, and what tasks keep between calls; the next call opens them again."""
+        with self._opening:
+            self._kept.clear()
             for session in self._sessions.values():
                 session.close()
             self._sessions.clear()

@@ -2,8 +2,10 @@
 
 import hashlib
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
+from internvl_edge.runtime.bundle.graph_roles import GraphUse
 from internvl_edge.runtime.bundle.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, ModelInfo, TextInfo, VisionInfo
 from tests.unit.runtime.graph_uses import USES
 
@@ -16,7 +18,13 @@ MODEL = ModelInfo(
 )
 
 
-def write_bundle(folder: Path, graphs: tuple[str, ...], model: ModelInfo, tokenizer: Path | None) -> Path:
+def write_bundle(
+    folder: Path,
+    graphs: tuple[str, ...],
+    model: ModelInfo,
+    tokenizer: Path | None,
+    uses: Mapping[str, GraphUse] = USES,
+) -> Path:
     """Write a bundle whose graph files hold only their names."""
     (folder / "onnx" / "fp32").mkdir(parents=True)
     for graph in graphs:
@@ -36,7 +44,7 @@ def write_bundle(folder: Path, graphs: tuple[str, ...], model: ModelInfo, tokeni
         model=model,
         precision="fp32",
         graphs={
-            graph: GraphInfo(file=f"onnx/fp32/{graph}.onnx", inputs=(), outputs=(), use=USES[graph]) for graph in graphs
+            graph: GraphInfo(file=f"onnx/fp32/{graph}.onnx", inputs=(), outputs=(), use=uses[graph]) for graph in graphs
         },
         files=files,
     ).save(folder / "manifest.json")
