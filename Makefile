@@ -24,12 +24,12 @@ PICTURES := demo-pictures
 $(DEMO_READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(PIP) -e ".[export,cpu,rtx]"
+	$(PIP) -e ".[export,cpu,rtx,chat]"
 	mkdir -p .mypy_root && ln -sfn .. .mypy_root/internvl_edge
 	touch $@
 
 $(READY): $(DEMO_READY)
-	$(PIP) -e ".[export,cpu,rtx,optimum,plugins,openvino,parquet,video,serve,tracing,ray,dev]"
+	$(PIP) -e ".[export,cpu,rtx,chat,optimum,plugins,openvino,parquet,video,serve,tracing,ray,dev]"
 	touch $@
 
 $(TRITON): $(READY)

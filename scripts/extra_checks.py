@@ -12,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINT = ROOT / "tests" / "data" / "golden" / "case_b_internvit300m" / "checkpoint_vit"
+NATIVE_CHAT = ROOT / "tests" / "golden" / "chat" / "c4" / "checkpoint"
 START_S = 60
 
 
@@ -133,6 +134,22 @@ def video(place: Place) -> None:
     place.run("run", "video", place.bundle, "film.mp4", "-t", "night", "-t", "day", "--frames", "3")
 
 
+def chat(place: Place) -> None:
+    """Check the tokenizer and the Jinja template of a chat checkpoint."""
+    ask = (
+        "from pathlib import Path\n"
+        "from internvl_edge.runtime.bundle.chat_tokenizer.tokenizer import open_chat_tokenizer\n"
+        "from internvl_edge.runtime.tasks.chat.native_template import NativeTemplate\n"
+        "from internvl_edge.runtime.tasks.chat.templates import Piece\n"
+        f"folder = Path({str(NATIVE_CHAT)!r})\n"
+        "tokenizer = open_chat_tokenizer(folder)\n"
+        "template = NativeTemplate((folder / 'chat_template.jinja').read_text(), '<IMG_CONTEXT>', tokenizer.roles)\n"
+        "text = template.text(None, [[Piece('Hello')]])\n"
+        "assert tokenizer.decode(tokenizer.encode(text), skip_special=False) == text, text\n"
+    )
+    place.run("-c", ask, tool="python")
+
+
 def serve(place: Place) -> None:
     """Check a server over HTTP and gRPC."""
     _serve(place)
@@ -161,6 +178,7 @@ EXTRAS = {
     "openvino": Extra(openvino),
     "parquet": Extra(parquet, beside=("cpu",)),
     "video": Extra(video, beside=("cpu",)),
+    "chat": Extra(chat),
     "serve": Extra(serve, beside=("cpu",)),
     "tracing": Extra(tracing, beside=("cpu", "serve")),
     "ray": Extra(ray, beside=("cpu",)),

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from internvl_edge.runtime.backends.tensorrt_module import TENSORRT_MODULES
 
 MODULES = {
+    "chat": ("tokenizers", "jinja2"),
     "export": ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "huggingface_hub", "jinja2", "markupsafe"),
     "cpu": ("onnxruntime",),
     "gpu": TENSORRT_MODULES["tensorrt"],
@@ -31,7 +32,7 @@ MODULES = {
     "tracing": ("opentelemetry",),
     "ray": ("ray",),
 }
-"""Extra of pyproject.toml -> modules of it that our code imports."""
+"""Extra of pyproject.toml -> modules of it that our code imports; a module of several is named with the first."""
 
 
 _ALTERNATIVES = {

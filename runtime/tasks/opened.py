@@ -11,6 +11,7 @@ import numpy as np
 from internvl_edge.runtime.backends import Session, SessionOptions, open_session, require_backend
 from internvl_edge.runtime.backends.session import Opener, RowLimit
 from internvl_edge.runtime.bundle.bundle import Bundle
+from internvl_edge.runtime.bundle.chat_tokenizer.tokenizer import CHAT_TOKENIZER, ChatTokenizer, open_chat_tokenizer
 from internvl_edge.runtime.bundle.declared_types import arrays_as_declared
 from internvl_edge.runtime.bundle.manifest import ModelInfo, missing_part
 from internvl_edge.runtime.bundle.modes import Mode, default_mode
@@ -48,6 +49,7 @@ class OpenedGraphs:
         self._backend = backend
         self._sessions: dict[str, Session] = {}
         self._tokenizer: Tokenizer | None = None
+        self._chat_tokenizer: ChatTokenizer | None = None
         self._opening = threading.Lock()
         self._outputs = FiniteOutputs()
         self._kept: dict[type, object] = {}
@@ -107,6 +109,22 @@ class OpenedGraphs:
                 raise BundleError(f"{where}: has no {_TOKENIZER_FILE}; export from a folder that has one, or pass ids")
             self._tokenizer = Tokenizer(self.bundle.path / _TOKENIZER_FILE)
         return self._tokenizer
+
+    @property
+    def chat_tokenizer(self) -> ChatTokenizer:
+        """Return the tokenizer of the bundle's language model, which is loaded when it is first needed.
+
+        Raises:
+            BundleError: it has none, or its files cannot be used.
+        """
+        if self._chat_tokenizer is None:
+            if not any(name.startswith(f"{CHAT_TOKENIZER}/") for name in self.bundle.manifest.files):
+                raise BundleError(
+                    f"{self.bundle.path}: has no {CHAT_TOKENIZER}; export from a folder with the tokenizer of its"
+                    " language model, or pass ids"
+                )
+            self._chat_tokenizer = open_chat_tokenizer(self.bundle.path / CHAT_TOKENIZER)
+        return self._chat_tokenizer
 
     def required(self, value: _T | None, part: str) -> _T:
         """Return `value`, a part of the model that a task needs.
