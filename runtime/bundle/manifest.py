@@ -130,6 +130,8 @@ class LanguageInfo:
     tokens_per_tile: int
     """Number of embeddings of a tile."""
     embedding: EmbeddingInfo
+    rope_limit: int | None = None
+    """Length of a request up to which the angles of its positions do not depend on the length; None: they never do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
