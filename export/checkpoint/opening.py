@@ -13,6 +13,7 @@ from internvl_edge.export.checkpoint.adapters import (
     split_adapters,
 )
 from internvl_edge.export.checkpoint.config.adapter_config import ADAPTER_CONFIG, AdapterConfig, read_adapter_config
+from internvl_edge.export.checkpoint.config.chat_files import CONVERSATION_FILES
 from internvl_edge.export.checkpoint.config.companions import read_companions
 from internvl_edge.export.checkpoint.config.config_json import ConfigFile, read_config
 from internvl_edge.export.checkpoint.config.preprocessor import read_preprocessing
@@ -42,6 +43,7 @@ _TEXT_FILES = (
     *("config.json", "generation_config.json", ADAPTER_CONFIG),
     *("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json"),
     *("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json"),
+    *CONVERSATION_FILES,
 )
 """Names of files beside the weights that a result may depend on."""
 
