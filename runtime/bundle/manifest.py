@@ -185,6 +185,18 @@ class ModelInfo:
             raise BundleError(missing_part(self.layout, "text part"))
         return self.text
 
+    def require_language(self) -> LanguageInfo:
+        """Return the record of the language model.
+
+        Raises:
+            BundleError: the bundle has none.
+        """
+        if self.language is None:
+            raise BundleError(
+                f"{self.layout}: has no language model; export a chat checkpoint with --graphs vision,llm"
+            )
+        return self.language
+
 
 def missing_part(layout: str, part: str) -> str:
     """Return the message for a checkpoint of `layout` whose model lacks a part that a task needs."""

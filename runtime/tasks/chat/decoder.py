@@ -9,12 +9,15 @@ import numpy as np
 
 from internvl_edge.runtime.backends.array_cache import open_cache
 from internvl_edge.runtime.backends.session import KeyValueCache, Session
+from internvl_edge.runtime.bundle.embedding_table import EmbeddingTable
+from internvl_edge.runtime.bundle.graph_roles import LANGUAGE_MODEL
 from internvl_edge.runtime.bundle.manifest import LanguageInfo
 from internvl_edge.runtime.finite import require_finite
 from internvl_edge.runtime.stages import UNMEASURED, Stages
 from internvl_edge.runtime.tasks.chat.batch import PromptBatch
 from internvl_edge.runtime.tasks.chat.kept_prompt import KeptPrompt, PromptStore
 from internvl_edge.runtime.tasks.generation.decoder import AttentionMask
+from internvl_edge.runtime.tasks.opened import OpenedGraphs
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +49,18 @@ class LanguageModel:
         self._takes_length = _ROPE_LENGTH in session.inputs
         self._warned = False
 
+    @classmethod
+    def of(cls, model: OpenedGraphs) -> "LanguageModel":
+        """Return the language model of an opened bundle.
+
+        Raises:
+            BundleError: it has none.
+        """
+        (graph,) = model.bundle.graphs_of(LANGUAGE_MODEL)
+        prompt_tokens = model.bundle.manifest.graphs[graph].use.prompt_tokens
+        chunk = min(CHUNK, prompt_tokens[2]) if prompt_tokens is not None else CHUNK
+        return cls(model.session(graph), model.info.require_language(), EmbeddingTable(model.bundle), chunk)
+
     @contextmanager
     def decoder(
         self, batch: PromptBatch, new_tokens: int, *, beams: int = 1, stages: Stages = UNMEASURED
@@ -69,8 +84,8 @@ class LanguageModel:
             raise
         self._store.keep(self._kept(decoder))
 
-    def clear(self) -> None:
-        """Forget the last prompt and free its cache; a closed model does the same."""
+    def close(self) -> None:
+        """Forget the last prompt and free its cache; a later request begins anew."""
         self._store.keep(None)
 
     def _cache(self, batch: PromptBatch, beams: int, length: int) -> tuple[KeyValueCache, int]:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,11 +11,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from internvl_edge.runtime.bundle.bundle import Bundle
+from internvl_edge.runtime.bundle.graph_roles import LANGUAGE_MODEL, GraphUse
+from internvl_edge.runtime.bundle.manifest import (
+    SCHEMA,
+    FileInfo,
+    GraphInfo,
+    Manifest,
+    ModelInfo,
+    TensorSpec,
+    VisionInfo,
+)
 from internvl_edge.runtime.errors import BackendError, InputError
 from internvl_edge.runtime.tasks.chat.batch import PromptBatch
 from internvl_edge.runtime.tasks.chat.decoder import ChatDecoder, LanguageModel
 from internvl_edge.runtime.tasks.generation.config import GenerationConfig
 from internvl_edge.runtime.tasks.generation.search import generate, log_softmax
+from internvl_edge.runtime.tasks.opened import OpenedGraphs
 from tests.unit.runtime.toy_llm import CONTEXT_ID, HIDDEN, TILE_TOKENS, ToyLlm, language_info
 
 PICTURE = [CONTEXT_ID] * TILE_TOKENS
@@ -232,9 +245,9 @@ class TestKeptPrompt:
         assert llm.columns[0] == 4
         assert found == self.fresh(prompt, None, self.config)
 
-    def test_clear_forgets(self, llm: ToyLlm, language: LanguageModel) -> None:
+    def test_close_forgets(self, llm: ToyLlm, language: LanguageModel) -> None:
         answered(language, batch_of([self.first], tiles_for([self.first])), self.config)
-        language.clear()
+        language.close()
         llm.columns.clear()
         answered(language, batch_of([self.first], tiles_for([self.first])), self.config)
         assert llm.columns[0] == len(self.first)
@@ -335,3 +348,29 @@ def test_prompts_that_do_not_fit_are_refused(values: dict[str, Any], found: str)
     assert PromptBatch(**fitting).tiles == 1
     with pytest.raises(InputError, match=found):
         PromptBatch(**{**fitting, **values})
+
+
+def test_the_bundle_says_how_long_a_chunk_may_be(tmp_path: Path) -> None:
+    """A plan takes prompts up to a length; longer ones come in more chunks."""
+    llm = ToyLlm(3)
+    (tmp_path / "weights").write_bytes(llm.table.tobytes())
+    tensor = TensorSpec(name="inputs_embeds", dtype="float32", shape=("batch", "length", HIDDEN))
+    use = GraphUse(role=LANGUAGE_MODEL, prompt_tokens=(1, 4, 4))
+    manifest = Manifest(
+        schema=SCHEMA,
+        producer={},
+        model=ModelInfo(
+            layout="internvl_chat",
+            vision=VisionInfo(image_size=28, patch_size=14, hidden_size=2, tokens=5),
+            language=language_info(),
+        ),
+        precision="fp32",
+        graphs={"llm": GraphInfo(file="llm.onnx", inputs=(tensor,), outputs=(), use=use)},
+        files={"llm.onnx": FileInfo(bytes=1, sha256="0" * 64)},
+    )
+    manifest.save(tmp_path / "manifest.json")
+    opened = OpenedGraphs(Bundle.open(tmp_path, verify=False), lambda bundle, graph, options: llm, batch_size=4)
+    config = GenerationConfig(max_new_tokens=2, eos_token_ids=())
+    found = answered(LanguageModel.of(opened), batch_of([[1, 2, 4, 5, 6]], None), config)
+    assert llm.columns == [4, 1, 1]
+    assert found == [naive_greedy(llm, [1, 2, 4, 5, 6], None, config)]
