@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.bundle.embedding_table import EmbeddingTable
@@ -56,10 +57,10 @@ def test_rows_are_those_of_the_store(
 
 
 def test_bfloat16_becomes_fp32_exactly(tmp_path: Path, rng: np.random.Generator) -> None:
-    single = rng.normal(size=(ROWS, HIDDEN)).astype(np.float32) * np.float32(10.0) ** rng.integers(-30, 30, (ROWS, 1))
+    single = (rng.normal(size=(ROWS, HIDDEN)) * 10.0 ** rng.integers(-30, 30, (ROWS, 1))).astype(np.float32)
     single[3] = [0, -0.0, np.inf, -np.inf, 1e-40, np.nan]
-    upper = (single.view(np.uint32) >> 16).astype(np.uint16)
-    expected = (upper.astype(np.uint32) << 16).view(np.float32)
+    narrow = torch.from_numpy(single).bfloat16()
+    upper, expected = narrow.view(torch.uint16).numpy(), narrow.float().numpy()
     found = EmbeddingTable(bundle_with(tmp_path, "bfloat16", upper, 64)).rows(np.arange(ROWS))
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found.view(np.uint32), expected.view(np.uint32))

@@ -354,6 +354,7 @@ def test_the_bundle_says_how_long_a_chunk_may_be(tmp_path: Path) -> None:
     """A plan takes prompts up to a length; longer ones come in more chunks."""
     llm = ToyLlm(3)
     (tmp_path / "weights").write_bytes(llm.table.tobytes())
+    (tmp_path / "llm.onnx").write_bytes(b"0")
     tensor = TensorSpec(name="inputs_embeds", dtype="float32", shape=("batch", "length", HIDDEN))
     use = GraphUse(role=LANGUAGE_MODEL, prompt_tokens=(1, 4, 4))
     manifest = Manifest(
