@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -44,6 +45,8 @@ NEAR = ("tests/unit/", "tests/parity/")
 """Folders of the tests that need no whole bundle."""
 SILENT = frozenset(("strict", "slots", "frozen", "kw_only"))
 """Arguments that do not change the result of a correct program."""
+MEMORY_BYTES = 12 << 30
+"""Bytes that a run may allocate: a fault may make a list without end."""
 SECONDS = 900
 """Seconds after which a run of the near tests counts as endless; on an idle machine a tenth suffices."""
 
@@ -131,10 +134,15 @@ def _compiles(fault: Fault) -> bool:
 
 
 def near_tests(file: str) -> list[str]:
-    """Return the test files that import `file`; if there are none, those that import what imports it, and so on."""
+    """Return the test files that import `file`, and the one that stands where it stands; if there are none, those that
+    import what imports it, and so on.
+    """
     modules, seen = {_module(file)}, set[str]()
+    own = Path("tests", "unit", file)
+    own = own.with_name(f"test_{own.name}")
+    standing = [own.as_posix()] if (ROOT / own).exists() else []
     while modules:
-        if tests := _importers(modules, "tests"):
+        if tests := sorted({*standing, *_importers(modules, "tests")}):
             return tests
         seen |= modules
         modules = {
@@ -251,6 +259,7 @@ def _result(tests: Sequence[str], tree: Path) -> str:
 def _run(tests: Sequence[str], tree: Path) -> None:
     """Run tests on the copy `tree` in a process that has loaded the large libraries already."""
     os.setsid()
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
     os.chdir(tree)
     nothing = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):

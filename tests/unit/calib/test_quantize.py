@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+import torch
 
+from internvl_edge.calib import quantize
 from internvl_edge.calib.quantize import matching_sites
 from internvl_edge.calib.sites import Site
 from internvl_edge.export.checkpoint import open_checkpoint
@@ -36,3 +38,12 @@ def test_unknown_patterns_are_all_named_with_near_names(sites: list[Site]) -> No
     assert "vision_model.encoder.layers.0.mlp.fc1" in message
     assert "zzz" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(("multiple", "rows"), [(1, 5), (4, 8), (5, 5), (16, 16)])
+def test_weights_are_padded_with_rows_of_zeros(multiple: int, rows: int) -> None:
+    weight = torch.arange(1.0, 16.0).reshape(5, 3)
+    found = quantize._padded(weight, multiple)
+    assert found.shape == (rows, 3)
+    assert torch.equal(found[:5], weight)
+    assert not found[5:].any()

@@ -10,9 +10,10 @@ from PIL import Image
 
 from internvl_edge.calib.data.dataset import DataSet, open_data
 from internvl_edge.calib.evaluation import EvalReport, cosines, evaluation_text, score
+from internvl_edge.calib.evaluation import run as run_module
 from internvl_edge.calib.evaluation.features import Features, measure
 from internvl_edge.calib.evaluation.options import EvalOptions
-from internvl_edge.calib.evaluation.run import evaluate
+from internvl_edge.calib.evaluation.run import evaluate, evaluate_bundle
 from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.bundle.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, ModelInfo, TextInfo, VisionInfo
 from internvl_edge.runtime.errors import BundleError, InputError
@@ -331,3 +332,24 @@ class TestText:
 
 def _features(images: np.ndarray) -> Features:
     return Features(images={"c": images}, texts={}, classifiers={}, captions={})
+
+
+def test_a_baseline_is_opened_in_its_own_type_and_measured_on_the_same_rows(
+    data: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[Path, bool]] = []
+
+    def open_model(bundle: Path, options: EvalOptions, bf16: bool) -> InternVL:
+        opened.append((bundle, bf16))
+        return Fake()
+
+    monkeypatch.setattr(run_module, "_opened", open_model)
+    options = EvalOptions(tasks=("retrieval",), bf16=True)
+    found = evaluate_bundle(Path("own"), data.source, options, baseline=Path("other"))
+    assert opened == [(Path("own"), True), (Path("other"), False)]
+    assert found.baseline == found.report == evaluate(Fake(), data, options)
+    assert found.cosines is not None
+    assert min(values["min"] for values in found.cosines.values()) == pytest.approx(1)
+    opened.clear()
+    assert evaluate_bundle(Path("own"), data.source, options).baseline is None
+    assert opened == [(Path("own"), True)]

@@ -339,6 +339,15 @@ class TestPadding:
         assert found.shape == (len(x), 10)
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
+    def test_a_product_of_a_matrix_is_cut_along_its_rows_too(self, weights: Arrays, x: np.ndarray) -> None:
+        asked = recipe(INT8, weights, [decision("head", INT8, multiple=16)])
+        text = HEAD.replace("[head] p =", "[head] y =").replace("  y = Squeeze(p, axes)\n", "")
+        model = load(text.replace("float[b, 1, 8] x", "float[b, 8] x"), weights)
+        InsertQdqPass(asked, "g")(model)
+        found = run(attach(model, asked, weights), x[:, 0])[0]
+        wanted = fake(x[:, 0], AMAX["head"] / INT8.largest, INT8) @ rounded(weights["head.weight"], INT8).T
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
     def test_rows_that_fit_need_no_cut(self, weights: Arrays) -> None:
         form = INT8
         model = load(HEAD, weights)

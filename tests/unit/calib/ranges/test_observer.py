@@ -74,6 +74,18 @@ def test_below_one_row_a_sample_every_nth_sample_gives_one(rows: np.ndarray) -> 
     assert observer.statistics().rows.shape == (12, 6)
 
 
+def test_a_row_is_kept_as_soon_as_it_is_due(rows: np.ndarray) -> None:
+    observer = Observer("layer", 0.25)
+    for count, batch in enumerate(np.split(rows[:40], 8), 1):
+        observer.observe(torch.from_numpy(batch), 1)
+        assert observer.statistics().rows.shape == (count // 4, 6)
+
+
+def test_the_curve_has_eight_points_a_batch_or_one_a_row(rows: np.ndarray) -> None:
+    assert observed(rows).curve.shape == (8,)
+    assert observed([rows[:100], rows[100:103]]).curve.shape == (8 + 3,)
+
+
 def test_of_many_values_some_are_counted_but_every_row_has_its_say_in_the_range(
     rows: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:

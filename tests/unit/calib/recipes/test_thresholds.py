@@ -9,6 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 from internvl_edge.calib.formats import fake_quantize
 from internvl_edge.calib.ranges.magnitudes import Magnitudes
+from internvl_edge.calib.recipes import thresholds
 from internvl_edge.calib.recipes.thresholds import (
     METHODS,
     PERCENTILES,
@@ -117,3 +118,11 @@ def test_nothing_is_clipped_where_nothing_stands_out(uniform: np.ndarray, form: 
 def test_a_threshold_scales_with_its_tensor(rule, form: Format, heavy_tailed: np.ndarray) -> None:  # type: ignore[no-untyped-def]
     small = heavy_tailed[:5000]
     assert rule(counted(small * np.float32(2.0**20)), form) == rule(counted(small), form) * 2.0**20
+
+
+def test_divergence_is_that_of_shares(rng: np.random.Generator) -> None:
+    p, q = rng.uniform(1, 5, 64), rng.uniform(1, 5, 64)
+    share, other = p / p.sum(), q / q.sum()
+    assert thresholds._kullback_leibler(p, 7 * p) == pytest.approx(0, abs=1e-9)
+    assert thresholds._kullback_leibler(p, q) == pytest.approx((share * np.log(share / other)).sum(), abs=1e-6)
+    assert thresholds._kullback_leibler(p, 0 * q) == np.inf

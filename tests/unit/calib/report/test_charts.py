@@ -357,6 +357,13 @@ def test_columns_share_the_width_of_their_block() -> None:
     assert texts(found, "m")[1:-1] == [str(i) for i in range(0, 100, 4)], "one label in four: at most 32"
 
 
+def test_a_column_without_height_leaves_its_place_free() -> None:
+    groups = {0: [_bar("a", 0.0), _bar("b", 1.0), _bar("c", 0.1)]}
+    found = column_chart("t", groups, "x", (0.01, 1.0))
+    first = 62.0 + 0.08 * 1108
+    assert numbers(found, r'<rect class="b1" x="([\d.]+)"') == [round(first + 14, 1), round(first + 28, 1)]
+
+
 def test_a_column_of_the_lowest_value_can_be_seen() -> None:
     found = column_chart("t", {0: [_bar(value=0.001), _bar(value=-1.0)]}, "y", (0.1, 1.0))
     assert numbers(found, r'<rect class="b1"[^>]* height="([0-9.]+)"') == [1.0]

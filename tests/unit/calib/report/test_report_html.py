@@ -83,6 +83,17 @@ def test_answers_come_first(report: dict[str, Any]) -> None:
     assert all(found["name"] in page and found["reason"] in page for found in report["sites"])
 
 
+def test_a_site_of_several_graphs_has_the_reason_of_the_one_that_loses_most(report: dict[str, Any]) -> None:
+    reasons = {"query": ("loud", 30.0), "text": ("louder", 20.0), "itm": ("quiet", 40.0)}
+    report["sites"] = [
+        site("layers.1.qkv", 1, graph=graph, placement="high", reason=reason, sqnr_db=decibels)
+        for graph, (reason, decibels) in reasons.items()
+    ]
+    page = checked(report)
+    table = page[page.index("<h2>What stays high</h2>") :].partition("</table>")[0]
+    assert [reason for reason, _ in reasons.values() if f">{reason}</td>" in table] == ["louder"]
+
+
 def test_a_missed_gate_says_so(report: dict[str, Any]) -> None:
     report["gate"] |= {"passed": False, "drop": 3.0}
     assert "no: +3.00 points lost" in checked(report)

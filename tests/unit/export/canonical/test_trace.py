@@ -46,11 +46,18 @@ def test_graphs_are_those_that_torch_would_decompose_first(
     assert ours == _described(canonicalize(trace_graph(name, config, torch.float16)))
 
 
-def test_what_torch_cannot_translate_as_it_is_is_decomposed_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_torch_cannot_translate_as_it_is_is_decomposed_first(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
     """As in a version of torch that lacks the translation of an operator."""
     config, ours = _ours("decoder", GOLDEN / "case_a_internvl14b" / "checkpoint")
     monkeypatch.setattr(trace, "_TRANSLATIONS", {k: v for k, v in trace._TRANSLATIONS.items() if "aten" not in str(k)})
-    assert ours == _described(canonicalize(trace_graph("decoder", config, torch.float16)))
+    with caplog.at_level("INFO", logger=trace.__name__):
+        assert ours == _described(canonicalize(trace_graph("decoder", config, torch.float16)))
+    (told,) = [record.getMessage() for record in caplog.records if record.name == trace.__name__]
+    assert told.startswith("decoder: decomposed first, because torch cannot translate it as it is: ")
+    assert "aten" in told
+    assert capfd.readouterr().out == ""
 
 
 def test_what_other_tests_share_is_the_traced_graph(tmp_path: Path) -> None:

@@ -263,6 +263,12 @@ class TestLora:
         merged = {name for name, tensor in checkpoint.tensors.items() if isinstance(tensor, MergedTensor)}
         assert merged == {QKV, TEXT_Q}
 
+    def test_an_adapter_beside_the_weights_needs_its_config(self, changed: Callable[..., Path]) -> None:
+        folder = changed()
+        save_file({"a.lora_A.weight": torch.ones(1, 1)}, folder / "adapter_model.safetensors")
+        _refused(folder, "holds adapter_model.safetensors without adapter_config.json; put that file beside it")
+        _refused(folder / "model.safetensors", "adapter_model.safetensors lies beside it; give the folder")
+
     def test_halves_of_adapters_are_all_named(self, changed: Callable[..., Path]) -> None:
         def halve(tensors: Tensors) -> None:
             tensors["vision_model.encoder.layers.0.attn.qkv.lora_A.default.weight"] = torch.ones(4, 64)

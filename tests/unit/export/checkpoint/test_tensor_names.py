@@ -65,3 +65,26 @@ def test_a_tower_is_known_by_its_class_token() -> None:
     assert holds_a_tower(["model.vision_model.embeddings.class_embedding"])
     assert holds_a_tower(["backbone.cls_token"])
     assert not holds_a_tower(["vision_model.embeddings.patch_embedding.weight", "my_cls_token_count"])
+
+
+@pytest.mark.parametrize(
+    ("token", "vision_only", "plain"),
+    [
+        ("vision_model.embeddings.class_embedding", False, False),
+        ("embeddings.class_embedding", True, False),
+        ("cls_token", False, True),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "ema."])
+def test_the_class_token_tells_which_layout_the_names_have(
+    token: str, vision_only: bool, plain: bool, prefix: str
+) -> None:
+    naming = naming_of([f"{prefix}{token}", f"{prefix}other.weight"], "w")
+    assert (naming.prefix, naming.vision_only, naming.plain) == (prefix, vision_only, plain)
+
+
+def test_names_of_another_set_and_replaced_originals_are_left_out() -> None:
+    mine = "a.vision_model.embeddings.class_embedding"
+    left = ["a.vision_model.norm.original_module.weight", mine.replace("a.", "b.", 1), "b.mlp1.0.weight"]
+    naming = naming_of([mine, *left], "w", "a")
+    assert official_names([mine, *left], naming, "w") == {mine: "vision_model.embeddings.class_embedding"}

@@ -56,6 +56,23 @@ def test_one_picture_goes_through_at_a_time_where_its_beams_fill_a_call(
     assert [large.rows("decoder", each=beams) for beams in (1, 2, 3, 4, 5, 9)] == [3, 2, 1, 1, 1, 1]
 
 
+def test_a_changed_file_is_found_unless_that_is_left_out(model: InternVL) -> None:
+    folder = model.bundle.path
+    name = next(name for name in model.bundle.manifest.files if name.endswith(".onnx"))
+    content = bytearray((folder / name).read_bytes())
+    content[-1] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(BundleError, match="SHA-256"):
+        InternVL.open(folder)
+    assert InternVL.open(folder, verify=False).batch_size > 0
+
+
+def test_a_batch_has_one_row_or_more(bundle_folder: Path) -> None:
+    assert InternVL.open(bundle_folder, batch_size=1).batch_size == 1
+    with pytest.raises(InputError, match="batch_size: 0 rows; give 1 or more"):
+        InternVL.open(bundle_folder, batch_size=0)
+
+
 def test_leaving_the_block_closes_every_graph(
     bundle_folder: Path, calls: list[tuple[str, int]], pixels: np.ndarray
 ) -> None:

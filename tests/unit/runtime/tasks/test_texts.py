@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from internvl_edge.runtime import InternVL
+from internvl_edge.runtime.bundle.manifest import ModelInfo, TextInfo, VisionInfo
 from internvl_edge.runtime.errors import BackendError, InputError
 from internvl_edge.runtime.tasks.opened import require_elements
-from internvl_edge.runtime.tasks.texts import require_nonpadding_ids, text_list
+from internvl_edge.runtime.tasks.texts import check_ids, require_nonpadding_ids, text_list
 from tests.unit.runtime.toy_bundle import write_toy_bundle
 
 ROW = np.zeros((1, 3, 4, 4), np.float32)
@@ -87,3 +88,29 @@ def test_ids_of_padding_alone() -> None:
     np.testing.assert_array_equal(require_nonpadding_ids(ids[[0, 2]]), ids[[0, 2]])
     with pytest.raises(InputError, match="no text at positions 0"):
         require_nonpadding_ids(np.zeros((2, 0), np.int64))
+
+
+@pytest.mark.parametrize(
+    ("ids", "others", "finding"),
+    [
+        ([[0, 9], [3, 4]], 6, None),
+        (np.zeros((0, 2), np.int64), 0, None),
+        (np.zeros((2, 0), np.int64), 8, None),
+        ([[0, 10]], 0, "ids: found 0 to 10; the model knows 0 to 9"),
+        ([[-1, 9]], 0, "ids: found -1 to 9; the model knows 0 to 9"),
+        ([[1, 2]], 7, "ids: 9 positions, the model has 8; shorten them"),
+        ([1, 2], 0, r"ids: found int64 \[2\]; give integers \[rows, length\]"),
+        ([[1.0, 2.0]], 0, r"ids: found float64 \[1, 2\]"),
+    ],
+)
+def test_ids_are_of_the_vocabulary_and_have_places(ids: object, others: int, finding: str | None) -> None:
+    info = ModelInfo(
+        layout="internvl",
+        vision=VisionInfo(image_size=4, patch_size=2, hidden_size=4, tokens=5),
+        text=TextInfo(layers=1, heads=1, head_dim=4, vocab_size=10, max_positions=8, num_query_tokens=2),
+    )
+    if finding is None:
+        check_ids(info, np.array(ids), others)
+        return
+    with pytest.raises(InputError, match=finding):
+        check_ids(info, np.array(ids), others)

@@ -76,6 +76,26 @@ def test_rotary_moves_to_the_packed_layout(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(run(model, feeds)[0], before[0], atol=1e-6)
 
 
+def test_a_mask_stays_where_it_is(rng: np.random.Generator) -> None:
+    text = HEADS.replace("float[b, 6, 8] v)", "float[b, 6, 8] v, float[b, 1, 6, 6] m)").replace(
+        "Attention(qh, kh, vh)", "Attention(qh, kh, vh, m)"
+    )
+    feeds = {name: rng.normal(size=(3, 6, 8)).astype(np.float32) for name in "qkv"}
+    feeds["m"] = rng.normal(size=(3, 1, 6, 6)).astype(np.float32)
+    before = run(load(text), feeds)
+    model = load(text)
+    assert AbsorbHeadLayoutPass()(model).modified
+    assert ops(clean(model)) == ["Attention"]
+    np.testing.assert_allclose(run(model, feeds)[0], before[0], atol=1e-6)
+
+
+def test_heads_of_an_unknown_number_stay() -> None:
+    model = load(HEADS)
+    reshape = next(node for node in model.graph if node.outputs[0].name == "v4")
+    reshape.outputs[0].shape = ir.Shape(["b", 6, "heads", 4])
+    assert not AbsorbHeadLayoutPass()(model).modified
+
+
 def test_a_cache_keeps_its_heads_apart() -> None:
     text = HEADS.replace("=> (float[b, 6, 8] y)", "=> (float[b, 6, 8] y, float[b, 2, 6, 4] kh)")
     model = load(text)

@@ -76,6 +76,20 @@ def test_a_link_to_another_file_system_is_refused_before_anything_is_done(
         shared_files(tensors, "float32", "link", tmp_path)
 
 
+@pytest.mark.parametrize("count", range(1, 66, 8))
+def test_values_begin_at_a_multiple_of_64_bytes(tmp_path: Path, count: int) -> None:
+    file = tmp_path / "w.bin"
+    file.write_bytes(bytes(4))
+    tensor = LazyTensor(name="n" * count, dtype="float32", shape=(1,), file=file, offset=0, nbytes=4)
+    plan = plan_weights([tensor], "float32", frozenset())
+    with SourceScan([]) as scan:
+        write_store(plan, tmp_path, scan, lambda done: None)
+    (place,) = plan.placements.values()
+    content = (tmp_path / "weights.safetensors").read_bytes()
+    assert place.offset % 64 == 0
+    assert place.offset == 8 + int.from_bytes(content[:8], "little") == len(content) - 4
+
+
 @pytest.mark.usefixtures("sharing")
 @pytest.mark.parametrize(("way", "names"), [("auto", 1), ("link", 2)])
 def test_a_shared_file_is_another_file_unless_links_are_asked_for(
