@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from internvl_edge.commands.options.batching import DEADLINE, MAX_BATCH, MAX_DELAY_MS, QUEUE
-from internvl_edge.commands.options.numbers import PROCESS_COUNT, SECONDS, Number
+from internvl_edge.commands.options.numbers import LENGTH, PROCESS_COUNT, SECONDS, Number
 from internvl_edge.commands.options.sections import SectionedCommand
 from internvl_edge.commands.options.shared import BACKEND, BF16, BUNDLE, GRAPHS, max_new_tokens, threads
 from internvl_edge.commands.options.value_types import FILE, ByteSize
@@ -19,8 +19,8 @@ _CACHE = ByteSize(unit="MiB", least=_MIB, zero=True)
 _SECTIONS = {
     "Addresses": ("--host", "--http", "--grpc"),
     "Model": ("--graphs", "--backend", "--threads", "--bf16", "--workers"),
-    "Batches of requests": ("--max-batch", "--max-delay-ms", "--queue", "--deadline-ms"),
-    "Limits": ("--max-new-tokens", "--max-body-mb", "--cache-mb", "--stall-s", "--drain-s"),
+    "Batches of requests": ("--max-batch", "--max-delay-ms", "--queue", "--deadline-ms", "--answer-deadline-s"),
+    "Limits": ("--max-new-tokens", "--max-answer-tokens", "--max-body-mb", "--cache-mb", "--stall-s", "--drain-s"),
     "Access": ("--api-key-file", "--tls-cert", "--tls-key", "--cors-origin"),
     "Observability": ("--access-log", "--traces"),
 }
@@ -47,6 +47,20 @@ _SECTIONS = {
 @QUEUE
 @DEADLINE
 @max_new_tokens(256)
+@click.option(
+    "--max-answer-tokens",
+    type=LENGTH,
+    default=None,
+    show_default="the bundle's context",
+    help="Largest number of tokens in an answer of a chat model.",
+)
+@click.option(
+    "--answer-deadline-s",
+    type=SECONDS,
+    default=300.0,
+    show_default=True,
+    help="Deadline in seconds of a chat model's answers; of a streamed answer, of its first piece.",
+)
 @click.option(
     "--max-body-mb",
     type=_BODY,

@@ -4,7 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from internvl_edge.export.checkpoint.files.tensors import JoinedTensor, MergedTensor, StoredTensor
+from internvl_edge.export.checkpoint.files.tensors import LazyTensor
+from internvl_edge.export.checkpoint.shapes import StoredTensor
 from internvl_edge.export.models.config import ModelConfig
 from internvl_edge.runtime.inputs.pictures.preprocess import Preprocessing
 
@@ -25,10 +26,9 @@ def fingerprint(tensors: Sequence[StoredTensor], config: ModelConfig) -> str:
         digest.update(repr(pictures).encode())
     for tensor in sorted(tensors, key=lambda tensor: tensor.name):
         digest.update(f"{tensor.name} {tensor.dtype} {tensor.shape}".encode())
-        for row in tensor.rows if isinstance(tensor, JoinedTensor) else [tensor]:
-            if isinstance(row, MergedTensor):
-                digest.update(f"{row.scale}".encode())
-        for part in tensor.parts:
+        if not isinstance(tensor, LazyTensor):
+            digest.update(f"{tensor.scale}".encode())
+        for part in [tensor] if isinstance(tensor, LazyTensor) else [tensor.base, tensor.down, tensor.up]:
             with part.file.open("rb") as file:
                 file.seek(part.offset)
                 digest.update(file.read(min(part.nbytes, _FINGERPRINT_BYTES)))

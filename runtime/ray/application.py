@@ -86,12 +86,7 @@ class Replica:
         self._service = Service(
             self._engine,
             record=record,
-            options=ProtocolOptions(
-                body_bytes=options.max_body_bytes,
-                deadline_s=options.deadline_ms / 1e3,
-                drain_s=_DRAIN_S,
-                max_batch=options.max_batch,
-            ),
+            options=ProtocolOptions.of(options, _DRAIN_S),
             credentials=Credentials(()),
         )
         self._application = Application(self._service)

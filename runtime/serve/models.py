@@ -1,22 +1,25 @@
 """The models that are served of a bundle: each of its graphs, and each task for which it has all graphs."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 
 import numpy as np
 
-from internvl_edge.runtime.bundle.graph_roles import IMAGE_ENCODER, TEXT_ENCODER
-from internvl_edge.runtime.bundle.manifest import GraphInfo, Manifest
+from internvl_edge.runtime.bundle.chat_tokenizer.tokenizer import CHAT_TOKENIZER
+from internvl_edge.runtime.bundle.graph_roles import IMAGE_ENCODER, LANGUAGE_MODEL, TEXT_ENCODER, TILE_ENCODER
+from internvl_edge.runtime.bundle.manifest import GraphInfo, Manifest, TilingInfo
 from internvl_edge.runtime.bundle.modes import default_mode, modes_of
 from internvl_edge.runtime.errors import BundleError
-from internvl_edge.runtime.serve.options import MAX_NEW_TOKENS
+from internvl_edge.runtime.serve.options import ANSWER_TOKENS, MAX_NEW_TOKENS
 from internvl_edge.runtime.serve.requests import Parameter, Request
 from internvl_edge.runtime.serve.scheduling.ticket import Key
-from internvl_edge.runtime.serve.signature import DECLARED, Signature, Tensor
+from internvl_edge.runtime.serve.signature import DECLARED, AnswerLimits, Signature, Tensor
 from internvl_edge.runtime.tasks.captions import ROLES as CAPTION_ROLES
+from internvl_edge.runtime.tasks.generation.config import MOST_LOG_PROBABILITIES
 
 ENCODE_IMAGE, ENCODE_TEXT, CLASSIFY, CAPTION = "encode_image", "encode_text", "classify", "caption"
+CHAT = "chat"
 
 MAX_BEAMS = 8
 """Most beams of one caption: each beam is a row of the decoder's cache."""
@@ -27,15 +30,44 @@ _TEXT_CLASSES = (32, 64, 128)
 """Upper bounds, in bytes, of the classes of text lengths that are batched together.
 
 All rows of a batch are padded to its longest; texts above the last bound form one class, since most are truncated."""
+_CHAT_INPUTS = (
+    Tensor(name="question", datatype="BYTES", shape=(1,)),
+    Tensor(name="history", datatype="BYTES", shape=(-1, 2), optional=True),
+    Tensor(name="system", datatype="BYTES", shape=(1,), optional=True),
+    Tensor(name="image", datatype="BYTES", shape=(-1,), optional=True),
+    Tensor(name="image_turns", datatype="INT64", shape=(-1,), optional=True),
+    Tensor(name="stop", datatype="BYTES", shape=(-1,), optional=True),
+)
+_CHAT_OUTPUTS = (
+    Tensor(name="text", datatype="BYTES", shape=(1,)),
+    Tensor(name="finish_reason", datatype="BYTES", shape=(1,)),
+    Tensor(name="prompt_tokens", datatype="INT64", shape=(1,)),
+    Tensor(name="completion_tokens", datatype="INT64", shape=(1,)),
+    Tensor(name="logprobs", datatype="BYTES", shape=(1,), optional=True),
+)
+_TILING = TilingInfo(fewest=1, most=12, thumbnail=True)
+"""Tiling of the reference, for checkpoints without one of their own."""
 _alone = count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The numbers between two, fractions among them."""
+
+    least: float
+    most: float
+
+    def __contains__(self, value: object) -> bool:
+        """Return whether `value` is one of the numbers."""
+        return type(value) in (int, float) and self.least <= value <= self.most  # type: ignore[operator]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """The default and the allowed values of one parameter of a task: some texts, or a range of whole numbers."""
+    """The default and the allowed values of one parameter of a task: some texts, whole numbers or all numbers."""
 
     default: Parameter
-    allowed: tuple[str, ...] | range
+    allowed: tuple[str, ...] | range | Span
     remedy: str = ""
     """How the server can be made to allow more, as the end of an error message."""
 
@@ -50,6 +82,8 @@ class Choice:
         """Return the allowed values as text for an error message."""
         if isinstance(self.allowed, range):
             return f"{self.allowed.start} to {self.allowed.stop - 1}"
+        if isinstance(self.allowed, Span):
+            return f"{self.allowed.least:g} to {self.allowed.most:g}"
         return " or ".join(self.allowed)
 
 
@@ -97,7 +131,10 @@ class ServedModel:
 
 
 def served_models(
-    manifest: Manifest, graphs: tuple[str, ...] | None = None, max_new_tokens: int = MAX_NEW_TOKENS
+    manifest: Manifest,
+    graphs: tuple[str, ...] | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    max_answer_tokens: int | None = None,
 ) -> dict[str, ServedModel]:
     """Return the models that are served of a bundle, by name.
 
@@ -105,6 +142,7 @@ def served_models(
         manifest: The bundle's manifest.
         graphs: Names of the graphs to serve; None: all of the bundle.
         max_new_tokens: Largest number of tokens that a client may ask for in one caption.
+        max_answer_tokens: Largest number of tokens of an answer; None: what the context has room for.
 
     Raises:
         BundleError: The bundle lacks one of `graphs`, or a tensor's type has no name in the protocol.
@@ -115,7 +153,8 @@ def served_models(
         raise BundleError(f"serve: the bundle has no graph {', '.join(lacking)}; choose from {have}")
     served = replace(manifest, graphs={name: manifest.graphs[name] for name in chosen})
     models = {name: _graph(name, info) for name, info in served.graphs.items()}
-    return models | {task.signature.name: task for task in _tasks(served, max_new_tokens)}
+    tasks = [*_tasks(served, max_new_tokens), *_chat(served, max_answer_tokens)]
+    return models | {task.signature.name: task for task in tasks}
 
 
 def _graph(name: str, info: GraphInfo) -> ServedModel:
@@ -220,6 +259,68 @@ def _caption(new_tokens: int, positions: int | None) -> ServedModel:
             "min_new_tokens": Choice(default=0, allowed=range(most + 1), remedy=remedy),
         },
     )
+
+
+def _chat(manifest: Manifest, most_tokens: int | None) -> Iterator[ServedModel]:
+    """Yield the model of conversations, for which a bundle needs a language model; pictures need its tile encoder."""
+    language, tiling = manifest.model.language, manifest.model.tiling or _TILING
+    tokenizer = any(name.startswith(f"{CHAT_TOKENIZER}/") for name in manifest.files)
+    if language is None or manifest.model.chat is None or LANGUAGE_MODEL not in manifest.roles or not tokenizer:
+        return
+    sees = TILE_ENCODER in manifest.roles
+    limits = AnswerLimits(
+        new_tokens=min(most_tokens or language.max_context, language.max_context),
+        context=language.max_context,
+        tile_tokens=language.tokens_per_tile if sees else 0,
+        tiles=tiling.most,
+    )
+    choices = {name: choice for name, (choice, _) in _chat_parameters(limits).items()}
+    yield ServedModel(
+        signature=Signature(
+            name=CHAT,
+            inputs=_CHAT_INPUTS if sees else tuple(tensor for tensor in _CHAT_INPUTS if "image" not in tensor.name),
+            outputs=_CHAT_OUTPUTS,
+            parameters={name: words for name, (_, words) in _chat_parameters(limits).items()},
+            batched=False,
+            streams=True,
+            answers=limits,
+        ),
+        choices=choices,
+    )
+
+
+def _chat_parameters(limits: AnswerLimits) -> dict[str, tuple[Choice, str]]:
+    """Return the parameters of a conversation, each with its description."""
+    remedy = "; serve with a larger --max-answer-tokens for more" if limits.new_tokens < limits.context else ""
+    usual = min(ANSWER_TOKENS, limits.new_tokens)
+    rows: dict[str, tuple[Choice, str]] = {
+        "max_new_tokens": (
+            Choice(default=0, allowed=range(limits.new_tokens + 1), remedy=remedy),
+            f"tokens of the answer at most; 0, the default: {usual}, or what the context has room for",
+        ),
+        "temperature": (
+            Choice(default=0, allowed=Span(0, 2)),
+            "0, the default: the most likely token each time; more: tokens are drawn at random",
+        ),
+        "top_k": (Choice(default=50, allowed=range(1 << 31)), "most likely tokens that are drawn from; 0: all"),
+        "top_p": (Choice(default=1, allowed=Span(0, 1)), "probability of the most likely tokens that are drawn from"),
+        "repetition_penalty": (
+            Choice(default=1, allowed=Span(0.01, 100)),
+            "factor by which tokens of the answer get less likely; 1, the default, changes nothing",
+        ),
+        "seed": (
+            Choice(default=-1, allowed=range(-1, 1 << 63)),
+            "seed of the drawing; -1, the default: another one each time",
+        ),
+        "logprobs": (
+            Choice(default=-1, allowed=range(-1, MOST_LOG_PROBABILITIES + 1)),
+            "alternatives of each token in the output logprobs, JSON; -1, the default: no such output",
+        ),
+    }
+    if limits.tile_tokens:
+        words = f"tiles of a picture at most; {limits.tiles} by default"
+        rows["max_tiles"] = (Choice(default=limits.tiles, allowed=range(1, limits.tiles + 1)), words)
+    return rows
 
 
 def _tensor(name: str, dtype: str, shape: tuple[int | str, ...]) -> Tensor:

@@ -7,6 +7,8 @@ from internvl_edge.runtime.backends import SessionOptions, require_backend
 from internvl_edge.runtime.errors import InputError
 
 MAX_NEW_TOKENS = 256
+ANSWER_TOKENS = 1024
+"""Most tokens of an answer whose request sets no limit, as the model cards use it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,12 @@ class ServeOptions:
     """Largest body of one request, after decompression."""
     max_new_tokens: int = MAX_NEW_TOKENS
     """Largest number of tokens in one caption: each takes a position in the decoder's cache until the caption ends."""
+    max_answer_tokens: int | None = None
+    """Largest number of tokens in one answer of a chat model; None: what its context has room for."""
+    answer_deadline_s: float = 300.0
+    """Deadline of an answer of a chat model whose request sets none; of a streamed one, of its first piece."""
+    max_picture_bytes: int = 16 << 20
+    """Largest file of one picture for a chat model."""
     max_pixels: int = 89_478_485
     """Largest number of pixels in one picture: Pillow's own limit, 268 MB as RGB."""
     max_text_bytes: int = 64 << 10
@@ -58,11 +66,10 @@ class ServeOptions:
         require_backend(self.backend)
         counts = (
             *("workers", "max_batch", "queue", "max_rows", "max_body_bytes", "max_pixels"),
-            *("max_text_bytes", "max_new_tokens"),
+            *("max_text_bytes", "max_new_tokens", "max_picture_bytes", "threads", "max_answer_tokens"),
         )
-        wrong = [f"{name} {getattr(self, name)} (1 or more)" for name in counts if getattr(self, name) < 1]
-        if self.threads is not None and self.threads < 1:
-            wrong.append(f"threads {self.threads} (1 or more)")
+        given = {name: getattr(self, name) for name in counts if getattr(self, name) is not None}
+        wrong = [f"{name} {value} (1 or more)" for name, value in given.items() if value < 1]
         wrong += [
             f"{name} {getattr(self, name)} (0 or more)"
             for name in ("max_delay_ms", "cache_bytes")
@@ -70,7 +77,7 @@ class ServeOptions:
         ]
         wrong += [
             f"{name} {getattr(self, name)} (more than 0)"
-            for name in ("deadline_ms", "startup_s", "stall_s")
+            for name in ("deadline_ms", "answer_deadline_s", "startup_s", "stall_s")
             if not getattr(self, name) > 0
         ]
         if wrong:

@@ -97,7 +97,8 @@ class WorkerEngine:
         bundle = await asyncio.to_thread(Bundle.open, self._path)
         self._info = bundle.manifest.model
         self._digest = sha256_file(self._path / "manifest.json")
-        self._served = served_models(bundle.manifest, self.options.graphs, self.options.max_new_tokens)
+        options = self.options
+        self._served = served_models(bundle.manifest, options.graphs, options.max_new_tokens, options.max_answer_tokens)
         self._signatures = {name: served.signature for name, served in self._served.items()}
         graphs = tuple(name for name in bundle.manifest.graphs if name in self._served)
         launch = self._launcher(Setup(bundle=self._path, graphs=graphs, options=self.options))
@@ -255,8 +256,9 @@ class WorkerEngine:
         now, request = time.monotonic(), work.request
         if request.deadline is not None and request.deadline <= now:
             raise DeadlineExceededError(f"{request.model}: the deadline had passed when the request came")
+        in_steps = isinstance(work, StreamedWork) or work.served.signature.answers is not None
         ticket = Ticket(
-            key=work.served.key(request, stream=isinstance(work, StreamedWork)),
+            key=work.served.key(request, stream=in_steps),
             rows=work.rows,
             client=request.client,
             arrived=now,
@@ -390,5 +392,6 @@ def _expire(work: Work) -> None:
     if isinstance(work, StreamedWork) and work.begun:
         return
     what = "not begun" if any(ticket.waiting for ticket in work.tickets) else "not answered"
-    remedy = "give it more time with the parameter timeout or --deadline-ms"
+    option = "--deadline-ms" if work.served.signature.answers is None else "--answer-deadline-s"
+    remedy = f"give it more time with the parameter timeout or {option}"
     work.fail(DeadlineExceededError(f"{work.request.model}: {what} before its deadline; {remedy}"))

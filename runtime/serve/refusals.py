@@ -27,6 +27,13 @@ class RefusalError(Exception):
     retry_after_s: float | None = None
     """Seconds after which a retry may succeed; None: the same request would be refused again."""
 
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        """Field of the request that is at fault, as OpenAI's errors name it; None: none, or several."""
+        self.code = code
+        """Word for programs, as OpenAI's errors have it."""
+
 
 class BadRequestError(RefusalError):
     """The request is malformed, or does not fit the model."""

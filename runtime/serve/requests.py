@@ -36,3 +36,5 @@ class Response:
     """Output name -> values, in the order of the model's signature; BYTES as in requests."""
     final: bool = True
     """Whether no further part follows."""
+    first_at: float | None = None
+    """Time on the clock of `time.monotonic` at which the first piece of a text came from a worker, if pieces come."""

@@ -52,12 +52,7 @@ def run_server(
     service = Service(
         pool,
         record=record,
-        options=ProtocolOptions(
-            body_bytes=engine.max_body_bytes,
-            deadline_s=engine.deadline_ms / 1e3,
-            drain_s=extras.drain_s,
-            max_batch=engine.max_batch,
-        ),
+        options=ProtocolOptions.of(engine, extras.drain_s),
         credentials=Credentials(extras.keys),
         access_log=AccessLog() if extras.access_log else None,
         memory_bytes=memory_reader(),

@@ -29,6 +29,20 @@ class Tensor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerLimits:
+    """The limits of a model that writes an answer token by token, for one request at a time."""
+
+    new_tokens: int
+    """Most tokens of an answer."""
+    context: int
+    """Most tokens of prompt and answer together."""
+    tile_tokens: int
+    """Tokens of a tile; a picture has one tile or more. 0: the model takes no pictures."""
+    tiles: int
+    """Most tiles of a picture that a request may ask for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
     """Inputs, outputs and parameters of one model."""
 
@@ -43,3 +57,6 @@ class Signature:
     """Kinds of picture features that the model gives: c, g; empty if it gives none."""
     streams: bool = False
     """Whether the answer may be streamed in parts."""
+    answers: AnswerLimits | None = None
+    """Limits of a model that writes answers; None for all others. An answer is computed alone and ends between two
+    tokens when nobody waits for it."""

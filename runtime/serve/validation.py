@@ -21,6 +21,8 @@ _SHOWN = 80
 _DATATYPES = {dtype: name for name, dtype in DATATYPES.items()}
 _NAMED = 5
 """Largest number of findings that one error message names."""
+_LITERAL = ("history", "system", "stop")
+"""Inputs whose texts may say anything: an answer that is repeated may be an address."""
 _LONGEST_NORMALIZED = 256
 """Longest label, in characters, that is normalized before labels are compared.
 
@@ -37,7 +39,7 @@ def validated_request(request: Request, served: ServedModel, model: ModelInfo, o
     for findings in (_names, _tensors, _rows):  # each check relies on those before it
         _refuse(request, list(findings(request, served)))
     _require_counts(request, served, options)
-    for findings in (_texts, _labels):
+    for findings in (_texts, _labels, _turns):
         _refuse(request, list(findings(request, served)))
     _require_short_texts(request, options)
     _refuse(request, [*_ids(request, model), *_parameters(request, served)])
@@ -102,14 +104,14 @@ def _texts(request: Request, served: ServedModel) -> Iterator[str]:
     for tensor in served.signature.inputs:
         if tensor.datatype == "BYTES" and tensor.name != "image" and tensor.name in request.inputs:
             wrong: Callable[[str], bool] = _FINDINGS.get(tensor.name, _is_empty)
-            for index, value in enumerate(request.inputs[tensor.name]):
+            for index, value in enumerate(request.inputs[tensor.name].flat):
                 text = _text(value)
                 kind = picture_format(value[:HEAD_BYTES])
                 if kind not in (None, "PPM") and (text is None or "\0" in text):  # "GIF89a is a format" has none
                     yield f"{tensor.name} {index} is a {kind} picture and no text"
                 elif text is None:
                     yield f"{tensor.name} {index} is not UTF-8"
-                elif (finding := _picture_in(text)) is not None:
+                elif tensor.name not in _LITERAL and (finding := _picture_in(text)) is not None:
                     yield f"{tensor.name} {index} {finding}"
                 elif wrong(text):
                     yield f"{tensor.name} {index} is empty" if _is_empty(text) else f"{tensor.name} {index} lacks {{}}"
@@ -125,6 +127,26 @@ def _labels(request: Request, served: ServedModel) -> Iterator[str]:
         earlier = first.setdefault(text, index)
         if earlier != index:
             yield f"labels {index} is the same as labels {earlier}"
+
+
+def _turns(request: Request, served: ServedModel) -> Iterator[str]:
+    """Yield a finding for pictures of a conversation that belong to no turn of it, or exceed its context."""
+    limits = served.signature.answers
+    if limits is None:
+        return
+    pictures, turns = (request.inputs.get(name, np.empty(0, np.int64)) for name in ("image", "image_turns"))
+    last = len(request.inputs.get("history", ()))
+    if "image_turns" in request.inputs:
+        if len(turns) != len(pictures):
+            yield f"image_turns are {len(turns)} for {len(pictures)} pictures"
+        elif not (turns[0] >= 0 and turns[-1] <= last and (np.diff(turns) >= 0).all()):
+            yield f"image_turns are {_shown(turns.tolist())} instead of ascending turns from 0 to {last}"
+    least = len(pictures) * limits.tile_tokens
+    if least >= limits.context:
+        yield (
+            f"{len(pictures)} pictures of at least {limits.tile_tokens} tokens are {least} of a context of"
+            f" {limits.context}"
+        )
 
 
 def _with_pictures(request: Request) -> Request:
@@ -157,6 +179,9 @@ def _is_empty(text: str) -> bool:
 
 _FINDINGS: dict[str, Callable[[str], bool]] = {
     "prompt": lambda text: False,
+    "history": lambda text: False,
+    "system": lambda text: False,
+    "stop": lambda text: not text,
     "templates": lambda text: "{}" not in text,
 }
 """Input -> function that returns True for a text that is wrong; texts of all other inputs are wrong when empty."""
@@ -174,7 +199,7 @@ def _require_counts(request: Request, served: ServedModel, options: ServeOptions
 
 def _require_short_texts(request: Request, options: ServeOptions) -> None:
     for name, values in request.inputs.items():
-        if values.dtype == np.object_ and name != "image" and max(map(len, values)) > options.max_text_bytes:
+        if values.dtype == np.object_ and name != "image" and max(map(len, values.flat)) > options.max_text_bytes:
             raise TooLargeError(f"{request.model}: {name} has a text of more than {options.max_text_bytes} bytes")
 
 

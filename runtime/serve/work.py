@@ -1,6 +1,7 @@
 """Requests under way: the results that have come back for each, and the future of its answer."""
 
 import asyncio
+import time
 from collections.abc import Mapping
 
 import numpy as np
@@ -26,6 +27,8 @@ class Work:
         """Whether the caller has left."""
         self.late: asyncio.TimerHandle | None = None
         """Timer that fails the request at its deadline."""
+        self.first_at: float | None = None
+        """Time on the clock of `time.monotonic` at which the first piece of text came."""
         self.answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self._outputs: dict[int, Arrays] = {}
         """First row of a part -> outputs of the part."""
@@ -41,7 +44,7 @@ class Work:
         self._outputs[part.start] = outputs
         self._missing -= part.stop - part.start
         if not self._missing and not self.answer.done():
-            self.answer.set_result(Response(outputs=self._joined()))
+            self.answer.set_result(Response(outputs=self._joined(), first_at=self.first_at))
 
     def fail(self, refusal: RefusalError) -> None:
         """Set the reason why there is no answer; the first reason is kept."""
@@ -55,7 +58,8 @@ class Work:
             self.answer.exception()  # asyncio would log an exception that was never retrieved
 
     def piece(self, part: Slice, row: int, text: str) -> None:
-        """Add text to a row; only streamed requests receive any."""
+        """Note that there is text of a row; only a streamed request gives it before the rest."""
+        self.first_at = self.first_at or time.monotonic()
 
     def lost(self, part: Slice) -> None:
         """Note that some rows are computed again from their start."""
@@ -63,7 +67,8 @@ class Work:
     def _joined(self) -> Arrays:
         parts = [self._outputs[start] for start in sorted(self._outputs)]
         asked = self.request.outputs
-        names = [tensor.name for tensor in self.served.signature.outputs if asked is None or tensor.name in asked]
+        given = [tensor.name for tensor in self.served.signature.outputs if tensor.name in parts[0]]
+        names = [name for name in given if asked is None or name in asked]
         if len(parts) == 1:
             return {name: parts[0][name] for name in names}
         return {name: np.concatenate([part[name] for part in parts]) for name in names}
@@ -82,7 +87,7 @@ class StreamedWork(Work):
 
     def take(self, part: Slice, outputs: Arrays) -> None:
         """Note that the texts of some rows are complete."""
-        super().take(part, {"text": np.array([b""] * (part.stop - part.start), np.object_)})
+        super().take(part, {**outputs, "text": np.array([b""] * (part.stop - part.start), np.object_)})
         self._changed.set()
 
     def fail(self, refusal: RefusalError) -> None:
@@ -92,6 +97,7 @@ class StreamedWork(Work):
 
     def piece(self, part: Slice, row: int, text: str) -> None:
         """Add text to a row."""
+        super().piece(part, row, text)
         self.begun = True
         index = part.start + row
         self._written[index] += text
@@ -109,10 +115,10 @@ class StreamedWork(Work):
         """Wait for more text and return it; after a final part, `answer` holds a result or the error."""
         await self._changed.wait()
         self._changed.clear()
-        return Response(
-            outputs={"text": np.array([self._new(row) for row in range(self.rows)], np.object_)},
-            final=self.answer.done(),
-        )
+        answered = self.answer.done() and self.answer.exception() is None
+        rest = self.answer.result().outputs if answered else {}
+        new = np.array([self._new(row) for row in range(self.rows)], np.object_)
+        return Response(outputs={**rest, "text": new}, final=self.answer.done(), first_at=self.first_at)
 
     def _new(self, row: int) -> bytes:
         """Return the text of a row that was not returned before."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from internvl_edge.runtime.errors import CheckpointError, first_line
 
-_WANTED = ["*.json", "*.safetensors", "*.bin", "*.model", "*.jinja", "merges.txt"]
+_WANTED = ["*.json", "*.safetensors", "*.bin", "*.model"]
 
 
 def from_hub(name: str, revision: str | None) -> Path:

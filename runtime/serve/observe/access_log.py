@@ -5,7 +5,7 @@ import sys
 import time
 from typing import TextIO
 
-from internvl_edge.runtime.serve.observe.exchange import Exchange
+from internvl_edge.runtime.serve.observe.exchange import Answered, Exchange
 
 
 class AccessLog:
@@ -26,6 +26,7 @@ class AccessLog:
             "status": exchange.status,
             "refusal": exchange.refusal,
             "ms": round(exchange.seconds * 1e3, 3),
+            **_answered(exchange.answered),
             "trace_id": exchange.trace.trace_id,
         }
         try:
@@ -33,3 +34,14 @@ class AccessLog:
             self._stream.flush()
         except (OSError, ValueError):  # a closed pipe, or a stream that was closed here
             pass
+
+
+def _answered(answered: Answered | None) -> dict[str, object]:
+    if answered is None:
+        return {}
+    return {
+        "prompt_tokens": answered.prompt_tokens,
+        "completion_tokens": answered.completion_tokens,
+        "finish_reason": answered.finish_reason,
+        "first_ms": round(answered.first_s * 1e3, 3),
+    }

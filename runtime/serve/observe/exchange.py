@@ -6,6 +6,19 @@ from dataclasses import dataclass, field
 from internvl_edge.runtime.serve.observe.trace_context import TraceContext
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """The facts of an answer of a chat model."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: str
+    first_s: float
+    """Seconds from the first byte of the request to the first piece of the answer."""
+    tokens_per_s: float | None
+    """Tokens a second after the first piece; None for an answer of one token."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Exchange:
     """The facts of one request; they are filled in while it is answered."""
@@ -35,5 +48,7 @@ class Exchange:
     """Time of the first byte, on the clock of `time.monotonic`."""
     seconds: float = 0.0
     """Seconds from the first byte to the end of the answer."""
+    answered: Answered | None = None
+    """Facts of the whole answer of a chat model; None for other requests, and for answers that were not finished."""
     held_s: float = 0.0
     """Seconds that it waited in admission control, before any work was done for it."""

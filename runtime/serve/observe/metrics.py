@@ -44,18 +44,24 @@ def _families(record: Record, ready: bool, memory_bytes: Mapping[str, int]) -> "
     for worker, alive in record.workers.items():
         workers.add_metric([worker], alive)
         deaths.add_metric([worker], record.deaths[worker])
+    tokens = Counts("internvl_tokens", "Tokens of answered requests.", labels=["model", "kind"])
+    for kind, count in record.tokens.items():
+        tokens.add_metric(kind, count)
     memory = Gauge("internvl_device_memory_used_bytes", "Memory of the device in use.", labels=["device"])
     for device, used in memory_bytes.items():
         memory.add_metric([device], used)
-    yield from (exchanges, refusals, cache, workers, deaths, memory)
+    yield from (exchanges, refusals, cache, workers, deaths, tokens, memory)
     yield Gauge("internvl_ready", "1 while requests are taken up at once.", value=ready)
     yield Gauge("internvl_queue_depth", "Requests that wait for a worker.", value=record.depth)
     yield Gauge("internvl_requests_under_way", "Requests that came in and have not ended.", value=record.under_way)
-    by_model = (((model,), histogram) for model, histogram in record.latency.items())
-    yield _histogram("request_seconds", "Latency of answered requests.", ("model",), by_model)
     yield _histogram("stage_seconds", "Latency of each stage.", ("model", "stage"), record.stages.items())
-    batches = (((model,), histogram) for model, histogram in record.batches.items())
-    yield _histogram("batch_rows", "Rows of each batch.", ("model",), batches)
+    for name, text, by_model in (
+        ("request_seconds", "Latency of answered requests.", record.latency),
+        ("batch_rows", "Rows of each batch.", record.batches),
+        ("first_token_seconds", "Seconds to the first piece of an answer.", record.first_piece),
+        ("answer_tokens_per_second", "Tokens a second after the first piece of an answer.", record.token_rates),
+    ):
+        yield _histogram(name, text, ("model",), (((model,), values) for model, values in by_model.items()))
 
 
 def _histogram(

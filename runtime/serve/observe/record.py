@@ -4,8 +4,8 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from internvl_edge.runtime.serve.observe.exchange import Exchange
-from internvl_edge.runtime.serve.observe.histogram import ROWS, Histogram
+from internvl_edge.runtime.serve.observe.exchange import Answered, Exchange
+from internvl_edge.runtime.serve.observe.histogram import FIRST_SECONDS, ROWS, TOKEN_RATES, Histogram
 
 
 class Record:
@@ -27,6 +27,12 @@ class Record:
         """Model -> time of its last answer, in milliseconds since 1970."""
         self.batches: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(ROWS))
         """Model -> rows of its batches."""
+        self.first_piece: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(FIRST_SECONDS))
+        """Chat model -> seconds from the first byte of a request to the first piece of its answer."""
+        self.token_rates: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(TOKEN_RATES))
+        """Chat model -> tokens a second of an answer after its first piece."""
+        self.tokens: Counter[tuple[str, str]] = Counter()
+        """(chat model, `prompt` or `completion`) -> number of tokens of answered requests."""
         self.refusals: Counter[tuple[str, str]] = Counter()
         """(model, name of the refusal's class) -> number of refusals."""
         self.rows: Counter[str] = Counter()
@@ -62,6 +68,9 @@ class Record:
                 now_ms = time.time_ns() // 1_000_000
                 self.last_answer_ms[exchange.model] = max(now_ms, self.last_answer_ms.get(exchange.model, 0))
 
+        if exchange.answered is not None and not exchange.refusal:
+            self._answered(exchange.model, exchange.answered)
+
     def accepted(self, model: str) -> None:
         """Count a request that was put into the queue."""
         self.taken[model] += 1
@@ -92,3 +101,10 @@ class Record:
         if self.workers.get(name) and not alive:
             self.deaths[name] += 1
         self.workers[name] = alive
+
+    def _answered(self, model: str, answered: Answered) -> None:
+        self.first_piece[model].add(answered.first_s)
+        if answered.tokens_per_s is not None:
+            self.token_rates[model].add(answered.tokens_per_s)
+        self.tokens[model, "prompt"] += answered.prompt_tokens
+        self.tokens[model, "completion"] += answered.completion_tokens

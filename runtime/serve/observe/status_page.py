@@ -29,6 +29,7 @@ def page_html(record: Record, signatures: Mapping[str, Signature], ready: bool, 
         hits=record.lookups[True],
         misses=record.lookups[False],
         models=_rows(_model(record, signature) for signature in signatures.values()),
+        answers=_rows(_answers(record, model) for model in sorted(record.first_piece)),
         stages=_rows(
             ([model, stage], [str(times.count), _ms(times.sum / times.count)])
             for (model, stage), times in sorted(record.stages.items())
@@ -49,6 +50,13 @@ def _model(record: Record, signature: Signature) -> tuple[list[str], list[str]]:
     words = [signature.name, _tensors(signature.inputs), _tensors(signature.outputs)]
     figures = [str(latency.count), _bound(latency, 0.5), _bound(latency, 0.99)]
     return words, [*figures, f"{batches.sum / batches.count:.1f}" if batches else _NOTHING]
+
+
+def _answers(record: Record, model: str) -> tuple[list[str], list[str]]:
+    first, rates = record.first_piece[model], record.token_rates.get(model)
+    figures = [str(first.count), *(str(record.tokens[model, kind]) for kind in ("prompt", "completion"))]
+    speed = f"{rates.sum / rates.count:.3g}" if rates else _NOTHING
+    return [model], [*figures, _bound(first, 0.5), _bound(first, 0.99), speed]
 
 
 def _rows(rows: Iterable[tuple[list[str], list[str]]]) -> str:

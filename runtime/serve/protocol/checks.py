@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from internvl_edge.runtime.serve.protocol.options import ProtocolOptions
 from internvl_edge.runtime.serve.refusals import BadRequestError, UnknownModelError
 from internvl_edge.runtime.serve.requests import Parameter
 from internvl_edge.runtime.serve.signature import DATATYPES, Signature
@@ -138,6 +139,13 @@ def deadline_of(parameters: Mapping[str, Any], usual_s: float, remaining_s: floa
     if remaining_s is not None:
         asked.append(min(remaining_s, _LONGEST_WAIT_S))
     return time.monotonic() + min(asked, default=usual_s)
+
+
+def usual_seconds(signature: Signature, inputs: Mapping[str, np.ndarray], options: ProtocolOptions) -> float:
+    """Return the seconds to the deadline of a request that sets none."""
+    if signature.answers is not None:
+        return options.answer_s
+    return options.deadline_s * batches_of(inputs, options.max_batch)
 
 
 def batches_of(inputs: Mapping[str, np.ndarray], max_batch: int) -> int:

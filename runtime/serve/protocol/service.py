@@ -2,12 +2,13 @@
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from typing import cast
 
 from internvl_edge.runtime.serve.engine import Engine
 from internvl_edge.runtime.serve.observe.access_log import AccessLog
-from internvl_edge.runtime.serve.observe.exchange import Exchange
+from internvl_edge.runtime.serve.observe.exchange import Answered, Exchange
 from internvl_edge.runtime.serve.observe.record import Record
 from internvl_edge.runtime.serve.observe.trace_context import continued
 from internvl_edge.runtime.serve.protocol.checks import served
@@ -20,6 +21,8 @@ from internvl_edge.runtime.serve.signature import Signature
 logger = logging.getLogger(__name__)
 
 _LONGEST_METHOD = 200
+_ANSWER = frozenset(("prompt_tokens", "completion_tokens", "finish_reason"))
+"""Outputs of a chat model's answer that are noted; a request may ask for some of them only."""
 
 
 class Service:
@@ -111,7 +114,9 @@ class Service:
             RefusalError: The request gets no answer, for the reason that the error gives.
         """
         self._take(exchange, request)
-        return await self.engine.infer(request)
+        response = await self.engine.infer(request)
+        _note_answer(exchange, response)
+        return response
 
     def stream(self, exchange: Exchange, request: Request) -> AsyncIterator[Response]:
         """Yield the answer in parts; a model that does not stream gives one part.
@@ -120,7 +125,14 @@ class Service:
             RefusalError: There is no answer, or no further part, for the reason that the error gives.
         """
         self._take(exchange, request)
-        return self.engine.stream(request)
+        return self._noted(exchange, request)
+
+    async def _noted(self, exchange: Exchange, request: Request) -> AsyncIterator[Response]:
+        async with aclosing(cast("AsyncGenerator[Response, None]", self.engine.stream(request))) as parts:
+            async for part in parts:
+                if part.final:
+                    _note_answer(exchange, part)
+                yield part
 
     def _take(self, exchange: Exchange, request: Request) -> None:
         if self._draining:
@@ -129,6 +141,22 @@ class Service:
         exchange.id = request.id
         batched = self.engine.signatures[request.model].batched
         exchange.rows = max((len(array) for array in request.inputs.values()), default=1) if batched else 1
+
+
+def _note_answer(exchange: Exchange, response: Response) -> None:
+    """Note what an answer of a chat model took; others are not noted."""
+    if not _ANSWER.issubset(response.outputs):
+        return
+    prompt, completion = (int(response.outputs[f"{kind}_tokens"].item()) for kind in ("prompt", "completion"))
+    now = time.monotonic()
+    first = response.first_at or now
+    exchange.answered = Answered(
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        finish_reason=response.outputs["finish_reason"].item().decode(),
+        first_s=first - exchange.began,
+        tokens_per_s=(completion - 1) / (now - first) if completion > 1 and now > first else None,
+    )
 
 
 def refusal_of(error: Exception, exchange: Exchange) -> RefusalError:

@@ -22,7 +22,8 @@ from internvl_edge.runtime.serve.scheduling.ticket import Batch, Key, Ticket
 _AHEAD = 2
 """Most batches that a worker holds: the one that it computes and the next."""
 _STREAMS = 4
-"""Most streamed batches that a worker computes concurrently."""
+"""Most streamed batches that a worker computes concurrently. One of a key that no other request may join is computed
+without other streams: an answer of a chat model, whose cache and speed are the worker's."""
 _LINES = 256
 """Number of batching keys above which those without open requests are dropped."""
 _SURE = 0.75
@@ -205,7 +206,7 @@ class Scheduler:
 
     def _may_leave(self, key: Key, line: _Line, now: float, load: Load) -> bool:
         if key.stream:
-            return load.streams < _STREAMS
+            return load.streams < (1 if key.alone else _STREAMS)
         if load.batches:
             return load.batches < _AHEAD and self._is_full(key, line)
         return now >= self._held_until(key, line, load.idle_since)

@@ -25,6 +25,7 @@ def test_every_option_reaches_its_place(replace: Replace, invoke: Invoke, tmp_pa
     asked = (
         "b --host 0.0.0.0 --http -1 --grpc 0 --backend openvino --graphs vision,text --workers 2 --threads 3"
         " --bf16 --max-batch 4 --max-delay-ms 1.5 --queue 9 --deadline-ms 70 --stall-s 5 --max-new-tokens 8"
+        " --max-answer-tokens 9 --answer-deadline-s 2.5"
         " --max-body-mb 2 --cache-mb 1GiB --drain-s 3 --tls-cert c.pem --tls-key k.pem --cors-origin https://a"
         " --cors-origin https://b --no-access-log --traces"
     )
@@ -43,6 +44,8 @@ def test_every_option_reaches_its_place(replace: Replace, invoke: Invoke, tmp_pa
         deadline_ms=70.0,
         stall_s=5.0,
         max_new_tokens=8,
+        max_answer_tokens=9,
+        answer_deadline_s=2.5,
         max_body_bytes=2 << 20,
         cache_bytes=1 << 30,
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from internvl_edge.runtime.serve.observe.exchange import Exchange
 from internvl_edge.runtime.serve.protocol import describe
-from internvl_edge.runtime.serve.protocol.checks import batches_of, deadline_of, model_parameters, request_id
+from internvl_edge.runtime.serve.protocol.checks import deadline_of, model_parameters, request_id, usual_seconds
 from internvl_edge.runtime.serve.protocol.grpc.infer import inputs_of, outputs_of, parameters_of, response_message
 from internvl_edge.runtime.serve.protocol.grpc.management import MANAGED
 from internvl_edge.runtime.serve.protocol.grpc.messages import message
@@ -114,8 +114,8 @@ class Servicer:
     def _request(self, asked: Any, exchange: Exchange, remaining_s: float | None) -> tuple[Signature, Request]:
         signature = self.service.model(exchange, asked.model_name, asked.model_version)
         parameters = parameters_of(asked.parameters)
-        inputs, options = inputs_of(asked), self.service.options
-        usual_s = options.deadline_s * batches_of(inputs, options.max_batch)
+        inputs = inputs_of(asked)
+        usual_s = usual_seconds(signature, inputs, self.service.options)
         request = Request(
             model=signature.name,
             inputs=inputs,

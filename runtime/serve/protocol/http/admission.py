@@ -14,7 +14,7 @@ from functools import lru_cache
 from math import ceil
 
 from internvl_edge.runtime.serve.protocol.http.cors import CrossOrigin, Line
-from internvl_edge.runtime.serve.protocol.http.document.operations import INFERENCE_SUFFIXES, MODELS
+from internvl_edge.runtime.serve.protocol.http.document.operations import INFERENCE_SUFFIXES, MODELS, OPERATIONS
 from internvl_edge.runtime.serve.protocol.http.responses import refusal_response
 from internvl_edge.runtime.serve.protocol.service import Service, refusal_of
 from internvl_edge.runtime.serve.refusals import OverloadedError, RefusalError
@@ -91,7 +91,7 @@ class AdmissionControl:
                 refusal_of(refusal, exchange)
             origin = next((value.decode("latin-1") for name, value in headers if name == b"origin"), None)
             lines = self._cross_origin.lines(origin)
-            raise RejectedError(_answer(str(refusal), ceil(refusal.retry_after_s or 0), lines)) from None
+            raise RejectedError(_answer(str(refusal), ceil(refusal.retry_after_s or 0), path, lines)) from None
         except RefusalError:  # a missing or unknown key: the application answers it
             return None
         return Admitted(client, queued)
@@ -127,14 +127,17 @@ class AdmissionControl:
 
 def _model(method: bytes, path: str) -> str:
     """Return the model of a request for inference; an empty string for other requests."""
-    if method != b"POST" or not (path.startswith(MODELS) and path.endswith(INFERENCE_SUFFIXES)):
+    if method != b"POST":
         return ""
-    return path[len(MODELS) :].split("/", 1)[0]
+    if path.startswith(MODELS) and path.endswith(INFERENCE_SUFFIXES):
+        return path[len(MODELS) :].split("/", 1)[0]
+    operation = OPERATIONS.get(("POST", path))
+    return operation.model if operation is not None else ""
 
 
 @lru_cache(maxsize=64)
-def _answer(sentence: str, retry_after_s: int, more: tuple[Line, ...]) -> bytes:
+def _answer(sentence: str, retry_after_s: int, path: str, more: tuple[Line, ...]) -> bytes:
     """Return headers, with `more` of them, and body; cached, since they repeat while the queue is full."""
-    answer = refusal_response(OverloadedError(sentence, retry_after_s), MODELS)
+    answer = refusal_response(OverloadedError(sentence, retry_after_s), path)
     lines = b"".join(b"%b: %b\r\n" % header for header in (*answer.raw_headers, *more))
     return b"%b\r\n%b" % (lines, bytes(answer.body))

@@ -7,7 +7,7 @@ import numpy as np
 from starlette.requests import Request as HttpRequest
 
 from internvl_edge.runtime.serve.observe.exchange import Exchange
-from internvl_edge.runtime.serve.protocol.checks import batches_of, deadline_of
+from internvl_edge.runtime.serve.protocol.checks import deadline_of, usual_seconds
 from internvl_edge.runtime.serve.protocol.http.body import Body, json_object
 from internvl_edge.runtime.serve.protocol.http.disconnect import cancel_on_disconnect
 from internvl_edge.runtime.serve.protocol.http.infer import Asked
@@ -44,8 +44,7 @@ class Call:
 
     def request(self, signature: Signature, asked: Asked) -> Request:
         """Return the engine's request of a parsed body."""
-        options = self.service.options
-        usual_s = options.deadline_s * batches_of(asked.inputs, options.max_batch)
+        usual_s = usual_seconds(signature, asked.inputs, self.service.options)
         return Request(
             model=signature.name,
             inputs=asked.inputs,

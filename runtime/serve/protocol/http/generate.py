@@ -1,23 +1,16 @@
 """Triton's `generate`: a JSON object of plain values in, and one out, or a stream of them."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
 from math import prod
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-from starlette.types import Receive, Scope, Send
 
 from internvl_edge.runtime.serve.protocol.checks import VERSION, model_parameters, quoted, request_id
-from internvl_edge.runtime.serve.protocol.http.disconnect import cancel_on_disconnect
 from internvl_edge.runtime.serve.protocol.http.infer import Asked
-from internvl_edge.runtime.serve.protocol.http.responses import json_bytes
 from internvl_edge.runtime.serve.protocol.json_tensors import array_from_list, flattened
-from internvl_edge.runtime.serve.refusals import BadRequestError, RefusalError
+from internvl_edge.runtime.serve.refusals import BadRequestError
 from internvl_edge.runtime.serve.requests import Response
 from internvl_edge.runtime.serve.signature import Signature, Tensor
-
-_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
 
 def asked(signature: Signature, content: dict[str, Any]) -> Asked:
@@ -54,41 +47,6 @@ def answer(signature: Signature, request: Asked, response: Response) -> dict[str
         values = flattened(name, types[name], array)
         content[name] = values[0] if len(values) == 1 else values
     return content
-
-
-class EventStream:
-    """A response of server-sent events, one for each part; a refusal after the first part is the last event."""
-
-    def __init__(
-        self,
-        parts: AsyncIterator[Response],
-        render: Callable[[Response], dict[str, Any]],
-        refused: Callable[[Exception], RefusalError],
-    ) -> None:
-        self._parts = parts
-        self._render = render
-        self._refused = refused
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the parts as they come; an error before the first part is raised."""
-        await cancel_on_disconnect(receive, self._send(send))
-
-    async def _send(self, send: Send) -> None:
-        async with aclosing(cast("AsyncGenerator[Response, None]", self._parts)) as parts:
-            event = _event(self._render(await anext(parts)))
-            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-            await send({"type": "http.response.body", "body": event, "more_body": True})
-            try:
-                async for part in parts:
-                    await send({"type": "http.response.body", "body": _event(self._render(part)), "more_body": True})
-            except Exception as error:
-                last = _event({"error": str(self._refused(error))})
-                await send({"type": "http.response.body", "body": last, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-def _event(content: dict[str, Any]) -> bytes:
-    return b"data: %b\n\n" % json_bytes(content)
 
 
 def _array(tensor: Tensor, value: Any) -> np.ndarray:

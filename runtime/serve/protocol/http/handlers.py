@@ -1,25 +1,22 @@
 """The handlers of all paths."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 from typing import Any
 
-import numpy as np
 from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp
 
-from internvl_edge.runtime.serve.models import ENCODE_IMAGE, ENCODE_TEXT
 from internvl_edge.runtime.serve.observe import metrics
 from internvl_edge.runtime.serve.observe.status_page import page_html
 from internvl_edge.runtime.serve.protocol import describe
-from internvl_edge.runtime.serve.protocol.http import embeddings, generate, infer
+from internvl_edge.runtime.serve.protocol.http import generate, infer
 from internvl_edge.runtime.serve.protocol.http.call import Call
 from internvl_edge.runtime.serve.protocol.http.document.docs_page import docs_html
 from internvl_edge.runtime.serve.protocol.http.document.openapi import openapi
 from internvl_edge.runtime.serve.protocol.http.document.operations import HEADER_LENGTH, OPERATIONS
-from internvl_edge.runtime.serve.protocol.http.generate import EventStream
+from internvl_edge.runtime.serve.protocol.http.events import EventStream
 from internvl_edge.runtime.serve.protocol.http.management import MANAGEMENT_HANDLERS
+from internvl_edge.runtime.serve.protocol.http.openai.handlers import OPENAI_HANDLERS
 from internvl_edge.runtime.serve.protocol.http.responses import json_response
 from internvl_edge.runtime.serve.protocol.service import refusal_of
 from internvl_edge.runtime.serve.refusals import RETRY_S, BadRequestError, UnavailableError
@@ -27,8 +24,6 @@ from internvl_edge.runtime.serve.requests import Response as Answer
 from internvl_edge.runtime.serve.signature import Signature
 
 Handler = Callable[[Call], Awaitable[ASGIApp]]
-_COUNTED_AT_ONCE = 16 << 10
-"""Most characters whose tokens are counted on the event loop, in at most 2 ms; more are counted in a thread."""
 
 
 async def _live(call: Call) -> ASGIApp:
@@ -92,38 +87,13 @@ async def _generate_stream(call: Call) -> ASGIApp:
     signature = _asked(call)
     asked = generate.asked(signature, await call.json())
 
-    def render(part: Answer) -> dict[str, Any]:
-        return generate.answer(signature, asked, part)
+    def render(part: Answer) -> list[dict[str, Any]]:
+        return [generate.answer(signature, asked, part)]
 
-    parts = call.service.stream(call.exchange, call.request(signature, asked))
-    return EventStream(parts, render, partial(refusal_of, exchange=call.exchange))
+    def refused(error: Exception) -> dict[str, Any]:
+        return {"error": str(refusal_of(error, call.exchange))}
 
-
-async def _embeddings(call: Call) -> ASGIApp:
-    wanted = embeddings.wanted(await call.json(), _models_served(call), _width(call))
-    rows: dict[int, np.ndarray] = {}
-    embeddings.require_graphs(wanted, call.service.engine.signatures)
-    for part in wanted.parts():
-        rows.update(zip(part.places, await call.infer_rows(part.model, part.inputs, part.parameters), strict=True))
-    texts = [text.decode() for text in wanted.texts.values()]
-    if sum(map(len, texts)) <= _COUNTED_AT_ONCE:
-        tokens = call.service.count_tokens(texts)
-    else:
-        tokens = await asyncio.to_thread(call.service.count_tokens, texts)
-    return json_response(embeddings.answer(wanted, rows, tokens))
-
-
-async def _models(call: Call) -> ASGIApp:
-    models = _models_served(call)
-    return json_response({"object": "list", "data": [embeddings.model_entry(name, models) for name in models]})
-
-
-async def _model_entry(call: Call) -> ASGIApp:
-    return json_response(embeddings.model_entry(call.http.path_params["model"], _models_served(call)))
-
-
-def _models_served(call: Call) -> tuple[str, ...]:
-    return embeddings.model_names(call.service.engine.signatures)
+    return EventStream(call.service.stream(call.exchange, call.request(signature, asked)), render, refused)
 
 
 async def _metrics(call: Call) -> ASGIApp:
@@ -151,13 +121,6 @@ async def _docs(call: Call) -> ASGIApp:
 
 def _html(page: str) -> ASGIApp:
     return HTMLResponse(page, headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"})
-
-
-def _width(call: Call) -> int:
-    """Return the number of values of an embedding, or -1 if no encoder is served."""
-    signatures = call.service.engine.signatures
-    found = [signatures[name].outputs[0].shape[-1] for name in (ENCODE_TEXT, ENCODE_IMAGE) if name in signatures]
-    return found[0] if found else -1
 
 
 def _asked(call: Call) -> Signature:
@@ -189,9 +152,7 @@ HANDLERS: Mapping[str, Handler] = {
     "generate": _generate,
     "generate_stream": _generate_stream,
     "index": _index,
-    "embeddings": _embeddings,
-    "models": _models,
-    "model_entry": _model_entry,
+    **OPENAI_HANDLERS,
     **MANAGEMENT_HANDLERS,
 }
 """Name of a handler in the table of routes -> the handler."""

@@ -30,14 +30,21 @@ def refusal_response(refusal: RefusalError, path: str) -> Response:
         headers["Retry-After"] = str(max(ceil(refusal.retry_after_s), 1))
     if refusal.http == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return error_response(str(refusal), refusal.http, path, headers)
+    content = openai_error(refusal) if path.startswith(OPENAI_PATHS) else {"error": str(refusal)}
+    return json_response(content, refusal.http, headers)
 
 
 def error_response(message: str, status: int, path: str, headers: Mapping[str, str] | None = None) -> Response:
     """Return an error message in the form of the protocol to which `path` belongs."""
-    if path.startswith(OPENAI_PATHS):
-        kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-        return json_response(
-            {"error": {"message": message, "type": kind, "param": None, "code": None}}, status, headers
-        )
-    return json_response({"error": message}, status, headers)
+    content = _openai_error(message, status) if path.startswith(OPENAI_PATHS) else {"error": message}
+    return json_response(content, status, headers)
+
+
+def openai_error(refusal: RefusalError) -> dict[str, Any]:
+    """Return a refusal in OpenAI's form."""
+    return _openai_error(str(refusal), refusal.http, refusal.param, refusal.code)
+
+
+def _openai_error(message: str, status: int, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}

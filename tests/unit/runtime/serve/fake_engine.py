@@ -1,7 +1,10 @@
 """An engine without a model, whose answers tests know, and a server of it on free ports."""
 
 import asyncio
+import itertools
+import json
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,14 +17,17 @@ from internvl_edge.runtime.bundle.manifest import ModelInfo, VisionInfo
 from internvl_edge.runtime.serve.models import Choice, ServedModel
 from internvl_edge.runtime.serve.options import ServeOptions
 from internvl_edge.runtime.serve.protocol.service import Service
-from internvl_edge.runtime.serve.refusals import OverloadedError
+from internvl_edge.runtime.serve.refusals import BadRequestError, FailedError, OverloadedError
 from internvl_edge.runtime.serve.requests import Request, Response
 from internvl_edge.runtime.serve.server import Listeners, ServerOptions
 from internvl_edge.runtime.serve.signature import DATATYPES, Signature, Tensor
 from internvl_edge.runtime.serve.validation import validated_request
 from tests.tolerances import HANG_S
+from tests.unit.runtime.serve.chat_model import chat_model
 
 WORDS = ("a", " red", " kite")
+LIKELY = [{"token": word, "logprob": -0.5, "bytes": list(word.encode()), "top_logprobs": []} for word in WORDS]
+"""Log-probabilities of an answer, as the chat model gives them."""
 WIDTH = 4
 _INFO = ModelInfo(layout="internvl", vision=VisionInfo(image_size=8, patch_size=2, hidden_size=4, tokens=17))
 
@@ -53,11 +59,17 @@ class FakeEngine:
             raise OverloadedError("the queue is full", 1.5)
         if request.model == "broken":
             raise RuntimeError("/secret/path is not there")
-        if request.model == "slow":
+        if request.model == "slow" or _question(request) == b"slow":
             await self._slow()
-        return Response(outputs=_outputs(request))
+        if _question(request) == b"broken":
+            raise FailedError("chat: the model fails on this input")
+        return Response(outputs=_outputs(request), first_at=time.monotonic())
 
     async def stream(self, request: Request) -> AsyncIterator[Response]:
+        if request.model == "chat":
+            async for part in self._answered(request):
+                yield part
+            return
         if request.model != "caption":
             yield await self.infer(request)
             return
@@ -71,6 +83,23 @@ class FakeEngine:
                     raise OverloadedError("no more of it", 1.0)
                 text = np.array([word.encode()] * rows, np.object_)
                 yield Response(outputs={"text": text}, final=word == WORDS[-1])
+        finally:
+            self.streams_closed.set()
+
+    async def _answered(self, request: Request) -> AsyncIterator[Response]:
+        """Yield an answer in parts; question `broken` fails after the first word, and `slow` goes on for ever."""
+        request = validated_request(request, self.models[request.model], _INFO, ServeOptions())
+        self.seen.append(request)
+        first_at = time.monotonic()
+        try:
+            if _question(request) == b"refused":
+                raise BadRequestError("chat: the prompt has 120 tokens, the context 100", param="messages")
+            for word in itertools.cycle(WORDS) if _question(request) == b"slow" else WORDS:
+                await asyncio.sleep(0.005)
+                yield Response(outputs={"text": _bytes(word)}, final=False, first_at=first_at)
+                if _question(request) == b"broken":
+                    raise FailedError("chat: the model fails on this input")
+            yield Response(outputs={**_outputs(request), "text": _bytes("")}, first_at=first_at)
         finally:
             self.streams_closed.set()
 
@@ -121,6 +150,14 @@ def served(service: Service, **options: Any) -> Iterator[Places]:
         assert not thread.is_alive()
 
 
+def _bytes(text: str) -> np.ndarray:
+    return np.array([text.encode()], np.object_)
+
+
+def _question(request: Request) -> bytes | None:
+    return request.inputs["question"].item() if "question" in request.inputs else None
+
+
 def _models() -> Iterator[ServedModel]:
     every = {f"{name.lower()}_in": name for name in DATATYPES}
     yield ServedModel(
@@ -147,6 +184,7 @@ def _models() -> Iterator[ServedModel]:
             ),
             row_inputs=("a", "b"),
         )
+    yield chat_model()
     image = Tensor(name="image", datatype="BYTES", shape=(-1,))
     for name, tensor in (("encode_text", Tensor(name="text", datatype="BYTES", shape=(-1,))), ("encode_image", image)):
         mode = {"mode": Choice(default="c", allowed=("c", "g"))} if tensor is image else {}
@@ -181,6 +219,16 @@ def _outputs(request: Request) -> dict[str, np.ndarray]:
     if request.model == "echo":
         outputs = {name.replace("_in", "_out"): values for name, values in inputs.items()}
         return {name: v for name, v in outputs.items() if request.outputs is None or name in request.outputs}
+    if request.model == "chat":
+        counts = {"prompt_tokens": 7, "completion_tokens": len(WORDS)}
+        reason = "length" if request.parameters.get("max_new_tokens") == len(WORDS) else "stop"
+        likely = {"logprobs": _bytes(json.dumps(LIKELY))} if "logprobs" in request.parameters else {}
+        return {
+            "text": _bytes("".join(WORDS)),
+            "finish_reason": _bytes(reason),
+            **{name: np.array([count]) for name, count in counts.items()},
+            **likely,
+        }
     if request.model == "caption":
         return {"text": np.array(["".join(WORDS).encode()] * len(inputs["image"]), np.object_)}
     if request.model.startswith("encode"):

@@ -10,12 +10,13 @@ import pytest
 from internvl_edge.runtime.bundle.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, TensorSpec
 from internvl_edge.runtime.errors import BundleError, InputError
 from internvl_edge.runtime.serve import validation as checks
-from internvl_edge.runtime.serve.models import ServedModel, served_models
+from internvl_edge.runtime.serve.models import ServedModel, Span, served_models
 from internvl_edge.runtime.serve.options import ServeOptions
 from internvl_edge.runtime.serve.refusals import BadRequestError, TooLargeError
 from internvl_edge.runtime.serve.requests import Request
 from internvl_edge.runtime.serve.validation import validated_request
 from tests.unit.runtime.graph_uses import USES
+from tests.unit.runtime.serve.chat_model import CONTEXT, LIMITS, TILES, chat_manifest, chat_model
 from tests.unit.runtime.serve.onnx_bundle import MODEL, TEXT, VISION
 
 QUERY = GraphInfo(
@@ -237,6 +238,8 @@ def test_options_out_of_range_are_all_named() -> None:
         InputError, match=r"workers 0 .*max_batch -1 .*max_new_tokens 0 .*max_delay_ms nan .*deadline_ms 0"
     ):
         ServeOptions(workers=0, max_batch=-1, max_new_tokens=0, max_delay_ms=float("nan"), deadline_ms=0)
+    with pytest.raises(InputError, match=r"threads 0 .*max_answer_tokens 0 .*answer_deadline_s 0"):
+        ServeOptions(threads=0, max_answer_tokens=0, answer_deadline_s=0)
 
 
 def test_several_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,3 +247,120 @@ def test_several_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> Non
     assert ServeOptions().session.threads is None
     assert ServeOptions(workers=3).session.threads == 2
     assert ServeOptions(workers=3, threads=5).session.threads == 5
+
+
+def conversation(**inputs: Any) -> Request:
+    return request("chat", **{"question": strings(b"What?"), **inputs})
+
+
+def check_chat(asked: Request, served: ServedModel | None = None) -> Request:
+    return validated_request(asked, served or chat_model(), chat_manifest().model, OPTIONS)
+
+
+def test_a_chat_model_needs_its_language_model_and_tokenizer() -> None:
+    manifest = chat_manifest()
+    assert list(served_models(manifest)) == ["vision", "llm", "chat"]
+    assert list(served_models(manifest, ("vision",))) == ["vision"]
+    assert list(served_models(replace(manifest, files={}))) == ["vision", "llm"]
+    assert list(served_models(replace(manifest, model=replace(manifest.model, chat=None)))) == ["vision", "llm"]
+    assert list(served_models(replace(manifest, model=replace(manifest.model, language=None)))) == ["vision", "llm"]
+
+
+def test_limits_of_answers_are_those_of_bundle_and_option() -> None:
+    assert chat_model().signature.answers == LIMITS
+    few = chat_model(max_answer_tokens=20)
+    assert few.signature.answers == replace(LIMITS, new_tokens=20)
+    assert few.choices["max_new_tokens"].words == "0 to 20"
+    assert chat_model(max_answer_tokens=10**6).choices["max_new_tokens"].words == f"0 to {CONTEXT}"
+    with pytest.raises(BadRequestError, match="is 21 instead of 0 to 20; serve with a larger --max-answer-tokens"):
+        check_chat(replace(conversation(), parameters={"max_new_tokens": 21}), few)
+    untiled = replace(chat_manifest(), model=replace(chat_manifest().model, tiling=None))
+    assert served_models(untiled)["chat"].choices["max_tiles"].words == "1 to 12"
+
+
+def test_without_the_graph_of_tiles_a_chat_model_takes_no_pictures() -> None:
+    blind = served_models(chat_manifest(), ("llm",))["chat"]
+    assert [tensor.name for tensor in blind.signature.inputs] == ["question", "history", "system", "stop"]
+    assert "max_tiles" not in blind.choices
+    with pytest.raises(BadRequestError, match="there is no input 'image'"):
+        check_chat(conversation(image=strings(b"x")), blind)
+
+
+def test_requests_of_a_chat_model_are_computed_alone_and_whole() -> None:
+    served, asked = chat_model(), conversation(history=strings(b"a", b"b", b"c", b"d").reshape(2, 2))
+    assert (served.rows(asked), served.shared(asked)) == (1, {})
+    assert set(served.part(asked, 0, 1)) == {"question", "history"}
+    assert served.key(asked, stream=True) != served.key(asked, stream=True)
+    assert served.parameters(asked) == {
+        "max_new_tokens": 0,
+        "temperature": 0,
+        "top_k": 50,
+        "top_p": 1,
+        "repetition_penalty": 1,
+        "seed": -1,
+        "logprobs": -1,
+        "max_tiles": TILES,
+    }
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"temperature": 0.5, "top_p": 0.0, "top_k": 0, "repetition_penalty": 1.2, "seed": 2**62, "max_tiles": TILES},
+        {"temperature": 2, "max_new_tokens": CONTEXT, "logprobs": 20},
+    ],
+)
+def test_settings_of_answers(parameters: dict[str, Any]) -> None:
+    check_chat(replace(conversation(), parameters=parameters))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("temperature", 2.5, "0 to 2"),
+        ("temperature", float("nan"), "0 to 2"),
+        ("temperature", True, "0 to 2"),
+        ("top_p", -0.1, "0 to 1"),
+        ("top_k", 1.5, "0 to"),
+        ("repetition_penalty", 0, "0.01 to 100"),
+        ("seed", -2, "-1 to"),
+        ("max_tiles", 7, "1 to 6"),
+        ("logprobs", 21, "-1 to 20"),
+    ],
+)
+def test_settings_out_of_range_are_refused(name: str, value: Any, words: str) -> None:
+    with pytest.raises(BadRequestError, match=f"{name} is .* instead of {words}"):
+        check_chat(replace(conversation(), parameters={name: value}))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ({"question": strings(b" ")}, "question 0 is empty"),
+        ({"question": strings(b"https://x/a.png")}, "question 0 is an address"),
+        ({"stop": strings(b"")}, "stop 0 is empty"),
+        ({"history": strings(b"a", b"b")}, r"history has shape \[2\] instead of \[-1, 2\]"),
+        ({"history": strings(b"a", b"b", b"c").reshape(1, 3)}, r"instead of \[-1, 2\]"),
+        ({"history": strings(b"a", b"\xff").reshape(1, 2)}, "history 1 is not UTF-8"),
+        ({"image": strings(b"x"), "image_turns": np.array([1])}, "instead of ascending turns from 0 to 0"),
+        ({"image": strings(b"x", b"y"), "image_turns": np.array([1])}, "image_turns are 1 for 2 pictures"),
+        ({"image_turns": np.array([0])}, "image_turns are 1 for 0 pictures"),
+        ({"image": strings(*[b"x"] * 12)}, "12 pictures of at least 9 tokens are 108 of a context of 100"),
+    ],
+)
+def test_conversations_that_do_not_fit_are_refused(inputs: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadRequestError, match=words):
+        check_chat(conversation(**inputs))
+
+
+def test_what_was_said_may_be_anything() -> None:
+    history = strings(b"", b"https://x/a.png", b"data:image/png;base64,iVBO", b"").reshape(2, 2)
+    pictures = {"image": strings(b"x", b"y", b"z"), "image_turns": np.array([0, 2, 2])}
+    checked = check_chat(conversation(history=history, stop=strings(b"\n"), **pictures))
+    assert checked.inputs["history"].tolist() == history.tolist()
+    with pytest.raises(TooLargeError, match="history has a text of more than 50 bytes"):
+        check_chat(conversation(history=strings(b"a", b"x" * 51).reshape(1, 2)))
+
+
+def test_a_span_holds_the_numbers_between() -> None:
+    assert [value in Span(0, 1) for value in (0, 0.5, 1.0, 1.1, True, "0", float("nan"))] == [True] * 3 + [False] * 4

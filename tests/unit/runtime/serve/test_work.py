@@ -11,6 +11,7 @@ from internvl_edge.runtime.serve.refusals import FailedError, UnavailableError
 from internvl_edge.runtime.serve.requests import Request
 from internvl_edge.runtime.serve.scheduling.ticket import Key, Slice, Ticket
 from internvl_edge.runtime.serve.work import StreamedWork, Work
+from tests.unit.runtime.serve.chat_model import chat_model
 from tests.unit.runtime.serve.fake_engine import FakeEngine
 
 
@@ -141,3 +142,18 @@ async def test_a_stream_that_fails_wakes_who_waits() -> None:
     assert (await made.next()).final
     with pytest.raises(UnavailableError):
         await made.answer
+
+
+@on_a_loop
+async def test_the_last_part_of_a_text_has_the_other_outputs() -> None:
+    served = chat_model()
+    made = StreamedWork(Request(model="chat", inputs={"question": np.array([b"?"], np.object_)}), served)
+    alone = Slice(Ticket(key=Key("chat", None), rows=1, arrived=0.0), 0, 1)
+    made.piece(alone, 0, "a kite")
+    first = await made.next()
+    assert (list(first.outputs), first.final) == (["text"], False)
+    assert first.first_at == made.first_at is not None
+    made.take(alone, {"text": np.array([b"a kite"], np.object_), "completion_tokens": np.array([2])})
+    last = await made.next()
+    assert (last.outputs["text"].tolist(), last.final) == ([b""], True)
+    assert last.outputs["completion_tokens"].tolist() == [2]

@@ -15,7 +15,7 @@ from internvl_edge.runtime.serve.protocol.http.document.operations import (
     Operation,
 )
 from internvl_edge.runtime.serve.protocol.http.document.schemas import SCHEMAS, reference
-from internvl_edge.runtime.serve.protocol.http.embeddings import model_names
+from internvl_edge.runtime.serve.protocol.openai_models import openai_models
 from internvl_edge.runtime.serve.signature import Signature
 
 _REFUSALS: Mapping[str, str] = {
@@ -103,7 +103,7 @@ def _parameter(name: str, operation: Operation, signatures: Mapping[str, Signatu
     schema: dict[str, Any] = {"type": "string"}
     words = _WORDS.get(name, "")
     if name == "model":
-        names = list(model_names(signatures)) if operation.tag == OPENAI else list(signatures)
+        names = list(openai_models(signatures)) if operation.tag == OPENAI else list(signatures)
         schema = {"type": "string", "enum": names} if names else schema
         words = "" if operation.tag == OPENAI else "; ".join(f"{n}: {model_words(s)}" for n, s in signatures.items())
     return {"name": name, "in": "path", "required": True, "description": words, "schema": schema}

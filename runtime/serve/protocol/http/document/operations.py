@@ -6,6 +6,8 @@ The router, the OpenAPI document, the page `/docs` and admission control read it
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from internvl_edge.runtime.serve.models import CHAT
+
 PROTOCOL, MANAGEMENT, OPENAI, WATCHING = "Open Inference Protocol", "Triton's management", "OpenAI", "Watching"
 JSON, TEXT, HTML, EVENTS, BYTES = (
     "application/json",
@@ -32,6 +34,8 @@ class Operation:
     """Media type of its response."""
     example: Mapping[str, object] | None = None
     """Example of its body."""
+    model: str = ""
+    """Name of the served model that answers; empty where the path names it, or no single one does."""
     open: bool = False
     """Whether it needs no API key: health checks of orchestrators send none."""
 
@@ -130,8 +134,19 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         gives="EmbeddingsResponse",
         example={"model": "internvl-c", "input": ["a red kite", "data:image/png;base64,..."]},
     ),
-    ("GET", "/v1/models"): Operation(answer="models", tag=OPENAI, summary="The models of embeddings."),
-    ("GET", "/v1/models/{model}"): Operation(answer="model_entry", tag=OPENAI, summary="One model of embeddings."),
+    ("POST", "/v1/chat/completions"): Operation(
+        answer="chat",
+        tag=OPENAI,
+        summary="The next answer of a conversation about pictures; with stream true in chunks, as server-sent events.",
+        takes="ChatRequest",
+        gives="ChatCompletion",
+        example={"model": "internvl-chat", "messages": [{"role": "user", "content": "What is a kite?"}]},
+        model=CHAT,
+    ),
+    ("GET", "/v1/models"): Operation(
+        answer="models", tag=OPENAI, summary="The models of embeddings and of chat completions."
+    ),
+    ("GET", "/v1/models/{model}"): Operation(answer="model_entry", tag=OPENAI, summary="One of these models."),
     ("GET", "/v2/models/stats"): Operation(
         answer="all_stats", tag=WATCHING, summary="Triton's statistics of all models."
     ),

@@ -3,7 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from internvl_edge.runtime.serve.protocol.http.embeddings import FIELDS
+from internvl_edge.runtime.serve.protocol.http.document.openai_schemas import (
+    CHAT_COMPLETION,
+    CHAT_FIELDS,
+    EMBEDDINGS_FIELDS,
+)
 from internvl_edge.runtime.serve.signature import DATATYPES
 
 Schema = dict[str, Any]
@@ -55,16 +59,6 @@ _PARAMETERS: Schema = {
     "description": "Parameters of the model, and timeout in microseconds.",
     "additionalProperties": {"type": ["string", "number", "boolean"]},
 }
-_EMBEDDING_FIELDS: Mapping[str, Schema] = {
-    "model": _text("Whose picture features are meant, of those that GET /v1/models lists; texts have one kind."),
-    "input": {
-        "description": "A text, a data URL or the base64 of a picture, or a list of them.",
-        "oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
-    },
-    "encoding_format": {"enum": ["float", "base64", None]},
-    "dimensions": {"type": ["integer", "null"], "description": "The size that embeddings have, no other."},
-    "user": {"type": ["string", "null"]},
-}
 _REASON = _text("Why there is no answer, in one sentence.")
 SCHEMAS: Mapping[str, Schema] = {
     "Anything": {},
@@ -75,8 +69,8 @@ SCHEMAS: Mapping[str, Schema] = {
                 {
                     "message": _REASON,
                     "type": {"type": "string"},
-                    "param": {"type": "null"},
-                    "code": {"type": "null"},
+                    "param": {"type": ["string", "null"], "description": "Field that is at fault."},
+                    "code": {"type": ["string", "null"]},
                 },
                 ("message", "type", "param", "code"),
             )
@@ -121,7 +115,7 @@ SCHEMAS: Mapping[str, Schema] = {
         },
         ("name", "versions", "platform", "inputs", "outputs"),
     ),
-    "EmbeddingsRequest": _object({name: _EMBEDDING_FIELDS[name] for name in FIELDS}, ("model", "input")),
+    "EmbeddingsRequest": _object(EMBEDDINGS_FIELDS, ("model", "input")),
     "EmbeddingsResponse": _object(
         {
             "object": {"const": "list"},
@@ -140,5 +134,7 @@ SCHEMAS: Mapping[str, Schema] = {
         },
         ("object", "model", "data", "usage"),
     ),
+    "ChatRequest": _object(CHAT_FIELDS, ("model", "messages"), more=True),
+    "ChatCompletion": CHAT_COMPLETION,
 }
 """Name of a schema -> schema."""

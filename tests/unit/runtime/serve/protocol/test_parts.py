@@ -10,11 +10,11 @@ from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.serve.protocol.binary_tensors import array_from_raw, raw_from_array
 from internvl_edge.runtime.serve.protocol.checks import batches_of, deadline_of, quoted
 from internvl_edge.runtime.serve.protocol.credentials import Credentials, read_keys
-from internvl_edge.runtime.serve.protocol.http import embeddings
 from internvl_edge.runtime.serve.protocol.http.body import Buffers
-from internvl_edge.runtime.serve.protocol.http.embeddings import EmbeddingsRequest
 from internvl_edge.runtime.serve.protocol.http.generate import answer
 from internvl_edge.runtime.serve.protocol.http.infer import Asked
+from internvl_edge.runtime.serve.protocol.http.openai import embeddings
+from internvl_edge.runtime.serve.protocol.http.openai.embeddings import EmbeddingsRequest
 from internvl_edge.runtime.serve.protocol.json_tensors import flattened
 from internvl_edge.runtime.serve.refusals import BadRequestError, FailedError, OverloadedError, UnauthorizedError
 from internvl_edge.runtime.serve.requests import Response

@@ -48,6 +48,17 @@ def test_a_busy_worker_gets_full_batches_ahead_and_no_others() -> None:
     assert queue.take(9.0, Load(batches=2)) is None
 
 
+def test_a_worker_writes_one_answer_at_a_time_and_clients_take_turns() -> None:
+    queue = scheduler()
+    answers = [Key("chat", None, stream=True, alone=number) for number in range(1, 5)]
+    for client, key in zip("aaab", answers, strict=True):
+        add(queue, ticket(client, key=key))
+    assert spans(queue.take(0.0, IDLE)) == [("a", 0, 1)]
+    assert queue.take(0.0, Load(streams=1)) is None
+    assert spans(queue.take(1.0, IDLE)) == [("b", 0, 1)], "whoever was served least recently"
+    assert spans(queue.take(2.0, Load(batches=1))) == [("a", 0, 1)], "batches of graphs go between two tokens"
+
+
 def test_a_request_larger_than_a_batch_leaves_in_parts() -> None:
     queue = scheduler()
     add(queue, ticket(rows=10))

@@ -311,3 +311,22 @@ def test_the_wait_in_admission_control_counts_against_the_deadline(monkeypatch: 
     assert deadline is not None
     assert before + 60 <= deadline + 0.01 <= before + taken + 59.71  # a minute from the head, not from its beginning
     assert service.record.latency["sum"].sum >= 0.29
+
+
+def test_a_conversation_that_finds_no_room_is_refused_by_its_head_in_openai_s_form(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = b"POST", "/v1/chat/completions", "1.2.3.4", ()
+    control = AdmissionControl(service)
+    assert control.admit(*asked) == Admitted("1.2.3.4", True)
+    assert control.admit(b"GET", *asked[1:]) is None
+
+    def require_room(*given: object) -> bool:
+        raise OverloadedError("the queue is full", 1.5)
+
+    monkeypatch.setattr(service.engine, "require_room", require_room)
+    with pytest.raises(RejectedError) as caught:
+        control.admit(*asked)
+    head, _, body = caught.value.answer.partition(b"\r\n\r\n")
+    assert b"retry-after: 2" in head
+    assert json.loads(body)["error"]["type"] == "rate_limit_error"

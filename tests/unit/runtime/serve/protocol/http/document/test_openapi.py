@@ -16,6 +16,7 @@ from internvl_edge.runtime.serve.protocol.service import Service
 from tests.tolerances import HANG_S
 from tests.unit.runtime.serve.fake_engine import FakeEngine, Places, served
 
+HELLO = {"model": "internvl-chat", "messages": [{"role": "user", "content": "Hello"}]}
 ROWS = {"inputs": [{"name": n, "datatype": "FP32", "shape": [1, 4], "data": [1] * 4} for n in "ab"]}
 
 
@@ -70,7 +71,7 @@ def test_models_are_named(document: Any) -> None:
     assert {"sum", "caption"} <= set(model["schema"]["enum"])
     assert "a FP32 [-1, 4], b FP32 [-1, 4] -> total FP32 [-1, 4]" in model["description"]
     (model,) = document["paths"]["/v1/models/{model}"]["get"]["parameters"]
-    assert model["schema"]["enum"] == ["internvl-c", "internvl-g"]
+    assert model["schema"]["enum"] == ["internvl-c", "internvl-g", "internvl-chat"]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +83,9 @@ def test_models_are_named(document: Any) -> None:
         ("GET", "/v2/models/sum", None, "ModelMetadata"),
         ("POST", "/v1/embeddings", {"model": "internvl-c", "input": "a red kite"}, "EmbeddingsResponse"),
         ("POST", "/v1/embeddings", {"model": "gpt"}, "OpenAIError"),
+        ("POST", "/v1/chat/completions", HELLO, "ChatCompletion"),
+        ("POST", "/v1/chat/completions", {**HELLO, "logprobs": True}, "ChatCompletion"),
+        ("POST", "/v1/chat/completions", {**HELLO, "n": 2}, "OpenAIError"),
     ],
 )
 def test_bodies_and_answers_are_of_their_schemas(

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
+from internvl_edge.runtime.serve.protocol.http.document.openai_schemas import CHAT_FIELDS, EMBEDDINGS_FIELDS
 from internvl_edge.runtime.serve.protocol.http.document.schemas import SCHEMAS, reference
-from internvl_edge.runtime.serve.protocol.http.embeddings import FIELDS
 from internvl_edge.runtime.serve.signature import DATATYPES
 
 
@@ -28,15 +28,17 @@ def test_tensors_have_the_types_of_the_protocol() -> None:
     assert tensor["required"] == ["name", "datatype", "shape"], "data may stand behind the JSON"
 
 
-def test_an_embedding_has_the_fields_that_are_read() -> None:
+def test_openai_s_bodies_have_the_fields_that_are_read() -> None:
     schema = SCHEMAS["EmbeddingsRequest"]
-    assert list(schema["properties"]) == list(FIELDS)
+    assert list(schema["properties"]) == list(EMBEDDINGS_FIELDS)
     assert schema["additionalProperties"] is False
+    assert list(SCHEMAS["ChatRequest"]["properties"]) == list(CHAT_FIELDS)
 
 
-def test_fields_of_other_servers_may_come_along_in_triton_s_bodies() -> None:
+def test_fields_of_other_servers_may_come_along_in_triton_s_and_chat_bodies() -> None:
     assert [name for name, schema in SCHEMAS.items() if schema.get("additionalProperties") is True] == [
         "InferRequest",
         "Generate",
         "Generated",
+        "ChatRequest",
     ]

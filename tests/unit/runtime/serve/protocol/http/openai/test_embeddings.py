@@ -29,6 +29,7 @@ def test_openai_embeddings(places: Places) -> None:
     assert [model["id"] for model in json.loads(ask(places, "GET", "/v1/models")[2])["data"]] == [
         "internvl-c",
         "internvl-g",
+        "internvl-chat",
     ]
 
 

@@ -13,17 +13,16 @@ from internvl_edge.runtime.inputs.pictures.picture_text import picture_in_text
 from internvl_edge.runtime.serve.models import ENCODE_IMAGE, ENCODE_TEXT
 from internvl_edge.runtime.serve.protocol.binary_tensors import object_array
 from internvl_edge.runtime.serve.protocol.checks import HALF_SURROGATE, quoted
-from internvl_edge.runtime.serve.refusals import BadRequestError, FailedError, TooLargeError, UnknownModelError
+from internvl_edge.runtime.serve.protocol.http.document.openai_schemas import EMBEDDINGS_FIELDS
+from internvl_edge.runtime.serve.protocol.openai_models import PREFIX, require_model
+from internvl_edge.runtime.serve.refusals import BadRequestError, FailedError, TooLargeError
 from internvl_edge.runtime.serve.signature import Signature
 
-_PREFIX = "internvl-"
-"""Prefix of the models' names here; the rest is the kind of picture features, as c or g. Texts have one kind."""
 _MOST_ITEMS = 2048
 """Largest number of texts and pictures in one request, the same as OpenAI's limit."""
 _NAMED = 5
 """Largest number of items that one error message names."""
 _NO_INPUT = "input: is a text, a data URL of a picture, or a list of them"
-FIELDS = ("model", "input", "encoding_format", "dimensions", "user")
 
 
 class Part(NamedTuple):
@@ -53,16 +52,9 @@ class EmbeddingsRequest:
         if self.texts:
             parts.append(Part(ENCODE_TEXT, {"text": _array(self.texts)}, {}, list(self.texts)))
         if self.pictures:
-            mode = {"mode": self.model.removeprefix(_PREFIX)}
+            mode = {"mode": self.model.removeprefix(PREFIX)}
             parts.append(Part(ENCODE_IMAGE, {"image": _array(self.pictures)}, mode, list(self.pictures)))
         return parts
-
-
-def model_names(signatures: Mapping[str, Signature]) -> tuple[str, ...]:
-    """Return the names of the models that this endpoint offers with the served graphs."""
-    pictures, texts = signatures.get(ENCODE_IMAGE), signatures.get(ENCODE_TEXT)
-    modes = pictures.modes if pictures else ("c",) if texts else ()
-    return tuple(f"{_PREFIX}{mode}" for mode in modes)
 
 
 def wanted(content: dict[str, Any], models: Sequence[str], width: int) -> EmbeddingsRequest:
@@ -76,10 +68,9 @@ def wanted(content: dict[str, Any], models: Sequence[str], width: int) -> Embedd
     Raises:
         RefusalError: A field is not known or has a wrong value, or there are too many items.
     """
-    if unknown := set(content) - set(FIELDS):
-        raise BadRequestError(f"field {quoted(min(unknown))} is not known; there are {', '.join(FIELDS)}")
-    if (model := content.get("model")) not in models:
-        raise _unknown(model, models)
+    if unknown := set(content) - set(EMBEDDINGS_FIELDS):
+        raise BadRequestError(f"field {quoted(min(unknown))} is not known; there are {', '.join(EMBEDDINGS_FIELDS)}")
+    model = require_model(content.get("model"), models)
     form = content.get("encoding_format")
     if form is not None and form not in ("float", "base64"):
         raise BadRequestError(f"encoding_format {quoted(form)} is not known; there are float and base64")
@@ -95,7 +86,7 @@ def wanted(content: dict[str, Any], models: Sequence[str], width: int) -> Embedd
             texts[place] = _encoded(place, text)
         else:
             pictures[place] = picture
-    return EmbeddingsRequest(model=str(model), texts=texts, pictures=pictures, base64=form == "base64")
+    return EmbeddingsRequest(model=model, texts=texts, pictures=pictures, base64=form == "base64")
 
 
 def require_graphs(request: EmbeddingsRequest, signatures: Mapping[str, Signature]) -> None:
@@ -125,21 +116,6 @@ def answer(request: EmbeddingsRequest, rows: Mapping[int, np.ndarray], tokens: i
     ]
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     return {"object": "list", "data": data, "model": request.model, "usage": usage}
-
-
-def model_entry(name: str, models: Sequence[str]) -> dict[str, Any]:
-    """Return the description of a model.
-
-    Raises:
-        UnknownModelError: There is no model of this name.
-    """
-    if name not in models:
-        raise _unknown(name, models)
-    return {"id": name, "object": "model", "created": 0, "owned_by": "internvl-edge"}
-
-
-def _unknown(name: Any, models: Sequence[str]) -> UnknownModelError:
-    return UnknownModelError(f"model {quoted(name)} is not served here; there are {', '.join(models) or 'none'}")
 
 
 def _array(items: Mapping[int, bytes]) -> np.ndarray:

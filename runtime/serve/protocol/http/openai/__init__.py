@@ -1,0 +1,1 @@
+"""OpenAI's endpoints: embeddings, chat completions and the list of models."""
