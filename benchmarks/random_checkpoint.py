@@ -18,7 +18,15 @@ STAGGER_BYTES = 4096
 """Distance between the starts of two tensors in the block of random numbers."""
 BLOCK_VALUES = 4 << 20
 SHARD_BYTES = 5 << 30
-TOKENIZER = Path(__file__).resolve().parent.parent / "examples" / "emoji" / "checkpoint" / "tokenizer.model"
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+TOKENIZERS = {
+    "internvl": ("emoji", ("tokenizer.model",)),
+    "internvl_chat": (
+        "chat",
+        ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json"),
+    ),
+}
+"""Layout -> example that lends its tokenizer, and the files of it. Ids beyond that tokenizer are never answered."""
 _DTYPES = {"float16": ("F16", torch.float16), "bfloat16": ("BF16", torch.bfloat16), "float32": ("F32", torch.float32)}
 _VISION_6B: dict[str, Any] = {
     "model_type": "intern_vit_6b",
@@ -32,22 +40,71 @@ _VISION_6B: dict[str, Any] = {
     "qkv_bias": False,
     "layer_norm_eps": 1e-6,
 }
+_VISION_300M: dict[str, Any] = {
+    "model_type": "intern_vit_6b",
+    "hidden_size": 1024,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 24,
+    "intermediate_size": 4096,
+    "image_size": 448,
+    "patch_size": 14,
+    "norm_type": "layer_norm",
+    "qk_normalization": False,
+    "qkv_bias": True,
+    "layer_norm_eps": 1e-6,
+}
+
+
+def _chat(
+    vision: dict[str, Any], hidden: int, layers: int, mlp: int, heads: int, kv: int, vocab: int
+) -> dict[str, Any]:
+    """Return the `config.json` of a chat checkpoint whose language model is a Qwen2.5 of this size."""
+    return {
+        "architectures": ["InternVLChatModel"],
+        "model_type": "internvl_chat",
+        "vision_config": vision,
+        "llm_config": {
+            "architectures": ["Qwen2ForCausalLM"],
+            "model_type": "qwen2",
+            "hidden_size": hidden,
+            "num_hidden_layers": layers,
+            "intermediate_size": mlp,
+            "num_attention_heads": heads,
+            "num_key_value_heads": kv,
+            "hidden_act": "silu",
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 1000000.0,
+            "max_position_embeddings": 32768,
+            "use_sliding_window": False,
+            "vocab_size": vocab,
+            "tie_word_embeddings": False,
+        },
+        "downsample_ratio": 0.5,
+        "ps_version": "v2",
+        "select_layer": -1,
+        "force_image_size": 448,
+        "dynamic_image_size": True,
+        "use_thumbnail": True,
+        "min_dynamic_patch": 1,
+        "max_dynamic_patch": 12,
+        "template": "internvl2_5",
+    }
+
+
 PRESETS: dict[str, dict[str, Any]] = {
+    "internvl2_5-1b": _chat(_VISION_300M, hidden=896, layers=24, mlp=4864, heads=14, kv=2, vocab=151674),
+    "internvl3-8b": _chat(_VISION_300M, hidden=3584, layers=28, mlp=18944, heads=28, kv=4, vocab=151674),
+    "internvl2_5-38b": _chat(
+        _VISION_6B | {"num_hidden_layers": 45, "image_size": 448},
+        hidden=5120,
+        layers=64,
+        mlp=27648,
+        heads=40,
+        kv=8,
+        vocab=151674,
+    ),
     "internvit-6b": {**_VISION_6B, "architectures": ["InternVisionModel"]},
-    "internvit-300m": {
-        "architectures": ["InternVisionModel"],
-        "model_type": "intern_vit_6b",
-        "hidden_size": 1024,
-        "num_attention_heads": 16,
-        "num_hidden_layers": 24,
-        "intermediate_size": 4096,
-        "image_size": 448,
-        "patch_size": 14,
-        "norm_type": "layer_norm",
-        "qk_normalization": False,
-        "qkv_bias": True,
-        "layer_norm_eps": 1e-6,
-    },
+    "internvit-300m": {**_VISION_300M, "architectures": ["InternVisionModel"]},
     "internvl-14b": {
         "architectures": ["InternVLModel"],
         "model_type": "internvl",
@@ -78,17 +135,18 @@ def write_checkpoint(
     tokenizer: bool = False,
     text_layers: int | None = None,
 ) -> int:
-    """Write the checkpoint `preset` with `layers` vision and `text_layers` QLLaMA blocks (default: all of them).
+    """Write the checkpoint `preset` with `layers` vision and `text_layers` language blocks (default: all of them).
 
     Return its bytes of weights.
 
-    With `tokenizer` the demo's tokenizer.model lies beside the weights.
+    With `tokenizer` an example's tokenizer lies beside the weights.
     """
     content = json.loads(json.dumps(PRESETS[preset]))
     vision = content.get("vision_config", content)
     vision["num_hidden_layers"] = layers or vision["num_hidden_layers"]
     if text_layers is not None:
-        content["qllama_config"]["num_hidden_layers"] = text_layers
+        part = "qllama_config" if "qllama_config" in content else "llm_config"
+        content[part]["num_hidden_layers"] = text_layers
     with torch.device("meta"):
         state = InternVLModel(config_from_json(content)).state_dict()
     prefix = "vision_model." if "vision_config" not in content else ""
@@ -96,7 +154,9 @@ def write_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(content, indent=2))
     if tokenizer:
-        shutil.copyfile(TOKENIZER, folder / "tokenizer.model")
+        example, files = TOKENIZERS[content["model_type"]]
+        for file in files:
+            shutil.copyfile(EXAMPLES / example / "checkpoint" / file, folder / file)
     blocks = _Blocks(dtype)
     shards = _shards(shapes, blocks.itemsize)
     names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
@@ -186,7 +246,7 @@ def _pieces(block: memoryview, start: int, size: int) -> Iterator[memoryview]:
 @click.option("--preset", type=click.Choice(sorted(PRESETS)), default="internvit-6b", show_default=True)
 @click.option("--layers", type=click.IntRange(min=1), help="Vision blocks; default: all.")
 @click.option("--dtype", type=click.Choice(list(_DTYPES)), default="float16", show_default=True)
-@click.option("--tokenizer", is_flag=True, help="Copy the demo's tokenizer.model beside the weights.")
+@click.option("--tokenizer", is_flag=True, help="Copy an example's tokenizer beside the weights.")
 def main(folder: Path, preset: str, layers: int | None, dtype: str, tokenizer: bool) -> None:
     """Write a random checkpoint to FOLDER."""
     click.echo(f"{folder}: {write_checkpoint(folder, preset, layers, dtype, tokenizer) / 1e9:.2f} GB")

@@ -98,14 +98,17 @@ def ctrl_c_raises() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def exports(tmp_path_factory: pytest.TempPathFactory) -> "Exports":
-    """Bundles and ranges that are made once in a run, however many workers it has."""
+def exports(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Exports]":
+    """Bundles, ranges and traced graphs that are made once in a run, however many workers it has."""
+    from tests import traces
     from tests.exports import Exports
 
     folder = tmp_path_factory.getbasetemp()
     folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "exports"
     folder.mkdir(exist_ok=True)
-    return Exports(folder)
+    made = Exports(folder)
+    with traces.shared(made.traces):
+        yield made
 
 
 @pytest.fixture(scope="session")

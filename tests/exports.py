@@ -19,6 +19,8 @@ class Exports:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.traces = folder / "traces"
+        """Folder of the traced graphs."""
 
     def report(self, checkpoint: Path, **settings: Any) -> tuple[Path, ExportReport]:
         """Return the bundle that `export` makes of a checkpoint with these options, and the report it gave."""

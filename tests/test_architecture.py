@@ -106,14 +106,11 @@ TESTED_THROUGH: dict[str, str] = {
     ),
     "export/checkpoint/shapes.py": "tests/unit/export/checkpoint/test_opening.py: weights without a config are opened",
     "export/dialects/dialect.py": "tests/unit/export/dialects/test_dialect.py: what it offers is the folder's own",
-    "export/models/families/language/family.py": (
-        "tests/unit/export/models/families/language/test_support.py: a record, of which every family is a row"
-    ),
     "export/models/families/language/fields.py": (
-        "tests/unit/export/models/families/language/test_qwen2.py: its fields are part of a config"
+        "tests/unit/export/models/families/language/test_language_families.py: its fields are part of a config"
     ),
     "export/models/families/language_model.py": (
-        "tests/unit/export/models/families/language/test_qwen2.py: a row, read with the config and the keys of a family"
+        "tests/unit/export/models/families/language/test_language_families.py: a row, read with a config"
     ),
     "export/models/families/rope.py": "tests/unit/export/models/families/test_rope.py: its fields are part of a config",
     "export/models/graph_modules/connector.py": (

@@ -5,14 +5,14 @@ from collections.abc import Mapping
 import torch
 
 from internvl_edge.export.blockwise.streamed import Fetch
-from internvl_edge.export.checkpoint.files.tensors import LazyTensor, MergedTensor
+from internvl_edge.export.checkpoint.files.tensors import StoredTensor
 from internvl_edge.export.checkpoint.store.weight_sources import ComputedTensor, QuantizedTensor, Source, stored_chunks
 from internvl_edge.export.models.config import ModelConfig
 from internvl_edge.export.models.families import FAMILIES
 from internvl_edge.export.models.internvl import InternVLModel
 
 
-def weight_sources(tensors: Mapping[str, LazyTensor | MergedTensor], config: ModelConfig) -> dict[str, Source]:
+def weight_sources(tensors: Mapping[str, StoredTensor], config: ModelConfig) -> dict[str, Source]:
     """Return the official name of every parameter and buffer of the model -> its source."""
     sources: dict[str, Source] = dict(tensors)
     for family in FAMILIES:

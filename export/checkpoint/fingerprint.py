@@ -4,8 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from internvl_edge.export.checkpoint.files.tensors import LazyTensor
-from internvl_edge.export.checkpoint.shapes import StoredTensor
+from internvl_edge.export.checkpoint.files.tensors import JoinedTensor, MergedTensor, StoredTensor
 from internvl_edge.export.models.config import ModelConfig
 from internvl_edge.runtime.inputs.pictures.preprocess import Preprocessing
 
@@ -26,9 +25,10 @@ def fingerprint(tensors: Sequence[StoredTensor], config: ModelConfig) -> str:
         digest.update(repr(pictures).encode())
     for tensor in sorted(tensors, key=lambda tensor: tensor.name):
         digest.update(f"{tensor.name} {tensor.dtype} {tensor.shape}".encode())
-        if not isinstance(tensor, LazyTensor):
-            digest.update(f"{tensor.scale}".encode())
-        for part in [tensor] if isinstance(tensor, LazyTensor) else [tensor.base, tensor.down, tensor.up]:
+        for row in tensor.rows if isinstance(tensor, JoinedTensor) else [tensor]:
+            if isinstance(row, MergedTensor):
+                digest.update(f"{row.scale}".encode())
+        for part in tensor.parts:
             with part.file.open("rb") as file:
                 file.seek(part.offset)
                 digest.update(file.read(min(part.nbytes, _FINGERPRINT_BYTES)))

@@ -18,7 +18,10 @@ _WRAPPERS = re.compile(
 """Components that data parallelism, compilation, sharding and PEFT insert anywhere in names."""
 _REPLACED = re.compile(r"(?:^|\.)original_module\.")
 """PEFT stores the untrained original of a module in ``modules_to_save`` under this name."""
-_FIRST = re.compile(r"^(?P<prefix>.*?)(?:vision_model\.)?(?:embeddings\.class_embedding|cls_token)$")
+_FIRST = re.compile(
+    r"^(?P<prefix>.*?)(?:(?:model\.)?vision_tower\.embeddings\.cls_token"
+    r"|(?:vision_model\.)?(?:embeddings\.class_embedding|cls_token))$"
+)
 """Name of the class token in every layout; what precedes it is the prefix of all names of that set of weights."""
 
 LANGUAGE_MODEL = "language_model."

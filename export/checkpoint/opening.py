@@ -1,5 +1,6 @@
 """Open a checkpoint: find and read its files, and give its tensors their official names."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,27 +14,29 @@ from internvl_edge.export.checkpoint.adapters import (
     split_adapters,
 )
 from internvl_edge.export.checkpoint.config.adapter_config import ADAPTER_CONFIG, AdapterConfig, read_adapter_config
+from internvl_edge.export.checkpoint.config.chat_files import CONVERSATION_FILES
 from internvl_edge.export.checkpoint.config.companions import read_companions
 from internvl_edge.export.checkpoint.config.config_json import ConfigFile, read_config
-from internvl_edge.export.checkpoint.config.preprocessor import read_preprocessing
+from internvl_edge.export.checkpoint.config.preprocessor import read_preprocessing, read_tile_limits
 from internvl_edge.export.checkpoint.files.hub import from_hub
 from internvl_edge.export.checkpoint.files.json_file import read_json
 from internvl_edge.export.checkpoint.files.safetensors_file import read_safetensors
-from internvl_edge.export.checkpoint.files.tensors import LazyTensor
+from internvl_edge.export.checkpoint.files.tensors import LazyTensor, MergedTensor, StoredTensor
 from internvl_edge.export.checkpoint.files.torch_file import read_torch_file
 from internvl_edge.export.checkpoint.files.weight_files import Wanted, read_weights
+from internvl_edge.export.checkpoint.joined_rows import with_joined_rows
 from internvl_edge.export.checkpoint.names import LANGUAGE_MODEL, Naming, naming_of, official_names
 from internvl_edge.export.checkpoint.required_tensors import FLOATS
 from internvl_edge.export.checkpoint.shapes import (
-    StoredTensor,
     as_plain_file,
     as_stored,
     config_from_shapes,
     with_tied_head,
 )
 from internvl_edge.export.models.config import ConnectorConfig, LanguageConfig, ModelConfig, QllamaConfig
+from internvl_edge.export.models.families.connector import ROUTER, tiled
 from internvl_edge.export.models.families.fields import FieldReader
-from internvl_edge.export.models.families.language.support import reason_in_weights
+from internvl_edge.export.models.families.language.support import ROUTED, reason_in_weights
 from internvl_edge.runtime.bundle.tokenizer import Tokenizer
 from internvl_edge.runtime.errors import CheckpointError
 
@@ -42,6 +45,7 @@ _TEXT_FILES = (
     *("config.json", "generation_config.json", ADAPTER_CONFIG),
     *("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json"),
     *("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json"),
+    *CONVERSATION_FILES,
 )
 """Names of files beside the weights that a result may depend on."""
 
@@ -113,8 +117,10 @@ def open_checkpoint(
     if config.find(ConnectorConfig) is not None and pictures.image_size == config.vision.image_size:
         pictures = pictures.at_size(asked)  # chat models interpolate the position table to the size in their config
     config = replace(config, preprocessing=pictures)
+    if config.layout == "internvl_hf":
+        config = tiled(config, **read_tile_limits(folder, reader))
     accepted = reader.finish()
-    tensors = _with_adapters(named, path, file, adapter)
+    tensors = with_joined_rows(_with_adapters(named, path, file, adapter))
     tokenizer = folder / "tokenizer.model"
     return Checkpoint(
         folder=folder,
@@ -154,6 +160,8 @@ def _named(path: Path, wanted: Wanted) -> _Named:
 
 def _language_reason(named: _Named, path: Path) -> str | None:
     """Return why the stored language model has no graph; None if it has one."""
+    if any(re.match(ROUTER, name) for name in [*named.unused, *named.left]):
+        return ROUTED
     names = [(name, tensor.dtype) for name, tensor in named.needed.items() if name.startswith(LANGUAGE_MODEL)]
     if (beside := _adapter_beside(path)) is not None:
         adapter = placed(_ADAPTER_FILES[beside.name](beside), [*named.needed, *named.unused], named.naming)
@@ -177,7 +185,7 @@ def _adapter_config(folder: Path, reader: FieldReader) -> AdapterConfig | None:
 
 def _with_adapters(
     named: _Named, path: Path, file: ConfigFile | None, config: AdapterConfig | None
-) -> dict[str, StoredTensor]:
+) -> dict[str, LazyTensor | MergedTensor]:
     """Return the tensors with all adapters merged, from among the weights and from an adapter file beside them.
 
     Raises:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from internvl_edge.export.checkpoint.files.tensors import LazyTensor, MergedTensor
+from internvl_edge.export.checkpoint.files.tensors import LazyTensor, StoredTensor
 from internvl_edge.runtime.errors import CheckpointError
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -21,7 +21,7 @@ _EXPONENTS = {
 """Type -> integer type of its size, and the mask of the exponent; only NaN and infinity have all these bits set."""
 
 
-def require_tensors(tensors: Mapping[str, LazyTensor | MergedTensor], expected: Mapping[str, tuple[int, ...]]) -> None:
+def require_tensors(tensors: Mapping[str, StoredTensor], expected: Mapping[str, tuple[int, ...]]) -> None:
     """Check that `tensors` has exactly the `expected` names and shapes, and float types.
 
     Raises:
@@ -39,7 +39,7 @@ def require_tensors(tensors: Mapping[str, LazyTensor | MergedTensor], expected: 
         ],
         "not float": [f"{name} {tensors[name].dtype}" for name in shared if tensors[name].dtype not in FLOATS],
         "with a LoRA adapter of another shape": [
-            name for name in shared if isinstance(tensor := tensors[name], MergedTensor) and not tensor.fits
+            name for name in shared if not isinstance(tensor := tensors[name], LazyTensor) and not tensor.fits
         ],
     }
     found = [f"{len(names)} {kind}: {_listed(names)}" for kind, names in problems.items() if names]

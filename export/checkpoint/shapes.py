@@ -4,14 +4,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from internvl_edge.export.checkpoint.files.tensors import LazyTensor, MergedTensor
+from internvl_edge.export.checkpoint.files.tensors import LazyTensor, MergedTensor, StoredTensor
 from internvl_edge.export.models.config import Layout, ModelConfig, PartConfig, QllamaConfig
 from internvl_edge.export.models.families import FAMILIES
 from internvl_edge.export.models.families.family import Shapes, StoredShapes
 from internvl_edge.export.models.families.fields import listed
 from internvl_edge.runtime.errors import CheckpointError
-
-StoredTensor = LazyTensor | MergedTensor
 
 
 def as_plain_file(config: ModelConfig, tensors: Mapping[str, StoredTensor]) -> ModelConfig:

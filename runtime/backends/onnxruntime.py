@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from internvl_edge.runtime.backends.array_cache import ArrayCache
 from internvl_edge.runtime.backends.lowering.cpu import lower
 from internvl_edge.runtime.backends.lowering.onnx_model import OnnxModel
+from internvl_edge.runtime.backends.onnxruntime_cache import OnnxRuntimeCache, rows_of, takes_rows_one_by_one
 from internvl_edge.runtime.backends.session import (
     NUMPY_REMEDY,
+    KeyValueCache,
     SessionOptions,
     TensorInfo,
     require_arrays,
@@ -90,10 +93,40 @@ class OnnxRuntimeSession:
         feeds = {name: np.ascontiguousarray(value, self.inputs[name].dtype) for name, value in inputs.items()}
         try:
             with stages.stage(COMPUTE, self._file.stem):
-                results = self._session.run(names, feeds)
+                if self._appends and takes_rows_one_by_one(feeds):
+                    rows = [self._session.run(names, each) for each in rows_of(feeds)]
+                    results = [np.concatenate(parts) for parts in zip(*rows, strict=True)]
+                else:
+                    results = self._session.run(names, feeds)
         except Exception as error:  # as in `__init__`
             raise BackendError(_failure(self._file, error)) from error
         return dict(zip(names, results, strict=True))
+
+    def open_cache(self, present: Mapping[str, np.ndarray], rows: int, length: int) -> KeyValueCache:
+        """Return a cache that begins with `present`; it grows with its steps, whatever `rows` and `length` are.
+
+        Raises:
+            BackendError: there is not enough memory.
+        """
+        if self._appends:
+            return OnnxRuntimeCache(self, present)
+        return ArrayCache(lambda inputs, stages: self.run(inputs, stages=stages), present)
+
+    def binding(self) -> Any:
+        """Return a new binding of inputs and outputs to memory, for `run_bound`."""
+        return self._session.io_binding()
+
+    def run_bound(self, binding: Any, stages: Stages) -> None:
+        """Run the graph on the memory of `binding`.
+
+        Raises:
+            BackendError: the graph fails, or the memory does not suffice.
+        """
+        try:
+            with stages.stage(COMPUTE, self._file.stem):
+                self._session.run_with_iobinding(binding)
+        except Exception as error:  # as in `__init__`
+            raise BackendError(_failure(self._file, error)) from error
 
     def layer_times(self, inputs: Mapping[str, np.ndarray], runs: int) -> "list[LayerTime]":
         """Return the layers as they run, from a separate session with profiling."""
@@ -105,6 +138,15 @@ class OnnxRuntimeSession:
     def close(self) -> None:
         """Free the session."""
         self._session = None
+
+    @property
+    def graph(self) -> str:
+        """Return the name of the graph."""
+        return self._file.stem
+
+    @property
+    def _appends(self) -> bool:
+        return self._lowered is not None and self._lowered.appends
 
     def _graph_bytes(self) -> int | None:
         """Return the bytes of the graph with its weights in fp32; None where the provider compiles parts of it."""

@@ -130,6 +130,8 @@ class LanguageInfo:
     tokens_per_tile: int
     """Number of embeddings of a tile."""
     embedding: EmbeddingInfo
+    rope_limit: int | None = None
+    """Length of a request up to which the angles of its positions do not depend on the length; None: they never do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +184,18 @@ class ModelInfo:
         if self.text is None:
             raise BundleError(missing_part(self.layout, "text part"))
         return self.text
+
+    def require_language(self) -> LanguageInfo:
+        """Return the record of the language model.
+
+        Raises:
+            BundleError: the bundle has none.
+        """
+        if self.language is None:
+            raise BundleError(
+                f"{self.layout}: has no language model; export a chat checkpoint with --graphs vision,llm"
+            )
+        return self.language
 
 
 def missing_part(layout: str, part: str) -> str:

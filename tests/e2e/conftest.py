@@ -21,10 +21,11 @@ ONE_THREAD = SessionOptions(threads=1)
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+def run(tmp_path_factory: pytest.TempPathFactory, exports: Exports) -> Iterator[Run]:
     """Run ``internvl-edge`` in its own process; nothing is a terminal.
 
-    The processes are forked from one that has imported torch and ONNX, which takes seconds each time.
+    The processes are forked from one that has imported torch and ONNX, which takes seconds each time; an export takes
+    graphs that were traced before.
     """
     stdout, stderr = (tmp_path_factory.mktemp("run") / name for name in ("stdout", "stderr"))
     forking = [sys.executable, "-m", forked.__name__]
@@ -33,6 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         def call(*arguments: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
             words = [str(argument) for argument in arguments]
             asked = {"arguments": words, "environment": dict(os.environ), "folder": str(cwd or Path.cwd())}
+            asked["traces"] = str(exports.traces)
             for place in (stdout, stderr):
                 place.write_bytes(b"")
             assert process.stdin is not None
@@ -50,6 +52,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 def without_stages(stderr: str) -> str:
     """Return what a command says on stderr but for how far it is, which depends on how fast the machine is."""
     return re.sub(r"^\[(?:\d+:)?\d\d:\d\d\] .*\n", "", stderr, flags=re.MULTILINE)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def traced_once(exports: Exports) -> None:
+    """Exports that tests make themselves take graphs that were traced before, too."""
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Runs commands in processes forked from this one, which has imported what takes each of them seconds to import.
 
-Each line on stdin is a JSON object: the arguments, the environment, the folder to work in, and the files that take
-stdout and stderr. The answer is a line with the exit code, negative for a signal.
+Each line on stdin is a JSON object: the arguments, the environment, the folder to work in, the one of traced graphs,
+and the files that take stdout and stderr. The answer is a line with the exit code, negative for a signal.
 """
 
 import gc
@@ -9,7 +9,8 @@ import json
 import os
 import runpy
 import sys
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import onnx  # noqa: F401
 import onnx_ir  # noqa: F401
@@ -31,7 +32,9 @@ def main() -> None:
         print(os.waitstatus_to_exitcode(status), flush=True)
 
 
-def _become(arguments: list[str], environment: dict[str, str], folder: str, stdout: str, stderr: str) -> Any:
+def _become(
+    arguments: list[str], environment: dict[str, str], folder: str, traces: str, stdout: str, stderr: str
+) -> None:
     """Run the command as ``python -m internvl_edge.cli`` does; the interpreter ends as it would there."""
     for number, place, flags in (
         (0, os.devnull, os.O_RDONLY),
@@ -45,7 +48,14 @@ def _become(arguments: list[str], environment: dict[str, str], folder: str, stdo
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["internvl-edge", *arguments]
-    runpy.run_module("internvl_edge.cli", run_name="__main__", alter_sys=True)
+    with _shared_traces(Path(traces)) if "export" in arguments else nullcontext():
+        runpy.run_module("internvl_edge.cli", run_name="__main__", alter_sys=True)
+
+
+def _shared_traces(folder: Path) -> AbstractContextManager[None]:
+    from tests import traces
+
+    return traces.shared(folder)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from internvl_edge.export.checkpoint.config.config_tables import CHAT, INTERNVL
+from internvl_edge.export.checkpoint.config.config_tables import CHAT, INTERNVL, NATIVE
 from internvl_edge.export.models.config import Layout, ModelConfig, PartConfig, positive_int
 from internvl_edge.export.models.families.common_fields import CONFIG_FILE
 from internvl_edge.export.models.families.connector import CONNECTOR
@@ -21,6 +21,7 @@ T = TypeVar("T")
 LAYOUTS: Mapping[Layout, tuple[FieldTable, tuple[Family, ...]]] = {
     "internvl": (INTERNVL, (INTERNVIT, QLLAMA_FAMILY, POOL)),
     "internvl_chat": (CHAT, (INTERNVIT, CONNECTOR, LANGUAGE_MODEL)),
+    "internvl_hf": (NATIVE, (INTERNVIT, CONNECTOR, LANGUAGE_MODEL)),
     "internvit": (VISION, (INTERNVIT,)),
 }
 """Layout of a `config.json` -> table of its top-level fields, and the families of its parts with the tower first."""
@@ -74,7 +75,7 @@ def config_from_json(content: Mapping[str, Any]) -> ModelConfig:
 def _layout(content: Mapping[str, Any]) -> Layout:
     kind = content.get("model_type")
     if kind == "internvl" and "text_config" in content:
-        raise CheckpointError(f"{CONFIG_FILE}: is transformers' own port of InternVL; give the original checkpoint")
+        return "internvl_hf"
     if kind == "intern_vit_6b":
         return "internvit"
     if kind == "internvl_chat" or "llm_config" in content:

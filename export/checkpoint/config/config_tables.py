@@ -33,6 +33,25 @@ INTERNVL = FieldTable(
 )
 """``hidden_size`` repeats that of ``qllama_config``."""
 
+NATIVE = FieldTable(
+    CONFIG_FILE,
+    {
+        **LIBRARY,
+        **TRAINING,
+        **TIES,
+        **QUANTIZED_STORAGE,
+        **OF_NO_TEXT,
+        "vision_config": Honoured("vision_config"),
+        "text_config": Honoured("text_config"),
+        "downsample_ratio": Honoured("downsample"),
+        "vision_feature_layer": Honoured("select_layer"),
+        "vision_feature_select_strategy": only("default", finding="keeps the class token, which the graphs drop"),
+        "projector_hidden_act": only("gelu", "gelu_python", finding="is not gelu"),
+        **harmless("image_token_id", "image_token_index", "image_seq_length", "video_token_id", "vocab_size"),
+    },
+)
+"""Fields of transformers' own port of a chat model; those of the conversation are harmless."""
+
 CHAT = FieldTable(
     CONFIG_FILE,
     {
@@ -51,6 +70,8 @@ CHAT = FieldTable(
         "use_backbone_lora": Honoured("backbone_lora"),
         "pad2square": only(False, finding="pads pictures to squares, which the runtime does not", acceptable=True),
         "use_llm_lora": Honoured("llm_lora"),
+        "flash_mode": Honoured("flash", flag),
+        **harmless("flash_relative_threshold", "flash_absolute_threshold"),
         **harmless("template", "system_message", "image_fold", "image_token_id", "num_image_token"),
         "dynamic_image_size": Honoured("dynamic", flag),
         "min_dynamic_patch": Honoured("fewest_tiles"),

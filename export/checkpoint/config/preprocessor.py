@@ -74,6 +74,12 @@ def _factor(value: Any) -> float:
     return factor
 
 
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{value!r} is not a number of tiles")
+    return value
+
+
 def _channels(value: Any) -> Channels:
     """Return a number for each of the three channels; a single number stands for all of them, as in transformers."""
     numbers = [_number(each) for each in value] if isinstance(value, list) else [_number(value)] * 3
@@ -127,7 +133,8 @@ _HARMLESS = {
     **harmless("processor_class", "auto_map", "return_tensors", "device", "input_data_format", "transformers_version"),
     **harmless("_valid_processor_keys", "_name_or_path", "disable_grouping", "name_or_path", "is_fast"),
     **harmless("do_convert_rgb"),  # the runtime makes RGB of every picture, as the reference's own code does
-    **harmless("crop_to_patches", "min_patches", "max_patches"),  # tiling is the caller's choice
+    **harmless("crop_to_patches"),  # transformers' own processor cuts pictures whatever the file says (CHAT.md 8)
+    **harmless("min_patches", "max_patches"),  # read by `read_tile_limits`
 }
 _FIELDS = {
     "image_processor_type": Honoured("processor", _processor),
@@ -157,6 +164,8 @@ _VIDEO_FIELDS = {
     **harmless("video_processor_type", "do_sample_frames", "num_frames", "fps", "min_frames", "max_frames"),
     **harmless("return_metadata", "video_metadata", "initial_shift"),
 }
+TILES = {"min_patches": Honoured("fewest", _count), "max_patches": Honoured("most", _count)}
+"""Limits of the tiles of a picture, which chat models of transformers' own port keep here."""
 VIDEOS = FieldTable("video_preprocessor_config.json", _VIDEO_FIELDS)
 """Fields about sampling frames are harmless: callers sample frames, and the runtime prepares them as pictures."""
 PROCESSOR = FieldTable(
@@ -194,6 +203,24 @@ def read_preprocessing(folder: Path, image_size: int, reader: FieldReader) -> Pr
     for table, content, part in videos:
         _check_videos(table, content, part, settings, reader)
     return settings
+
+
+def read_tile_limits(folder: Path, reader: FieldReader) -> Mapping[str, int]:
+    """Return the limits ``fewest`` and ``most`` of the tiles of a picture, as far as the files in `folder` state them.
+
+    Findings go to `reader`.
+    """
+    found: dict[str, int] = {}
+    for file, part in ((PICTURES.file, ""), (PROCESSOR.file, "image_processor")):
+        whole = read_json(folder / file) if (folder / file).exists() else {}
+        content = whole.get(part, {}) if part else whole
+        if not isinstance(content, Mapping):
+            continue
+        limits = reader.read(FieldTable(file, TILES, others="harmless"), content, part)
+        if any(found.get(name, limit) != limit for name, limit in limits.items()):
+            reader.find(file, f"{part} cuts pictures into other numbers of tiles than {PICTURES.file}")
+        found |= limits
+    return found
 
 
 def _settings(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from internvl_edge.runtime.errors import CheckpointError, first_line
 
-_WANTED = ["*.json", "*.safetensors", "*.bin", "*.model"]
+_WANTED = ["*.json", "*.safetensors", "*.bin", "*.model", "*.jinja", "merges.txt"]
 
 
 def from_hub(name: str, revision: str | None) -> Path:

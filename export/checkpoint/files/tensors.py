@@ -33,6 +33,11 @@ class LazyTensor:
     """Strides in elements if the file does not hold the tensor in row-major order; None means row-major."""
 
     @property
+    def parts(self) -> tuple["LazyTensor", ...]:
+        """The tensors on disk that it is made of: itself."""
+        return (self,)
+
+    @property
     def files(self) -> frozenset[Path]:
         """Paths of the files that hold its values."""
         return frozenset([self.file])
@@ -107,9 +112,9 @@ class MergedTensor:
         return self.base.shape
 
     @property
-    def file(self) -> Path:
-        """File of the base weight."""
-        return self.base.file
+    def parts(self) -> tuple[LazyTensor, ...]:
+        """The tensors on disk that it is made of."""
+        return self.base, self.down, self.up
 
     @property
     def files(self) -> frozenset[Path]:
@@ -131,6 +136,53 @@ class MergedTensor:
         """Return the merged weight, computed in fp32 and cast to its own type."""
         delta = self.up.torch().float() @ self.down.torch().float()
         return (self.base.torch().float() + self.scale * delta).to(TORCH_DTYPES[self.dtype])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinedTensor:
+    """A tensor whose rows are those of several stored tensors in order; nothing is read until it is used."""
+
+    name: str
+    rows: tuple[LazyTensor | MergedTensor, ...]
+    """Tensors of one type and shape, as `with_joined_rows` checks."""
+
+    @property
+    def dtype(self) -> str:
+        """Type of all parts."""
+        return self.rows[0].dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the whole tensor."""
+        return (sum(part.shape[0] for part in self.rows), *self.rows[0].shape[1:])
+
+    @property
+    def parts(self) -> tuple[LazyTensor, ...]:
+        """The tensors on disk that it is made of."""
+        return tuple(stored for part in self.rows for stored in part.parts)
+
+    @property
+    def files(self) -> frozenset[Path]:
+        """Paths of the files that hold its values."""
+        return frozenset(stored.file for stored in self.parts)
+
+    @property
+    def fits(self) -> bool:
+        """Whether every adapter among its rows has the shape of its base weight."""
+        return all(part.fits for part in self.rows if isinstance(part, MergedTensor))
+
+    def chunks(self, limit_bytes: int) -> Iterator[torch.Tensor]:
+        """Yield the values in row-major order as flat tensors; each is valid until the next one."""
+        for part in self.rows:
+            yield from part.chunks(limit_bytes)
+
+    def torch(self) -> torch.Tensor:
+        """Return the whole tensor."""
+        return torch.cat([part.torch() for part in self.rows])
+
+
+StoredTensor = LazyTensor | MergedTensor | JoinedTensor
+"""Whatever gives a checkpoint's tensor."""
 
 
 def _read_into(descriptor: int, out: torch.Tensor, offset: int, path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from internvl_edge.calib.formats import broadcast_scale, encode
-from internvl_edge.export.checkpoint.files.tensors import LazyTensor, MergedTensor
+from internvl_edge.export.checkpoint.files.tensors import JoinedTensor, LazyTensor, MergedTensor
 from internvl_edge.export.checkpoint.store.source_scan import CHUNK_BYTES
 from internvl_edge.runtime.numbers.formats import Format
 from internvl_edge.runtime.numbers.packing import packed
@@ -84,12 +84,12 @@ class QuantizedTensor:
         return broadcast_scale(self.scale, self.form.granularity, len(self.shape))
 
 
-Source = LazyTensor | MergedTensor | ComputedTensor | AdjustedTensor | QuantizedTensor
+Source = LazyTensor | MergedTensor | JoinedTensor | ComputedTensor | AdjustedTensor | QuantizedTensor
 
 
 def stored_chunks(source: Source) -> Iterator[torch.Tensor]:
     """Yield the values of `source` in its stored type as flat tensors; each is valid until the next."""
-    if isinstance(source, LazyTensor | MergedTensor):
+    if isinstance(source, LazyTensor | MergedTensor | JoinedTensor):
         yield from source.chunks(CHUNK_BYTES)
     elif isinstance(source, QuantizedTensor):
         yield source.packed().flatten()

@@ -131,8 +131,10 @@ class Family:
     """The blocks of the part; None if it has none."""
     plain_root: tuple[str, str] | None = None
     """Prefix of most names in plain-PyTorch files, such as ``blocks.``, and the official prefix; None if equal."""
-    plain_names: tuple[tuple[re.Pattern[str], str], ...] = ()
-    """Patterns of other names in plain-PyTorch files, with the official names (MODEL.md 2.2)."""
+    other_names: tuple[tuple[re.Pattern[str], str], ...] = ()
+    """Patterns of names in other layouts, with the official names (MODEL.md 2.2, CHAT.md 3)."""
+    joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Module whose rows other layouts store as several modules -> these modules in order; all are last components."""
     unused: tuple[str, ...] = ()
     """Patterns of the names of tensors that older code wrote and no graph needs (MODEL.md 2.1)."""
 
@@ -141,8 +143,8 @@ class Family:
         return name.split(".")[0] in self.tensors
 
     def official(self, name: str) -> str | None:
-        """Return the official name of a tensor in a plain-PyTorch file, or None if it is not of this family."""
-        for pattern, replacement in self.plain_names:
+        """Return the official name of a tensor of another layout, or None if it is not of this family."""
+        for pattern, replacement in self.other_names:
             renamed, count = pattern.subn(replacement, name)
             if count:
                 return renamed

@@ -44,6 +44,8 @@ _HEADS = {
 }
 """(width, width of the MLP, norm, q/k norm, qkv bias) -> number of heads of the two released towers (MODEL.md 5)."""
 
+_NATIVE_EPS = 1e-6
+"""Epsilon of the norms of queries and keys in transformers' own port, whatever the file says (CHAT.md 2)."""
 _ERF_GELU = ("gelu", "gelu_python")
 
 
@@ -91,10 +93,29 @@ VISION = FieldTable(
 """The stored position table determines the picture size; ``force_image_size`` is for models around the tower."""
 
 
+_NATIVE_DEFAULTS: Mapping[str, Any] = {
+    "hidden_size": 1024,
+    "num_heads": 16,
+    "num_layers": 24,
+    "intermediate_size": 4096,
+    "image_size": 448,
+    "norm_type": "layer_norm",
+    "qk_norm": False,
+}
+"""Defaults of transformers' own port, where they are not those of `VisionConfig`."""
+
+
 def _read(source: ConfigSource, parts: Sequence[PartConfig]) -> VisionConfig:
     alone = source.layout == "internvit"
     part = "" if alone else "vision_config"
     fields = dict(source.top) if alone else source.reader.read(VISION, source.part(part), part)
+    if source.layout == "internvl_hf":
+        fields = {**_NATIVE_DEFAULTS, **fields}
+        if fields["qk_norm"] and fields.get("eps", _NATIVE_EPS) != _NATIVE_EPS:
+            said = (
+                f"layer_norm_eps is {fields['eps']!r}, but norms of queries and keys have {_NATIVE_EPS} in this layout"
+            )
+            source.reader.find(CONFIG_FILE, f"vision_config.{said}")
     heads = {name: fields.pop(name, None) for name in ("key_value_heads", "head_dim")}
     if not alone and "image_size" in source.top:
         fields["image_size"] = source.top["image_size"]
@@ -192,6 +213,26 @@ VISION_STACK = BlockStack(
     run=lambda model, block, rows, context, past: (block(rows), None),
 )
 
+_NATIVE = r"^(?:model\.)?vision_tower\."
+_NATIVE_NAMES = (
+    (re.compile(_NATIVE + r"embeddings\.cls_token$"), "vision_model.embeddings.class_embedding"),
+    (re.compile(_NATIVE + r"embeddings\.position_embeddings$"), POSITION_TABLE),
+    (re.compile(_NATIVE + r"embeddings\.mask_token$"), "vision_model.embeddings.mask_token"),
+    (re.compile(_NATIVE + r"embeddings\.patch_embeddings\.projection\."), "vision_model.embeddings.patch_embedding."),
+    *(
+        (re.compile(_NATIVE + rf"encoder\.layer\.(\d+)\.{name}"), rf"vision_model.encoder.layers.\1.{official}")
+        for name, official in {
+            r"layernorm_before\.": "norm1.",
+            r"layernorm_after\.": "norm2.",
+            r"lambda_([12])$": r"ls\2",
+            r"attention\.projection_layer\.": "attn.proj.",
+            r"attention\.": "attn.",
+            r"mlp\.": "mlp.",
+        }.items()
+    ),
+)
+"""Names of transformers' own port, in both spellings (CHAT.md 3)."""
+
 INTERNVIT = Family(
     name="internvit",
     kind=VisionConfig,
@@ -205,11 +246,13 @@ INTERNVIT = Family(
     sites=_sites,
     stack=VISION_STACK,
     plain_root=("blocks.", VISION_BLOCK.format("")),
-    plain_names=(
+    other_names=(
         (re.compile(r"^cls_token$"), "vision_model.embeddings.class_embedding"),
         (re.compile(r"^pos_embed$"), POSITION_TABLE),
         (re.compile(r"^patch_embed\.proj\."), "vision_model.embeddings.patch_embedding."),
         (re.compile(r"^blocks\.(\d+)\.(ls[12])\.gamma$"), r"vision_model.encoder.layers.\1.\2"),
+        *_NATIVE_NAMES,
     ),
-    unused=(r"position_ids$",),
+    joined={"attn.qkv": ("attn.q_proj", "attn.k_proj", "attn.v_proj")},
+    unused=(r"position_ids$", r"^vision_model\.embeddings\.mask_token$"),
 )

@@ -13,8 +13,11 @@ from internvl_edge.export.models.families.fields import FieldTable
 from internvl_edge.export.models.families.language import LANGUAGE_FAMILIES
 from internvl_edge.export.models.families.language.fields import SHARED, check_window
 from internvl_edge.export.models.families.language.rope import rope_config
-from internvl_edge.export.models.families.language.support import family_of, reason_without
+from internvl_edge.export.models.families.language.support import ROUTED, family_of, reason_without
+from internvl_edge.runtime.errors import CheckpointError
 
+_NEEDED = ("hidden_size", "num_heads", "num_layers", "intermediate_size", "vocab_size", "eps", "max_positions")
+"""Target names of the fields that a file states or its family has a default for."""
 _TABLE, _HEAD = "language_model.model.embed_tokens.weight", "language_model.lm_head.weight"
 
 
@@ -22,6 +25,8 @@ def why_without(source: ConfigSource) -> str | None:
     """Return why the language model that a `config.json` describes has no graph; None if it has one or is none."""
     if (part := source.language_part) is None:
         return None
+    if source.top.get("flash"):
+        return ROUTED
     if source.top.get("llm_lora"):
         return f"use_llm_lora is {source.top['llm_lora']!r}, so that its adapters are not merged; merge them with PEFT"
     return reason_without(source.part(part), part)
@@ -34,6 +39,8 @@ def _read(source: ConfigSource, parts: Sequence[PartConfig]) -> LanguageConfig |
         return None
     table = FieldTable(CONFIG_FILE, {**SHARED, **family.fields})
     fields = {**family.defaults, **reader.read(table, source.part(part), part)}
+    if missing := [name for name in _NEEDED if name not in fields]:
+        raise CheckpointError(f"{part} lacks {', '.join(missing)}, for which {family.name} has no known default")
     check_window(fields, part, reader)
     rope = rope_config(fields, family.rope_types, part, reader)
     fields |= family.switches(fields)
@@ -102,10 +109,14 @@ LANGUAGE_MODEL = Family(
     in_plain_file=lambda model, shapes: None,
     as_stored=_as_stored,
     modules=_modules,
-    plain_names=tuple(
-        (re.compile(rf"^language_model\.{pattern.pattern}"), rf"language_model.{official}")
-        for family in LANGUAGE_FAMILIES
-        for pattern, official in family.names
+    other_names=(
+        (re.compile(r"^model\.language_model\."), "language_model.model."),
+        (re.compile(r"^lm_head\."), "language_model.lm_head."),
+        *(
+            (re.compile(rf"^language_model\.{pattern}"), rf"language_model.{official}")
+            for family in LANGUAGE_FAMILIES
+            for pattern, official in family.names
+        ),
     ),
     unused=(r"^language_model\..*rotary_emb\.(inv_freq|cos_cached|sin_cached)$",),
 )

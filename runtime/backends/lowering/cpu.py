@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from internvl_edge.runtime.backends.lowering.cached_attention import cached_attention
 from internvl_edge.runtime.backends.lowering.flash_attention import flash_attention
 from internvl_edge.runtime.backends.lowering.integer_linears import fuse_linears, shift_activations
 from internvl_edge.runtime.backends.lowering.memory import available_bytes
@@ -36,6 +37,9 @@ class LoweredGraph:
     """Number of values of its constants."""
     arena: bool = True
     """Whether ONNX Runtime may keep the memory of one run for the next."""
+    appends: bool = False
+    """Whether new keys and values are written into the cache where inputs and outputs have the same memory. Several
+    rows of several positions each then need an empty cache."""
 
 
 def lower(graph_file: Path, bf16: bool = False) -> LoweredGraph:
@@ -58,11 +62,13 @@ def lower(graph_file: Path, bf16: bool = False) -> LoweredGraph:
         settings["integer products"] = str(products)
     if attentions := flash_attention(model):
         settings["attentions in blocks"] = str(attentions)
+    if caches := cached_attention(model):
+        settings["attentions in a cache"] = str(caches)
     wide = products > 0 and sums_of_bytes_saturate()
     packing = choose_prepacking(model, None if wide else available_bytes())
     settings["weights"] = packing.reason
     config |= {**packing.config, **(_WIDE_SUMS if wide else {})}
-    return LoweredGraph(model.encode(), config, settings, _weights(model), packing.arena)
+    return LoweredGraph(model.encode(), config, settings, _weights(model), packing.arena, caches > 0)
 
 
 def _weights(model: OnnxModel) -> int:

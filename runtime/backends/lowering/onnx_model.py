@@ -3,7 +3,7 @@
 Numbers of fields and types are those of onnx.proto, which never change. Devices do not have the package `onnx`.
 """
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +25,7 @@ _GRAPH_NODES, _GRAPH_INITIALIZERS, _GRAPH_INPUTS, _GRAPH_OUTPUTS, _GRAPH_VALUE_I
 _NODE_INPUTS, _NODE_OUTPUTS, _NODE_NAME, _NODE_OP_TYPE, _NODE_ATTRIBUTES, _NODE_DOMAIN = 1, 2, 3, 4, 5, 7
 _ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_TEXT, _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH = 1, 3, 4, 5, 6
 _ATTRIBUTE_INTS, _ATTRIBUTE_GRAPHS = 8, 11
-_ATTRIBUTE_TYPE, _TYPE_INT = 20, 2
+_ATTRIBUTE_TYPE, _TYPE_INT, _TYPE_INTS = 20, 2, 7
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_INTEGERS, _TENSOR_NAME, _TENSOR_RAW, _TENSOR_EXTERNAL = 1, 2, 5, 8, 9, 13
 _VALUE_NAME, _VALUE_TYPE, _TYPE_TENSOR, _ELEMENT_TYPE, _TENSOR_SHAPE = 1, 2, 1, 1, 2
 _SHAPE_DIMS, _DIM_VALUE, _DIM_NAME = 1, 1, 2
@@ -167,6 +167,14 @@ class Node:
         attribute.put(_ATTRIBUTE_NAME, name)
         attribute.put(_ATTRIBUTE_INT, value)
         attribute.put(_ATTRIBUTE_TYPE, _TYPE_INT)
+        self.attributes[name] = attribute
+
+    def put_integers(self, name: str, values: Sequence[int]) -> None:
+        """Set an attribute that is a list of integers."""
+        attribute = Message()
+        attribute.put(_ATTRIBUTE_NAME, name)
+        attribute.put(_ATTRIBUTE_INTS, *values)
+        attribute.put(_ATTRIBUTE_TYPE, _TYPE_INTS)
         self.attributes[name] = attribute
 
     def tensor(self, name: str) -> Tensor | None:

@@ -104,21 +104,28 @@ class ChatTokenizer:
         return any(isinstance(part, AddedToken) and part.control for part in self._cutter.cut(text))
 
 
-def open_chat_tokenizer(folder: Path) -> ChatTokenizer:
-    """Return the tokenizer whose files are in `folder`: `tokenizer.json`, else `vocab.json` with `merges.txt`, else
-    `tokenizer.model`, with the files of settings and added tokens beside them.
+def open_chat_tokenizer(folder: Path, vocabulary: str | None = None) -> ChatTokenizer:
+    """Return the tokenizer of a folder, with its settings and added tokens.
+
+    `vocabulary` names one of several files with a vocabulary, which a checkpoint may have: `tokenizer.json`,
+    `vocab.json` (with `merges.txt`) or `tokenizer.model`. Default: the first that is there.
 
     Raises:
         BundleError: the files are missing or damaged.
     """
-    if (path := folder / TOKENIZER_JSON).exists():
+    present = [name for name in (TOKENIZER_JSON, VOCABULARY, SENTENCEPIECE) if (folder / name).exists()]
+    vocabulary = vocabulary or next(
+        (name for name in present if name != VOCABULARY or (folder / MERGES).exists()), None
+    )
+    if vocabulary == TOKENIZER_JSON:
+        path = folder / TOKENIZER_JSON
         settings = TokenizerSettings.read(folder, tuple(read_object(path).get("added_tokens") or ()))
         return ChatTokenizer(open_tokenizer_json(path, settings), settings, flagged=True)
     settings = TokenizerSettings.read(folder)
-    if (folder / VOCABULARY).exists() and (folder / MERGES).exists():
+    if vocabulary == VOCABULARY:
         return ChatTokenizer(open_vocabulary(folder, settings), settings, flagged=False)
-    if (path := folder / SENTENCEPIECE).exists():
-        return ChatTokenizer(open_sentencepieces(path, settings), settings, flagged=False)
+    if vocabulary == SENTENCEPIECE:
+        return ChatTokenizer(open_sentencepieces(folder / SENTENCEPIECE, settings), settings, flagged=False)
     raise BundleError(
         f"{folder}: has no tokenizer ({TOKENIZER_JSON}, {VOCABULARY} with {MERGES}, or {SENTENCEPIECE}); copy its files"
         " from the original checkpoint"

@@ -12,6 +12,9 @@ Decode = Callable[[Sequence[int]], str]
 """Function from ids to text, without special tokens."""
 _UNDECODED = "\ufffd"
 """Replacement character, into which tokenizers decode bytes that are no complete character (yet)."""
+_CLEANED = (" n't", " 'm", " 's", " 've", " 're", " ' ")
+"""Texts whose space some tokenizers drop once they are complete; spaces before punctuation are white space at the end
+until then."""
 _WINDOW = 32
 """Number of new tokens after which older ones are no longer decoded with them."""
 
@@ -20,7 +23,8 @@ class AnswerText:
     """The text of an answer whose tokens arrive one by one, without white space around it.
 
     What `append` and `finish` return, joined, is the text. A character of several tokens is kept back until it is
-    complete, and so are white space at the end and letters with which a stop string may begin.
+    complete, and so are white space at the end and letters with which a stop string may begin, or a short form whose
+    space is dropped.
     """
 
     def __init__(self, decode: Decode, stops: Sequence[str] = ()) -> None:
@@ -38,7 +42,7 @@ class AnswerText:
         whole = self._tokens.append(token).rstrip(_UNDECODED)
         if self._cut(whole):
             return self.finish()
-        return self._new(whole[: len(whole) - open_letters(whole, self._stops)])
+        return self._new(whole[: len(whole) - open_letters(whole, (*self._stops, *_CLEANED))])
 
     def finish(self) -> str:
         """Return the remaining text at the end of the tokens or before a stop string."""
@@ -49,8 +53,8 @@ class AnswerText:
 
     def _cut(self, whole: str) -> bool:
         """Return whether a stop string stands in `whole`, and remember where the text before it ends."""
-        longest = max(map(len, self._stops), default=1)
-        begin = first_stop(whole, self._stops, max(self._searched - longest + 1, 0))
+        changing = max(map(len, (*self._stops, *_CLEANED)))  # letters at the end that the last token may have changed
+        begin = first_stop(whole, self._stops, max(self._searched - changing, 0))
         self._searched = len(whole)
         if begin is not None:
             self.stopped, self._end = True, begin
@@ -81,11 +85,16 @@ class _GrowingText:
         self._new.append(token)
         joined = self._decode([*self._context, *self._new])
         self.text = self._before + joined[len(self._context_text) :]
-        if len(self._new) >= _WINDOW and not joined.endswith(_UNDECODED):
+        if len(self._new) >= _WINDOW and _settled(joined):
             alone = self._decode(self._new)
             if alone.strip() and joined.endswith(alone):
                 self._before, self._context, self._context_text, self._new = self.text, self._new, alone, []
         return self.text
+
+
+def _settled(text: str) -> bool:
+    """Return whether later tokens only add to a text."""
+    return text.rstrip() == text and not text.endswith(_UNDECODED) and not open_letters(text, _CLEANED)
 
 
 class AnswerWriter:

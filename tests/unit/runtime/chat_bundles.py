@@ -55,8 +55,8 @@ def write_tokenizer(folder: Path, settings: Mapping[str, Any] | None = None, tem
     return folder
 
 
-def chat_bundle(folder: Path, **conversation: Any) -> Path:
-    """Write a bundle with the files of a tokenizer that lie in its folder `tokenizer`, and two tokens a tile."""
+def chat_bundle(folder: Path, tokens_per_tile: int = 2, **conversation: Any) -> Path:
+    """Write the manifest of a bundle whose tokenizer lies in its folder `tokenizer`."""
     chat = {
         "layout": "official",
         "template": "internvl2_5",
@@ -77,7 +77,7 @@ def chat_bundle(folder: Path, **conversation: Any) -> Path:
         vocab_size=300,
         max_context=64,
         max_positions=64,
-        tokens_per_tile=2,
+        tokens_per_tile=tokens_per_tile,
         embedding=table,
     )
     model = ModelInfo(

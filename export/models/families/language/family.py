@@ -1,6 +1,5 @@
 """Description of a family of language models: its fields in `config.json`, its defaults and its keys."""
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,5 +23,11 @@ class LanguageFamily:
     """Types of scaled rotary angles that its code knows and the graphs have."""
     switches: Callable[[dict[str, Any]], dict[str, Any]]
     """Return the switches of the decoder, and remove what they depend on from the fields."""
-    names: tuple[tuple[re.Pattern[str], str], ...] = ()
-    """Patterns of its keys without ``language_model.``, with the official names; none if they are LLaMA's."""
+    names: tuple[tuple[str, str], ...] = ()
+    """Patterns of its keys behind ``language_model.``, with the official names; none if they are LLaMA's."""
+
+
+def biases_of_attention(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the switches of a family whose attention has biases on all four projections, or on none."""
+    biases = fields.pop("attention_bias")
+    return {"qkv_bias": biases, "out_bias": biases}

@@ -20,6 +20,8 @@ _BY_MODEL_TYPE = {
     "qwen2_moe": "Qwen2MoeForCausalLM",
     "gpt_oss": "GptOssForCausalLM",
 } | {family.name: family.architecture for family in LANGUAGE_FAMILIES}
+ROUTED = "a router gives each tile 64 or 256 tokens, which the graphs have not; give the checkpoint without Flash"
+"""Reason for a checkpoint with a router behind its tower."""
 _PACKED = re.compile(r"\.(qweight|qzeros|scales|g_idx|weight_scale(_inv)?|weight_packed|weight_shape|absmax|SCB)$")
 """Tensors that stand beside or instead of weights in few bits (AWQ, GPTQ, FP8, bitsandbytes)."""
 _ADAPTER = re.compile(r"\.lora_")

@@ -1,16 +1,20 @@
 """A bar moves while torch traces; operators are translated as they are, to the graph that torch would decompose to."""
 
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
 
+from internvl_edge.export import compile as compile_module
 from internvl_edge.export.canonical import trace
 from internvl_edge.export.canonical.passes import canonicalize
 from internvl_edge.export.canonical.trace import trace_graph
 from internvl_edge.export.checkpoint import open_checkpoint
 from internvl_edge.export.models.config import ModelConfig, VisionConfig
+from tests import traces
 from tests.project import ROOT
 
 GOLDEN = ROOT / "tests" / "data" / "golden"
@@ -35,8 +39,7 @@ def test_parts_of_a_graph_are_told_block_by_block() -> None:
 def test_graphs_are_those_that_torch_would_decompose_first(
     name: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = open_checkpoint(checkpoint).config
-    ours = _described(canonicalize(trace_graph(name, config, torch.float16)))
+    config, ours = _ours(name, checkpoint)
     decompose = torch.export.ExportedProgram.run_decompositions
     monkeypatch.setattr(trace._Translatable, "run_decompositions", decompose)
     monkeypatch.setattr(trace, "_TRANSLATIONS", {k: v for k, v in trace._TRANSLATIONS.items() if "aten" not in str(k)})
@@ -47,8 +50,7 @@ def test_what_torch_cannot_translate_as_it_is_is_decomposed_first(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """As in a version of torch that lacks the translation of an operator."""
-    config = open_checkpoint(GOLDEN / "case_a_internvl14b" / "checkpoint").config
-    ours = _described(canonicalize(trace_graph("decoder", config, torch.float16)))
+    config, ours = _ours("decoder", GOLDEN / "case_a_internvl14b" / "checkpoint")
     monkeypatch.setattr(trace, "_TRANSLATIONS", {k: v for k, v in trace._TRANSLATIONS.items() if "aten" not in str(k)})
     with caplog.at_level("INFO", logger=trace.__name__):
         assert ours == _described(canonicalize(trace_graph("decoder", config, torch.float16)))
@@ -56,6 +58,29 @@ def test_what_torch_cannot_translate_as_it_is_is_decomposed_first(
     assert told.startswith("decoder: decomposed first, because torch cannot translate it as it is: ")
     assert "aten" in told
     assert capfd.readouterr().out == ""
+
+
+def test_what_other_tests_share_is_the_traced_graph(tmp_path: Path) -> None:
+    config, ours = _ours("connector", GOLDEN / "case_b_internvit300m" / "checkpoint_chat")
+    parts: list[float] = []
+    with traces.shared(tmp_path / "traces"):
+        for _ in range(2):
+            found = compile_module.trace_graph("connector", config, torch.float16, (), parts.append)
+            assert _described(canonicalize(found)) == ours
+    assert sum(parts) == pytest.approx(2)
+    assert len(list((tmp_path / "traces").glob("*.onnx"))) == 1
+    assert compile_module.trace_graph is trace_graph
+
+
+@cache
+def _ours(name: str, checkpoint: Path) -> tuple[ModelConfig, list[object]]:
+    config = open_checkpoint(checkpoint).config
+    return config, _described(canonicalize(trace_graph(name, config, torch.float16)))
+
+
+def _stored(attribute: ir.Attr) -> object:
+    """Return the value as a file holds it: a number in fp32."""
+    return np.float32(attribute.as_float()) if attribute.type == ir.AttributeType.FLOAT else attribute.value
 
 
 def _described(model: ir.Model) -> list[object]:
@@ -80,7 +105,7 @@ def _described(model: ir.Model) -> list[object]:
                 node.op_identifier(),
                 [describe(value) for value in node.inputs],
                 [describe(value) for value in node.outputs],
-                {key: attribute.value for key, attribute in node.attributes.items()},
+                {key: _stored(attribute) for key, attribute in node.attributes.items()},
             )
             for node in model.graph
         ),

@@ -87,13 +87,12 @@ class TestLayouts:
         assert checkpoint.config.layout == "internvit"
         _assert_equal(checkpoint.tensors, {f"vision_model.{name}": value for name, value in stored.items()})
 
-    def test_a_chat_folder_leaves_the_language_model_alone(self, golden_b: Path) -> None:
+    def test_a_chat_folder_gives_tower_connector_and_language_model(self, golden_b: Path) -> None:
         stored = load_file(golden_b / "checkpoint_chat" / "model.safetensors")
         checkpoint = _accounted(golden_b / "checkpoint_chat")
-        llm = {name for name in stored if name.startswith("language_model.")}
-        assert set(checkpoint.ignored) == llm
-        assert any(name.startswith("mlp1.") for name in checkpoint.tensors)
-        _assert_equal(checkpoint.tensors, {name: value for name, value in stored.items() if name not in llm})
+        assert checkpoint.ignored == ()
+        assert {name.split(".")[0] for name in checkpoint.tensors} == {"vision_model", "mlp1", "language_model"}
+        _assert_equal(checkpoint.tensors, stored)
 
     def test_a_single_file_takes_the_config_beside_it(self, golden_a: Path, weights: Tensors) -> None:
         checkpoint = _accounted(golden_a / "checkpoint" / "model.safetensors")

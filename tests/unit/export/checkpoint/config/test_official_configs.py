@@ -10,15 +10,14 @@ from internvl_edge.export.checkpoint.config.companions import GENERATION, TOKENI
 from internvl_edge.export.checkpoint.config.config_json import config_from_json, read_config
 from internvl_edge.export.models.config import ConnectorConfig
 from internvl_edge.export.models.families.fields import FieldReader
-from internvl_edge.runtime.errors import CheckpointError
 from tests.project import ROOT
 
 CONFIGS = [
     *sorted((ROOT / "tests" / "data" / "configs").glob("*.json")),
     *sorted((ROOT / "tests" / "data" / "golden").rglob("config.json")),
+    *sorted((ROOT / "tests" / "golden" / "chat").rglob("config.json")),
     ROOT / "examples" / "emoji" / "checkpoint" / "config.json",
 ]
-READ = [path for path in CONFIGS if not path.name.startswith("port-")]
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -26,7 +25,7 @@ def _content(path: Path) -> dict[str, Any]:
     return content
 
 
-@pytest.mark.parametrize("path", READ, ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_a_config_of_a_released_kind_is_read_without_a_word(path: Path) -> None:
     reader, content = FieldReader(), _content(path)
     config = read_config(content, reader)
@@ -34,22 +33,19 @@ def test_a_config_of_a_released_kind_is_read_without_a_word(path: Path) -> None:
     vision = content.get("vision_config", content)
     assert config.model.vision.hidden_size == vision["hidden_size"]
     assert config.model.vision.num_heads == vision["num_attention_heads"]
-    assert config.model.vision.image_size == content.get("force_image_size") or vision["image_size"]
+    size = content.get("force_image_size") or vision["image_size"]
+    assert config.model.vision.image_size == (size[0] if isinstance(size, list) else size)
     assert (config.backbone_lora, config.qllama_lora) == (0, 0)
 
 
 def test_there_are_configs_of_every_family() -> None:
-    families = [config_from_json(_content(path)).layout for path in READ]
+    families = [config_from_json(_content(path)).layout for path in CONFIGS]
     assert {family: families.count(family) for family in families} == {
-        "internvl_chat": 8,
+        "internvl_chat": 13,
+        "internvl_hf": 4,
         "internvl": 4,
         "internvit": 1,
     }
-
-
-def test_the_librarys_own_port_is_refused_by_name() -> None:
-    with pytest.raises(CheckpointError, match="transformers' own port"):
-        config_from_json(_content(ROOT / "tests" / "data" / "configs" / "port-c4.json"))
 
 
 @pytest.mark.parametrize("table", [GENERATION, TOKENIZER], ids=lambda table: table.file)

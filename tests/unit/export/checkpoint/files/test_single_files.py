@@ -93,7 +93,10 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
 
 def test_weights_configs_and_tokenizers_come_from_the_hub(hub: Hub) -> None:
     assert from_hub("OpenGVLab/InternVL-14B", "v1") == Path("/cache/snapshot")
-    wanted = {"revision": "v1", "allow_patterns": ["*.json", "*.safetensors", "*.bin", "*.model"]}
+    wanted = {
+        "revision": "v1",
+        "allow_patterns": ["*.json", "*.safetensors", "*.bin", "*.model", "*.jinja", "merges.txt"],
+    }
     assert hub.asked == [("OpenGVLab/InternVL-14B", wanted)]
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from internvl_edge.runtime.bundle.chat_tokenizer.sentencepieces import cleaned
 from internvl_edge.runtime.bundle.tokenizer import Tokenizer
 from internvl_edge.runtime.tasks.generation.answer import AnswerText, AnswerWriter, Decode, steps_of
 from internvl_edge.runtime.tasks.generation.config import GenerationConfig
@@ -66,6 +67,23 @@ def test_any_bytes_give_the_text_that_decode_gives(ids: list[int]) -> None:
     text = AnswerText(decode_bytes)
     joined = "".join([*(text.append(token) for token in ids), text.finish()])
     assert joined == decode_bytes(ids).strip()
+
+
+@settings(max_examples=400)
+@given(
+    st.lists(st.sampled_from([" ", "n", "'", "t", "m", "ve", ".", ",", "x", " 's", " n't", "\n"]), max_size=90),
+    st.integers(1, 3),
+)
+def test_spaces_that_are_dropped_later_are_not_given(parts: list[str], size: int) -> None:
+    text = "".join(parts)
+    words = [text[start : start + size] for start in range(0, len(text), size)]
+
+    def decode(ids: Sequence[int]) -> str:
+        return cleaned("".join(words[index] for index in ids))
+
+    answer = AnswerText(decode)
+    joined = "".join([*(answer.append(index) for index in range(len(words))), answer.finish()])
+    assert joined == answer.text == cleaned(text).strip()
 
 
 @settings(max_examples=200)

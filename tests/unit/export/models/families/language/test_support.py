@@ -86,6 +86,11 @@ class TestCheckpoints:
     def test_adapters_that_the_config_speaks_of(self, folder: Path, tmp_path: Path) -> None:
         assert_left_alone(changed(folder, tmp_path / "c", use_llm_lora=16), "use_llm_lora is 16, so that its adapters")
 
+    def test_a_router_in_the_config_or_among_the_weights(self, folder: Path, tmp_path: Path) -> None:
+        assert_left_alone(changed(folder, tmp_path / "c", flash_mode=True), "a router gives each tile 64 or 256 tokens")
+        gate = {"gating.mlp1.0.weight": torch.ones(4, 4), "mlp2.0.weight": torch.ones(4)}
+        assert_left_alone(changed(folder, tmp_path / "d", gate), "give the checkpoint without Flash")
+
     def test_another_family(self, folder: Path, tmp_path: Path) -> None:
         llm = {"architectures": ["Qwen3MoeForCausalLM"], "hidden_size": 72, "num_experts": 8}
         assert_left_alone(
