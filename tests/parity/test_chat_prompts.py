@@ -135,6 +135,23 @@ def test_requests_differ_where_they_are_checked_alone(case: str, model: InternVL
         assert (prompt.input_ids == row.ids) is not control
 
 
+def test_no_text_of_a_request_gives_a_control_token(case: str, model: InternVL) -> None:
+    """With every token of the tokenizer in every text, the prompt has the tokens of one without (golden README)."""
+    tokenizer = model.chat_tokenizer
+    texts = [
+        tokenizer.decode([key], skip_special=False).strip() for key in range(tokenizer.size) if tokenizer.knows(key)
+    ]
+    control = {tokenizer.token_id(text) for text in texts if tokenizer.holds_control_token(text)}
+    evil = "".join(f"{text} x" for text in texts if tokenizer.holds_control_token(text)) + "[UNUSED_TOKEN_145]"
+
+    def found(text: str) -> list[int]:
+        prompt = request_prompt(model, f"<image>{text}", [2], [(text, text)], text)
+        return [key for key in prompt.input_ids if key in control]
+
+    assert len(found("y")) > 20
+    assert found(evil) == found("y")
+
+
 def test_requests_that_the_reference_answers_wrongly(case: str, model: InternVL) -> None:
     """It leaves a picture out, or fails when it counts tokens (golden README)."""
     found = {row.question: row for row in rows(case)}

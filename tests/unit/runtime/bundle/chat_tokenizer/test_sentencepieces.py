@@ -109,6 +109,23 @@ def test_spaces_beside_tokens(tmp_path: Path, model: bytes, kind: str, legacy: b
     assert tokenizer.decode(ids, skip_special=False) == text
 
 
+@pytest.mark.parametrize(("spaces", "text"), [(False, "ab ab<|end|>cd"), (True, " ab ab<|end|>cd")])
+def test_internlm3_writes_a_space_before_the_end_by_a_setting(
+    tmp_path: Path, model: bytes, spaces: bool, text: str
+) -> None:
+    tokenizer = opened(
+        tmp_path,
+        model,
+        tokenizer_class="InternLM3Tokenizer",
+        spaces_for_interleaved_special_tokens=spaces,
+        legacy=False,
+    )
+    named = sentencepiece.SentencePieceProcessor(model_proto=model)
+    ids = [*named.encode("ab ab"), 102, *named.piece_to_id(["c", "d"])]
+    assert tokenizer.decode(ids, skip_special=False) == text
+    assert tokenizer.encode("<img>ab", whole=False) == [101, *named.encode("ab")]
+
+
 def test_ids_that_the_tokenizer_lacks_have_no_text(tmp_path: Path, model: bytes) -> None:
     tokenizer = opened(tmp_path, model)
     a = sentencepiece.SentencePieceProcessor(model_proto=model).piece_to_id("a")
