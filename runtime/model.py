@@ -1,6 +1,9 @@
 """The class `InternVL` of the public API. Its methods are tasks, each written in a module of `runtime/tasks`."""
 
 from internvl_edge.runtime.tasks import captions, classification, connect, matching, retrieval, texts, video
+from internvl_edge.runtime.tasks.chat import chat as answers
+from internvl_edge.runtime.tasks.chat import generate as chat_ids
+from internvl_edge.runtime.tasks.chat import prompts, score
 from internvl_edge.runtime.tasks.opened import OpenedGraphs
 
 
@@ -25,3 +28,8 @@ class InternVL(OpenedGraphs):
     generate = captions.generate
     continue_from = captions.continue_from
     connect = connect.connect
+    chat = answers.chat
+    chat_stream = answers.chat_stream
+    chat_prompt = prompts.chat_prompt
+    generate_chat = chat_ids.generate_chat
+    score = score.score

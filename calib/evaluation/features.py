@@ -15,9 +15,6 @@ from internvl_edge.runtime.progress import Advance, Progress, Silent
 from internvl_edge.runtime.tasks.features import unit
 from internvl_edge.runtime.tasks.generation.config import GenerationConfig
 
-MAX_NEW_TOKENS = 32
-"""Largest number of tokens in a caption, as in the recorded figures of the demo."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
@@ -56,14 +53,14 @@ def measure(model: InternVL, data: DataSet, options: EvalOptions, progress: Prog
             classifiers[language] = _checked(columns, f"classifier in {language_name(language)}").T
             advance(count)
     with progress.task("Encoding pictures", len(selection.data.rows), "pictures") as advance:
-        images, written = _through_vision(model, selection, options.batch_size, advance)
+        images, written = _through_vision(model, selection, options, advance)
     return Features(
         images=images, texts=texts, classifiers=classifiers, captions=written, skipped=tuple(selection.skipped)
     )
 
 
 def _through_vision(
-    model: InternVL, selection: Selection, batch_size: int, advance: Advance
+    model: InternVL, selection: Selection, options: EvalOptions, advance: Advance
 ) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
     """Return picture features by mode and captions by language, from one pass over the pictures."""
     images: dict[str, list[np.ndarray]] = {mode: [] for mode in selection.modes}
@@ -71,8 +68,8 @@ def _through_vision(
     if not images and not captions:
         return {}, {}
     (encoder,) = model.bundle.graphs_of(IMAGE_ENCODER)
-    for start in range(0, len(selection.data.rows), batch_size):
-        rows = selection.data.rows[start : start + batch_size]
+    for start in range(0, len(selection.data.rows), options.batch_size):
+        rows = selection.data.rows[start : start + options.batch_size]
         pixels = model.preprocess([selection.data.picture(row) for row in rows])
         vision = model.run_graph(encoder, {"pixel_values": pixels})
         query: Mapping[str, np.ndarray] = {}
@@ -84,16 +81,16 @@ def _through_vision(
         if "g" in images:
             images["g"].append(unit(images["c"][-1]) + unit(_checked(query["query_embeds"], "query_embeds")))
         for language, prompt in selection.caption_prompts.items():
-            captions[language] += _captions(model, query, prompt)
+            captions[language] += _captions(model, query, prompt, options.max_new_tokens)
         advance(len(rows))
     return {mode: np.concatenate(parts) for mode, parts in images.items()}, captions
 
 
-def _captions(model: InternVL, query: Mapping[str, np.ndarray], prompt: str) -> list[str]:
+def _captions(model: InternVL, query: Mapping[str, np.ndarray], prompt: str, max_new_tokens: int) -> list[str]:
     """Return a greedy caption for each row of the query graph's outputs."""
     rows = len(next(iter(query.values())))
     prompts = np.repeat(model.tokenizer.encode_prompt(prompt), rows, axis=0)
-    config = GenerationConfig(max_new_tokens=MAX_NEW_TOKENS, eos_token_ids=(model.info.require_text().eos_token_id,))
+    config = GenerationConfig(max_new_tokens=max_new_tokens, eos_token_ids=(model.info.require_text().eos_token_id,))
     return [model.tokenizer.decode(row) for row in model.continue_from(query, prompts, config)]
 
 

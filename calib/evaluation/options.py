@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from internvl_edge.runtime.errors import InputError
 
+MAX_NEW_TOKENS = 32
+"""Most tokens of a caption or an answer, as in the recorded figures of the examples."""
 TASKS = ("retrieval", "zero_shot", "captions")
 
 
@@ -20,6 +22,8 @@ class EvalOptions:
     """Number of pictures, evenly spaced over the data; None: all. Fewer candidates make retrieval easier."""
     languages: tuple[str, ...] | None = None
     """Languages to evaluate; None: all languages of the data."""
+    max_new_tokens: int = MAX_NEW_TOKENS
+    """Most tokens of a caption."""
     batch_size: int = 64
     backend: str = "onnxruntime"
     bf16: bool = False

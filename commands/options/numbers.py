@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from internvl_edge.commands.options.value_types import Integers
+from internvl_edge.runtime.inputs.pictures.tiling import MOST_TILES
 
 
 class Number(click.FloatRange):
@@ -45,6 +46,8 @@ BATCH = click.IntRange(1, MOST_ROWS)
 """Number of rows in one call."""
 LENGTH = click.IntRange(1, 65536)
 """Number of tokens; no rotary table is longer."""
+TILES = click.IntRange(1, MOST_TILES)
+"""Number of tiles of a picture."""
 THREAD_COUNT = click.IntRange(1, 1024)
 PROCESS_COUNT = click.IntRange(1, 1024)
 QUEUE_LENGTH = click.IntRange(1, 1_000_000)

@@ -5,9 +5,10 @@ from typing import Any
 
 import click
 
-from internvl_edge.commands.options.numbers import LENGTH, PIXELS, SAMPLES, THREAD_COUNT
+from internvl_edge.commands.options.numbers import LENGTH, PIXELS, SAMPLES, THREAD_COUNT, TILES
 from internvl_edge.commands.options.value_types import GivenPath, Names
 from internvl_edge.runtime.backends import BACKENDS
+from internvl_edge.runtime.tasks.generation.config import MOST_BEAMS
 
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 """Decorator that adds one option to a command."""
@@ -104,7 +105,18 @@ def max_new_tokens(default: int) -> Option:
         type=LENGTH,
         default=default,
         show_default=True,
-        help="Largest number of tokens in a caption.",
+        help="Largest number of tokens in a caption or an answer.",
+    )
+
+
+def max_tiles(name: str = "max_tiles") -> Option:
+    """Return --max-tiles, which reaches the command as the argument `name`."""
+    return click.option(
+        "--max-tiles",
+        name,
+        type=TILES,
+        show_default="the checkpoint's, or 12",
+        help="Largest number of tiles that a picture is cut into.",
     )
 
 
@@ -116,6 +128,20 @@ GRAPHS = click.option(
     "--graphs", type=Names(), show_default="all", help="Graphs to take, comma-separated, as vision,text."
 )
 BACKEND = backend()
+NUM_BEAMS = click.option(
+    "--num-beams",
+    type=click.IntRange(1, MOST_BEAMS),
+    default=1,
+    show_default=True,
+    help="Number of beams of the search; 1: greedy search.",
+)
+FRAMES = click.option(
+    "--frames",
+    type=click.IntRange(1, 65536),
+    default=8,
+    show_default=True,
+    help="Number of frames to take from each video.",
+)
 BF16 = click.option(
     "--bf16", is_flag=True, help="Compute in bf16 on a CPU that has instructions for it: faster, and less exact."
 )

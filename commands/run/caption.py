@@ -7,23 +7,16 @@ from typing import Any
 import click
 
 from internvl_edge.commands.options.request import Request, request_options, work_progress
-from internvl_edge.commands.options.shared import BUNDLE, IMAGES, JSON, max_new_tokens
+from internvl_edge.commands.options.shared import BUNDLE, IMAGES, JSON, NUM_BEAMS, max_new_tokens
 from internvl_edge.commands.output.printing import show, show_json
 from internvl_edge.runtime.monitor import Monitor
-from internvl_edge.runtime.tasks.generation.config import MOST_BEAMS
 
 
 @click.command()
 @BUNDLE
 @IMAGES
 @click.option("--prompt", default="English caption:", show_default=True, help="Text that the caption continues.")
-@click.option(
-    "--num-beams",
-    type=click.IntRange(1, MOST_BEAMS),
-    default=1,
-    show_default=True,
-    help="Number of beams of the search; 1: greedy search.",
-)
+@NUM_BEAMS
 @click.option(
     "--min-new-tokens",
     type=click.IntRange(0, 65536),

@@ -5,13 +5,11 @@ from typing import Any
 
 import click
 
+from internvl_edge.commands.options.numbers import TILES
 from internvl_edge.commands.options.request import Request, request_options, work_progress
-from internvl_edge.commands.options.shared import BUNDLE, IMAGES
+from internvl_edge.commands.options.shared import BUNDLE, IMAGES, max_tiles
 from internvl_edge.commands.options.value_types import GivenPath
 from internvl_edge.commands.output.printing import show
-from internvl_edge.runtime.inputs.pictures.tiling import MOST_TILES
-
-TILES = click.IntRange(1, MOST_TILES)
 
 
 @click.command()
@@ -25,13 +23,7 @@ TILES = click.IntRange(1, MOST_TILES)
     show_default="the checkpoint's",
     help="Smallest number of tiles that a picture is cut into.",
 )
-@click.option(
-    "--max-tiles",
-    "largest",
-    type=TILES,
-    show_default="the checkpoint's, or 12",
-    help="Largest number of tiles that a picture is cut into.",
-)
+@max_tiles("largest")
 @click.option(
     "--thumbnail/--no-thumbnail",
     default=None,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from internvl_edge.commands.options.request import Request, request_options, work_progress
-from internvl_edge.commands.options.shared import BUNDLE, JSON
+from internvl_edge.commands.options.shared import BUNDLE, FRAMES, JSON
 from internvl_edge.commands.options.value_types import GivenPath
 from internvl_edge.commands.run.ranking import MODE, TEXTS, show_ranking
 
@@ -18,13 +18,7 @@ if TYPE_CHECKING:
 @BUNDLE
 @click.argument("videos", nargs=-1, required=True, type=GivenPath())
 @TEXTS
-@click.option(
-    "--frames",
-    type=click.IntRange(1, 65536),
-    default=8,
-    show_default=True,
-    help="Number of frames to take from each video.",
-)
+@FRAMES
 @MODE
 @request_options
 @JSON

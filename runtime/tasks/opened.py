@@ -1,10 +1,10 @@
 """The graphs of a bundle, on which every task runs; each is opened when it is first needed."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -34,6 +34,15 @@ _PAST = "past_key_values."
 """Prefix of inputs that may be empty, since a cache may hold nothing yet."""
 
 
+@runtime_checkable
+class Closes(Protocol):
+    """What a task keeps that holds memory of a library."""
+
+    def close(self) -> None:
+        """Free it."""
+        ...
+
+
 class OpenedGraphs:
     """An opened bundle: each graph is loaded when it is first needed. Threads may share it; `with` closes it."""
 
@@ -52,7 +61,8 @@ class OpenedGraphs:
         self._chat_tokenizer: ChatTokenizer | None = None
         self._opening = threading.Lock()
         self._outputs = FiniteOutputs()
-        self._kept: dict[type, object] = {}
+        self._kept: dict[object, object] = {}
+        self._keeping = threading.RLock()
 
     @classmethod
     def open(
@@ -198,21 +208,25 @@ class OpenedGraphs:
                 size = min(size, max(session.max_rows // each, 1))
         return size
 
-    def kept(self, kind: type[_Kept]) -> _Kept:
-        """Return this model's one object of a class, which a task keeps between its calls; it is made when first asked.
+    def kept(self, make: Callable[["OpenedGraphs"], _Kept]) -> _Kept:
+        """Return this model's one result of `make`, which a task keeps between its calls; threads may share it.
 
-        `kind` takes no arguments, and threads may share its objects.
+        It is made when it is first asked for, and closed with the model.
         """
-        with self._opening:
-            found = self._kept.get(kind)
-            if not isinstance(found, kind):
-                found = self._kept[kind] = kind()
-        return found
+        with self._keeping:
+            if make not in self._kept:
+                self._kept[make] = make(self)
+            found: Any = self._kept[make]
+        return found  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Free all graphs, and what tasks keep between calls; the next call opens them again."""
-        with self._opening:
+        with self._keeping:
+            for each in self._kept.values():
+                if isinstance(each, Closes):
+                    each.close()
             self._kept.clear()
+        with self._opening:
             for session in self._sessions.values():
                 session.close()
             self._sessions.clear()

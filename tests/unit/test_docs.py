@@ -32,6 +32,7 @@ GUIDES = {
     "inspect": ("inspect.md",),
     "run": ("run.md",),
     "run caption": ("run.md", "captions.md"),
+    "run chat": ("run.md", "chat.md"),
     "run embed": ("run.md", "embed.md", "ray.md"),
     "bench": ("bench.md",),
     "serve": ("serve.md",),
@@ -57,9 +58,7 @@ PROPOSED = {
     "export/models/graph_modules/segment.py",
     "export/models/graph_modules/llm.py",
     "runtime/tasks/segmentation.py",
-    "runtime/tasks/chat.py",
     "commands/run/segment.py",
-    "commands/run/chat.py",
 }
 """Files that architecture.md says somebody would write."""
 OF_OTHERS = {

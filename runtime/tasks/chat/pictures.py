@@ -21,8 +21,8 @@ from internvl_edge.runtime.tasks.opened import OpenedGraphs
 
 MOST_CACHED_BYTES = 256 << 20
 """Most bytes of embeddings that a model keeps: those of 40 pictures of 12 tiles for InternVL2.5-1B in fp16."""
-MaxTiles = int | Sequence[int] | None
-"""Most tiles of each picture: one number for all, one for each, or the checkpoint's own."""
+MaxTiles = int | Sequence[int | None] | None
+"""Most tiles of each picture: one number for all, one for each, or None for the checkpoint's own."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,7 +96,7 @@ def picture_embeds(
     """
     if not pictures:
         return None
-    cache = model.kept(EmbedsCache)
+    cache = model.kept(_new_cache)
     kept = {picture.key: cache.get(picture.key) for picture in pictures}
     found = {key: embeds for key, embeds in kept.items() if embeds is not None}
     missing = {picture.key: picture for picture in pictures if picture.key not in found}
@@ -119,6 +119,10 @@ def pixel_embeds(model: OpenedGraphs, pixel_values: np.ndarray, monitor: Monitor
     """
     pixels = require_finite_pixels(np.asarray(pixel_values, np.float32))
     return np.concatenate([tile_embeds(model, batch, monitor) for batch in _batches(model, pixels)])
+
+
+def _new_cache(model: OpenedGraphs) -> EmbedsCache:
+    return EmbedsCache()
 
 
 def _batches(model: OpenedGraphs, tiles: np.ndarray) -> Iterator[np.ndarray]:

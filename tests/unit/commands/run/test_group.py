@@ -5,7 +5,7 @@ from pathlib import Path
 from internvl_edge.commands.run.group import run
 from tests.project import ROOT
 
-OTHERS = {"__init__", "group", "ranking"}
+OTHERS = {"__init__", "conversation", "group", "ranking"}
 
 
 def test_every_command_has_a_file_and_is_named_in_the_help() -> None:
