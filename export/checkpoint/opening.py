@@ -35,12 +35,13 @@ from internvl_edge.export.checkpoint.shapes import (
 )
 from internvl_edge.export.models.config import ConnectorConfig, LanguageConfig, ModelConfig, QllamaConfig
 from internvl_edge.export.models.families.connector import ROUTER, tiled
-from internvl_edge.export.models.families.fields import FieldReader
+from internvl_edge.export.models.families.fields import FieldReader, listed
 from internvl_edge.export.models.families.language.support import ROUTED, reason_in_weights
 from internvl_edge.runtime.bundle.tokenizer import Tokenizer
 from internvl_edge.runtime.errors import CheckpointError
 
 _ADAPTER_FILES = {"adapter_model.safetensors": read_safetensors, "adapter_model.bin": read_torch_file}
+_NO_WEIGHTS = "no file holds its weights; give the whole checkpoint"
 _TEXT_FILES = (
     *("config.json", "generation_config.json", ADAPTER_CONFIG),
     *("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json"),
@@ -86,11 +87,12 @@ def open_checkpoint(
     revision: str | None = None,
     accept: Iterable[str] = (),
     state_dict: str | None = None,
+    language: bool = True,
 ) -> Checkpoint:
     """Open a folder, a weight file, an index of weight files, or a Hub id.
 
     `accept` names unknown fields that the user declares to have no effect. `state_dict` chooses among several sets of
-    weights, for example ``model_ema``.
+    weights, for example ``model_ema``. Without `language` the files of a language model may be absent.
 
     Raises:
         CheckpointError: there is no checkpoint, a file is damaged, or the model is not supported.
@@ -103,7 +105,9 @@ def open_checkpoint(
     file = _config_file(folder, reader)
     adapter = _adapter_config(folder, reader)
     spoken = file is not None and file.model.find(LanguageConfig) is not None
-    named = _named(path, Wanted(state_dict=state_dict, language=spoken))
+    named = _named(path, Wanted(state_dict=state_dict, language=spoken and language))
+    if spoken and not language and not named.absent:
+        named = _named(path, Wanted(state_dict=state_dict, language=True))
     config = file.model if file is not None else config_from_shapes(named.needed, named.unused, path)
     if spoken and (reason := _language_reason(named, path)) is not None:
         named, config = _named(path, Wanted(state_dict=state_dict)), config.without_language(reason)
@@ -163,6 +167,8 @@ def _language_reason(named: _Named, path: Path) -> str | None:
     if any(re.match(ROUTER, name) for name in [*named.unused, *named.left]):
         return ROUTED
     names = [(name, tensor.dtype) for name, tensor in named.needed.items() if name.startswith(LANGUAGE_MODEL)]
+    if not names:
+        return f"no file holds its weights; {listed(named.absent)} are absent" if named.absent else _NO_WEIGHTS
     if (beside := _adapter_beside(path)) is not None:
         adapter = placed(_ADAPTER_FILES[beside.name](beside), [*named.needed, *named.unused], named.naming)
         names += [(name, tensor.dtype) for name, tensor in adapter.items() if name.startswith(LANGUAGE_MODEL)]

@@ -10,7 +10,7 @@ from internvl_edge.export.checkpoint.files.json_file import read_json
 from internvl_edge.export.checkpoint.files.safetensors_file import read_safetensors
 from internvl_edge.export.checkpoint.files.tensors import LazyTensor
 from internvl_edge.export.checkpoint.files.torch_file import read_torch_file
-from internvl_edge.export.checkpoint.names import naming_of, official_names
+from internvl_edge.export.checkpoint.names import LANGUAGE_MODEL, naming_of, official_names
 from internvl_edge.export.models.families.fields import listed
 from internvl_edge.runtime.errors import CheckpointError
 
@@ -107,7 +107,9 @@ def _read_index(index: Path, wanted: Wanted) -> StoredWeights:
     absent = sorted(name for name in set(places.values()) if not (index.parent / name).exists())
     files = sorted(set(needed.values()))
     if lost := [name for name in absent if name in files]:
-        raise CheckpointError(f"{index}: names {len(lost)} absent shards: {listed(lost)}; download them")
+        spoken = all(official[name].startswith(LANGUAGE_MODEL) for name, file in needed.items() if file in lost)
+        remedy = ", or export the tower without the language model with --graphs vision" if spoken else ""
+        raise CheckpointError(f"{index}: names {len(lost)} absent shards: {listed(lost)}; download them{remedy}")
     shards = {name: _reader(index.parent / name)(index.parent / name) for name in files}
     if missing := sorted(name for name, file in needed.items() if name not in shards[file]):
         raise CheckpointError(

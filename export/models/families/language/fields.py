@@ -44,9 +44,10 @@ SHARED: Mapping[str, Field] = {
         "are attentions of other kinds than full_attention",
     ),
     "pruned_heads": only({}, finding="are heads that the graphs have"),
-    **harmless("cache_implementation", "is_composition", "ignore_index"),
+    **harmless("cache_implementation", "is_composition", "ignore_index", "keys_to_ignore_at_inference"),
+    **harmless("debug", "micro_forward", "skip_checkpoint", "use_deepep", "fuse_cross_entropy"),
 }
-"""Settings of the search and ids of tokens are harmless here: the conversation has rules of its own for them."""
+"""Settings of training and of the search are harmless, and ids of tokens, for which the conversation has rules."""
 
 
 def check_window(fields: dict[str, Any], part: str, reader: FieldReader) -> None:

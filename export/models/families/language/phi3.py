@@ -1,6 +1,6 @@
 """Phi-3: stacked rows of queries, keys and values and of gate and up, and angles with two sets of factors."""
 
-from internvl_edge.export.models.families.fields import Honoured
+from internvl_edge.export.models.families.fields import Honoured, only
 from internvl_edge.export.models.families.language.family import LanguageFamily
 
 PHI3 = LanguageFamily(
@@ -16,7 +16,10 @@ PHI3 = LanguageFamily(
         "max_positions": 4096,
         "original": 4096,
     },
-    fields={"original_max_position_embeddings": Honoured("original")},
+    fields={
+        "original_max_position_embeddings": Honoured("original"),
+        "attention_bias": only(False, finding="adds biases that the graphs have not"),
+    },
     rope_types=("su", "longrope", "yarn"),
     switches=lambda fields: {"qkv_rows": "stacked", "stacked_mlp": True},
 )
