@@ -45,6 +45,7 @@ SETTINGS_TABLE = FieldTable(
     SETTINGS,
     {
         **harmless(*TOKENIZER.fields, *IMAGE_TOKENS, "video_token", "errors", "spaces_for_interleaved_special_tokens"),
+        **harmless("model_specific_special_tokens"),
         "tokenizer_class": only(
             *(f"{name}{end}" for name in _CLASSES for end in ("", "Fast")),
             finding="is a tokenizer that the runtime does not have",

@@ -162,8 +162,9 @@ def _official(files: _Files) -> ChatInfo | None:
 
 def _native(files: _Files) -> ChatInfo | None:
     """Return the conversation of the native layout, or None and findings."""
-    extra = files.settings.get("extra_special_tokens")
-    stated = {**(extra if isinstance(extra, Mapping) else {}), **files.settings}
+    grouped = [files.settings.get(f"{group}_special_tokens") for group in ("extra", "model_specific")]
+    stated = {name: token for group in grouped if isinstance(group, Mapping) for name, token in group.items()}
+    stated |= files.settings
     images = [content_of(stated.get(name)) or token for name, token in IMAGE_TOKENS.items()]
     context = files.config.get("image_token_id", files.config.get("image_token_index"))
     if not isinstance(context, int):

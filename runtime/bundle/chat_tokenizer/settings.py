@@ -54,6 +54,8 @@ class TokenizerSettings:
         others = {**_DEFAULTS.get(kind, {}), **read_object(folder / ROLES_FILE)}
         roles = {name: content_of(values[name] if name in values else others.get(name)) for name in _ROLES}
         more = values.get("additional_special_tokens", others.get("additional_special_tokens")) or []
+        if isinstance(extra := values.get("extra_special_tokens"), list):  # the name in transformers 5
+            more = [*more, *extra]
         additional = frozenset(text for text in map(content_of, more) if text)
         named = additional | {text for text in roles.values() if text}
         return cls(

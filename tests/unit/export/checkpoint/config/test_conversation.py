@@ -99,10 +99,9 @@ def test_a_native_answer_ends_where_its_generation_config_says(
     assert (chat.stop_token_ids, chat.pad_token_id, chat.context_token_id) == (stops, pad, 263)
 
 
-def test_a_native_config_names_its_tokens(native: Path) -> None:
-    change(
-        native / "tokenizer_config.json", start_image_token="<box>", extra_special_tokens={"end_image_token": "</box>"}
-    )
+@pytest.mark.parametrize("group", ["extra_special_tokens", "model_specific_special_tokens"])
+def test_a_native_config_names_its_tokens(native: Path, group: str) -> None:
+    change(native / "tokenizer_config.json", start_image_token="<box>", **{group: {"end_image_token": "</box>"}})
     chat = read(native, "native").chat
     assert (chat.context_token, chat.start_token, chat.end_token) == ("<IMG_CONTEXT>", "<box>", "</box>")
 

@@ -42,6 +42,14 @@ def test_roles_come_from_the_settings_then_the_map_then_the_class(tmp_path: Path
     assert found.additional == {"x"}
 
 
+def test_additional_tokens_have_another_name_in_transformers_5(tmp_path: Path) -> None:
+    assert settings(tmp_path, tokenizer_config={"extra_special_tokens": ["x", {"content": "y"}]}).additional == {
+        "x",
+        "y",
+    }
+    assert settings(tmp_path, tokenizer_config={"extra_special_tokens": {"image_token": "x"}}).additional == set()
+
+
 @pytest.mark.parametrize("decoder", [{"x": {"content": "a"}}, {"1": {}}, {"1": 5}])
 def test_an_added_token_that_is_not_described(tmp_path: Path, decoder: object) -> None:
     with pytest.raises(BundleError, match=r"tokenizer_config\.json: not usable \(an added token is not described"):
