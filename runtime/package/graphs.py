@@ -7,6 +7,7 @@ from typing import Any
 
 from internvl_edge.runtime.bundle.bundle import Bundle, sha256_file
 from internvl_edge.runtime.bundle.engines import EngineRecord, GraphEngines, plan_findings
+from internvl_edge.runtime.bundle.graph_roles import LANGUAGE_MODEL, TOKEN_EMBEDDER
 from internvl_edge.runtime.bundle.manifest import FileInfo
 from internvl_edge.runtime.errors import BundleError
 from internvl_edge.runtime.file_copy import copy_file
@@ -21,6 +22,8 @@ from internvl_edge.runtime.serve.models import served_models
 from internvl_edge.runtime.serve.signature import Signature
 
 VERSION = "1"
+_CHAT = (LANGUAGE_MODEL, TOKEN_EMBEDDER)
+"""Roles of graphs that answer conversations."""
 PYTHON_MODEL = "from internvl_edge.runtime.package.python_backend import TritonPythonModel  # noqa: F401\n"
 """Content of `model.py`, in which Triton looks for the class; the code is in the installed package."""
 
@@ -33,6 +36,12 @@ def write_model(folder: Path, name: str, config: Mapping[str, Any]) -> Path:
     return version
 
 
+def packaged_graphs(bundle: Bundle) -> tuple[str, ...]:
+    """Return the graphs that become models: all but those of a language model, whose cache a request cannot carry."""
+    graphs = bundle.manifest.graphs
+    return tuple(name for name, graph in graphs.items() if graph.use.role not in _CHAT)
+
+
 def write_graphs(
     model: InternVL, folder: Path, options: RepositoryOptions, advance: Advance = lambda graphs: None
 ) -> list[str]:
@@ -41,18 +50,19 @@ def write_graphs(
     Raises:
         BundleError: The target has no plans of the standard TensorRT, or damaged ones.
     """
+    packaged = packaged_graphs(model.bundle)
     writers = {"onnxruntime": _on_onnxruntime, "tensorrt": _on_tensorrt, "runtime": _on_runtime}
     written = []
     for name in writers[options.platform](model, folder, options):
         written.append(name)
-        if name in model.bundle.manifest.graphs:
+        if name in packaged:
             advance(1)
     return written
 
 
 def _on_onnxruntime(model: InternVL, folder: Path, options: RepositoryOptions) -> Iterator[str]:
     copies = FileCopies(link=options.weights == "link")
-    for graph in model.bundle.manifest.graphs:
+    for graph in packaged_graphs(model.bundle):
         config = _config(model, graph, folder, options)
         version = write_model(folder, graph, {"platform": "onnxruntime_onnx", **config})
         copy_graph(model.bundle.graph_file(graph), version / "model.onnx", copies)
@@ -61,7 +71,8 @@ def _on_onnxruntime(model: InternVL, folder: Path, options: RepositoryOptions) -
 
 def _on_tensorrt(model: InternVL, folder: Path, options: RepositoryOptions) -> Iterator[str]:
     plans, record = _plans(model.bundle, options.target)
-    for graph, engines in record.graphs.items():
+    packaged = packaged_graphs(model.bundle)
+    for graph, engines in ((name, found) for name, found in record.graphs.items() if name in packaged):
         limited = replace(options, max_batch=min(options.max_batch, engines.max_rows or options.max_batch))
         if len(engines.plans) == 1:
             config = {"platform": "tensorrt_plan", **_config(model, graph, folder, limited)}
@@ -103,7 +114,7 @@ def _chain(
 
 def _on_runtime(model: InternVL, folder: Path, options: RepositoryOptions) -> Iterator[str]:
     copies = FileCopies(link=options.weights == "link")
-    for graph in model.bundle.manifest.graphs:
+    for graph in packaged_graphs(model.bundle):
         config = _config(model, graph, folder, options)
         settings = parameters({"graph": graph, "backend": options.backend})
         version = write_model(folder, graph, {"backend": "python", **config, **settings})

@@ -16,7 +16,8 @@ _NEEDED = ("manifest.json", "tokenizer.model", "preprocessor.json")
 def write_tasks(model: InternVL, folder: Path, options: RepositoryOptions) -> list[str]:
     """Write a model for each task into `folder` and return their names."""
     bundle = model.bundle
-    served = {name: task for name, task in served_models(bundle.manifest).items() if name not in bundle.manifest.graphs}
+    tasks = (task for name, task in served_models(bundle.manifest).items() if name not in bundle.manifest.graphs)
+    served = {task.signature.name: task for task in tasks if task.signature.answers is None}
     for name, task in served.items():
         config = {
             "backend": "python",

@@ -2,7 +2,7 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,14 +16,16 @@ from internvl_edge.runtime.inputs.pictures.findings import reason
 from internvl_edge.runtime.inputs.pictures.preprocess import Geometry, write_pixel_values
 from internvl_edge.runtime.model import InternVL
 from internvl_edge.runtime.monitor import Monitor
-from internvl_edge.runtime.serve.models import CAPTION, CLASSIFY, ENCODE_IMAGE, ENCODE_TEXT
+from internvl_edge.runtime.serve.models import CAPTION, CHAT, CLASSIFY, ENCODE_IMAGE, ENCODE_TEXT
 from internvl_edge.runtime.serve.options import ServeOptions
 from internvl_edge.runtime.serve.refusals import BadRequestError, FailedError, RefusalError, TooLargeError
+from internvl_edge.runtime.serve.workers.chat_runner import chat_steps
 from internvl_edge.runtime.serve.workers.messages import Arrays, Job, Piece
 from internvl_edge.runtime.stages import DECODE_IMAGE, PREPROCESS, Stages
 from internvl_edge.runtime.tasks.captions import DEFAULT_PROMPT
 from internvl_edge.runtime.tasks.classification import DEFAULT_TEMPLATES
 from internvl_edge.runtime.tasks.features import class_probabilities
+from internvl_edge.runtime.tasks.generation.search import never
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,8 @@ class Prepared:
     pixels: "list[list[Future[np.ndarray]]]"
     """Pixel values ``[3, S, S]`` of the pictures of each part; empty if the model takes no pictures."""
     stages: Stages = field(default_factory=Stages)
+    cancelled: Callable[[], bool] = never
+    """Function that says, between two tokens of an answer, whether nobody waits for the job any more."""
 
     @property
     def monitor(self) -> Monitor:
@@ -79,8 +83,21 @@ class ModelRunner:
             results[index] = result
         return tuple(results)
 
-    def stream(self, prepared: Prepared) -> "Iterator[Piece | tuple[Arrays | RefusalError, ...]]":
-        """Yield the pieces of captions as they are generated, and at last the result of each part."""
+    def stream(self, prepared: Prepared) -> "Generator[Piece | tuple[Arrays | RefusalError, ...], None, None]":
+        """Yield the pieces of texts as they are generated, and at last the result of each part."""
+        if prepared.job.model == CHAT:
+            yield from self._chat(prepared)
+        else:
+            yield from self._captions(prepared)
+
+    def _chat(self, prepared: Prepared) -> "Generator[Piece | tuple[Arrays | RefusalError, ...], None, None]":
+        try:
+            for step in chat_steps(self._model, prepared.job, prepared.cancelled, prepared.monitor):
+                yield step if isinstance(step, Piece) else (step,)
+        except Exception as error:
+            yield (_refusal(prepared.job, error),)
+
+    def _captions(self, prepared: Prepared) -> "Generator[Piece | tuple[Arrays | RefusalError, ...], None, None]":
         job, inputs = prepared.job, self._inputs(prepared)
         results: list[Arrays | RefusalError] = [part if isinstance(part, RefusalError) else {} for part in inputs]
         good = [index for index, part in enumerate(inputs) if not isinstance(part, RefusalError)]
@@ -233,8 +250,8 @@ def _texts(values: np.ndarray) -> list[str]:
 def _refusal(job: Job, error: Exception) -> RefusalError:
     """Return the error as its client may see it; the full error is logged on the server."""
     if isinstance(error, InputError):
-        return BadRequestError(f"{job.model}: {error}")
-    if isinstance(error, BackendError) and job.model not in _TASKS:
+        return BadRequestError(f"{job.model}: {error}", param="messages" if job.model == CHAT else None)
+    if isinstance(error, BackendError) and job.model not in (*_TASKS, CHAT):
         logger.warning("%s: %s", job.model, error)
         return BadRequestError(f"{job.model}: the graph fails on these values")
     if isinstance(error, EdgeError):

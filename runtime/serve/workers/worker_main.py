@@ -13,11 +13,13 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from internvl_edge.runtime.bundle.graph_roles import LANGUAGE_MODEL
 from internvl_edge.runtime.errors import EdgeError
 from internvl_edge.runtime.model import InternVL
 from internvl_edge.runtime.serve.refusals import RefusalError
@@ -61,8 +63,11 @@ def _opened(setup: Setup) -> InternVL:
     )
     for graph in setup.graphs:
         model.session(graph)
-    if "tokenizer.model" in model.bundle.manifest.files:
+    manifest = model.bundle.manifest
+    if "tokenizer.model" in manifest.files:
         _ = model.tokenizer
+    if manifest.graph_of(LANGUAGE_MODEL) in setup.graphs:
+        _ = model.chat_tokenizer
     return model
 
 
@@ -113,7 +118,7 @@ class _Stream:
     """A streamed job under way."""
 
     prepared: Prepared
-    steps: "Iterator[Piece | tuple[Arrays | RefusalError, ...]]"
+    steps: "Generator[Piece | tuple[Arrays | RefusalError, ...], None, None]"
     seconds: float = 0.0
 
 
@@ -132,6 +137,7 @@ def _serve(connection: socket.socket, runner: ModelRunner, jobs: _JobQueue) -> N
         if prepared is not None and jobs.is_cancelled(prepared.job.id):
             _finish(connection, jobs, prepared, (), 0.0)
         elif prepared is not None and prepared.job.stream:
+            prepared.cancelled = partial(jobs.is_cancelled, prepared.job.id)
             streams.append(_Stream(prepared, runner.stream(prepared)))
         elif prepared is not None:
             start = time.perf_counter()
@@ -143,6 +149,7 @@ def _serve(connection: socket.socket, runner: ModelRunner, jobs: _JobQueue) -> N
 def _goes_on(connection: socket.socket, jobs: _JobQueue, stream: _Stream) -> bool:
     """Compute one step of a stream; return whether there are more."""
     if jobs.is_cancelled(stream.prepared.job.id):
+        stream.steps.close()  # frees the memory of its cache
         _finish(connection, jobs, stream.prepared, (), stream.seconds)
         return False
     start = time.perf_counter()
@@ -151,7 +158,8 @@ def _goes_on(connection: socket.socket, jobs: _JobQueue, stream: _Stream) -> boo
     if isinstance(step, Piece):
         _send(connection, step)
         return True
-    _finish(connection, jobs, stream.prepared, step, stream.seconds)
+    results = () if jobs.is_cancelled(stream.prepared.job.id) else step
+    _finish(connection, jobs, stream.prepared, results, stream.seconds)
     return False
 
 

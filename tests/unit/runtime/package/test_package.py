@@ -17,6 +17,7 @@ from tritonclient.grpc import model_config_pb2
 
 from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.bundle.engines import EngineRecord, GraphEngines, PlanRecord, scales_digest, weight_digests
+from internvl_edge.runtime.bundle.graph_roles import LANGUAGE_MODEL, TILE_ENCODER, GraphUse
 from internvl_edge.runtime.bundle.manifest import FileInfo, GraphInfo, Manifest, TensorSpec
 from internvl_edge.runtime.errors import BundleError, InputError
 from internvl_edge.runtime.package.folders import new_folder
@@ -28,6 +29,7 @@ from internvl_edge.runtime.progress import Advance
 from internvl_edge.runtime.ray.application import serve_options
 from internvl_edge.runtime.serve.options import ServeOptions
 from tests.unit.runtime.graph_uses import USES
+from tests.unit.runtime.serve.chat_model import chat_manifest
 
 GRAPHS = {
     "vision": (
@@ -395,3 +397,27 @@ def test_the_configuration_of_ray_is_what_serve_reads(bundle: Path, tmp_path: Pa
     assert application.args["gpus"] == 0.5
     with pytest.raises(InputError, match="is there already"):
         write_config(bundle, output, ServeOptions(), options)
+
+
+def test_of_a_chat_bundle_the_graph_of_tiles_is_packaged_and_chat_is_left_out(
+    bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = bundle / "manifest.json"
+    manifest, chat = Manifest.load(path), chat_manifest()
+    (bundle / "tokenizer").mkdir()
+    (bundle / "tokenizer" / "vocab.json").write_text("{}")
+    roles = {"vision": TILE_ENCODER, "text": LANGUAGE_MODEL}
+    graphs = {name: replace(graph, use=GraphUse(role=roles[name])) for name, graph in manifest.graphs.items()}
+    files = {**manifest.files, "tokenizer/vocab.json": _info(bundle / "tokenizer" / "vocab.json")}
+    replace(manifest, model=chat.model, graphs=graphs, files=files).save(path)
+    for platform in ("onnxruntime", "runtime"):
+        folder = tmp_path / platform
+        assert write_repository(bundle, folder, RepositoryOptions(platform=platform)) == ["vision"]
+        assert [each.name for each in folder.iterdir()] == ["vision"]
+    assert {record.getMessage() for record in caplog.records} == {
+        "text: left out, Triton has no chat here; `internvl-edge serve` answers conversations"
+    }
+    replace(manifest, model=chat.model, graphs={"text": graphs["text"]}, files=files).save(path)
+    with pytest.raises(BundleError, match=r"Triton has no chat here, and the bundle has nothing else; .*serve"):
+        write_repository(bundle, tmp_path / "none", RepositoryOptions())
+    assert not (tmp_path / "none").exists()

@@ -187,3 +187,42 @@ def test_a_cancelled_job_is_done_without_a_result(monkeypatch: pytest.MonkeyPatc
     done = [server.next(), server.next()]
     assert sorted((each.id, each.results) for each in done) == [(1, ()), (2, ())]
     server.close()
+
+
+def test_an_answer_that_ends_because_nobody_waits_has_no_result_and_frees_its_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    closed: list[int] = []
+
+    class Asking(Runner):
+        """Job 1 asks between its tokens whether somebody waits; job 2 goes on for ever."""
+
+        def stream(self, prepared: Any) -> Iterator[Any]:
+            try:
+                begun.set()
+                while not (prepared.job.id == 1 and prepared.cancelled()):
+                    assert go_on.wait(HANG_S)
+                    if prepared.job.id == 2:
+                        yield Piece(2, 0, 0, "a")
+                yield ({"text": np.array([1])},)
+            finally:
+                closed.append(prepared.job.id)
+
+    monkeypatch.setattr(worker_main, "ModelRunner", Asking)
+    server = Server(monkeypatch)
+    server.send(setup(write_onnx_bundle(tmp_path / "b")))
+    assert server.next() == Opened()
+    server.send(job(1, [[1]], stream=True))
+    assert begun.wait(HANG_S)
+    server.send(Cancel(1))
+    go_on.set()
+    done = server.next()
+    assert (done.id, done.results) == (1, ())
+    server.send(job(2, [[1]], stream=True))
+    assert server.next() == Piece(2, 0, 0, "a")
+    server.send(Cancel(2))
+    while isinstance(message := server.next(), Piece):
+        pass
+    assert (message.id, message.results, closed) == (2, (), [1, 2])
+    server.close()
