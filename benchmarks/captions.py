@@ -23,7 +23,7 @@ from internvl_edge.runtime.backends import SessionOptions
 from internvl_edge.runtime.backends.array_cache import open_cache
 from internvl_edge.runtime.backends.session import KeyValueCache
 from internvl_edge.runtime.stages import UNMEASURED, Stages
-from internvl_edge.runtime.tasks.generation.caption_decoder import CaptionDecoder
+from internvl_edge.runtime.tasks.caption_decoder import CaptionDecoder
 from internvl_edge.runtime.tasks.generation.config import GenerationConfig
 from internvl_edge.runtime.tasks.generation.search import generate
 

@@ -13,7 +13,7 @@ from internvl_edge.runtime.inputs.pictures.arguments import Pictures, picture_co
 from internvl_edge.runtime.inputs.pictures.preprocess import pixel_batches, require_readable
 from internvl_edge.runtime.monitor import UNMONITORED, Monitor
 from internvl_edge.runtime.stages import POSTPROCESS
-from internvl_edge.runtime.tasks.generation.caption_decoder import CaptionDecoder
+from internvl_edge.runtime.tasks.caption_decoder import CaptionDecoder
 from internvl_edge.runtime.tasks.generation.config import GenerationConfig
 from internvl_edge.runtime.tasks.generation.detokenizer import CaptionPiece, streamed_captions
 from internvl_edge.runtime.tasks.generation.search import generate as search

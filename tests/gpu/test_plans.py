@@ -7,7 +7,7 @@ import pytest
 
 from internvl_edge.export.plans.build import BuildOptions
 from internvl_edge.runtime.targets.estimate import Limits
-from internvl_edge.runtime.tasks.generation.caption_decoder import CaptionDecoder
+from internvl_edge.runtime.tasks.caption_decoder import CaptionDecoder
 from internvl_edge.runtime.tasks.generation.config import GenerationConfig
 from internvl_edge.runtime.tasks.generation.search import generate
 from tests.decoder_steps import Cache, cached

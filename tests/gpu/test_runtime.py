@@ -22,7 +22,7 @@ from internvl_edge.runtime.cache_folder import cache_folder
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.stages import COMPUTE, DEVICE_TO_HOST, ENQUEUE, HOST_TO_DEVICE, Stages
 from internvl_edge.runtime.targets.estimate import Limits
-from internvl_edge.runtime.tasks.generation.caption_decoder import CaptionDecoder
+from internvl_edge.runtime.tasks.caption_decoder import CaptionDecoder
 from internvl_edge.runtime.tasks.generation.config import GenerationConfig
 from internvl_edge.runtime.tasks.generation.search import generate
 from tests.gpu.agree import Record, require_agreement

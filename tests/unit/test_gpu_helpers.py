@@ -9,7 +9,7 @@ import pytest
 from internvl_edge.export.engine.profiles import AxisRanges, profiles_for
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.backends.cuda import Device
-from internvl_edge.runtime.tasks.generation.caption_decoder import CaptionDecoder
+from internvl_edge.runtime.tasks.caption_decoder import CaptionDecoder
 from internvl_edge.runtime.tasks.generation.config import GenerationConfig
 from internvl_edge.runtime.tasks.generation.search import generate
 from tests.decoder_steps import Cache, cached

@@ -50,15 +50,15 @@ class LanguageModel:
         self._warned = False
 
     @classmethod
-    def of(cls, model: OpenedGraphs) -> "LanguageModel":
-        """Return the language model of an opened bundle.
+    def of(cls, model: OpenedGraphs, chunk: int = CHUNK) -> "LanguageModel":
+        """Return the language model of an opened bundle; its plans may take shorter chunks.
 
         Raises:
             BundleError: it has none.
         """
         (graph,) = model.bundle.graphs_of(LANGUAGE_MODEL)
         prompt_tokens = model.bundle.manifest.graphs[graph].use.prompt_tokens
-        chunk = min(CHUNK, prompt_tokens[2]) if prompt_tokens is not None else CHUNK
+        chunk = min(chunk, prompt_tokens[2]) if prompt_tokens is not None else chunk
         return cls(model.session(graph), model.info.require_language(), EmbeddingTable(model.bundle), chunk)
 
     @contextmanager

@@ -9,6 +9,7 @@ from internvl_edge.runtime.tasks.generation.config import GenerationConfig
 from internvl_edge.runtime.tasks.generation.decoder import Decoder
 from internvl_edge.runtime.tasks.generation.generated import FinishReason, Generated
 from internvl_edge.runtime.tasks.generation.processors import LogitsProcessors
+from internvl_edge.runtime.tasks.generation.ranking import ranked
 
 
 class _Hypotheses:
@@ -151,8 +152,5 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _top(totals: np.ndarray, count: int) -> np.ndarray:
-    """Return the indexes of the `count` largest entries of each row, largest first."""
-    count = min(count, totals.shape[1])
-    nearest = np.argpartition(-totals, count - 1, axis=1)[:, :count]
-    order = np.argsort(-np.take_along_axis(totals, nearest, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(nearest, order, axis=1)
+    """Return the indexes of the `count` largest entries of each row, largest first; of equal ones the first."""
+    return np.array([ranked(row, min(count, totals.shape[1])) for row in totals], np.int64)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from internvl_edge.runtime.tasks.generation.config import GenerationConfig
+from internvl_edge.runtime.tasks.generation.ranking import most_likely
 
 
 class Sampler:
@@ -27,14 +28,14 @@ class Sampler:
 def distribution(scores: np.ndarray, config: GenerationConfig) -> tuple[np.ndarray, np.ndarray]:
     """Return the ids that may be drawn and their probabilities, from the scores ``[V]`` of the next token.
 
-    Probabilities are float64: sums of 150,000 of them decide which ids top-p keeps.
+    Probabilities are float64, since sums of 150,000 of them decide which ids top-p keeps; scores are fp32, and so are
+    their exponentials. Ties with the last one of top-k are kept, as in the reference.
     """
-    ids = np.flatnonzero(scores > -np.inf)
-    if 0 < config.top_k < len(ids):
-        least = np.partition(scores[ids], len(ids) - config.top_k)[len(ids) - config.top_k]
-        ids = ids[scores[ids] >= least]  # ties with the last one are kept, as in the reference
-    exponents = scores[ids].astype(np.float64) / config.temperature
-    probabilities = np.exp(exponents - exponents.max())
+    ids = most_likely(scores, config.top_k) if config.top_k else np.arange(len(scores))
+    exponents = scores[ids] / np.float32(config.temperature)
+    probabilities = np.exp(exponents - exponents.max()).astype(np.float64)
+    if not probabilities.all():  # impossible ids, or too unlikely ones
+        ids, probabilities = ids[probabilities > 0], probabilities[probabilities > 0]
     probabilities /= probabilities.sum()
     if config.top_p < 1:
         kept = _largest_until(probabilities, config.top_p)
@@ -48,10 +49,12 @@ def distribution(scores: np.ndarray, config: GenerationConfig) -> tuple[np.ndarr
 def _largest_until(probabilities: np.ndarray, top_p: float) -> np.ndarray:
     """Return the sorted indexes of the fewest most likely entries whose sum reaches `top_p`, at least one.
 
-    Entries below ``(1 - top_p) / N`` have a sum below ``1 - top_p``, so that none of them is among these: only the
-    others are sorted.
+    Entries below ``(1 - top_p) / N`` have a sum below ``1 - top_p``, so that none of them is among these. Of the others
+    values alone are sorted, which is faster than ranking indexes; of equal values the first ones are taken.
     """
-    likely = np.flatnonzero(probabilities >= (1 - top_p) / len(probabilities))
-    order = likely[np.argsort(-probabilities[likely], kind="stable")]
-    before = np.cumsum(probabilities[order]) - probabilities[order]
-    return np.sort(order[: max(int(np.count_nonzero(before < top_p)), 1)])
+    largest_first = np.sort(probabilities[probabilities >= (1 - top_p) / len(probabilities)])[::-1]
+    before = np.cumsum(largest_first) - largest_first
+    count = max(int(np.count_nonzero(before < top_p)), 1)
+    least = largest_first[count - 1]
+    certain, tied = np.flatnonzero(probabilities > least), np.flatnonzero(probabilities == least)
+    return np.sort(np.concatenate([certain, tied[: count - len(certain)]]))

@@ -13,6 +13,7 @@ from internvl_edge.runtime.tasks.generation.config import GenerationConfig
 from internvl_edge.runtime.tasks.generation.decoder import Decoder
 from internvl_edge.runtime.tasks.generation.generated import FinishReason, Generated, LogProbabilities, Step
 from internvl_edge.runtime.tasks.generation.processors import LogitsProcessors
+from internvl_edge.runtime.tasks.generation.ranking import ranked
 from internvl_edge.runtime.tasks.generation.sampling import Sampler
 
 
@@ -89,9 +90,15 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     Logits are fp32, and so are their exponentials; their sum over the vocabulary is float64, since a mean over the
     tokens of an answer is compared to the third digit.
     """
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    total = np.exp(shifted).sum(axis=-1, keepdims=True, dtype=np.float64)
-    result: np.ndarray = shifted - np.log(total)
+    result: np.ndarray = logits - _normalizer(logits)
+    return result
+
+
+def _normalizer(logits: np.ndarray) -> np.ndarray:
+    """Return the logarithm ``[R, 1]`` of the sum of the exponentials of each row, in float64."""
+    largest = logits.max(axis=-1, keepdims=True)
+    total = np.exp(logits - largest).sum(axis=-1, keepdims=True, dtype=np.float64)
+    result: np.ndarray = largest + np.log(total)
     return result
 
 
@@ -113,14 +120,11 @@ def _shape(logits: np.ndarray) -> tuple[int, int]:
 def _log_probabilities(logits: np.ndarray, tokens: np.ndarray, alternatives: int | None) -> LogProbabilities | None:
     if alternatives is None:
         return None
-    values = log_softmax(logits)
-    count = min(alternatives, values.shape[1])
-    nearest = np.argpartition(-values, max(count - 1, 0), axis=1)[:, :count]
-    order = np.argsort(-np.take_along_axis(values, nearest, axis=1), axis=1, kind="stable")
-    ids = np.take_along_axis(nearest, order, axis=1)
-    inside = np.minimum(tokens, values.shape[1] - 1)  # the pad id of a finished row may be outside of the vocabulary
-    chosen = np.take_along_axis(values, inside[:, None], axis=1)[:, 0]
-    return LogProbabilities(chosen, ids, np.take_along_axis(values, ids, axis=1))
+    count, normalizer = min(alternatives, logits.shape[1]), _normalizer(logits)
+    ids = np.array([ranked(row, count) for row in logits], np.int64).reshape(len(logits), count)
+    inside = np.minimum(tokens, logits.shape[1] - 1)  # the pad id of a finished row may be outside of the vocabulary
+    chosen = np.take_along_axis(logits, inside[:, None], axis=1) - normalizer
+    return LogProbabilities(chosen[:, 0], ids, np.take_along_axis(logits, ids, axis=1) - normalizer)
 
 
 def _joined(steps: list[Step], rows: int, config: GenerationConfig) -> Generated:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from internvl_edge.runtime.tasks.caption_decoder import CaptionDecoder
 from internvl_edge.runtime.tasks.generation.beams import _Hypotheses, _top
-from internvl_edge.runtime.tasks.generation.caption_decoder import CaptionDecoder
 from internvl_edge.runtime.tasks.generation.config import GenerationConfig
 from internvl_edge.runtime.tasks.generation.generated import LogProbabilities
 from internvl_edge.runtime.tasks.generation.search import generate, log_softmax
