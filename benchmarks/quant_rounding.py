@@ -28,7 +28,7 @@ from internvl_edge.export.calibrate import CalibrateOptions, calibrate
 from internvl_edge.export.check.graph_inputs import GraphInputs
 from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
 from internvl_edge.export.checkpoint.store.weight_sources import ComputedTensor, Source, whole
-from internvl_edge.export.models.graphs import graph_row
+from internvl_edge.export.models.graphs import graph_rows
 from internvl_edge.runtime.bundle.tokenizer import Tokenizer
 from internvl_edge.runtime.inputs.pictures.preprocess import preprocess
 from internvl_edge.runtime.numbers.formats import QUANTIZED, Format
@@ -68,8 +68,11 @@ class Model:
         samples = GraphInputs(pixel_values=pixels, text_ids=ids, prompt_ids=prompt)
         found: dict[str, dict[str, np.ndarray]] = {}
         outputs: dict[str, dict[str, np.ndarray]] = {}
+        rows = graph_rows(self.config)
         for graph in OUTPUTS:
-            found[graph] = samples.of(graph, outputs.get(graph_row(graph).fed_by or "", {}))
+            found[graph] = samples.of(
+                rows[graph], rows[graph].input_shapes(self.config), outputs.get(rows[graph].fed_by or "", {})
+            )
             outputs[graph] = self.run(graph, found, self.sources, {})
         return found
 

@@ -20,7 +20,7 @@ FILES_AT_MOST = 12
 LINES_AT_MOST = 80
 KERNELS = "export/plugins/kernels"
 """Folders of Triton kernels, which are long because a kernel is one function."""
-GRAPHS = frozenset(("vision", "query", "text", "decoder", "itm", "connector"))
+GRAPHS = frozenset(("vision", "query", "text", "decoder", "itm", "connector", "llm", "embed_tokens"))
 
 
 @dataclass(frozen=True, slots=True)

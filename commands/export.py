@@ -22,7 +22,16 @@ from internvl_edge.commands.output.printing import show
 from internvl_edge.runtime.numbers.formats import DTYPES, QUANTIZED
 
 _SECTIONS = {
-    "Bundle": ("--output", "--graphs", "--dtype", "--weights", "--image-size", "--feature-layers", "--target"),
+    "Bundle": (
+        "--output",
+        "--graphs",
+        "--dtype",
+        "--weights",
+        "--image-size",
+        "--feature-layers",
+        "--max-context",
+        "--target",
+    ),
     "Checkpoint": ("--revision", "--state-dict", "--accept-config"),
     "Verification": ("--samples", "--sample-count", "--max-pixels", "--atol", "--on-overflow"),
     "Quantization": (
@@ -61,6 +70,13 @@ _SECTIONS = {
     type=Integers(),
     default=(),
     help="Numbers of blocks whose patch maps are further outputs of the graph vision, as 11,23,35,47.",
+)
+@click.option(
+    "--max-context",
+    type=click.IntRange(1, 1 << 20),
+    default=8192,
+    show_default=True,
+    help="Largest number of positions of a request to a language model: prompt, tiles and answer together.",
 )
 @target("Device to build TensorRT plans for as well")
 @REVISION

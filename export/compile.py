@@ -236,7 +236,7 @@ def _describe(
     manifest = Manifest(
         schema=SCHEMA,
         producer=producer(),
-        model=model_info(run.config, _logit_scale(run.checkpoint)),
+        model=model_info(run.config, _logit_scale(run.checkpoint), stored.embedding, run.options.max_context),
         precision=run.options.bundle_precision,
         graphs=graphs,
         files=_digests(staging.folder, stored.files),

@@ -20,10 +20,11 @@ from internvl_edge.export.checkpoint.store.weight_store import (
     write_store,
 )
 from internvl_edge.export.dialects.join_heads import JoinHeadsPass
-from internvl_edge.export.models.graphs import graph_row
+from internvl_edge.export.models.families.language_model import EMBEDDING
+from internvl_edge.export.models.graphs import graph_rows
 from internvl_edge.export.run.export_run import ExportRun
 from internvl_edge.export.run.staging import Staging
-from internvl_edge.runtime.bundle.manifest import FileInfo, GraphInfo
+from internvl_edge.runtime.bundle.manifest import EmbeddingInfo, FileInfo, GraphInfo
 from internvl_edge.runtime.progress import BYTES
 
 TRACED = "traced"
@@ -40,6 +41,8 @@ class Stored:
     plan: WeightPlan
     files: Mapping[str, FileInfo]
     """File of the store -> its size and digest."""
+    embedding: EmbeddingInfo | None = None
+    """Place of the table of token embeddings; None if no graph takes embeddings of tokens."""
 
 
 def store_graphs(
@@ -50,15 +53,25 @@ def store_graphs(
     shared: Collection[Path],
     scan: SourceScan,
 ) -> Stored:
-    """Write the graphs and the store of all weights that they use."""
+    """Write the graphs and the store of all weights that they use, and of the table that the runtime reads rows of."""
     sources = quantized_sources(recipe, run.model.sources) if recipe is not None else run.model.sources
     models = {name: _graph(staging, name, recipe) for name in run.graphs}
-    used = sorted({weight for model in models.values() for weight in placeholders(model)})
-    plan = plan_weights([sources[name] for name in used], run.dtype, shared)
-    graphs = {name: _place(staging, folder, model, plan) for name, model in models.items()}
+    used = {weight for model in models.values() for weight in placeholders(model)}
+    embeds = any(graph_rows(run.config)[name].embeds is not None for name in models)
+    if embeds:
+        used.add(EMBEDDING)
+    plan = plan_weights([sources[name] for name in sorted(used)], run.dtype, shared)
+    graphs = {name: _place(run, staging, folder, model, plan) for name, model in models.items()}
     del models
     files = _store(run, staging, folder, plan, scan)
-    return Stored(sources=sources, graphs=graphs, plan=plan, files=files)
+    embedding = _embedding(plan, folder.relative_to(staging.folder)) if embeds else None
+    return Stored(sources=sources, graphs=graphs, plan=plan, files=files, embedding=embedding)
+
+
+def _embedding(plan: WeightPlan, folder: Path) -> EmbeddingInfo:
+    place = plan.placements[EMBEDDING]
+    file = (folder / place.location).as_posix()
+    return EmbeddingInfo(file=file, offset=place.offset, dtype=place.dtype, rows=place.shape[0])
 
 
 def _graph(staging: Staging, name: str, recipe: Recipe | None) -> ir.Model:
@@ -70,12 +83,12 @@ def _graph(staging: Staging, name: str, recipe: Recipe | None) -> ir.Model:
     return quantize_graph(model, recipe)
 
 
-def _place(staging: Staging, folder: Path, model: ir.Model, plan: WeightPlan) -> GraphInfo:
+def _place(run: ExportRun, staging: Staging, folder: Path, model: ir.Model, plan: WeightPlan) -> GraphInfo:
     """Attach the store's weights to a graph and save it; return its description for the manifest."""
     attach_weights(model, plan)
     path = folder / f"{model.graph.name}.onnx"
     ir.save(model, path)
-    return graph_info(path.relative_to(staging.folder).as_posix(), model, graph_row(path.stem).use)
+    return graph_info(path.relative_to(staging.folder).as_posix(), model, graph_rows(run.config)[path.stem].use)
 
 
 def _store(run: ExportRun, staging: Staging, folder: Path, plan: WeightPlan, scan: SourceScan) -> dict[str, FileInfo]:

@@ -109,9 +109,6 @@ TESTED_THROUGH: dict[str, str] = {
     "export/models/families/language/fields.py": (
         "tests/unit/export/models/families/language/test_language_families.py: its fields are part of a config"
     ),
-    "export/models/families/language_model.py": (
-        "tests/unit/export/models/families/language/test_language_families.py: a row, read with a config"
-    ),
     "export/models/families/rope.py": "tests/unit/export/models/families/test_rope.py: its fields are part of a config",
     "export/models/graph_modules/connector.py": (
         "tests/parity/test_torch_golden.py: against recorded outputs, by its row of the table of graphs"

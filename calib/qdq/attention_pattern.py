@@ -17,7 +17,7 @@ _KNOWN = {"scale", "q_num_heads", "kv_num_heads"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attention:
-    """An attention with q, k, v, an optional mask, one output, and as many key heads as query heads."""
+    """An attention with q, k, v, an optional mask and one output."""
 
     q: ir.Value
     k: ir.Value
@@ -29,6 +29,8 @@ class Attention:
     """Width of one head."""
     factor: float
     """Factor of the scores."""
+    sharing: int = 1
+    """Consecutive query heads that a key head and its value head serve; above 1 only with an axis of heads."""
 
     @property
     def qkv(self) -> tuple[ir.Value, ir.Value, ir.Value]:
@@ -37,7 +39,14 @@ class Attention:
 
 
 def plain_attention(node: ir.Node) -> Attention | None:
-    """Return the attention that `node` computes; None if it is none, or one that the pattern cannot express."""
+    """Return the attention that `node` computes; None if it is none, one that the pattern cannot express, or one with
+    fewer key heads than query heads."""
+    found = any_attention(node)
+    return found if found is not None and found.sharing == 1 else None
+
+
+def any_attention(node: ir.Node) -> Attention | None:
+    """Return the attention that `node` computes, also one whose key heads each serve several query heads."""
     if node.op_type != "Attention" or not set(node.attributes) <= _KNOWN or len(node.outputs) != 1:
         return None
     if len(node.inputs) < 3 or any(value is not None for value in node.inputs[4:]):
@@ -46,7 +55,7 @@ def plain_attention(node: ir.Node) -> Attention | None:
     if q is None or k is None or v is None or any(value.shape is None or value.dtype is None for value in (q, k, v)):
         return None
     shapes = [list(value.shape or ()) for value in (q, k, v)]
-    width = shapes[0][-1]
+    width, sharing = shapes[0][-1], 1
     if not isinstance(width, int) or any(shape[-1] != width for shape in shapes):
         return None
     heads: int | None = None
@@ -55,11 +64,14 @@ def plain_attention(node: ir.Node) -> Attention | None:
         if not 0 < heads == node.attributes.get_int("kv_num_heads", 0):
             return None
         width //= heads
-    elif not isinstance(shapes[0][1], int) or any(shape[1] != shapes[0][1] for shape in shapes):
-        return None
+    else:
+        queries, keys, values = (shape[1] for shape in shapes)
+        if not isinstance(queries, int) or not isinstance(keys, int) or values != keys or queries % keys:
+            return None
+        sharing = queries // keys
     factor = node.attributes.get_float("scale", 1 / math.sqrt(width))
     mask = node.inputs[3] if len(node.inputs) > 3 else None
-    return Attention(q=q, k=k, v=v, mask=mask, heads=heads, width=width, factor=factor)
+    return Attention(q=q, k=k, v=v, mask=mask, heads=heads, width=width, factor=factor, sharing=sharing)
 
 
 def split_heads(

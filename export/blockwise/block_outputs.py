@@ -17,7 +17,7 @@ from internvl_edge.export.blockwise.widen import widen_bfloat16
 from internvl_edge.export.canonical.block_names import block_of
 from internvl_edge.export.models.config import ModelConfig
 from internvl_edge.export.models.graph_modules.specs import GraphOptions
-from internvl_edge.export.models.graphs import graph_row, graph_spec
+from internvl_edge.export.models.graphs import graph_rows, graph_spec
 from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.runtime.errors import ExportError
 
@@ -96,7 +96,7 @@ def run_torch_blocks(
 
 def torch_blocks(name: str, config: ModelConfig, feature_layers: Sequence[int] = ()) -> tuple[str, ...]:
     """Return the module paths of the blocks that graph `name` runs, in order."""
-    return graph_row(name).module.blocks(GraphOptions(config=config, feature_layers=tuple(feature_layers)))
+    return graph_rows(config)[name].module.blocks(GraphOptions(config=config, feature_layers=tuple(feature_layers)))
 
 
 def _observing_hook(path: str, observe: Observe) -> Callable[[nn.Module, object, object], None]:

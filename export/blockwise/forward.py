@@ -4,7 +4,7 @@ Between two blocks, the residual stream of each graph is a named state, so that 
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ from internvl_edge.export.models.families import FAMILIES
 from internvl_edge.export.models.families.family import BlockStack, Head
 from internvl_edge.export.models.families.internvit import VISION_STACK
 from internvl_edge.export.models.graph_modules.specs import Stream
-from internvl_edge.export.models.graphs import GRAPHS, graph_row
+from internvl_edge.export.models.graphs import GraphRow, graph_rows
 from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.export.models.qllama import Cache
 
@@ -52,8 +52,9 @@ class TorchBlockwiseForward:
         with torch.device("meta"):
             self._model = InternVLModel(config).eval()
         self._loader = Loader(fetch, compute)
-        self._streams = _streams(self._model, inputs, graphs)
-        self._stack_of = _blocks(config, self._streams)
+        self._rows = graph_rows(config)
+        self._streams = _streams(self._model, self._rows, inputs, graphs)
+        self._stack_of = _blocks(config, [self._rows[name] for name in self._streams])
         self.blocks = list(self._stack_of)
         self.position = 0
         self.states: dict[str, Tensor] = {}
@@ -68,7 +69,9 @@ class TorchBlockwiseForward:
         """Graph -> number of its samples."""
         pictures, ids = len(self._inputs.pixel_values), self._inputs.text_ids
         texts = len(ids) if ids is not None else 0
-        return {row.name: texts if row.use.rows == "texts" else pictures for row in GRAPHS if row.quantized}
+        return {
+            row.name: texts if row.use.rows == "texts" else pictures for row in self._rows.values() if row.quantized
+        }
 
     @torch.no_grad()
     def step(self, observer: BlockObserver) -> str:
@@ -110,7 +113,7 @@ class TorchBlockwiseForward:
             loader.load(name, self._model.get_submodule(name))
 
     def _of_stack(self, stack: BlockStack) -> list[str]:
-        return [name for name in self._streams if graph_row(name).stack is stack]
+        return [name for name in self._streams if self._rows[name].stack is stack]
 
     def _block(self, path: str, stack: BlockStack, observer: BlockObserver) -> None:
         layer = self._model.get_submodule(path)
@@ -125,17 +128,18 @@ class TorchBlockwiseForward:
     def _chunks_of(self, stack: BlockStack) -> Iterator["_Chunk"]:
         names = self._of_stack(stack)
         for name in names:
-            if graph_row(name).continues in names:
+            if self._rows[name].continues in names:
                 continue  # it runs together with the graph whose cache it reads
-            streams = {other: self._streams[other] for other in names if graph_row(other).continues == name}
+            streams = {other: self._streams[other] for other in names if self._rows[other].continues == name}
             for rows in _chunks(self.states[name], stack.width(self._config)):
-                yield _Chunk(self._model, stack, self.states, rows, name, {name: self._streams[name], **streams})
+                every = {name: self._streams[name], **streams}
+                yield _Chunk(self._model, stack, self._rows, self.states, rows, name, every)
 
     def _head(self, head: Head, observer: BlockObserver) -> None:
         norm = self._model.get_submodule(head.norm)
         loader = Loader(self._fetch)
         loader.load(head.norm, norm)
-        name = next(name for name in self._streams if graph_row(name).has_head)
+        name = next(name for name in self._streams if self._rows[name].has_head)
         stream, states = self._streams[name], self.states[name]
         for rows in _chunks(states, states.shape[2]):
             observer.enter(name, rows.stop - rows.start, stream.valid(rows))
@@ -157,6 +161,7 @@ class _Chunk:
 
     model: InternVLModel
     stack: BlockStack
+    graphs: Mapping[str, GraphRow]
     states: dict[str, Tensor]
     rows: slice
     name: str
@@ -173,7 +178,7 @@ class _Chunk:
     def _through(
         self, name: str, past: Cache | None, path: str, layer: nn.Module, observer: BlockObserver
     ) -> Cache | None:
-        stream, attended = self.streams[name], graph_row(name).attends_to
+        stream, attended = self.streams[name], self.graphs[name].attends_to
         states = self.states[attended][self.rows] if attended is not None else None
         context = stream.context(self.rows, states, past[0].shape[2] if past is not None else 0)
         observer.enter(name, self.rows.stop - self.rows.start, stream.valid(self.rows))
@@ -184,29 +189,29 @@ class _Chunk:
         return result
 
 
-def _streams(model: InternVLModel, inputs: CalibrationInputs, graphs: tuple[str, ...]) -> dict[str, Stream]:
+def _streams(
+    model: InternVLModel, rows: Mapping[str, GraphRow], inputs: CalibrationInputs, graphs: tuple[str, ...]
+) -> dict[str, Stream]:
     """Return the streams of the tower, of those `graphs` that have samples, and of graphs that these continue."""
-    rows = {name: graph_row(name) for name in graphs}
     asked = {
         name
-        for name, row in rows.items()
-        if row.stream is not None and (row.use.ids is None or inputs.ids(row.use.ids) is not None)
+        for name in graphs
+        if rows[name].stream is not None and ((kind := rows[name].use.ids) is None or inputs.ids(kind) is not None)
     }
-    asked |= {row.continues for name, row in rows.items() if name in asked and row.continues is not None}
-    asked |= {row.name for row in GRAPHS if row.stack is VISION_STACK}
+    asked |= {before for name in asked if (before := rows[name].continues) is not None}
+    asked |= {name for name, row in rows.items() if row.stack is VISION_STACK}
     pixels = torch.from_numpy(inputs.pixel_values)
     streams = {}
-    for row in GRAPHS:
+    for row in rows.values():
         if row.name in asked and row.stream is not None:
             ids = inputs.ids(row.use.ids) if row.use.ids is not None else None
             streams[row.name] = row.stream(model, pixels, torch.from_numpy(ids) if ids is not None else None)
     return streams
 
 
-def _blocks(config: ModelConfig, streams: Mapping[str, Stream]) -> dict[str, BlockStack]:
-    """Return the path of every block of the streams, in the order of the forward -> its stack."""
+def _blocks(config: ModelConfig, rows: Sequence[GraphRow]) -> dict[str, BlockStack]:
+    """Return the path of every block of these graphs, in the order of the forward -> its stack."""
     blocks: dict[str, BlockStack] = {}
-    rows = [graph_row(name) for name in streams]
     for stack in (family.stack for family in FAMILIES):
         passing = [row for row in rows if row.stack is stack]
         if stack is not None and passing:

@@ -18,7 +18,7 @@ from internvl_edge.export.checkpoint import Checkpoint
 from internvl_edge.export.checkpoint.fingerprint import fingerprint
 from internvl_edge.export.checkpoint.store.weight_sources import whole
 from internvl_edge.export.models.config import ModelConfig
-from internvl_edge.export.models.graphs import available_graphs, graph_row
+from internvl_edge.export.models.graphs import GraphRow, graph_rows
 from internvl_edge.export.models.sites import block_of, model_sites
 from internvl_edge.runtime.bundle.tokenizer import Tokenizer
 from internvl_edge.runtime.inputs.pictures.preprocess import Preprocessing
@@ -58,7 +58,11 @@ class BlockwiseModel:
     @property
     def graphs(self) -> tuple[str, ...]:
         """Graphs that the checkpoint has weights for, in the order in which they feed each other."""
-        return available_graphs(self.config)
+        return tuple(self._rows)
+
+    @cached_property
+    def _rows(self) -> Mapping[str, GraphRow]:
+        return graph_rows(self.config)
 
     @cached_property
     def blocks(self) -> Mapping[str, Sequence[Site]]:
@@ -79,17 +83,17 @@ class BlockwiseModel:
 
     def is_quantized(self, graph: str) -> bool:
         """Return whether `graph` has linears that may be quantized."""
-        return graph_row(graph).quantized
+        return self._rows[graph].quantized
 
     def sensitivity_output(self, graph: str) -> str | None:
         """Return the output on which the sensitivity of `graph` is measured."""
-        return graph_row(graph).sensitivity_output
+        return self._rows[graph].sensitivity_output
 
     def fewest_rows(self, graph: str, attention: str) -> int:
         """Return the fewest rows that an attention sees in a call: a picture's tokens, the queries, or one token."""
         if attention.endswith(".cross_attn"):
             return self.config.vision.tokens
-        return graph_row(graph).fewest_rows(self.config)
+        return self._rows[graph].fewest_rows(self.config)
 
     def blockwise_forward(
         self, inputs: CalibrationInputs, graphs: Sequence[str], compute: str

@@ -1,12 +1,20 @@
 """Sources of the values of all parameters and buffers: the checkpoint's tensors, and a few computed ones."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
+import numpy as np
 import torch
 
 from internvl_edge.export.blockwise.streamed import Fetch
-from internvl_edge.export.checkpoint.files.tensors import StoredTensor
-from internvl_edge.export.checkpoint.store.weight_sources import ComputedTensor, QuantizedTensor, Source, stored_chunks
+from internvl_edge.export.checkpoint.files.tensors import LazyTensor, StoredTensor
+from internvl_edge.export.checkpoint.store.weight_sources import (
+    ComputedTensor,
+    QuantizedTensor,
+    Source,
+    stored_chunks,
+    whole,
+)
 from internvl_edge.export.models.config import ModelConfig
 from internvl_edge.export.models.families import FAMILIES
 from internvl_edge.export.models.internvl import InternVLModel
@@ -26,6 +34,19 @@ def stored_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor that a checkpoint of `config` stores."""
     with torch.device("meta"):
         return {name: tuple(value.shape) for name, value in InternVLModel(config).state_dict().items()}
+
+
+def table_rows(source: Source, ids: np.ndarray) -> np.ndarray:
+    """Return rows of the matrix of `source` in fp32, ``[..., C]`` for ids ``[...]``; no others are read from a file."""
+    if not isinstance(source, LazyTensor) or source.strides is not None:
+        rows: np.ndarray = whole(source)[torch.from_numpy(np.asarray(ids))].numpy()
+        return rows
+    size = source.nbytes // source.shape[0]
+    known, places = np.unique(ids, return_inverse=True)
+    part = replace(source, shape=source.shape[1:], nbytes=size)
+    found = [replace(part, offset=source.offset + int(row) * size).torch().float().numpy() for row in known]
+    gathered: np.ndarray = np.stack(found)[places.reshape(ids.shape)]
+    return gathered
 
 
 def fetch_from(sources: Mapping[str, Source]) -> Fetch:

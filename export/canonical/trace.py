@@ -147,6 +147,10 @@ def _select_rows(x: Any, index: Any) -> Any:
     return op.GatherND(x, op.Unsqueeze(index, axes), batch_dims=1)
 
 
+def _floats(beside: Any, values: Any) -> Any:
+    return op.Constant(value_floats=list(values))
+
+
 def _to(x: Any, dtype: int, non_blocking: bool = False, copy: bool = False) -> Any:
     return op.Cast(x, to=dtype)
 
@@ -173,6 +177,7 @@ def _and(x: Any, y: Any) -> Any:
 
 _TRANSLATIONS: dict[Any, Any] = {
     torch.ops.internvl_edge.select_rows.default: _select_rows,
+    torch.ops.internvl_edge.constant.default: _floats,
     torch.ops.aten.to.dtype: _to,
     torch.ops.aten.flatten.using_ints: _flatten,
     torch.ops.aten.__and__.Tensor: _and,

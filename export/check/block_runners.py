@@ -9,14 +9,17 @@ import numpy as np
 from safetensors import safe_open
 
 from internvl_edge.export.blockwise.block_outputs import Observe, OnnxBlocks, run_torch_blocks, torch_blocks
-from internvl_edge.export.blockwise.sources import fetch_from, stored_shapes, weight_sources
+from internvl_edge.export.blockwise.sources import fetch_from, stored_shapes, table_rows, weight_sources
+from internvl_edge.export.check.graph_inputs import Shape
 from internvl_edge.export.checkpoint import open_checkpoint
 from internvl_edge.export.checkpoint.required_tensors import require_tensors
+from internvl_edge.export.models.families.language_model import EMBEDDING
 from internvl_edge.export.models.families.qllama import QLLAMA_BLOCK
-from internvl_edge.export.models.graphs import available_graphs
+from internvl_edge.export.models.graphs import GraphRow, cut_for, graph_rows, row_with_role
 from internvl_edge.export.models.model_info import model_info
 from internvl_edge.export.models.resolution import at_image_size
 from internvl_edge.runtime.bundle.bundle import Bundle
+from internvl_edge.runtime.bundle.embedding_table import EmbeddingTable
 from internvl_edge.runtime.bundle.manifest import ModelInfo
 from internvl_edge.runtime.bundle.preprocessor_file import load_preprocessing
 from internvl_edge.runtime.inputs.pictures.preprocess import Preprocessing
@@ -49,6 +52,11 @@ class BlockRunner(Protocol):
         ...
 
     @property
+    def rows(self) -> Mapping[str, GraphRow]:
+        """Name -> row of the table for each graph that the model can run."""
+        ...
+
+    @property
     def graphs(self) -> tuple[str, ...]:
         """Names of the graphs that the model can run."""
         ...
@@ -61,6 +69,14 @@ class BlockRunner(Protocol):
     @property
     def cache_factors(self) -> Mapping[str, np.ndarray]:
         """Cache -> factors ``[H, 1, D]`` by which its values are smaller than those of the checkpoint."""
+        ...
+
+    def input_shapes(self, graph: str) -> Mapping[str, Shape]:
+        """Return the name and the shape of each input of `graph`, in order."""
+        ...
+
+    def table_rows(self, ids: np.ndarray) -> np.ndarray:
+        """Return rows of the table of token embeddings in fp32, ``[B, n, H]`` for ids ``[B, n]``."""
         ...
 
     def blocks(self, graph: str) -> tuple[str, ...]:
@@ -87,6 +103,8 @@ class BundleRunner:
         self.model = self._bundle.manifest.model
         self.pictures = load_preprocessing(self._bundle)
         self.graphs = tuple(self._bundle.manifest.graphs)
+        described = self._bundle.manifest.graphs
+        self.rows = {name: row for name in self.graphs if (row := row_with_role(described[name].use.role)) is not None}
         tokenizer = path / "tokenizer.model"
         self.tokenizer_file = tokenizer if tokenizer.exists() else None
 
@@ -116,6 +134,14 @@ class BundleRunner:
                 if name in stored
             }
 
+    def input_shapes(self, graph: str) -> Mapping[str, Shape]:
+        """Return the name and the shape of each input of `graph`, in order."""
+        return {spec.name: spec.shape for spec in self._bundle.manifest.graphs[graph].inputs}
+
+    def table_rows(self, ids: np.ndarray) -> np.ndarray:
+        """Return rows of the table of token embeddings in fp32, ``[B, n, H]`` for ids ``[B, n]``."""
+        return EmbeddingTable(self._bundle).rows(ids).astype(np.float32)
+
     def blocks(self, graph: str) -> tuple[str, ...]:
         """Return the module paths of the blocks of `graph`, in order."""
         return self._open(graph).blocks
@@ -140,23 +166,32 @@ class CheckpointRunner:
     def __init__(
         self,
         path: Path,
-        image_size: int,
-        feature_layers: tuple[int, ...],
+        other: BundleRunner,
         accept: Sequence[str],
         state_dict: str | None,
     ) -> None:
         checkpoint = open_checkpoint(path, accept=accept, state_dict=state_dict)
         require_tensors(checkpoint.tensors, stored_shapes(checkpoint.config))
-        self._config = at_image_size(checkpoint.config, image_size)
-        self._fetch = fetch_from(weight_sources(checkpoint.tensors, self._config))
-        self._layers = feature_layers
+        self._config = cut_for(at_image_size(checkpoint.config, other.model.vision.image_size), other.graphs)
+        self._sources = weight_sources(checkpoint.tensors, self._config)
+        self._fetch = fetch_from(self._sources)
+        self._layers = other.feature_layers
         self.path = path
         self.precision = "fp32 in torch"
         self.cache_factors: Mapping[str, np.ndarray] = {}
         self.model = model_info(self._config)
         self.pictures = self._config.pictures
-        self.graphs = available_graphs(self._config)
+        self.rows = graph_rows(self._config)
+        self.graphs = tuple(self.rows)
         self.tokenizer_file = checkpoint.tokenizer_file
+
+    def input_shapes(self, graph: str) -> Mapping[str, Shape]:
+        """Return the name and the shape of each input of `graph`, in order."""
+        return self.rows[graph].input_shapes(self._config)
+
+    def table_rows(self, ids: np.ndarray) -> np.ndarray:
+        """Return rows of the table of token embeddings in fp32, ``[B, n, H]`` for ids ``[B, n]``."""
+        return table_rows(self._sources[EMBEDDING], ids)
 
     def blocks(self, graph: str) -> tuple[str, ...]:
         """Return the module paths of the blocks of `graph`, in order."""
@@ -177,4 +212,4 @@ def open_reference(
     if (path / "manifest.json").exists():
         return BundleRunner(path)
     accepted = (*other.accepted_config, *accept)
-    return CheckpointRunner(path, other.model.vision.image_size, other.feature_layers, accepted, state_dict)
+    return CheckpointRunner(path, other, accepted, state_dict)

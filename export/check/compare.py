@@ -12,7 +12,7 @@ from internvl_edge.calib.data.synthetic import STOCK_TEXTS, synthetic_ids
 from internvl_edge.export.check.block_runners import BlockRunner, BundleRunner, open_reference
 from internvl_edge.export.check.differences import Difference, Divergence, difference, divergence
 from internvl_edge.export.check.graph_inputs import GraphInputs, counting_rows
-from internvl_edge.export.models.graphs import GRAPH_NAMES, graph_row, unknown_graphs
+from internvl_edge.export.models.graphs import GRAPH_NAMES, GraphRow, unknown_graphs
 from internvl_edge.runtime.bundle.manifest import ModelInfo
 from internvl_edge.runtime.bundle.tokenizer import TEXT_PREFIX, Tokenizer
 from internvl_edge.runtime.errors import BundleError, InputError
@@ -143,7 +143,8 @@ def _graphs(bundle: BlockRunner, reference: BlockRunner, options: CompareOptions
     if lacking:
         remedy = f"choose with --graphs {','.join(both)}" if both else "give two of one checkpoint"
         raise BundleError(f"{'; '.join(lacking)}; {remedy}")
-    feeders = _feeders(_closed(wanted))
+    rows = {**bundle.rows, **reference.rows}
+    feeders = _feeders(_closed(wanted, rows), rows)
     if absent := [name for name in GRAPH_NAMES if name in feeders and name not in reference.graphs]:
         raise BundleError(
             f"{reference.path}: has no {', '.join(absent)}, whose outputs {', '.join(wanted)} of {bundle.path} take; "
@@ -152,16 +153,16 @@ def _graphs(bundle: BlockRunner, reference: BlockRunner, options: CompareOptions
     return wanted
 
 
-def _closed(names: Sequence[str]) -> set[str]:
+def _closed(names: Sequence[str], rows: Mapping[str, GraphRow]) -> set[str]:
     """Return `names` and all graphs that feed them, directly or not."""
     found = set(names)
-    while more := _feeders(found) - found:
+    while more := _feeders(found, rows) - found:
         found |= more
     return found
 
 
-def _feeders(names: set[str]) -> set[str]:
-    return {feeder for name in names if (feeder := graph_row(name).fed_by) is not None}
+def _feeders(names: set[str], rows: Mapping[str, GraphRow]) -> set[str]:
+    return {feeder for name in names if name in rows and (feeder := rows[name].feeder(rows)) is not None}
 
 
 def _check_sizes(bundle: BlockRunner, reference: BlockRunner) -> None:
@@ -259,10 +260,10 @@ class _RecordedReference:
     def inputs(self, graph: str) -> dict[str, np.ndarray]:
         """Return the inputs of `graph` for the reference."""
         fed: dict[str, np.ndarray] = {}
-        if (feeder := graph_row(graph).fed_by) is not None:
+        if (feeder := self.runner.rows[graph].feeder(self.runner.rows)) is not None:
             self.run(feeder, lambda _: None)
             fed = dict(self._outputs(feeder))
-        return self._inputs.of(graph, fed)
+        return self._inputs.of(self.runner.rows[graph], self.runner.input_shapes(graph), fed)
 
     def value(self, graph: str, name: str) -> np.ndarray:
         """Return the value of a block or an output, memory-mapped."""
@@ -290,7 +291,7 @@ def _compare_graph(
     with progress.task(f"Comparing {graph}", 2 * len(order), "blocks") as advance:
         recorded.run(graph, advance)
         inputs = recorded.inputs(graph)
-        rows = counting_rows(graph, inputs, bundle.model.num_query_tokens)
+        rows = counting_rows(bundle.rows[graph], inputs, bundle.model.num_query_tokens)
 
         def observe(name: str, value: np.ndarray) -> None:
             theirs = recorded.value(graph, name)
@@ -306,7 +307,7 @@ def _compare_graph(
     outputs = tuple(item for item in rest if not item.name.startswith("present."))
     return GraphComparison(
         graph=graph,
-        fed_by=graph_row(graph).fed_by,
+        fed_by=bundle.rows[graph].feeder(reference.rows),
         blocks=blocks,
         outputs=outputs,
         caches=tuple(item for item in rest if item.name.startswith("present.")),

@@ -1,21 +1,23 @@
 """Make inputs and expected outputs of each graph for verification, from samples and from torch."""
 
 from collections.abc import Mapping
+from functools import cached_property
 
 import numpy as np
 
 from internvl_edge.calib.data.synthetic import synthetic_ids
 from internvl_edge.calib.quantize import fake_quantizers
 from internvl_edge.calib.recipes.recipe import Recipe
-from internvl_edge.export.blockwise.sources import fetch_from
+from internvl_edge.export.blockwise.sources import fetch_from, table_rows
 from internvl_edge.export.blockwise.streamed import Change
 from internvl_edge.export.blockwise.torch_outputs import torch_outputs
-from internvl_edge.export.check.graph_inputs import inputs_of
+from internvl_edge.export.check.graph_inputs import GraphInputs, Questions
+from internvl_edge.export.check.questions import seeded_questions
 from internvl_edge.export.checkpoint.store.weight_sources import Source
-from internvl_edge.export.models.config import ModelConfig
-from internvl_edge.export.models.graphs import graph_row
+from internvl_edge.export.models.config import LanguageConfig, ModelConfig
+from internvl_edge.export.models.families.language_model import EMBEDDING
+from internvl_edge.export.models.graphs import graph_rows
 from internvl_edge.export.run.samples import Samples
-from internvl_edge.runtime.bundle.graph_roles import Ids
 from internvl_edge.runtime.bundle.tokenizer import TEXT_PREFIX, Tokenizer
 from internvl_edge.runtime.tasks.captions import DEFAULT_PROMPT
 
@@ -36,6 +38,7 @@ class VerificationInputs:
         recipe: Recipe | None = None,
     ) -> None:
         self._config = config
+        self._sources = sources
         self._fetch = fetch_from(sources)
         self._samples = samples
         self._tokenizer = tokenizer
@@ -56,19 +59,34 @@ class VerificationInputs:
 
     def inputs(self, name: str) -> dict[str, np.ndarray]:
         """Return the inputs of graph `name`."""
-        row = graph_row(name)
-        fed = self.expected(row.fed_by) if row.fed_by is not None else {}
-        ids = self._ids(row.use.ids) if row.use.ids is not None else None
-        return inputs_of(name, self._samples.pixel_values, ids, fed)
+        rows = graph_rows(self._config)
+        row, feeder = rows[name], rows[name].feeder(rows)
+        fed = self.expected(feeder) if feeder is not None else {}
+        return self._samples_of_graphs.of(row, row.input_shapes(self._config), fed)
 
-    def _ids(self, kind: Ids) -> np.ndarray:
-        """Return token ids of one kind; a prompt ``[1, n]`` is for all pictures."""
+    @cached_property
+    def _samples_of_graphs(self) -> GraphInputs:
+        """Pictures, and token ids of each kind that the model takes; a prompt ``[1, n]`` is for all pictures."""
+        pixels = self._samples.pixel_values
+        if self._config.find(LanguageConfig) is not None:
+            return GraphInputs(pixel_values=pixels, questions=self._questions())
+        if self._config.vocabulary is None:
+            return GraphInputs(pixel_values=pixels)
+        texts = list(self._samples.texts)
         if self._tokenizer is None:
-            return self._random_ids(1, 5) if kind == "prompts" else self._random_ids(len(self._samples.texts), 12)
-        if kind == "prompts":
-            return self._tokenizer.encode_prompt(DEFAULT_PROMPT)
-        prefix = TEXT_PREFIX if kind == "texts" else ""
-        return self._tokenizer.encode_texts(list(self._samples.texts), prefix=prefix)
+            ids, prompt = self._random_ids(len(texts), 12), self._random_ids(1, 5)
+            return GraphInputs(pixel_values=pixels, text_ids=ids, match_ids=ids, prompt_ids=prompt)
+        return GraphInputs(
+            pixel_values=pixels,
+            text_ids=self._tokenizer.encode_texts(texts, prefix=TEXT_PREFIX),
+            match_ids=self._tokenizer.encode_texts(texts, prefix=""),
+            prompt_ids=self._tokenizer.encode_prompt(DEFAULT_PROMPT),
+        )
+
+    def _questions(self) -> Questions:
+        table, vocabulary = self._sources[EMBEDDING], self._config.need(LanguageConfig).vocab_size
+        count, tokens = len(self._samples.pixel_values), self._config.tokens_per_tile
+        return seeded_questions(count, tokens, vocabulary, lambda ids: table_rows(table, ids))
 
     def _random_ids(self, rows: int, length: int) -> np.ndarray:
         """Return seeded random ids ``[rows, length]`` that begin with bos; later rows are shorter and padded with 0."""

@@ -8,7 +8,7 @@ from internvl_edge.calib.qdq.attention_pattern import (
     SPLIT_HEADS,
     TRANSPOSED,
     Attention,
-    plain_attention,
+    any_attention,
     split_heads,
     write_products,
 )
@@ -36,11 +36,14 @@ class DecomposeAttentionPass(ir.passes.InPlacePass):
         self._values = values
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Rewrite every attention with one output and as many key as query heads, with or without a mask."""
+        """Rewrite every attention with one output, with or without a mask."""
         modified = False
         for node in list(model.graph):
-            if (found := plain_attention(node)) is not None:
-                self._rewrite(model.graph, node, found)
+            if (found := any_attention(node)) is not None:
+                if found.sharing > 1:
+                    _rewrite_grouped(NodeWriter(model.graph, node), found)
+                else:
+                    self._rewrite(model.graph, node, found)
                 modified = True
         return ir.passes.PassResult(model, modified)
 
@@ -88,6 +91,27 @@ class DecomposeAttentionPass(ir.passes.InPlacePass):
             return split_heads(write, k, heads, width, "k", _KEYS_AT_ONCE)
         per_head = split_heads(write, k, heads, width, "k")
         return write.op("Transpose", [per_head], "k_transposed", perm=TRANSPOSED)
+
+
+def _rewrite_grouped(write: NodeWriter, found: Attention) -> None:
+    """Rewrite an attention whose key heads serve several query heads: these get an axis of their own.
+
+    Keys and values get an axis of 1 in its place and are not repeated.
+    """
+    q = write.op("Mul", [found.q, write.number(found.factor, found.q.dtype)], "q_scaled")
+    shape = found.k.shape
+    assert shape is not None
+    heads, width, one = shape[1], found.width, write.ints(2)
+    assert isinstance(heads, int)
+    queries = write.op("Reshape", [q, write.ints(0, heads, found.sharing, -1, width)], "q_groups")
+    keys = write.op("Unsqueeze", [write.op("Transpose", [found.k], "k_transposed", perm=TRANSPOSED), one], "k_group")
+    scores = write.op("MatMul", [queries, keys], "scores")
+    if found.mask is not None:
+        scores = write.op("Add", [scores, write.op("Unsqueeze", [found.mask, one], "mask_group")], "masked")
+    probabilities = write.op("Softmax", [scores], "probabilities", axis=-1)
+    values = write.op("Unsqueeze", [found.v, one], "v_group")
+    attended = write.op("MatMul", [probabilities, values], "attended")
+    write.replace(write.op("Reshape", [attended, write.ints(0, heads * found.sharing, -1, width)], "heads"))
 
 
 def _same_rows(q: ir.Value, k: ir.Value) -> bool:

@@ -63,8 +63,9 @@ def profiles_for(name: str, inputs: Sequence[TensorSpec], manifest: Manifest, ra
     axes: list[dict[str, Range]] = [{"batch": ranges.batch, "texts": ranges.batch, "length": ranges.text_length}]
     if use.prompt_tokens is not None:
         queries, (usual, most) = model.num_query_tokens, use.new_tokens
-        longest = queries + use.prompt_tokens[2] + most
-        prompt = {"batch": ranges.batch, "length": use.prompt_tokens, "past": (queries, queries, queries)}
+        longest = model.require_language().max_context if use.in_chunks else queries + use.prompt_tokens[2] + most
+        before = (queries, queries, longest if use.in_chunks else queries)
+        prompt = {"batch": ranges.batch, "length": use.prompt_tokens, "past": before}
         step = {"batch": ranges.batch, "length": (1, 1, 1), "past": (queries + 1, queries + usual, longest)}
         axes = [prompt, step]
     return [_profile(name, inputs, ranges_of) for ranges_of in axes]

@@ -36,7 +36,7 @@ class PartConfig:
 
     @property
     def vocabulary(self) -> int | None:
-        """Number of token ids that the part knows; None: it takes no texts."""
+        """Number of token ids of the texts that the part takes whole; None: it takes none."""
         return None
 
     def _findings(self) -> Iterator[str]:
@@ -252,11 +252,6 @@ class LanguageConfig(PartConfig):
             if self.rope.kind == "su" and count != pairs:
                 yield f"{name} has {count} values for {pairs} pairs of channels"
 
-    @property
-    def vocabulary(self) -> int:
-        """Number of token ids."""
-        return self.vocab_size
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolConfig(PartConfig):
@@ -307,13 +302,18 @@ class ModelConfig:
         )
 
     @property
+    def tokens_per_tile(self) -> int:
+        """Number of embeddings of a tile of a chat model."""
+        return (self.vision.grid // self.need(ConnectorConfig).factor) ** 2
+
+    @property
     def vision(self) -> VisionConfig:
         """Configuration of the tower."""
         return self.need(VisionConfig)
 
     @property
     def vocabulary(self) -> int | None:
-        """Number of token ids that the model knows; None: it takes no texts."""
+        """Number of token ids of the texts that the model takes whole; None: it takes none."""
         return next((part.vocabulary for part in self.parts if part.vocabulary is not None), None)
 
     @property

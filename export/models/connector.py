@@ -36,3 +36,8 @@ def patch_grid(states: Tensor) -> Tensor:
     """Return the patches of ``[B, 1 + g*g, C]`` as ``[B, g, g, C]``, without the class token."""
     side = math.isqrt(states.shape[1] - 1)
     return states[:, 1:].reshape(states.shape[0], side, side, states.shape[2])
+
+
+def shuffled(states: Tensor, config: ConnectorConfig) -> Tensor:
+    """Return the input of mlp1, ``[B, T, f*f*C]``, of the tower's states ``[B, 1 + g*g, C]``."""
+    return pixel_shuffle(patch_grid(states), config.factor, config.ps_version).flatten(1, 2)

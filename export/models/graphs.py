@@ -1,16 +1,26 @@
 """The table of all graphs: a row and a file for each have everything that depends on a graph's name."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
 
-from internvl_edge.export.models.config import ConnectorConfig, ModelConfig, QllamaConfig
+from internvl_edge.export.models.config import ConnectorConfig, LanguageConfig, ModelConfig, QllamaConfig
 from internvl_edge.export.models.families.family import BlockStack
 from internvl_edge.export.models.families.internvit import VISION_STACK
 from internvl_edge.export.models.families.qllama import QLLAMA_STACK
-from internvl_edge.export.models.graph_modules import connector, decoder, itm, query, text, vision
+from internvl_edge.export.models.graph_modules import (
+    connector,
+    decoder,
+    embed_tokens,
+    itm,
+    llm,
+    query,
+    text,
+    tiles,
+    vision,
+)
 from internvl_edge.export.models.graph_modules.specs import (
     PAST,
     PRESENT,
@@ -25,10 +35,14 @@ from internvl_edge.runtime.bundle.graph_roles import (
     CONNECTOR,
     EXPORTED_AS,
     IMAGE_ENCODER,
+    LANGUAGE_MODEL,
     PAIR_MATCHER,
     QUERY_ENCODER,
     TEXT_ENCODER,
+    TILE_ENCODER,
+    TOKEN_EMBEDDER,
     GraphUse,
+    Ids,
 )
 
 
@@ -51,11 +65,21 @@ class GraphRow:
     module: GraphModule
     """File with the graph's torch module, inputs, outputs and blocks."""
     has_weights: Callable[[ModelConfig], bool]
-    """Return whether a model has all weights of the graph."""
+    """Return whether a model has all weights of the graph, in the form that the graph takes.
+
+    Of rows with one name, a model has at most one.
+    """
+    by_default: bool = True
+    """Whether it is written if no graphs are asked for by name."""
     fed_by: str | None = None
     """Name of the graph whose outputs are its inputs; None if it takes samples only."""
+    fed_through: str | None = None
+    """Name of a graph that stands between `fed_by` and it in some models, and whose outputs it takes there."""
     feeds: Mapping[str, str] = field(default_factory=dict)
-    """Input -> output of `fed_by`; names that end in a dot are prefixes."""
+    """Input -> output of the graph that feeds it; names that end in a dot are prefixes."""
+    embeds: Ids | None = None
+    """Meaning of the ids whose embeddings are its rows, together with rows of the graph that feeds it; None if it takes
+    no embeddings of ids."""
     leading_queries: bool = False
     """Whether the query tokens precede the rows of its token ids in the residual stream."""
     fewest_rows: Callable[[ModelConfig], int] = lambda config: 1
@@ -75,6 +99,14 @@ class GraphRow:
     def name(self) -> str:
         """Name of the graph and of its file."""
         return EXPORTED_AS[self.use.role]
+
+    def feeder(self, graphs: Collection[str]) -> str | None:
+        """Return the name of the graph that feeds it in a model with these graphs; None if it takes samples only."""
+        return self.fed_through if self.fed_through in graphs else self.fed_by
+
+    def input_shapes(self, config: ModelConfig) -> dict[str, tuple[int | str, ...]]:
+        """Return the name and the shape of each input, in order."""
+        return {item.name: item.shape for item in self.module.inputs(GraphOptions(config=config))}
 
     @property
     def attends_to(self) -> str | None:
@@ -96,6 +128,15 @@ def _has_queries(config: ModelConfig) -> bool:
     return qllama is not None and not qllama.text_alone
 
 
+def _joins(config: ModelConfig) -> bool:
+    connector = config.find(ConnectorConfig)
+    return connector is not None and connector.joined
+
+
+def _speaks(config: ModelConfig) -> bool:
+    return config.find(LanguageConfig) is not None
+
+
 def _queries(config: ModelConfig) -> int:
     qllama = config.find(QllamaConfig)
     return qllama.num_queries if qllama is not None else 0
@@ -107,11 +148,20 @@ GRAPHS: tuple[GraphRow, ...] = (
     GraphRow(
         use=GraphUse(role=IMAGE_ENCODER, rows="pictures"),
         module=vision,
-        has_weights=lambda config: True,
+        has_weights=lambda config: not _joins(config),
         fewest_rows=lambda config: config.vision.tokens,
         stream=vision.stream,
         stack=VISION_STACK,
         sensitivity_output="vision_states",
+    ),
+    GraphRow(
+        use=GraphUse(role=TILE_ENCODER, rows="pictures"),
+        module=tiles,
+        has_weights=_joins,
+        fewest_rows=lambda config: config.vision.tokens,
+        stream=vision.stream,
+        stack=VISION_STACK,
+        sensitivity_output="vit_embeds",
     ),
     GraphRow(
         use=GraphUse(role=QUERY_ENCODER, rows="pictures"),
@@ -164,31 +214,68 @@ GRAPHS: tuple[GraphRow, ...] = (
     GraphRow(
         use=GraphUse(role=CONNECTOR, rows="pictures"),
         module=connector,
-        has_weights=lambda config: config.find(ConnectorConfig) is not None,
+        has_weights=lambda config: config.find(ConnectorConfig) is not None and not _joins(config),
         fed_by="vision",
         feeds=_STATES,
         quantized=False,
     ),
+    GraphRow(
+        use=GraphUse(
+            role=LANGUAGE_MODEL,
+            rows="sequences",
+            prompt_tokens=(1, 512, 512),
+            new_tokens=(400, 0),  # a picture of one tile is 256 tokens
+            in_chunks=True,
+        ),
+        module=llm,
+        has_weights=_speaks,
+        fed_by="vision",
+        fed_through="connector",
+        feeds={"inputs_embeds": "vit_embeds"},
+        embeds="questions",
+        has_head=True,
+        quantized=False,
+    ),
+    GraphRow(
+        use=GraphUse(role=TOKEN_EMBEDDER, rows="sequences", ids="questions"),
+        module=embed_tokens,
+        has_weights=_speaks,
+        by_default=False,
+        quantized=False,
+    ),
 )
 """All graphs, in the order in which they feed each other."""
-_BY_NAME = {row.name: row for row in GRAPHS}
-GRAPH_NAMES = tuple(_BY_NAME)
+GRAPH_NAMES = tuple(dict.fromkeys(row.name for row in GRAPHS))
+_BY_ROLE = {row.use.role: row for row in GRAPHS}
 
 
-def graph_row(name: str) -> GraphRow:
-    """Return the row of graph `name`."""
-    return _BY_NAME[name]
+def graph_rows(config: ModelConfig) -> dict[str, GraphRow]:
+    """Return the name and the row of every graph that a model has weights for, in the order of `GRAPH_NAMES`."""
+    return {row.name: row for row in GRAPHS if row.has_weights(config)}
+
+
+def row_with_role(role: str) -> GraphRow | None:
+    """Return the row of the graphs with a role of `runtime.bundle.graph_roles`; None for graphs of another origin."""
+    return _BY_ROLE.get(role)
+
+
+def cut_for(config: ModelConfig, names: Sequence[str]) -> ModelConfig:
+    """Return `config` for the graphs of `names`: the connector is apart from the tower if its graph is among them."""
+    connector = config.find(ConnectorConfig)
+    if connector is None:
+        return config
+    return config.with_part(replace(connector, joined=EXPORTED_AS[CONNECTOR] not in names))
 
 
 def unknown_graphs(names: Sequence[str] | None) -> list[str]:
     """Return what is wrong with the value `names` of --graphs: one finding if there are unknown graphs, or none."""
-    unknown = [name for name in names or () if name not in _BY_NAME]
+    unknown = [name for name in names or () if name not in GRAPH_NAMES]
     return [f"--graphs {','.join(unknown)}: unknown; choose from {', '.join(GRAPH_NAMES)}"] if unknown else []
 
 
 def available_graphs(config: ModelConfig) -> tuple[str, ...]:
     """Return the names of the graphs that a model has weights for, in the order of `GRAPH_NAMES`."""
-    return tuple(row.name for row in GRAPHS if row.has_weights(config))
+    return tuple(graph_rows(config))
 
 
 def graph_spec(
@@ -199,8 +286,7 @@ def graph_spec(
     Raises:
         ValueError: the model has no such graph.
     """
-    row = _BY_NAME.get(name)
-    if row is None or not row.has_weights(config):
+    if (row := graph_rows(config).get(name)) is None:
         raise ValueError(f"{name}: no such graph for {config.layout}")
     options = GraphOptions(config=config, dtype=dtype, feature_layers=tuple(feature_layers))
     return GraphSpec(

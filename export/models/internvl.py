@@ -5,6 +5,7 @@ from torch import nn
 from internvl_edge.export.models.config import ModelConfig
 from internvl_edge.export.models.families import FAMILIES
 from internvl_edge.export.models.internvit import InternVisionModel
+from internvl_edge.export.models.language import LanguageModel
 from internvl_edge.export.models.pool import AttentionPool
 from internvl_edge.export.models.qllama import Qllama
 
@@ -21,6 +22,7 @@ class InternVLModel(nn.Module):
     clip_projector2: AttentionPool
     itm_head: nn.Linear
     mlp1: nn.Sequential
+    language_model: LanguageModel
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -1,4 +1,6 @@
-"""Layers that InternViT and QLLaMA share: norm, attention with heads, attention bias, and selection of rows."""
+"""Layers that several parts share: norm, attention with heads, attention bias, selection of rows, and constants."""
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -65,3 +67,17 @@ def select_rows(x: Tensor, index: Tensor) -> Tensor:
 @select_rows.register_fake
 def _(x: Tensor, index: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], x.shape[2])
+
+
+@torch.library.custom_op("internvl_edge::constant", mutates_args=())
+def constant(beside: Tensor, values: Sequence[float]) -> Tensor:
+    """Return `values` as an fp32 tensor ``[N]`` on the device of the tensor `beside`.
+
+    It is a custom operator because a tensor that is made while a graph is traced has no values; this is one Constant.
+    """
+    return torch.tensor(values, dtype=torch.float32, device=beside.device)
+
+
+@constant.register_fake
+def _(beside: Tensor, values: Sequence[float]) -> Tensor:
+    return beside.new_empty(len(values), dtype=torch.float32)

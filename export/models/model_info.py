@@ -1,11 +1,33 @@
 """Describe a model for the manifest."""
 
-from internvl_edge.export.models.config import ConnectorConfig, ModelConfig, PoolConfig, QllamaConfig, VisionConfig
-from internvl_edge.runtime.bundle.manifest import ModelInfo, TextInfo, TilingInfo, VisionInfo
+from internvl_edge.export.models.config import (
+    ConnectorConfig,
+    LanguageConfig,
+    ModelConfig,
+    PoolConfig,
+    QllamaConfig,
+    VisionConfig,
+)
+from internvl_edge.runtime.bundle.manifest import (
+    EmbeddingInfo,
+    LanguageInfo,
+    ModelInfo,
+    TextInfo,
+    TilingInfo,
+    VisionInfo,
+)
 
 
-def model_info(config: ModelConfig, logit_scale: float | None = None) -> ModelInfo:
-    """Return the manifest's description of `config`."""
+def model_info(
+    config: ModelConfig,
+    logit_scale: float | None = None,
+    embedding: EmbeddingInfo | None = None,
+    max_context: int = 0,
+) -> ModelInfo:
+    """Return the manifest's description of `config`.
+
+    `embedding` is the place of the table of token embeddings; without one, the bundle has no language model.
+    """
     qllama, connector, pool = config.find(QllamaConfig), config.find(ConnectorConfig), config.find(PoolConfig)
     return ModelInfo(
         layout=config.layout,
@@ -14,6 +36,23 @@ def model_info(config: ModelConfig, logit_scale: float | None = None) -> ModelIn
         tiling=_tiling(connector) if connector is not None else None,
         embed_dim=pool.embed_dim if pool is not None else None,
         logit_scale=logit_scale,
+        language=language_info(config, embedding, max_context) if embedding is not None else None,
+    )
+
+
+def language_info(config: ModelConfig, embedding: EmbeddingInfo, max_context: int) -> LanguageInfo:
+    """Return the manifest's description of the language model."""
+    language = config.need(LanguageConfig)
+    return LanguageInfo(
+        layers=language.num_layers,
+        kv_heads=language.num_kv_heads,
+        head_dim=language.head_dim,
+        hidden_size=language.hidden_size,
+        vocab_size=language.vocab_size,
+        max_context=max_context,
+        max_positions=language.max_positions,
+        tokens_per_tile=config.tokens_per_tile,
+        embedding=embedding,
     )
 
 

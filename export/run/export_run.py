@@ -8,7 +8,7 @@ from internvl_edge.export.canonical.quantized_kernels import require_quantized_k
 from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
 from internvl_edge.export.checkpoint.required_tensors import require_tensors
 from internvl_edge.export.models.config import ModelConfig
-from internvl_edge.export.models.graphs import available_graphs
+from internvl_edge.export.models.graphs import cut_for, graph_rows
 from internvl_edge.export.models.resolution import at_image_size, checked_feature_layers
 from internvl_edge.export.run.options import ExportOptions
 from internvl_edge.export.run.samples import Samples, load_samples
@@ -61,7 +61,7 @@ def open_run(options: ExportOptions, progress: Progress) -> ExportRun:
         require_quantized_kernels()
     checkpoint = open_checkpoint(options.checkpoint, options.revision, options.accept_config, options.state_dict)
     require_tensors(checkpoint.tensors, stored_shapes(checkpoint.config))
-    config = at_image_size(checkpoint.config, options.image_size)
+    config = cut_for(at_image_size(checkpoint.config, options.image_size), options.graphs or ())
     return ExportRun(
         options=options,
         checkpoint=checkpoint,
@@ -74,10 +74,12 @@ def open_run(options: ExportOptions, progress: Progress) -> ExportRun:
 
 
 def _wanted_graphs(options: ExportOptions, config: ModelConfig) -> tuple[str, ...]:
-    available = available_graphs(config)
-    absent = [name for name in options.graphs or () if name not in available]
+    rows = graph_rows(config)
+    absent = [name for name in options.graphs or () if name not in rows]
     if absent:
         raise ExportError(
-            f"--graphs {','.join(absent)}: {options.checkpoint} has no weights for it; it has {', '.join(available)}"
+            f"--graphs {','.join(absent)}: {options.checkpoint} has no weights for it; it has {', '.join(rows)}"
         )
-    return tuple(name for name in available if options.graphs is None or name in options.graphs)
+    return tuple(
+        name for name, row in rows.items() if (row.by_default if options.graphs is None else name in options.graphs)
+    )

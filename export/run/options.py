@@ -70,6 +70,8 @@ class ExportOptions:
     """Unknown fields of the checkpoint's files that the user declares to have no effect on the model."""
     state_dict: str | None = None
     """Name of the set of weights to read from a checkpoint that holds several, for example ``model_ema``."""
+    max_context: int = 8192
+    """Most positions of a request to a language model, prompt and answer together."""
 
     def __post_init__(self) -> None:
         """Check the options as far as that needs no files.
@@ -88,6 +90,8 @@ class ExportOptions:
         if self.atol is not None and not 0 <= self.atol < math.inf:
             wrong.append(f"--atol {self.atol}: not a tolerance; give a number >= 0")
         wrong += self._quantization_findings()
+        if self.max_context < 1:
+            wrong.append(f"--max-context {self.max_context}: no room for a prompt; give 1 or more")
         if self.sample_count < 1:
             wrong.append(f"--sample-count {self.sample_count}: nothing to verify on; give at least 1")
         if wrong:

@@ -13,6 +13,8 @@ PROMPT_IDS = 5
 """Number of ids in the first call of a caption: bos and "English caption:", rounded up."""
 WRITTEN_IDS = 15
 """Number of generated ids in the cache of a mean step: half of a caption of 30 ids."""
+QUESTION_ROWS = 48
+"""Rows of a question without its picture: a system text and a sentence."""
 _FIRST_WORD = 3
 """First id of a word. Lower ids are bos, eos, padding and unknown."""
 
@@ -39,8 +41,13 @@ class Sizes:
 def sizes_of(graph: str, phase: str, model: ModelInfo, batch: int) -> Sizes:
     """Return the lengths of one call of `graph`; `phase` is ``prompt`` or ``step`` of a decoder, otherwise empty."""
     text = model.text
-    if text is None:  # graphs of such a model name no axis but the batch
-        return Sizes(batch=batch, length=1, past=0)
+    if model.language is not None and phase:
+        question = min(model.language.tokens_per_tile + QUESTION_ROWS, model.language.max_context - 1)
+        return Sizes(
+            batch=batch, length=question if phase == "prompt" else 1, past=0 if phase == "prompt" else question
+        )
+    if text is None:
+        return Sizes(batch=batch, length=QUESTION_ROWS, past=0)
     queries = text.num_query_tokens
     if phase == "prompt":
         return Sizes(batch=batch, length=PROMPT_IDS, past=queries)
@@ -98,13 +105,16 @@ def _shape(
 
 def _values(name: str, shape: tuple[int, ...], model: ModelInfo, sizes: Sizes, rng: np.random.Generator) -> np.ndarray:
     if name == "input_ids":
-        text = model.require_text()
-        ids = random_ids(shape, text.vocab_size, rng)
+        if model.text is None:
+            return random_ids(shape, model.require_language().vocab_size, rng)
+        ids = random_ids(shape, model.text.vocab_size, rng)
         if sizes.length > 1:
-            ids[:, 0] = text.bos_token_id
+            ids[:, 0] = model.text.bos_token_id
         return ids
     if name == "attention_mask":
         return np.ones(shape, np.int64)
     if name == "position_ids":
         return np.broadcast_to(np.arange(sizes.past, sizes.past + shape[-1]), shape)
+    if name == "rope_length":
+        return np.array([sizes.past + sizes.length])
     return rng.standard_normal(shape)

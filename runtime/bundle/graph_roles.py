@@ -7,8 +7,9 @@ Rows = Literal["pictures", "texts", "sequences"]
 """Meaning of a row of a batch. Several sequences may belong to one picture, as the beams of a search do."""
 ROW_WORDS = {"pictures": "pictures", "texts": "texts", "sequences": "rows"}
 """Words for rows in messages that count them."""
-Ids = Literal["texts", "pairs", "prompts"]
-"""Meaning of token ids: whole texts, texts that are paired with one picture each, or a part of a generated text."""
+Ids = Literal["texts", "pairs", "prompts", "questions"]
+"""Meaning of token ids: whole texts, texts that are paired with one picture each, a part of a generated text, or the
+prompt of a chat."""
 
 IMAGE_ENCODER = "image encoder"
 """Role of the graph from pictures to vision states, and to InternVL-C's feature where the model pools the states."""
@@ -30,13 +31,19 @@ TOKEN_EMBEDDER = "token embedder"
 
 EXPORTED_AS = {
     IMAGE_ENCODER: "vision",
+    TILE_ENCODER: "vision",
     QUERY_ENCODER: "query",
     TEXT_ENCODER: "text",
     CAPTION_DECODER: "decoder",
     PAIR_MATCHER: "itm",
     CONNECTOR: "connector",
+    LANGUAGE_MODEL: "llm",
+    TOKEN_EMBEDDER: "embed_tokens",
 }
-"""Name of the graph that export writes for each role, in the order in which graphs feed each other."""
+"""Name of the graph that export writes for each role, in the order in which graphs feed each other.
+
+Roles that no model has both of may share a name: `vision` takes pictures in every model.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +57,10 @@ class GraphUse:
     prompt_tokens: tuple[int, int, int] | None = None
     """Fewest, usual and most tokens of the first call of a graph with a cache; None for graphs without a cache."""
     new_tokens: tuple[int, int] = (0, 0)
-    """Number of new tokens for which a decoding step is tuned, and the most that may follow the longest prompt."""
+    """Tokens before a decoding step for which it is tuned, and the most that may follow the longest prompt."""
+    in_chunks: bool = False
+    """Whether a longer prompt comes in several calls, each with the cache of those before, up to the model's longest
+    context; otherwise a prompt is one call."""
 
     @property
     def phases(self) -> tuple[str, ...]:

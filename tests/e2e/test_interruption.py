@@ -49,7 +49,8 @@ def test_an_earlier_bundle_stays_until_the_new_one_is_whole(run: Run, golden_b: 
     assert run("export", golden_b / "checkpoint_vit", "-o", output, "--atol", "1e-12").returncode == 1
     assert (output / "manifest.json").read_bytes() == before
     assert run("export", golden_b / "checkpoint_chat", "-o", output, "--dtype", "fp32").returncode == 0
-    assert "connector" in json.loads((output / "manifest.json").read_text())["graphs"]
+    outputs = json.loads((output / "manifest.json").read_text())["graphs"]["vision"]["outputs"]
+    assert [output["name"] for output in outputs] == ["vit_embeds"]
 
 
 def test_full_disk(golden_b: Path, tmp_path: Path) -> None:

@@ -59,17 +59,12 @@ def _options(checkpoint: Path, output: str, **options: Any) -> ExportOptions:
 
 
 def _embeds(bundle: Path) -> np.ndarray:
-    """Return what vision and connector compute of a fixed picture."""
-    folder = bundle / "onnx" / "fp32"
+    """Return what vision computes of a fixed picture."""
     pixels = np.random.default_rng(3).standard_normal((1, 3, 28, 28)).astype(np.float32)
-    values: dict[str, Any] = {"pixel_values": pixels}
-    for graph in ("vision", "connector"):
-        session = onnxruntime.InferenceSession(folder / f"{graph}.onnx", providers=["CPUExecutionProvider"])
-        outputs = [output.name for output in session.get_outputs()]
-        wanted = {entry.name: values[entry.name] for entry in session.get_inputs()}
-        values |= dict(zip(outputs, session.run(None, wanted), strict=True))
-    embeds: np.ndarray = values["vit_embeds"]
-    return embeds
+    file = bundle / "onnx" / "fp32" / "vision.onnx"
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    (embeds,) = session.run(["vit_embeds"], {"pixel_values": pixels})
+    return np.asarray(embeds)
 
 
 def _new_config(folder: Path) -> None:

@@ -16,11 +16,6 @@ from tests.exports import Exports
 from tests.tolerances import HANG_S
 
 
-@pytest.fixture(scope="module")
-def chat_bundle(exports: Exports, golden_b: Path) -> Path:
-    return exports.bundle(golden_b / "checkpoint_chat", dtype="fp32")
-
-
 def gif(path: Path, source: Path) -> Path:
     frames = [Image.open(picture).convert("RGB") for picture in sorted(source.iterdir())]
     frames[0].save(path, save_all=True, append_images=frames[1:])
@@ -54,9 +49,11 @@ def test_what_is_no_video_is_one_line(run: Run, demo_bundle: Path, tmp_path: Pat
     assert found in done.stderr
 
 
+@pytest.mark.parametrize("graphs", [None, ("vision", "connector")])
 def test_connect_writes_what_a_language_model_takes(
-    run: Run, chat_bundle: Path, pictures: Path, tmp_path: Path
+    run: Run, exports: Exports, golden_b: Path, pictures: Path, tmp_path: Path, graphs: tuple[str, ...] | None
 ) -> None:
+    chat_bundle = exports.bundle(golden_b / "checkpoint_chat", dtype="fp32", graphs=graphs)
     Image.new("RGB", (90, 30), (200, 30, 40)).save(tmp_path / "wide.png")
     images, output = [tmp_path / "wide.png", pictures / "0000.png"], tmp_path / "f.npz"
     done = run("run", "connect", chat_bundle, *images, "-o", output, "--max-tiles", 4)

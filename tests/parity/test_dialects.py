@@ -74,7 +74,10 @@ def demo(
 def chat_graphs(
     own: Callable[[Path, Sequence[str]], dict[str, Path]], exports: Exports, golden_b: Path
 ) -> dict[str, Path]:
-    return own(exports.bundle(golden_b / "checkpoint_chat", dtype="fp32"), ("vision", "connector"))
+    return own(
+        exports.bundle(golden_b / "checkpoint_chat", dtype="fp32", graphs=("vision", "connector")),
+        ("vision", "connector"),
+    )
 
 
 def feeds(model: ir.Model, rng: np.random.Generator) -> dict[str, np.ndarray]:

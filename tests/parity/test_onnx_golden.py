@@ -10,7 +10,7 @@ import torch
 
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.tasks.features import CLASSIFICATION_SCALE, unit
-from tests.tolerances import FP16_RELATIVE, GOLDEN_FP32
+from tests.tolerances import CHAT_STATES, CHAT_VIT_EMBEDS, FP16_RELATIVE, GOLDEN_FP32
 
 Recorded = dict[str, torch.Tensor]
 
@@ -118,13 +118,19 @@ def test_another_picture_size(exported: Callable[..., InternVL], golden_a: Path,
 def test_chat_connector_and_feature_maps(
     exported: Callable[..., InternVL], golden_b: Path, recorded_b: Recorded
 ) -> None:
-    model = exported(golden_b / "checkpoint_chat", dtype="fp32", feature_layers=(0, -1))
+    apart = ("vision", "connector")
+    model = exported(golden_b / "checkpoint_chat", dtype="fp32", feature_layers=(0, -1), graphs=apart)
     outputs = model.run_graph("vision", {"pixel_values": recorded_b["pixel_values"].numpy()})
     close(outputs["vision_states"], recorded_b["vit.last_hidden_state"])
     for layer in (0, 2):
         patches = recorded_b[f"vit.hidden_states.{layer + 1}"][:, 1:].transpose(1, 2).reshape(3, 64, 4, 4)
         close(outputs[f"feature_{layer}"], patches)
     embeds = model.run_graph("connector", {"vision_states": outputs["vision_states"]})["vit_embeds"]
+    joined = exported(golden_b / "checkpoint_chat", dtype="fp32", feature_layers=(0,))
+    assert list(joined.bundle.manifest.graphs) == ["vision"]
+    found = joined.run_graph("vision", {"pixel_values": recorded_b["pixel_values"].numpy()})
+    np.testing.assert_allclose(found["feature_0"], outputs["feature_0"], rtol=0, atol=CHAT_STATES)
+    np.testing.assert_allclose(found["vit_embeds"], embeds, rtol=0, atol=CHAT_VIT_EMBEDS)
     close(embeds, recorded_b["connector.v2"] if _version(golden_b) == "v2" else recorded_b["connector.v1"])
 
 

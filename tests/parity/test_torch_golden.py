@@ -11,7 +11,7 @@ from torch import Tensor
 
 from internvl_edge.export.models.config import ConnectorConfig, QllamaConfig
 from internvl_edge.export.models.connector import patch_grid, pixel_shuffle
-from internvl_edge.export.models.graphs import graph_spec
+from internvl_edge.export.models.graphs import cut_for, graph_spec
 from internvl_edge.export.models.internvit import resize_position_table
 from internvl_edge.export.models.qllama import Context
 from tests.parity.conftest import Loaded, load_model
@@ -39,7 +39,7 @@ def every_state(tower: torch.nn.Module, pixels: Tensor) -> list[Tensor]:
 
 def graph(name: str, loaded: Loaded) -> torch.nn.Module:
     config, model = loaded
-    return graph_spec(name, config, model, torch.float32).module.eval()
+    return graph_spec(name, cut_for(config, ("vision", "connector")), model, torch.float32).module.eval()
 
 
 def test_vision_tower_at_every_depth(model_a: Loaded, recorded_a: Recorded) -> None:

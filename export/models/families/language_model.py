@@ -4,8 +4,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from torch import nn
-
 from internvl_edge.export.models.config import LanguageConfig, ModelConfig, PartConfig, positive_int
 from internvl_edge.export.models.families.common_fields import CONFIG_FILE
 from internvl_edge.export.models.families.family import ConfigSource, Family, Module, Shapes
@@ -14,11 +12,16 @@ from internvl_edge.export.models.families.language import LANGUAGE_FAMILIES
 from internvl_edge.export.models.families.language.fields import SHARED, check_window
 from internvl_edge.export.models.families.language.rope import rope_config
 from internvl_edge.export.models.families.language.support import ROUTED, family_of, reason_without
+from internvl_edge.export.models.language import LanguageModel
 from internvl_edge.runtime.errors import CheckpointError
 
 _NEEDED = ("hidden_size", "num_heads", "num_layers", "intermediate_size", "vocab_size", "eps", "max_positions")
 """Target names of the fields that a file states or its family has a default for."""
-_TABLE, _HEAD = "language_model.model.embed_tokens.weight", "language_model.lm_head.weight"
+LANGUAGE_BLOCK = "language_model.model.layers.{}"
+"""Module path of a layer."""
+EMBEDDING = "language_model.model.embed_tokens.weight"
+"""Official name of the table of token embeddings."""
+_HEAD = "language_model.lm_head.weight"
 
 
 def why_without(source: ConfigSource) -> str | None:
@@ -55,49 +58,12 @@ def _read(source: ConfigSource, parts: Sequence[PartConfig]) -> LanguageConfig |
 def _as_stored(model: ModelConfig, shapes: Shapes) -> LanguageConfig:
     """Return the language model with the rows of the stored table, and with a tied head if none is stored."""
     config = model.need(LanguageConfig)
-    rows = shapes[_TABLE][0] if len(shapes.get(_TABLE, ())) == 2 else config.vocab_size
+    rows = shapes[EMBEDDING][0] if len(shapes.get(EMBEDDING, ())) == 2 else config.vocab_size
     return replace(config, vocab_size=rows, tied_head=_HEAD not in shapes)
 
 
 def _modules(model: ModelConfig) -> Mapping[str, Module]:
-    return {"language_model": _LanguageModel(model.need(LanguageConfig))}
-
-
-class _LanguageModel(nn.Module):
-    """The parameters of the decoder."""
-
-    def __init__(self, config: LanguageConfig) -> None:
-        super().__init__()
-        self.model = nn.Module()
-        self.model.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.model.layers = nn.ModuleList(_layer(config) for _ in range(config.num_layers))
-        self.model.norm = nn.RMSNorm(config.hidden_size)
-        if not config.tied_head:
-            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-
-
-def _layer(config: LanguageConfig) -> nn.Module:
-    width, hidden, dim = config.hidden_size, config.intermediate_size, config.head_dim
-    queries, keys = config.num_heads * dim, config.num_kv_heads * dim
-    layer = nn.Module()
-    layer.input_layernorm, layer.post_attention_layernorm = nn.RMSNorm(width), nn.RMSNorm(width)
-    layer.self_attn = attention = nn.Module()
-    if config.qkv_rows == "separate":
-        attention.q_proj = nn.Linear(width, queries, config.qkv_bias)
-        attention.k_proj = nn.Linear(width, keys, config.qkv_bias)
-        attention.v_proj = nn.Linear(width, keys, config.qkv_bias)
-    else:
-        attention.qkv_proj = nn.Linear(width, queries + 2 * keys, config.qkv_bias)
-    attention.o_proj = nn.Linear(queries, width, config.out_bias)
-    if config.qk_norm:
-        attention.q_norm, attention.k_norm = nn.RMSNorm(dim), nn.RMSNorm(dim)
-    layer.mlp = mlp = nn.Module()
-    if config.stacked_mlp:
-        mlp.gate_up_proj = nn.Linear(width, 2 * hidden, bias=False)
-    else:
-        mlp.gate_proj, mlp.up_proj = nn.Linear(width, hidden, bias=False), nn.Linear(width, hidden, bias=False)
-    mlp.down_proj = nn.Linear(hidden, width, bias=False)
-    return layer
+    return {"language_model": LanguageModel(model.need(LanguageConfig))}
 
 
 LANGUAGE_MODEL = Family(

@@ -11,13 +11,13 @@ from internvl_edge.calib.data.inputs import CalibrationInputs
 from internvl_edge.export.blockwise.block_outputs import run_torch_blocks
 from internvl_edge.export.blockwise.forward import TorchBlockwiseForward
 from internvl_edge.export.check.graph_inputs import GraphInputs
-from internvl_edge.export.models.graphs import GRAPHS, graph_row
+from internvl_edge.export.models.graphs import graph_rows
 from internvl_edge.export.models.internvl import InternVLModel
 from tests.unit.export.models.test_graphs import CONFIG, QLLAMA, TOWER
 
 TEXTS = np.array([[1, 5, 9, 2], [1, 8, 2, 0], [1, 2, 0, 0]])
 PAIRS, CAPTIONS = np.array([[1, 7, 2], [1, 2, 0]]), np.array([[1, 4, 6, 2], [1, 9, 3, 2]])
-MEASURED = tuple(row.name for row in GRAPHS if row.quantized)
+MEASURED = tuple(name for name, row in graph_rows(CONFIG).items() if row.quantized)
 
 
 class Weights:
@@ -71,11 +71,12 @@ def pixels() -> np.ndarray:
 
 def alone(graph: str, pixels: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Return what leaves the blocks of a graph that runs on its own, and its outputs."""
-    feeder = graph_row(graph).fed_by
+    row = graph_rows(CONFIG)[graph]
+    feeder = row.fed_by
     fed = alone(feeder, pixels)[1] if feeder is not None else {}
     samples = GraphInputs(pixel_values=pixels, text_ids=TEXTS, match_ids=PAIRS, prompt_ids=CAPTIONS)
     found: dict[str, np.ndarray] = {}
-    run_torch_blocks(graph, CONFIG, samples.of(graph, fed), Weights(), (), found.__setitem__)
+    run_torch_blocks(graph, CONFIG, samples.of(row, row.input_shapes(CONFIG), fed), Weights(), (), found.__setitem__)
     blocks = {path: value for path, value in found.items() if "layers." in path}
     return blocks, {name: value for name, value in found.items() if name not in blocks}
 

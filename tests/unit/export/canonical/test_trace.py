@@ -14,6 +14,7 @@ from internvl_edge.export.canonical.passes import canonicalize
 from internvl_edge.export.canonical.trace import trace_graph
 from internvl_edge.export.checkpoint import open_checkpoint
 from internvl_edge.export.models.config import ModelConfig, VisionConfig
+from internvl_edge.export.models.graphs import cut_for
 from tests import traces
 from tests.project import ROOT
 
@@ -74,7 +75,7 @@ def test_what_other_tests_share_is_the_traced_graph(tmp_path: Path) -> None:
 
 @cache
 def _ours(name: str, checkpoint: Path) -> tuple[ModelConfig, list[object]]:
-    config = open_checkpoint(checkpoint).config
+    config = cut_for(open_checkpoint(checkpoint).config, (name,))
     return config, _described(canonicalize(trace_graph(name, config, torch.float16)))
 
 

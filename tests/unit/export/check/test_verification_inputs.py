@@ -9,11 +9,11 @@ import pytest
 from internvl_edge.calib.data.synthetic import synthetic_ids
 from internvl_edge.export.check import verification_inputs
 from internvl_edge.export.check.verification_inputs import VerificationInputs
-from internvl_edge.export.models.graphs import graph_row
+from internvl_edge.export.models.graphs import graph_rows
 from internvl_edge.export.run.samples import Samples
 from internvl_edge.runtime.bundle.tokenizer import TEXT_PREFIX
 from internvl_edge.runtime.tasks.captions import DEFAULT_PROMPT
-from tests.unit.export.models.test_graphs import OPTIONS
+from tests.unit.export.models.test_graphs import CONFIG, options_of
 
 PIXELS = np.zeros((2, 3, 56, 56), np.float32)
 TEXTS = ("a", "bb")
@@ -41,7 +41,8 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def outputs(name: str, config: object, inputs: Mapping[str, np.ndarray], *_: object) -> dict[str, np.ndarray]:
         names.append(name)
-        found = graph_row(name).module.outputs(OPTIONS)
+        row = graph_rows(CONFIG)[name]
+        found = row.module.outputs(options_of(row))
         return {output: np.full((2, 3, 4, 16), index, np.float32) for index, output in enumerate(found)}
 
     monkeypatch.setattr(verification_inputs, "torch_outputs", outputs)
@@ -50,7 +51,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def made(tokenizer: Words | None) -> VerificationInputs:
     samples = Samples(pixel_values=PIXELS, texts=TEXTS, source="s")
-    return VerificationInputs(OPTIONS.config, {}, samples, tokenizer, ())  # type: ignore[arg-type]
+    return VerificationInputs(CONFIG, {}, samples, tokenizer, ())  # type: ignore[arg-type]
 
 
 def test_torch_runs_a_graph_once_whoever_needs_it(ran: list[str]) -> None:
@@ -75,7 +76,7 @@ def test_texts_have_their_prefix_pairs_none_and_a_prompt_is_one(ran: list[str]) 
 
 def test_random_ids_where_there_is_no_tokenizer(ran: list[str]) -> None:
     """Twelve ids a text, three fewer in each row after the first; five of a prompt, for every picture."""
-    vocabulary = OPTIONS.config.vocabulary
+    vocabulary = CONFIG.vocabulary
     texts, prompt = synthetic_ids(2, 12, vocabulary), synthetic_ids(1, 5, vocabulary)
     texts[1, 9:] = 0
     found = made(None)

@@ -16,6 +16,10 @@ NORMED = """g (float[b, n, 8] x, float[8] gain, float[b, m, 8] k, float[b, m, 8]
   [q_norm] q = RMSNormalization<epsilon = 1e-6>(x, gain)
   [block_attn] y = Attention<q_num_heads = 2, kv_num_heads = 2>(q, k, v)
 }"""
+GROUPED = """g (float[b, 6, n, 4] q, float[b, 2, m, 4] k, float[b, 2, m, 4] v, float[b, 1, n, m] mask)
+  => (float[b, 6, n, 4] y) {
+  [block_attn] y = Attention(q, k, v, mask)
+}"""
 SCALES = ("query", "gain", "both", "keys", "scores")
 
 
@@ -65,6 +69,18 @@ def test_attention_per_head(rng: np.random.Generator, scale: str) -> None:
     model = require_same_outputs(PER_HEAD, DecomposeAttentionPass(scale=scale), feeds)
     assert "Reshape" not in ops(model)
     assert ops(model).count("Transpose") == 1
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_key_heads_that_serve_several_query_heads_are_not_repeated(rng: np.random.Generator, rows: int) -> None:
+    feeds = {"q": rng.normal(size=(3, 6, rows, 4)).astype(np.float32)}
+    feeds |= {name: rng.normal(size=(3, 2, 7, 4)).astype(np.float32) for name in "kv"}
+    feeds["mask"] = np.where(rng.random((3, 1, rows, 7)) < 0.3, -3e4, 0).astype(np.float32)
+    model = require_same_outputs(GROUPED, DecomposeAttentionPass(), feeds)
+    found = ops(model)
+    assert not {"Expand", "Tile", "Concat"} & set(found)
+    assert found.count("MatMul") == 2
+    assert all(str(node.name).startswith("block_attn") for node in model.graph)
 
 
 def test_a_stated_scale_is_used(rng: np.random.Generator) -> None:

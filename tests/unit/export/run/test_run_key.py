@@ -151,6 +151,7 @@ OTHER_OPTIONS: dict[str, Any] = {
     "revision": "r",
     "accept_config": ("a",),
     "state_dict": "top",
+    "max_context": 4096,
 }
 
 
