@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from internvl_edge.runtime.backends.array_cache import move_rows, past_name
-from internvl_edge.runtime.backends.session import require_arrays
-from internvl_edge.runtime.errors import BackendError, InputError
+from internvl_edge.runtime.backends.session import require_step
+from internvl_edge.runtime.errors import BackendError
 from internvl_edge.runtime.stages import UNMEASURED, Stages
 
 if TYPE_CHECKING:
@@ -47,15 +47,10 @@ class OnnxRuntimeCache:
             InputError: the inputs do not fit the graph or the positions in the cache.
             BackendError: the graph fails, or the memory does not suffice.
         """
-        require_arrays(self._session.graph, inputs, [_LOGITS], self._takes, self._session.outputs)
+        require_step(self._session, inputs, self._takes, self._session.graph, (self._rows, self._length))
         feeds = {name: np.ascontiguousarray(value, self._takes[name].dtype) for name, value in inputs.items()}
         rows, new = feeds[_POSITIONS].shape
         total = self._length + new
-        if feeds[_MASK].shape != (self._rows, total):
-            raise InputError(
-                f"graph {self._session.graph}: {_MASK} is {list(feeds[_MASK].shape)} instead of {[self._rows, total]},"
-                " the rows and positions of the cache and the new ones; give one value for each"
-            )
         if total > self._room:
             self._move(np.arange(rows), total)
         logits = np.empty((rows, *self._session.outputs[_LOGITS].shape[1:]), self._session.outputs[_LOGITS].dtype)

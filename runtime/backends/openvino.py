@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from internvl_edge.runtime.backends.session import SessionOptions, TensorInfo, require_arrays, run_failure
+from internvl_edge.runtime.backends.array_cache import ArrayCache
+from internvl_edge.runtime.backends.openvino_cache import OpenVinoCache, as_present, read_states, write_states
+from internvl_edge.runtime.backends.openvino_states import PAST, PRESENT, ROWS, cache_type, keep_cache
+from internvl_edge.runtime.backends.session import (
+    KeyValueCache,
+    SessionOptions,
+    TensorInfo,
+    require_arrays,
+    run_failure,
+)
 from internvl_edge.runtime.bundle.manifest import TensorSpec
 from internvl_edge.runtime.errors import BackendError
 from internvl_edge.runtime.stages import COMPUTE, UNMEASURED, Stages
@@ -18,6 +27,8 @@ if TYPE_CHECKING:
 
 Device = Literal["CPU", "GPU"]
 
+_CACHE_TYPE = "KV_CACHE_PRECISION"
+"""Property with the type of keys and values in states. OpenVINO's own choice has 8 bits, which moves logits by 1e-2."""
 _BACKENDS: dict[Device, str] = {"CPU": "openvino", "GPU": "openvino_gpu"}
 
 
@@ -53,8 +64,9 @@ class OpenVinoSession:
                 " --backend openvino"
             )
         try:
-            model = self._read()
-            self._compiled = self._compile(model)
+            model, stateful = self._read(), self._with_states()
+            self._keeps_cache = stateful is not None
+            self._compiled = self._compile(stateful or model)
         except RuntimeError as error:
             raise BackendError(
                 f"{graph_file.name}: OpenVINO refuses the graph ({_reason(error)}); take --backend onnxruntime"
@@ -76,35 +88,55 @@ class OpenVinoSession:
         """
         names = list(self.outputs if outputs is None else outputs)
         require_arrays(self._file.stem, inputs, names, self.inputs, self.outputs)
-        arrays = self._arrays(inputs)  # the request reads them in place
+        arrays = self._arrays(inputs)
         with self._request() as request:
-            _set_inputs(request, arrays)
-            try:
-                with stages.stage(COMPUTE, self._file.stem):
-                    request.infer(share_outputs=True)
-            except RuntimeError as error:
-                raise BackendError(run_failure(self._file.name, _reason(error))) from error
-            return {name: request.get_tensor(name).data.copy() for name in names}  # the request is reused
+            self.infer(request, self._given(request, arrays), stages)
+            held = read_states(request) if any(name.startswith(PRESENT) for name in names) and self._keeps_cache else {}
+            return {name: held[name] if name in held else request.get_tensor(name).data.copy() for name in names}
+
+    def infer(self, request: Any, arrays: Mapping[str, np.ndarray], stages: Stages) -> None:
+        """Run the graph on `arrays`, which `request` reads in place.
+
+        Raises:
+            BackendError: the graph fails.
+        """
+        _set_inputs(request, arrays)
+        try:
+            with stages.stage(COMPUTE, self._file.stem):
+                request.infer(share_outputs=True)
+        except RuntimeError as error:
+            raise BackendError(run_failure(self._file.name, _reason(error))) from error
+
+    def open_cache(self, present: Mapping[str, np.ndarray], rows: int, length: int) -> KeyValueCache:
+        """Return a cache that begins with `present`; it grows with its steps, whatever `rows` and `length` are."""
+        if self._keeps_cache:
+            return OpenVinoCache(self, self._compiled.create_infer_request(), present)
+        return ArrayCache(lambda inputs, stages: self.run(inputs, stages=stages), present)
 
     def layer_times(self, inputs: Mapping[str, np.ndarray], runs: int) -> "list[LayerTime]":
         """Return the layers as they run, from a graph that is compiled again with performance counters."""
         from internvl_edge.runtime.backends.layer_times.openvino import layers_of_runs
 
-        compiled = self._compile(self._read(), profile=True)
+        compiled = self._compile(self._with_states() or self._read(), profile=True)
         request = compiled.create_infer_request()
         arrays = self._arrays(inputs)
-        _set_inputs(request, arrays)
-        request.infer(share_outputs=True)  # the first run allocates memory
+        self.infer(request, self._given(request, arrays), UNMEASURED)  # the first run allocates memory
         found = []
         for _ in range(runs):
-            request.infer(share_outputs=True)
+            self.infer(request, self._given(request, arrays), UNMEASURED)
             found.append(request.get_profiling_info())
         model = compiled.get_runtime_model()  # after the runs, so that it has their shapes
-        return layers_of_runs(found, model, list(self.outputs))
+        results = [name for name in self.outputs if not (self._keeps_cache and name.startswith(PRESENT))]
+        return layers_of_runs(found, model, results)
 
     def close(self) -> None:
         """Free the graph."""
         self._compiled, self._idle = None, []
+
+    @property
+    def graph(self) -> str:
+        """Return the name of the graph."""
+        return self._file.stem
 
     @contextmanager
     def _request(self) -> Iterator[Any]:
@@ -122,6 +154,15 @@ class OpenVinoSession:
         """Return arrays that tensors can share. OpenVINO does not write to them, but refuses read-only ones."""
         return {name: np.require(inputs[name], info.dtype, ["C", "W"]) for name, info in self.inputs.items()}
 
+    def _given(self, request: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the inputs of a run of its own; the cache among `arrays` becomes the states of `request`."""
+        if not self._keeps_cache:
+            return dict(arrays)
+        write_states(request, as_present(arrays))
+        given = {name: values for name, values in arrays.items() if not name.startswith(PAST)}
+        rows = len(next(iter(given.values())))
+        return {**given, ROWS: np.arange(rows, dtype=np.int32)}
+
     def _settings(self, version: str) -> dict[str, str]:
         settings = {
             "openvino": version.partition("-")[0],
@@ -130,12 +171,23 @@ class OpenVinoSession:
         }
         if self._device == "CPU":
             settings["threads"] = str(self._options.threads or "all cores")
+        if self._keeps_cache:
+            settings["cache"] = f"states in {self._compiled.get_property(_CACHE_TYPE).get_type_name()}"
         return settings
 
     def _read(self) -> Any:
         """Return the graph of the file, with the types of `inputs` and `outputs` and with mapped weights."""
         model = self._core.read_model(self._file)
         _widen_inputs_and_outputs(model, ("bf16", "f16") if self._device == "CPU" else ("bf16",))
+        return model
+
+    def _with_states(self) -> Any | None:
+        """Return the graph of the file with its cache as states; None for graphs without one, and on a GPU."""
+        if self._device != "CPU":
+            return None
+        model = keep_cache(self._core.read_model(self._file))
+        if model is not None:
+            _widen_inputs_and_outputs(model, ("bf16", "f16"))
         return model
 
     def _compile(self, model: Any, profile: bool = False) -> Any:
@@ -147,6 +199,8 @@ class OpenVinoSession:
         }
         if self._device == "CPU" and self._options.threads:
             settings["INFERENCE_NUM_THREADS"] = self._options.threads
+        if (kept := cache_type(model)) is not None:
+            settings[_CACHE_TYPE] = kept
         return self._core.compile_model(model, self._device, settings)
 
     def _precision(self, model: Any) -> str:

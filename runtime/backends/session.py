@@ -188,6 +188,27 @@ def require_arrays(
         raise InputError(f"graph {graph}: {'; '.join(wrong)}; see `internvl-edge inspect`")
 
 
+def require_step(
+    session: Session,
+    inputs: Mapping[str, np.ndarray],
+    takes: Mapping[str, TensorInfo],
+    graph: str,
+    held: tuple[int, int],
+) -> None:
+    """Check the inputs of a step of a cache of `held` rows and positions; `takes` are the graph's without its past.
+
+    Raises:
+        InputError: they do not fit the graph, or mask and positions do not fit the cache.
+    """
+    require_arrays(graph, inputs, [], takes, session.outputs)
+    mask, (rows, past) = inputs["attention_mask"], held
+    if mask.shape != (rows, total := past + inputs["position_ids"].shape[1]):
+        raise InputError(
+            f"graph {graph}: attention_mask is {list(mask.shape)} instead of {[rows, total]}, the rows and positions of"
+            " the cache and the new ones; give one value for each"
+        )
+
+
 def _misfits(given: Mapping[str, np.ndarray], takes: Mapping[str, TensorInfo]) -> Iterator[str]:
     """Yield faults of shapes: a fixed axis of another size, or one axis name with two sizes."""
     sizes: dict[str, tuple[int, str]] = {}
