@@ -82,6 +82,11 @@ def _layout(content: Mapping[str, Any]) -> Layout:
         return "internvl_chat"
     if kind == "internvl" or "qllama_config" in content:
         return "internvl"
+    if "mm_vision_tower" in content:
+        raise CheckpointError(
+            f"{CONFIG_FILE}: is a chat model in LLaVA's layout, as InternVL-Chat V1.0, whose tower "
+            f"{content['mm_vision_tower']} is a checkpoint of its own; give that one, or InternVL-Chat-V1-1 and later"
+        )
     raise CheckpointError(
         f"{CONFIG_FILE}: model_type {kind!r} is unknown; give an InternVL-14B, InternViT or InternVL-Chat checkpoint"
     )

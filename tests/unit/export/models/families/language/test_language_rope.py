@@ -4,6 +4,8 @@ import math
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from internvl_edge.export.models.config import RopeConfig
 from internvl_edge.export.models.families.fields import FieldReader
@@ -49,6 +51,25 @@ def rope(types: tuple[str, ...] = TYPES, **fields: Any) -> RopeConfig:
 )
 def test_every_spelling_gives_its_rule(fields: dict[str, Any], expected: RopeConfig) -> None:
     assert rope(**fields) == expected
+
+
+@given(
+    theta=st.sampled_from((1e4, 5e5, 1e6, 5e7)),
+    kind=st.sampled_from(("default", "linear", "dynamic", None)),
+    factor=st.floats(1.0, 64.0, exclude_min=True),
+    name=st.sampled_from((("type",), ("rope_type",), ("type", "rope_type"))),
+    base=st.sampled_from(("beside", "inside", "both")),
+    place=st.sampled_from((("rope_scaling",), ("rope_parameters",), ("rope_scaling", "rope_parameters"))),
+)
+def test_all_spellings_of_a_rule_are_one_rule(
+    theta: float, kind: str | None, factor: float, name: tuple[str, ...], base: str, place: tuple[str, ...]
+) -> None:
+    scaling: dict[str, Any] = {} if kind is None else dict.fromkeys(name, kind)
+    scaling |= {"factor": factor} if kind in ("linear", "dynamic") else {}
+    scaling |= {"rope_theta": theta} if base != "beside" else {}
+    fields: dict[str, Any] = dict.fromkeys(place, scaling) | ({"theta": theta} if base != "inside" else {})
+    scaled: dict[str, Any] = {"kind": kind, "factor": factor, "limit": 64} if kind in ("linear", "dynamic") else {}
+    assert rope(**fields) == RopeConfig(theta=theta, **scaled)
 
 
 @pytest.mark.parametrize("kind", ["su", "longrope"])
