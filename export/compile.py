@@ -69,6 +69,8 @@ class ExportReport:
     built: BuildReport | KitReport | None
     """Report of the plans, or of the kit to build them from; None without a target."""
     ignored: tuple[str, ...]
+    without_llm: str | None = None
+    """Why the checkpoint's language model has no graph; None if it has one, or if the checkpoint has none."""
     absent_files: tuple[str, ...] = ()
     """Missing shards of the checkpoint that no graph needs."""
     gate_result: GateResult | None = None
@@ -125,6 +127,7 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         store_bytes=sum(place.nbytes for place in stored.plan.placements.values()),
         built=built,
         ignored=run.checkpoint.ignored,
+        without_llm=run.config.without_llm,
         absent_files=run.checkpoint.absent_files,
         gate_result=result,
         kept_high=tuple(d.site.name for d in recipe.decisions if not d.quantized) if recipe is not None else (),

@@ -55,6 +55,8 @@ def report_text(report: ExportReport) -> str:
         lines.append(build_text(report.built))
     stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in report.seconds.items())
     lines.append(f"seconds: {stages}")
+    if report.without_llm is not None:
+        lines.append(f"llm is missing: {report.without_llm}")
     if report.ignored:
         lines.append(f"not used from the checkpoint: {len(report.ignored)} tensors, for example {report.ignored[0]}")
     if report.absent_files:

@@ -8,11 +8,12 @@ from internvl_edge.export.models.families.fields import listed
 from internvl_edge.export.models.families.language import LANGUAGE_FAMILIES
 from internvl_edge.export.models.families.language.family import LanguageFamily
 
-_MIXTURE = "is a mixture of experts, which the graphs have not"
+_DENSE = "give a dense one, as InternVL3_5-8B"
+_MIXTURE = f"is a mixture of experts, which the graphs have not; {_DENSE}"
 _OTHERS: Mapping[str, str] = {
     "Qwen3MoeForCausalLM": _MIXTURE,
     "Qwen2MoeForCausalLM": _MIXTURE,
-    "GptOssForCausalLM": "is a mixture of experts with attention sinks, which the graphs have not",
+    "GptOssForCausalLM": f"is a mixture of experts with attention sinks, which the graphs have not; {_DENSE}",
 }
 """Class of a released language model without a graph -> why it has none."""
 _BY_MODEL_TYPE = {

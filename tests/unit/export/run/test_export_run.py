@@ -1,13 +1,18 @@
 """One export, opened: which graphs it has, its types, and how weights get into the bundle."""
 
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from internvl_edge.export.run.export_run import open_run
 from internvl_edge.export.run.options import ExportOptions
-from internvl_edge.runtime.errors import EdgeError, ExportError
+from internvl_edge.runtime.errors import CheckpointError, EdgeError, ExportError
 from internvl_edge.runtime.progress import Silent
+from tests.golden_chat import golden_chat
 
 
 def options(folder: Path, **changed: object) -> ExportOptions:
@@ -51,3 +56,35 @@ def test_samples_and_the_model_have_the_size_of_the_export(golden_a: Path) -> No
 def test_a_target_that_lacks_the_precision_is_refused(golden_a: Path) -> None:
     with pytest.raises(EdgeError, match="fp8"):
         open_run(options(golden_a, target="orin-nano", precision="fp8"), Silent())
+
+
+def test_the_tower_exports_without_the_language_models_files(tmp_path: Path) -> None:
+    """`--graphs vision` needs none of them; by default they are a part of the checkpoint."""
+    source, last = golden_chat("c1").checkpoint, "model-00002-of-00002.safetensors"
+    folder = shutil.copytree(source, tmp_path / "checkpoint", ignore=shutil.ignore_patterns("*.safetensors"))
+    weights = load_file(source / "model.safetensors")
+    places = {name: last if name.startswith("language_model.") else "vision.safetensors" for name in weights}
+    tower = {name: value for name, value in weights.items() if places[name] != last}
+    save_file(tower, folder / "vision.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    asked = ExportOptions(checkpoint=str(folder), output=tmp_path / "bundle", graphs=("vision",))
+    run = open_run(asked, Silent())
+    assert run.graphs == ("vision",)
+    assert run.config.without_llm == f"no file holds its weights; {last} are absent"
+    with pytest.raises(CheckpointError, match=f"absent shards: {last}; download them, or export the tower without"):
+        open_run(replace(asked, graphs=None), Silent())
+
+
+def test_the_graph_of_a_language_model_without_one_is_refused_with_the_reason(tmp_path: Path) -> None:
+    folder = shutil.copytree(golden_chat("c1").checkpoint, tmp_path / "checkpoint")
+    content = json.loads((folder / "config.json").read_text()) | {
+        "llm_config": {"architectures": ["GptOssForCausalLM"], "hidden_size": 72}
+    }
+    (folder / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ExportError) as caught:
+        open_run(options(tmp_path, graphs=("vision", "llm")), Silent())
+    assert str(caught.value) == (
+        f"--graphs llm: the language model of {folder} has no graph, as GptOssForCausalLM is a mixture of experts with "
+        "attention sinks, which the graphs have not; give a dense one, as InternVL3_5-8B; or export vision alone"
+    )
+    assert open_run(options(tmp_path), Silent()).graphs == ("vision",)
