@@ -9,6 +9,7 @@ EdgeError
 ├── BundleError        a bundle that is absent, tampered with or of another version
 ├── BackendError       an inference library that is missing or does not run a graph
 └── InputError         a picture, text or option that no graph can take
+    ├── TooLongError            a prompt for which the context of a bundle has no room
     └── UnreadableError         a picture that cannot be decoded
         └── TooManyPixelsError  a picture beyond the limit
 """
@@ -48,6 +49,10 @@ class BackendError(EdgeError):
 
 class InputError(EdgeError):
     """A picture, text or option that no graph can take."""
+
+
+class TooLongError(InputError):
+    """A prompt for which a bundle's context has no room."""
 
 
 class UnreadableError(InputError):

@@ -304,6 +304,7 @@ def _chat_parameters(limits: AnswerLimits) -> dict[str, tuple[Choice, str]]:
         ),
         "top_k": (Choice(default=50, allowed=range(1 << 31)), "most likely tokens that are drawn from; 0: all"),
         "top_p": (Choice(default=1, allowed=Span(0, 1)), "probability of the most likely tokens that are drawn from"),
+        "min_p": (Choice(default=0, allowed=Span(0, 1)), "least probability, of the most likely one's, that is drawn"),
         "repetition_penalty": (
             Choice(default=1, allowed=Span(0.01, 100)),
             "factor by which tokens of the answer get less likely; 1, the default, changes nothing",

@@ -16,6 +16,9 @@ from typing import ClassVar
 RETRY_S = 1.0
 """Seconds after which a client should retry while the server starts, restarts a worker, drains or lacks memory."""
 
+CONTEXT_CODE = "context_length_exceeded"
+"""OpenAI's word for a request for which the model's context has no room."""
+
 
 class RefusalError(Exception):
     """A request gets no answer; `str(refusal)` is one sentence for the client, without paths of the server."""

@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 
 from internvl_edge.runtime.bundle.declared_types import arrays_from_bits, arrays_with_bits
-from internvl_edge.runtime.errors import BackendError, BundleError, EdgeError, InputError, TooManyPixelsError
+from internvl_edge.runtime.errors import (
+    BackendError,
+    BundleError,
+    EdgeError,
+    InputError,
+    TooLongError,
+    TooManyPixelsError,
+)
 from internvl_edge.runtime.inputs.pictures.decode import decode, limit_pixels
 from internvl_edge.runtime.inputs.pictures.findings import reason
 from internvl_edge.runtime.inputs.pictures.preprocess import Geometry, write_pixel_values
@@ -18,7 +25,13 @@ from internvl_edge.runtime.model import InternVL
 from internvl_edge.runtime.monitor import Monitor
 from internvl_edge.runtime.serve.models import CAPTION, CHAT, CLASSIFY, ENCODE_IMAGE, ENCODE_TEXT
 from internvl_edge.runtime.serve.options import ServeOptions
-from internvl_edge.runtime.serve.refusals import BadRequestError, FailedError, RefusalError, TooLargeError
+from internvl_edge.runtime.serve.refusals import (
+    CONTEXT_CODE,
+    BadRequestError,
+    FailedError,
+    RefusalError,
+    TooLargeError,
+)
 from internvl_edge.runtime.serve.workers.chat_runner import chat_steps
 from internvl_edge.runtime.serve.workers.messages import Arrays, Job, Piece
 from internvl_edge.runtime.stages import DECODE_IMAGE, PREPROCESS, Stages
@@ -250,7 +263,11 @@ def _texts(values: np.ndarray) -> list[str]:
 def _refusal(job: Job, error: Exception) -> RefusalError:
     """Return the error as its client may see it; the full error is logged on the server."""
     if isinstance(error, InputError):
-        return BadRequestError(f"{job.model}: {error}", param="messages" if job.model == CHAT else None)
+        return BadRequestError(
+            f"{job.model}: {str(error).removeprefix(f'{job.model}: ')}",
+            param="messages" if job.model == CHAT else None,
+            code=CONTEXT_CODE if isinstance(error, TooLongError) else None,
+        )
     if isinstance(error, BackendError) and job.model not in (*_TASKS, CHAT):
         logger.warning("%s: %s", job.model, error)
         return BadRequestError(f"{job.model}: the graph fails on these values")

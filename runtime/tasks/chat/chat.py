@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.errors import TooLongError
 from internvl_edge.runtime.inputs.pictures.arguments import Pictures
 from internvl_edge.runtime.monitor import UNMONITORED, Monitor
 from internvl_edge.runtime.stages import TOKENIZE
@@ -340,7 +340,7 @@ def _room(model: OpenedGraphs, prompt: ChatPrompt, pictures: Sequence[TiledPictu
     if room < 1:
         tiles = sum(len(picture.tiles) for picture in pictures)
         of_tiles = f", {tiles * language.tokens_per_tile} of them for {tiles} tiles" if tiles else ""
-        raise InputError(
+        raise TooLongError(
             f"chat: the prompt has {len(prompt.input_ids)} tokens{of_tiles}, and this bundle's context is"
             f" {language.max_context} with the answer; give fewer tiles (max_tiles) or a shorter history, or export"
             " with a larger --max-context"

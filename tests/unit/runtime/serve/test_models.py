@@ -296,6 +296,7 @@ def test_requests_of_a_chat_model_are_computed_alone_and_whole() -> None:
         "temperature": 0,
         "top_k": 50,
         "top_p": 1,
+        "min_p": 0,
         "repetition_penalty": 1,
         "seed": -1,
         "logprobs": -1,

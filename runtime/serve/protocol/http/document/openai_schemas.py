@@ -90,11 +90,15 @@ CHAT_FIELDS: Mapping[str, Schema] = {
         ],
     },
     "temperature": _nullable(
-        "number", "0: the most likely token each time; without it and top_p and top_k as well.", minimum=0, maximum=2
+        "number",
+        "0: the most likely token; also without it and top_p, top_k and min_p.",
+        minimum=0,
+        maximum=2,
     ),
     "top_p": _nullable("number", "Probability of the tokens that are drawn from.", minimum=0, maximum=1),
     "seed": _nullable("integer", "Equal seeds give equal answers."),
     "top_k": _nullable("integer", "Number of most likely tokens that are drawn from; 0: all.", minimum=0),
+    "min_p": _nullable("number", "Least probability that is drawn, of the largest.", minimum=0, maximum=1),
     "repetition_penalty": _nullable("number", "Factor by which tokens get less likely.", minimum=0.01, maximum=100),
     "logprobs": _nullable("boolean", "Whether the answer has the log-probabilities of its tokens."),
     "top_logprobs": _nullable("integer", "Most likely tokens that are listed with each token.", minimum=0, maximum=20),

@@ -49,7 +49,7 @@ _WITHOUT_EFFECT = (
     "user",
 )
 """Fields of OpenAI's that change no answer; any value is taken."""
-_DRAWING = ("temperature", "top_p", "top_k")
+_DRAWING = ("temperature", "top_p", "top_k", "min_p")
 """Fields of which each asks for tokens that are drawn at random."""
 
 
@@ -170,6 +170,7 @@ def _sampling(fields: _Fields) -> dict[str, Parameter]:
         "temperature": fields.number("temperature", 0, 2),
         "top_p": fields.number("top_p", 0, 1),
         "top_k": fields.whole("top_k", 0, (1 << 31) - 1),
+        "min_p": fields.number("min_p", 0, 1),
         "repetition_penalty": fields.number("repetition_penalty", 0.01, 100),
         "seed": fields.whole("seed", -(1 << 63), (1 << 63) - 1),
     }

@@ -12,7 +12,7 @@ from internvl_edge.runtime.inputs.pictures.picture_text import picture_in_text
 from internvl_edge.runtime.inputs.questions import PICTURE_MARK
 from internvl_edge.runtime.serve.protocol.binary_tensors import object_array
 from internvl_edge.runtime.serve.protocol.checks import HALF_SURROGATE, quoted
-from internvl_edge.runtime.serve.refusals import BadRequestError
+from internvl_edge.runtime.serve.refusals import CONTEXT_CODE, BadRequestError
 from internvl_edge.runtime.serve.signature import AnswerLimits
 
 _MOST_MESSAGES = 2048
@@ -207,7 +207,7 @@ def _require_room(found: Conversation, limits: AnswerLimits) -> None:
             f"messages: {len(found.pictures)} pictures of at least {limits.tile_tokens} tokens are {least} of a context"
             f" of {limits.context}; send fewer",
             param="messages",
-            code="context_length_exceeded",
+            code=CONTEXT_CODE,
         )
 
 

@@ -133,8 +133,8 @@ def test_settings_reach_the_answer(model: InternVL, monkeypatch: pytest.MonkeyPa
         ("do_sample", "seed", "log_probabilities")
     )
     assert seen[-1]["max_new_tokens"] == 1024
-    answer(model, job("a", {"temperature": 0.5, "top_k": 9, "top_p": 0.5, "seed": 3, "repetition_penalty": 1.5}))
-    expected = {"do_sample": True, "temperature": 0.5, "top_k": 9, "top_p": 0.5, "seed": 3, "repetition_penalty": 1.5}
+    answer(model, job("a", {"temperature": 0.5, "top_k": 9, "min_p": 0.1, "seed": 3, "repetition_penalty": 1.5}))
+    expected = {"do_sample": True, "temperature": 0.5, "top_k": 9, "min_p": 0.1, "seed": 3, "repetition_penalty": 1.5}
     assert expected.items() <= seen[-1].items()
     answer(model, job("a", {"temperature": 0.5}))
     assert seen[-1]["seed"] is None
@@ -193,6 +193,10 @@ def test_the_runner_asks_whether_somebody_waits(runner: ModelRunner) -> None:
 def test_an_error_is_a_refusal_that_says_what_the_client_may_know(
     runner: ModelRunner, model: InternVL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    ((long,),) = runner.stream(runner.prepare(job("a" * 5000)))
+    assert isinstance(long, BadRequestError)
+    assert str(long).startswith("chat: the prompt has 5")
+    assert (long.param, long.code) == ("messages", "context_length_exceeded")
     ((refusal,),) = runner.stream(runner.prepare(job("a?", image=strings(png(40)))))
     assert isinstance(refusal, BadRequestError)
     assert "pixels" in str(refusal)

@@ -54,6 +54,7 @@ def test_without_settings_an_answer_is_greedy_and_whole() -> None:
         ({"temperature": 0.7}, {"temperature": 0.7}),
         ({"top_p": 0.9}, {"temperature": 1.0, "top_p": 0.9}),
         ({"top_k": 5}, {"temperature": 1.0, "top_k": 5}),
+        ({"min_p": 0.1}, {"temperature": 1.0, "min_p": 0.1}),
         ({"temperature": 0, "top_p": 0.9}, {"temperature": 0.0, "top_p": 0.9}),
         ({"seed": 7}, {"seed": 7}),
         ({"seed": -1}, {"seed": (1 << 63) - 1}),
