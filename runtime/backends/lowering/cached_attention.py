@@ -17,9 +17,12 @@ from internvl_edge.runtime.numbers.tensor_types import INT32
 _HEADS_FIRST = [0, 2, 1, 3]
 _KNOWN = {"scale"}
 """Attributes that both kernels support; others exclude a node."""
+_WIDTHS = 8
+"""The kernel takes heads whose width is a multiple of this."""
 _EMBEDDINGS, _MASK = "inputs_embeds", "attention_mask"
 """Inputs of a language model. A decoder of captions starts with several rows on the cache of the queries, which the
 kernel takes one by one."""
+_LENGTH = "lowering/total_int64"
 _TOTAL, _LAST = "lowering/total", "lowering/last"
 
 
@@ -54,6 +57,8 @@ def cached_attention(model: OnnxModel) -> int:
     for node in model.nodes:
         if id(node) in found:
             nodes += _rewritten(found[id(node)], producers, uses)
+        elif _is_past_length(node, past):
+            nodes += _past_length(node)
         elif not presents.intersection(node.outputs):
             nodes.append(node)
     model.nodes = nodes
@@ -77,7 +82,7 @@ def _attention(
     if query is None or cache is None or query.axes is None or cache.axes is None or len(query.axes) != 4:
         return None
     heads, kv_heads, width = query.axes[1], cache.axes[1], cache.axes[3]
-    if not isinstance(heads, int) or not isinstance(kv_heads, int) or not isinstance(width, int):
+    if not isinstance(heads, int) or not isinstance(kv_heads, int) or not isinstance(width, int) or width % _WIDTHS:
         return None
     return _Attention(
         node=node,
@@ -89,13 +94,27 @@ def _attention(
     )
 
 
+def _is_past_length(node: Node, past: set[str]) -> bool:
+    """Return whether a node gives the length of a cache: the kernel's array has room for more positions."""
+    return node.op_type == "Shape" and node.inputs[0] in past and node.integer("start", 0) in (2, -2)
+
+
+def _past_length(node: Node) -> list[Node]:
+    """Return nodes that give the length of the cache as that of the mask without the new rows."""
+    out = node.outputs[0]
+    return [
+        _node("Shape", [_EMBEDDINGS], f"{out}/new", start=1, end=2),
+        _node("Sub", [_LENGTH, f"{out}/new"], out),
+    ]
+
+
 def _joins_two(node: Node) -> bool:
     return node.op_type == "Concat" and len(node.inputs) == 2 and node.integer("axis", 0) in (2, -2)
 
 
 def _lengths() -> list[Node]:
     """Return nodes for the length of the cache with new rows, and for the last position of each row of the batch."""
-    total, batch, one = "lowering/total_int64", "lowering/batch", "lowering/one"
+    total, batch, one = _LENGTH, "lowering/batch", "lowering/one"
     last, scalar = "lowering/last_int64", "lowering/scalar"
     return [
         _node("Shape", [_MASK], total, start=1, end=2),

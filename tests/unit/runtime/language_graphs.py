@@ -115,8 +115,8 @@ llm ({type}[batch, length, {width}] inputs_embeds, int64[batch, total] attention
 _CONTEXT = """
 one = Constant<value_ints = [1]>() zero = Constant<value_ints = [0]>() ends = Constant<value_ints = [-1]>()
 rows_and_heads = Constant<value_ints = [1, 2]>() start = Constant<value_int = 0>() each = Constant<value_int = 1>()
-all = Shape<start = 1, end = 2>(attention_mask) new = Shape<start = 1, end = 2>(position_ids) held = Sub(all, new)
-all_scalar = Squeeze(all) new_scalar = Squeeze(new) keys = Range(start, all_scalar, each)
+new = Shape<start = 1, end = 2>(inputs_embeds) held = Shape<start = 2, end = 3>("past_key_values.0.key")
+all = Add(held, new) all_scalar = Squeeze(all) new_scalar = Squeeze(new) keys = Range(start, all_scalar, each)
 queries = Range(start, new_scalar, each) places = Add(queries, held) columns = Unsqueeze(keys, zero)
 lines = Unsqueeze(places, ends) causal = LessOrEqual(columns, lines)
 counted = Unsqueeze(attention_mask, rows_and_heads) counts = Cast<to = 9>(counted) seen = And(causal, counts)

@@ -9,6 +9,7 @@ import pytest
 from internvl_edge.runtime.backends.lowering.cached_attention import cached_attention
 from internvl_edge.runtime.backends.lowering.cpu import lower
 from internvl_edge.runtime.backends.lowering.onnx_model import OnnxModel
+from tests.unit.runtime import language_graphs
 from tests.unit.runtime.language_graphs import HEADS, KV_HEADS, LAYERS, write_language_model
 from tests.unit.runtime.lowered_graphs import lowered_model, op_types
 
@@ -38,6 +39,20 @@ def test_keys_keep_their_heads_and_the_rotation_reads_packed_heads(path: Path) -
 def test_heads_are_not_moved_to_an_axis_of_their_own_and_back(path: Path) -> None:
     transposes = [node for node in lowered_model(path).graph.node if node.op_type == "Transpose"]
     assert all(node.attribute[0].ints == [1, 0] for node in transposes)
+
+
+def test_the_length_of_the_cache_is_that_of_the_mask(path: Path) -> None:
+    """The kernel's array has room for more positions than it holds, so that its shape says nothing."""
+    shaped = [node for node in lowered_model(path).graph.node if node.op_type == "Shape"]
+    assert {node.input[0] for node in shaped} == {"attention_mask", "inputs_embeds"}
+
+
+def test_heads_that_the_kernel_does_not_take_stay(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(language_graphs, "HEAD", 12)
+    other = path.parent / "other"
+    other.mkdir()
+    written = write_language_model(other)
+    assert cached_attention(OnnxModel(written.read_bytes(), other)) == 0
 
 
 def test_a_second_run_changes_nothing(path: Path) -> None:
