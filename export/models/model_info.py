@@ -53,6 +53,7 @@ def language_info(config: ModelConfig, embedding: EmbeddingInfo, max_context: in
         max_positions=language.max_positions,
         tokens_per_tile=config.tokens_per_tile,
         embedding=embedding,
+        rope_limit=language.rope.limit if language.rope.follows_length else None,
     )
 
 
