@@ -95,9 +95,9 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         staging = stack.enter_context(staged(options.output, key))
         folder = staging.folder / "onnx" / options.bundle_precision
         folder.mkdir(parents=True, exist_ok=True)
-        shared = shared_files(run.checkpoint.tensors.values(), run.dtype, run.weights, folder)
+        shared = shared_files(run.tensors, run.dtype, run.weights, folder)
         clock = _Clock()
-        stack.enter_context(fitting_threads(run.checkpoint.tensors.values()))
+        stack.enter_context(fitting_threads(run.tensors))
         tracing = stack.enter_context(_tracing(run, staging))  # forks, so it comes before the scan starts a thread
         scan = stack.enter_context(_source_scan(run, shared))
         _trace(run, staging, tracing)
@@ -151,8 +151,7 @@ class _Clock:
 
 def _source_scan(run: ExportRun, shared: Collection[Path]) -> SourceScan:
     """Return a scan of the shared files; tensors that are written to the store are checked as they are written."""
-    tensors = run.checkpoint.tensors.values()
-    return SourceScan(t for t in tensors if readable_in_place(t, run.dtype) and t.file in shared)
+    return SourceScan(t for t in run.tensors if readable_in_place(t, run.dtype) and t.file in shared)
 
 
 def _tracing(run: ExportRun, staging: Staging) -> Forked:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from internvl_edge.export.blockwise.model import BlockwiseModel
 from internvl_edge.export.blockwise.sources import stored_shapes
 from internvl_edge.export.canonical.quantized_kernels import require_quantized_kernels
-from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
+from internvl_edge.export.checkpoint import Checkpoint, StoredTensor, open_checkpoint
 from internvl_edge.export.checkpoint.required_tensors import require_tensors
 from internvl_edge.export.models.config import ModelConfig
+from internvl_edge.export.models.families.language_model import LANGUAGE_MODEL as LANGUAGE_FAMILY
 from internvl_edge.export.models.graphs import cut_for, graph_rows
 from internvl_edge.export.models.resolution import at_image_size, checked_feature_layers
 from internvl_edge.export.run.options import ExportOptions
@@ -41,6 +42,13 @@ class ExportRun:
     def config(self) -> ModelConfig:
         """Configuration of the model at the picture size of this export."""
         return self.model.config
+
+    @property
+    def tensors(self) -> tuple[StoredTensor, ...]:
+        """Tensors that the graphs of this export may use; without a graph of it, the language model's are none."""
+        spoken = not _SPOKEN.isdisjoint(self.graphs)
+        tensors = self.checkpoint.tensors
+        return tuple(tensors[name] for name in tensors if spoken or not LANGUAGE_FAMILY.owns(name))
 
     @property
     def dtype(self) -> str:

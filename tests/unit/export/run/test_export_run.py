@@ -88,3 +88,11 @@ def test_the_graph_of_a_language_model_without_one_is_refused_with_the_reason(tm
         "attention sinks, which the graphs have not; give a dense one, as InternVL3_5-8B; or export vision alone"
     )
     assert open_run(options(tmp_path), Silent()).graphs == ("vision",)
+
+
+def test_the_tensors_of_an_export_are_those_that_its_graphs_may_use(tmp_path: Path) -> None:
+    """Files of a language model that no graph reads are neither shared with the bundle nor scanned."""
+    shutil.copytree(golden_chat("c1").checkpoint, tmp_path / "checkpoint")
+    whole, tower = (open_run(options(tmp_path, graphs=graphs), Silent()) for graphs in (None, ("vision", "connector")))
+    assert {tensor.name for tensor in whole.tensors} == set(whole.checkpoint.tensors)
+    assert {tensor.name.split(".")[0] for tensor in tower.tensors} == {"vision_model", "mlp1"}
