@@ -12,12 +12,9 @@ import click
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch_model import load_model
 
-from internvl_edge.export.blockwise.sources import weight_sources
-from internvl_edge.export.checkpoint import open_checkpoint
-from internvl_edge.export.checkpoint.store.weight_sources import ComputedTensor
 from internvl_edge.export.models.graphs import graph_spec
-from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.backends import SessionOptions
 from internvl_edge.runtime.backends.array_cache import open_cache
@@ -68,14 +65,8 @@ class TorchCache:
 
 def torch_decoder(checkpoint_folder: Path) -> nn.Module:
     """Return the decoder of a checkpoint in torch, in fp32."""
-    checkpoint = open_checkpoint(checkpoint_folder)
-    model = InternVLModel(checkpoint.config).eval()
-    sources = weight_sources(checkpoint.tensors, checkpoint.config)
-    with torch.no_grad():
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            source = sources[name]
-            tensor.copy_(source.value if isinstance(source, ComputedTensor) else source.torch())
-    return graph_spec("decoder", checkpoint.config, model, torch.float32).module
+    config, model = load_model(checkpoint_folder)
+    return graph_spec("decoder", config, model, torch.float32).module
 
 
 def seconds(open_one: Open, query: Mapping[str, np.ndarray], prompts: np.ndarray, config: GenerationConfig) -> float:

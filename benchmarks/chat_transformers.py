@@ -16,7 +16,7 @@ from transformers import InternVLForConditionalGeneration, __version__
 def main(checkpoint: str, dtype: str, threads: str) -> None:
     """Load the model, and answer until the input ends."""
     torch.set_num_threads(int(threads))
-    model = InternVLForConditionalGeneration.from_pretrained(checkpoint, dtype=getattr(torch, dtype)).eval()
+    model = InternVLForConditionalGeneration.from_pretrained(checkpoint, dtype=getattr(torch, dtype))
     model.generation_config.eos_token_id = None
     _say({"name": f"transformers {__version__}, torch {torch.__version__}"})
     for line in sys.stdin:

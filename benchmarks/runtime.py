@@ -24,12 +24,10 @@ import torch
 from export_scale import machine
 from random_checkpoint import write_checkpoint
 from torch import nn
+from torch_model import load_model
 
-from internvl_edge.export.blockwise.sources import weight_sources
 from internvl_edge.export.checkpoint import open_checkpoint
-from internvl_edge.export.checkpoint.store.weight_sources import ComputedTensor
 from internvl_edge.export.models.graphs import graph_spec
-from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.backends import SessionOptions
 
@@ -128,14 +126,8 @@ def torch_sides(checkpoint_folder: Path) -> Iterator[tuple[str, Callable[[], Run
 
 def torch_vision(checkpoint_folder: Path, dtype: torch.dtype) -> nn.Module:
     """Return the vision graph of a checkpoint in torch."""
-    checkpoint = open_checkpoint(checkpoint_folder)
-    model = InternVLModel(checkpoint.config).eval()
-    sources = weight_sources(checkpoint.tensors, checkpoint.config)
-    with torch.no_grad():
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            source = sources[name]
-            tensor.copy_(source.value if isinstance(source, ComputedTensor) else source.torch())
-    return graph_spec("vision", checkpoint.config, model.to(dtype), dtype).module
+    config, model = load_model(checkpoint_folder)
+    return graph_spec("vision", config, model.to(dtype), dtype).module
 
 
 def onnxruntime_side(graph: Path, threads: int) -> Run:

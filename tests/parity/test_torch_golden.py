@@ -8,13 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch_model import load_model
 
 from internvl_edge.export.models.config import ConnectorConfig, QllamaConfig
 from internvl_edge.export.models.connector import patch_grid, pixel_shuffle
 from internvl_edge.export.models.graphs import cut_for, graph_spec
 from internvl_edge.export.models.internvit import resize_position_table
 from internvl_edge.export.models.qllama import Context
-from tests.parity.conftest import Loaded, load_model
+from tests.parity.conftest import Loaded
 from tests.tolerances import GOLDEN_FP32
 
 Recorded = dict[str, Tensor]

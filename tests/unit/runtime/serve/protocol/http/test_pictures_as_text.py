@@ -40,11 +40,6 @@ NO_PICTURES = ["data:image/png;base64,", "https://example.com/a.png", "data:text
 
 
 @pytest.fixture(scope="module")
-def engine() -> FakeEngine:
-    return FakeEngine()
-
-
-@pytest.fixture(scope="module")
 def places(engine: FakeEngine) -> Iterator[Places]:
     with served(Service(engine)) as places:
         yield places

@@ -26,11 +26,6 @@ EVERY = {
 
 
 @pytest.fixture(scope="module")
-def engine() -> FakeEngine:
-    return FakeEngine()
-
-
-@pytest.fixture(scope="module")
 def client(engine: FakeEngine) -> "Iterator[triton.InferenceServerClient]":
     service = Service(engine, options=ProtocolOptions(body_bytes=1 << 20))
     with served(service) as places, triton.InferenceServerClient(places.http_url) as client:
