@@ -51,7 +51,8 @@ def openapi(signatures: Mapping[str, Signature], version: str, keys: bool) -> di
         "info": {
             "title": "internvl-edge",
             "version": version,
-            "description": "InternVL behind the Open Inference Protocol v2, Triton's generate and OpenAI's embeddings.",
+            "description": "InternVL behind the Open Inference Protocol v2, Triton's generate, OpenAI's embeddings and"
+            " chat completions.",
         },
         "paths": paths,
         "components": {

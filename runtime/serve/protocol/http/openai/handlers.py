@@ -23,12 +23,14 @@ from internvl_edge.runtime.serve.protocol.openai_models import (
     openai_models,
 )
 from internvl_edge.runtime.serve.protocol.service import refusal_of
-from internvl_edge.runtime.serve.refusals import UnknownModelError
+from internvl_edge.runtime.serve.refusals import TooLargeError, UnknownModelError
 
 _COUNTED_AT_ONCE = 16 << 10
 """Most characters whose tokens are counted on the event loop, in at most 2 ms; more are counted in a thread."""
 _READ_AT_ONCE = 256 << 10
 """Most bytes of a conversation that are read on the event loop, in about 2 ms; more are read in a thread."""
+_MOST_ELEMENTS = 1 << 18
+"""Most lists, objects and commas of a long body: its parser takes about 0.1 s for them."""
 _SEED_BITS = 62
 
 
@@ -57,6 +59,7 @@ async def _chat(call: Call) -> ASGIApp:
     raw, limits = await call.body.read(), signature.answers
 
     def read() -> chat_request.ChatRequest:
+        _require_few_elements(raw, options.json_bytes)
         content = json_object(raw, options.body_bytes)
         return chat_request.wanted(content, chat_models(signatures), limits, options.picture_bytes)
 
@@ -72,6 +75,16 @@ async def _chat(call: Call) -> ASGIApp:
         return openai_error(refusal_of(error, call.exchange))
 
     return EventStream(call.service.stream(call.exchange, request), answer.chunks, refused, END)
+
+
+def _require_few_elements(raw: bytes, limit: int) -> None:
+    """Check that JSON beyond the usual limit is long because of its texts, such as pictures, which are parsed fast.
+
+    Raises:
+        TooLargeError: It has many elements.
+    """
+    if len(raw) > limit and sum(map(raw.count, (b"[", b"{", b","))) > _MOST_ELEMENTS:
+        raise TooLargeError(f"the JSON has more than {_MOST_ELEMENTS} elements; send fewer, or shorter texts")
 
 
 async def _models(call: Call) -> ASGIApp:

@@ -13,6 +13,7 @@ from internvl_edge.runtime.serve.protocol.service import Service
 from tests.tolerances import HANG_S
 from tests.unit.runtime.serve.fake_engine import WORDS, FakeEngine, Places, served
 from tests.unit.runtime.serve.protocol.http.asking import ask, refused
+from tests.unit.runtime.serve.protocol.http.conftest import OPTIONS
 from tests.unit.runtime.serve.protocol.http.openai.test_messages import picture, png, text, user
 
 PATH = "/v1/chat/completions"
@@ -107,6 +108,19 @@ def test_a_large_body_is_read_in_a_thread(places: Places, monkeypatch: pytest.Mo
     monkeypatch.setattr(handlers, "_READ_AT_ONCE", 10)
     assert ask(places, "POST", PATH, body())[0] == 200
     assert refused(places, PATH, body(n=2))[1]["param"] == "n"
+
+
+def test_a_long_body_is_taken_for_its_pictures_and_not_for_its_elements(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = body([picture(png() + bytes(300_000)), text("What?")])
+    assert len(json.dumps(long)) > OPTIONS.json_bytes
+    assert ask(places, "POST", PATH, long)[0] == 200
+    monkeypatch.setattr(handlers, "_MOST_ELEMENTS", 100)
+    assert ask(places, "POST", PATH, long)[0] == 200
+    long["metadata"] = {str(number): "" for number in range(200)}
+    status, error = refused(places, PATH, long)
+    assert (status, error["message"]) == (413, "the JSON has more than 100 elements; send fewer, or shorter texts")
 
 
 def test_a_bundle_without_a_language_model_has_no_chat() -> None:
