@@ -5,13 +5,14 @@ state, the attention and the repeated heads of keys to one kernel, if the rows o
 `beam_idx` and repeated heads are broadcast. It then copies neither the cache in a step nor rows that a search selects.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 PAST, PRESENT, ROWS = "past_key_values.", "present.", "beam_idx"
 """Prefixes of the tensors of the cache, and the input with the row of the cache that each row continues."""
-_EMBEDDINGS, _POSITIONS = "inputs_embeds", "position_ids"
+_EMBEDDINGS, _MASK, _POSITIONS = "inputs_embeds", "attention_mask", "position_ids"
 
 
 def keep_cache(model: Any) -> Any | None:
@@ -25,11 +26,15 @@ def keep_cache(model: Any) -> Any | None:
     appends = {name: _append(node, outputs.get(name.replace(PAST, PRESENT, 1))) for name, node in past.items()}
     if _EMBEDDINGS not in inputs or not past or None in appends.values():
         return None
+    readers = {reader.get_type_name() for node in past.values() for reader in _readers(node)}
+    if not readers <= {"Concat", "ShapeOf"}:
+        return None
     from openvino import Model, opset13
 
     rows = opset13.parameter([-1], np.int32, name=ROWS)
     rows.output(0).get_tensor().set_names({ROWS})
     batch = opset13.gather(opset13.shape_of(inputs[_POSITIONS]), np.array([0]), np.int64(0))
+    _count_positions(past.values(), inputs, batch)
     sinks = [_to_state(appends[name], node, name.replace(PAST, PRESENT, 1), rows, batch) for name, node in past.items()]
     for append in appends.values():
         _broadcast_heads(append)
@@ -45,7 +50,7 @@ def cache_type(model: Any) -> Any | None:
     The states themselves are fp32, which NumPy reads.
     """
     states = [node for node in model.get_ordered_ops() if node.get_type_name() == "ReadValue"]
-    types = {port.get_node().get_element_type() for state in states for port in state.output(0).get_target_inputs()}
+    types = {reader.get_element_type() for state in states for reader in _readers(state)}
     return types.pop() if len(types) == 1 else None
 
 
@@ -55,6 +60,20 @@ def _append(past: Any, present: Any | None) -> Any | None:
     if source is None or source.get_type_name() != "Concat" or source.get_input_size() != 2:
         return None
     return source if source.input_value(0).get_node() == past else None
+
+
+def _count_positions(past: Iterable[Any], inputs: Mapping[str, Any], batch: Any) -> None:
+    """Take the number of positions in the cache from mask and positions: a state that is asked for it stays apart."""
+    from openvino import opset13
+
+    one, axis = np.array([1]), np.int64(0)
+    total, new = (opset13.gather(opset13.shape_of(inputs[name]), one, axis) for name in (_MASK, _POSITIONS))
+    held = opset13.subtract(total, new)
+    for node in past:
+        heads, width = (node.output(0).get_partial_shape()[axis].get_length() for axis in (1, 3))
+        for reader in _readers(node, "ShapeOf"):
+            shape = opset13.concat([batch, np.array([heads]), held, np.array([width])], 0)
+            _replace(reader, opset13.convert(shape, reader.get_element_type()).output(0))
 
 
 def _to_state(append: Any, past: Any, name: str, rows: Any, batch: Any) -> Any:
@@ -98,10 +117,10 @@ def _drop_checks(model: Any) -> None:
             _replace(node, attended)
 
 
-def _readers(node: Any, type_name: str) -> list[Any]:
-    """Return the nodes of a type that read the first output of `node`."""
+def _readers(node: Any, type_name: str = "") -> list[Any]:
+    """Return the nodes of a type, or all, that read the first output of `node`."""
     readers = [port.get_node() for port in node.output(0).get_target_inputs()]
-    return [each for each in readers if each.get_type_name() == type_name]
+    return [each for each in readers if type_name in ("", each.get_type_name())]
 
 
 def _replace(node: Any, output: Any) -> None:

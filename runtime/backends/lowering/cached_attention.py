@@ -53,6 +53,9 @@ def cached_attention(model: OnnxModel) -> int:
         return 0
     presents = {name for each in found.values() for name in each.node.inputs[1:3]}
     uses = model.uses()
+    others = [node for name in past for node in uses[name] if not presents.intersection(node.outputs)]
+    if not all(_is_past_length(node, past) for node in others):
+        return 0
     nodes = _lengths()
     for node in model.nodes:
         if id(node) in found:
@@ -96,7 +99,8 @@ def _attention(
 
 def _is_past_length(node: Node, past: set[str]) -> bool:
     """Return whether a node gives the length of a cache: the kernel's array has room for more positions."""
-    return node.op_type == "Shape" and node.inputs[0] in past and node.integer("start", 0) in (2, -2)
+    counts = (node.integer("start", 0), node.integer("end", 4)) in ((2, 3), (-2, -1), (2, -1), (-2, 3))
+    return node.op_type == "Shape" and node.inputs[0] in past and counts
 
 
 def _past_length(node: Node) -> list[Node]:

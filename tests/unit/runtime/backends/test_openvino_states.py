@@ -38,3 +38,12 @@ def test_a_cache_that_is_not_appended_to_stays_in_the_signature(tmp_path: Path) 
     assert keep_cache(stays) is None
     assert cache_type(stays) is None
     assert len(stays.inputs) == 3 + 2 * LAYERS + 1
+
+
+def test_a_cache_that_other_nodes_read_stays_in_the_signature(tmp_path: Path) -> None:
+    path = write_language_model(tmp_path)
+    model = onnx.load(path, load_external_data=False)
+    model.graph.node.append(onnx.helper.make_node("Abs", ["past_key_values.0.key"], ["magnitudes"]))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("magnitudes", 1, None))
+    onnx.save(model, path)
+    assert keep_cache(read(path)) is None

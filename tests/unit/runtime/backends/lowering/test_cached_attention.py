@@ -83,6 +83,17 @@ def test_a_cache_that_no_attention_appends_to_leaves_the_others(path: Path) -> N
     assert cached_attention(OnnxModel(model.SerializeToString(), path.parent)) == 0
 
 
+def test_the_length_of_the_cache_is_not_the_room_of_its_memory(path: Path) -> None:
+    nodes = lowered_model(path).graph.node
+    assert not [node.name for node in nodes if node.op_type == "Shape" and node.input[0].startswith("past_key_values")]
+
+
+def test_a_cache_that_other_nodes_read_stays(path: Path) -> None:
+    model = onnx.load(path, load_external_data=False)
+    model.graph.node.append(onnx.helper.make_node("Shape", ["past_key_values.0.key"], ["shape"]))
+    assert cached_attention(OnnxModel(model.SerializeToString(), path.parent)) == 0
+
+
 @pytest.mark.parametrize("attribute", [{"is_causal": 1}, {"softcap": 3.0}])
 def test_an_attention_with_more_attributes_stays(attribute: dict[str, float], path: Path) -> None:
     model = onnx.load(path, load_external_data=False)
