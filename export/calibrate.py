@@ -12,7 +12,7 @@ from internvl_edge.export.blockwise.sources import stored_shapes
 from internvl_edge.export.blockwise.threads import fitting_threads
 from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
 from internvl_edge.export.checkpoint.required_tensors import require_tensors
-from internvl_edge.export.models.graphs import unknown_graphs
+from internvl_edge.export.models.graphs import needs_language, unknown_graphs
 from internvl_edge.export.models.resolution import at_image_size
 from internvl_edge.export.run.producer import code_digest, producer
 from internvl_edge.export.run.run_key import calibrate_key, program_parts, ranges_parts
@@ -75,7 +75,13 @@ def calibrate(options: CalibrateOptions, progress: Progress | None = None) -> Ca
         EdgeError: the checkpoint, the data or a measured value is not valid.
     """
     started = time.monotonic()
-    checkpoint = open_checkpoint(options.checkpoint, options.revision, options.accept_config, options.state_dict)
+    checkpoint = open_checkpoint(
+        options.checkpoint,
+        options.revision,
+        options.accept_config,
+        options.state_dict,
+        needs_language(options.graphs),
+    )
     require_tensors(checkpoint.tensors, stored_shapes(checkpoint.config))
     config = at_image_size(checkpoint.config, options.image_size)
     if options.merge:

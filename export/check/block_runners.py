@@ -15,7 +15,7 @@ from internvl_edge.export.checkpoint import open_checkpoint
 from internvl_edge.export.checkpoint.required_tensors import require_tensors
 from internvl_edge.export.models.families.language_model import EMBEDDING
 from internvl_edge.export.models.families.qllama import QLLAMA_BLOCK
-from internvl_edge.export.models.graphs import GraphRow, cut_for, graph_rows, row_with_role
+from internvl_edge.export.models.graphs import GraphRow, cut_for, graph_rows, needs_language, row_with_role
 from internvl_edge.export.models.model_info import model_info
 from internvl_edge.export.models.resolution import at_image_size
 from internvl_edge.runtime.bundle.bundle import Bundle
@@ -170,7 +170,7 @@ class CheckpointRunner:
         accept: Sequence[str],
         state_dict: str | None,
     ) -> None:
-        checkpoint = open_checkpoint(path, accept=accept, state_dict=state_dict)
+        checkpoint = open_checkpoint(path, accept=accept, state_dict=state_dict, language=needs_language(other.graphs))
         require_tensors(checkpoint.tensors, stored_shapes(checkpoint.config))
         self._config = cut_for(at_image_size(checkpoint.config, other.model.vision.image_size), other.graphs)
         self._sources = weight_sources(checkpoint.tensors, self._config)

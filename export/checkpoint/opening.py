@@ -92,7 +92,8 @@ def open_checkpoint(
     """Open a folder, a weight file, an index of weight files, or a Hub id.
 
     `accept` names unknown fields that the user declares to have no effect. `state_dict` chooses among several sets of
-    weights, for example ``model_ema``. Without `language` the files of a language model may be absent.
+    weights, for example ``model_ema``. Without `language` the files of a language model may be absent, and its fields
+    not supported.
 
     Raises:
         CheckpointError: there is no checkpoint, a file is damaged, or the model is not supported.
@@ -102,7 +103,7 @@ def open_checkpoint(
         path = from_hub(str(source), revision)
     folder = path if path.is_dir() else path.parent
     reader = FieldReader(frozenset(accept))
-    file = _config_file(folder, reader)
+    file = _config_file(folder, reader, language)
     adapter = _adapter_config(folder, reader)
     spoken = file is not None and file.model.find(LanguageConfig) is not None
     named = _named(path, Wanted(state_dict=state_dict, language=spoken and language))
@@ -175,12 +176,15 @@ def _language_reason(named: _Named, path: Path) -> str | None:
     return reason_in_weights(names, FLOATS)
 
 
-def _config_file(folder: Path, reader: FieldReader) -> ConfigFile | None:
+def _config_file(folder: Path, reader: FieldReader, language: bool) -> ConfigFile | None:
     file, tokenizer = folder / "config.json", folder / "tokenizer.model"
     if not file.exists():
         return None
     return read_config(
-        read_json(file), reader, lambda text: Tokenizer(tokenizer).token_id(text) if tokenizer.exists() else None
+        read_json(file),
+        reader,
+        lambda text: Tokenizer(tokenizer).token_id(text) if tokenizer.exists() else None,
+        language,
     )
 
 

@@ -273,6 +273,11 @@ def unknown_graphs(names: Sequence[str] | None) -> list[str]:
     return [f"--graphs {','.join(unknown)}: unknown; choose from {', '.join(GRAPH_NAMES)}"] if unknown else []
 
 
+def needs_language(names: Collection[str] | None) -> bool:
+    """Return whether one of the graphs `names` needs the weights of a language model; None stands for all graphs."""
+    return names is None or not {EXPORTED_AS[LANGUAGE_MODEL], EXPORTED_AS[TOKEN_EMBEDDER]}.isdisjoint(names)
+
+
 def available_graphs(config: ModelConfig) -> tuple[str, ...]:
     """Return the names of the graphs that a model has weights for, in the order of `GRAPH_NAMES`."""
     return tuple(graph_rows(config))

@@ -8,19 +8,15 @@ from internvl_edge.export.canonical.quantized_kernels import require_quantized_k
 from internvl_edge.export.checkpoint import Checkpoint, StoredTensor, open_checkpoint
 from internvl_edge.export.checkpoint.required_tensors import require_tensors
 from internvl_edge.export.models.config import ModelConfig
-from internvl_edge.export.models.families.language_model import LANGUAGE_MODEL as LANGUAGE_FAMILY
-from internvl_edge.export.models.graphs import cut_for, graph_rows
+from internvl_edge.export.models.families.language_model import LANGUAGE_MODEL
+from internvl_edge.export.models.graphs import cut_for, graph_rows, needs_language
 from internvl_edge.export.models.resolution import at_image_size, checked_feature_layers
 from internvl_edge.export.run.options import ExportOptions
 from internvl_edge.export.run.samples import Samples, load_samples
-from internvl_edge.runtime.bundle.graph_roles import EXPORTED_AS, LANGUAGE_MODEL, TOKEN_EMBEDDER
 from internvl_edge.runtime.errors import ExportError
 from internvl_edge.runtime.numbers.formats import DTYPES
 from internvl_edge.runtime.progress import Progress
 from internvl_edge.runtime.targets.targets import find_target, require_precision
-
-_SPOKEN = {EXPORTED_AS[LANGUAGE_MODEL], EXPORTED_AS[TOKEN_EMBEDDER]}
-"""Names of the graphs that need a language model's weights; without them its files may be absent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +42,9 @@ class ExportRun:
     @property
     def tensors(self) -> tuple[StoredTensor, ...]:
         """Tensors that the graphs of this export may use; without a graph of it, the language model's are none."""
-        spoken = not _SPOKEN.isdisjoint(self.graphs)
+        spoken = needs_language(self.graphs)
         tensors = self.checkpoint.tensors
-        return tuple(tensors[name] for name in tensors if spoken or not LANGUAGE_FAMILY.owns(name))
+        return tuple(tensors[name] for name in tensors if spoken or not LANGUAGE_MODEL.owns(name))
 
     @property
     def dtype(self) -> str:
@@ -71,9 +67,12 @@ def open_run(options: ExportOptions, progress: Progress) -> ExportRun:
         require_precision(find_target(options.target), options.bundle_precision)
     if options.precision is not None:
         require_quantized_kernels()
-    language = options.graphs is None or not _SPOKEN.isdisjoint(options.graphs)
     checkpoint = open_checkpoint(
-        options.checkpoint, options.revision, options.accept_config, options.state_dict, language
+        options.checkpoint,
+        options.revision,
+        options.accept_config,
+        options.state_dict,
+        needs_language(options.graphs),
     )
     require_tensors(checkpoint.tensors, stored_shapes(checkpoint.config))
     config = cut_for(at_image_size(checkpoint.config, options.image_size), options.graphs or ())
@@ -91,7 +90,7 @@ def open_run(options: ExportOptions, progress: Progress) -> ExportRun:
 def _wanted_graphs(options: ExportOptions, config: ModelConfig) -> tuple[str, ...]:
     rows = graph_rows(config)
     absent = [name for name in options.graphs or () if name not in rows]
-    if config.without_llm is not None and not _SPOKEN.isdisjoint(absent):
+    if config.without_llm is not None and needs_language(absent):
         raise ExportError(
             f"--graphs {','.join(absent)}: the language model of {options.checkpoint} has no graph, as "
             f"{config.without_llm}; or export {', '.join(rows)} alone"

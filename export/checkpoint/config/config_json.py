@@ -1,7 +1,7 @@
 """Read `config.json`: each part by its family, with the findings of all parts collected in one reader."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from internvl_edge.export.checkpoint.config.config_tables import CHAT, INTERNVL, NATIVE
@@ -37,8 +37,15 @@ class ConfigFile:
     qllama_lora: int = 0
 
 
-def read_config(content: Mapping[str, Any], reader: FieldReader, token_id: TokenId = lambda text: None) -> ConfigFile:
+def read_config(
+    content: Mapping[str, Any],
+    reader: FieldReader,
+    token_id: TokenId = lambda text: None,
+    language: bool = True,
+) -> ConfigFile:
     """Return the content of a Hugging Face `config.json`.
+
+    Without `language`, findings about a language model are no fault: the model then has none, and says why.
 
     Raises:
         CheckpointError: the model is not supported; all findings of `reader` are in the message.
@@ -47,13 +54,17 @@ def read_config(content: Mapping[str, Any], reader: FieldReader, token_id: Token
     table, families = LAYOUTS[layout]
     source = ConfigSource(layout=layout, top=reader.read(table, content), reader=reader, token_id=token_id)
     parts: list[PartConfig] = []
+    findings: str | None = None
     for family in families:
-        if (part := _read(family, source, parts)) is not None:
-            parts.append(part)
+        if family is LANGUAGE_MODEL and not language:
+            part, findings = _tried(family, source, parts)
+        else:
+            part = _read(family, source, parts)
+        parts += [part] if part is not None else []
     ranks = {name: _rank(source.top, name, reader) for name in ("backbone_lora", "qllama_lora")}
     if CONFIG_FILE in reader.findings:
         reader.fail()
-    without = _collect(reader, lambda: why_without(source))
+    without = findings or _collect(reader, lambda: why_without(source))
     model = _collect(reader, lambda: ModelConfig(layout=layout, parts=tuple(parts), without_llm=without))
     if model is None:
         reader.fail()
@@ -94,6 +105,17 @@ def _layout(content: Mapping[str, Any]) -> Layout:
 
 def _read(family: Family, source: ConfigSource, parts: Sequence[PartConfig]) -> PartConfig | None:
     return _collect(source.reader, lambda: family.read(source, parts))
+
+
+def _tried(family: Family, source: ConfigSource, parts: Sequence[PartConfig]) -> tuple[PartConfig | None, str | None]:
+    """Return the part, or None with all that its fields have against it."""
+    own = FieldReader(source.reader.accept)
+    part = _read(family, replace(source, reader=own), parts)
+    try:
+        source.reader.accepted += own.finish()
+    except CheckpointError as error:
+        return None, str(error)
+    return part, None
 
 
 def _rank(top: Mapping[str, Any], name: str, reader: FieldReader) -> int:

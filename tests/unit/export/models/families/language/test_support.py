@@ -1,6 +1,7 @@
 """A language model without a graph is no fault of the tower: it is named with its reason, and the rest exports."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from internvl_edge.export.checkpoint import open_checkpoint
 from internvl_edge.export.models.config import ConnectorConfig, LanguageConfig
 from internvl_edge.export.models.families.language import LANGUAGE_FAMILIES
 from internvl_edge.export.models.families.language.support import reason_in_weights, reason_without
@@ -126,3 +128,30 @@ def changed(
     (target / "config.json").write_text(json.dumps(content))
     weights = load_file(folder / "model.safetensors") | (tensors or {})
     return write_safetensors(target, {name: value for name, value in weights.items() if name != without})
+
+
+class TestTowerAlone:
+    """Whoever asks for graphs of the tower alone is not stopped by the language model's fields."""
+
+    def test_findings_become_the_reason(self, tmp_path: Path) -> None:
+        folder = golden_chat("c1").checkpoint
+        llm = json.loads((folder / "config.json").read_text())["llm_config"]
+        llm |= {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}, "mystery": 3}
+        copy = changed(folder, tmp_path / "c", llm_config=llm)
+        for finding in ("llm_config.rope_scaling is of type 'llama3'", "llm_config.mystery = 3"):
+            with pytest.raises(CheckpointError, match=re.escape(finding)):
+                open_checkpoint(copy)
+            assert finding in (opened(copy, language=False).config.without_llm or "")
+        assert opened(copy, language=False).config.find(ConnectorConfig) is not None
+
+    def test_without_findings_nothing_changes(self) -> None:
+        folder = golden_chat("c1").checkpoint
+        assert open_checkpoint(folder, language=False).config == open_checkpoint(folder).config
+
+    def test_an_accepted_field_is_recorded(self, tmp_path: Path) -> None:
+        folder = golden_chat("c1").checkpoint
+        llm = json.loads((folder / "config.json").read_text())["llm_config"] | {"mystery": 3}
+        copy = changed(folder, tmp_path / "c", llm_config=llm)
+        checkpoint = opened(copy, accept=["llm_config.mystery"], language=False)
+        assert checkpoint.accepted_fields == ("llm_config.mystery",)
+        assert checkpoint.config.find(LanguageConfig) is not None
