@@ -6,7 +6,7 @@ import click
 import numpy as np
 
 from internvl_edge.export.blockwise.sources import weight_sources
-from internvl_edge.export.check.verification_inputs import VerificationInputs
+from internvl_edge.export.check.verification_inputs import Tokenizers, VerificationInputs
 from internvl_edge.export.checkpoint import open_checkpoint
 from internvl_edge.export.numerics.reach import HEADROOM, Reach, run_rounded
 from internvl_edge.export.run.samples import load_samples
@@ -29,7 +29,7 @@ def main(checkpoint: Path, bundle: Path, data: Path, few: int, many: int) -> Non
     def reached(graph: str, count: int) -> dict[str, Reach]:
         samples = load_samples(data, opened.config.pictures, count)
         sources = weight_sources(opened.tensors, opened.config)
-        inputs = VerificationInputs(opened.config, sources, samples, tokenizer, ()).inputs(graph)
+        inputs = VerificationInputs(opened.config, sources, samples, Tokenizers(texts=tokenizer), ()).inputs(graph)
         _, found = run_rounded(bundle / manifest.graphs[graph].file, inputs)
         return {f"{reach.value} {reach.inside}": reach for reach in found}
 

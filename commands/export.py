@@ -74,8 +74,7 @@ _SECTIONS = {
 @click.option(
     "--max-context",
     type=click.IntRange(1, 1 << 20),
-    default=8192,
-    show_default=True,
+    show_default="8192, or model_max_length of the tokenizer if that is less",
     help="Largest number of positions of a request to a language model: prompt, tiles and answer together.",
 )
 @target("Device to build TensorRT plans for as well")

@@ -21,15 +21,14 @@ from internvl_edge.export.blockwise.threads import fitting_threads
 from internvl_edge.export.canonical.forked import Forked
 from internvl_edge.export.canonical.passes import canonicalize
 from internvl_edge.export.canonical.trace import trace_graph
-from internvl_edge.export.check.verification_inputs import VerificationInputs
+from internvl_edge.export.check.verification_inputs import Tokenizers, VerificationInputs
 from internvl_edge.export.check.verification_stage import Verified, verify_graphs
 from internvl_edge.export.check.verify_graph import OutputError
 from internvl_edge.export.checkpoint import Checkpoint
 from internvl_edge.export.checkpoint.store.source_scan import SourceScan
 from internvl_edge.export.checkpoint.store.weight_sources import Source, readable_in_place
 from internvl_edge.export.checkpoint.store.weight_store import attach_placeholders, shared_files
-from internvl_edge.export.models.config import ModelConfig
-from internvl_edge.export.models.model_info import model_info
+from internvl_edge.export.models.model_info import ChatParts, model_info
 from internvl_edge.export.numerics.overflows import Fp32Parts
 from internvl_edge.export.plans.build import BuildOptions, BuildReport, build
 from internvl_edge.export.plans.kit import KitReport
@@ -37,7 +36,7 @@ from internvl_edge.export.quantization import RANGES, quantize_run, run_gate
 from internvl_edge.export.run.export_run import ExportRun, open_run
 from internvl_edge.export.run.options import ExportOptions
 from internvl_edge.export.run.producer import producer
-from internvl_edge.export.run.run_key import export_key
+from internvl_edge.export.run.run_key import conversation_parts, export_key
 from internvl_edge.export.run.staging import Staging, staged
 from internvl_edge.export.store_graphs import TRACED, Stored, store_graphs
 from internvl_edge.runtime.bundle.bundle import sha256_file
@@ -91,7 +90,7 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
     """
     run = open_run(options, progress or Silent())
     with ExitStack() as stack:
-        key = export_key(run.checkpoint, run.config, options, run.samples)
+        key = export_key(run.checkpoint, run.config, options, run.samples) | conversation_parts(run.conversation)
         staging = stack.enter_context(staged(options.output, key))
         folder = staging.folder / "onnx" / options.bundle_precision
         folder.mkdir(parents=True, exist_ok=True)
@@ -231,14 +230,14 @@ def _describe(
 ) -> None:
     """Copy the files that the runtime needs, delete the intermediate ones, and write the manifest."""
     graphs = {name: verified.described(name, graph, folder) for name, graph in stored.graphs.items()}
-    _copy_companions(run.checkpoint, run.config, staging.folder)
+    _copy_companions(run, staging.folder)
     _write_json(staging.folder / "reports" / "export.json", {"seconds": clock.seconds})
     shutil.rmtree(staging.folder / TRACED)
     shutil.rmtree(staging.folder / RANGES, ignore_errors=True)
     manifest = Manifest(
         schema=SCHEMA,
         producer=producer(),
-        model=model_info(run.config, _logit_scale(run.checkpoint), stored.embedding, run.options.max_context),
+        model=model_info(run.config, _logit_scale(run.checkpoint), _chat(run, stored)),
         precision=run.options.bundle_precision,
         graphs=graphs,
         files=_digests(staging.folder, stored.files),
@@ -251,14 +250,24 @@ def _verification_inputs(
     run: ExportRun, sources: Mapping[str, Source], recipe: Recipe | None = None
 ) -> VerificationInputs:
     """Return the inputs and expected outputs of all graphs on the samples of this run."""
-    return VerificationInputs(run.config, sources, run.samples, run.model.tokenizer, run.feature_layers, recipe)
+    tokenizers = Tokenizers(texts=run.model.tokenizer, conversation=run.conversation)
+    return VerificationInputs(run.config, sources, run.samples, tokenizers, run.feature_layers, recipe)
 
 
-def _copy_companions(checkpoint: Checkpoint, config: ModelConfig, folder: Path) -> None:
+def _copy_companions(run: ExportRun, folder: Path) -> None:
     """Copy the tokenizer and write the settings of preprocessing."""
-    if checkpoint.tokenizer_file:
-        shutil.copyfile(checkpoint.tokenizer_file, folder / "tokenizer.model")
-    save_preprocessing(config.pictures, folder)
+    if run.model.tokenizer is not None and run.checkpoint.tokenizer_file is not None:
+        shutil.copyfile(run.checkpoint.tokenizer_file, folder / "tokenizer.model")
+    if run.conversation is not None:
+        run.conversation.copy_to(folder)
+    save_preprocessing(run.config.pictures, folder)
+
+
+def _chat(run: ExportRun, stored: Stored) -> ChatParts | None:
+    """Return what the manifest states of the language model besides its sizes; None if it is not exported."""
+    if run.conversation is None or stored.embedding is None:
+        return None
+    return ChatParts(embedding=stored.embedding, max_context=run.max_context, conversation=run.conversation.chat)
 
 
 def _logit_scale(checkpoint: Checkpoint) -> float | None:

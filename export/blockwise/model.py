@@ -31,7 +31,8 @@ class BlockwiseModel:
         self.name = name
         self.config = config
         self.sources = weight_sources(checkpoint.tensors, config)
-        self.tokenizer = Tokenizer(checkpoint.tokenizer_file) if checkpoint.tokenizer_file else None
+        reads = checkpoint.tokenizer_file is not None and config.vocabulary is not None
+        self.tokenizer = Tokenizer(checkpoint.tokenizer_file) if reads and checkpoint.tokenizer_file else None
         self._checkpoint = checkpoint
 
     @cached_property

@@ -1,6 +1,7 @@
 """Make inputs and expected outputs of each graph for verification, from samples and from torch."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -12,7 +13,8 @@ from internvl_edge.export.blockwise.sources import fetch_from, table_rows
 from internvl_edge.export.blockwise.streamed import Change
 from internvl_edge.export.blockwise.torch_outputs import torch_outputs
 from internvl_edge.export.check.graph_inputs import GraphInputs, Questions
-from internvl_edge.export.check.questions import seeded_questions
+from internvl_edge.export.check.questions import asked_questions, seeded_questions
+from internvl_edge.export.checkpoint.config.conversation import Conversation
 from internvl_edge.export.checkpoint.store.weight_sources import Source
 from internvl_edge.export.models.config import LanguageConfig, ModelConfig
 from internvl_edge.export.models.families.language_model import EMBEDDING
@@ -20,6 +22,15 @@ from internvl_edge.export.models.graphs import graph_rows
 from internvl_edge.export.run.samples import Samples
 from internvl_edge.runtime.bundle.tokenizer import TEXT_PREFIX, Tokenizer
 from internvl_edge.runtime.tasks.captions import DEFAULT_PROMPT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokenizers:
+    """What texts become ids with; None where a checkpoint has none of a kind."""
+
+    texts: Tokenizer | None = None
+    conversation: Conversation | None = None
+    """How a chat checkpoint converses."""
 
 
 class VerificationInputs:
@@ -33,7 +44,7 @@ class VerificationInputs:
         config: ModelConfig,
         sources: Mapping[str, Source],
         samples: Samples,
-        tokenizer: Tokenizer | None,
+        tokenizers: Tokenizers,
         feature_layers: tuple[int, ...],
         recipe: Recipe | None = None,
     ) -> None:
@@ -41,7 +52,8 @@ class VerificationInputs:
         self._sources = sources
         self._fetch = fetch_from(sources)
         self._samples = samples
-        self._tokenizer = tokenizer
+        self._tokenizer = tokenizers.texts
+        self._conversation = tokenizers.conversation
         self._layers = feature_layers
         self._recipe = recipe
         self._outputs: dict[str, dict[str, np.ndarray]] = {}
@@ -84,9 +96,15 @@ class VerificationInputs:
         )
 
     def _questions(self) -> Questions:
-        table, vocabulary = self._sources[EMBEDDING], self._config.need(LanguageConfig).vocab_size
-        count, tokens = len(self._samples.pixel_values), self._config.tokens_per_tile
-        return seeded_questions(count, tokens, vocabulary, lambda ids: table_rows(table, ids))
+        table, tokens = self._sources[EMBEDDING], self._config.tokens_per_tile
+
+        def rows(ids: np.ndarray) -> np.ndarray:
+            return table_rows(table, ids)
+
+        if self._conversation is not None and self._conversation.tokenizer is not None:
+            return asked_questions(self._samples.texts, self._conversation, tokens, rows)
+        vocabulary = self._config.need(LanguageConfig).vocab_size
+        return seeded_questions(len(self._samples.pixel_values), tokens, vocabulary, rows)
 
     def _random_ids(self, rows: int, length: int) -> np.ndarray:
         """Return seeded random ids ``[rows, length]`` that begin with bos; later rows are shorter and padded with 0."""

@@ -1,5 +1,7 @@
 """Describe a model for the manifest."""
 
+from dataclasses import dataclass
+
 from internvl_edge.export.models.config import (
     ConnectorConfig,
     LanguageConfig,
@@ -9,6 +11,7 @@ from internvl_edge.export.models.config import (
     VisionConfig,
 )
 from internvl_edge.runtime.bundle.manifest import (
+    ChatInfo,
     EmbeddingInfo,
     LanguageInfo,
     ModelInfo,
@@ -18,16 +21,17 @@ from internvl_edge.runtime.bundle.manifest import (
 )
 
 
-def model_info(
-    config: ModelConfig,
-    logit_scale: float | None = None,
-    embedding: EmbeddingInfo | None = None,
-    max_context: int = 0,
-) -> ModelInfo:
-    """Return the manifest's description of `config`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatParts:
+    """What an export knows of a language model besides its config."""
 
-    `embedding` is the place of the table of token embeddings; without one, the bundle has no language model.
-    """
+    embedding: EmbeddingInfo
+    max_context: int
+    conversation: ChatInfo
+
+
+def model_info(config: ModelConfig, logit_scale: float | None = None, chat: ChatParts | None = None) -> ModelInfo:
+    """Return the manifest's description of `config`; without `chat`, the bundle has no language model."""
     qllama, connector, pool = config.find(QllamaConfig), config.find(ConnectorConfig), config.find(PoolConfig)
     return ModelInfo(
         layout=config.layout,
@@ -36,7 +40,8 @@ def model_info(
         tiling=_tiling(connector) if connector is not None else None,
         embed_dim=pool.embed_dim if pool is not None else None,
         logit_scale=logit_scale,
-        language=language_info(config, embedding, max_context) if embedding is not None else None,
+        language=language_info(config, chat.embedding, chat.max_context) if chat is not None else None,
+        chat=chat.conversation if chat is not None else None,
     )
 
 

@@ -6,12 +6,14 @@ from internvl_edge.export.blockwise.model import BlockwiseModel
 from internvl_edge.export.blockwise.sources import stored_shapes
 from internvl_edge.export.canonical.quantized_kernels import require_quantized_kernels
 from internvl_edge.export.checkpoint import Checkpoint, StoredTensor, open_checkpoint
+from internvl_edge.export.checkpoint.config.conversation import Conversation, read_conversation
 from internvl_edge.export.checkpoint.required_tensors import require_tensors
 from internvl_edge.export.models.config import ModelConfig
+from internvl_edge.export.models.families.fields import FieldReader
 from internvl_edge.export.models.families.language_model import LANGUAGE_MODEL
 from internvl_edge.export.models.graphs import cut_for, graph_rows, needs_language
 from internvl_edge.export.models.resolution import at_image_size, checked_feature_layers
-from internvl_edge.export.run.options import ExportOptions
+from internvl_edge.export.run.options import DEFAULT_CONTEXT, ExportOptions
 from internvl_edge.export.run.samples import Samples, load_samples
 from internvl_edge.runtime.errors import ExportError
 from internvl_edge.runtime.numbers.formats import DTYPES
@@ -32,6 +34,10 @@ class ExportRun:
     """The checkpoint in torch, at the picture size of this export."""
     samples: Samples
     """Pictures and texts that graphs are verified on."""
+    conversation: Conversation | None
+    """How a chat checkpoint converses; None if no graph is its language model."""
+    max_context: int
+    """Most positions of a request to the language model."""
     progress: Progress
 
     @property
@@ -76,15 +82,37 @@ def open_run(options: ExportOptions, progress: Progress) -> ExportRun:
     )
     require_tensors(checkpoint.tensors, stored_shapes(checkpoint.config))
     config = cut_for(at_image_size(checkpoint.config, options.image_size), options.graphs or ())
+    graphs = _wanted_graphs(options, config)
+    conversation = _conversation(checkpoint, config, graphs, options)
     return ExportRun(
         options=options,
         checkpoint=checkpoint,
         feature_layers=checked_feature_layers(options.feature_layers, config),
-        graphs=_wanted_graphs(options, config),
+        graphs=graphs,
         model=BlockwiseModel(options.checkpoint, checkpoint, config),
         samples=load_samples(options.samples, config.pictures, options.sample_count, checkpoint.folder),
+        conversation=conversation,
+        max_context=_max_context(options, conversation),
         progress=progress,
     )
+
+
+def _conversation(
+    checkpoint: Checkpoint, config: ModelConfig, graphs: tuple[str, ...], options: ExportOptions
+) -> Conversation | None:
+    rows = graph_rows(config)
+    if not any(rows[name].embeds is not None for name in graphs):
+        return None
+    return read_conversation(checkpoint.folder, config, FieldReader(frozenset(options.accept_config)))
+
+
+def _max_context(options: ExportOptions, conversation: Conversation | None) -> int:
+    most = conversation.max_length if conversation is not None else None
+    if options.max_context is None:
+        return min(DEFAULT_CONTEXT, most or DEFAULT_CONTEXT)
+    if most is not None and options.max_context > most:
+        raise ExportError(f"--max-context {options.max_context}: model_max_length of the tokenizer is {most}; lower it")
+    return options.max_context
 
 
 def _wanted_graphs(options: ExportOptions, config: ModelConfig) -> tuple[str, ...]:

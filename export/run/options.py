@@ -10,6 +10,8 @@ from internvl_edge.export.models.graphs import unknown_graphs
 from internvl_edge.runtime.errors import ExportError
 from internvl_edge.runtime.numbers.formats import DTYPES, QUANTIZED
 
+DEFAULT_CONTEXT = 8192
+"""Positions of a request to a language model: a picture of 12 tiles and its thumbnail take 3,328."""
 WEIGHTS = ("auto", "copy", "link")
 """How the checkpoint's weights get into the bundle.
 
@@ -70,8 +72,9 @@ class ExportOptions:
     """Unknown fields of the checkpoint's files that the user declares to have no effect on the model."""
     state_dict: str | None = None
     """Name of the set of weights to read from a checkpoint that holds several, for example ``model_ema``."""
-    max_context: int = 8192
-    """Most positions of a request to a language model, prompt and answer together."""
+    max_context: int | None = None
+    """Most positions of a request to a language model, prompt and answer together; None: `DEFAULT_CONTEXT`, or what the
+    tokenizer's files state if that is less."""
 
     def __post_init__(self) -> None:
         """Check the options as far as that needs no files.
@@ -90,7 +93,7 @@ class ExportOptions:
         if self.atol is not None and not 0 <= self.atol < math.inf:
             wrong.append(f"--atol {self.atol}: not a tolerance; give a number >= 0")
         wrong += self._quantization_findings()
-        if self.max_context < 1:
+        if self.max_context is not None and self.max_context < 1:
             wrong.append(f"--max-context {self.max_context}: no room for a prompt; give 1 or more")
         if self.sample_count < 1:
             wrong.append(f"--sample-count {self.sample_count}: nothing to verify on; give at least 1")

@@ -15,6 +15,7 @@ from internvl_edge.calib.data.calibration import RANDOM
 from internvl_edge.calib.data.dataset import open_data
 from internvl_edge.calib.ranges.stored import MARKER, RangesInfo
 from internvl_edge.export.checkpoint import Checkpoint
+from internvl_edge.export.checkpoint.config.conversation import Conversation
 from internvl_edge.export.models.config import ModelConfig
 from internvl_edge.export.run.options import ExportOptions
 from internvl_edge.export.run.producer import code_digest, producer
@@ -42,6 +43,15 @@ def export_key(
         "the model": config,
         "the samples": (samples.pixel_values.shape, pixels, samples.texts),
     }
+
+
+def conversation_parts(conversation: Conversation | None) -> dict[str, object]:
+    """Return the parts of a key for how a chat checkpoint converses; none without a language model."""
+    if conversation is None:
+        return {}
+    said = (conversation.chat, conversation.max_length, conversation.template)
+    files = {f"the tokenizer's {path.name}": sha256_file(path) for path in conversation.files}
+    return {"the conversation": said, **files}
 
 
 def calibrate_key(checkpoint: Checkpoint, config: ModelConfig, info: RangesInfo) -> dict[str, object]:

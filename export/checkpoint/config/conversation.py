@@ -48,6 +48,7 @@ class Conversation:
     """Files of the tokenizer that the runtime reads."""
     template: str | None = None
     """Source of the Jinja template of the native layout."""
+    tokenizer: ChatTokenizer | None = None
 
     def copy_to(self, bundle: Path) -> None:
         """Copy the tokenizer and the template into a bundle."""
@@ -113,7 +114,7 @@ def read_conversation(folder: Path, config: ModelConfig, reader: FieldReader) ->
     if chat is None or reader.findings or reader.unknown:
         reader.fail()
     read = tokenizer_files(folder, vocabulary) if vocabulary is not None else ()
-    return Conversation(chat=chat, max_length=length, files=read, template=source)
+    return Conversation(chat=chat, max_length=length, files=read, template=source, tokenizer=files.tokenizer)
 
 
 def _json(path: Path) -> dict[str, Any]:

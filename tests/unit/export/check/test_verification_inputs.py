@@ -8,7 +8,7 @@ import pytest
 
 from internvl_edge.calib.data.synthetic import synthetic_ids
 from internvl_edge.export.check import verification_inputs
-from internvl_edge.export.check.verification_inputs import VerificationInputs
+from internvl_edge.export.check.verification_inputs import Tokenizers, VerificationInputs
 from internvl_edge.export.models.graphs import graph_rows
 from internvl_edge.export.run.samples import Samples
 from internvl_edge.runtime.bundle.tokenizer import TEXT_PREFIX
@@ -51,7 +51,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def made(tokenizer: Words | None) -> VerificationInputs:
     samples = Samples(pixel_values=PIXELS, texts=TEXTS, source="s")
-    return VerificationInputs(CONFIG, {}, samples, tokenizer, ())  # type: ignore[arg-type]
+    return VerificationInputs(CONFIG, {}, samples, Tokenizers(texts=tokenizer), ())  # type: ignore[arg-type]
 
 
 def test_torch_runs_a_graph_once_whoever_needs_it(ran: list[str]) -> None:

@@ -9,10 +9,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from internvl_edge.export.run.export_run import open_run
-from internvl_edge.export.run.options import ExportOptions
+from internvl_edge.export.run.options import DEFAULT_CONTEXT, ExportOptions
 from internvl_edge.runtime.errors import CheckpointError, EdgeError, ExportError
 from internvl_edge.runtime.progress import Silent
-from tests.golden_chat import golden_chat
+from tests.golden_chat import GOLDEN_CHAT, golden_chat
 
 
 def options(folder: Path, **changed: object) -> ExportOptions:
@@ -96,3 +96,27 @@ def test_the_tensors_of_an_export_are_those_that_its_graphs_may_use(tmp_path: Pa
     whole, tower = (open_run(options(tmp_path, graphs=graphs), Silent()) for graphs in (None, ("vision", "connector")))
     assert {tensor.name for tensor in whole.tensors} == set(whole.checkpoint.tensors)
     assert {tensor.name.split(".")[0] for tensor in tower.tensors} == {"vision_model", "mlp1"}
+
+
+def test_a_chat_checkpoint_gives_tiles_and_a_language_model() -> None:
+    run = open_run(options(GOLDEN_CHAT / "c1"), Silent())
+    assert run.graphs == ("vision", "llm")
+    assert run.conversation is not None
+    assert run.conversation.chat.template == "internvl2_5"
+    assert run.conversation.tokenizer is not None
+    apart = open_run(options(GOLDEN_CHAT / "c1", graphs=("connector", "vision", "embed_tokens")), Silent())
+    assert apart.graphs == ("vision", "connector", "embed_tokens")
+    assert apart.conversation is None
+
+
+def test_the_context_is_at_most_that_of_the_tokenizer(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(GOLDEN_CHAT / "c1" / "checkpoint", folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    for length, context in ((1024, 1024), (16384, DEFAULT_CONTEXT)):
+        (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": length}))
+        assert open_run(options(tmp_path), Silent()).max_context == context
+    assert open_run(options(tmp_path, max_context=16384), Silent()).max_context == 16384
+    with pytest.raises(ExportError) as caught:
+        open_run(options(tmp_path, max_context=16385), Silent())
+    assert str(caught.value) == "--max-context 16385: model_max_length of the tokenizer is 16384; lower it"
