@@ -164,6 +164,32 @@ def test_the_cache_on_the_device_writes_what_arrays_write(
     np.testing.assert_array_equal(written["device"], written["arrays"])
 
 
+def test_the_cache_on_the_device_is_cut_and_grows(demo: Built, reference: InternVL) -> None:
+    """A chat keeps what two prompts have in common, and needs more room for the longer one."""
+    query = case_of(reference, "query").expected
+    present = {name: values for name, values in query.items() if name.startswith("present.")}
+    held, rows = next(iter(present.values())).shape[2], len(PROMPT_IDS)
+    length = held + PROMPT_IDS.shape[1]
+    with closing(_open(demo, "decoder")) as session:
+        device = session.open_cache(present, rows, length + 2)
+        arrays = ArrayCache(lambda inputs, stages: session.run(inputs, stages=stages), present)
+        for cache in (device, arrays):
+            decoder = CaptionDecoder(cache, held, PROMPT_IDS)
+            *_, first = decoder.prefill()
+            decoder.feed(first.argmax(axis=1))
+            cache.truncate(length)
+            cache.reserve(2 * rows, length + 9)
+            cache.select(np.repeat(np.arange(rows), 2), length)
+        tokens = np.repeat(first.argmax(axis=1), 2)[:, None]
+        for step in range(3):
+            mask = np.ones((2 * rows, length + step + 1), np.int64)
+            inputs = {"input_ids": tokens, "attention_mask": mask, "position_ids": np.full_like(tokens, length + step)}
+            found, expected = device.step(inputs), arrays.step(inputs)
+            np.testing.assert_array_equal(found, expected)
+            tokens = expected.argmax(axis=1)[:, None]
+        device.close()
+
+
 def test_memory_does_not_grow_and_comes_back(demo: Built, reference: InternVL, record_property: Record) -> None:
     case = case_of(reference, "vision")
     before = _free_bytes()
