@@ -37,7 +37,7 @@ def why_without(source: ConfigSource) -> str | None:
 
 def _read(source: ConfigSource, parts: Sequence[PartConfig]) -> LanguageConfig | None:
     part, reader = source.language_part, source.reader
-    family = family_of(source.part(part)) if part is not None and why_without(source) is None else None
+    family = family_of(source.part(part), part) if part is not None and why_without(source) is None else None
     if part is None or family is None:
         return None
     table = FieldTable(CONFIG_FILE, {**SHARED, **family.fields})

@@ -8,6 +8,8 @@ from internvl_edge.export.models.families.fields import listed
 from internvl_edge.export.models.families.language import LANGUAGE_FAMILIES
 from internvl_edge.export.models.families.language.family import LanguageFamily
 
+NATIVE_PART = "text_config"
+"""Name of the object that describes the language model in transformers' own port."""
 _DENSE = "give a dense one, as InternVL3_5-8B"
 _MIXTURE = f"is a mixture of experts, which the graphs have not; {_DENSE}"
 _OTHERS: Mapping[str, str] = {
@@ -28,29 +30,33 @@ _PACKED = re.compile(r"\.(qweight|qzeros|scales|g_idx|weight_scale(_inv)?|weight
 _ADAPTER = re.compile(r"\.lora_")
 
 
-def architecture_of(content: Mapping[str, Any]) -> str | None:
-    """Return the class of the language model that `content` describes, or None if it names none."""
-    classes = content.get("architectures")
-    if isinstance(classes, list) and classes:
+def architecture_of(content: Mapping[str, Any], part: str) -> str | None:
+    """Return the class of the language model that the object `part` describes, or None if it names none.
+
+    The official layout goes by ``architectures``, transformers' own port by ``model_type``, by default Qwen2's.
+    """
+    classes, kind = content.get("architectures"), content.get("model_type")
+    if part == NATIVE_PART:
+        kind = kind or "qwen2"
+    elif isinstance(classes, list) and classes:
         return str(classes[0])
-    kind = content.get("model_type")
     return _BY_MODEL_TYPE.get(str(kind), str(kind)) if kind else None
 
 
-def family_of(content: Mapping[str, Any]) -> LanguageFamily | None:
-    """Return the family of the language model that `content` describes, or None if it has no graph."""
-    name = architecture_of(content)
+def family_of(content: Mapping[str, Any], part: str) -> LanguageFamily | None:
+    """Return the family of the language model that the object `part` describes, or None if it has no graph."""
+    name = architecture_of(content, part)
     return next((family for family in LANGUAGE_FAMILIES if family.architecture == name), None)
 
 
 def reason_without(content: Mapping[str, Any], part: str) -> str | None:
-    """Return why the language model that `content` describes has no graph; None if it has one."""
-    name = architecture_of(content)
+    """Return why the language model that the object `part` describes has no graph; None if it has one."""
+    name = architecture_of(content, part)
     if name is None:
         return f"{part} names no architecture, so that the family of the language model is not known"
     if name in _OTHERS:
         return f"{name} {_OTHERS[name]}"
-    if family_of(content) is None:
+    if family_of(content, part) is None:
         known = ", ".join(family.architecture for family in LANGUAGE_FAMILIES)
         return f"{name} is none of the language models with a graph, which are {known}"
     return None

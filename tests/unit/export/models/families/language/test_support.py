@@ -12,7 +12,12 @@ from safetensors.torch import load_file
 from internvl_edge.export.checkpoint import open_checkpoint
 from internvl_edge.export.models.config import ConnectorConfig, LanguageConfig
 from internvl_edge.export.models.families.language import LANGUAGE_FAMILIES
-from internvl_edge.export.models.families.language.support import reason_in_weights, reason_without
+from internvl_edge.export.models.families.language.support import (
+    architecture_of,
+    family_of,
+    reason_in_weights,
+    reason_without,
+)
 from internvl_edge.runtime.errors import CheckpointError
 from tests.golden_chat import golden_chat
 from tests.unit.export.checkpoint.checkpoint_folders import Tensors, opened, write_safetensors
@@ -36,6 +41,18 @@ def test_the_architecture_decides(content: dict[str, Any], reason: str | None) -
     assert (found is None) == (reason is None)
     assert (found or "").startswith(reason or "")
     assert "\n" not in (found or "")
+
+
+def test_the_port_goes_by_the_type_of_the_model() -> None:
+    """It builds the class that belongs to `model_type`; whatever stands in `architectures` saved the file."""
+    for kind, base in (("qwen3", "Qwen3Model"), ("llama", "InternLM2ForCausalLM")):
+        content = {"model_type": kind, "architectures": [base]}
+        family = family_of(content, "text_config")
+        assert family is not None
+        assert family.name == kind
+    assert family_of({}, "text_config") == family_of({"model_type": "qwen2"}, "text_config")
+    assert architecture_of({"model_type": "qwen3_moe"}, "text_config") == "Qwen3MoeForCausalLM"
+    assert family_of({"architectures": ["Qwen3Model"], "model_type": "qwen3"}, "llm_config") is None
 
 
 def test_each_family_is_found_by_its_class_and_by_its_type() -> None:
