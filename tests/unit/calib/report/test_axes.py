@@ -85,6 +85,7 @@ def test_a_linear_range_holds_zero(values: list[float], limits: tuple[float, flo
         ([0.0, -1.0, float("inf"), 20.0, 200.0], (20, 200)),
         ([1.5, 15.0], (1, 20)),
         ([1e-5, 1e5], (1e-5, 1e5)),
+        ([0.3 - 0.1, 4.0], (0.2, 5)),  # a little below 0.2, as numbers are
     ],
 )
 def test_a_logarithmic_range_has_round_limits(values: list[float], limits: tuple[float, float]) -> None:

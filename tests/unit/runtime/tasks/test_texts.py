@@ -97,6 +97,7 @@ def test_ids_of_padding_alone() -> None:
         (np.zeros((0, 2), np.int64), 0, None),
         (np.zeros((2, 0), np.int64), 8, None),
         ([[0, 10]], 0, "ids: found 0 to 10; the model knows 0 to 9"),
+        ([[12, 0]], 0, "ids: found 0 to 12; the model knows 0 to 9"),
         ([[-1, 9]], 0, "ids: found -1 to 9; the model knows 0 to 9"),
         ([[1, 2]], 7, "ids: 9 positions, the model has 8; shorten them"),
         ([1, 2], 0, r"ids: found int64 \[2\]; give integers \[rows, length\]"),
