@@ -31,6 +31,7 @@ _VALUE_NAME, _VALUE_TYPE, _TYPE_TENSOR, _ELEMENT_TYPE, _TENSOR_SHAPE = 1, 2, 1, 
 _SHAPE_DIMS, _DIM_VALUE, _DIM_NAME = 1, 1, 2
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 
+_TYPES = {row.onnx: row for row in types.TENSOR_TYPES.values()}
 _STORED = {row.onnx: np.dtype(row.stored) for row in _READ}
 """NumPy types of the types that are read; bfloat16 is held as its 16-bit encoding."""
 _CODES = {np.dtype(np.float32): FLOAT, np.dtype(np.uint8): UINT8, np.dtype(np.int8): INT8}
@@ -217,6 +218,11 @@ class OnnxModel:
     def shape(self, name: str) -> tuple[int | None, ...]:
         """Return the shape of an inner value in the file, None for dynamic axes; () where the file has no shape."""
         return self._shapes.get(name, ())
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of the constants in other files."""
+        held = [tensor for tensor in self.initializers.values() if tensor.is_external]
+        return sum(_TYPES[tensor.dtype].nbytes(tensor.shape) for tensor in held)
 
     def input_names(self) -> list[str]:
         """Return the names of the inputs in order."""

@@ -4,11 +4,11 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from pathlib import PurePosixPath
 
 import numpy as np
 
 from internvl_edge.runtime.backends.lowering.memory import available_bytes
+from internvl_edge.runtime.backends.lowering.onnx_model import OnnxModel
 from internvl_edge.runtime.backends.selection.candidates import Candidate, find_candidates
 from internvl_edge.runtime.backends.selection.decisions import Decision, decision_key, read_decision, write_decision
 from internvl_edge.runtime.backends.selection.trials import (
@@ -249,11 +249,6 @@ def _machine() -> Mapping[str, str]:
 
 
 def _weight_bytes(request: OpenRequest) -> int:
-    """Return the bytes of all weight files beside the graph, an upper bound of its own weights."""
-    manifest = request.bundle.manifest
-    folder = PurePosixPath(manifest.graphs[request.graph].file).parent
-    return sum(
-        info.bytes
-        for name, info in manifest.files.items()
-        if PurePosixPath(name).parent == folder and not name.endswith(".onnx")
-    )
+    """Return the bytes of the graph's own weights; those of other graphs may lie in the same files."""
+    path = request.bundle.graph_file(request.graph)
+    return OnnxModel(path.read_bytes(), path.parent).weight_bytes()

@@ -18,6 +18,11 @@ _FEWEST_CALLS = 3
 _LIMIT_SECONDS = 5.0
 """Seconds after which fewer calls suffice: long calls average over other work."""
 _MOST_CALLS = 50
+_PROMPT_COLUMNS = 64
+"""Positions of a language model's prompt that are measured in place of all: as many as make products of matrices."""
+_PROMPTS = 2
+_ANSWER_TOKENS = 64
+"""Steps that count with one prompt of a language model."""
 _SEED = 20231222
 _MS_PER_S = 1e3
 LONGEST_MS = 10e3
@@ -45,11 +50,13 @@ def sample_inputs(bundle: Bundle, graph: str, session: Session, rows: int = 1) -
 def affordable_inputs(bundle: Bundle, graph: str, session: Session, rows: int) -> dict[str, np.ndarray]:
     """Return inputs of `rows` rows, or of as many, at least one, as `session` runs within `LONGEST_MS`.
 
+    A language model answers one question at a time, however many pictures a call has.
+
     Raises:
         EdgeError: the graph has an axis of unknown meaning, or fails.
     """
     sample = sample_inputs(bundle, graph, session)
-    if rows <= row_count(sample):
+    if rows <= row_count(sample) or "inputs_embeds" in sample:
         return sample
     each_ms = quickest_ms(session, sample, bundle.manifest.model) / row_count(sample)
     return sample_inputs(bundle, graph, session, max(min(rows, int(LONGEST_MS / each_ms)), 1))
@@ -72,11 +79,25 @@ def difference(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarra
 
 
 def quickest_ms(session: Session, sample: Mapping[str, np.ndarray], model: ModelInfo) -> float:
-    """Return the shortest time of several calls after one on `sample`; for a decoder, of the steps of a caption."""
+    """Return the shortest time of several calls after one on `sample`.
+
+    For a decoder of captions it is the time of a step; for a language model that of a whole short answer, since
+    libraries differ in prompts as much as in steps.
+    """
     if "attention_mask" not in sample:
         return _quickest_ms(lambda: session.run(sample), _MOST_CALLS)
+    if model.language is None:
+        return _step_ms(session, sample, model.require_text().max_positions)
+    held = int(sample["attention_mask"].shape[1]) - 1
+    columns = min(_PROMPT_COLUMNS, held)
+    prompt_ms = _prompt_ms(session, sample, columns) * held / columns
+    return prompt_ms + _ANSWER_TOKENS * _step_ms(session, sample, model.language.max_context)
+
+
+def _step_ms(session: Session, sample: Mapping[str, np.ndarray], longest: int) -> float:
+    """Return the shortest time of a step after the cache in `sample`, which grows up to `longest` positions."""
     rows, held = sample["attention_mask"].shape
-    steps = min(_MOST_CALLS, model.require_text().max_positions - held)
+    steps = max(min(_MOST_CALLS, longest - held), 1)
     present = {
         name.replace("past_key_values", "present", 1): values
         for name, values in sample.items()
@@ -84,17 +105,33 @@ def quickest_ms(session: Session, sample: Mapping[str, np.ndarray], model: Model
     }
     positions = iter(range(held - 1, held - 1 + steps))
     with closing(open_cache(session, present, rows, held + steps)) as cache:
-        return _quickest_ms(lambda: cache.step(_step(sample["input_ids"], next(positions))), steps)
+        return _quickest_ms(lambda: cache.step(_chunk(sample, next(positions), 1)), steps)
 
 
-def _step(input_ids: np.ndarray, position: int) -> dict[str, np.ndarray]:
-    """Return the inputs of a decoder for one more position."""
-    rows = len(input_ids)
-    return {
-        "input_ids": input_ids,
-        "attention_mask": np.ones((rows, position + 1), np.int64),
-        "position_ids": np.full((rows, 1), position, np.int64),
+def _prompt_ms(session: Session, sample: Mapping[str, np.ndarray], columns: int) -> float:
+    """Return the shortest time of the first `columns` positions of a prompt, on an empty cache, after one such call."""
+    times: list[float] = []
+    for _ in range(_PROMPTS):
+        present = {
+            name.replace("past_key_values", "present", 1): values[:, :, :0]
+            for name, values in sample.items()
+            if name.startswith("past_key_values.")
+        }
+        with closing(open_cache(session, present, row_count(sample), columns)) as cache:
+            times.append(_quickest_ms(lambda: cache.step(_chunk(sample, 0, columns)), 1))
+    return min(times)
+
+
+def _chunk(sample: Mapping[str, np.ndarray], position: int, columns: int) -> dict[str, np.ndarray]:
+    """Return the inputs of a decoder for `columns` more positions from `position` on."""
+    rows, end = row_count(sample), position + columns
+    chunk = {
+        name: np.repeat(sample[name], columns, axis=1) for name in ("input_ids", "inputs_embeds") if name in sample
     }
+    if "rope_length" in sample:
+        chunk["rope_length"] = np.array([end])
+    places = np.broadcast_to(np.arange(position, end), (rows, columns))
+    return {**chunk, "attention_mask": np.ones((rows, end), np.int64), "position_ids": places}
 
 
 def _quickest_ms(call: Callable[[], object], most: int) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from internvl_edge.runtime.backends import open_session
@@ -232,8 +233,13 @@ def test_a_single_library_is_not_measured(machine: Machine, bundle: Bundle, cach
 
 
 def test_large_weights_are_not_opened_twice(machine: Machine, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = {**bundle.manifest.files, "onnx/fp32/weights.safetensors": FileInfo(bytes=3 << 30, sha256="0" * 64)}
+    files = {**bundle.manifest.files, "onnx/fp32/weights.safetensors": FileInfo(bytes=9 << 30, sha256="0" * 64)}
     large = replace(bundle, manifest=replace(bundle.manifest, files=files))
+    model = onnx.load(bundle.path / FILE)
+    held = model.graph.initializer.add(name="w", dims=[3, 1 << 29], data_type=onnx.TensorProto.FLOAT16)
+    held.data_location = onnx.TensorProto.EXTERNAL
+    held.external_data.add(key="location", value="weights.safetensors")  # which holds another graph's weights too
+    (bundle.path / FILE).write_bytes(model.SerializeToString())
     monkeypatch.setattr(choice, "available_bytes", lambda: 32 << 30)
     session = machine.fastest(large, OPTIONS)
     assert session.backend == "onnxruntime"

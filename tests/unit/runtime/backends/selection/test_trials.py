@@ -7,11 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from internvl_edge.runtime.backends.selection.trials import difference, quickest_ms, sample_inputs
+from internvl_edge.runtime.backends.selection import trials
+from internvl_edge.runtime.backends.selection.trials import (
+    affordable_inputs,
+    difference,
+    quickest_ms,
+    row_count,
+    sample_inputs,
+)
 from internvl_edge.runtime.backends.session import TensorInfo, require_arrays
 from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.bundle.graph_roles import GraphUse
-from internvl_edge.runtime.bundle.manifest import GraphInfo, TensorSpec
+from internvl_edge.runtime.bundle.manifest import EmbeddingInfo, GraphInfo, LanguageInfo, TensorSpec
 from internvl_edge.runtime.stages import UNMEASURED, Stages
 from tests.unit.runtime.graph_uses import USES
 from tests.unit.runtime.tiny_bundle import MODEL
@@ -23,6 +30,27 @@ DECODER: dict[str, tuple[str, tuple[int | str, ...]]] = {
     "position_ids": ("int64", ("batch", "length")),
     "past_key_values.0.key": ("float32", ("batch", 1, "past", 2)),
 }
+LANGUAGE_MODEL: dict[str, tuple[str, tuple[int | str, ...]]] = {
+    "inputs_embeds": ("float32", ("batch", "length", 4)),
+    **{name: DECODER[name] for name in ("attention_mask", "position_ids")},
+    "rope_length": ("int64", (1,)),
+    "past_key_values.0.key": DECODER["past_key_values.0.key"],
+}
+CHAT_MODEL = replace(
+    MODEL,
+    text=None,
+    language=LanguageInfo(
+        layers=1,
+        kv_heads=1,
+        head_dim=2,
+        hidden_size=4,
+        vocab_size=4,
+        max_context=8192,
+        max_positions=8192,
+        tokens_per_tile=256,
+        embedding=EmbeddingInfo(file="weights", offset=0, dtype="float32", rows=4),
+    ),
+)
 
 
 class FakeSession:
@@ -36,6 +64,8 @@ class FakeSession:
         self.inputs = {name: TensorInfo(name, np.dtype(dtype), shape) for name, (dtype, shape) in takes.items()}
         self.past: list[int] = []
         self.positions: list[int] = []
+        self.chunks: list[tuple[int, int]] = []
+        self.lengths: list[int] = []
 
     def run(
         self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None, stages: Stages = UNMEASURED
@@ -46,8 +76,11 @@ class FakeSession:
         past = inputs["past_key_values.0.key"]
         self.past.append(past.shape[2])
         self.positions.append(int(inputs["position_ids"][0, 0]))
-        assert inputs["attention_mask"].shape[1] == past.shape[2] + 1
-        grown = np.concatenate([past, past[:, :, :1]], axis=2)
+        rows, new = inputs["position_ids"].shape
+        self.chunks.append((past.shape[2], new))
+        self.lengths += [int(inputs["rope_length"][0])] if "rope_length" in inputs else []
+        assert inputs["attention_mask"].shape[1] == past.shape[2] + new
+        grown = np.concatenate([past, np.ones((rows, 1, new, 2), np.float32)], axis=2)
         return {"logits": np.ones((1, 4)), "present.0.key": grown}
 
     def close(self) -> None:
@@ -89,6 +122,28 @@ def test_a_decoder_is_measured_on_a_cache_that_grows_within_its_positions(bundle
     assert session.past == list(range(held, held + len(session.past)))
     assert session.positions == session.past
     assert session.positions[-1] < 40  # MODEL's places
+
+
+def test_a_language_model_is_measured_on_a_prompt_and_on_the_steps_behind_one(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = FakeSession(LANGUAGE_MODEL)
+    chat = replace(bundle, manifest=replace(bundle.manifest, model=CHAT_MODEL))
+    sample = sample_inputs(with_graph(chat, "llm", LANGUAGE_MODEL), "llm", session)
+    now = iter(range(1000))
+    monkeypatch.setattr(trials.time, "perf_counter", lambda: float(next(now)) / 10)  # every call takes 100 ms
+    held = sample["attention_mask"].shape[1] - 1
+    assert quickest_ms(session, sample, CHAT_MODEL) == pytest.approx(100 * held / 64 + 64 * 100)
+    prompts, steps = session.chunks[:2], session.chunks[2:]
+    assert prompts == [(0, 64), (0, 64)]
+    assert steps == [(held + index, 1) for index in range(len(steps))]
+    assert session.lengths[0] == 64
+    assert session.lengths[2] == held + 1
+
+
+def test_a_language_model_is_measured_on_one_row_however_many_pictures_there_are(bundle: Bundle) -> None:
+    chat = with_graph(replace(bundle, manifest=replace(bundle.manifest, model=CHAT_MODEL)), "llm", LANGUAGE_MODEL)
+    assert row_count(affordable_inputs(chat, "llm", FakeSession(LANGUAGE_MODEL), rows=8)) == 1
 
 
 def test_other_graphs_are_measured_on_the_sample() -> None:
