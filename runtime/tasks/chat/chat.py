@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from internvl_edge.runtime.bundle.chat_tokenizer.tokenizer import ChatTokenizer
 from internvl_edge.runtime.errors import TooLongError
 from internvl_edge.runtime.inputs.pictures.arguments import Pictures
 from internvl_edge.runtime.monitor import UNMONITORED, Monitor
@@ -251,7 +252,7 @@ class Request:
         template = Prompts.of(model.bundle, model.chat_tokenizer).template
         stops = (*check_stops(stop), *filter(None, [template.stop]))
         config = GenerationConfig(
-            eos_token_ids=info.stop_token_ids,
+            eos_token_ids=(*info.stop_token_ids, *_control_ids(model.chat_tokenizer, stops)),
             pad_token_id=info.pad_token_id,
             forbidden_ids=model.kept(unknown_ids),
             **settings,
@@ -327,6 +328,11 @@ def unknown_ids(model: OpenedGraphs) -> tuple[int, ...]:
     _, language = described_chat(model.bundle)
     tokenizer = model.chat_tokenizer
     return tuple(key for key in range(language.vocab_size) if not tokenizer.knows(key))
+
+
+def _control_ids(tokenizer: ChatTokenizer, stops: Sequence[str]) -> list[int]:
+    """Return the ids of stop strings that are control tokens, which have no text in an answer."""
+    return [token for stop in stops if (token := tokenizer.token_id(stop)) in tokenizer.special_ids]
 
 
 def _room(model: OpenedGraphs, prompt: ChatPrompt, pictures: Sequence[TiledPicture]) -> int:

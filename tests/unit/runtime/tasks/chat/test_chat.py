@@ -107,6 +107,11 @@ class TestStops:
     def test_one_that_never_comes_changes_nothing(self, model: InternVL) -> None:
         assert model.chat("abcdef", stop=["never"]).text == "fedcba"
 
+    @pytest.mark.parametrize(("stop", "text"), [([], "fedc"), (["<box>"], "fe"), (["fe<box>"], "fedc")])
+    def test_a_control_token_stops_although_it_has_no_text(self, tmp_path: Path, stop: list[str], text: str) -> None:
+        model, _, _ = scripted_chat(tmp_path / "chat", lambda prompt: "fe<box>dc")
+        assert model.chat("abcdef", stop=stop).text == text
+
     @pytest.mark.parametrize("stop", ["x", [""], [3]])
     def test_what_is_no_list_of_texts(self, model: InternVL, stop: Any) -> None:
         with pytest.raises(InputError, match=r"^stop: .*; give a sequence of texts"):
