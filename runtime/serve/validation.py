@@ -12,13 +12,15 @@ from internvl_edge.runtime.inputs.files.sniff import HEAD_BYTES, picture_format
 from internvl_edge.runtime.inputs.pictures.picture_text import encoded_picture, picture_in_text
 from internvl_edge.runtime.serve.models import ServedModel
 from internvl_edge.runtime.serve.options import ServeOptions
-from internvl_edge.runtime.serve.refusals import BadRequestError, TooLargeError
+from internvl_edge.runtime.serve.refusals import CONTEXT_CODE, BadRequestError, TooLargeError
 from internvl_edge.runtime.serve.requests import Request
 from internvl_edge.runtime.serve.signature import DATATYPES, Tensor
 
 _SHOWN = 80
 """Largest number of characters of a client's own text that an error message repeats."""
 _DATATYPES = {dtype: name for name, dtype in DATATYPES.items()}
+_TOKEN_BYTES = 32
+"""Bytes of a token that a text of a conversation may have on average: in a real text it has about 4."""
 _NAMED = 5
 """Largest number of findings that one error message names."""
 _LITERAL = ("history", "system", "stop")
@@ -34,14 +36,15 @@ def validated_request(request: Request, served: ServedModel, model: ModelInfo, o
 
     Raises:
         BadRequestError: The request does not fit the signature; the message names what is wrong.
-        TooLargeError: The request has more rows, or a longer text, than the limits allow.
+        TooLargeError: The request has more rows, or a longer text, than the limits allow; texts of a conversation are
+            bad requests when the context cannot hold them.
     """
     for findings in (_names, _tensors, _rows):  # each check relies on those before it
         _refuse(request, list(findings(request, served)))
     _require_counts(request, served, options)
     for findings in (_texts, _labels, _turns):
         _refuse(request, list(findings(request, served)))
-    _require_short_texts(request, options)
+    _require_short_texts(request, served, options)
     _refuse(request, [*_ids(request, model), *_parameters(request, served)])
     return _with_pictures(request)
 
@@ -197,10 +200,15 @@ def _require_counts(request: Request, served: ServedModel, options: ServeOptions
         raise TooLargeError(f"{request.model}: {texts} labels in templates, at most {options.max_rows} are taken")
 
 
-def _require_short_texts(request: Request, options: ServeOptions) -> None:
+def _require_short_texts(request: Request, served: ServedModel, options: ServeOptions) -> None:
+    limits = served.signature.answers
+    most = options.max_text_bytes if limits is None else limits.context * _TOKEN_BYTES
     for name, values in request.inputs.items():
-        if values.dtype == np.object_ and name != "image" and max(map(len, values.flat)) > options.max_text_bytes:
-            raise TooLargeError(f"{request.model}: {name} has a text of more than {options.max_text_bytes} bytes")
+        if values.dtype == np.object_ and name != "image" and max(map(len, values.flat)) > most:
+            finding = f"{request.model}: {name} has a text of more than {most} bytes"
+            if limits is None:
+                raise TooLargeError(finding)
+            raise BadRequestError(f"{finding}, for a context of {limits.context} tokens", code=CONTEXT_CODE)
 
 
 def _ids(request: Request, model: ModelInfo) -> Iterator[str]:

@@ -359,8 +359,12 @@ def test_what_was_said_may_be_anything() -> None:
     pictures = {"image": strings(b"x", b"y", b"z"), "image_turns": np.array([0, 2, 2])}
     checked = check_chat(conversation(history=history, stop=strings(b"\n"), **pictures))
     assert checked.inputs["history"].tolist() == history.tolist()
-    with pytest.raises(TooLargeError, match="history has a text of more than 50 bytes"):
-        check_chat(conversation(history=strings(b"a", b"x" * 51).reshape(1, 2)))
+    check_chat(conversation(history=strings(b"a", b"x" * 3200).reshape(1, 2)))
+    with pytest.raises(
+        BadRequestError, match="history has a text of more than 3200 bytes, for a context of 100"
+    ) as error:
+        check_chat(conversation(history=strings(b"a", b"x" * 3201).reshape(1, 2)))
+    assert error.value.code == "context_length_exceeded"
 
 
 def test_a_span_holds_the_numbers_between() -> None:
