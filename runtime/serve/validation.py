@@ -208,7 +208,9 @@ def _require_short_texts(request: Request, served: ServedModel, options: ServeOp
             finding = f"{request.model}: {name} has a text of more than {most} bytes"
             if limits is None:
                 raise TooLargeError(finding)
-            raise BadRequestError(f"{finding}, for a context of {limits.context} tokens", code=CONTEXT_CODE)
+            raise BadRequestError(
+                f"{finding}, for a context of {limits.context} tokens", param="messages", code=CONTEXT_CODE
+            )
 
 
 def _ids(request: Request, model: ModelInfo) -> Iterator[str]:

@@ -59,13 +59,13 @@ def server(demo_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @contextmanager
-def serving(bundle: Path, log: Path) -> Iterator[Server]:
+def serving(bundle: Path, log: Path, model: str = "caption") -> Iterator[Server]:
     with log.open("w") as errors:
         process = subprocess.Popen([*COMMAND, bundle, *ANY_PORT], stdout=subprocess.PIPE, stderr=errors, text=True)
         assert process.stdout is not None
         try:
             places = process.stdout.readline().split(", ")
-            assert "caption" in process.stdout.readline(), log.read_text()
+            assert model in process.stdout.readline(), log.read_text()
             yield Server(process, *(int(place.rsplit(":", 1)[1]) for place in places), log)
         finally:
             process.kill()
