@@ -241,7 +241,7 @@ def _describe(
         precision=run.options.bundle_precision,
         graphs=graphs,
         files=_digests(staging.folder, stored.files),
-        accepted_config=run.checkpoint.accepted_fields,
+        accepted_config=run.accepted_fields,
     )
     manifest.save(staging.folder / "manifest.json")
 

@@ -46,6 +46,12 @@ class ExportRun:
         return self.model.config
 
     @property
+    def accepted_fields(self) -> tuple[str, ...]:
+        """Unknown fields in the checkpoint's files that the user accepted as having no effect."""
+        more = self.conversation.accepted_fields if self.conversation is not None else ()
+        return (*self.checkpoint.accepted_fields, *more)
+
+    @property
     def tensors(self) -> tuple[StoredTensor, ...]:
         """Tensors that the graphs of this export may use; without a graph of it, the language model's are none."""
         spoken = needs_language(self.graphs)

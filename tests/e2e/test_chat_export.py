@@ -8,6 +8,7 @@ from safetensors.numpy import load_file
 
 from internvl_edge.export.checkpoint import open_checkpoint
 from internvl_edge.export.models.families.language_model import EMBEDDING
+from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.bundle.embedding_table import EmbeddingTable
 from internvl_edge.runtime.bundle.graph_roles import LANGUAGE_MODEL, TILE_ENCODER
@@ -39,6 +40,17 @@ def test_the_manifest_describes_the_chat(case: str, bundle: Bundle) -> None:
     takes = [spec.name for spec in bundle.manifest.graphs["llm"].inputs]
     assert takes[:3] == ["inputs_embeds", "attention_mask", "position_ids"]
     assert len(takes) == 3 + 2 * model.require_language().layers
+
+
+def test_the_bundle_writes_the_recorded_prompt(case: str, bundle: Bundle) -> None:
+    vocabulary = {"vocab.json", "merges.txt"} if case == "c1" else {"tokenizer.json", "chat_template.jinja"}
+    settings = {"tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"}
+    assert {path.name for path in (bundle.path / "tokenizer").iterdir()} == vocabulary | settings
+    assert not (bundle.path / "tokenizer.model").exists()
+    row = golden_chat(case).prompts["prompts"][0]
+    with InternVL.open(bundle.path) as model:
+        prompt = model.chat_prompt("<image>\nDescribe the picture.", row["num_patches_list"])
+    assert (prompt.text, prompt.input_ids) == (row["prompt"], row["input_ids"])
 
 
 def test_the_table_of_tokens_is_in_the_store_once(case: str, bundle: Bundle) -> None:

@@ -49,6 +49,9 @@ class Conversation:
     template: str | None = None
     """Source of the Jinja template of the native layout."""
     tokenizer: ChatTokenizer | None = None
+    """The opened tokenizer; None where only ids are taken."""
+    accepted_fields: tuple[str, ...] = ()
+    """Unknown fields in its files that the user accepted as having no effect."""
 
     def copy_to(self, bundle: Path) -> None:
         """Copy the tokenizer and the template into a bundle."""
@@ -114,7 +117,14 @@ def read_conversation(folder: Path, config: ModelConfig, reader: FieldReader) ->
     if chat is None or reader.findings or reader.unknown:
         reader.fail()
     read = tokenizer_files(folder, vocabulary) if vocabulary is not None else ()
-    return Conversation(chat=chat, max_length=length, files=read, template=source, tokenizer=files.tokenizer)
+    return Conversation(
+        chat=chat,
+        max_length=length,
+        files=read,
+        template=source,
+        tokenizer=files.tokenizer,
+        accepted_fields=tuple(reader.accepted),
+    )
 
 
 def _json(path: Path) -> dict[str, Any]:

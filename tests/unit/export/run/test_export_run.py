@@ -120,3 +120,21 @@ def test_the_context_is_at_most_that_of_the_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(ExportError) as caught:
         open_run(options(tmp_path, max_context=16385), Silent())
     assert str(caught.value) == "--max-context 16385: model_max_length of the tokenizer is 16384; lower it"
+
+
+def test_an_unknown_field_of_the_tokenizer_may_be_accepted(tmp_path: Path) -> None:
+    folder = shutil.copytree(GOLDEN_CHAT / "c1" / "checkpoint", tmp_path / "checkpoint")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "normalizer": "nfkc"}))
+    name = "tokenizer_config.normalizer"
+    with pytest.raises(CheckpointError, match=f"--accept-config {name}"):
+        open_run(options(tmp_path), Silent())
+    assert open_run(options(tmp_path, accept_config=(name,)), Silent()).accepted_fields == (name,)
+
+
+def test_a_missing_tokenizer_is_refused_for_a_language_model_alone(tmp_path: Path) -> None:
+    folder = shutil.copytree(GOLDEN_CHAT / "c1" / "checkpoint", tmp_path / "checkpoint")
+    (folder / "merges.txt").unlink()
+    with pytest.raises(CheckpointError, match=r"has no tokenizer \(tokenizer\.json, vocab\.json with merges\.txt"):
+        open_run(options(tmp_path), Silent())
+    assert open_run(options(tmp_path, graphs=("vision",)), Silent()).conversation is None
