@@ -89,15 +89,6 @@ def request_prompt(
     return ChatPrompt(text=text, input_ids=prompts.tokenizer.encode(text, spans), question=asked)
 
 
-def final_answer(model: OpenedGraphs, text: str) -> str:
-    """Return a decoded answer up to the template's end of an answer, without white space around it.
-
-    This is the text that belongs into a history.
-    """
-    stop = Prompts.of(model.bundle, model.chat_tokenizer).template.stop
-    return (text.split(stop, 1)[0] if stop else text).strip()
-
-
 class PromptTemplate(Protocol):
     """The texts around the messages of a conversation, in either layout."""
 

@@ -6,7 +6,7 @@ import pytest
 
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.errors import BundleError, InputError
-from internvl_edge.runtime.tasks.chat.prompts import chat_prompt, final_answer, request_prompt
+from internvl_edge.runtime.tasks.chat.prompts import chat_prompt, request_prompt
 from tests.unit.runtime.chat_bundles import CHATML, chat_bundle, open_chat, write_tokenizer
 
 V25 = "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
@@ -145,12 +145,6 @@ def test_faults_of_requests_are_named_before_the_bundle_is_read(tmp_path: Path) 
     model = InternVL.open(chat_bundle(tmp_path))
     with pytest.raises(InputError, match="pictures: 1 for 2 <image> marks"):
         request_prompt(model, "<image><image>", [1])
-
-
-def test_an_answer_ends_at_the_templates_end(official: InternVL, native: InternVL) -> None:
-    """What comes into the history is stripped, without the end (trap 15)."""
-    assert final_answer(official, " a b \n<|im_end|>\nmore") == "a b"
-    assert final_answer(native, " a b \n") == "a b"
 
 
 @pytest.mark.parametrize(
