@@ -19,6 +19,7 @@ from internvl_edge.runtime.tasks.generation.config import MOST_LOG_PROBABILITIES
 _MOST_STOPS = 4
 """Most texts that end an answer, the same as OpenAI's limit."""
 _LONGEST_STOP = 1024
+_MOST_TOKENS = (1 << 31) - 1
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "n": (1,),
     "presence_penalty": (0,),
@@ -169,7 +170,7 @@ def _sampling(fields: _Fields) -> dict[str, Parameter]:
     given: dict[str, Parameter | None] = {
         "temperature": fields.number("temperature", 0, 2),
         "top_p": fields.number("top_p", 0, 1),
-        "top_k": fields.whole("top_k", 0, (1 << 31) - 1),
+        "top_k": fields.whole("top_k", 0, _MOST_TOKENS),
         "min_p": fields.number("min_p", 0, 1),
         "repetition_penalty": fields.number("repetition_penalty", 0.01, 100),
         "seed": fields.whole("seed", -(1 << 63), (1 << 63) - 1),
@@ -183,13 +184,15 @@ def _sampling(fields: _Fields) -> dict[str, Parameter]:
 
 
 def _lengths(fields: _Fields, limits: AnswerLimits) -> dict[str, Parameter]:
-    least = limits.new_tokens < limits.context
-    remedy = "; serve with a larger --max-answer-tokens for more" if least else ", the model's context"
+    """Return the most tokens of the answer; only a limit of the server refuses more, since the context ends an answer."""
+    limited = limits.new_tokens < limits.context
+    most = limits.new_tokens if limited else _MOST_TOKENS
+    remedy = "; serve with a larger --max-answer-tokens for more" if limited else ""
     names = ("max_completion_tokens", "max_tokens")
-    given = [value for name in names if (value := fields.whole(name, 1, limits.new_tokens, remedy)) is not None]
+    given = [value for name in names if (value := fields.whole(name, 1, most, remedy)) is not None]
     if len(set(given)) > 1:
         raise _refused("max_tokens", f"is {given[1]} and max_completion_tokens {given[0]}; give one of them")
-    return {"max_new_tokens": given[0]} if given else {}
+    return {"max_new_tokens": min(given[0], limits.new_tokens)} if given else {}
 
 
 def _tiles(fields: _Fields, said: Conversation, limits: AnswerLimits) -> dict[str, Parameter]:
