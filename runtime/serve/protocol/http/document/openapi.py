@@ -6,6 +6,7 @@ from typing import Any
 
 from internvl_edge.runtime.serve.protocol.http.document.operations import (
     BYTES,
+    EVENTS,
     HEADER_LENGTH,
     JSON,
     OPENAI,
@@ -78,13 +79,15 @@ def model_words(signature: Signature) -> str:
 def _operation(method: str, path: str, operation: Operation, signatures: Mapping[str, Signature]) -> dict[str, Any]:
     schema = reference("OpenAIError" if path.startswith(OPENAI_PATHS) else "Error")
     refused = {code: {"description": words, "content": {JSON: {"schema": schema}}} for code, words in _REFUSALS.items()}
-    given = {"schema": reference(operation.gives)} if operation.media == JSON else {}
+    given = {operation.media: {"schema": reference(operation.gives)} if operation.media == JSON else {}}
+    if operation.events:
+        given[EVENTS] = {}
     described: dict[str, Any] = {
         "operationId": _identity(method, path),
         "tags": [operation.tag],
         "summary": operation.summary,
         "parameters": [_parameter(name, operation, signatures) for name in re.findall(r"{(\w+)}", path)],
-        "responses": {"200": {"description": "The answer.", "content": {operation.media: given}}, **refused},
+        "responses": {"200": {"description": "The answer.", "content": given}, **refused},
     }
     if path in PUBLIC:
         described["security"] = []

@@ -34,6 +34,8 @@ class Operation:
     """Media type of its response."""
     example: Mapping[str, object] | None = None
     """Example of its body."""
+    events: bool = False
+    """Whether its response may also be server-sent events, where its body asks for them."""
     model: str = ""
     """Name of the served model that answers; empty where the path names it, or no single one does."""
     open: bool = False
@@ -141,6 +143,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         takes="ChatRequest",
         gives="ChatCompletion",
         example={"model": "internvl-chat", "messages": [{"role": "user", "content": "What is a kite?"}]},
+        events=True,
         model=CHAT,
     ),
     ("GET", "/v1/models"): Operation(

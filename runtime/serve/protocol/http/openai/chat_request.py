@@ -184,7 +184,7 @@ def _sampling(fields: _Fields) -> dict[str, Parameter]:
 
 
 def _lengths(fields: _Fields, limits: AnswerLimits) -> dict[str, Parameter]:
-    """Return the most tokens of the answer; only a limit of the server refuses more, since the context ends an answer."""
+    """Return the most tokens of the answer: only the server's own limit refuses more, the context ends an answer."""
     limited = limits.new_tokens < limits.context
     most = limits.new_tokens if limited else _MOST_TOKENS
     remedy = "; serve with a larger --max-answer-tokens for more" if limited else ""

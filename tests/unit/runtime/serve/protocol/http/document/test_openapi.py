@@ -108,6 +108,11 @@ def test_examples_are_of_their_schemas(document: Any) -> None:
     assert seen >= 4
 
 
+def test_a_completion_is_json_or_events(document: Any) -> None:
+    answer = document["paths"]["/v1/chat/completions"]["post"]["responses"]["200"]
+    assert set(answer["content"]) == {"application/json", "text/event-stream"}
+
+
 def test_keys_are_reported_where_they_are_wanted() -> None:
     with served(Service(FakeEngine(), credentials=Credentials(["secret"]))) as places:
         assert "API key" in ask(places, "GET", "/openapi.json")
