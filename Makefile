@@ -1,4 +1,4 @@
-# make demo   export the trained example with a TensorRT plan, and use it
+# make demo   export the trained examples, one with a TensorRT plan, and use them: retrieval, captions, a conversation
 # make gpu-check   what only a GPU can show; writes gpu-report.md and gpu-report.json
 # make check-dependencies   the lowest and the newest versions of every extra, each in an environment of its own
 # make coverage   which lines and branches no test runs; takes about twice as long as the tests
@@ -14,6 +14,9 @@ ROOMS := internvl_edge.cli internvl_edge.commands internvl_edge.export internvl_
   internvl_edge.runtime internvl_edge.optimum_register
 EMOJI := examples/emoji
 BUNDLE := demo-bundle
+CHAT := examples/chat
+CHAT_BUNDLE := demo-chat-bundle
+CHAT_PICTURES := demo-chat-pictures
 # Whole files, in the order that tests/conftest.py gives them.
 SHARED_OUT := -n 2 --dist loadfile --no-loadscope-reorder
 PICTURES := demo-pictures
@@ -48,6 +51,10 @@ demo: $(DEMO_READY)
 	  -t "gem stone" -t "flag: Nepal" -t "sleeping face" -t "a slice of pizza"
 	$(BIN)/internvl-edge run caption $(BUNDLE) $(PICTURES)/0011.png $(PICTURES)/0053.png
 	$(BIN)/internvl-edge run caption $(BUNDLE) $(PICTURES)/0011.png $(PICTURES)/0053.png --prompt "Japanese caption:"
+	$(BIN)/internvl-edge export $(CHAT)/checkpoint -o $(CHAT_BUNDLE)
+	$(BIN)/python -m zipfile -e $(CHAT)/data/test.zip $(CHAT_PICTURES)
+	$(BIN)/internvl-edge run chat $(CHAT_BUNDLE) $(CHAT_PICTURES)/0185.png \
+	  -q "List the things from left to right." -q "Which one belongs to food & drink?"
 
 test: lint types unit
 
@@ -75,4 +82,4 @@ coverage: $(READY) $(TRITON)
 	$(BIN)/coverage report
 
 clean:
-	rm -rf $(VENV) .coverage* .triton .mypy_root $(BUNDLE) $(PICTURES) .$(BUNDLE).partial gpu-report.json gpu-report.md
+	rm -rf $(VENV) .coverage* .triton .mypy_root $(BUNDLE) $(PICTURES) $(CHAT_BUNDLE) $(CHAT_PICTURES) .$(BUNDLE).partial .$(CHAT_BUNDLE).partial gpu-report.json gpu-report.md

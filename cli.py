@@ -85,6 +85,7 @@ def main(verbose: int) -> None:
     internvl-edge compare BUNDLE CHECKPOINT --data PICTURES    first block that diverges
     internvl-edge build BUNDLE --target rtx-4090   plans, or a kit for a device that builds its own
     internvl-edge run retrieve BUNDLE IMAGES -t "a red kite"
+    internvl-edge run chat BUNDLE IMAGES -q "What is it?"      a question; without -q a conversation
     internvl-edge bench BUNDLE                     latency, throughput and energy on this device
     internvl-edge inspect BUNDLE                   shapes, operators, parameters, bytes and FLOPs
     internvl-edge serve BUNDLE                     HTTP and gRPC: Open Inference Protocol, streams, embeddings

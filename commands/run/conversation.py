@@ -68,7 +68,9 @@ class Talk:
         self._model, self._pictures, self._frames = model, tuple(pictures), tuple(frames)
         self._settings, self._monitor = dict(settings), Monitor(stages=stages)
         self.reply: ChatReply | None = None
-        """The last answer."""
+        """The last answer of the history."""
+        self.last: ChatReply | None = None
+        """The last answer, which may have been stopped before its first word."""
         self.reset()
 
     def reset(self) -> None:
@@ -90,12 +92,16 @@ class Talk:
             question = with_marks(with_frames(question, len(self._next_frames)), len(self._next), known + 1)
         more = settings | {"cancelled": cancelled, "monitor": self._monitor}
         if self._settings["num_beams"] > 1:
-            self.reply = self._model.chat(question, images, **more)
-            yield self.reply.text
+            reply = self._model.chat(question, images, **more)
+            yield reply.text
         else:
             stream = self._model.chat_stream(question, images, **{k: v for k, v in more.items() if k != "num_beams"})
             yield from stream
-            self.reply = stream.reply
+            reply = stream.reply
+        self.last = reply
+        if reply.finish_reason == "cancelled" and not reply.text:
+            return  # nothing was said: the next question is this one's, with its pictures
+        self.reply = reply
         self._next, self._next_frames = (), ()
 
     def saved(self) -> str:
@@ -155,7 +161,7 @@ def _answer(talk: Talk, question: str, cancelled: Callable[[], bool], as_json: b
     for piece in talk.pieces(question, cancelled):
         if not as_json:
             show(piece, newline=False)
-    reply = talk.reply
+    reply = talk.last
     if as_json and reply is not None:
         row = {
             "question": question,

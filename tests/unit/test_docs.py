@@ -22,7 +22,7 @@ PAGES = [
 ]
 GUIDES = {
     "internvl-edge": ("export.md",),
-    "export": ("export.md", "calibrate.md", "inputs.md"),
+    "export": ("export.md", "calibrate.md", "inputs.md", "chat.md"),
     "calibrate": ("calibrate.md", "inputs.md"),
     "eval": ("eval.md", "inputs.md"),
     "compare": ("compare.md", "inputs.md"),
@@ -56,7 +56,7 @@ PROPOSED = {
     "export/models/segmentation.py",
     "export/models/families/segmentation.py",
     "export/models/graph_modules/segment.py",
-    "export/models/graph_modules/llm.py",
+    "export/models/families/language/mistral.py",
     "runtime/tasks/segmentation.py",
     "commands/run/segment.py",
 }

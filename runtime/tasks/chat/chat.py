@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from internvl_edge.runtime.bundle.chat_tokenizer.tokenizer import ChatTokenizer
-from internvl_edge.runtime.errors import TooLongError
+from internvl_edge.runtime.errors import InputError, TooLongError
 from internvl_edge.runtime.inputs.pictures.arguments import Pictures
 from internvl_edge.runtime.monitor import UNMONITORED, Monitor
 from internvl_edge.runtime.stages import TOKENIZE
@@ -258,6 +258,11 @@ class Request:
             **settings,
         )
         pictures = pictures_of(history, question, tile_pictures(model, images, max_tiles, monitor))
+        side = model.info.vision.image_size
+        if other := [picture.name for picture in pictures if picture.tiles.shape[1] != side]:
+            raise InputError(
+                f"history: {', '.join(other)} in tiles of another model; give a list of (question, answer)"
+            )
         with monitor.stages.stage(TOKENIZE):
             prompt = request_prompt(model, question, [len(each.tiles) for each in pictures], history, system)
         room = _room(model, prompt, pictures)

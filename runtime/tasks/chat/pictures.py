@@ -136,10 +136,12 @@ def _limits(pictures: int, max_tiles: MaxTiles) -> list[int | None]:
     Raises:
         InputError: limits that are no numbers of tiles, or not one for each picture.
     """
-    limits: list[int | None]
-    limits = [max_tiles] * pictures if max_tiles is None or isinstance(max_tiles, int) else [*max_tiles]
-    given = [max_tiles] if isinstance(max_tiles, int) else [limit for limit in limits if limit is not None]
-    if wrong := [limit for limit in given if not 1 <= limit <= MOST_TILES]:
+    if max_tiles is None or isinstance(max_tiles, int | np.integer):
+        given = [None if max_tiles is None else int(max_tiles)]
+        limits = given * pictures
+    else:
+        given = limits = [*max_tiles]
+    if wrong := [limit for limit in given if limit is not None and not 1 <= limit <= MOST_TILES]:
         listed = ", ".join(map(str, dict.fromkeys(wrong)))
         raise InputError(f"max_tiles: {listed} tiles for a picture; give 1 to {MOST_TILES}")
     if len(limits) != pictures:

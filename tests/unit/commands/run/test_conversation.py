@@ -113,6 +113,13 @@ def test_ctrl_c_gives_up_a_line(talk: Talk, types: Type, capsys: pytest.CaptureF
     assert capsys.readouterr().out == "1 1 one\n"
 
 
+def test_an_answer_that_was_stopped_before_its_first_word_is_no_turn(talk: Talk) -> None:
+    assert list(talk.pieces("one", lambda: True)) == []
+    assert talk.last is not None
+    assert talk.last.finish_reason == "cancelled"
+    assert "".join(talk.pieces("one", lambda: False)) == "1 1 one"
+
+
 def test_ctrl_c_stops_an_answer_and_not_the_program(
     opened: tuple[Talk, ScriptedLlm], types: Type, capsys: pytest.CaptureFixture[str]
 ) -> None:

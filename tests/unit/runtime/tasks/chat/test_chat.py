@@ -151,6 +151,12 @@ class TestHistory:
         with pytest.raises(InputError, match=r"^history: "):
             model.chat("a", history=history)
 
+    def test_a_history_of_another_models_tiles_is_refused(self, model: InternVL, wide: Image.Image) -> None:
+        history = model.chat("abc", [wide]).history
+        large = dataclasses.replace(history.pictures[0], tiles=np.zeros((1, 8, 8, 3), np.uint8))
+        with pytest.raises(InputError, match=r"^history: Image in tiles of another model"):
+            model.chat("def", history=Conversation(history, [large]))
+
     def test_the_prompt_of_the_last_turn_is_not_computed_again(self, opened: Chat) -> None:
         model, _, llm = opened
         first = model.chat("abc")
