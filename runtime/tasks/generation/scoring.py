@@ -12,7 +12,9 @@ def answer_log_probabilities(decoder: Decoder, answers: Sequence[Sequence[int]])
     """Return the log-probability of each token of one answer for each row, in float64.
 
     The graph gives the logits of the last position alone, so that the tokens are fed one by one, as if they had been
-    generated. The sum over a row is the log-probability of the answer, its mean is the score of a token.
+    generated. One step with a row for each beginning of the answer, which share the prompt, is no faster: 0.5B on two
+    cores took as long for 3 to 5 tokens and 1.3 to 1.6 times as long for 8 to 12. The sum over
+    a row is the log-probability of the answer, its mean is the score of a token.
 
     Raises:
         BackendError: the decoder fails, or returns NaN.
