@@ -142,6 +142,11 @@ def test_what_the_graphs_have_not_is_refused_by_name(
     assert_refused(changed(tmp_path / "c", vision=vision, **fields), finding)
 
 
+def test_without_norms_of_queries_and_keys_the_epsilon_is_the_files(tmp_path: Path) -> None:
+    folder = changed(tmp_path / "c", vision={"layer_norm_eps": 1e-5}, case="c4")
+    assert opened(folder).config.vision.eps == 1e-5
+
+
 def test_the_layer_that_is_taken_counts_from_the_end(tmp_path: Path) -> None:
     """Trap 10: -1 is the output of the last block, unnormalized."""
     folder = changed(tmp_path / "c", vision_feature_layer=-2)

@@ -227,10 +227,23 @@ class TestWindows:
         with pytest.raises(CheckpointError, match=r"llm_config\.sliding_window is 256, but the graphs attend"):
             language_config("Qwen2ForCausalLM", **fields, max_window_layers=2)
 
+    def test_the_layers_before_the_classes_default_have_none(self) -> None:
+        on = {"use_sliding_window": True}
+        assert language_config("Qwen2ForCausalLM", **(self.FIELDS | on | {"num_hidden_layers": 28})).num_layers == 28
+        with pytest.raises(CheckpointError, match="sliding_window is 256"):
+            language_config("Qwen2ForCausalLM", **(self.FIELDS | on | {"num_hidden_layers": 29}))
+
+    @pytest.mark.parametrize("value", [0, -5, 2.5, "256"])
+    def test_one_that_is_no_number_is_refused(self, value: Any) -> None:
+        with pytest.raises(CheckpointError, match=f"sliding_window is {value!r}"):
+            language_config("Phi3ForCausalLM", **(self.FIELDS | {"sliding_window": value}))
+
     def test_phi3s_is_on_wherever_it_is_stated(self) -> None:
-        with pytest.raises(CheckpointError, match=r"llm_config\.sliding_window is 256"):
-            language_config("Phi3ForCausalLM", **self.FIELDS)
-        assert language_config("Phi3ForCausalLM", **(self.FIELDS | {"sliding_window": 262144})).hidden_size == 72
+        for window in (256, 511):
+            with pytest.raises(CheckpointError, match=rf"llm_config\.sliding_window is {window}"):
+                language_config("Phi3ForCausalLM", **(self.FIELDS | {"sliding_window": window}))
+        for window in (512, 262144):
+            assert language_config("Phi3ForCausalLM", **(self.FIELDS | {"sliding_window": window})).hidden_size == 72
 
 
 def test_biases_of_queries_keys_and_values_are_not_those_of_the_output() -> None:

@@ -73,7 +73,7 @@ def test_all_spellings_of_a_rule_are_one_rule(
 
 
 @pytest.mark.parametrize("kind", ["su", "longrope"])
-@pytest.mark.parametrize("original", [16, 64])
+@pytest.mark.parametrize("original", [16, 40, 64])
 def test_su_has_factors_of_both_lengths_and_a_magnitude_at_every_length(kind: str, original: int) -> None:
     scaling = {"type": kind, "short_factor": [1.0, 1.05], "long_factor": [1, 4.5]}
     expected = RopeConfig(
@@ -85,7 +85,13 @@ def test_su_has_factors_of_both_lengths_and_a_magnitude_at_every_length(kind: st
     )
     assert rope(rope_scaling=scaling, original=original) == expected
     assert rope(rope_parameters={**scaling, "original_max_position_embeddings": original}) == expected
-    assert expected.magnitude == pytest.approx(math.sqrt(1.5) if original == 16 else 1.0)
+    hand = {16: math.sqrt(1.5), 40: 1.0618, 64: 1.0}
+    assert expected.magnitude == pytest.approx(hand[original], abs=1e-4)
+
+
+def test_a_length_that_shrinks_changes_no_magnitude() -> None:
+    scaling = {"type": "su", "short_factor": [1.0], "long_factor": [1.0]}
+    assert rope(rope_scaling=scaling, original=128).magnitude == 1.0
 
 
 def test_phi3s_yarn_differs_in_its_magnitude() -> None:
@@ -130,8 +136,20 @@ def test_phi3s_yarn_differs_in_its_magnitude() -> None:
             r"short_factor is \[0\], which is no list of factors",
         ),
         (
-            {"original": 16, "rope_scaling": {"type": "su", "original_max_position_embeddings": 8}},
-            "is 16 in llm_config and 8 in llm_config.rope_scaling, but they mean the same thing|needs short_factors",
+            {
+                "original": 16,
+                "rope_scaling": {
+                    "type": "su",
+                    "original_max_position_embeddings": 8,
+                    "short_factor": [1.0],
+                    "long_factor": [1.0],
+                },
+            },
+            "is 16 in llm_config and 8 in llm_config.rope_scaling, but they mean the same thing",
+        ),
+        (
+            {"original": 1, "rope_scaling": {"type": "su", "short_factor": [1.0], "long_factor": [1.0]}},
+            "stretches 1 to 64 positions",
         ),
         ({"rope_scaling": {"type": "dynamic", "factor": 2, "beta_fast": 32}}, "rope_scaling.beta_fast"),
     ],
