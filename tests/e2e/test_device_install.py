@@ -13,6 +13,7 @@ import pytest
 from internvl_edge.cli import main
 from tests.e2e import device_install
 from tests.project import ROOT
+from tests.unit.runtime.chat_bundles import chat_bundle, write_tokenizer
 from tests.unit.runtime.inspect.xray.excerpt import write_plan
 
 Done = dict[str, Any]
@@ -72,7 +73,11 @@ def test_what_needs_no_extra_works(demo_bundle: Path, pictures: Path, emoji: Pat
     assert "<svg" in page.read_text(encoding="utf-8")
 
 
-def test_what_needs_an_extra_names_it_in_one_line(demo_bundle: Path, emoji: Path, tmp_path: Path) -> None:
+def test_what_needs_an_extra_names_it_in_one_line(
+    demo_bundle: Path, emoji: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    chat = tmp_path_factory.mktemp("chat")
+    write_tokenizer(chat / "tokenizer")
     checkpoint, data, output = emoji / "checkpoint", emoji / "data" / "test.jsonl", tmp_path / "output"
     lines: dict[tuple[object, ...], str] = {
         ("export", checkpoint, "-o", output): "export",
@@ -81,6 +86,7 @@ def test_what_needs_an_extra_names_it_in_one_line(demo_bundle: Path, emoji: Path
         ("build", demo_bundle, "--target", "agx-orin-64gb", "-o", output): "export",
         ("build", demo_bundle, "--target", "rtx-4090"): "rtx",
         ("serve", demo_bundle): "serve",
+        ("run", "chat", chat_bundle(chat), "-q", "What is it?"): "chat",
         ("run", "embed", demo_bundle, data, "-o", tmp_path / "features.parquet"): "parquet",
         ("run", "embed", demo_bundle, data, "-o", tmp_path / "features.npz", "--engine", "ray"): "ray",
     }

@@ -48,14 +48,16 @@ class Cutter:
     def cut(self, text: str, literal: Sequence[Span] = ()) -> list[Part]:
         """Return the parts of `text`, none of them empty.
 
-        A control token that reaches into one of the spans `literal` is plain text. A reserved text in a span, which the
-        vocabulary would turn into the id of an added token, is cut in two so that it gives other ids.
+        In the spans `literal` control tokens are plain text, and so is every token that stands outside of them too,
+        where a template wrote it. A reserved text, which the vocabulary would turn into the id of an added token, is
+        cut in two there so that it gives other ids.
         """
+        written = {found.group() for found in self._pattern.finditer(text) if not _touches(found.span(), literal)}
         parts: list[Part] = []
         start = place = 0
         while (found := self._pattern.search(text, place)) is not None:
             token = self._tokens[found.group()]
-            if token.control and _touches(found.span(), literal):
+            if (token.control or token.content in written) and _touches(found.span(), literal):
                 place = found.start() + 1
                 continue
             parts += [*self._texts(text, start, found.start(), literal), token]

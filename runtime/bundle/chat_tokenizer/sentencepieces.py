@@ -119,10 +119,10 @@ class SentencePieces:
         return ids[len(self._pieces.encode(self._unknown)) :]
 
     def _overridden(self, added: Mapping[str, AddedToken]) -> list[str]:
-        """Return the pieces that give the id of an added token where they occur in a text."""
+        """Return the pieces that give the id of an added token where they occur in a text that is not cut at it."""
         inside = {token.id for token in added.values() if token.id < self.size}
         pieces = [self._pieces.id_to_piece(key) for key in sorted(inside)]
-        return [piece for piece in pieces if piece not in added and inside & set(self._pieces.encode(piece))]
+        return [piece for piece in pieces if inside & set(self._pieces.encode(piece))]
 
 
 def open_sentencepieces(path: Path, settings: TokenizerSettings) -> SentencePieces:

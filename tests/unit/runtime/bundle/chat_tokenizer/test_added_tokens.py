@@ -45,5 +45,13 @@ def test_control_tokens_in_a_literal_span_are_text(text: str, literal: tuple[int
     assert CUTTER.cut(text, [literal]) == parts
 
 
+def test_a_token_that_the_template_writes_is_a_control_token() -> None:
+    """Some files do not call the tokens of turns special; others, as those around a thought, are no part of turns."""
+    turn, thought = AddedToken(id=5, content="<|turn|>"), AddedToken(id=6, content="<think>")
+    cutter = Cutter([turn, thought])
+    assert cutter.cut("<|turn|>a<|turn|><think>", [(8, 24)]) == [turn, "a<|turn|>", thought]
+    assert cutter.cut("a<|turn|><think>", [(0, 16)]) == ["a", turn, thought]
+
+
 def test_without_added_tokens_a_text_is_whole() -> None:
     assert Cutter([]).cut("a<|end|>") == ["a<|end|>"]

@@ -91,6 +91,15 @@ def test_added_tokens_override_pieces(tmp_path: Path, model: bytes) -> None:
     assert key not in tokenizer.encode("<|im_end|>", [(0, 10)], whole=False)
 
 
+def test_a_piece_that_is_an_added_token_too_is_text_in_what_a_user_wrote(tmp_path: Path, model: bytes) -> None:
+    """Tables of some models hold the tokens of turns as pieces that are always cut out."""
+    key = sentencepiece.SentencePieceProcessor(model_proto=model).piece_to_id("[UNUSED_1]")
+    same = {**ADDED, str(key): {"content": "[UNUSED_1]", "special": True}}
+    tokenizer = opened(tmp_path, model, added_tokens_decoder=same)
+    assert tokenizer.encode("[UNUSED_1]", whole=False) == [key]
+    assert key not in tokenizer.encode("[UNUSED_1]", [(0, 10)], whole=False)
+
+
 @pytest.mark.parametrize(
     ("kind", "legacy", "text"),
     [
