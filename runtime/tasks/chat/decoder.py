@@ -12,6 +12,7 @@ from internvl_edge.runtime.backends.session import KeyValueCache, Session
 from internvl_edge.runtime.bundle.embedding_table import EmbeddingTable
 from internvl_edge.runtime.bundle.graph_roles import LANGUAGE_MODEL
 from internvl_edge.runtime.bundle.manifest import LanguageInfo
+from internvl_edge.runtime.errors import BackendError
 from internvl_edge.runtime.finite import require_finite
 from internvl_edge.runtime.stages import UNMEASURED, Stages
 from internvl_edge.runtime.tasks.chat.batch import PromptBatch
@@ -93,15 +94,22 @@ class LanguageModel:
         rows, kept = batch.rows * beams, self._store.take()
         if kept is not None:
             held = min(kept.common(batch), batch.length - 1) if self._may_share(batch) else 0
-            if held > 0:
-                kept.cache.truncate(held)
-                kept.cache.reserve(rows, length)
+            if held > 0 and self._prepared(kept.cache, held, rows, length):
                 return kept.cache, held
             kept.cache.close()
         dtype, info = self._session.inputs["inputs_embeds"].dtype, self.info
         empty = np.zeros((batch.rows, info.kv_heads, 0, info.head_dim), dtype)
         present = {f"present.{layer}.{part}": empty for layer in range(info.layers) for part in ("key", "value")}
         return open_cache(self._session, present, rows, length), 0
+
+    def _prepared(self, cache: KeyValueCache, held: int, rows: int, length: int) -> bool:
+        """Cut a kept cache and make room in it; return False where the memory does not suffice for both it and more."""
+        try:
+            cache.truncate(held)
+            cache.reserve(rows, length)
+        except BackendError:
+            return False
+        return True
 
     def _may_share(self, batch: PromptBatch) -> bool:
         """Return whether positions of other requests serve this one: it is one prompt without padding, and its length
@@ -120,8 +128,12 @@ class LanguageModel:
             decoder.cache.close()
             return None
         if decoder.branched:
-            decoder.cache.truncate(len(ids))
-            decoder.cache.select(np.zeros(1, np.int64), len(ids))
+            try:
+                decoder.cache.truncate(len(ids))
+                decoder.cache.select(np.zeros(1, np.int64), len(ids))
+            except BackendError:  # no memory for a copy of a row: the answer is there, and nothing is kept
+                decoder.cache.close()
+                return None
         return KeptPrompt(
             cache=decoder.cache,
             ids=ids[:limit],

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from internvl_edge.runtime.backends.array_cache import ArrayCache
 from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.bundle.graph_roles import LANGUAGE_MODEL, GraphUse
 from internvl_edge.runtime.bundle.manifest import (
@@ -244,6 +245,29 @@ class TestKeptPrompt:
         found = answered(language, batch, self.config)
         assert llm.columns[0] == 4
         assert found == self.fresh(prompt, None, self.config)
+
+    @pytest.mark.parametrize("fails", ["reserve", "select"])
+    def test_without_memory_a_prompt_is_computed_anew(
+        self, llm: ToyLlm, language: LanguageModel, monkeypatch: pytest.MonkeyPatch, fails: str
+    ) -> None:
+        """The answer does not depend on what is kept, and what cannot be kept is freed."""
+        closed: list[ArrayCache] = []
+        monkeypatch.setattr(ArrayCache, "close", lambda cache: closed.append(cache))
+
+        def fail(cache: ArrayCache, *arguments: object) -> None:
+            if fails == "reserve" or len(np.atleast_1d(arguments[0])) == 1:
+                raise BackendError("no memory")
+            select(cache, *arguments)  # type: ignore[arg-type]
+
+        select = ArrayCache.select
+        monkeypatch.setattr(ArrayCache, fails, fail)
+        tiles = tiles_for([self.first])
+        config = GenerationConfig(num_beams=2, max_new_tokens=3, eos_token_ids=())
+        found = answered(language, batch_of([self.first], tiles), config)
+        llm.columns.clear()
+        assert answered(language, batch_of([self.first], tiles), config) == found
+        assert llm.columns[0] == len(self.first)
+        assert len(closed) == 1 + (fails == "select")
 
     def test_close_forgets(self, llm: ToyLlm, language: LanguageModel) -> None:
         answered(language, batch_of([self.first], tiles_for([self.first])), self.config)
