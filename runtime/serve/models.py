@@ -36,6 +36,7 @@ _CHAT_INPUTS = (
     Tensor(name="system", datatype="BYTES", shape=(1,), optional=True),
     Tensor(name="image", datatype="BYTES", shape=(-1,), optional=True),
     Tensor(name="image_turns", datatype="INT64", shape=(-1,), optional=True),
+    Tensor(name="image_tiles", datatype="INT64", shape=(-1,), optional=True),
     Tensor(name="stop", datatype="BYTES", shape=(-1,), optional=True),
 )
 _CHAT_OUTPUTS = (

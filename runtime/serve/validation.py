@@ -144,6 +144,9 @@ def _turns(request: Request, served: ServedModel) -> Iterator[str]:
             yield f"image_turns are {len(turns)} for {len(pictures)} pictures"
         elif not (turns[0] >= 0 and turns[-1] <= last and (np.diff(turns) >= 0).all()):
             yield f"image_turns are {_shown(turns.tolist())} instead of ascending turns from 0 to {last}"
+    tiles = request.inputs.get("image_tiles")
+    if tiles is not None and (len(tiles) != len(pictures) or not 1 <= tiles.min() <= tiles.max() <= limits.tiles):
+        yield f"image_tiles are {_shown(tiles.tolist())} instead of one number a picture, from 1 to {limits.tiles}"
     least = len(pictures) * limits.tile_tokens
     if least >= limits.context:
         yield (

@@ -50,7 +50,7 @@ def chat_steps(
         stop=_texts(inputs["stop"]) if "stop" in inputs else (),
         cancelled=cancelled,
         monitor=monitor,
-        **_settings(job.parameters),
+        **_settings(job.parameters, inputs),
     )
     with closing(stream):
         for text in stream:
@@ -87,7 +87,7 @@ def _turns(inputs: Arrays, official: bool) -> list[tuple[str, str]]:
     return marked
 
 
-def _settings(parameters: Mapping[str, Parameter]) -> dict[str, Any]:
+def _settings(parameters: Mapping[str, Parameter], inputs: Arrays) -> dict[str, Any]:
     """Return the arguments of `chat_stream` for the parameters of a request."""
     values: dict[str, Any] = dict(parameters)
     temperature, seed, alternatives = (values.pop(name) for name in ("temperature", "seed", "logprobs"))
@@ -96,6 +96,8 @@ def _settings(parameters: Mapping[str, Parameter]) -> dict[str, Any]:
         values |= {"do_sample": True, "temperature": temperature, "seed": None if seed < 0 else seed}
     if alternatives >= 0:
         values["log_probabilities"] = alternatives
+    if "image_tiles" in inputs:
+        values["max_tiles"] = inputs["image_tiles"].tolist()
     return values
 
 

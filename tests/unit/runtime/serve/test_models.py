@@ -346,6 +346,9 @@ def test_settings_out_of_range_are_refused(name: str, value: Any, words: str) ->
         ({"image": strings(b"x"), "image_turns": np.array([1])}, "instead of ascending turns from 0 to 0"),
         ({"image": strings(b"x", b"y"), "image_turns": np.array([1])}, "image_turns are 1 for 2 pictures"),
         ({"image_turns": np.array([0])}, "image_turns are 1 for 0 pictures"),
+        ({"image": strings(b"x"), "image_tiles": np.array([7])}, r"image_tiles are \[7\] instead of .* from 1 to 6"),
+        ({"image": strings(b"x"), "image_tiles": np.array([1, 1])}, "instead of one number a picture"),
+        ({"image_tiles": np.array([1])}, "instead of one number a picture"),
         ({"image": strings(*[b"x"] * 12)}, "12 pictures of at least 9 tokens are 108 of a context of 100"),
     ],
 )

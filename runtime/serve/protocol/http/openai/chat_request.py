@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from internvl_edge.runtime.serve.protocol.binary_tensors import object_array
 from internvl_edge.runtime.serve.protocol.checks import HALF_SURROGATE, quoted
 from internvl_edge.runtime.serve.protocol.http.document.openai_schemas import CHAT_FIELDS
@@ -62,6 +64,8 @@ class ChatRequest:
     conversation: Conversation
     parameters: dict[str, Parameter]
     """Parameters of the served model."""
+    tiles: Sequence[int] = ()
+    """Most tiles of each picture; empty for the model's own."""
     stop: Sequence[str] = ()
     stream: bool = False
     include_usage: bool = False
@@ -75,6 +79,8 @@ class ChatRequest:
     def asked(self, identifier: str) -> Asked:
         """Return the request in terms of the served model."""
         inputs = self.conversation.inputs()
+        if self.tiles:
+            inputs["image_tiles"] = np.array(self.tiles, np.int64)
         if self.stop:
             inputs["stop"] = object_array([text.encode() for text in self.stop], (len(self.stop),))
         return Asked(inputs=inputs, parameters=self.parameters, id=identifier)
@@ -135,9 +141,9 @@ def wanted(content: Mapping[str, Any], models: Sequence[str], limits: AnswerLimi
         parameters={
             **_sampling(fields),
             **_lengths(fields, limits),
-            **_tiles(fields, said, limits),
             **_log_probabilities(fields),
         },
+        tiles=_tiles(fields, said, limits),
         stop=_stops(content.get("stop")),
         stream=stream,
         include_usage=_include_usage(content.get("stream_options"), stream),
@@ -195,13 +201,12 @@ def _lengths(fields: _Fields, limits: AnswerLimits) -> dict[str, Parameter]:
     return {"max_new_tokens": min(given[0], limits.new_tokens)} if given else {}
 
 
-def _tiles(fields: _Fields, said: Conversation, limits: AnswerLimits) -> dict[str, Parameter]:
-    """Return the most tiles of a picture: a picture of low detail has one."""
+def _tiles(fields: _Fields, said: Conversation, limits: AnswerLimits) -> Sequence[int]:
+    """Return the most tiles of each picture, of which one of low detail has one; nothing where the model's own hold."""
     most = fields.whole("max_tiles", 1, max(limits.tiles, 1))
-    if "low" in said.details and len(said.details) > 1:
-        raise _refused("messages", "have pictures of low and of another detail; give all of them the same")
-    tiles = 1 if "low" in said.details else most
-    return {} if tiles is None or not said.pictures else {"max_tiles": tiles}
+    if most is None and "low" not in said.details:
+        return ()
+    return [1 if detail == "low" else most or limits.tiles for detail in said.details]
 
 
 def _log_probabilities(fields: _Fields) -> dict[str, Parameter]:

@@ -37,8 +37,8 @@ class Conversation:
     """Files of the pictures of all questions, in order."""
     turns: list[int] = field(default_factory=list)
     """Index of the question of each picture."""
-    details: set[str] = field(default_factory=set)
-    """Details in which pictures are wanted."""
+    details: list[str] = field(default_factory=list)
+    """Detail in which each picture is wanted: `auto`, `high` or `low`."""
 
     def inputs(self) -> dict[str, np.ndarray]:
         """Return the conversation as inputs of the served model."""
@@ -124,7 +124,7 @@ def _add_question(found: Conversation, place: str, content: Any, picture_bytes: 
                 raise _refused(piece.place, f"has {len(piece.content)} bytes, a picture has at most {picture_bytes}")
             found.pictures.append(piece.content)
             found.turns.append(len(found.questions))
-            found.details.add(piece.detail)
+            found.details.append(piece.detail)
             pieces.append(PICTURE_MARK)
     kinds = [piece == PICTURE_MARK for piece in pieces]
     changes = sum(kind != after for kind, after in pairwise(kinds))

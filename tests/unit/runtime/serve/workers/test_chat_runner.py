@@ -102,6 +102,12 @@ def test_pictures_are_put_first_in_their_question_as_the_layout_does(
     assert prompts[-1].count("<IMG_CONTEXT>") == 6
 
 
+def test_each_picture_has_its_own_number_of_tiles(model: InternVL) -> None:
+    inputs = {"image": strings(png(8), png(8)), "image_tiles": np.array([1, 2])}
+    answer(model, job("a?", **inputs))
+    assert prompts[-1].count("<IMG_CONTEXT>") == 2 * (1 + 3), "two tiles have a thumbnail"
+
+
 def test_marks_say_where_pictures_stand(model: InternVL) -> None:
     inputs = {"image": strings(png(), png()), "image_turns": np.array([0, 0])}
     _, marked = answer(model, job("a <image>\nand <image>\nb?", {"max_tiles": 1}, **inputs))

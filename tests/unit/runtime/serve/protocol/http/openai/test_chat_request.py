@@ -31,8 +31,9 @@ def parameters(**fields: Any) -> dict[str, Any]:
     return read(**fields).parameters
 
 
-def seen(**fields: Any) -> dict[str, Any]:
-    return parameters(messages=[user(picture(), text("What?"))], **fields)
+def tiles(*details: str, **fields: Any) -> Any:
+    asked = read(messages=[user(*(picture(detail=detail) for detail in details), text("What?"))], **fields).asked("x")
+    return asked.inputs["image_tiles"].tolist() if "image_tiles" in asked.inputs else None
 
 
 def refusal(**fields: Any) -> BadRequestError:
@@ -75,12 +76,12 @@ def test_settings_are_parameters_of_the_model(fields: dict[str, Any], expected: 
 
 
 def test_pictures_have_the_tiles_that_are_asked_for() -> None:
-    assert seen() == {}
-    assert seen(max_tiles=TILES) == {"max_tiles": TILES}
-    low, high = picture(detail="low"), picture(detail="high")
-    assert parameters(messages=[user(low, low, text("?"))]) == {"max_tiles": 1}
-    assert parameters(messages=[user(high, text("?"))]) == {}
-    assert refusal(messages=[user(low, high, text("?"))]).param == "messages"
+    assert tiles("auto", "high") is None
+    assert tiles("auto", "high", max_tiles=3) == [3, 3]
+    assert tiles("low", "low") == [1, 1]
+    assert tiles("low", "high", "auto") == [1, TILES, TILES]
+    assert tiles("high", "low", max_tiles=2) == [2, 1]
+    assert read(max_tiles=2).asked("x").inputs.keys() == {"question"}
 
 
 def test_stops_are_one_text_or_up_to_four() -> None:
