@@ -11,6 +11,7 @@ from onnx.utils import Extractor
 from torch import Tensor, nn
 
 from internvl_edge.calib.heap import trim_heap
+from internvl_edge.export.blockwise.large_matrices import SplitLargeMatricesPass
 from internvl_edge.export.blockwise.segments import cut, run_segments
 from internvl_edge.export.blockwise.streamed import Fetch, run_streamed
 from internvl_edge.export.blockwise.widen import widen_bfloat16
@@ -38,7 +39,7 @@ class OnnxBlocks:
 
     def __init__(self, onnx_file: Path) -> None:
         # Types are inferred again: nodes for widening and Q/DQ have none yet, and values at a cut need one.
-        self._proto = onnx.shape_inference.infer_shapes(ir.to_proto(widen_bfloat16(ir.load(onnx_file))))
+        self._proto = onnx.shape_inference.infer_shapes(ir.to_proto(_prepared(onnx_file)))
         graph = ir.from_proto(self._proto).graph
         self._folder = onnx_file.parent
         self._segments = cut(graph, _NO_LIMIT_FITS)
@@ -72,6 +73,11 @@ class OnnxBlocks:
     def _cast(self, name: str, held: Mapping[str, np.ndarray]) -> np.ndarray:
         with np.errstate(over="ignore"):  # a value beyond fp16's range becomes infinite, which the comparison shows
             return held[name].astype(self._types.get(name, held[name].dtype), copy=False)
+
+
+def _prepared(onnx_file: Path) -> ir.Model:
+    """Return the graph in types that ONNX Runtime computes in, with large matrices in parts."""
+    return SplitLargeMatricesPass()(widen_bfloat16(ir.load(onnx_file))).model
 
 
 def run_torch_blocks(

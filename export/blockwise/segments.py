@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnx.utils import Extractor
 
 from internvl_edge.calib.heap import trim_heap
-from internvl_edge.export.canonical.block_names import block_of
+from internvl_edge.export.canonical.block_names import block_of, part_of
 from internvl_edge.runtime.backends.onnxruntime import SPINNING
 from internvl_edge.runtime.backends.threads import threads_for
 
@@ -33,14 +33,18 @@ class Segment:
 
 
 def cut(graph: ir.Graph, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> list[Segment]:
-    """Return the segments of `graph`, cut between blocks, with at most `limit_bytes` of weights each if possible."""
+    """Return the segments of `graph`, cut between blocks, with at most `limit_bytes` of weights each if possible.
+
+    A part of a large matrix is a segment of its own.
+    """
     groups: list[list[ir.Node]] = []
     held = 0
     for run in _runs(graph):
         size = sum(_weight_bytes(node) for node in run)
-        if not groups or held + size > limit_bytes:
+        alone = part_of(run[0].name) is not None
+        if not groups or alone or held + size > limit_bytes:
             groups.append([])
-            held = 0
+            held = limit_bytes if alone else 0
         groups[-1] += run
         held += size
     return _segments(graph, groups)
@@ -106,11 +110,11 @@ def _rows(values: np.ndarray) -> int:
 
 
 def _runs(graph: ir.Graph) -> list[list[ir.Node]]:
-    """Return the nodes in order, in groups that are split where a block begins or ends."""
+    """Return the nodes in order, in groups that are split where a block, or a part of a matrix, begins or ends."""
     runs: list[list[ir.Node]] = []
     last: str | None = "nothing yet"
     for node in graph:
-        block = block_of(node.name)
+        block = part_of(node.name) or block_of(node.name)
         if block != last:
             runs.append([])
             last = block

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 import torch
@@ -49,11 +50,22 @@ def table_rows(source: Source, ids: np.ndarray) -> np.ndarray:
     return gathered
 
 
+def _part(source: Source, skipped: int, out: torch.Tensor) -> Source:
+    """Return the values of `source` that follow the first `skipped` ones, as many as `out` takes."""
+    shape = tuple(out.shape)
+    if isinstance(source, LazyTensor) and source.strides is None:
+        size = source.nbytes // prod(source.shape)
+        return replace(source, shape=shape, offset=source.offset + skipped * size, nbytes=out.numel() * size)
+    return ComputedTensor(name=source.name, value=whole(source).flatten()[skipped : skipped + out.numel()].view(shape))
+
+
 def fetch_from(sources: Mapping[str, Source]) -> Fetch:
     """Return a function that fills a tensor with the values of the source of a name, chunk by chunk."""
 
-    def fetch(name: str, out: torch.Tensor) -> None:
+    def fetch(name: str, out: torch.Tensor, skipped: int = 0) -> None:
         source = sources[name]
+        if out.numel() < prod(source.shape):
+            source = _part(source, skipped, out)
         if isinstance(source, QuantizedTensor):
             out.copy_(source.dequantized())
             return

@@ -7,9 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from internvl_edge.calib.heap import trim_heap
+from internvl_edge.export.blockwise.large_matrices import forward_by_rows, large_matrix
 
-Fetch = Callable[[str, Tensor], None]
-"""Function that fills a tensor with the weight of a full parameter name."""
+Fetch = Callable[..., None]
+"""Function that fills a tensor with the weight of a full parameter name.
+
+A third argument, which only a `large_matrix` needs, is the number of values that precede those of the tensor.
+"""
 
 Change = Callable[[Tensor], Tensor]
 
@@ -41,10 +45,14 @@ def _changing(change: Change) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple
 
 @contextmanager
 def _streaming(module: nn.Module, fetch: Fetch) -> Iterator[None]:
-    handles = []
+    handles, replaced = [], []
     for group in groups(module):
         loader = Loader(fetch)
         for path, unit in group:
+            if large_matrix(unit):
+                replaced.append(unit)
+                unit.forward = forward_by_rows(unit, path, fetch)
+                continue
             handles.append(unit.register_forward_pre_hook(_before(loader, path)))
             handles.append(unit.register_forward_hook(_after(loader)))
         handles.append(group[-1][1].register_forward_hook(_at_last(loader)))
@@ -56,6 +64,8 @@ def _streaming(module: nn.Module, fetch: Fetch) -> Iterator[None]:
         own.unload()
         for handle in handles:
             handle.remove()
+        for unit in replaced:
+            del unit.forward
 
 
 def groups(module: nn.Module, path: str = "") -> Iterator[list[tuple[str, nn.Module]]]:

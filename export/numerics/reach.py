@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from internvl_edge.export.blockwise.large_matrices import SplitLargeMatricesPass
 from internvl_edge.export.blockwise.segments import cut, run_segments
 from internvl_edge.export.models.layers import MASKED
 from internvl_edge.export.numerics.round_values import REACH, Measured, rounded
@@ -62,6 +63,7 @@ def run_rounded(onnx_file: Path, inputs: Mapping[str, np.ndarray]) -> tuple[dict
     not rounded, so that the values computed from them are measured too.
     """
     graph = rounded(ir.load(onnx_file))
+    SplitLargeMatricesPass()(graph.model)
     feeds, reached = _feeds(graph.model.graph, graph.inputs, inputs)
     rerun = _RerunUnclipped(onnx_file, [item.rounded_value for item in graph.measured])
     proto, segments = ir.to_proto(graph.model), cut(graph.model.graph)
@@ -89,7 +91,8 @@ class _RerunUnclipped:
         if all(value <= LARGEST[ir.DataType.FLOAT16] for name, value in found.items() if name in self._outputs):
             return None  # bf16 has the range of fp32, so a second run would find nothing more
         if self._proto is None:
-            self._proto = ir.to_proto(rounded(ir.load(self._file), finite=True).model)
+            model = rounded(ir.load(self._file), finite=True).model
+            self._proto = ir.to_proto(SplitLargeMatricesPass()(model).model)
         return self._proto
 
 
