@@ -86,9 +86,6 @@ ORDER = {
 }
 """Room -> its folders, and the files at its top: each imports itself and what stands after it."""
 TESTED_THROUGH: dict[str, str] = {
-    "export/blockwise/streamed.py": (
-        "tests/unit/export/blockwise/test_torch_outputs.py: one part of a model after another, changed or not"
-    ),
     "export/check/block_runners.py": (
         "tests/e2e/test_compare.py: its runners need the graphs of a bundle and the checkpoint"
     ),
