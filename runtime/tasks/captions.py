@@ -14,8 +14,8 @@ from internvl_edge.runtime.inputs.pictures.preprocess import pixel_batches, requ
 from internvl_edge.runtime.monitor import UNMONITORED, Monitor
 from internvl_edge.runtime.stages import POSTPROCESS
 from internvl_edge.runtime.tasks.caption_decoder import CaptionDecoder
+from internvl_edge.runtime.tasks.generation.caption_pieces import CaptionPiece, streamed_captions
 from internvl_edge.runtime.tasks.generation.config import GenerationConfig
-from internvl_edge.runtime.tasks.generation.detokenizer import CaptionPiece, streamed_captions
 from internvl_edge.runtime.tasks.generation.search import generate as search
 from internvl_edge.runtime.tasks.generation.search import next_tokens
 from internvl_edge.runtime.tasks.opened import OpenedGraphs

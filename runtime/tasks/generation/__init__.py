@@ -1,1 +1,1 @@
-"""Generate text token by token: greedy and beam search, and incremental detokenization."""
+"""Generate text token by token: searches and drawing over a decoder, and text in pieces as it is written."""

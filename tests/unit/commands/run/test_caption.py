@@ -8,7 +8,7 @@ import pytest
 
 from internvl_edge.commands.run.caption import caption
 from internvl_edge.runtime.inputs.pictures.source import PictureFile
-from internvl_edge.runtime.tasks.generation.detokenizer import CaptionPiece
+from internvl_edge.runtime.tasks.generation.caption_pieces import CaptionPiece
 from tests.unit.commands.conftest import Invoke
 
 ASKED = ("--prompt", "'It is'", "--min-new-tokens", "2", "--max-new-tokens", "9")

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from internvl_edge.runtime.bundle.tokenizer import Tokenizer
-from internvl_edge.runtime.tasks.generation.detokenizer import CaptionPiece, IncrementalDetokenizer, streamed_captions
+from internvl_edge.runtime.tasks.generation.answer import AnswerText
+from internvl_edge.runtime.tasks.generation.caption_pieces import CaptionPiece, streamed_captions
 
 EOS = 2
 SENTENCES = [
@@ -33,7 +34,7 @@ def tokenizer(emoji: Path) -> Tokenizer:
 
 
 def pieces_of(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
-    text = IncrementalDetokenizer(tokenizer)
+    text = AnswerText(tokenizer.decode)
     return [*(text.append(token) for token in ids), text.finish()]
 
 
