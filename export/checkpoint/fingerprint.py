@@ -18,7 +18,8 @@ def fingerprint(tensors: Sequence[StoredTensor], config: ModelConfig) -> str:
     included, and so is preprocessing that differs from the reference's.
     """
     digest, pictures = hashlib.sha256(), config.pictures
-    vision = {name: value for name, value in asdict(config.vision).items() if name != "image_size"}
+    said = asdict(config.vision).items()
+    vision = {name: value for name, value in said if name != "image_size" and value is not None}
     others = [part for part in config.parts if part is not config.vision]
     digest.update(repr((vision, others)).encode())
     if pictures != Preprocessing(image_size=pictures.image_size):

@@ -61,6 +61,8 @@ class VisionConfig(PartConfig):
     eps: float = 1e-6
     qkv_bias: bool = False
     qk_norm: bool = True
+    qk_eps: float | None = None
+    """Epsilon of the norms of queries and keys; None: that of the other norms."""
     hidden_act: str = "gelu"
 
     def _findings(self) -> Iterator[str]:

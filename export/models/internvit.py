@@ -42,8 +42,9 @@ class InternAttention(nn.Module):
         width = config.hidden_size
         self.heads = config.num_heads
         self.qkv = nn.Linear(width, 3 * width, bias=config.qkv_bias)
-        self.q_norm = RMSNorm(width, config.eps) if config.qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(width, config.eps) if config.qk_norm else nn.Identity()
+        eps = config.eps if config.qk_eps is None else config.qk_eps
+        self.q_norm = RMSNorm(width, eps) if config.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(width, eps) if config.qk_norm else nn.Identity()
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -112,10 +112,7 @@ def _read(source: ConfigSource, parts: Sequence[PartConfig]) -> VisionConfig:
     if source.layout == "internvl_hf":
         fields = {**_NATIVE_DEFAULTS, **fields}
         if fields["qk_norm"] and fields.get("eps", _NATIVE_EPS) != _NATIVE_EPS:
-            said = (
-                f"layer_norm_eps is {fields['eps']!r}, but norms of queries and keys have {_NATIVE_EPS} in this layout"
-            )
-            source.reader.find(CONFIG_FILE, f"vision_config.{said}")
+            fields["qk_eps"] = _NATIVE_EPS
     heads = {name: fields.pop(name, None) for name in ("key_value_heads", "head_dim")}
     if not alone and "image_size" in source.top:
         fields["image_size"] = source.top["image_size"]

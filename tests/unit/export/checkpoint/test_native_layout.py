@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from internvl_edge.export.checkpoint import Checkpoint, open_checkpoint
 from internvl_edge.export.checkpoint.files.tensors import JoinedTensor
 from internvl_edge.export.models.config import ConnectorConfig, LanguageConfig, VisionConfig
+from internvl_edge.export.models.internvl import InternVLModel
 from internvl_edge.runtime.errors import CheckpointError
 from tests.golden_chat import GOLDEN_CHAT, golden_chat
 from tests.unit.export.checkpoint.checkpoint_folders import Tensors, assert_refused, opened, write_safetensors
@@ -127,7 +128,6 @@ def test_what_its_tower_leaves_out_has_the_ports_defaults(tmp_path: Path) -> Non
     ("vision", "fields", "finding"),
     [
         ({"use_mean_pooling": False}, {}, "vision_config.use_mean_pooling False adds a norm behind the tower"),
-        ({"layer_norm_eps": 1e-5}, {}, "layer_norm_eps is 1e-05, but norms of queries and keys have 1e-06"),
         ({}, {"vision_feature_select_strategy": "full"}, "'full' keeps the class token, which the graphs drop"),
         ({}, {"projector_hidden_act": "relu"}, "projector_hidden_act 'relu' is not gelu"),
         ({}, {"vision_feature_layer": [-1, -4]}, "select_layer [-1, -4] is outside the tower's 3 layers"),
@@ -142,9 +142,15 @@ def test_what_the_graphs_have_not_is_refused_by_name(
     assert_refused(changed(tmp_path / "c", vision=vision, **fields), finding)
 
 
-def test_without_norms_of_queries_and_keys_the_epsilon_is_the_files(tmp_path: Path) -> None:
-    folder = changed(tmp_path / "c", vision={"layer_norm_eps": 1e-5}, case="c4")
-    assert opened(folder).config.vision.eps == 1e-5
+@pytest.mark.parametrize(("case", "own"), [("c4", None), ("c5", 1e-6)])
+def test_norms_of_queries_and_keys_have_their_own_epsilon(tmp_path: Path, case: str, own: float | None) -> None:
+    """The port gives them 1e-6 whatever the file says; the tower of c4 has none of them."""
+    assert open_checkpoint(golden_chat(case).checkpoint).config.vision.qk_eps is None
+    config = opened(changed(tmp_path / "c", vision={"layer_norm_eps": 1e-3}, case=case)).config
+    assert (config.vision.eps, config.vision.qk_eps) == (1e-3, own)
+    block = InternVLModel(config).vision_model.encoder.layers[0]
+    assert block.norm1.eps == 1e-3
+    assert getattr(block.attn.q_norm, "eps", None) == getattr(block.attn.k_norm, "eps", None) == own
 
 
 def test_the_layer_that_is_taken_counts_from_the_end(tmp_path: Path) -> None:
