@@ -51,8 +51,7 @@ _SECTIONS = {
     "--high_precision_dtype",
     "dtype",
     type=click.Choice(list(DTYPES)),
-    default="fp16",
-    show_default=True,
+    show_default="fp16, but bf16 where the values of a language model leave fp16 no room",
     help="Type of weights and activations, and of what stays in high precision in a quantized bundle.",
 )
 @click.option(

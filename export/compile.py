@@ -5,7 +5,7 @@ import shutil
 import time
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -21,6 +21,7 @@ from internvl_edge.export.blockwise.threads import fitting_threads
 from internvl_edge.export.canonical.forked import Forked
 from internvl_edge.export.canonical.passes import canonicalize
 from internvl_edge.export.canonical.trace import trace_graph
+from internvl_edge.export.check.fp16_room import fitting_dtype
 from internvl_edge.export.check.verification_inputs import Tokenizers, VerificationInputs
 from internvl_edge.export.check.verification_stage import Verified, verify_graphs
 from internvl_edge.export.check.verify_graph import OutputError
@@ -28,6 +29,7 @@ from internvl_edge.export.checkpoint import Checkpoint
 from internvl_edge.export.checkpoint.store.source_scan import SourceScan
 from internvl_edge.export.checkpoint.store.weight_sources import Source, readable_in_place
 from internvl_edge.export.checkpoint.store.weight_store import attach_placeholders, shared_files
+from internvl_edge.export.models.graphs import graph_rows
 from internvl_edge.export.models.model_info import ChatParts, model_info
 from internvl_edge.export.numerics.overflows import Fp32Parts
 from internvl_edge.export.plans.build import BuildOptions, BuildReport, build
@@ -45,6 +47,7 @@ from internvl_edge.runtime.bundle.preprocessor_file import save_preprocessing
 from internvl_edge.runtime.errors import VerificationError
 from internvl_edge.runtime.outputs.strict_json import json_text
 from internvl_edge.runtime.progress import Advance, Progress, Silent
+from internvl_edge.runtime.targets.targets import find_target, require_precision
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +71,8 @@ class ExportReport:
     built: BuildReport | KitReport | None
     """Report of the plans, or of the kit to build them from; None without a target."""
     ignored: tuple[str, ...]
+    dtype_reason: str | None = None
+    """Why the type of the bundle is what it is, where the values of a language model decided; else None."""
     without_llm: str | None = None
     """Why the checkpoint's language model has no graph; None if it has one, or if the checkpoint has none."""
     absent_files: tuple[str, ...] = ()
@@ -92,7 +97,9 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
     with ExitStack() as stack:
         key = export_key(run.checkpoint, run.config, options, run.samples) | conversation_parts(run.conversation)
         staging = stack.enter_context(staged(options.output, key))
-        folder = staging.folder / "onnx" / options.bundle_precision
+        inputs = _verification_inputs(run, run.model.sources)
+        run, reason = _typed(run, staging, inputs)
+        folder = staging.folder / "onnx" / run.options.bundle_precision
         folder.mkdir(parents=True, exist_ok=True)
         shared = shared_files(run.tensors, run.dtype, run.weights, folder)
         clock = _Clock()
@@ -106,7 +113,7 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         clock.stage("calibrate")
         stored = store_graphs(run, staging, folder, recipe, shared, scan)
         clock.stage("weights")
-        verified = _verify(run, staging, folder, stored, precision)
+        verified = _verify(run, staging, folder, stored, precision, inputs)
         clock.stage("verify")
         result = _gate(run, staging, folder, precision)
         clock.stage("gate")
@@ -115,7 +122,8 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
     clock.stage("plans")
     return ExportReport(
         output=options.output,
-        precision=options.bundle_precision,
+        precision=run.options.bundle_precision,
+        dtype_reason=reason,
         graphs=run.graphs,
         errors=verified.errors,
         seconds=clock.seconds,
@@ -132,6 +140,27 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> E
         kept_high=tuple(d.site.name for d in recipe.decisions if not d.quantized) if recipe is not None else (),
         fp32_parts=verified.kept,
     )
+
+
+def _typed(run: ExportRun, staging: Staging, inputs: VerificationInputs) -> tuple[ExportRun, str | None]:
+    """Return the run with the type of its bundle, and the reason where the values of a language model decided.
+
+    Raises:
+        EngineError: the target cannot compute in that type.
+    """
+    if run.options.dtype is not None or run.conversation is None:
+        return run, None
+    done = staging.finished("type")
+    if done is None:
+        rows = graph_rows(run.config)
+        spoken = [name for name in run.graphs if rows[name].embeds is not None]
+        largest = {path: value for name in spoken for path, value in inputs.largest(name).items()}
+        dtype, reason = fitting_dtype(largest)
+        done = {"dtype": dtype, "reason": reason}
+        staging.finish("type", done)
+    if run.options.target is not None:
+        require_precision(find_target(run.options.target), run.options.precision or done["dtype"])
+    return replace(run, options=replace(run.options, dtype=done["dtype"])), done["reason"]
 
 
 class _Clock:
@@ -191,10 +220,18 @@ def _precision(run: ExportRun, staging: Staging) -> Precision | None:
     return chosen
 
 
-def _verify(run: ExportRun, staging: Staging, folder: Path, stored: Stored, precision: Precision | None) -> Verified:
-    """Compare the written graphs with torch, and write the differences."""
-    recipe = precision.recipe if precision is not None else None
-    verified = verify_graphs(run, staging, folder, _verification_inputs(run, stored.sources, recipe), precision)
+def _verify(
+    run: ExportRun,
+    staging: Staging,
+    folder: Path,
+    stored: Stored,
+    precision: Precision | None,
+    inputs: VerificationInputs,
+) -> Verified:
+    """Compare the written graphs with torch, and write the differences; `inputs` are those without a recipe."""
+    if precision is not None:
+        inputs = _verification_inputs(run, stored.sources, precision.recipe)
+    verified = verify_graphs(run, staging, folder, inputs, precision)
     _write_json(staging.folder / "reports" / "verification.json", verified.report(run.samples.source))
     return verified
 

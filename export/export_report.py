@@ -42,6 +42,8 @@ def report_text(report: ExportReport) -> str:
         lines.append(
             f"  {graph:<10} {worst.max_abs_diff:.2e} in {worst.output} (allowed {worst.atol:.2e}), cosine {cosine:.7f}"
         )
+    if report.dtype_reason is not None:
+        lines.append(f"{report.precision}: {report.dtype_reason}")
     lines += overflow_lines(report.fp32_parts)
     if report.gate_result is not None:
         result = report.gate_result

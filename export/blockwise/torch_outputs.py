@@ -10,6 +10,7 @@ from internvl_edge.export.blockwise.streamed import Change, Fetch, run_streamed
 from internvl_edge.export.models.config import ModelConfig
 from internvl_edge.export.models.graphs import GraphSpec, graph_spec
 from internvl_edge.export.models.internvl import InternVLModel
+from internvl_edge.export.models.layers import RMSNorm
 
 
 def torch_outputs(
@@ -28,6 +29,13 @@ def torch_outputs(
     tensors = [torch.from_numpy(np.array(inputs[item.name])) for item in spec.inputs]
     outputs = run_streamed(spec.module, fetch, *tensors, changed=changed)
     return {output: tensor.numpy() for output, tensor in zip(spec.outputs, outputs, strict=True)}
+
+
+def module_parts(name: str, config: ModelConfig) -> dict[str, torch.nn.Module]:
+    """Return the norms and linears of the torch module of graph `name`, by path."""
+    kinds = (torch.nn.Linear, torch.nn.LayerNorm, RMSNorm)
+    module = _without_weights(name, config, ()).module
+    return {path: part for path, part in module.named_modules() if isinstance(part, kinds)}
 
 
 @lru_cache(maxsize=8)

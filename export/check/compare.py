@@ -12,6 +12,7 @@ from internvl_edge.calib.data.synthetic import STOCK_TEXTS, synthetic_ids
 from internvl_edge.export.check.block_runners import BlockRunner, BundleRunner, open_reference
 from internvl_edge.export.check.differences import Difference, Divergence, difference, divergence
 from internvl_edge.export.check.graph_inputs import GraphInputs, counting_rows
+from internvl_edge.export.check.questions import seeded_questions
 from internvl_edge.export.models.graphs import GRAPH_NAMES, GraphRow, unknown_graphs
 from internvl_edge.runtime.bundle.manifest import ModelInfo
 from internvl_edge.runtime.bundle.tokenizer import TEXT_PREFIX, Tokenizer
@@ -208,6 +209,10 @@ def _require_equal(bundle: BlockRunner, reference: BlockRunner, pairs: Mapping[s
 def _samples(data: DataSet, bundle: BlockRunner, reference: BlockRunner) -> tuple[GraphInputs, str]:
     """Return pictures and token ids, and the source of the ids in words."""
     pixels = preprocess([data.picture(row) for row in data.rows], bundle.pictures)
+    if (language := bundle.model.language) is not None:
+        rows = reference.table_rows
+        asked = seeded_questions(len(pixels), language.tokens_per_tile, language.vocab_size, rows)
+        return GraphInputs(pixel_values=pixels, questions=asked), "random ids around a part of each tile"
     if bundle.model.text is None:
         return GraphInputs(pixel_values=pixels), "no texts"
     captions = [[text for _, text in row.captions()] for row in data.rows]

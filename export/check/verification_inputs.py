@@ -11,7 +11,8 @@ from internvl_edge.calib.quantize import fake_quantizers
 from internvl_edge.calib.recipes.recipe import Recipe
 from internvl_edge.export.blockwise.sources import fetch_from, table_rows
 from internvl_edge.export.blockwise.streamed import Change
-from internvl_edge.export.blockwise.torch_outputs import torch_outputs
+from internvl_edge.export.blockwise.torch_outputs import module_parts, torch_outputs
+from internvl_edge.export.check.fp16_room import LargestValues
 from internvl_edge.export.check.graph_inputs import GraphInputs, Questions
 from internvl_edge.export.check.questions import asked_questions, seeded_questions
 from internvl_edge.export.checkpoint.config.conversation import Conversation
@@ -57,6 +58,7 @@ class VerificationInputs:
         self._layers = feature_layers
         self._recipe = recipe
         self._outputs: dict[str, dict[str, np.ndarray]] = {}
+        self._largest: dict[str, LargestValues] = {}
 
     def expected(self, name: str) -> dict[str, np.ndarray]:
         """Return the outputs of graph `name` from torch."""
@@ -66,8 +68,18 @@ class VerificationInputs:
             )
         return self._outputs[name]
 
+    def largest(self, name: str) -> dict[str, float]:
+        """Return the largest magnitude that enters each norm and linear of a language model's graph, by path."""
+        self.expected(name)
+        return self._largest[name].of
+
     def _changed(self, name: str) -> dict[str, Change] | None:
-        return fake_quantizers(self._recipe, name) if self._recipe is not None else None
+        if self._recipe is not None:
+            return fake_quantizers(self._recipe, name)
+        if graph_rows(self._config)[name].embeds is None:
+            return None
+        recorder = self._largest[name] = LargestValues()
+        return recorder.recorders(module_parts(name, self._config))
 
     def inputs(self, name: str) -> dict[str, np.ndarray]:
         """Return the inputs of graph `name`."""

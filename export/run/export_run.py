@@ -61,7 +61,7 @@ class ExportRun:
     @property
     def dtype(self) -> str:
         """Type of the tensors that are not quantized, by its name in torch."""
-        return DTYPES[self.options.dtype]
+        return DTYPES[self.options.dtype or "fp16"]
 
     @property
     def weights(self) -> str:

@@ -29,7 +29,8 @@ class ExportOptions:
     output: Path
     graphs: tuple[str, ...] | None = None
     """Names of the graphs to write; None writes every graph that the checkpoint has weights for."""
-    dtype: str = "fp16"
+    dtype: str | None = None
+    """Type of what is not quantized; None: fp16, but bf16 where the values of a language model leave fp16 no room."""
     weights: str = "auto"
     """One of `WEIGHTS`."""
     image_size: int | None = None
@@ -83,7 +84,7 @@ class ExportOptions:
             ExportError: with all findings in one line.
         """
         wrong = []
-        if self.dtype not in DTYPES:
+        if self.dtype is not None and self.dtype not in DTYPES:
             wrong.append(f"--dtype {self.dtype}: unknown; choose from {', '.join(DTYPES)}")
         if self.weights not in WEIGHTS:
             wrong.append(f"--weights {self.weights}: unknown; choose from {', '.join(WEIGHTS)}")
@@ -103,7 +104,7 @@ class ExportOptions:
     @property
     def bundle_precision(self) -> str:
         """Name of the precision in the bundle."""
-        return self.precision or self.dtype
+        return self.precision or self.dtype or "fp16"
 
     def _quantization_findings(self) -> Iterator[str]:
         if self.precision is None:

@@ -1,13 +1,19 @@
 """The bundle of a chat checkpoint: two graphs, the table of tokens in the store, tokenizer and conversation."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_torch
+from safetensors.torch import save_file
 
 from internvl_edge.export.checkpoint import open_checkpoint
+from internvl_edge.export.compile import export_bundle
+from internvl_edge.export.export_report import report_text
 from internvl_edge.export.models.families.language_model import EMBEDDING
+from internvl_edge.export.run.options import ExportOptions
 from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.bundle.bundle import Bundle
 from internvl_edge.runtime.bundle.embedding_table import EmbeddingTable
@@ -61,6 +67,24 @@ def test_the_table_of_tokens_is_in_the_store_once(case: str, bundle: Bundle) -> 
     assert ("language_model.lm_head.weight" in stored) == (case == "c1")
     assert sum(value.shape == table.shape for value in stored.values()) == (2 if case == "c1" else 1)
     assert bundle.manifest.model.require_language().embedding.rows == len(table)
+
+
+@pytest.mark.parametrize(("gain", "dtype"), [(1.0, "fp16"), (2.0**17, "bf16")])
+def test_the_type_is_fp16_where_values_leave_room(tmp_path: Path, gain: float, dtype: str) -> None:
+    """A gain in front of one linear, which the linear takes back, changes what is between and nothing else."""
+    folder = shutil.copytree(golden_chat("c1").checkpoint, tmp_path / "checkpoint")
+    weights = load_torch(folder / "model.safetensors")
+    layer = "language_model.model.layers.1.mlp"
+    weights[f"{layer}.up_proj.weight"] *= gain
+    weights[f"{layer}.down_proj.weight"] /= gain
+    save_file(weights, folder / "model.safetensors")
+    options = ExportOptions(checkpoint=str(folder), output=tmp_path / "bundle", graphs=("llm",))
+    report = export_bundle(options)
+    assert report.precision == dtype
+    assert (tmp_path / "bundle" / "onnx" / dtype / "llm.onnx").is_file()
+    assert Bundle.open(tmp_path / "bundle").manifest.precision == dtype
+    (line,) = [line for line in report_text(report).splitlines() if line.startswith(f"{dtype}: values of the language")]
+    assert (f"before {layer}.down_proj" in line) == (dtype == "bf16")
 
 
 def test_the_bundle_holds_what_opening_verifies(bundle: Bundle) -> None:
