@@ -340,9 +340,6 @@ class ModelConfig:
             yield f"attn_pool_num_heads {pool.pool_heads} does not divide {pooled}"
         if (connector := self.find(ConnectorConfig)) is None:
             return
-        language = self.find(LanguageConfig)
-        if language is not None and language.hidden_size != connector.llm_hidden_size:
-            yield f"the connector's width {connector.llm_hidden_size} is not {language.hidden_size} of the llm"
         if vision.grid % connector.factor:
             yield f"the patch grid {vision.grid} is no multiple of the connector's {connector.factor}"
         layer = connector.select_layer

@@ -9,6 +9,7 @@ from internvl_edge.export.models.connector import connector_mlp
 from internvl_edge.export.models.families.common_fields import CONFIG_FILE
 from internvl_edge.export.models.families.family import ConfigSource, Family, Module, part_of
 from internvl_edge.export.models.families.fields import FieldTable, Honoured
+from internvl_edge.export.models.families.language.support import family_of
 from internvl_edge.runtime.errors import CheckpointError
 
 _NATIVE_NAMES = {"layer_norm": "mlp1.0.", "linear_1": "mlp1.1.", "linear_2": "mlp1.3."}
@@ -31,7 +32,9 @@ def _read(source: ConfigSource, parts: Sequence[PartConfig]) -> ConnectorConfig:
     if "hidden_size" not in language_model:
         nested = part_of(content, "text_config")
         language_model = source.reader.read(WIDTH, nested, f"{part}.text_config")
-    width = language_model.get("hidden_size", top.get("hidden_size"))
+    family = family_of(content, part)
+    by_default = family.defaults.get("hidden_size") if family is not None else None
+    width = language_model.get("hidden_size", top.get("hidden_size", by_default))
     if width is None:
         raise CheckpointError("the language model's hidden_size is missing")
     if source.layout == "internvl_hf":

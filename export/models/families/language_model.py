@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from internvl_edge.export.models.config import LanguageConfig, ModelConfig, PartConfig, positive_int
+from internvl_edge.export.models.config import ConnectorConfig, LanguageConfig, ModelConfig, PartConfig, positive_int
 from internvl_edge.export.models.families.common_fields import CONFIG_FILE
 from internvl_edge.export.models.families.family import ConfigSource, Family, Module, Shapes
 from internvl_edge.export.models.families.fields import FieldTable
@@ -42,6 +42,8 @@ def _read(source: ConfigSource, parts: Sequence[PartConfig]) -> LanguageConfig |
         return None
     table = FieldTable(CONFIG_FILE, {**SHARED, **family.fields})
     fields = {**family.defaults, **reader.read(table, source.part(part), part)}
+    if (connector := next((own for own in parts if isinstance(own, ConnectorConfig)), None)) is not None:
+        fields["hidden_size"] = connector.llm_hidden_size  # it may stand at the top level alone
     if missing := [name for name in _NEEDED if name not in fields]:
         raise CheckpointError(f"{part} lacks {', '.join(missing)}, for which {family.name} has no known default")
     check_window(fields, part, reader)

@@ -101,7 +101,10 @@ def test_a_chat_config_without_ps_version_is_v1() -> None:
         ({"model_type": "internvl"}, ["qllama_config is missing"]),
         ({"model_type": "bert"}, ["model_type 'bert'"]),
         ({"model_type": "llava", "mm_vision_tower": "vit-6b"}, ["LLaVA's layout", "vit-6b is a checkpoint of its own"]),
-        ({"model_type": "internvl", "text_config": {}, "vision_config": {}}, ["hidden_size is missing"]),
+        (
+            {"model_type": "internvl", "text_config": {"model_type": "x"}, "vision_config": {}},
+            ["hidden_size is missing"],
+        ),
         ({"model_type": "intern_vit_6b", "image_size": 230}, ["image_size 230 is no multiple of the patch size 14"]),
         ({"model_type": "intern_vit_6b", "num_attention_heads": 24}, ["24 heads do not divide hidden_size 3200"]),
         ({"model_type": "intern_vit_6b", "hidden_act": "gelu_new"}, ["hidden_act 'gelu_new' is not gelu"]),

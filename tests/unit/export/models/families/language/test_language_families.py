@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from internvl_edge.export.blockwise.sources import stored_shapes
 from internvl_edge.export.checkpoint.config.config_json import config_from_json
 from internvl_edge.export.checkpoint.names import naming_of, official_names
-from internvl_edge.export.models.config import LanguageConfig, RopeConfig
+from internvl_edge.export.models.config import ConnectorConfig, LanguageConfig, RopeConfig
 from internvl_edge.export.models.families.language import LANGUAGE_FAMILIES
 from internvl_edge.export.models.families.language.family import biases_of_attention
 from internvl_edge.export.models.families.language.internlm2 import INTERNLM2
@@ -137,9 +137,16 @@ def test_a_recorded_checkpoint_opens_with_all_of_its_keys(folder: str) -> None:
 def language_config(architecture: str, **fields: Any) -> LanguageConfig:
     llm = {"architectures": [architecture], **fields}
     content = {"model_type": "internvl_chat", "vision_config": {"image_size": 448}, "llm_config": llm}
-    if "hidden_size" not in llm:
-        content["hidden_size"] = 3072 if "Phi3" in architecture else 4096
-    return config_from_json(content).need(LanguageConfig)
+    model = config_from_json(content)
+    assert model.need(ConnectorConfig).llm_hidden_size == model.need(LanguageConfig).hidden_size
+    return model.need(LanguageConfig)
+
+
+def test_the_width_may_stand_at_the_top() -> None:
+    """The official class writes it there too; a file without it anywhere has the family's default."""
+    llm = {"architectures": ["Qwen2ForCausalLM"], **SIZES, "hidden_size": None}
+    model = config_from_json({"model_type": "internvl_chat", "vision_config": {}, "hidden_size": 96, "llm_config": llm})
+    assert model.need(ConnectorConfig).llm_hidden_size == model.need(LanguageConfig).hidden_size == 96
 
 
 @pytest.mark.parametrize("family", [QWEN2, QWEN3, LLAMA, PHI3], ids=lambda family: family.name)
