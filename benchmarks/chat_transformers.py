@@ -7,6 +7,7 @@ seconds and ids of each answer; the first line that it writes says that the mode
 import json
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from transformers import InternVLForConditionalGeneration, __version__
 def main(checkpoint: str, dtype: str, threads: str) -> None:
     """Load the model, and answer until the input ends."""
     torch.set_num_threads(int(threads))
-    model = InternVLForConditionalGeneration.from_pretrained(checkpoint, dtype=getattr(torch, dtype))
+    model: Any = InternVLForConditionalGeneration.from_pretrained(checkpoint, dtype=getattr(torch, dtype))
     model.generation_config.eos_token_id = None
     _say({"name": f"transformers {__version__}, torch {torch.__version__}"})
     for line in sys.stdin:
