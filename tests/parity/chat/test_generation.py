@@ -128,3 +128,26 @@ def test_a_given_answer_has_the_recorded_probabilities(recorded: Recorded) -> No
         for step, logits in recorded.recorded_steps(run):
             expected = np.take_along_axis(log_softmax(logits), answers[:, step : step + 1], axis=1)[:, 0]
             np.testing.assert_allclose(found[:, step], expected, atol=CHAT_LOGITS, err_msg=f"{run}, step {step}")
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_pictures_and_ids_go_in_and_ids_come_out(recorded: Recorded, beams: int) -> None:
+    """From tiles through all graphs, with the model's own end and padding."""
+    chat = recorded.model.info.chat
+    assert chat is not None
+    tensors, name = recorded.golden.tensors, "stop_test" if beams == 1 else "beam_stop_test"
+    for run, about in each_run(recorded):
+        prompts = (
+            tensors.get(f"{run}.pixel_values"),
+            tensors[f"{run}.input_ids"].astype(np.int64),
+            tensors[f"{run}.attention_mask"],
+        )
+        found = recorded.model.generate_chat(*prompts, num_beams=beams, max_new_tokens=NEW_TOKENS)
+        expected = tensors[f"{run}.{'greedy_ids' if beams == 1 else 'beam3_ids'}"]
+        np.testing.assert_array_equal(found, expected, err_msg=run)
+        stop = about[name]
+        assert isinstance(stop, dict)
+        ended = recorded.model.generate_chat(
+            *prompts, num_beams=beams, max_new_tokens=NEW_TOKENS, eos_token_id=stop["eos_token_id"]
+        )
+        assert ended.tolist() == padded(stop["ids"], ended.shape[1], chat.pad_token_id), run
