@@ -141,7 +141,7 @@ def open_sentencepieces(path: Path, settings: TokenizerSettings) -> SentencePiec
     except (OSError, RuntimeError) as error:
         raise damaged(path, error) from error
     start = pieces.bos_id()
-    if settings.kind != "InternLM2Tokenizer" and (bos := settings.roles["bos_token"]):
+    if bos := settings.roles["bos_token"]:
         start = settings.added[bos].id if bos in settings.added else pieces.piece_to_id(bos)
     return SentencePieces(pieces, settings, rules, [start] if settings.flag("add_bos_token", True) else [])
 

@@ -116,7 +116,7 @@ def _content(message: Message, marked: Callable[[str], str], picture: str) -> It
     for index, piece in enumerate(message):
         if not piece.picture:
             current += marked(texts[index]) if texts[index] else ""
-        elif texts[index + 1].startswith("\n") and not message[index + 1].picture:
+        elif texts[index + 1].startswith("\n"):
             texts[index + 1] = texts[index + 1][1:]
             yield from [{"type": "text", "text": current}] if current else []
             yield {"type": "image"}

@@ -53,5 +53,14 @@ def test_a_token_that_the_template_writes_is_a_control_token() -> None:
     assert cutter.cut("a<|turn|><think>", [(0, 16)]) == ["a", turn, thought]
 
 
+def test_a_token_with_a_role_is_a_control_token() -> None:
+    role = AddedToken(id=7, content="<|pad|>", named=True)
+    assert Cutter([role]).cut("a<|pad|>", [(0, 8)]) == ["a<|pad|>"]
+
+
+def test_a_token_that_begins_inside_of_one_that_is_text() -> None:
+    assert Cutter([AddedToken(id=8, content="aba", special=True)]).cut("ababa", [(0, 1)])[0] == "ab"
+
+
 def test_without_added_tokens_a_text_is_whole() -> None:
     assert Cutter([]).cut("a<|end|>") == ["a<|end|>"]

@@ -86,6 +86,11 @@ def test_a_template_that_fails_is_said_in_one_line(source: str, said: str) -> No
         template(source)
 
 
+def test_white_space_around_statements_is_dropped() -> None:
+    source = "{% for m in messages %}\n  {% if m['role'] == 'user' %}\n<image>\n  {% endif %}\n{% endfor %}\n."
+    assert template(source).text(None, [[Piece("Q")]]) == "<image>\n."
+
+
 def test_what_transformers_offers_to_templates() -> None:
     source = (
         "{{ bos_token }}{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}<image>"

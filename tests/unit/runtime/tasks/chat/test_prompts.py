@@ -34,6 +34,7 @@ def asked(question: str, system: str | None = V25) -> str:
 def test_a_picture_is_put_first_without_a_history_alone(official: InternVL) -> None:
     assert chat_prompt(official, "Q", [1]).text == asked(f"{ONE}\nQ")
     assert chat_prompt(official, "Q", [1]).question == "<image>\nQ"
+    assert chat_prompt(official, "Q", [1, 2]).text == asked(f"{ONE}\nQ")  # of several, the first alone
     assert chat_prompt(official, "Q", [1], history=[]).text == asked("Q")
     assert chat_prompt(official, "Q").text == asked("Q")
 
