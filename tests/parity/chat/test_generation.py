@@ -13,6 +13,7 @@ from internvl_edge.runtime.tasks.generation.config import GenerationConfig
 from internvl_edge.runtime.tasks.generation.generated import Generated
 from internvl_edge.runtime.tasks.generation.scoring import answer_log_probabilities
 from internvl_edge.runtime.tasks.generation.search import generate, log_softmax
+from tests.exports import Exports
 from tests.golden_chat import CASES, GoldenChat, golden_chat
 from tests.tolerances import CHAT_LOGITS
 
@@ -151,3 +152,17 @@ def test_pictures_and_ids_go_in_and_ids_come_out(recorded: Recorded, beams: int)
             *prompts, num_beams=beams, max_new_tokens=NEW_TOKENS, eos_token_id=stop["eos_token_id"]
         )
         assert ended.tolist() == padded(stop["ids"], ended.shape[1], chat.pad_token_id), run
+
+
+@pytest.mark.parametrize("case", ["c2", "c4"])
+def test_openvino_answers_the_same(case: str, exports: Exports) -> None:
+    """A left-padded batch, prompts that begin like the last one, and lengths that change the angles."""
+    pytest.importorskip("openvino", reason="needs openvino: pip install 'internvl-edge[openvino]'")
+    golden = golden_chat(case)
+    with InternVL.open(exports.bundle(golden.checkpoint, dtype="fp32"), "openvino") as model:
+        recorded = Recorded(golden, model, LanguageModel.of(model))
+        for run, about in each_run(recorded):
+            for name, beams in (("greedy_ids", 1), ("beam3_ids", 3)):
+                found = recorded.answered(run, num_beams=beams, eos_token_ids=(about["eos_token_id"],))
+                np.testing.assert_array_equal(found.ids, golden.tensors[f"{run}.{name}"], err_msg=f"{run}, {name}")
+        recorded.language.close()
