@@ -102,7 +102,6 @@ TESTED_THROUGH: dict[str, str] = {
         "tests/unit/export/checkpoint/files/test_weight_files.py: which files hold weights is asked by open_checkpoint"
     ),
     "export/checkpoint/shapes.py": "tests/unit/export/checkpoint/test_opening.py: weights without a config are opened",
-    "export/dialects/dialect.py": "tests/unit/export/dialects/test_dialect.py: what it offers is the folder's own",
     "export/models/families/language/fields.py": (
         "tests/unit/export/models/families/language/test_language_families.py: its fields are part of a config"
     ),

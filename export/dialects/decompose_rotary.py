@@ -4,8 +4,10 @@ import onnx_ir as ir
 
 from internvl_edge.calib.qdq.node_writer import NodeWriter
 
-_Angles = dict[tuple[ir.Value, ir.Value, int], ir.Value]
-"""(table, positions, axis of the heads) -> rows of the table at these positions, broadcast over heads."""
+_Angles = dict[tuple[ir.Value, ir.Value | None, int], ir.Value]
+"""(table, positions, axis of the heads) -> rows of the table at these positions, broadcast over heads.
+
+Without positions the table has a row for each row of x."""
 
 
 class DecomposeRotaryPass(ir.passes.InPlacePass):
@@ -26,7 +28,7 @@ class DecomposeRotaryPass(ir.passes.InPlacePass):
 
 
 def _is_halves(node: ir.Node) -> bool:
-    if node.op_type != "RotaryEmbedding" or len(node.inputs) != 4 or any(value is None for value in node.inputs):
+    if node.op_type != "RotaryEmbedding" or len(node.inputs) < 3 or any(value is None for value in node.inputs):
         return False
     if node.attributes.get_int("interleaved", 0) or node.attributes.get_int("rotary_embedding_dim", 0):
         return False
@@ -37,12 +39,12 @@ def _is_halves(node: ir.Node) -> bool:
 
 
 def _rewrite(graph: ir.Graph, node: ir.Node, gathered: _Angles) -> None:
-    x, cos_table, sin_table, positions = node.inputs
+    x, cos_table, sin_table, *rest = node.inputs
+    positions = rest[0] if rest else None
     assert x is not None
     assert x.shape is not None
     assert cos_table is not None
     assert sin_table is not None
-    assert positions is not None
     write = NodeWriter(graph, node)
     packed = len(x.shape) == 3
     width = x.shape[-1]
@@ -62,10 +64,14 @@ def _rewrite(graph: ir.Graph, node: ir.Node, gathered: _Angles) -> None:
     write.replace(turned)
 
 
-def _at(write: NodeWriter, table: ir.Value, positions: ir.Value, axis: int, name: str, gathered: _Angles) -> ir.Value:
+def _at(
+    write: NodeWriter, table: ir.Value, positions: ir.Value | None, axis: int, name: str, gathered: _Angles
+) -> ir.Value:
     """Return the rows ``[B, n, D / 2]`` of `table` at `positions`, with an axis of 1 for the heads."""
     key = (table, positions, axis)
     if key not in gathered:
-        rows = write.op("Gather", [table, positions], f"{name}_rows", axis=0)
+        rows = table
+        if positions is not None:
+            rows = write.op("Gather", [table, positions], f"{name}_rows", axis=0)
         gathered[key] = write.op("Unsqueeze", [rows, write.ints(axis)], name)
     return gathered[key]

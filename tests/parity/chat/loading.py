@@ -15,6 +15,7 @@ from internvl_edge.export.canonical.passes import canonicalize
 from internvl_edge.export.canonical.trace import trace_graph
 from internvl_edge.export.checkpoint import open_checkpoint
 from internvl_edge.export.checkpoint.store.weight_sources import whole
+from internvl_edge.export.dialects import Dialect, lower
 from internvl_edge.export.models.config import LanguageConfig, ModelConfig
 from internvl_edge.export.models.families.language_model import EMBEDDING
 from internvl_edge.export.models.graphs import graph_spec
@@ -77,10 +78,12 @@ def torch_graph(folder: str, name: str) -> Graph:
 
 
 @cache
-def onnx_graph(folder: str, name: str) -> Graph:
-    """Return graph `name` of a golden checkpoint in canonical form on ONNX Runtime."""
+def onnx_graph(folder: str, name: str, dialect: Dialect | None = None) -> Graph:
+    """Return graph `name` of a golden checkpoint on ONNX Runtime, in canonical form or in a dialect."""
     model = loaded(folder)
     graph = canonicalize(trace_graph(name, model.config, torch.float32))
+    if dialect is not None:
+        lower(graph, dialect)
     for weight, value in graph.graph.initializers.items():
         if value.const_value is None:
             value.const_value = ir.tensor(model.weights[weight].numpy(), name=weight)

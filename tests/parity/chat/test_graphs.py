@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from internvl_edge.export.dialects.dialect import FEWEST_LAUNCHES, PORTABLE, Dialect
 from internvl_edge.export.models.graph_modules import embed_tokens, llm, tiles
 from internvl_edge.export.models.graph_modules.specs import GraphOptions
 from internvl_edge.export.models.internvit import resize_position_table
@@ -47,6 +48,15 @@ def test_greedy_answers(folder: str, run: str, backend: Backend) -> None:
 def test_prompts_in_chunks(folder: str, run: str, backend: Backend) -> None:
     """Every chunk has the length of the whole prompt, as in one call; chunks of a padded row may be padding alone."""
     _require_recorded(folder, run, _decoded(backend, folder, run, CHUNK))
+
+
+@pytest.mark.parametrize("dialect", [PORTABLE, FEWEST_LAUNCHES], ids=["portable", "fewest launches"])
+@pytest.mark.parametrize(("folder", "run"), [("c1/checkpoint", "batch"), ("c6/checkpoint", "cross")])
+def test_dialects_of_tensorrt(folder: str, run: str, dialect: Dialect) -> None:
+    """Grouped attention is written out without repeated keys, and rotations without tables."""
+    model, golden = loaded(folder), golden_chat(folder[:2])
+    found = decoded(onnx_graph(folder, "llm", dialect), model.language, golden, run, model.table, CHUNK)
+    _require_recorded(folder, run, found)
 
 
 @pytest.mark.parametrize("folder", CHECKPOINTS)

@@ -43,6 +43,12 @@ def test_other_layouts_stay(attribute: str) -> None:
     require_untouched(PER_HEAD.replace("RotaryEmbedding(", f"RotaryEmbedding<{attribute}>("), DecomposeRotaryPass())
 
 
-def test_tables_by_row_stay() -> None:
+def test_angles_of_each_row_need_no_table(rng: np.random.Generator) -> None:
+    """As in a language model, whose angles follow from its positions."""
     text = PER_HEAD.replace("[16, 2]", "[b, n, 2]").replace(", int64[b, n] p)", ")").replace(", s, p)", ", s)")
-    require_untouched(text, DecomposeRotaryPass())
+    given = feeds(rng, 3, 2, 5, 4)
+    angles = rng.normal(size=(3, 5, 2)).astype(np.float32)
+    values = {"q": given["q"], "k": given["k"], "c": np.cos(angles), "s": np.sin(angles)}
+    found = ops(require_same_outputs(text, DecomposeRotaryPass(), values))
+    assert "Gather" not in found
+    assert found.count("Unsqueeze") == 2
