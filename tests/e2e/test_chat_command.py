@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -153,31 +154,36 @@ class Terminal:
     """A process whose streams are one terminal."""
 
     def __init__(self, *command: object) -> None:
-        self.pid, self._descriptor = pty.fork()
-        if self.pid == 0:
+        self._pid, self._descriptor = pty.fork()
+        if self._pid == 0:
             os.execvp(str(command[0]), [str(word) for word in command])
-        self.shown = ""
+        self._shown = ""
 
-    def until(self, text: str) -> str:
-        """Read until `text` is shown behind what was read before; return what was read now."""
-        start, deadline = len(self.shown), time.monotonic() + HANG_S
-        while text not in self.shown[start:]:
-            assert time.monotonic() < deadline, self.shown
+    def until(self, text: str) -> None:
+        """Read until `text` is shown, behind what the last call waited for."""
+        deadline = time.monotonic() + HANG_S
+        while text not in self._shown:
+            assert time.monotonic() < deadline, self._shown
             if select.select([self._descriptor], [], [], 1)[0]:
-                self.shown += os.read(self._descriptor, 1 << 16).decode(errors="replace")
-        return self.shown[start:]
+                self._shown += os.read(self._descriptor, 1 << 16).decode(errors="replace")
+        self._shown = self._shown.partition(text)[2]
 
     def type(self, text: str) -> None:
         os.write(self._descriptor, text.encode())
 
     def code(self) -> int:
         """Return the exit code."""
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+
+    def close(self) -> None:
+        """End the process, which sees that its terminal is gone."""
+        os.close(self._descriptor)
 
 
 @pytest.fixture
-def terminal() -> Callable[..., Terminal]:
-    return lambda *arguments: Terminal(*CHAT, *arguments)
+def terminal() -> Iterator[Callable[..., Terminal]]:
+    with ExitStack() as stack:
+        yield lambda *arguments: stack.enter_context(closing(Terminal(*CHAT, *arguments)))
 
 
 def test_a_conversation_in_a_terminal(
