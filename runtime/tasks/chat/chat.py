@@ -13,8 +13,8 @@ from internvl_edge.runtime.inputs.pictures.arguments import Pictures
 from internvl_edge.runtime.monitor import UNMONITORED, Monitor
 from internvl_edge.runtime.stages import TOKENIZE
 from internvl_edge.runtime.tasks.chat.batch import PromptBatch
-from internvl_edge.runtime.tasks.chat.conversation import Conversation, pictures_of
 from internvl_edge.runtime.tasks.chat.decoder import ChatDecoder, LanguageModel
+from internvl_edge.runtime.tasks.chat.pictured_history import PicturedHistory, pictures_of
 from internvl_edge.runtime.tasks.chat.pictures import MaxTiles, TiledPicture, picture_embeds, tile_pictures
 from internvl_edge.runtime.tasks.chat.prompts import ChatPrompt, Prompts, described_chat, request_prompt
 from internvl_edge.runtime.tasks.generation.answer import AnswerWriter, steps_of
@@ -36,7 +36,7 @@ class ChatReply:
     """The answer without white space around it."""
     ids: list[int]
     """Its tokens, with the one that stopped it."""
-    history: Conversation
+    history: PicturedHistory
     """All turns up to this one, to be given with the next question."""
     finish_reason: FinishReason
     """``stop``: the model ended, or a stop string came; ``length``: no token was left; ``cancelled``: its caller."""
@@ -320,7 +320,7 @@ class Request:
         return ChatReply(
             text=text,
             ids=list(writer.ids) if writer is not None else [],
-            history=Conversation([*self.turns, (self.prompt.question, text)], self.pictures),
+            history=PicturedHistory([*self.turns, (self.prompt.question, text)], self.pictures),
             finish_reason=writer.finish_reason if writer is not None else "cancelled",
             prompt_tokens=len(self.prompt.input_ids),
             completion_tokens=len(writer.ids) if writer is not None else 0,

@@ -8,8 +8,9 @@ from importlib.resources import files
 from typing import ClassVar
 
 from internvl_edge.runtime.errors import BundleError
+from internvl_edge.runtime.inputs.questions import PICTURE_MARK
 
-MARK = "<image>"
+MARK = PICTURE_MARK
 """Text that stands for a picture in a question."""
 
 

@@ -12,7 +12,7 @@ from internvl_edge.runtime import InternVL
 from internvl_edge.runtime.errors import BundleError, InputError
 from internvl_edge.runtime.monitor import UNMONITORED
 from internvl_edge.runtime.tasks.chat.chat import Request, unknown_ids
-from internvl_edge.runtime.tasks.chat.conversation import Conversation
+from internvl_edge.runtime.tasks.chat.pictured_history import PicturedHistory
 from internvl_edge.runtime.tasks.generation.search import never
 from tests.unit.runtime.chat_bundles import CHATML, open_chat
 from tests.unit.runtime.chat_fakes import END, ScriptedLlm, Tower, scripted_chat
@@ -126,7 +126,7 @@ class TestHistory:
         assert second.text == "fed"
         assert second.history == [("<image>\nabc", "cba"), ("def", "fed")]
         third = model.chat("ghi", [Image.new("RGB", (4, 4))], history=second.history)
-        assert isinstance(third.history, Conversation)
+        assert isinstance(third.history, PicturedHistory)
         assert [len(picture.tiles) for picture in third.history.pictures] == [3, 1]
         assert third.history[-1][0] == "<image>\nghi"
         assert tower.ran == [3, 1]
@@ -138,7 +138,7 @@ class TestHistory:
         plain = model.chat("def", [wide], history=list(first.history))
         assert plain.history == again.history
         twice = model.chat("<image>\ndef", [wide], history=first.history)
-        assert isinstance(twice.history, Conversation)
+        assert isinstance(twice.history, PicturedHistory)
         assert len(twice.history.pictures) == 2
 
     def test_a_history_without_its_pictures_is_refused(self, model: InternVL, wide: Image.Image) -> None:
@@ -155,7 +155,7 @@ class TestHistory:
         history = model.chat("abc", [wide]).history
         large = dataclasses.replace(history.pictures[0], tiles=np.zeros((1, 8, 8, 3), np.uint8))
         with pytest.raises(InputError, match=r"^history: Image in tiles of another model"):
-            model.chat("def", history=Conversation(history, [large]))
+            model.chat("def", history=PicturedHistory(history, [large]))
 
     def test_the_prompt_of_the_last_turn_is_not_computed_again(self, opened: Chat) -> None:
         model, _, llm = opened
@@ -216,7 +216,7 @@ class TestBadInput:
 
     def test_a_line_of_pixels_is_answered(self, model: InternVL) -> None:
         reply = model.chat("abc", [Image.new("RGB", (1, 10_000))])
-        assert isinstance(reply.history, Conversation)
+        assert isinstance(reply.history, PicturedHistory)
         assert len(reply.history.pictures[0].tiles) == 7
 
     def test_one_path_in_place_of_a_list(self, model: InternVL) -> None:

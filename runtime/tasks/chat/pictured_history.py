@@ -6,7 +6,7 @@ from internvl_edge.runtime.inputs.questions import PICTURE_MARK
 from internvl_edge.runtime.tasks.chat.pictures import TiledPicture
 
 
-class Conversation(list[tuple[str, str]]):
+class PicturedHistory(list[tuple[str, str]]):
     """A list of (question, answer) that knows its pictures, so that a later question needs none of them again."""
 
     def __init__(self, turns: Iterable[tuple[str, str]] = (), pictures: Sequence[TiledPicture] = ()) -> None:
@@ -20,7 +20,7 @@ def pictures_of(history: object, question: str, given: Sequence[TiledPicture]) -
 
     A history that knows its pictures may be given with them again, as one that does not know them has to be.
     """
-    known = history.pictures if isinstance(history, Conversation) else ()
+    known = history.pictures if isinstance(history, PicturedHistory) else ()
     again = [picture.key for picture in given[: len(known)]] == [picture.key for picture in known]
     marks = question.count(PICTURE_MARK) if isinstance(question, str) else 0
     if again and marks in (0, len(given) - len(known)):
