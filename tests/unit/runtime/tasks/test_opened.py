@@ -15,6 +15,7 @@ from internvl_edge.runtime.errors import BackendError, BundleError, InputError
 from internvl_edge.runtime.inputs.pictures import preprocess
 from internvl_edge.runtime.monitor import Monitor
 from internvl_edge.runtime.tasks import opened as opened_module
+from internvl_edge.runtime.tasks.opened import OpenedGraphs
 from tests.unit.runtime.fake_graphs import GRAPHS, FakeSession, decoder, vision
 from tests.unit.runtime.tiny_bundle import MODEL, write_bundle
 
@@ -81,6 +82,24 @@ def test_leaving_the_block_closes_every_graph(
         opened = [model.session("vision"), model.session("query")]
     assert [session.closed for session in opened] == [1, 1]  # type: ignore[attr-defined]
     assert model.session("vision") is not opened[0]
+
+
+def test_what_a_task_keeps_is_made_once_and_closed_with_the_model(model: InternVL) -> None:
+    made: list[FakeSession] = []
+
+    def make(opened: OpenedGraphs) -> FakeSession:
+        assert opened is model
+        assert opened.kept(len_of_name) == len("internvl")  # what is kept may be made of what is kept
+        made.append(FakeSession("kept", []))
+        return made[-1]
+
+    def len_of_name(opened: OpenedGraphs) -> int:
+        return len(opened.info.layout)
+
+    assert model.kept(make) is model.kept(make)
+    model.close()
+    assert [each.closed for each in made] == [1]
+    assert model.kept(make) is made[1]
 
 
 def test_threads_that_ask_at_once_open_a_graph_once(
