@@ -1,5 +1,7 @@
 """Profiles by axis name, and the ranges that a user writes."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,14 +10,16 @@ from internvl_edge.export.engine.profiles import AxisRanges, parse_range, profil
 from internvl_edge.export.models.graphs import GRAPHS
 from internvl_edge.runtime.bundle.manifest import (
     SCHEMA,
+    EmbeddingInfo,
     GraphInfo,
+    LanguageInfo,
     Manifest,
     ModelInfo,
     TensorSpec,
     TextInfo,
     VisionInfo,
 )
-from internvl_edge.runtime.errors import EngineError
+from internvl_edge.runtime.errors import BundleError, EngineError
 
 MODEL = ModelInfo(
     layout="internvl",
@@ -57,6 +61,32 @@ def test_the_decoder_has_a_prompt_and_a_step_whose_mask_covers_past_and_new_toke
     for profile in (prompt, step):
         lengths, pasts = profile["input_ids"], profile["past_key_values.0.key"]
         assert [m[1] for m in profile["attention_mask"]] == [p[2] + n[1] for p, n in zip(pasts, lengths, strict=True)]
+
+
+def test_chunks_of_a_prompt_stand_behind_caches_of_any_length_up_to_the_context() -> None:
+    language = LanguageInfo(
+        layers=1,
+        kv_heads=2,
+        head_dim=4,
+        hidden_size=8,
+        vocab_size=50,
+        max_context=2048,
+        max_positions=4096,
+        tokens_per_tile=9,
+        embedding=EmbeddingInfo(file="w", offset=0, dtype="float16", rows=50),
+    )
+    manifest = replace(MANIFEST, model=replace(MODEL, text=None, language=language))
+    embeds = TensorSpec(name="inputs_embeds", dtype="float16", shape=("batch", "length", 8))
+    mask = TensorSpec(name="attention_mask", dtype="int64", shape=("batch", "total"))
+    length = TensorSpec(name="rope_length", dtype="int64", shape=(1,))
+    past = TensorSpec(name="past_key_values.0.key", dtype="float16", shape=("batch", 2, "past", 4))
+    prompt, step = profiles_for("llm", [embeds, mask, length, past], manifest, RANGES)
+    assert "rope_length" not in prompt
+    assert [shape[2] for shape in prompt["past_key_values.0.key"]] == [0, 0, 2048]
+    assert [shape[2] for shape in step["past_key_values.0.key"]] == [1, 400, 2048]
+    assert [shape[1] for shape in prompt["attention_mask"]] == [1, 512, 2560]
+    with pytest.raises(BundleError, match="internvl: has no language model"):
+        profiles_for("llm", [embeds], MANIFEST, RANGES)
 
 
 def test_an_axis_inside_a_graph_may_be_a_sum() -> None:

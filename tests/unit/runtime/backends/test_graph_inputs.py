@@ -1,14 +1,15 @@
 """Arrays that a graph takes: valid ids, masks, positions and caches, and one error for what does not fit."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from internvl_edge.runtime.backends.graph_inputs import PROMPT_IDS, WRITTEN_IDS, graph_inputs, sizes_of
+from internvl_edge.runtime.backends.graph_inputs import PROMPT_IDS, QUESTION_ROWS, WRITTEN_IDS, graph_inputs, sizes_of
 from internvl_edge.runtime.backends.session import TensorInfo, require_arrays
-from internvl_edge.runtime.bundle.manifest import TensorSpec
+from internvl_edge.runtime.bundle.manifest import EmbeddingInfo, LanguageInfo, TensorSpec
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.latency.samples import HEIGHT, WIDTH, texts, write_pictures
 from tests.unit.runtime.tiny_bundle import MODEL
@@ -27,6 +28,53 @@ def signature(tensors: dict[str, tuple[str, Sequence[int | str | None]]]) -> dic
 
 def specs(tensors: dict[str, tuple[str, Sequence[int | str]]]) -> list[TensorSpec]:
     return [TensorSpec(name=name, dtype=dtype, shape=tuple(shape)) for name, (dtype, shape) in tensors.items()]
+
+
+LANGUAGE = LanguageInfo(
+    layers=1,
+    kv_heads=2,
+    head_dim=4,
+    hidden_size=8,
+    vocab_size=50,
+    max_context=200,
+    max_positions=200,
+    tokens_per_tile=9,
+    embedding=EmbeddingInfo(file="w", offset=0, dtype="float16", rows=50),
+)
+
+
+@pytest.mark.parametrize(
+    ("phase", "length", "past"), [("prompt", 9 + QUESTION_ROWS, 0), ("step", 1, 9 + QUESTION_ROWS)]
+)
+def test_a_language_model_reads_a_question_and_then_steps_behind_it(
+    phase: str, length: int, past: int, rng: np.random.Generator
+) -> None:
+    takes = {
+        "inputs_embeds": ("float16", ("batch", "length", 8)),
+        "attention_mask": ("int64", ("batch", "total")),
+        "position_ids": ("int64", ("batch", "length")),
+        "rope_length": ("int64", (1,)),
+        "past_key_values.0.key": ("float16", ("batch", 2, "past", 4)),
+    }
+    model = replace(MODEL, text=None, language=LANGUAGE)
+    found = graph_inputs("llm", signature(takes), specs(takes), model, sizes_of("llm", phase, model, 3), rng)
+    assert found["inputs_embeds"].shape == (3, length, 8)
+    assert found["past_key_values.0.key"].shape == (3, 2, past, 4)
+    assert found["attention_mask"].tolist() == [[1] * (past + length)] * 3
+    assert found["position_ids"][0].tolist() == list(range(past, past + length))
+    assert found["rope_length"].tolist() == [past + length]
+    short = replace(model, language=replace(LANGUAGE, max_context=20))
+    assert sizes_of("llm", "prompt", short, 1).length == 19
+
+
+def test_ids_for_the_table_of_tokens_are_of_the_language_model(rng: np.random.Generator) -> None:
+    takes = {"input_ids": ("int64", ("batch", "length"))}
+    model = replace(MODEL, text=None, language=LANGUAGE)
+    ids = graph_inputs(
+        "embed_tokens", signature(takes), specs(takes), model, sizes_of("embed_tokens", "", model, 4), rng
+    )
+    assert ids["input_ids"].shape == (4, QUESTION_ROWS)
+    assert 40 < ids["input_ids"].max() < 50
 
 
 @pytest.mark.parametrize(
