@@ -10,8 +10,8 @@ import click
 
 from internvl_edge.commands.output.printing import show
 from internvl_edge.runtime.errors import EdgeError, InputError
+from internvl_edge.runtime.inputs.pictures.arguments import PICTURE_MARK
 from internvl_edge.runtime.inputs.pictures.decode import check_pictures
-from internvl_edge.runtime.inputs.questions import PICTURE_MARK
 from internvl_edge.runtime.inputs.read import find_pictures
 from internvl_edge.runtime.latency.interrupt import STOPPED, finish_on_interrupt
 from internvl_edge.runtime.monitor import Monitor

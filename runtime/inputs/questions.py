@@ -9,14 +9,13 @@ from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.inputs.files.archives import Archive
 from internvl_edge.runtime.inputs.files.formats import Kind, kind_of
 from internvl_edge.runtime.inputs.files.names import in_one_line, is_folder, is_there, is_unicode
+from internvl_edge.runtime.inputs.pictures.arguments import PICTURE_MARK
 from internvl_edge.runtime.inputs.pictures.source import ArchivedPicture, SourcePicture
 from internvl_edge.runtime.inputs.read import archive_beside, faults_text, named_picture
 from internvl_edge.runtime.inputs.tables.captions import name_fault, texts_of
 from internvl_edge.runtime.inputs.tables.tables import TableRow, read_table
 
 QUESTION_KEY = "question"
-PICTURE_MARK = "<image>"
-"""Text in a question that marks the place of a picture."""
 _TABLES: tuple[Kind, ...] = ("lines", "json", "csv", "tsv")
 
 

@@ -4,14 +4,13 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from internvl_edge.runtime.backends import Session, SessionOptions, open_session, require_backend
 from internvl_edge.runtime.backends.session import Opener, RowLimit
 from internvl_edge.runtime.bundle.bundle import Bundle
-from internvl_edge.runtime.bundle.chat_tokenizer.tokenizer import CHAT_TOKENIZER, ChatTokenizer, open_chat_tokenizer
 from internvl_edge.runtime.bundle.declared_types import arrays_as_declared
 from internvl_edge.runtime.bundle.manifest import ModelInfo, missing_part
 from internvl_edge.runtime.bundle.modes import Mode, default_mode
@@ -22,6 +21,9 @@ from internvl_edge.runtime.finite import FiniteOutputs
 from internvl_edge.runtime.inputs.pictures.arguments import Pictures
 from internvl_edge.runtime.inputs.pictures.preprocess import Geometry, preprocess
 from internvl_edge.runtime.monitor import UNMONITORED, Monitor
+
+if TYPE_CHECKING:
+    from internvl_edge.runtime.bundle.chat_tokenizer.tokenizer import ChatTokenizer
 
 _T = TypeVar("_T")
 _Opened = TypeVar("_Opened", bound="OpenedGraphs")
@@ -121,13 +123,15 @@ class OpenedGraphs:
         return self._tokenizer
 
     @property
-    def chat_tokenizer(self) -> ChatTokenizer:
+    def chat_tokenizer(self) -> "ChatTokenizer":
         """Return the tokenizer of the bundle's language model, which is loaded when it is first needed.
 
         Raises:
             BundleError: it has none, or its files cannot be used.
         """
         if self._chat_tokenizer is None:
+            from internvl_edge.runtime.bundle.chat_tokenizer.tokenizer import CHAT_TOKENIZER, open_chat_tokenizer
+
             if not any(name.startswith(f"{CHAT_TOKENIZER}/") for name in self.bundle.manifest.files):
                 raise BundleError(
                     f"{self.bundle.path}: has no {CHAT_TOKENIZER}; export from a folder with the tokenizer of its"

@@ -9,6 +9,8 @@ import numpy as np
 from internvl_edge.runtime.errors import InputError
 from internvl_edge.runtime.inputs.files.names import in_one_line
 
+PICTURE_MARK = "<image>"
+"""Text in a question that marks the place of a picture."""
 Pictures = Sequence[object] | np.ndarray
 """Pictures of a call: a list of paths, of bytes of files, of PIL pictures, of `Readable` ones, of uint8 arrays ``[H, W,
 C]`` or ``[H, W]``; or one array ``[B, H, W, C]``."""

@@ -3,11 +3,10 @@
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from internvl_edge.runtime.bundle.chat_tokenizer.tokenizer import ChatTokenizer
 from internvl_edge.runtime.errors import InputError, TooLongError
 from internvl_edge.runtime.inputs.pictures.arguments import Pictures
 from internvl_edge.runtime.monitor import UNMONITORED, Monitor
@@ -23,6 +22,9 @@ from internvl_edge.runtime.tasks.generation.generated import FinishReason, LogPr
 from internvl_edge.runtime.tasks.generation.search import generate, never, next_tokens
 from internvl_edge.runtime.tasks.generation.stops import check_stops
 from internvl_edge.runtime.tasks.opened import OpenedGraphs
+
+if TYPE_CHECKING:
+    from internvl_edge.runtime.bundle.chat_tokenizer.tokenizer import ChatTokenizer
 
 Turns = Sequence[tuple[str, str]]
 """Earlier questions and answers."""
@@ -335,7 +337,7 @@ def unknown_ids(model: OpenedGraphs) -> tuple[int, ...]:
     return tuple(key for key in range(language.vocab_size) if not tokenizer.knows(key))
 
 
-def _control_ids(tokenizer: ChatTokenizer, stops: Sequence[str]) -> list[int]:
+def _control_ids(tokenizer: "ChatTokenizer", stops: Sequence[str]) -> list[int]:
     """Return the ids of stop strings that are control tokens, which have no text in an answer."""
     return [token for stop in stops if (token := tokenizer.token_id(stop)) in tokenizer.special_ids]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from internvl_edge.runtime.inputs.questions import PICTURE_MARK
+from internvl_edge.runtime.inputs.pictures.arguments import PICTURE_MARK
 from internvl_edge.runtime.tasks.chat.pictures import TiledPicture
 
 

@@ -3,19 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from internvl_edge.runtime.bundle.bundle import Bundle
-from internvl_edge.runtime.bundle.chat_tokenizer.tokenizer import ChatTokenizer
 from internvl_edge.runtime.bundle.manifest import ChatInfo, LanguageInfo
 from internvl_edge.runtime.errors import BundleError, InputError
 from internvl_edge.runtime.tasks.chat.history import Turn, checked_request, with_marks
-from internvl_edge.runtime.tasks.chat.native_template import NATIVE_TEMPLATE, open_native_template
+from internvl_edge.runtime.tasks.chat.native_template import NATIVE_TEMPLATE
 from internvl_edge.runtime.tasks.chat.templates import MARK, Message, Piece, find_template
 from internvl_edge.runtime.tasks.opened import OpenedGraphs
 
 _SHOWN = 60
 """Most characters of a text that an error shows."""
+
+if TYPE_CHECKING:
+    from internvl_edge.runtime.bundle.chat_tokenizer.tokenizer import ChatTokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,11 +115,11 @@ class Prompts:
 
     chat: ChatInfo
     tokens_per_tile: int
-    tokenizer: ChatTokenizer
+    tokenizer: "ChatTokenizer"
     template: PromptTemplate
 
     @classmethod
-    def of(cls, bundle: Bundle, tokenizer: ChatTokenizer) -> "Prompts":
+    def of(cls, bundle: Bundle, tokenizer: "ChatTokenizer") -> "Prompts":
         """Return those of a bundle.
 
         Raises:
@@ -176,8 +178,10 @@ def described_chat(bundle: Bundle) -> tuple[ChatInfo, LanguageInfo]:
     return info.chat, info.language
 
 
-def _template(bundle: Bundle, chat: ChatInfo, tokenizer: ChatTokenizer) -> PromptTemplate:
+def _template(bundle: Bundle, chat: ChatInfo, tokenizer: "ChatTokenizer") -> PromptTemplate:
     if chat.layout != "official":
+        from internvl_edge.runtime.tasks.chat.native_template import open_native_template
+
         return open_native_template(bundle, chat.context_token, tokenizer.roles)
     template = find_template(chat.template)
     return replace(template, system_message=chat.system) if chat.system is not None else template

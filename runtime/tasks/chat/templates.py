@@ -4,11 +4,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from typing import ClassVar
 
 from internvl_edge.runtime.errors import BundleError
-from internvl_edge.runtime.inputs.questions import PICTURE_MARK
+from internvl_edge.runtime.inputs.pictures.arguments import PICTURE_MARK
 
 MARK = PICTURE_MARK
 """Text that stands for a picture in a question."""
@@ -88,6 +87,8 @@ class Template:
 @cache
 def templates() -> dict[str, Template]:
     """Return the known templates by name."""
+    from importlib.resources import files  # which takes longer to import than all of this file
+
     content = json.loads(files(__package__).joinpath("templates.json").read_text(encoding="utf-8"))
     return {name: Template(**{**entry, "roles": tuple(entry["roles"])}) for name, entry in content.items()}
 

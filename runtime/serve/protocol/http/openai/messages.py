@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from internvl_edge.runtime.errors import InputError
+from internvl_edge.runtime.inputs.pictures.arguments import PICTURE_MARK
 from internvl_edge.runtime.inputs.pictures.picture_text import picture_in_text
-from internvl_edge.runtime.inputs.questions import PICTURE_MARK
 from internvl_edge.runtime.serve.protocol.binary_tensors import object_array
 from internvl_edge.runtime.serve.protocol.checks import HALF_SURROGATE, quoted
 from internvl_edge.runtime.serve.refusals import CONTEXT_CODE, BadRequestError

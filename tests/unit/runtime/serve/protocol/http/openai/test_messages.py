@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from internvl_edge.runtime.inputs.questions import PICTURE_MARK
+from internvl_edge.runtime.inputs.pictures.arguments import PICTURE_MARK
 from internvl_edge.runtime.serve.protocol.http.openai.messages import Conversation, conversation
 from internvl_edge.runtime.serve.refusals import BadRequestError
 from internvl_edge.runtime.serve.signature import AnswerLimits
