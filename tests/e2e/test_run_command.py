@@ -49,9 +49,9 @@ def test_what_is_no_video_is_one_line(run: Run, demo_bundle: Path, tmp_path: Pat
     assert found in done.stderr
 
 
-@pytest.mark.parametrize("graphs", [None, ("vision", "connector")])
+@pytest.mark.parametrize("graphs", [("vision",), ("vision", "connector")])
 def test_connect_writes_what_a_language_model_takes(
-    run: Run, exports: Exports, golden_b: Path, pictures: Path, tmp_path: Path, graphs: tuple[str, ...] | None
+    run: Run, exports: Exports, golden_b: Path, pictures: Path, tmp_path: Path, graphs: tuple[str, ...]
 ) -> None:
     chat_bundle = exports.bundle(golden_b / "checkpoint_chat", dtype="fp32", graphs=graphs)
     Image.new("RGB", (90, 30), (200, 30, 40)).save(tmp_path / "wide.png")
