@@ -21,6 +21,7 @@ SHARD_BYTES = 5 << 30
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 TOKENIZERS = {
     "internvl": ("emoji", ("tokenizer.model",)),
+    "intern_vit_6b": ("emoji", ("tokenizer.model",)),
     "internvl_chat": (
         "chat",
         ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json"),

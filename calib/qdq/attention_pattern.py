@@ -108,11 +108,22 @@ def write_products(
     scores = write.op("MatMul", [queries, keys], "scores")
     if on_scores:
         scores = write.op("Mul", [scores, write.number(found.factor, found.q.dtype)], "scaled")
-    if found.mask is not None:
-        scores = write.op("Add", [scores, found.mask], "masked")
-    probabilities = weights(write.op("Softmax", [scores], "probabilities", axis=-1))
-    attended = write.op("MatMul", [probabilities, values()], "attended")
+    attended = weighted_values(write, scores, found.mask, values, weights)
     if found.heads is not None:
         merged = write.op("Transpose", [attended], "merged", perm=SPLIT_HEADS)
         attended = write.op("Reshape", [merged, write.ints(0, 0, found.heads * found.width)], "packed")
     write.replace(attended)
+
+
+def weighted_values(
+    write: NodeWriter,
+    scores: ir.Value,
+    mask: ir.Value | None,
+    values: Callable[[], ir.Value],
+    weights: Callable[[ir.Value], ir.Value] = lambda x: x,
+) -> ir.Value:
+    """Return the values weighted by the softmax of the masked scores; see `write_products`."""
+    if mask is not None:
+        scores = write.op("Add", [scores, mask], "masked")
+    probabilities = weights(write.op("Softmax", [scores], "probabilities", axis=-1))
+    return write.op("MatMul", [probabilities, values()], "attended")

@@ -10,6 +10,7 @@ from internvl_edge.calib.qdq.attention_pattern import (
     Attention,
     any_attention,
     split_heads,
+    weighted_values,
     write_products,
 )
 from internvl_edge.calib.qdq.node_writer import NodeWriter
@@ -106,11 +107,8 @@ def _rewrite_grouped(write: NodeWriter, found: Attention) -> None:
     queries = write.op("Reshape", [q, write.ints(0, heads, found.sharing, -1, width)], "q_groups")
     keys = write.op("Unsqueeze", [write.op("Transpose", [found.k], "k_transposed", perm=TRANSPOSED), one], "k_group")
     scores = write.op("MatMul", [queries, keys], "scores")
-    if found.mask is not None:
-        scores = write.op("Add", [scores, write.op("Unsqueeze", [found.mask, one], "mask_group")], "masked")
-    probabilities = write.op("Softmax", [scores], "probabilities", axis=-1)
-    values = write.op("Unsqueeze", [found.v, one], "v_group")
-    attended = write.op("MatMul", [probabilities, values], "attended")
+    mask = write.op("Unsqueeze", [found.mask, one], "mask_group") if found.mask is not None else None
+    attended = weighted_values(write, scores, mask, lambda: write.op("Unsqueeze", [found.v, one], "v_group"))
     write.replace(write.op("Reshape", [attended, write.ints(0, heads * found.sharing, -1, width)], "heads"))
 
 
