@@ -126,7 +126,7 @@ def test_chat_connector_and_feature_maps(
         patches = recorded_b[f"vit.hidden_states.{layer + 1}"][:, 1:].transpose(1, 2).reshape(3, 64, 4, 4)
         close(outputs[f"feature_{layer}"], patches)
     embeds = model.run_graph("connector", {"vision_states": outputs["vision_states"]})["vit_embeds"]
-    joined = exported(golden_b / "checkpoint_chat", dtype="fp32", feature_layers=(0,))
+    joined = exported(golden_b / "checkpoint_chat", dtype="fp32", feature_layers=(0,), graphs=("vision",))
     assert list(joined.bundle.manifest.graphs) == ["vision"]
     found = joined.run_graph("vision", {"pixel_values": recorded_b["pixel_values"].numpy()})
     np.testing.assert_allclose(found["feature_0"], outputs["feature_0"], rtol=0, atol=CHAT_STATES)

@@ -94,7 +94,7 @@ def read_conversation(folder: Path, config: ModelConfig, reader: FieldReader) ->
     settings, native = _json(folder / SETTINGS), config.layout == "internvl_hf"
     vocabulary = vocabulary_file(folder, settings, native)
     if vocabulary is None and not native:
-        raise CheckpointError(f"{folder}: {_MISSING}")
+        raise CheckpointError(f"{folder}: {_MISSING}, or leave the language model out with --graphs vision")
     if vocabulary is None:
         logger.warning("%s: %s; until then the bundle takes ids, no texts", folder, _MISSING)
     elif "tokenizer_class" not in settings:

@@ -124,7 +124,7 @@ def test_missing_files_of_a_tokenizer(official: Path, name: str) -> None:
     (official / name).unlink()
     assert refused(official).endswith(
         "has no tokenizer (tokenizer.json, vocab.json with merges.txt, or tokenizer.model); copy its files from the"
-        " original checkpoint"
+        " original checkpoint, or leave the language model out with --graphs vision"
     )
 
 
