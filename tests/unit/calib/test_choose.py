@@ -159,7 +159,7 @@ def test_ranges_must_cover_the_graphs(emoji: Path, tmp_path: Path) -> None:
     calibrate(CalibrateOptions(checkpoint=folder, output=ranges, data=data, sample_count=16, graphs=("vision",)))
     checkpoint = open_checkpoint(folder)
     model = BlockwiseModel(folder, checkpoint, checkpoint.config)
-    options = replace(asked(None), graphs=("vision", "text", "query", "connector"))
+    options = replace(asked(None), graphs=("vision", "text", "query"))
     with pytest.raises(CalibrationError, match="did not measure query, text; calibrate with these graphs"):
         choose_precision(model, open_ranges(ranges), options, lambda name: {}, Silent())
 
