@@ -23,7 +23,7 @@ from internvl_edge.runtime.bundle.manifest import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatParts:
-    """What an export knows of a language model besides its config."""
+    """Facts of a language model that the export decides or reads from other files than its config."""
 
     embedding: EmbeddingInfo
     max_context: int

@@ -38,7 +38,7 @@ _PAST = "past_key_values."
 
 @runtime_checkable
 class Closes(Protocol):
-    """What a task keeps that holds memory of a library."""
+    """A value that a task keeps with the model and that holds memory of a library until it is closed."""
 
     def close(self) -> None:
         """Free it."""

@@ -14,11 +14,11 @@ class LogProbabilities:
     """Natural log-probabilities of one step, by the model's own distribution, before any processor changes it."""
 
     chosen: np.ndarray
-    """Of the generated tokens, ``[R]``."""
+    """Log-probabilities of the generated tokens, ``[R]``."""
     ids: np.ndarray
     """Most likely tokens, most likely first, ``[R, N]``."""
     values: np.ndarray
-    """Of the most likely tokens, ``[R, N]``."""
+    """Log-probabilities of the most likely tokens, ``[R, N]``."""
 
 
 @dataclass(frozen=True, slots=True)

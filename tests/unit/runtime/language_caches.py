@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 
-from internvl_edge.runtime.backends.array_cache import ArrayCache
-from internvl_edge.runtime.backends.session import KeyValueCache, TensorInfo
-from internvl_edge.runtime.stages import Stages
+from internvl_edge.runtime.backends.array_cache import ArrayCache, past_name
+from internvl_edge.runtime.backends.session import KeyValueCache, Session, TensorInfo
+from internvl_edge.runtime.stages import UNMEASURED, Stages
+from tests.tolerances import GOLDEN_FP32
 from tests.unit.runtime.language_graphs import chunk, empty_cache
 
 Call = tuple[str, int]
@@ -62,3 +63,24 @@ def logits_of_calls(
         cache.close()
         cache.close()
     return found
+
+
+def check_runs_with_arrays(session: Session, path: Path, rng: np.random.Generator) -> None:
+    """Check that `run` takes and returns the cache as arrays, with the outputs of the graph in the file `path`."""
+    plain, mask = unlowered(path), np.zeros((3, 0), np.int64)
+    past = past_inputs(empty_cache(session.inputs, 3))
+    for new in (4, 3, 1):
+        part = chunk(rng, mask, np.ones((3, new), np.int64))
+        mask = part.attention_mask
+        length = {"rope_length": np.array([9])} if "rope_length" in session.inputs else {}
+        given = {**part.inputs, **length, **past}
+        found, expected = session.run(given), plain(given, UNMEASURED)
+        assert found.keys() == expected.keys()
+        for name, values in expected.items():
+            np.testing.assert_allclose(found[name], values, rtol=0, atol=GOLDEN_FP32, err_msg=name)
+        past = past_inputs({name: values for name, values in expected.items() if name != "logits"})
+
+
+def past_inputs(present: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the outputs of one call as the inputs of the next."""
+    return {past_name(name): values for name, values in present.items()}

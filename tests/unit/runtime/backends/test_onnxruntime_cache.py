@@ -14,9 +14,8 @@ from internvl_edge.runtime.backends.onnxruntime import OnnxRuntimeSession
 from internvl_edge.runtime.backends.onnxruntime_cache import OnnxRuntimeCache
 from internvl_edge.runtime.backends.session import SessionOptions
 from internvl_edge.runtime.errors import BackendError, InputError
-from internvl_edge.runtime.stages import UNMEASURED
 from tests.tolerances import GOLDEN_FP32
-from tests.unit.runtime.language_caches import CALLS, Call, logits_of_calls, unlowered
+from tests.unit.runtime.language_caches import CALLS, Call, check_runs_with_arrays, logits_of_calls, past_inputs
 from tests.unit.runtime.language_graphs import chunk, empty_cache, write_language_model
 
 
@@ -55,23 +54,8 @@ def test_any_calls_give_the_logits_of_the_graph_in_the_file(
 
 
 def test_the_outputs_are_those_of_the_graph_in_the_file(model: Path, rng: np.random.Generator) -> None:
-    session, plain = opened(model), unlowered(model)
-    past = {
-        name.replace("present", "past_key_values"): values for name, values in empty_cache(session.inputs, 3).items()
-    }
-    mask = np.zeros((3, 0), np.int64)
-    for new in (4, 3, 1):
-        part = chunk(rng, mask, np.ones((3, new), np.int64))
-        mask = part.attention_mask
-        length = {"rope_length": np.array([9])} if "rope_length" in session.inputs else {}
-        given = {**part.inputs, **length, **past}
-        found, expected = session.run(given), plain(given, UNMEASURED)
-        assert found.keys() == expected.keys()
-        for name, values in expected.items():
-            np.testing.assert_allclose(found[name], values, rtol=0, atol=GOLDEN_FP32, err_msg=name)
-        past = {
-            name.replace("present", "past_key_values"): values for name, values in expected.items() if name != "logits"
-        }
+    session = opened(model)
+    check_runs_with_arrays(session, model, rng)
     assert "attentions in a cache" in session.settings
 
 
@@ -82,9 +66,7 @@ def test_sixteen_bits_are_computed_in_fp32(dtype: str, tmp_path: Path, rng: np.r
     assert isinstance(cache, OnnxRuntimeCache)
     part = chunk(rng, np.zeros((1, 0), np.int64), np.ones((1, 5), np.int64))
     logits = cache.step(part.inputs)
-    past = {
-        name.replace("present", "past_key_values"): values for name, values in empty_cache(session.inputs, 1).items()
-    }
+    past = past_inputs(empty_cache(session.inputs, 1))
     np.testing.assert_array_equal(logits, session.run({**part.inputs, **past})["logits"])
     assert logits.dtype == np.float32
 

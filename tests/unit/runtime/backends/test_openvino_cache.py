@@ -13,9 +13,8 @@ from internvl_edge.runtime.backends.openvino import OpenVinoSession
 from internvl_edge.runtime.backends.openvino_cache import OpenVinoCache
 from internvl_edge.runtime.backends.session import SessionOptions
 from internvl_edge.runtime.errors import InputError
-from internvl_edge.runtime.stages import UNMEASURED
 from tests.tolerances import BF16_WEIGHTS_RELATIVE, FP16_RELATIVE, GOLDEN_FP32
-from tests.unit.runtime.language_caches import CALLS, Call, logits_of_calls, unlowered
+from tests.unit.runtime.language_caches import CALLS, Call, check_runs_with_arrays, logits_of_calls
 from tests.unit.runtime.language_graphs import LAYERS, chunk, empty_cache, write_language_model
 
 
@@ -46,23 +45,7 @@ def test_a_run_takes_and_returns_the_cache_as_arrays(
     changes: dict[str, int], tmp_path: Path, rng: np.random.Generator
 ) -> None:
     path = write_language_model(tmp_path, **changes)
-    session, plain = OpenVinoSession(path, SessionOptions()), unlowered(path)
-    past = {
-        name.replace("present", "past_key_values"): values for name, values in empty_cache(session.inputs, 3).items()
-    }
-    mask = np.zeros((3, 0), np.int64)
-    for new in (4, 3, 1):
-        part = chunk(rng, mask, np.ones((3, new), np.int64))
-        mask = part.attention_mask
-        length = {"rope_length": np.array([9])} if "rope_length" in session.inputs else {}
-        given = {**part.inputs, **length, **past}
-        found, expected = session.run(given), plain(given, UNMEASURED)
-        assert found.keys() == expected.keys()
-        for name, values in expected.items():
-            np.testing.assert_allclose(found[name], values, rtol=0, atol=GOLDEN_FP32, err_msg=name)
-        past = {
-            name.replace("present", "past_key_values"): values for name, values in expected.items() if name != "logits"
-        }
+    check_runs_with_arrays(OpenVinoSession(path, SessionOptions()), path, rng)
 
 
 @pytest.mark.parametrize("changes", [{}, {"normed": True}, {"kv_heads": 4}, {"dtype": "float16"}], ids=str)

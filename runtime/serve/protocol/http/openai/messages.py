@@ -26,7 +26,7 @@ _DETAILS = ("auto", "high", "low")
 
 @dataclass(slots=True)
 class Conversation:
-    """What was said."""
+    """Content of all messages of a request, in the order in which they were said."""
 
     system: list[str] = field(default_factory=list)
     questions: list[str] = field(default_factory=list)
