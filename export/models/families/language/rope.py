@@ -24,7 +24,7 @@ LANGUAGE_ROPE = FieldTable(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rule:
-    """How one type of scaling is read."""
+    """Rule by which one type of scaling is read."""
 
     kind: RopeKind
     takes: tuple[str, ...]
